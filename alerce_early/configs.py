@@ -1,0 +1,90 @@
+"""Where the configs are, and what is built from one."""
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from alerce_early.build import build, construct
+from alerce_early.data.module import AlertData
+from alerce_early.data.spec import DataSpec
+from alerce_early.errors import InputError
+from alerce_early.tasks.base import Task
+
+log = logging.getLogger(__name__)
+
+_INSTALLED, _CHECKOUT = Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf"
+CONF = str(_INSTALLED if _INSTALLED.is_dir() else _CHECKOUT)
+
+
+def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
+    """Make a job a command composed by Hydra from train.yaml and the command line.
+
+    A user's mistake ends it with one line and status 2. In a sweep the other jobs go on, the failed one
+    keeps the reason in failed.txt, and the end lists all that failed.
+    """
+    failed: list[str] = []
+
+    @wraps(job)
+    def guarded(config: DictConfig) -> None:
+        try:
+            job(config)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            context = HydraConfig.get()
+            if context.mode != RunMode.MULTIRUN:
+                sys.exit(2)
+            Path(context.runtime.output_dir, "failed.txt").write_text(f"{error}\n")
+            failed.append(f"{context.job.override_dirname}: {error}")
+
+    composed = hydra.main(version_base="1.3", config_path=CONF, config_name="train")(guarded)
+
+    def main() -> None:
+        composed()
+        if failed:
+            print(f"error: {len(failed)} of the jobs failed:", *failed, sep="\n  ", file=sys.stderr)
+            sys.exit(1)
+
+    return main
+
+
+def plain(config: Any) -> Any:
+    """A config node as plain containers, references resolved."""
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def data_of(config: DictConfig) -> AlertData:
+    """The data module of a whole config; nothing is read yet."""
+    return construct(
+        AlertData,
+        name=config.data.name,
+        source=plain(config.data.source),
+        steps=plain(config.recipe.steps),
+        margin=config.augment.margin,
+        features=plain(config.features),
+        groups=plain(config.groups),
+        split=plain(config.split),
+        sampling=config.sampling,
+        batch_size=config.batch_size,
+        batches_per_epoch=config.batches_per_epoch,
+        seed=config.seed,
+        outputs=config.outputs,
+    )
+
+
+def task_of(config: DictConfig, spec: DataSpec) -> Task:
+    """The task of a whole config, for data of this spec, with fresh weights."""
+    return build(
+        plain(config.model.task),
+        net=plain(config.model.net),
+        spec=spec.plain(),
+        optim=plain(config.optim),
+        augment=plain(config.augment),
+    )

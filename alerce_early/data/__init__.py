@@ -1,0 +1,1 @@
+"""From raw files to batches: read, clean, store, split, sample."""

@@ -1,0 +1,169 @@
+"""The stamps file of the ALeRCE broker (`ALERCE_stamps_2020.pkl`) and its siblings.
+
+A pickled dict of `images`, `labels`, `metadata` (any capitalisation), optionally `oid`; or a dict of such
+dicts, one for each of Train, Validation and Test.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alerce_early.data import pickles
+from alerce_early.data.records import Records
+from alerce_early.errors import InputError
+
+CLASSES = ("AGN", "SN", "VS", "asteroid", "bogus")
+
+COLUMNS = (
+    *("sgscore1", "distpsnr1", "sgscore2", "distpsnr2", "sgscore3", "distpsnr3"),
+    *("isdiffpos", "fwhm", "magpsf", "sigmapsf", "ra", "dec", "diffmaglim", "rb", "distnr", "magnr"),
+    *("classtar", "ndethist", "ncovhist", "ecl_lat", "ecl_long", "gal_lat", "gal_long"),
+    *("non_detections", "chinr", "sharpnr"),
+)
+
+# The published model's column list: the full one without what a real-bogus score or reference depends on.
+PUBLISHED_COLUMNS = tuple(name for name in COLUMNS if name not in ("rb", "distnr", "magnr"))
+
+# Other names under which the same entry has been seen.
+KEYS = {
+    "images": ("images",),
+    "labels": ("labels",),
+    "metadata": ("metadata", "features"),
+    "oid": ("oid", "object_ids", "objectid"),
+}
+
+PARTS = {"train": "train", "validation": "validation", "test": "test"}
+
+
+def read(path: str | Path | None) -> Records:
+    """Read a stamps file in any of its layouts.
+
+    Raises `InputError` if there is no such file, it is not a pickle of the format, an entry is missing,
+    lengths differ or a label is unknown.
+    """
+    if path is None:
+        raise InputError("data=alerce needs the stamps file: data.path=FILE, or ALERCE_STAMPS=FILE set.")
+    return from_raw(pickles.load(path), origin=f"file {Path(path).name}")
+
+
+def from_raw(raw: Any, origin: str) -> Records:
+    """Turn the raw dict of a stamps file into records; the errors are those of `read`."""
+    if not isinstance(raw, Mapping):
+        raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of images, labels, metadata.")
+    entries = {str(key).lower(): value for key, value in raw.items()}
+    if "images" in entries:
+        return _one_part(entries, origin)
+    parts = {PARTS[key]: value for key, value in entries.items() if key in PARTS}
+    if not parts:
+        raise InputError(
+            f"{origin}: has the entries {sorted(entries)[:8]}; wanted images, labels, metadata "
+            "(or Train, Validation, Test with those inside)."
+        )
+    return _join({name: from_raw(part, f"{origin}, {name}") for name, part in parts.items()}, origin)
+
+
+def _one_part(entries: Mapping[str, Any], origin: str) -> Records:
+    def entry(name: str) -> Any:
+        return next((entries[key] for key in KEYS[name] if key in entries), None)
+
+    images, labels, metadata, oid = (entry(name) for name in KEYS)
+    if labels is None:
+        raise InputError(f"{origin}: has no labels; wanted a list of 0..4 or of {', '.join(CLASSES)}.")
+    if isinstance(images, np.ndarray) and images.dtype == object:
+        images = list(images)
+    features, names = _features(metadata, len(images), origin)
+    return Records(
+        images=_checked_images(images, origin),
+        labels=_labels(labels, origin),
+        ids=np.array([f"row{i}" for i in range(len(images))] if oid is None else [str(o) for o in oid]),
+        features=features,
+        feature_names=names,
+        classes=CLASSES,
+        origin=origin,
+    )
+
+
+def _checked_images(images: Any, origin: str) -> Any:
+    """Every stamp must be a numeric array (H, W, 3); size and squareness are the cleaning's business."""
+    if isinstance(images, np.ndarray):
+        shapes, dtypes = {images.shape[1:]}, {images.dtype}
+    else:
+        if not all(isinstance(image, np.ndarray) for image in images):
+            raise InputError(f"{origin}: images must be numpy arrays.")
+        shapes, dtypes = {image.shape for image in images}, {image.dtype for image in images}
+    wrong = [shape for shape in shapes if len(shape) != 3 or shape[2] != 3]
+    if wrong:
+        raise InputError(
+            f"{origin}: an image has shape {wrong[0]}; wanted (height, width, 3) with science, template "
+            "and difference last."
+        )
+    odd = [dtype for dtype in dtypes if dtype.kind not in "fiu"]
+    if odd:
+        raise InputError(f"{origin}: an image has dtype {odd[0]}; wanted floating-point numbers.")
+    return images
+
+
+def _labels(labels: Any, origin: str) -> np.ndarray:
+    values = np.asarray(labels).reshape(-1)
+    if values.dtype.kind in "US" or (values.dtype == object and any(isinstance(v, str) for v in values)):
+        index = {name.lower(): i for i, name in enumerate(CLASSES)}
+        names = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+        unknown = sorted({name for name in names if name.lower() not in index})
+        numbers = np.array([index.get(name.lower(), 0) for name in names], dtype=np.int64)
+    else:
+        try:
+            numbers = values.astype(np.int64)
+            whole = numbers == values.astype(np.float64)
+        except (TypeError, ValueError):
+            raise InputError(f"{origin}: labels are neither numbers nor names.") from None
+        known = whole & (numbers >= 0) & (numbers < len(CLASSES))
+        unknown = sorted({str(v) for v in values[~known]})
+    if unknown:
+        raise InputError(
+            f"{origin}: unknown label {', '.join(unknown[:5])}; wanted "
+            + ", ".join(f"{i} or {name}" for i, name in enumerate(CLASSES))
+            + "."
+        )
+    return numbers
+
+
+def _features(metadata: Any, n: int, origin: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    if metadata is None:
+        return np.empty((n, 0)), ()
+    try:
+        values = np.array(metadata, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{origin}: metadata rows differ in length or hold text; wanted numbers.") from None
+    by_width = {len(COLUMNS): COLUMNS, len(PUBLISHED_COLUMNS): PUBLISHED_COLUMNS, 0: ()}
+    width = values.shape[1] if values.ndim == 2 else 0 if values.size == 0 else -1
+    if width not in by_width:
+        raise InputError(
+            f"{origin}: metadata has shape {values.shape}; wanted one row a stamp of {len(COLUMNS)} columns "
+            f"({', '.join(COLUMNS[:3])}, ...) or the {len(PUBLISHED_COLUMNS)} without rb, distnr, magnr."
+        )
+    return values.reshape(len(values) if width else n, width), by_width[width]
+
+
+def _join(parts: Mapping[str, Records], origin: str) -> Records:
+    """Concatenate the parts of a file that prescribes its own split."""
+    names = {part.feature_names for part in parts.values()}
+    if len(names) > 1:
+        raise InputError(f"{origin}: its parts differ in their metadata columns.")
+    # ids made from row numbers repeat from part to part; the part's name keeps objects apart
+    ids = [np.char.add(f"{name}/", part.ids) if _numbered(part) else part.ids for name, part in parts.items()]
+    return Records(
+        images=[image for part in parts.values() for image in part.images],
+        labels=np.concatenate([part.labels for part in parts.values()]),
+        ids=np.concatenate(ids),
+        features=np.concatenate([part.features for part in parts.values()]),
+        feature_names=names.pop(),
+        classes=CLASSES,
+        origin=origin,
+        part=np.repeat(list(parts), [len(part) for part in parts.values()]),
+    )
+
+
+def _numbered(part: Records) -> bool:
+    return part.ids[0] == "row0"

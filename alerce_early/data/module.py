@@ -1,0 +1,196 @@
+"""The LightningDataModule: store, classes, splits and batches of one data set."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from alerce_early.build import function
+from alerce_early.data import splits
+from alerce_early.data.batches import EpochBatches
+from alerce_early.data.pictures import draw
+from alerce_early.data.records import UNLABELLED
+from alerce_early.data.spec import DataSpec
+from alerce_early.data.store import Store, open_or_prepare
+from alerce_early.errors import InputError
+
+EVALUATION_BATCH = 256  # rows; bounds memory, changes no result
+
+
+class Rows(Dataset[dict[str, Tensor]]):
+    """Whole batches by row number: one indexing operation, on the device where the arrays live."""
+
+    def __init__(self, images: Tensor, features: Tensor, labels: Tensor):
+        self.images, self.features, self.labels = images, features, labels
+
+    def __getitem__(self, rows: np.ndarray) -> dict[str, Tensor]:
+        index = torch.from_numpy(rows).to(self.images.device)
+        return {
+            "image": self.images[index],
+            "features": self.features[index],
+            "label": self.labels[index],
+            "row": index,
+        }
+
+
+class AlertData(L.LightningDataModule):
+    """Rows of one store, split and batched.
+
+    name, source: of the data config; `source` is the plain config of a reader. steps, margin: the recipe and
+    the sky it keeps for augmentation. features: metadata columns to hand to the net, by name. groups: new
+    class to the classes it holds, e.g. {"SN": ["SN"], "rest": ["AGN", "VS"]}; a class in no group is left
+    out. split: options of `splits.split`. sampling, batch_size, batches_per_epoch: see `EpochBatches`.
+    Batches are dicts of image (B, C, S, S) float32, features (B, F) float32 unscaled, label (B,) int64, row
+    (B,) int64.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        source: Mapping[str, Any],
+        steps: Sequence[dict[str, Any]],
+        margin: int = 0,
+        features: Sequence[str] = (),
+        groups: Mapping[str, Sequence[str]] | None = None,
+        split: Mapping[str, int] | None = None,
+        sampling: str = "balanced",
+        batch_size: int = 64,
+        batches_per_epoch: int | None = None,
+        seed: int = 0,
+        outputs: str = "outputs",
+    ):
+        super().__init__()
+        self.source, self.steps, self.margin = dict(source), list(steps), margin
+        self.store_name = name  # `name` is the base class's
+        self.feature_names, self.groups, self.split = tuple(features), groups, dict(split or {})
+        self.sampling, self.batch_size, self.batches_per_epoch = sampling, batch_size, batches_per_epoch
+        self.seed, self.outputs = seed, outputs
+
+    @cached_property
+    def store(self) -> Store:
+        """The cleaned arrays, made on first use."""
+        options = {key: value for key, value in self.source.items() if key != "_target_"}
+        read: Callable[..., Any] = function(self.source["_target_"])
+        return open_or_prepare(
+            root=f"{self.outputs}/stores",
+            name=self.store_name,
+            source=self.source,
+            read=lambda: read(**options),
+            steps=self.steps,
+            margin=self.margin,
+            pictures=draw,
+        )
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.groups) if self.groups else tuple(self.store.meta["classes"])
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(N,) int64, after grouping; `UNLABELLED` for rows in no group."""
+        known = self.store.meta["classes"]
+        renumber = np.arange(len(known))
+        if self.groups:
+            strangers = sorted({old for members in self.groups.values() for old in members} - set(known))
+            if strangers:
+                raise InputError(f"groups: there is no class {', '.join(strangers)}; there are {', '.join(known)}.")
+            renumber[:] = UNLABELLED
+            for new, members in enumerate(self.groups.values()):
+                renumber[[known.index(old) for old in members]] = new
+        labels = np.where(self.store.labels >= 0, renumber[self.store.labels], UNLABELLED)
+        counts = np.bincount(labels[labels >= 0], minlength=len(self.classes))
+        empty = [name for name, count in zip(self.classes, counts, strict=True) if count == 0]
+        if empty:
+            raise InputError(
+                f"{self.store.meta['origin']}: class {', '.join(empty)} has no stamp left after cleaning. "
+                "Name the classes to use with groups, e.g. '+groups={SN:[SN],rest:[AGN,VS]}'."
+            )
+        return labels
+
+    @cached_property
+    def parts(self) -> dict[str, np.ndarray]:
+        """Row numbers in the store of each part."""
+        if self.store.part is not None:
+            part = splits.prescribed(self.store.part)
+        else:
+            part = splits.split(self.labels, self.store.ids, self.classes, **self.split)
+        rows = {name: np.flatnonzero((part == i) & (self.labels >= 0)) for i, name in enumerate(splits.PARTS)}
+        for name, found in rows.items():
+            counts = np.bincount(self.labels[found], minlength=len(self.classes))
+            lacking = [c for c, count in zip(self.classes, counts, strict=True) if count == 0]
+            if lacking:
+                raise InputError(
+                    f"the {name} split has no {', '.join(lacking)}: too few rows of it. "
+                    "Give more data, or group classes with groups=..."
+                )
+        return rows
+
+    @cached_property
+    def spec(self) -> DataSpec:
+        """What the model must know; standardisation from the training split only."""
+        values = self._features[self.parts["train"]].astype(np.float64)
+        return DataSpec(
+            kind=self.store.meta["kind"],
+            shape=tuple(self.store.meta["shape"]),
+            classes=self.classes,
+            features=self.feature_names,
+            feature_mean=tuple(values.mean(0).tolist()),
+            feature_std=tuple(np.where(values.std(0) > 0, values.std(0), 1.0).tolist()),
+            recipe=tuple(self.steps),
+            margin=self.margin,
+            n_train=len(self.parts["train"]),
+            fingerprint=self.store.meta["fingerprint"],
+            origin=self.store.meta["origin"],
+        )
+
+    @cached_property
+    def _features(self) -> np.ndarray:
+        known = list(self.store.meta["features"])
+        strangers = [name for name in self.feature_names if name not in known]
+        if strangers:
+            raise InputError(f"features: no column {', '.join(strangers)}; there are {', '.join(known) or 'none'}.")
+        return self.store.features[:, [known.index(name) for name in self.feature_names]].astype(np.float32)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Put the arrays where batches are cut: memory-mapped for a CPU, on the device for a GPU."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        self.rows = Rows(
+            # a private copy-on-write map: torch wants writable memory and nothing ever writes to it
+            torch.from_numpy(np.load(self.store.path / "images.npy", mmap_mode="c")).to(device),
+            torch.from_numpy(self._features).to(device),
+            torch.from_numpy(self.labels).to(device),
+        )
+
+    def part_sizes(self) -> dict[str, dict[str, int]]:
+        """Rows of each class in each part."""
+        return {
+            part: dict(
+                zip(
+                    self.classes,
+                    np.bincount(self.labels[rows], minlength=len(self.classes)).tolist(),
+                    strict=True,
+                )
+            )
+            for part, rows in self.parts.items()
+        }
+
+    def _loader(self, part: str, **options: Any) -> DataLoader[dict[str, Tensor]]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rows = self.parts[part]
+        batches = EpochBatches(rows, self.labels[rows], seed=self.seed, rank=rank, world=world, **options)
+        return DataLoader(self.rows, sampler=batches, batch_size=None)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._loader("train", batch_size=self.batch_size, sampling=self.sampling, batches=self.batches_per_epoch)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._loader("validation", batch_size=EVALUATION_BATCH)
+
+    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._loader("test", batch_size=EVALUATION_BATCH)

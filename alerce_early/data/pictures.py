@@ -1,0 +1,96 @@
+"""What was read, as pictures: class counts, what was dropped, and stamps before and after cleaning."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alerce_early.data.records import Records
+from alerce_early.data.store import Store
+
+EXAMPLES = 4  # stamps of each class
+CHANNELS = ("science", "template", "difference")
+CAPTIONS = {
+    "labels.png": "Stamps by class, as read.",
+    "dropped.png": "Stamps dropped for their shape.",
+    "examples.png": "Stamps as read and after the recipe.",
+}
+GAP = 2  # pixels between tiles
+
+
+def draw(records: Records, store: Store) -> None:
+    """Write the pictures that `CAPTIONS` names into the store's folder."""
+    classes = store.meta["classes"]
+    save(bars(store.meta["raw_by_class"], classes, "stamps by class, as read"), store.path / "labels.png")
+    save(bars(store.meta["dropped_by_class"], classes, "dropped for their shape"), store.path / "dropped.png")
+    save(_examples(records, store), store.path / "examples.png")
+
+
+def save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=100, bbox_inches="tight")
+
+
+def bars(counts: Sequence[int], names: Sequence[str], title: str) -> Figure:
+    """One bar a class, with its count."""
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.add_subplot(title=title, ylabel="stamps")
+    axes.bar_label(axes.bar(list(names), list(counts)), [f"{count:,}" for count in counts])
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def stretch(tiles: np.ndarray) -> np.ndarray:
+    """Scale each tile of (..., H, W) to [0, 1] between its 1st and 99.5th percentile; NaN stays NaN."""
+    tiles = np.asarray(tiles, dtype=np.float64)
+    blank = np.isnan(tiles).all((-2, -1), keepdims=True)
+    low, high = np.nanpercentile(np.where(blank, 0, tiles), [1, 99.5], axis=(-2, -1), keepdims=True)
+    return np.clip((tiles - low) / np.where(high > low, high - low, 1), 0, 1)
+
+
+def mosaic(axes: Axes, tiles: np.ndarray) -> None:
+    """Show (R, K, H, W) as R rows of K tiles, each stretched by itself; pixels without data are blue.
+
+    One picture instead of R x K axes: drawing axes is what takes time.
+    """
+    rows, columns, height, width = tiles.shape
+    canvas = np.full((rows, height + GAP, columns, width + GAP), -1.0)
+    canvas[:, :height, :, :width] = stretch(tiles).transpose(0, 2, 1, 3)
+    colours = np.repeat(canvas.reshape(rows * (height + GAP), -1)[..., None], 3, axis=2)
+    colours[canvas.reshape(colours.shape[:2]) == -1] = 1.0
+    colours[np.isnan(colours).any(2)] = (0.35, 0.45, 0.75)
+    axes.imshow(colours, interpolation="nearest")
+    axes.set_xticks((np.arange(columns) + 0.5) * (width + GAP) - GAP, [""] * columns)
+    axes.set_yticks((np.arange(rows) + 0.5) * (height + GAP) - GAP, [""] * rows)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _examples(records: Records, store: Store) -> Figure:
+    """Each class: raw stamps on the left, what the recipe made of them on the right."""
+    usual = tuple(store.meta["raw_shape"])
+    square = np.flatnonzero([image.shape == usual for image in records.images])
+    labels = records.labels[square]
+    present = [i for i in range(len(records.classes)) if (labels == i).any()]
+    chosen = [np.flatnonzero(labels == i)[:EXAMPLES] for i in present]
+    channels = min(len(CHANNELS), store.images.shape[1])
+
+    figure = Figure(figsize=(13, 1.2 * len(present) + 0.6), layout="constrained")
+    raw_axes, stored_axes = figure.subplots(1, 2)
+    raw = _rows_of([np.stack([records.images[square[i]] for i in rows]).transpose(0, 3, 1, 2) for rows in chosen])
+    stored = _rows_of([store.images[rows][:, :channels] for rows in chosen])
+    for axes, tiles, title in ((raw_axes, raw, "raw"), (stored_axes, stored, "after the recipe")):
+        mosaic(axes, tiles)
+        axes.set_title(f"{title}: {', '.join(CHANNELS[:channels])} of {EXAMPLES} stamps", fontsize=10)
+        axes.set_yticklabels([records.classes[i] for i in present])
+    return figure
+
+
+def _rows_of(stamps: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays (n <= EXAMPLES, C, H, W), one a class, to tiles (rows, EXAMPLES * C, H, W); NaN where n is short."""
+    tiles = np.full((len(stamps), EXAMPLES, *stamps[0].shape[1:]), np.nan)
+    for row, images in zip(tiles, stamps, strict=True):
+        row[: len(images)] = images
+    return tiles.reshape(len(stamps), -1, *tiles.shape[3:])

@@ -1,0 +1,145 @@
+"""The cleaning recipe: written once in torch, batch-wise, and used by training, prediction and export alike.
+
+A recipe is a list of steps, each a module from (B, C, H, W) float32 to (B, C', H', W') float32. A raw stamp
+holds NaN where the detector has no data; infinities, which no detector delivers, are taken for the same.
+
+Augmentation by arbitrary angles and shifts needs more sky than the net sees. For it the store keeps a margin
+around the `Crop`, and what the recipe does from there on runs per batch, after augmentation:
+
+    raw --prepare--> stored stamp --augment--> finish --> what the net sees
+
+With no margin `prepare` is the whole recipe and `finish` does nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alerce_early.build import build
+from alerce_early.errors import InputError
+
+MAD_TO_SIGMA = 1.4826  # median absolute deviation to standard deviation, for a normal distribution
+
+
+class NanToZero(nn.Module):
+    """Pixels without data become 0."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+class MinMax(nn.Module):
+    """Scale each image and channel to [0, 1] by its extremes; pixels without data are ignored and kept.
+
+    A channel that is constant or has no data at all becomes 0.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        valid = image.isfinite()
+        lowest = image.where(valid, torch.inf).amin((2, 3), keepdim=True)
+        highest = image.where(valid, -torch.inf).amax((2, 3), keepdim=True)
+        span = highest - lowest
+        # dividing by infinity leaves the 0 wanted of a channel without a usable span
+        span = span.where((span > 0) & span.isfinite(), torch.inf)
+        return (image - lowest.where(lowest.isfinite(), 0.0)) / span
+
+
+class SkySigma(nn.Module):
+    """Express all channels in units of the noise of the science image's sky, each from its own sky level.
+
+    The relative flux of science, template and difference, which a per-channel scaling discards, survives.
+    The sky level is the channel's median, the noise the science channel's median absolute deviation x 1.4826.
+    A science image without noise (constant or without data) gives 0.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        pixels = image.where(image.isfinite(), torch.nan).flatten(2)
+        pixels = pixels - pixels.nanmedian(2, keepdim=True).values
+        sigma = MAD_TO_SIGMA * pixels[:, :1].abs().nanmedian(2, keepdim=True).values
+        sigma = sigma.where(sigma > 0, torch.inf)
+        return (pixels / sigma).view_as(image)
+
+
+class Asinh(nn.Module):
+    """Compress the dynamic range: linear for sky-level pixels, logarithmic for bright ones."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image.asinh()
+
+
+class Mask(nn.Module):
+    """Append a channel that is 1 where any channel of the image has no data, so that 0 can mean the sky."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        missing = (~image.isfinite()).any(1, keepdim=True).to(image.dtype)
+        return torch.cat([image, missing], 1)
+
+
+class Crop(nn.Module):
+    """Keep the central `size` x `size` pixels."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, image: Tensor) -> Tensor:
+        return centre_crop(image, self.size)
+
+
+class TwoScales(nn.Module):
+    """The centre at native scale beside the whole stamp binned down to the same number of pixels.
+
+    (B, C, s * factor, s * factor) becomes (B, 2 C, s, s): first the C central channels, then the C binned.
+    """
+
+    def __init__(self, size: int, factor: int):
+        super().__init__()
+        self.size, self.factor = size, factor
+
+    def forward(self, image: Tensor) -> Tensor:
+        whole = centre_crop(image, self.size * self.factor)
+        return torch.cat([centre_crop(image, self.size), nn.functional.avg_pool2d(whole, self.factor)], 1)
+
+
+def centre_crop(image: Tensor, size: int) -> Tensor:
+    """Central size x size pixels of (..., H, W); raises InputError if the image is smaller."""
+    height, width = image.shape[-2:]
+    if size > min(height, width):
+        raise InputError(f"recipe: wants {size} x {size} pixels of stamps that have {height} x {width}.")
+    top, left = (height - size) // 2, (width - size) // 2
+    return image[..., top : top + size, left : left + size]
+
+
+class Recipe(nn.Module):
+    """A list of steps, split at the crop when a margin is kept for augmentation.
+
+    steps: plain configs, each with a `_target_`; margin: pixels kept on each side of the crop.
+    Raises InputError for a margin without a `Crop` to keep it around.
+    """
+
+    def __init__(self, steps: Sequence[dict[str, Any]], margin: int = 0):
+        super().__init__()
+        modules = [build(step) for step in steps]
+        crops = [i for i, step in enumerate(modules) if isinstance(step, Crop)]
+        if margin and not crops:
+            raise InputError(
+                "recipe: this augmentation needs a margin of sky around the crop, but the recipe has no Crop. "
+                "Try augment=flips, or recipe=course, alerce or joint."
+            )
+        seam = crops[-1] if margin else len(modules)
+        self.before, self.after = nn.Sequential(*modules[:seam]), nn.Sequential(*modules[seam:])
+        self.stored_size = modules[seam].size + 2 * margin if margin else None
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """Raw (B, C, H, W) to what the store keeps."""
+        image = self.before(image)
+        return image if self.stored_size is None else centre_crop(image, self.stored_size)
+
+    def finish(self, image: Tensor) -> Tensor:
+        """Stored (B, C, S, S) to what the net sees, float32 without NaN."""
+        return self.after(image)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.finish(self.prepare(image))

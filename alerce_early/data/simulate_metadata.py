@@ -1,0 +1,201 @@
+"""The sky positions and the 26 metadata columns of the simulated survey, consistent with its stamps."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alerce_early.data.alerce import CLASSES, COLUMNS
+
+Array = NDArray[np.float64]
+
+AGN, SN, VS, ASTEROID, BOGUS = range(len(CLASSES))
+MISSING = -999.0
+PIXEL = 1.01  # arcsec
+CATALOGUE_RADIUS = 30.0  # arcsec; the alert packets list no catalogue source beyond it
+CATALOGUE_LIMIT = 22.4  # mag; depth of the all-sky catalogue behind sgscore and distpsnr
+SOUTHERN_LIMIT = -28.0  # degrees of declination that the telescope reaches
+OBLIQUITY = np.deg2rad(23.4393)  # J2000
+GALACTIC_POLE = np.deg2rad([192.85948, 27.12825])  # ra, dec of the north galactic pole, J2000
+GALACTIC_NODE = np.deg2rad(122.93192)  # galactic longitude of the north celestial pole
+
+# Alerts are cut by the pipeline's own noise estimate, about twice the shot noise of a perfect PSF fit.
+PIPELINE_NOISE = 2.05
+MAX_SIGMAPSF = 0.217  # mag; the five sigma cut
+
+# Typical real-bogus score and its scatter, and detections and visits so far (median, scatter in ln), by class.
+REAL_BOGUS = np.array([(0.90, 0.08), (0.87, 0.09), (0.70, 0.14), (0.72, 0.15), (0.53, 0.15)])
+DETECTIONS = np.array([(550.0, 1.0), (35.0, 1.2), (170.0, 1.6), (1.0, 0.0), (1.0, 0.0)])
+VISITS = np.array([(650.0, 0.8), (1300.0, 0.7), (550.0, 1.3), (600.0, 1.0), (700.0, 0.9)])
+
+
+def unit_vectors(longitude: Array, latitude: Array) -> Array:
+    """Unit vectors (..., 3) of angles in radians."""
+    c = np.cos(latitude)
+    return np.stack([c * np.cos(longitude), c * np.sin(longitude), np.sin(latitude)], axis=-1)
+
+
+def angles(vectors: Array) -> tuple[Array, Array]:
+    """Longitude in [0, 360) and latitude in [-90, 90], both in degrees, of unit vectors (..., 3)."""
+    longitude = np.rad2deg(np.arctan2(vectors[..., 1], vectors[..., 0])) % 360
+    return longitude, np.rad2deg(np.arcsin(np.clip(vectors[..., 2], -1, 1)))
+
+
+def ecliptic_rotation() -> Array:
+    """(3, 3) matrix that turns equatorial unit vectors into ecliptic ones."""
+    c, s = np.cos(OBLIQUITY), np.sin(OBLIQUITY)
+    return np.array([[1, 0, 0], [0, c, s], [0, -s, c]])
+
+
+def galactic_rotation() -> Array:
+    """(3, 3) matrix that turns equatorial unit vectors into galactic ones: rows are the galactic axes."""
+    pole = unit_vectors(*GALACTIC_POLE)
+    # The celestial pole, seen from the galactic pole, lies at galactic longitude GALACTIC_NODE.
+    towards = np.array([0.0, 0.0, 1.0]) - pole[2] * pole
+    towards /= np.linalg.norm(towards)
+    across = np.cross(pole, towards)
+    c, s = np.cos(GALACTIC_NODE), np.sin(GALACTIC_NODE)
+    return np.stack([c * towards - s * across, s * towards + c * across, pole])
+
+
+def to_ecliptic(ra: Array, dec: Array) -> tuple[Array, Array]:
+    """Ecliptic longitude and latitude (degrees, J2000) of ra, dec in degrees."""
+    return angles(unit_vectors(np.deg2rad(ra), np.deg2rad(dec)) @ ecliptic_rotation().T)
+
+
+def to_galactic(ra: Array, dec: Array) -> tuple[Array, Array]:
+    """Galactic longitude and latitude (degrees) of ra, dec (degrees, J2000)."""
+    return angles(unit_vectors(np.deg2rad(ra), np.deg2rad(dec)) @ galactic_rotation().T)
+
+
+def draw_positions(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array, Array]:
+    """Right ascension and declination (n,), degrees: asteroids hug the ecliptic, variable stars and
+    artefacts the galactic plane, AGN and SN avoid it; nothing south of the telescope's limit."""
+    n = len(labels)
+    ra, dec = np.empty(n), np.full(n, -90.0)
+    spread = np.select([labels == ASTEROID, labels == VS, labels == BOGUS], [10.0, 14.0, 25.0], np.inf)
+    uniform = (rng.random(n) < 0.35) & (labels != ASTEROID)
+    avoids_plane = (labels == AGN) | (labels == SN)
+    todo = np.arange(n)
+    while len(todo):
+        longitude = rng.uniform(0, 2 * np.pi, len(todo))
+        even = np.rad2deg(np.arcsin(rng.uniform(-1, 1, len(todo))))
+        near = rng.laplace(0, 1, len(todo)) * np.where(np.isinf(spread[todo]), 1, spread[todo]) * 0.7
+        latitude = np.where(np.isinf(spread[todo]) | uniform[todo], even, np.clip(near, -89, 89))
+        vectors = unit_vectors(longitude, np.deg2rad(latitude))
+        plane = np.isin(labels[todo], (VS, BOGUS))[:, None]
+        ra[todo], dec[todo] = angles(np.where(plane, vectors @ galactic_rotation(), vectors @ ecliptic_rotation()))
+        _, gal_lat = to_galactic(ra[todo], dec[todo])
+        dusty = avoids_plane[todo] & (np.abs(gal_lat) < rng.exponential(9, len(todo)))
+        todo = todo[(dec[todo] < SOUTHERN_LIMIT) | dusty]
+    return ra, dec
+
+
+def nearest(row: NDArray[np.int64], distance: Array, n: int, k: int) -> NDArray[np.int64]:
+    """(n, k) indices into the flat source list of the k nearest sources of every row, -1 where there are fewer."""
+    order = np.lexsort((distance, row))
+    first = np.searchsorted(row[order], np.arange(n))
+    rank = np.arange(len(order)) - first[row[order]]
+    found = np.full((n, k), -1, dtype=np.int64)
+    kept = rank < k
+    found[row[order][kept], rank[kept]] = order[kept]
+    return found
+
+
+def pick(values: Array, index: NDArray[np.int64]) -> Array:
+    """values[index], MISSING where index is -1."""
+    return np.where(index < 0, MISSING, np.append(values, MISSING)[index])
+
+
+def star_score(mag: Array, star: NDArray[np.bool_], rng: np.random.Generator) -> Array:
+    """Star-galaxy score in [0, 1]: near 1 for stars, near 0 for galaxies, undecided for faint sources."""
+    doubt = 1 / (1 + np.exp((20.8 - mag) / 0.5))
+    sure = np.where(star, 1 - rng.exponential(0.03, len(mag)), rng.exponential(0.05, len(mag)))
+    vague = np.where(rng.random(len(mag)) < 0.4, 0.5, rng.beta(0.5, 0.5, len(mag)))
+    return np.clip(np.where(rng.random(len(mag)) < doubt, vague, sure), 0, 1)
+
+
+def profile_fit(mag: Array, star: NDArray[np.bool_], rng: np.random.Generator) -> tuple[Array, Array]:
+    """chi and sharpness of the PSF fit to reference sources: galaxies fit badly, faint ones scatter."""
+    n, faint = len(mag), mag > 21.3
+    chi = np.where(star | faint, 0.65, 2.2) * np.exp(rng.normal(0, 0.45, n))
+    width = np.where(faint, 0.25, np.where(star, 0.035, 0.2))
+    sharp = np.where(faint, -0.2, np.where(star, -0.015, 0.22)) + width * rng.standard_normal(n)
+    return chi, sharp
+
+
+def detection_limit(zero_point: Array, noise: Array, fwhm: Array) -> Array:
+    """Five sigma limit (mag) of the difference image; noise in counts a pixel, fwhm in pixels."""
+    return zero_point - 2.5 * np.log10(5 * PIPELINE_NOISE * point_noise(noise, fwhm))
+
+
+def point_noise(noise: Array, fwhm: Array) -> Array:
+    """Standard deviation (counts) of the flux of a point source fitted with a Moffat PSF of exponent 3."""
+    return noise * np.sqrt(3.77) * fwhm
+
+
+def history(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array, Array]:
+    """Detections and visits so far at each position: moving objects and most artefacts are seen once."""
+    n = len(labels)
+    median, scatter = DETECTIONS[labels].T
+    detections = np.ceil(median * np.exp(scatter * rng.standard_normal(n)))
+    repeated = (labels == BOGUS) & (rng.random(n) < 0.3)
+    detections[repeated] = np.ceil(8 * np.exp(2 * rng.standard_normal(repeated.sum())))
+    detections += (labels == ASTEROID) & (rng.random(n) < 0.04)
+    median, scatter = VISITS[labels].T
+    return detections, detections + np.floor(median * np.exp(scatter * rng.standard_normal(n)))
+
+
+def metadata_columns(
+    labels: NDArray[np.int64],
+    conditions: dict[str, Array],
+    catalogue: dict[str, Array],
+    detection: dict[str, Array],
+    rng: np.random.Generator,
+) -> Array:
+    """(n, 26) columns in COLUMNS order.
+
+    conditions: ra, dec (degrees), zero_point (mag), noise (counts), fwhm (pixels), each (n,).
+    catalogue: every static source of every stamp, flat: row, distance (pixels from the alert), mag, star.
+    detection: mag of the difference, negative (bool: fainter than the template), fwhm (pixels), each (n,).
+    """
+    n = len(labels)
+    row, distance, mag, star = (catalogue[key] for key in ("row", "distance", "mag", "star"))
+    score = star_score(mag, star, rng)
+    chi, sharp = profile_fit(mag, star, rng)
+    listed = np.flatnonzero((mag < CATALOGUE_LIMIT) & (distance * PIXEL < CATALOGUE_RADIUS))
+    three = nearest(row[listed], distance[listed], n, 3)
+    three = np.where(three < 0, -1, np.append(listed, -1)[three])
+    one = nearest(row, distance, n, 1)[:, 0]
+    detections, visits = history(labels, rng)
+    ecl_long, ecl_lat = to_ecliptic(conditions["ra"], conditions["dec"])
+    gal_long, gal_lat = to_galactic(conditions["ra"], conditions["dec"])
+    noise = PIPELINE_NOISE * point_noise(conditions["noise"], conditions["fwhm"])
+    flux = 10 ** (0.4 * (conditions["zero_point"] - detection["mag"]))
+    floor = 0.02 * np.exp(0.4 * rng.standard_normal(n)) + 0.03
+    columns = {
+        "isdiffpos": detection["negative"].astype(float),
+        "fwhm": np.clip(detection["fwhm"] * np.exp(0.12 * rng.standard_normal(n)), 1.0, 7.0),
+        "magpsf": detection["mag"],
+        "sigmapsf": np.minimum(np.hypot(1.0857 * noise / flux, floor), MAX_SIGMAPSF),
+        "ra": conditions["ra"],
+        "dec": conditions["dec"],
+        "diffmaglim": detection_limit(conditions["zero_point"], conditions["noise"], conditions["fwhm"]),
+        "rb": np.clip(REAL_BOGUS[labels, 0] + REAL_BOGUS[labels, 1] * rng.standard_normal(n), 0, 1),
+        "distnr": pick(distance, one),
+        "magnr": pick(mag, one),
+        "classtar": np.clip(1 - rng.exponential(0.03, n) * np.exp(rng.exponential(0.5, n)), 0, 1),
+        "ndethist": detections,
+        "ncovhist": visits,
+        "ecl_lat": ecl_lat,
+        "ecl_long": ecl_long,
+        "gal_lat": gal_lat,
+        "gal_long": gal_long,
+        "non_detections": visits - detections,
+        "chinr": pick(chi, one),
+        "sharpnr": pick(sharp, one),
+    }
+    for k in range(3):
+        columns[f"sgscore{k + 1}"] = pick(score, three[:, k])
+        columns[f"distpsnr{k + 1}"] = pick(distance * PIXEL, three[:, k])
+    return np.stack([columns[name] for name in COLUMNS], axis=1)

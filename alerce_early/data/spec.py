@@ -1,0 +1,43 @@
+"""What a model must know of the data, in plain values that travel inside the checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The facts of one data set, as seen by a network.
+
+    kind: "stamps" or "spectra".
+    shape: what the recipe delivers, (C, H, W) or (C, L).
+    classes: class names in label order.
+    features: names of the metadata columns in a batch, with their training-split mean and standard deviation.
+    recipe: the cleaning steps as plain configs, in order.
+    margin: pixels of sky the store keeps around the crop for augmentation.
+    n_train: rows of the training split.
+    fingerprint: of raw file, recipe and code; names the store.
+    origin: in words, which file or simulation this was.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    features: tuple[str, ...]
+    feature_mean: tuple[float, ...]
+    feature_std: tuple[float, ...]
+    recipe: tuple[dict[str, Any], ...]
+    margin: int
+    n_train: int
+    fingerprint: str
+    origin: str
+
+    def plain(self) -> dict[str, Any]:
+        """As a dict of plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "DataSpec":
+        """From `plain()`, also after a round trip through JSON or a checkpoint."""
+        frozen: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**frozen)

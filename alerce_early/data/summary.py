@@ -1,0 +1,67 @@
+"""The table of the course report: what was read, what was dropped, what is left."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Published counts of ALERCE_stamps_2020.pkl, in the order of its classes.
+ORACLE: dict[str, Any] = {
+    "images": 52_244,
+    "labels": 52_244,
+    "metadata": 52_244,
+    "raw_by_class": [14_966, 1_620, 14_996, 9_899, 10_763],
+    "dropped_by_class": [224, 24, 273, 100, 29],
+    "kept_by_class": [14_742, 1_596, 14_723, 9_799, 10_734],
+    "nan_values": 9_743_759,
+    "kept_with_nan_after_crop": 2_598,
+}
+
+WORDS = {
+    "images": "images",
+    "labels": "labels",
+    "metadata": "metadata rows",
+    "raw_by_class": "read",
+    "dropped_by_class": "not {raw_shape[0]} x {raw_shape[1]}, dropped",
+    "kept_by_class": "kept",
+    "nan_values": "NaN values",
+    "kept_with_nan_after_crop": "kept, NaN in the crop",
+}
+
+
+def is_published_file(meta: Mapping[str, Any]) -> bool:
+    """Whether this is the real file's size, and not a simulation of it."""
+    return meta["images"] == ORACLE["images"] and meta["origin"].startswith("file ")
+
+
+def lines(meta: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
+    """(what, count here, published count or None) a row of the table, from a store's meta."""
+    published = ORACLE if is_published_file(meta) else {}
+    table: list[tuple[str, int, int | None]] = []
+    for key, words in WORDS.items():
+        name, here, there = words.format(**meta), meta[key], published.get(key)
+        if isinstance(here, list):
+            table.append((name, sum(here), sum(there) if there else None))
+            for i, label in enumerate(meta["classes"]):
+                table.append((f"  {label}", here[i], there[i] if there else None))
+        else:
+            table.append((name, here, there))
+    return table
+
+
+def text(meta: Mapping[str, Any]) -> str:
+    """The table as text; counts that differ from the published ones are marked."""
+    published = is_published_file(meta)
+    rows = [f"{meta['origin']}", f"{'':28}{'here':>12}" + (f"{'published':>12}" if published else "")]
+    for name, here, there in lines(meta):
+        row = f"{name:28}{here:12,}"
+        if there is not None:
+            row += f"{there:12,}" + ("" if here == there else "   <- differs")
+        rows.append(row)
+    return "\n".join(rows)
+
+
+def parts_text(sizes: Mapping[str, Mapping[str, int]]) -> str:
+    """Rows of each class in each part, one part a line."""
+    return "\n".join(
+        f"{part:12}" + "".join(f"{name} {count:,}".rjust(18) for name, count in counts.items())
+        for part, counts in sizes.items()
+    )

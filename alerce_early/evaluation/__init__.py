@@ -1,0 +1,1 @@
+"""Metrics, intervals, figures and the page, all from the predictions table alone."""

@@ -1,0 +1,47 @@
+"""How far a number can be trusted: 95 % intervals."""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.stats import binomtest
+
+LEVEL = 0.95
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson score interval of a proportion, in [0, 1]; (0, 1) where there were no trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    interval = binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], dict[str, float]],
+    groups: np.ndarray,
+    *,
+    draws: int = 500,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap over whole objects.
+
+    statistic: takes row numbers (n,) int64, with repeats, and returns named numbers. groups: (N,) the object
+    of each row; rows of one object are drawn together, since they are no independent evidence.
+    Returns (low, high) of each name.
+    """
+    rng = np.random.default_rng(seed)
+    _, group = np.unique(groups, return_inverse=True)
+    by_group = np.argsort(group, kind="stable")
+    sizes = np.bincount(group)
+    starts = np.cumsum(sizes) - sizes
+
+    def resample() -> np.ndarray:
+        drawn = rng.integers(len(sizes), size=len(sizes))
+        # the rows of each drawn group, laid end to end without a loop over groups
+        offsets = np.arange(sizes[drawn].sum()) - np.repeat(np.cumsum(sizes[drawn]) - sizes[drawn], sizes[drawn])
+        return by_group[np.repeat(starts[drawn], sizes[drawn]) + offsets]
+
+    values = [statistic(resample()) for _ in range(draws)]
+    tails = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
+    bounds = {name: np.percentile([value[name] for value in values], tails) for name in values[0]}
+    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}

@@ -1,0 +1,20 @@
+"""Which evaluation fits a table: decided by its columns, so that a foreign table can be judged like our own."""
+
+from collections.abc import Mapping
+from types import ModuleType
+
+import numpy as np
+
+from alerce_early.errors import InputError
+from alerce_early.evaluation import classification
+
+# Each has fits(columns), judge(table), headline(judged), pictures(judged, table), sections(...).
+KINDS: tuple[ModuleType, ...] = (classification,)
+
+
+def kind_of(table: Mapping[str, np.ndarray]) -> ModuleType:
+    """The evaluation for a table; raises InputError where none fits."""
+    for kind in KINDS:
+        if kind.fits(list(table)):
+            return kind
+    raise InputError(f"no evaluation fits a table with the columns {', '.join(table)}.")

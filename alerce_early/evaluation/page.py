@@ -1,0 +1,52 @@
+"""One self-contained HTML page a run: what was read, what was learnt, how well, and where it fails."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+@dataclass
+class Section:
+    """A heading, sentences, tables (a header and rows) and pictures (caption, figure or PNG file)."""
+
+    title: str
+    words: list[str] = field(default_factory=list)
+    tables: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = field(default_factory=list)
+    pictures: list[tuple[str, Figure | Path]] = field(default_factory=list)
+    preformatted: str = ""
+
+
+def render(title: str, subtitle: str, headline: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
+    """The page as HTML; every text is escaped, pictures are inlined. headline: (name, value) pairs."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["inline"] = _inline
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(title=title, subtitle=subtitle, headline=headline, sections=sections)
+
+
+def _inline(picture: Figure | Path) -> str:
+    """A picture as a data URI."""
+    if isinstance(picture, Path):
+        data = picture.read_bytes()
+    else:
+        buffer = io.BytesIO()
+        picture.savefig(buffer, format="png", dpi=110)
+        data = buffer.getvalue()
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def number(value: float, interval: Sequence[float] | None = None) -> str:
+    """0.873 [0.84, 0.90]"""
+    return f"{value:.3f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+
+
+def plain(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(str(key), str(value)) for key, value in mapping.items()]

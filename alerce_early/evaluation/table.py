@@ -1,0 +1,62 @@
+"""The predictions table on disk: one row a stamp, as parquet or CSV by the file's extension.
+
+Columns: id, row, split ("validation" or "test"), label and predicted (class names), p_<class> for each class.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+from pyarrow import csv, parquet
+
+from alerce_early.errors import InputError
+
+Table = Mapping[str, np.ndarray]
+
+
+def write(path: Path, table: Table) -> None:
+    """Write columns (N,) under a temporary name, then rename."""
+    partial = path.with_name(f".{path.name}.partial")
+    rows = pyarrow.table({name: np.asarray(column) for name, column in table.items()})
+    if path.suffix == ".csv":
+        csv.write_csv(rows, partial)
+    elif path.suffix == ".parquet":
+        parquet.write_table(rows, partial)
+    else:
+        raise InputError(f"{path}: a predictions table ends in .parquet or .csv.")
+    partial.rename(path)
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Read columns (N,); raises InputError if there is no such table or it is damaged."""
+    try:
+        rows = csv.read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"{path} is no predictions table: {error}.") from None
+    return {name: rows[name].to_numpy(zero_copy_only=False) for name in rows.column_names}
+
+
+def classes_of(table: Table) -> tuple[str, ...]:
+    """The classes in label order, from the names of the probability columns."""
+    return tuple(name.removeprefix("p_") for name in table if name.startswith("p_"))
+
+
+def probabilities(table: Table, classes: Sequence[str]) -> np.ndarray:
+    """(N, C) float64 from the columns p_<class>."""
+    return np.stack([table[f"p_{name}"] for name in classes], 1).astype(np.float64)
+
+
+def label_indices(table: Table, classes: Sequence[str]) -> np.ndarray:
+    """(N,) int64 indices into classes from the column label; raises InputError for another name."""
+    names, index = np.unique(table["label"].astype(str), return_inverse=True)
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        raise InputError(f"label {', '.join(unknown)} has no column p_{unknown[0]}; there are {', '.join(classes)}.")
+    return np.array([classes.index(name) for name in names], dtype=np.int64)[index]
+
+
+def part(table: Table, split: str) -> dict[str, np.ndarray]:
+    """The rows of one split."""
+    chosen = table["split"] == split
+    return {name: column[chosen] for name, column in table.items()}

@@ -1,0 +1,61 @@
+"""Enhanced Rotation-Invariant CNN with cyclic average pooling (Reyes et al. 2018)."""
+
+import torch
+from torch import Tensor, nn
+
+from alerce_early.data.spec import DataSpec
+from alerce_early.models.net import Net
+from alerce_early.models.rotations import cyclic_mean, orbit
+
+
+class ConvTrunk(nn.Sequential):
+    """Five convolutions in two blocks, then flat: (B, C, S, S) -> (B, width), width 2304 for S = 21.
+
+    The padding of 3 on each side, the first kernel of 4 and two poolings of 2 make 21 -> 27 -> 24 -> 12 -> 6.
+    Where (S + 3) is a multiple of 4, as for 21, the pooling grid maps onto itself under quarter turns, so a
+    mean over the four turns is exactly invariant. kernel: side of the other four convolutions.
+    """
+
+    def __init__(self, channels: int, size: int, kernel: int = 3):
+        def conv(inputs: int, outputs: int, side: int, padding: str = "same") -> list[nn.Module]:
+            return [nn.Conv2d(inputs, outputs, side, padding=padding), nn.ReLU()]
+
+        super().__init__(
+            nn.ZeroPad2d(3),
+            *conv(channels, 32, 4, "valid"),
+            *conv(32, 32, kernel),
+            nn.MaxPool2d(2),
+            *conv(32, 64, kernel),
+            *conv(64, 64, kernel),
+            *conv(64, 64, kernel),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+        )
+        self.width = 64 * ((size + 3) // 4) ** 2
+        # a third faster on a CPU than the default layout, at equal results up to rounding
+        self.to(memory_format=torch.channels_last)
+
+
+def dense(inputs: int, outputs: int, dropout: float) -> list[nn.Module]:
+    """A fully connected layer with ReLU and dropout."""
+    return [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(dropout)]
+
+
+class RotInv(Net):
+    """Four turns through one trunk and two dense layers, averaged before the output layer.
+
+    255,173 parameters for 3 channels, 21 x 21 pixels and 5 classes; 255,490 for 4 channels and 2 classes.
+    In eval mode |f(x) - f(rot90 x)| is rounding error, see `ConvTrunk`.
+    """
+
+    def __init__(self, spec: DataSpec, dropout: float = 0.5, kernel: int = 3):
+        super().__init__(spec)
+        channels, size, _ = spec.shape
+        self.trunk = ConvTrunk(channels, size, kernel)
+        self.head = nn.Sequential(*dense(self.trunk.width, 64, dropout), *dense(64, 64, dropout))
+        self.output = nn.Linear(64, len(spec.classes))
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """image (B, C, S, S) float32 in [0, 1] or sky sigmas -> (B, classes) logits."""
+        turns = orbit(batch["image"]).contiguous(memory_format=torch.channels_last)
+        return self.output(cyclic_mean(self.head(self.trunk(turns))))

@@ -1,0 +1,28 @@
+"""Clean a raw file into a store and show what was in it.
+
+`python -m alerce_early.prepare data=alerce data.path=FILE recipe=course`
+"""
+
+import logging
+import time
+
+from omegaconf import DictConfig
+
+from alerce_early.configs import command, data_of
+from alerce_early.data import summary
+
+log = logging.getLogger(__name__)
+
+
+@command
+def main(config: DictConfig) -> None:
+    """Takes the same options as train; only data, recipe, augment.margin and outputs matter."""
+    started = time.perf_counter()
+    store = data_of(config).store
+    seconds = time.perf_counter() - started
+    pictures = ", ".join(sorted(file.name for file in store.path.glob("*.png")))
+    log.info("%s\nstore: %s (%.1f s)\npictures: %s", summary.text(store.meta), store.path, seconds, pictures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Classification: which of the classes is it?"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alerce_early.evaluation import metrics
+from alerce_early.tasks.base import Batch, Table, Task
+
+
+class ClassifyTask(Task):
+    """Cross entropy; puts out one probability a class, p_<class>."""
+
+    def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": torch.nn.functional.cross_entropy(z, batch["label"])}
+
+    def outputs(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
+        probabilities = z.float().softmax(1)
+        return {f"p_{name}": probabilities[:, i] for i, name in enumerate(self.spec.classes)}
+
+    def report(self, table: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """See `metrics.classification`; label is (N,) int64 here."""
+        probabilities = np.stack([table[f"p_{name}"] for name in self.spec.classes], 1)
+        return metrics.classification(table["label"], probabilities, self.spec.classes)
+
+    def named(self, table: Mapping[str, np.ndarray]) -> Table:
+        probabilities = np.stack([table[f"p_{name}"] for name in self.spec.classes], 1)
+        predicted = np.array(self.spec.classes)[probabilities.argmax(1)]
+        # label and predicted side by side, ahead of the probabilities
+        return {"label": np.empty(0), "predicted": predicted, **super().named(table)}

@@ -1,0 +1,123 @@
+"""What people see while a run trains: one line an epoch, a history file, curves and pictures in TensorBoard."""
+
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from alerce_early.evaluation import figures, metrics
+from alerce_early.runs import write_text
+from alerce_early.tasks.base import Task
+
+log = logging.getLogger(__name__)
+
+SHOWN = 16  # stamps in the picture of a batch
+
+
+class EpochLine(Callback):
+    """Logs one line an epoch and keeps every epoch's numbers, also in the checkpoint, as history.jsonl."""
+
+    def __init__(self, folder: Path, shown: Sequence[str]):
+        self.file, self.shown = folder / "history.jsonl", shown
+        self.history: list[dict[str, float]] = []
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        epoch = trainer.current_epoch + 1
+        self.history.append({"epoch": epoch, "step": trainer.global_step, "learning_rate": rate, **values})
+        if not trainer.is_global_zero:
+            return
+        write_text(self.file, "".join(json.dumps(row) + "\n" for row in self.history))
+        numbers = "  ".join(f"{_spoken(name)} {values[name]:.3f}" for name in self.shown if name in values)
+        seconds = time.perf_counter() - self.started
+        log.info("epoch %3d/%s  %s  %.1f s", epoch, trainer.max_epochs, numbers, seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = state_dict["history"]
+
+
+class Board(Callback):
+    """TensorBoard: stamps as the net sees them once, the confusion matrix whenever a better net was found."""
+
+    def __init__(self, best: ModelCheckpoint):
+        self.best = best
+        self.drawn_for: torch.Tensor | None = None
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, index: int) -> None:
+        if trainer.global_step or not isinstance(pl_module, Task):
+            return
+        with torch.random.fork_rng():  # a picture must not change the run
+            seen = pl_module.recipe.finish(pl_module.augment(batch["image"][:SHOWN]))
+        if seen.ndim == 4:
+            captions = [pl_module.spec.classes[label] for label in batch["label"][:SHOWN].tolist()]
+            self._add(trainer, "stamps as the net sees them", figures.stamps(seen.cpu().numpy(), captions))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not isinstance(pl_module, Task) or self.best.best_model_score == self.drawn_for:
+            return
+        self.drawn_for = self.best.best_model_score
+        table, classes = pl_module.table, pl_module.spec.classes
+        if f"p_{classes[0]}" in table:
+            predicted = np.stack([table[f"p_{name}"] for name in classes], 1).argmax(1)
+            counts = metrics.confusion(table["label"], predicted, len(classes))
+            self._add(trainer, "confusion matrix (validation)", figures.confusion(counts, classes))
+
+    def _add(self, trainer: L.Trainer, tag: str, figure: Any) -> None:
+        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
+            trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)
+
+
+class Randomness(Callback):
+    """Keeps the state of the random number generators in the checkpoint, so that a resumed run draws the same."""
+
+    def state_dict(self) -> dict[str, Any]:
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        torch.set_rng_state(state_dict["cpu"].cpu())
+        if torch.cuda.is_available() and len(state_dict["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([state.cpu() for state in state_dict["cuda"]])
+
+
+def _spoken(name: str) -> str:
+    """val/recall/SN -> SN recall"""
+    split, _, metric = name.partition("/")
+    metric, _, label = metric.partition("/")
+    words = f"{label} {metric}".strip().replace("_", " ")
+    return words if split == "val" and metric != "loss" else f"{split} {words}"
+
+
+def progress_bar() -> list[Callback]:
+    """A bar within the epoch where somebody can see it move; none in a log file."""
+    return [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
+
+
+def quiet() -> None:
+    """Leave the log to what this run has to say: Lightning's hints go, its errors stay."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for about in (
+        ".*LeafSpec.*",  # a deprecation inside Lightning
+        ".*smaller than the logging interval.*",  # every metric here is logged by epoch
+        ".*does not have many workers.*",  # whole batches from memory need none
+    ):
+        warnings.filterwarnings("ignore", message=about)
