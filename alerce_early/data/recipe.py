@@ -41,9 +41,8 @@ class MinMax(nn.Module):
         lowest = image.where(valid, torch.inf).amin((2, 3), keepdim=True)
         highest = image.where(valid, -torch.inf).amax((2, 3), keepdim=True)
         span = highest - lowest
-        # dividing by infinity leaves the 0 wanted of a channel without a usable span
-        span = span.where((span > 0) & span.isfinite(), torch.inf)
-        return (image - lowest.where(lowest.isfinite(), 0.0)) / span
+        usable = (span > 0) & span.isfinite()
+        return ((image - lowest) / span).where(usable, image * 0.0)  # NaN x 0 is NaN: no data stays no data
 
 
 class SkySigma(nn.Module):

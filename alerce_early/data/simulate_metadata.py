@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +25,7 @@ GALACTIC_NODE = np.deg2rad(122.93192)  # galactic longitude of the north celesti
 PIPELINE_NOISE = 2.05
 MAX_SIGMAPSF = 0.217  # mag; the five sigma cut
 
-# Typical real-bogus score and its scatter, and detections and visits so far (median, scatter in ln), by class.
+# By class: real-bogus score and scatter; detections and visits so far, median and scatter of the logarithm.
 REAL_BOGUS = np.array([(0.90, 0.08), (0.87, 0.09), (0.70, 0.14), (0.72, 0.15), (0.53, 0.15)])
 DETECTIONS = np.array([(550.0, 1.0), (35.0, 1.2), (170.0, 1.6), (1.0, 0.0), (1.0, 0.0)])
 VISITS = np.array([(650.0, 0.8), (1300.0, 0.7), (550.0, 1.3), (600.0, 1.0), (700.0, 0.9)])
@@ -58,41 +60,45 @@ def galactic_rotation() -> Array:
     return np.stack([c * towards - s * across, s * towards + c * across, pole])
 
 
+def rotate(vectors: Array, matrix: Array) -> Array:
+    """matrix (3, 3) applied to vectors (..., 3), in an order of sums that does not depend on threads."""
+    return np.einsum("ij,...j->...i", matrix, vectors)
+
+
 def to_ecliptic(ra: Array, dec: Array) -> tuple[Array, Array]:
     """Ecliptic longitude and latitude (degrees, J2000) of ra, dec in degrees."""
-    return angles(unit_vectors(np.deg2rad(ra), np.deg2rad(dec)) @ ecliptic_rotation().T)
+    return angles(rotate(unit_vectors(np.deg2rad(ra), np.deg2rad(dec)), ecliptic_rotation()))
 
 
 def to_galactic(ra: Array, dec: Array) -> tuple[Array, Array]:
     """Galactic longitude and latitude (degrees) of ra, dec (degrees, J2000)."""
-    return angles(unit_vectors(np.deg2rad(ra), np.deg2rad(dec)) @ galactic_rotation().T)
+    return angles(rotate(unit_vectors(np.deg2rad(ra), np.deg2rad(dec)), galactic_rotation()))
 
 
 def draw_positions(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array, Array]:
-    """Right ascension and declination (n,), degrees: asteroids hug the ecliptic, variable stars and
-    artefacts the galactic plane, AGN and SN avoid it; nothing south of the telescope's limit."""
+    """Right ascension and declination (n,), degrees: asteroids hug the ecliptic, most variable stars and
+    artefacts the galactic plane, AGN and SN avoid its dust; nothing lies south of the telescope's limit."""
     n = len(labels)
-    ra, dec = np.empty(n), np.full(n, -90.0)
-    spread = np.select([labels == ASTEROID, labels == VS, labels == BOGUS], [10.0, 14.0, 25.0], np.inf)
-    uniform = (rng.random(n) < 0.35) & (labels != ASTEROID)
-    avoids_plane = (labels == AGN) | (labels == SN)
+    ra, dec = np.empty(n), np.empty(n)
+    clustered = (labels == ASTEROID) | (np.isin(labels, (VS, BOGUS)) & (rng.random(n) < 0.65))
     todo = np.arange(n)
     while len(todo):
-        longitude = rng.uniform(0, 2 * np.pi, len(todo))
-        even = np.rad2deg(np.arcsin(rng.uniform(-1, 1, len(todo))))
-        near = rng.laplace(0, 1, len(todo)) * np.where(np.isinf(spread[todo]), 1, spread[todo]) * 0.7
-        latitude = np.where(np.isinf(spread[todo]) | uniform[todo], even, np.clip(near, -89, 89))
-        vectors = unit_vectors(longitude, np.deg2rad(latitude))
-        plane = np.isin(labels[todo], (VS, BOGUS))[:, None]
-        ra[todo], dec[todo] = angles(np.where(plane, vectors @ galactic_rotation(), vectors @ ecliptic_rotation()))
-        _, gal_lat = to_galactic(ra[todo], dec[todo])
-        dusty = avoids_plane[todo] & (np.abs(gal_lat) < rng.exponential(9, len(todo)))
+        near_plane = np.clip(rng.laplace(0, 9, len(todo)), -89, 89)
+        anywhere = np.rad2deg(np.arcsin(rng.uniform(-1, 1, len(todo))))
+        latitude = np.deg2rad(np.where(clustered[todo], near_plane, anywhere))
+        vectors = unit_vectors(rng.uniform(0, 2 * np.pi, len(todo)), latitude)
+        galactic = np.isin(labels[todo], (VS, BOGUS))[:, None]
+        from_galactic = rotate(vectors, galactic_rotation().T)
+        from_ecliptic = rotate(vectors, ecliptic_rotation().T)
+        ra[todo], dec[todo] = angles(np.where(galactic, from_galactic, from_ecliptic))
+        gal_lat = to_galactic(ra[todo], dec[todo])[1]
+        dusty = np.isin(labels[todo], (AGN, SN)) & (np.abs(gal_lat) < rng.exponential(9, len(todo)))
         todo = todo[(dec[todo] < SOUTHERN_LIMIT) | dusty]
     return ra, dec
 
 
 def nearest(row: NDArray[np.int64], distance: Array, n: int, k: int) -> NDArray[np.int64]:
-    """(n, k) indices into the flat source list of the k nearest sources of every row, -1 where there are fewer."""
+    """(n, k) indices into the flat source list of the k nearest of each row, -1 where there are fewer."""
     order = np.lexsort((distance, row))
     first = np.searchsorted(row[order], np.arange(n))
     rank = np.arange(len(order)) - first[row[order]]
@@ -126,12 +132,13 @@ def profile_fit(mag: Array, star: NDArray[np.bool_], rng: np.random.Generator) -
 
 def detection_limit(zero_point: Array, noise: Array, fwhm: Array) -> Array:
     """Five sigma limit (mag) of the difference image; noise in counts a pixel, fwhm in pixels."""
-    return zero_point - 2.5 * np.log10(5 * PIPELINE_NOISE * point_noise(noise, fwhm))
+    # Fitting a Moffat profile of exponent 3 to a point source takes in the noise of 3.77 fwhm^2 pixels.
+    return zero_point - 2.5 * np.log10(5 * PIPELINE_NOISE * noise * np.sqrt(3.77) * fwhm)
 
 
-def point_noise(noise: Array, fwhm: Array) -> Array:
-    """Standard deviation (counts) of the flux of a point source fitted with a Moffat PSF of exponent 3."""
-    return noise * np.sqrt(3.77) * fwhm
+def calibration_error(n: int, rng: np.random.Generator) -> Array:
+    """Error (n,) in mag that even the brightest detections keep."""
+    return 0.02 + 0.02 * np.exp(0.5 * rng.standard_normal(n))
 
 
 def history(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array, Array]:
@@ -149,41 +156,42 @@ def history(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array,
 def metadata_columns(
     labels: NDArray[np.int64],
     conditions: dict[str, Array],
-    catalogue: dict[str, Array],
-    detection: dict[str, Array],
+    catalogue: dict[str, NDArray[Any]],
+    mag: Array,
+    negative: NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> Array:
     """(n, 26) columns in COLUMNS order.
 
     conditions: ra, dec (degrees), zero_point (mag), noise (counts), fwhm (pixels), each (n,).
     catalogue: every static source of every stamp, flat: row, distance (pixels from the alert), mag, star.
-    detection: mag of the difference, negative (bool: fainter than the template), fwhm (pixels), each (n,).
+    mag: of the difference, (n,). negative: (n,) whether the source is fainter than in the template.
     """
     n = len(labels)
-    row, distance, mag, star = (catalogue[key] for key in ("row", "distance", "mag", "star"))
-    score = star_score(mag, star, rng)
-    chi, sharp = profile_fit(mag, star, rng)
-    listed = np.flatnonzero((mag < CATALOGUE_LIMIT) & (distance * PIXEL < CATALOGUE_RADIUS))
+    row, distance, known_mag, star = (catalogue[key] for key in ("row", "distance", "mag", "star"))
+    score = star_score(known_mag, star, rng)
+    chi, sharp = profile_fit(known_mag, star, rng)
+    listed = np.flatnonzero((known_mag < CATALOGUE_LIMIT) & (distance * PIXEL < CATALOGUE_RADIUS))
     three = nearest(row[listed], distance[listed], n, 3)
     three = np.where(three < 0, -1, np.append(listed, -1)[three])
     one = nearest(row, distance, n, 1)[:, 0]
     detections, visits = history(labels, rng)
     ecl_long, ecl_lat = to_ecliptic(conditions["ra"], conditions["dec"])
     gal_long, gal_lat = to_galactic(conditions["ra"], conditions["dec"])
-    noise = PIPELINE_NOISE * point_noise(conditions["noise"], conditions["fwhm"])
-    flux = 10 ** (0.4 * (conditions["zero_point"] - detection["mag"]))
-    floor = 0.02 * np.exp(0.4 * rng.standard_normal(n)) + 0.03
+    limit = detection_limit(conditions["zero_point"], conditions["noise"], conditions["fwhm"])
+    sigma = np.hypot(MAX_SIGMAPSF * 10 ** (0.4 * (mag - limit)), calibration_error(n, rng))
+    sigma = np.minimum(sigma, MAX_SIGMAPSF)
     columns = {
-        "isdiffpos": detection["negative"].astype(float),
-        "fwhm": np.clip(detection["fwhm"] * np.exp(0.12 * rng.standard_normal(n)), 1.0, 7.0),
-        "magpsf": detection["mag"],
-        "sigmapsf": np.minimum(np.hypot(1.0857 * noise / flux, floor), MAX_SIGMAPSF),
+        "isdiffpos": negative.astype(float),
+        "fwhm": np.clip(1.08 * conditions["fwhm"] * np.exp(0.12 * rng.standard_normal(n)), 1.0, 7.0),
+        "magpsf": mag + 0.4 * sigma * rng.standard_normal(n),
+        "sigmapsf": sigma,
         "ra": conditions["ra"],
         "dec": conditions["dec"],
-        "diffmaglim": detection_limit(conditions["zero_point"], conditions["noise"], conditions["fwhm"]),
+        "diffmaglim": limit,
         "rb": np.clip(REAL_BOGUS[labels, 0] + REAL_BOGUS[labels, 1] * rng.standard_normal(n), 0, 1),
         "distnr": pick(distance, one),
-        "magnr": pick(mag, one),
+        "magnr": pick(known_mag, one),
         "classtar": np.clip(1 - rng.exponential(0.03, n) * np.exp(rng.exponential(0.5, n)), 0, 1),
         "ndethist": detections,
         "ncovhist": visits,

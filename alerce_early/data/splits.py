@@ -43,12 +43,13 @@ def split(
                 "class %s has %d rows: %d for validation and %d for test instead of %d and %d",
                 *(name, n, int(shrink * validation), int(shrink * test), validation, test),
             )
-        n_test, n_both = int(shrink * test), int(shrink * test) + int(shrink * validation)
+        wanted = {TEST: int(shrink * test), VALIDATION: int(shrink * validation)}
         # an object of many rows stays in training: a recall measured on one object would say little
-        groups = groups[rows_of_group[groups] <= max(1, LARGEST_SHARE * shrink * min(validation, test))]
-        taken = np.cumsum(rows_of_group[groups])
-        part_of_group[groups[taken <= n_test]] = TEST
-        part_of_group[groups[(taken > n_test) & (taken <= n_both)]] = VALIDATION
+        groups = groups[rows_of_group[groups] <= max(1, LARGEST_SHARE * min(wanted.values()))]
+        for part, count in wanted.items():
+            taken = np.cumsum(rows_of_group[groups]) <= count
+            part_of_group[groups[taken]] = part
+            groups = groups[~taken]
     return part_of_group[group]
 
 

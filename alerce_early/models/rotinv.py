@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from alerce_early.data.spec import DataSpec
-from alerce_early.models.net import Net
+from alerce_early.models.net import Net, glorot
 from alerce_early.models.rotations import cyclic_mean, orbit
 
 
@@ -54,6 +54,7 @@ class RotInv(Net):
         self.trunk = ConvTrunk(channels, size, kernel)
         self.head = nn.Sequential(*dense(self.trunk.width, 64, dropout), *dense(64, 64, dropout))
         self.output = nn.Linear(64, len(spec.classes))
+        glorot(self)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """image (B, C, S, S) float32 in [0, 1] or sky sigmas -> (B, classes) logits."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from alerce_early.data.spec import DataSpec
-from alerce_early.models.net import Net
+from alerce_early.models.net import Net, glorot
 
 
 class CourseCNN(Net):
@@ -22,6 +22,7 @@ class CourseCNN(Net):
         self.head = nn.Sequential(
             nn.Linear(width, 100), nn.ReLU(), nn.Dropout(dropout), nn.Linear(100, len(spec.classes))
         )
+        glorot(self)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """image (B, C, S, S) float32 -> (B, classes) logits."""

@@ -1,0 +1,76 @@
+"""Tiny raw files in the real formats, and runs from composed configs."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from alerce_early.configs import CONF
+from alerce_early.data.simulate import simulate
+
+torch.set_num_threads(1)  # the suite runs one worker a core; more threads than cores wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the processes that tests start
+
+
+@pytest.fixture(scope="session")
+def survey() -> dict[str, Any]:
+    """200 simulated stamps as the raw dict of a stamps file."""
+    return simulate(n=200, seed=1)
+
+
+@pytest.fixture(scope="session")
+def stamps_file(survey: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("raw") / "stamps.pkl"
+    path.write_bytes(pickle.dumps(survey))
+    return path
+
+
+@pytest.fixture(scope="session")
+def composed() -> Callable[..., DictConfig]:
+    """Compose train.yaml with overrides, as the command line does."""
+
+    def composed(*overrides: str) -> DictConfig:
+        with initialize_config_dir(CONF, version_base="1.3"):
+            return compose("train", overrides=list(overrides))
+
+    return composed
+
+
+@pytest.fixture
+def quick(composed: Callable[..., DictConfig], stamps_file: Path, tmp_path: Path) -> Callable[..., DictConfig]:
+    """A config for the tiny stamps file: two epochs of three small batches."""
+
+    def quick(*overrides: str) -> DictConfig:
+        return composed(
+            "data=alerce",
+            f"data.path={stamps_file}",
+            f"outputs={tmp_path}",
+            "model=course_cnn",
+            "trainer.max_epochs=2",
+            "batches_per_epoch=3",
+            "batch_size=16",
+            *overrides,
+        )
+
+    return quick
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real stamps, alerts and spectra, which are no part of the project."""
+    folder = os.environ.get("ALERCE_EARLY_REAL_DATA")
+    if not folder:
+        pytest.skip("ALERCE_EARLY_REAL_DATA names no folder of real data")
+    return Path(folder)
+
+
+def stamp(value: float = 0.0, height: int = 63, width: int = 63) -> np.ndarray:
+    """A constant raw stamp (H, W, 3)."""
+    return np.full((height, width, 3), value, dtype=np.float32)

@@ -1,0 +1,54 @@
+"""Splits: fixed numbers per class, whole objects, the same every time."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from alerce_early.data.splits import PARTS, prescribed, split
+
+CLASSES = ("AGN", "SN", "VS")
+
+
+def counts(part: np.ndarray, labels: np.ndarray) -> list[list[int]]:
+    return [np.bincount(part[labels == c], minlength=3).tolist() for c in range(len(CLASSES))]
+
+
+def test_a_fixed_number_of_every_class() -> None:
+    labels = np.repeat([0, 1, 2], [2000, 1000, 5000])
+    part = split(labels, np.arange(8000).astype(str), CLASSES, validation=100, test=200)
+    assert counts(part, labels) == [[1700, 100, 200], [700, 100, 200], [4700, 100, 200]]
+
+
+def test_a_small_class_keeps_seventy_percent_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    labels = np.repeat([0, 1, 2], [2000, 100, 2000])
+    with caplog.at_level(logging.INFO):
+        part = split(labels, np.arange(4100).astype(str), CLASSES, validation=100, test=200)
+    assert counts(part, labels)[1] == [70, 10, 20]
+    assert "class SN has 100 rows: 10 for validation and 20 for test instead of 100 and 200" in caplog.text
+
+
+def test_objects_stay_whole() -> None:
+    rng = np.random.default_rng(0)
+    objects = rng.integers(300, size=1000)
+    labels = objects % 3
+    part = split(labels, objects.astype(str), CLASSES, validation=30, test=60)
+    assert all(len(set(part[objects == o])) == 1 for o in set(objects))
+    for train, validation, test in counts(part, labels):
+        assert 25 <= validation <= 30 and 55 <= test <= 60 and train > 200
+
+
+def test_no_object_makes_up_a_part() -> None:
+    objects = np.concatenate([np.zeros(50, int), np.arange(1, 101)])
+    part = split(np.zeros(150, int), objects.astype(str), ("AGN",), validation=10, test=20)
+    assert part[0] == PARTS.index("train") and np.bincount(part).tolist() == [120, 10, 20]
+
+
+def test_a_pure_function_of_its_seed() -> None:
+    labels, ids = np.arange(900) % 3, np.arange(900).astype(str)
+    first, again, other = (split(labels, ids, CLASSES, validation=20, test=20, seed=seed) for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_a_prescribed_split() -> None:
+    assert prescribed(np.array(["train", "test", "validation", "train"])).tolist() == [0, 2, 1, 0]
