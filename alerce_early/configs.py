@@ -1,9 +1,11 @@
 """Where the configs are, and what is built from one."""
 
 import logging
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,17 @@ log = logging.getLogger(__name__)
 
 _INSTALLED, _CHECKOUT = Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf"
 CONF = str(_INSTALLED if _INSTALLED.is_dir() else _CHECKOUT)
+
+LONGEST_NAME = 120  # characters of a folder's name; file systems allow 255 bytes
+
+
+def folder_name(overrides: str) -> str:
+    """A job's overrides as one folder name: no path inside, and a hash for what is too long to read."""
+    name = re.sub(r"[^\w.,=+-]+", "_", overrides)
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:

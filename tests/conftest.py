@@ -21,8 +21,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the processes that
 
 @pytest.fixture(scope="session")
 def survey() -> dict[str, Any]:
-    """200 simulated stamps as the raw dict of a stamps file."""
-    return simulate(n=200, seed=1)
+    """400 simulated stamps as the raw dict of a stamps file."""
+    return simulate(n=400, seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -10,16 +10,9 @@ from alerce_early.data.recipe import MAD_TO_SIGMA, Crop, Mask, MinMax, NanToZero
 from alerce_early.errors import InputError
 
 RECIPE = "alerce_early.data.recipe"
-COURSE = [
-    {"_target_": f"{RECIPE}.NanToZero"},
-    {"_target_": f"{RECIPE}.MinMax"},
-    {"_target_": f"{RECIPE}.Crop", "size": 2},
-]
-ALERCE = [
-    {"_target_": f"{RECIPE}.Crop", "size": 2},
-    {"_target_": f"{RECIPE}.MinMax"},
-    {"_target_": f"{RECIPE}.NanToZero"},
-]
+NAN_TO_ZERO, MIN_MAX = {"_target_": f"{RECIPE}.NanToZero"}, {"_target_": f"{RECIPE}.MinMax"}
+CROP = {"_target_": f"{RECIPE}.Crop", "size": 2}
+COURSE, ALERCE = [NAN_TO_ZERO, MIN_MAX, CROP], [CROP, MIN_MAX, NAN_TO_ZERO]
 
 # One image of two channels, 4 x 4; the centre is the inner 2 x 2.
 IMAGE = torch.tensor(

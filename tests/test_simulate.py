@@ -68,7 +68,8 @@ def test_too_few_stamps_are_refused(n):
 
 def test_a_seed_is_a_survey():
     first, again, other = simulate(300, seed=5), simulate(300, seed=5), simulate(300, seed=6)
-    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first["images"], again["images"], strict=True))
+    for one, same in zip(first["images"], again["images"], strict=True):
+        np.testing.assert_array_equal(one, same)
     np.testing.assert_array_equal(first["metadata"], again["metadata"])
     np.testing.assert_array_equal(first["labels"], again["labels"])
     assert not np.array_equal(first["labels"], other["labels"])
@@ -98,7 +99,8 @@ def test_sky_rotations_at_known_places():
     np.testing.assert_allclose(latitude, [0, 0], atol=1e-6)
     assert to_ecliptic(np.array([270.0]), np.array([66.5607]))[1][0] == pytest.approx(90, abs=1e-4)
     longitude, latitude = to_galactic(np.array([266.41684]), np.array([-29.00781]))
-    assert longitude[0] == pytest.approx(359.9442, abs=2e-3) and latitude[0] == pytest.approx(-0.0462, abs=2e-3)
+    assert longitude[0] == pytest.approx(359.9442, abs=2e-3)
+    assert latitude[0] == pytest.approx(-0.0462, abs=2e-3)
     assert to_galactic(np.array([192.85948]), np.array([27.12825]))[1][0] == pytest.approx(90, abs=1e-4)
 
 
@@ -120,7 +122,9 @@ def test_metadata_columns_are_consistent(survey):
     assert ndethist.min() >= 1 and (ncovhist >= ndethist).all()
     assert np.median(ndethist[labels == ASTEROID]) == 1 < np.median(ndethist[labels == AGN])
     assert set(column(survey, "isdiffpos")) == {0.0, 1.0}
-    assert not column(survey, "isdiffpos")[np.isin(labels, (SN, ASTEROID))].any()
+    negative = column(survey, "isdiffpos")
+    assert negative[np.isin(labels, (SN, ASTEROID))].mean() < 0.01
+    assert 0.3 < negative[np.isin(labels, (AGN, VS))].mean() < 0.7
     for name, low, high in (("rb", 0, 1), ("classtar", 0, 1), ("fwhm", 1, 7), ("sigmapsf", 0, 0.22)):
         assert column(survey, name).min() >= low and column(survey, name).max() <= high, name
     near, middle, far = (column(survey, f"distpsnr{k}") for k in (1, 2, 3))
@@ -144,9 +148,9 @@ def test_nearest_sources_by_hand():
 
 def test_the_difference_is_positive_at_the_centre(full):
     stamps, labels = full
-    middle = stamps[:, 30:33, 30:33, 2]
-    for name, label in zip(CLASSES, range(5), strict=True):
-        assert (np.nanmean(middle[labels == label], axis=(1, 2)) > 0).mean() > 0.99, name
+    seen = ~np.isnan(stamps[:, 30:33, 30:33]).any(axis=(1, 2, 3))
+    assert set(labels[seen]) == set(range(5)) and seen.mean() > 0.97
+    assert (stamps[seen, 30:33, 30:33, 2].mean(axis=(1, 2)) > 0).all()
 
 
 def test_the_template_is_deeper(full):
@@ -159,7 +163,8 @@ def test_the_template_is_deeper(full):
 def test_only_moving_objects_and_hostless_supernovae_lack_a_template_source(full):
     stamps, labels = full
     template = central_excess(stamps[..., 1])
-    assert abs(np.median(template[labels == ASTEROID])) < 1 and (template[labels == ASTEROID] > 5).mean() < 0.2
+    assert abs(np.median(template[labels == ASTEROID])) < 1
+    assert (template[labels == ASTEROID] > 5).mean() < 0.2
     assert (template[labels == VS] > 5).mean() > 0.9 and (template[labels == AGN] > 5).mean() > 0.9
     assert 0.1 < (template[labels == SN] < 2).mean() < 0.6
 
@@ -169,11 +174,8 @@ def test_faded_sources_are_fainter_than_their_template(survey):
     chosen = np.flatnonzero(np.isin(survey["labels"], (AGN, VS)) & (column(survey, "magpsf") < 17.5))
     square = [i for i in chosen if survey["images"][i].shape == (SIDE, SIDE, 3)]
     stamps = np.stack([survey["images"][i] for i in square])
-    flux = [
-        np.nansum(c - np.nanmedian(c, axis=(1, 2), keepdims=True), axis=(1, 2))
-        for c in (stamps[:, 25:38, 25:38, 0], stamps[:, 25:38, 25:38, 1])
-    ]
-    brighter = flux[0] > flux[1]
+    science, template = (np.nansum(stamps[:, 25:38, 25:38, k], axis=(1, 2)) for k in (0, 1))
+    brighter = science > template
     assert brighter[~faded[square]].mean() > 0.85 and brighter[faded[square]].mean() < 0.15
 
 

@@ -52,3 +52,11 @@ def test_a_pure_function_of_its_seed() -> None:
 
 def test_a_prescribed_split() -> None:
     assert prescribed(np.array(["train", "test", "validation", "train"])).tolist() == [0, 2, 1, 0]
+
+
+def test_a_class_of_three_has_one_row_in_each_part() -> None:
+    labels = np.repeat([0, 1, 2], [900, 3, 900])
+    part = split(labels, np.arange(1803).astype(str), CLASSES, validation=100, test=200)
+    assert counts(part, labels)[1] == [1, 1, 1]
+    none = split(labels, np.arange(1803).astype(str), CLASSES, validation=0, test=200)
+    assert counts(none, labels)[1] == [2, 0, 1]

@@ -47,13 +47,14 @@ ZERO_POINT = 26.2  # mag of one count in a frame of the usual exposure
 SHALLOW_ZERO_POINT = 23.2  # the same through clouds or in twilight, where most artefacts come from
 SKY_NOISE = 0.25  # variance of the sky (counts squared) a count of sky level
 TEMPLATE_DEPTH = 0.255  # template sky noise over science sky noise, before resampling
+SHALLOW_TEMPLATE = 1.8  # how much noisier the templates of shallow frames are than their scale explains
 TEMPLATE_FRAMES = 20  # exposures stacked
 REFERENCE_LIMIT = 23.3  # mag of the faintest sources painted
 # Resampling and subtraction mix pixels one and two apart, along columns and along rows, so that these share
 # noise; in the grain that bright stars leave, neighbours differ in sign instead.
-SCIENCE_MIX = (0.01, 0.0), (-0.03, 0.0)
+SCIENCE_MIX = (0.0, 0.0), (-0.03, 0.0)
 TEMPLATE_MIX = (0.095, -0.055), (0.075, -0.055)
-DIFFERENCE_MIX = (0.035, -0.02), (0.02, -0.025)
+DIFFERENCE_MIX = (0.025, -0.02), (0.02, -0.03)
 GRAIN_MIX = (-0.2, 0.0), (-0.2, 0.0)
 MIX_SCATTER = 0.025  # of the subtraction's nearer weight from night to night
 
@@ -194,8 +195,7 @@ class Scene:
     static: Sources  # in science and template alike
     galaxies: dict[str, Array]  # resolved ones, also static
     change: Sources  # in the science image alone
-    mag: Array  # (n,) of the change
-    fades: Array  # (n,) bool: the change is a loss of light
+    mag: Array  # (n,) of the change, where it is not an artefact
 
 
 def flux_of(mag: Array, zero_point: Array) -> Array:
@@ -214,10 +214,10 @@ def draw_conditions(labels: Array, artefact: Array, rng: Generator) -> dict[str,
     zero_point = ZERO_POINT + 0.15 * rng.standard_normal(n)
     fwhm = np.clip(2.0 * np.exp(0.28 * rng.standard_normal(n)), 1.25, 5.5)
     template_noise = TEMPLATE_DEPTH * noise * np.exp(0.25 * rng.standard_normal(n))
-    # Scaled up to the usual depth a shallow frame would be very noisy; the pipeline scales the template down.
+    # The pipeline scales the template to the science image, so that of a shallow frame has hardly any noise.
     shallow_point = SHALLOW_ZERO_POINT + 0.4 * rng.standard_normal(n)
     shallow_noise = rng.uniform(9.5, 16, n)
-    scaled = 1.8 * template_noise * 10 ** (0.4 * (shallow_point - zero_point))
+    scaled = SHALLOW_TEMPLATE * template_noise * 10 ** (0.4 * (shallow_point - zero_point))
     return {
         "ra": ra,
         "dec": dec,
@@ -236,7 +236,7 @@ def draw_conditions(labels: Array, artefact: Array, rng: Generator) -> dict[str,
 def draw_field(c: dict[str, Array], rng: Generator) -> Sources:
     """Unrelated stars and galaxies around every alert; stars crowd towards the galactic plane."""
     n = len(c["sky"])
-    stars = 4 * np.exp(3.9 * np.exp(-np.abs(c["gal_lat"]) / 10) + 0.5 * rng.standard_normal(n))
+    stars = 4 * np.exp(4.1 * np.exp(-np.abs(c["gal_lat"]) / 10) + 0.55 * rng.standard_normal(n))
     number = rng.poisson(np.stack([stars, np.full(n, 9.0)]))
     row = np.concatenate([np.repeat(np.arange(n), k) for k in number])
     star = np.arange(len(row)) < number[0].sum()
@@ -261,7 +261,7 @@ def draw_hosts(labels: Array, c: dict[str, Array], rng: Generator) -> dict[str, 
     row = np.flatnonzero((labels == SN) | ((labels == AGN) & (rng.random(len(labels)) < 0.33)))
     n, nuclear = len(row), labels[row] == AGN
     bright = nuclear | (rng.random(n) < 0.75)
-    mag = np.clip(17.5 + 1.4 * rng.standard_normal(n), 14.0, 22.0)
+    mag = np.clip(17.3 + 1.4 * rng.standard_normal(n), 14.0, 22.0)
     mag = np.where(bright, mag, rng.uniform(20.5, REFERENCE_LIMIT, n))
     radius = 10 ** (0.52 - 0.13 * (mag - 18) + 0.2 * rng.standard_normal(n))
     ratio = rng.uniform(np.where(nuclear, 0.5, 0.25), 1)
@@ -295,19 +295,19 @@ def draw_counterparts(labels: Array, artefact: Array, c: dict[str, Array], rng: 
     return Sources.of(row, c["x"][row], c["y"][row], flux_of(mag, c["zero_point"])[row], mag=mag[row])
 
 
-def draw_change(labels: Array, counterpart: Array, c: dict[str, Array], rng: Generator) -> tuple[Array, Array]:
-    """Magnitude (n,) of what changed and whether it is a loss of light, given the counterpart's magnitude."""
+def draw_change(labels: Array, before: Array, c: dict[str, Array], rng: Generator) -> tuple[Array, Array]:
+    """Magnitude (n,) of what changed and whether it is a loss of light, given the counterpart's."""
     n = len(labels)
     kinds = [labels == AGN, labels == SN, labels == VS]
-    mean = np.select(kinds, [18.8 + 0.7 * (counterpart - 17.9), 18.7, counterpart + 1.65])
+    mean = np.select(kinds, [18.8 + 0.7 * (before - 17.9), 18.7, before + 1.65])
     scatter = np.select(kinds, [0.65, 0.75, np.where(rng.random(n) < 0.2, 1.4, 0.65)])
     mag = np.where(labels == ASTEROID, 20.3 - rng.gamma(1.5, 0.8, n), mean + scatter * rng.standard_normal(n))
-    outburst = (labels == VS) & (counterpart > 19)
+    outburst = (labels == VS) & (before > 19)
     mag = np.where(outburst, np.minimum(mag, rng.normal(17, 1.8, n)), np.maximum(mag, 13.3))
     limit = detection_limit(c["zero_point"], c["noise"], c["fwhm"])
     mag = np.minimum(mag, limit - rng.exponential(0.3, n))  # the faintest alerts pile up just above the limit
     may_fade = np.select([labels == AGN, labels == VS], [0.65, 0.6], 0.0)
-    return mag, (rng.random(n) < may_fade) & (mag > counterpart + 0.1)
+    return mag, (rng.random(n) < may_fade) & (mag > before + 0.1)
 
 
 def draw_variables(labels: Array, mag: Array, fades: Array, c: dict[str, Array], rng: Generator) -> Sources:
@@ -381,7 +381,7 @@ def draw_scene(labels: Array, rng: Generator) -> Scene:
         draw_satellites(artefact, conditions, rng),
     )
     static = Sources.join(draw_field(conditions, rng), counterparts)
-    return Scene(labels, artefact, conditions, static, galaxies, change, mag, fades)
+    return Scene(labels, artefact, conditions, static, galaxies, change, mag)
 
 
 # ------------------------------------------------------------------------------------ what the camera makes
@@ -395,7 +395,7 @@ def bleed(sources: Sources) -> Sources:
 
 def draw_atmosphere(fwhm: Array, rng: Generator) -> Atmosphere:
     n = len(fwhm)
-    ratio = np.maximum(1 - np.abs(0.1 * rng.standard_normal(n)), 0.6)
+    ratio = np.maximum(1 - np.abs(0.08 * rng.standard_normal(n)), 0.6)
     return Atmosphere(fwhm, ratio, rng.uniform(0, np.pi, n), np.zeros((n, 2)))
 
 
@@ -444,7 +444,8 @@ def dead_area(artefact: Array, rng: Generator) -> Array:
     half = rng.uniform(3, 9, (2, n, 1))
     gap = np.where(at_edge, rng.uniform(1, 2.5, n), rng.uniform(2, 20, n))[:, None]
     across = np.abs(grid - (CENTRE - half[0] - gap)) < half[0]
-    down = np.abs(grid - rng.uniform(CENTRE - 8, CENTRE + 8, (n, 1))) < half[1]
+    along = np.where(at_edge, 3, 20)[:, None] * rng.uniform(-1, 1, (n, 1))
+    down = np.abs(grid - CENTRE - along) < half[1]
     dead = np.where(strip[:, None, None], strips, across[:, None, :] & down[:, :, None])
     dead &= masked[:, None, None]
     turns = rng.integers(0, 4, n)[:, None, None]
@@ -452,7 +453,7 @@ def dead_area(artefact: Array, rng: Generator) -> Array:
     return np.where(turns >= 2, dead[:, ::-1, ::-1], dead)
 
 
-def subtract(science: Array, predicted: Array, template_noise: Array, artefact: Array, rng: Generator) -> Array:
+def subtract(science: Array, predicted: Array, noise: Array, artefact: Array, rng: Generator) -> Array:
     """Difference images (n, SIDE, SIDE): science without sky, less the template as its atmosphere shows it.
 
     Bright stars leave grain behind; a star too weak in a shallow frame is what cloud or a wrong scale leaves.
@@ -465,11 +466,11 @@ def subtract(science: Array, predicted: Array, template_noise: Array, artefact: 
     scatter = MIX_SCATTER * rng.standard_normal((2, n))
     (down, down_far), (across, across_far) = DIFFERENCE_MIX
     weights = (down + per_stamp(scatter[0]), down_far), (across + per_stamp(scatter[1]), across_far)
-    return mix(science - predicted + residue + 0.5 * template_noise, weights)
+    return mix(science - predicted + residue + 0.5 * noise, weights)
 
 
 def observe(scene: Scene, rng: Generator) -> tuple[Array, Array]:
-    """Stamps (n, SIDE, SIDE, 3) float32 in counts, and whether each difference was turned over (n,) bool."""
+    """Stamps (n, SIDE, SIDE, 3) float32 in counts, and whether each difference was negative (n,) bool."""
     n = len(scene.labels)
     c = {name: per_stamp(values) for name, values in scene.conditions.items()}
     air = draw_atmosphere(scene.conditions["fwhm"], rng)
@@ -488,12 +489,10 @@ def observe(scene: Scene, rng: Generator) -> tuple[Array, Array]:
     template_noise = white(n, rng) * np.sqrt(c["template_noise"] ** 2 + template / TEMPLATE_FRAMES / GAIN)
     template = np.minimum(template, SATURATION) + mix(template_noise, TEMPLATE_MIX)
     difference = subtract(science, predicted, template_noise, scene.artefact, rng)
-    middle = difference[:, CENTRE - 1 : CENTRE + 2, CENTRE - 1 : CENTRE + 2].mean(axis=(1, 2))
-    negative = np.where(scene.labels == BOGUS, middle < 0, scene.fades)
-    difference = np.where(negative[:, None, None], -difference, difference)
-
+    difference += c["noise"] * per_stamp(0.025 * rng.standard_normal(n))  # the background is not quite known
     template += c["sky"] + c["noise"] * per_stamp(0.06 * rng.standard_normal(n))
-    difference += c["noise"] * per_stamp(0.025 * rng.standard_normal(n))
+    negative = difference[:, CENTRE - 1 : CENTRE + 2, CENTRE - 1 : CENTRE + 2].mean(axis=(1, 2)) < 0
+    difference = np.where(negative[:, None, None], -difference, difference)
     images = np.stack([science + c["sky"], template, difference], axis=-1)
     images[dead_area(scene.artefact, rng)] = np.nan
     return images, negative
@@ -514,9 +513,8 @@ def measure(scene: Scene, images: Array, negative: Array, rng: Generator) -> Arr
         "star": np.concatenate([static.star, np.zeros(own.sum(), bool)]),
     }
     aperture = slice(CENTRE - 3, CENTRE + 4)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        counts = np.nansum(images[:, aperture, aperture, 2], axis=(1, 2))
-        artefact_mag = c["zero_point"] - 2.5 * np.log10(np.maximum(counts, 1))
+    counts = np.nansum(images[:, aperture, aperture, 2], axis=(1, 2))
+    artefact_mag = c["zero_point"] - 2.5 * np.log10(np.maximum(counts, 1))
     limit = detection_limit(c["zero_point"], c["noise"], c["fwhm"])
     mag = np.where(scene.labels == BOGUS, np.minimum(artefact_mag, limit), scene.mag)
     return metadata_columns(scene.labels, c, catalogue, mag, negative, rng)

@@ -34,16 +34,18 @@ def split(
     _, first, group = np.unique(ids, return_index=True, return_inverse=True)
     rows_of_group = np.bincount(group)
     part_of_group = np.zeros(len(first), dtype=np.int8)
+    asked = {TEST: test, VALIDATION: validation}
     for index, name in enumerate(classes):
         groups = rng.permutation(np.flatnonzero(labels[first] == index))
         n = int(rows_of_group[groups].sum())
         shrink = min(1.0, MOST_HELD_OUT * n / max(validation + test, 1))
+        # a class of three rows still has one in each part
+        wanted = {part: min(count, max(int(shrink * count), int(n > 2))) for part, count in asked.items()}
         if shrink < 1:
             log.info(
                 "class %s has %d rows: %d for validation and %d for test instead of %d and %d",
-                *(name, n, int(shrink * validation), int(shrink * test), validation, test),
+                *(name, n, wanted[VALIDATION], wanted[TEST], validation, test),
             )
-        wanted = {TEST: int(shrink * test), VALIDATION: int(shrink * validation)}
         # an object of many rows stays in training: a recall measured on one object would say little
         groups = groups[rows_of_group[groups] <= max(1, LARGEST_SHARE * min(wanted.values()))]
         for part, count in wanted.items():

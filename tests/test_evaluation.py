@@ -1,0 +1,117 @@
+"""Numbers of a table worked out by hand, intervals, and the table on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alerce_early.errors import InputError
+from alerce_early.evaluation import intervals, metrics, page
+from alerce_early.evaluation import table as tables
+from alerce_early.evaluation.classification import judge
+from alerce_early.evaluation.kinds import kind_of
+
+CLASSES = ("AGN", "SN", "VS")
+
+# true:      AGN  AGN  SN   SN   SN   VS
+# predicted: AGN  SN   SN   SN   VS   VS
+TABLE = {
+    "id": np.array(list("abcdef")),
+    "row": np.arange(6),
+    "split": np.array(["test"] * 6),
+    "label": np.array(["AGN", "AGN", "SN", "SN", "SN", "VS"]),
+    "predicted": np.array(["AGN", "SN", "SN", "SN", "VS", "VS"]),
+    "p_AGN": np.array([0.8, 0.3, 0.1, 0.2, 0.1, 0.1]),
+    "p_SN": np.array([0.1, 0.6, 0.7, 0.5, 0.3, 0.2]),
+    "p_VS": np.array([0.1, 0.1, 0.2, 0.3, 0.6, 0.7]),
+}
+
+
+def test_a_table_worked_out_by_hand() -> None:
+    values = judge(TABLE)["values"]
+    assert next(iter(values)) == "recall/SN"
+    expected = {
+        "accuracy": 4 / 6,
+        "recall/AGN": 1 / 2,
+        "recall/SN": 2 / 3,
+        "recall/VS": 1,
+        "balanced_accuracy": (1 / 2 + 2 / 3 + 1) / 3,
+        "precision/AGN": 1,
+        "precision/SN": 2 / 3,
+        "precision/VS": 1 / 2,
+        "f1/AGN": 2 / 3,
+        "f1/SN": 2 / 3,
+        "f1/VS": 2 / 3,
+        "macro_f1": 2 / 3,
+    }
+    assert {name: pytest.approx(value) for name, value in expected.items()} == values
+    assert judge(TABLE)["confusion"] == [[1, 1, 0], [0, 2, 1], [0, 0, 1]]
+
+
+def test_row_order_changes_nothing() -> None:
+    shuffled = {name: column[[3, 1, 5, 0, 4, 2]] for name, column in TABLE.items()}
+    assert judge(shuffled)["values"] == judge(TABLE)["values"]
+
+
+def test_wilson_interval() -> None:
+    # Wilson 1927 with z = 1.96 for 8 of 10: centre (8 + 1.9207) / 13.8414, half width 0.2268
+    low, high = intervals.wilson(8, 10)
+    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert intervals.wilson(0, 0) == (0, 1)
+
+
+def test_the_bootstrap_draws_whole_objects() -> None:
+    """100 rows of one object say no more than one row."""
+    right = np.repeat([0.0, 1.0], 200)
+    seen: list[int] = []
+
+    def accuracy(rows: np.ndarray) -> dict[str, float]:
+        seen.append(len(rows))
+        return {"accuracy": float(right[rows].mean())}
+
+    alone = intervals.bootstrap(accuracy, np.arange(400).astype(str))["accuracy"]
+    grouped = intervals.bootstrap(accuracy, (np.arange(400) // 100).astype(str))["accuracy"]
+    assert alone[1] - alone[0] < 0.15 and grouped[1] - grouped[0] >= 0.75
+    assert set(seen) == {400}
+
+
+def test_bootstrap_rows_belong_to_the_drawn_objects() -> None:
+    groups = np.array(["a", "b", "b", "c", "c", "c"])
+
+    def whole(rows: np.ndarray) -> dict[str, float]:
+        counts = np.bincount(rows, minlength=6)
+        assert counts[1] == counts[2] and counts[3] == counts[4] == counts[5]
+        return {"n": 1.0}
+
+    intervals.bootstrap(whole, groups, draws=50)
+
+
+def test_a_class_without_rows_does_not_count() -> None:
+    values = metrics.classification(np.array([0, 0]), np.array([[0.9, 0.1, 0], [0.8, 0.1, 0.1]]), CLASSES)
+    assert values["balanced_accuracy"] == 1 and values["recall/SN"] == 0
+
+
+@pytest.mark.parametrize("name", ("table.parquet", "table.csv"))
+def test_a_table_on_disk(tmp_path: Path, name: str) -> None:
+    tables.write(tmp_path / name, TABLE)
+    found = tables.read(tmp_path / name)
+    assert list(found) == list(TABLE)
+    assert all(found[column].tolist() == TABLE[column].tolist() for column in TABLE)
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+
+
+def test_table_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ends in \.parquet or \.csv"):
+        tables.write(tmp_path / "table.txt", TABLE)
+    (tmp_path / "broken.parquet").write_bytes(b"no table")
+    with pytest.raises(InputError, match="is no predictions table"):
+        tables.read(tmp_path / "broken.parquet")
+    with pytest.raises(InputError, match="label comet has no column p_comet"):
+        judge(TABLE | {"label": np.array(["comet"] * 6)})
+    with pytest.raises(InputError, match="no evaluation fits a table with the columns id"):
+        kind_of({"id": TABLE["id"]})
+
+
+def test_the_page_escapes_what_files_name() -> None:
+    html = page.render("<script>", "a & b", [("x", "<b>")], [page.Section("<i>", words=["<u>"])])
+    assert "<script>" not in html and "<b>&lt;b&gt;</b>" in html and "<u>" not in html and "a &amp; b" in html
