@@ -33,7 +33,7 @@ def train(config: DictConfig, folder: Path) -> Run:
     watch.quiet()
     run = Run(folder)
     data = data_of(config)
-    task, trainer, best = _assemble(config, data, run)
+    task, trainer, best = assemble(config, data, run)
     if trainer.is_global_zero:
         run.begin(config)
         log.info("%s\n%s", summary.text(data.store.meta), summary.parts_text(data.part_sizes()))
@@ -65,7 +65,8 @@ def train(config: DictConfig, folder: Path) -> Run:
     return run
 
 
-def _assemble(config: DictConfig, data: AlertData, run: Run) -> tuple[Task, L.Trainer, ModelCheckpoint]:
+def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> tuple[Task, L.Trainer, ModelCheckpoint]:
+    """Task, trainer and the callback that keeps the best checkpoint, for a whole config; more: extra callbacks."""
     L.seed_everything(config.seed, verbose=False)
     task = task_of(config, data.spec)
     monitor = f"val/{config.monitor}"
@@ -79,6 +80,7 @@ def _assemble(config: DictConfig, data: AlertData, run: Run) -> tuple[Task, L.Tr
         watch.Board(best),
         watch.Randomness(),
         *watch.progress_bar(),
+        *more,
         EarlyStopping(monitor, patience=config.patience, mode=mode, check_finite=False),
         best,
         last,

@@ -37,12 +37,13 @@ class MinMax(nn.Module):
     """
 
     def forward(self, image: Tensor) -> Tensor:
-        valid = image.isfinite()
-        lowest = image.where(valid, torch.inf).amin((2, 3), keepdim=True)
-        highest = image.where(valid, -torch.inf).amax((2, 3), keepdim=True)
+        # pixels without data must not decide; replacing them is far quicker than a mask of booleans
+        lowest = image.nan_to_num(torch.inf, torch.inf, torch.inf).amin((2, 3), keepdim=True)
+        highest = image.nan_to_num(-torch.inf, -torch.inf, -torch.inf).amax((2, 3), keepdim=True)
         span = highest - lowest
         usable = (span > 0) & span.isfinite()
-        return ((image - lowest) / span).where(usable, image * 0.0)  # NaN x 0 is NaN: no data stays no data
+        # dividing by infinity leaves the 0 that is wanted of a channel without a usable span
+        return (image - lowest.where(usable, 0.0)) / span.where(usable, torch.inf)
 
 
 class SkySigma(nn.Module):

@@ -32,7 +32,7 @@ from alerce_early.data.recipe import Recipe, centre_crop
 from alerce_early.data.records import Records
 from alerce_early.errors import InputError
 
-CHUNK = 128  # stamps cleaned at once: 6 MB of raw float32, which stays in the processor's cache
+CHUNK = 64  # stamps cleaned at once: 3 MB of raw float32, which stays in the processor's cache
 SAMPLED_BLOCKS, BLOCK = 64, 1 << 16  # how much of a raw file its fingerprint reads
 
 
@@ -218,11 +218,10 @@ def _write_images(
     def clean(start: int) -> tuple[np.ndarray, int, int]:
         raw = np.stack([images[i] for i in kept[start : start + CHUNK]])
         stamps = torch.from_numpy(raw.astype(np.float32, copy=False)).movedim(-1, 1).contiguous()
-        missing = stamps.isnan()
-        with_nan = missing.flatten(1).any(1)
-        centre = centre_crop(missing[with_nan], size) if missing.ndim == 4 else missing[with_nan]
-        in_crop = int(centre.flatten(1).any(1).sum())
-        return recipe.prepare(stamps).numpy(), int(missing[with_nan].sum()), in_crop
+        suspects = stamps[~stamps.flatten(1).sum(1).isfinite()]  # a sum is quicker than a mask of every pixel
+        missing = suspects.isnan()
+        centre = centre_crop(missing, size) if missing.ndim == 4 else missing
+        return recipe.prepare(stamps).numpy(), int(missing.sum()), int(centre.flatten(1).any(1).sum())
 
     starts = range(0, len(kept), CHUNK)
     nan_values = nan_stamps = 0
