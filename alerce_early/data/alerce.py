@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.data import pickles
-from alerce_early.data.records import Records
+from alerce_early.data.records import Records, join, numbered
 from alerce_early.errors import InputError
 
 CLASSES = ("AGN", "SN", "VS", "asteroid", "bogus")
@@ -61,7 +61,7 @@ def from_raw(raw: Any, origin: str) -> Records:
             f"{origin}: has the entries {sorted(entries)[:8]}; wanted images, labels, metadata "
             "(or Train, Validation, Test with those inside)."
         )
-    return _join({name: from_raw(part, f"{origin}, {name}") for name, part in parts.items()}, origin)
+    return join({name: from_raw(part, f"{origin}, {name}") for name, part in parts.items()}, origin)
 
 
 def _one_part(entries: Mapping[str, Any], origin: str) -> Records:
@@ -77,7 +77,7 @@ def _one_part(entries: Mapping[str, Any], origin: str) -> Records:
     return Records(
         images=_checked_images(images, origin),
         labels=_labels(labels, origin),
-        ids=np.array([f"row{i}" for i in range(len(images))] if oid is None else [str(o) for o in oid]),
+        ids=numbered(len(images)) if oid is None else np.array([str(o) for o in oid]),
         features=features,
         feature_names=names,
         classes=CLASSES,
@@ -144,26 +144,3 @@ def _features(metadata: Any, n: int, origin: str) -> tuple[np.ndarray, tuple[str
             f"({', '.join(COLUMNS[:3])}, ...) or the {len(PUBLISHED_COLUMNS)} without rb, distnr, magnr."
         )
     return values.reshape(len(values) if width else n, width), by_width[width]
-
-
-def _join(parts: Mapping[str, Records], origin: str) -> Records:
-    """Concatenate the parts of a file that prescribes its own split."""
-    names = {part.feature_names for part in parts.values()}
-    if len(names) > 1:
-        raise InputError(f"{origin}: its parts differ in their metadata columns.")
-    # ids made from row numbers repeat from part to part; the part's name keeps objects apart
-    ids = [np.char.add(f"{name}/", part.ids) if _numbered(part) else part.ids for name, part in parts.items()]
-    return Records(
-        images=[image for part in parts.values() for image in part.images],
-        labels=np.concatenate([part.labels for part in parts.values()]),
-        ids=np.concatenate(ids),
-        features=np.concatenate([part.features for part in parts.values()]),
-        feature_names=names.pop(),
-        classes=CLASSES,
-        origin=origin,
-        part=np.repeat(list(parts), [len(part) for part in parts.values()]),
-    )
-
-
-def _numbered(part: Records) -> bool:
-    return part.ids[0] == "row0"

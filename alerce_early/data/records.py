@@ -1,7 +1,8 @@
 """What every reader returns: raw stamps or spectra with their ids, labels and columns, nothing cleaned yet."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class Records:
     features: (N, F) float64 columns named by `feature_names`; F may be 0.
     part: (N,) str, the split the file itself prescribes ("train", "validation", "test"), or None.
     origin: in words, for people: which file or which simulation this is.
+    set_aside: how many rows of the raw data the reader could not use, by reason.
     """
 
     images: Sequence[np.ndarray] | np.ndarray
@@ -33,6 +35,7 @@ class Records:
     origin: str
     part: np.ndarray | None = None
     kind: str = "stamps"
+    set_aside: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lengths = {
@@ -49,3 +52,46 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
+    """Concatenate records that are to be parts of one data set, e.g. {"train": ..., "test": ...}.
+
+    A part's name ("train", "validation" or "test") becomes `part` of all its rows, whatever split it holds
+    itself. Where no part is for validation, the data module takes those rows from training. Raises
+    InputError where kind, classes or columns differ.
+    """
+    origin = origin or ", ".join(f"{name}: {part.origin}" for name, part in parts.items())
+    for what, values in (
+        ("kind", {part.kind for part in parts.values()}),
+        ("classes", {part.classes for part in parts.values()}),
+        ("metadata columns", {part.feature_names for part in parts.values()}),
+    ):
+        if len(values) > 1:
+            raise InputError(f"{origin}: the parts differ in their {what}: {' against '.join(map(str, values))}.")
+    first = next(iter(parts.values()))
+    set_aside: Counter[str] = Counter()
+    for part in parts.values():
+        set_aside.update(part.set_aside)
+    return Records(
+        images=[image for part in parts.values() for image in part.images],
+        labels=np.concatenate([part.labels for part in parts.values()]),
+        ids=np.concatenate([_told_apart(name, part.ids) for name, part in parts.items()]),
+        features=np.concatenate([part.features for part in parts.values()]),
+        feature_names=first.feature_names,
+        classes=first.classes,
+        origin=origin,
+        part=np.repeat(list(parts), [len(part) for part in parts.values()]),
+        kind=first.kind,
+        set_aside=dict(set_aside),
+    )
+
+
+def numbered(n: int) -> np.ndarray:
+    """(n,) ids row0, row1, ... for rows that name no object: each counts as its own."""
+    return np.char.add("row", np.arange(n).astype(str))
+
+
+def _told_apart(name: str, ids: np.ndarray) -> np.ndarray:
+    """Ids made from row numbers repeat from part to part; the part's name keeps the objects apart."""
+    return np.char.add(f"{name}/", ids) if ids[0] == "row0" else ids

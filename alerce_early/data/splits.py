@@ -1,6 +1,7 @@
 """Which rows train, which choose the model, which judge it. Rows of one object always stay together."""
 
 import logging
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def split(
                 *(name, n, wanted[VALIDATION], wanted[TEST], validation, test),
             )
         # an object of many rows stays in training: a recall measured on one object would say little
-        groups = groups[rows_of_group[groups] <= max(1, LARGEST_SHARE * min(wanted.values()))]
+        groups = groups[rows_of_group[groups] <= max(1, LARGEST_SHARE * min(filter(None, wanted.values()), default=0))]
         for part, count in wanted.items():
             taken = np.cumsum(rows_of_group[groups]) <= count
             part_of_group[groups[taken]] = part
@@ -55,7 +56,20 @@ def split(
     return part_of_group[group]
 
 
-def prescribed(part: np.ndarray) -> np.ndarray:
-    """The split a file itself holds: (N,) part names to (N,) int8 indices into `PARTS`."""
+def prescribed(
+    part: np.ndarray,
+    labels: np.ndarray,
+    ids: np.ndarray,
+    classes: tuple[str, ...],
+    **options: Any,
+) -> np.ndarray:
+    """The split a file itself holds: (N,) part names to (N,) int8 indices into `PARTS`.
+
+    If it names no validation rows they are taken from training by `split`, whose options the rest are.
+    """
     names, index = np.unique(part, return_inverse=True)
-    return np.array([PARTS.index(str(name)) for name in names], dtype=np.int8)[index]
+    parts = np.array([PARTS.index(str(name)) for name in names], dtype=np.int8)[index]
+    if not (parts == VALIDATION).any():
+        train = np.flatnonzero(parts == TRAIN)
+        parts[train] = split(labels[train], ids[train], classes, **{**options, "test": 0})
+    return parts

@@ -189,6 +189,7 @@ def write(folder: Path, records: Records, recipe: Recipe) -> dict[str, Any]:
         "images": len(records),
         "labels": len(records.labels),
         "metadata": len(records.features),
+        "set_aside": dict(records.set_aside),
         "raw_by_class": by_class(records.labels),
         "dropped_by_class": by_class(records.labels[dropped]),
         "kept_by_class": by_class(records.labels[kept]),

@@ -19,6 +19,7 @@ WORDS = {
     "images": "images",
     "labels": "labels",
     "metadata": "metadata rows",
+    "set_aside": "set aside by the reader",
     "raw_by_class": "read",
     "dropped_by_class": "not {raw_shape[0]} x {raw_shape[1]}, dropped",
     "kept_by_class": "kept",
@@ -42,6 +43,8 @@ def lines(meta: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
             table.append((name, sum(here), sum(there) if there else None))
             for i, label in enumerate(meta["classes"]):
                 table.append((f"  {label}", here[i], there[i] if there else None))
+        elif isinstance(here, dict):
+            table += [(f"{name}: {reason}", count, None) for reason, count in here.items()]
         else:
             table.append((name, here, there))
     return table
@@ -50,9 +53,10 @@ def lines(meta: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
 def text(meta: Mapping[str, Any]) -> str:
     """The table as text; counts that differ from the published ones are marked."""
     published = is_published_file(meta)
-    rows = [f"{meta['origin']}", f"{'':28}{'here':>12}" + (f"{'published':>12}" if published else "")]
+    width = max(28, *[len(name) + 1 for name, _, _ in lines(meta)])
+    rows = [f"{meta['origin']}", f"{'':{width}}{'here':>12}" + (f"{'published':>12}" if published else "")]
     for name, here, there in lines(meta):
-        row = f"{name:28}{here:12,}"
+        row = f"{name:{width}}{here:12,}"
         if there is not None:
             row += f"{there:12,}" + ("" if here == there else "   <- differs")
         rows.append(row)
