@@ -77,6 +77,22 @@ class Mask(nn.Module):
         return torch.cat([image, missing], 1)
 
 
+class Renormalise(nn.Module):
+    """Spectra of flux and inverse variance to one channel: weighted mean 0, weighted rms 1.
+
+    (B, 2, L) becomes (B, 1, L); pixels of weight 0 become 0, as does a spectrum that is constant.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        flux, weight = image[:, :1], image[:, 1:]
+        usable = weight > 0
+        flux, weight = flux.where(usable, 0.0), weight.where(usable, 0.0)
+        weight = weight / weight.sum(2, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+        flux = flux - (weight * flux).sum(2, keepdim=True)
+        rms = (weight * flux.square()).sum(2, keepdim=True).sqrt()
+        return (flux / rms.where(rms > 0, torch.inf)).where(usable, 0.0)
+
+
 class Crop(nn.Module):
     """Keep the central `size` x `size` pixels."""
 

@@ -28,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 from alerce_early.data import features as columns
+from alerce_early.data import files
 from alerce_early.data.recipe import Recipe, centre_crop
 from alerce_early.data.records import Records
 from alerce_early.errors import InputError
@@ -100,30 +101,35 @@ def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], marg
     """Twelve hex digits that change with the raw file, the recipe or the code that reads and cleans.
 
     A file counts by size, modification time and `SAMPLED_BLOCKS` evenly spaced blocks of its content, so
-    that a store of gigabytes opens at once. Raises InputError if a file the source names is not there.
+    that a store of gigabytes opens at once; the files of a folder by name, size and modification time.
+    Raises InputError if a file the source names is not there.
     """
     digest = hashlib.sha256()
-    files = {key: value for key, value in source.items() if key.endswith("path") and value}
-    plain = {key: value for key, value in source.items() if key not in files}
+    paths = {key: value for key, value in source.items() if key.endswith("path") and value}
+    plain = {key: value for key, value in source.items() if key not in paths}
     digest.update(json.dumps([plain, list(steps), margin], sort_keys=True, default=str).encode())
-    for file in files.values():
-        digest.update(_sample(Path(file)))
+    for path in paths.values():
+        digest.update(_sample(files.matching(path)))
     reader = importlib.import_module(str(source["_target_"]).rpartition(".")[0])
     for code in (Path(str(reader.__file__)), *sorted(Path(__file__).parent.glob("*.py"))):
         digest.update(code.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _sample(path: Path) -> bytes:
-    try:
-        size, modified = path.stat().st_size, path.stat().st_mtime_ns
-        digest = hashlib.sha256(f"{size} {modified}".encode())
-        with path.open("rb") as file:
-            for start in sorted({i * max(size - BLOCK, 0) // (SAMPLED_BLOCKS - 1) for i in range(SAMPLED_BLOCKS)}):
-                file.seek(start)
-                digest.update(file.read(BLOCK))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}. Give the file with data.path=FILE.") from None
+def _sample(found: Sequence[Path]) -> bytes:
+    digest = hashlib.sha256()
+    for path in found:
+        try:
+            size, modified = path.stat().st_size, path.stat().st_mtime_ns
+            digest.update(f"{path.name if len(found) > 1 else ''} {size} {modified}".encode())
+            if len(found) > 1:
+                continue
+            with path.open("rb") as file:
+                for start in sorted({i * max(size - BLOCK, 0) // (SAMPLED_BLOCKS - 1) for i in range(SAMPLED_BLOCKS)}):
+                    file.seek(start)
+                    digest.update(file.read(BLOCK))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}. Give the file with data.path=FILE.") from None
     return digest.digest()
 
 
