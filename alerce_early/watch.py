@@ -21,7 +21,7 @@ from alerce_early.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
-SHOWN = 16  # stamps in the picture of a batch
+SHOWN = 16  # rows in the picture of a batch
 
 
 class EpochLine(Callback):
@@ -55,7 +55,7 @@ class EpochLine(Callback):
 
 
 class Board(Callback):
-    """TensorBoard: stamps as the net sees them once, the confusion matrix whenever a better net was found."""
+    """TensorBoard: examples as the net sees them once, the confusion matrix whenever a better net was found."""
 
     def __init__(self, best: ModelCheckpoint):
         self.best = best
@@ -66,9 +66,9 @@ class Board(Callback):
             return
         with torch.random.fork_rng():  # a picture must not change the run
             seen = pl_module.recipe.finish(pl_module.augment(batch["image"][:SHOWN]))
-        if seen.ndim == 4:
-            captions = [pl_module.spec.classes[label] for label in batch["label"][:SHOWN].tolist()]
-            self._add(trainer, "stamps as the net sees them", figures.stamps(seen.cpu().numpy(), captions))
+        captions = [pl_module.spec.classes[label] for label in batch["label"][:SHOWN].tolist()]
+        shown = figures.gallery(seen.cpu().numpy(), captions)
+        self._add(trainer, f"{pl_module.spec.kind} as the net sees them", shown)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not isinstance(pl_module, Task) or self.best.best_model_score == self.drawn_for:

@@ -1,7 +1,8 @@
-"""What was read, as pictures: class counts, what was dropped, and stamps before and after cleaning."""
+"""What was read, as pictures: class counts, what was dropped, and examples before and after cleaning."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,33 +10,34 @@ from matplotlib.figure import Figure
 
 from alerce_early.data.records import Records
 from alerce_early.data.store import Store
+from alerce_early.data.wavelengths import CENTRES
 
-EXAMPLES = 4  # stamps of each class
+EXAMPLES = 4  # rows of each class
 CHANNELS = ("science", "template", "difference")
 CAPTIONS = {
-    "labels.png": "Stamps by class, as read.",
-    "dropped.png": "Stamps dropped for their shape.",
-    "examples.png": "Stamps as read and after the recipe.",
+    "labels.png": "Rows by class, as read.",
+    "dropped.png": "Rows dropped for their shape.",
+    "examples.png": "Examples as read and after the recipe.",
 }
 GAP = 2  # pixels between tiles
 
 
 def draw(records: Records, store: Store) -> None:
     """Write the pictures that `CAPTIONS` names into the store's folder."""
-    classes = store.meta["classes"]
-    save(bars(store.meta["raw_by_class"], classes, "stamps by class, as read"), store.path / "labels.png")
-    save(bars(store.meta["dropped_by_class"], classes, "dropped for their shape"), store.path / "dropped.png")
-    save(_examples(records, store), store.path / "examples.png")
+    classes, kind = store.meta["classes"], records.kind
+    save(bars(store.meta["raw_by_class"], classes, f"{kind} by class, as read", kind), store.path / "labels.png")
+    save(bars(store.meta["dropped_by_class"], classes, "dropped for their shape", kind), store.path / "dropped.png")
+    save(EXAMPLES_OF[kind](records, store), store.path / "examples.png")
 
 
 def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=100, bbox_inches="tight")
 
 
-def bars(counts: Sequence[int], names: Sequence[str], title: str) -> Figure:
+def bars(counts: Sequence[int], names: Sequence[str], title: str, what: str = "stamps") -> Figure:
     """One bar a class, with its count."""
     figure = Figure(figsize=(6, 3), layout="constrained")
-    axes = figure.add_subplot(title=title, ylabel="stamps")
+    axes = figure.add_subplot(title=title, ylabel=what)
     axes.bar_label(axes.bar(list(names), list(counts)), [f"{count:,}" for count in counts])
     axes.margins(y=0.15)
     axes.spines[["top", "right"]].set_visible(False)
@@ -68,23 +70,54 @@ def mosaic(axes: Axes, tiles: np.ndarray) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _examples(records: Records, store: Store) -> Figure:
-    """Each class: raw stamps on the left, what the recipe made of them on the right."""
+def trace(axes: Axes, spectrum: np.ndarray, **style: Any) -> None:
+    """One spectrum (L,) against wavelength on the grid of all spectra; pixels that hold exactly 0 are gaps."""
+    axes.plot(CENTRES, np.where(spectrum == 0, np.nan, spectrum), **{"lw": 0.6, **style})
+    axes.set_xticks(range(4000, 10_001, 2000))
+    axes.tick_params(labelsize=6, length=2)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _chosen(records: Records, store: Store) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Records that were kept, (N,) row numbers, and a few of these of each class, by position in the store."""
     usual = tuple(store.meta["raw_shape"])
-    square = np.flatnonzero([image.shape == usual for image in records.images])
-    labels = records.labels[square]
-    present = [i for i in range(len(records.classes)) if (labels == i).any()]
-    chosen = [np.flatnonzero(labels == i)[:EXAMPLES] for i in present]
+    kept = np.flatnonzero([image.shape == usual for image in records.images])
+    labels = records.labels[kept]
+    chosen = {name: np.flatnonzero(labels == i)[:EXAMPLES] for i, name in enumerate(records.classes)}
+    return kept, {name: rows for name, rows in chosen.items() if len(rows)} or {"": np.arange(len(kept))[:EXAMPLES]}
+
+
+def _stamps(records: Records, store: Store) -> Figure:
+    """Each class: raw stamps on the left, what the recipe made of them on the right."""
+    kept, chosen = _chosen(records, store)
     channels = min(len(CHANNELS), store.images.shape[1])
 
-    figure = Figure(figsize=(13, 1.2 * len(present) + 0.6), layout="constrained")
+    figure = Figure(figsize=(13, 1.2 * len(chosen) + 0.6), layout="constrained")
     raw_axes, stored_axes = figure.subplots(1, 2)
-    raw = _rows_of([np.stack([records.images[square[i]] for i in rows]).transpose(0, 3, 1, 2) for rows in chosen])
-    stored = _rows_of([store.images[rows][:, :channels] for rows in chosen])
+    raw = _rows_of(
+        [np.stack([records.images[kept[i]] for i in rows]).transpose(0, 3, 1, 2) for rows in chosen.values()]
+    )
+    stored = _rows_of([store.images[rows][:, :channels] for rows in chosen.values()])
     for axes, tiles, title in ((raw_axes, raw, "raw"), (stored_axes, stored, "after the recipe")):
         mosaic(axes, tiles)
         axes.set_title(f"{title}: {', '.join(CHANNELS[:channels])} of {EXAMPLES} stamps", fontsize=10)
-        axes.set_yticklabels([records.classes[i] for i in present])
+        axes.set_yticklabels(list(chosen))
+    return figure
+
+
+def _spectra(records: Records, store: Store) -> Figure:
+    """Each class: a column of raw spectra, and beside it what the recipe made of them."""
+    kept, chosen = _chosen(records, store)
+    figure = Figure(figsize=(4.5 * len(chosen), 1.3 * EXAMPLES), layout="constrained")
+    grid = figure.subplots(EXAMPLES, 2 * len(chosen), squeeze=False)
+    for column, (name, rows) in enumerate(chosen.items()):
+        grid[0, 2 * column].set_title(f"{name}, raw", fontsize=9)
+        grid[0, 2 * column + 1].set_title("after the recipe", fontsize=9)
+        for row, index in enumerate(rows):
+            trace(grid[row, 2 * column], np.asarray(records.images[kept[index]])[:, 0], color="0.35")
+            trace(grid[row, 2 * column + 1], store.images[index][0])
+    for axes in grid.flat:
+        axes.set_visible(axes.has_data())
     return figure
 
 
@@ -94,3 +127,6 @@ def _rows_of(stamps: Sequence[np.ndarray]) -> np.ndarray:
     for row, images in zip(tiles, stamps, strict=True):
         row[: len(images)] = images
     return tiles.reshape(len(stamps), -1, *tiles.shape[3:])
+
+
+EXAMPLES_OF: dict[str, Callable[[Records, Store], Figure]] = {"stamps": _stamps, "spectra": _spectra}

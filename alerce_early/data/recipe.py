@@ -81,9 +81,12 @@ class Renormalise(nn.Module):
     """Spectra of flux and inverse variance to one channel: weighted mean 0, weighted rms 1.
 
     (B, 2, L) becomes (B, 1, L); pixels of weight 0 become 0, as does a spectrum that is constant.
+    Raises InputError for anything but spectra.
     """
 
     def forward(self, image: Tensor) -> Tensor:
+        if image.ndim != 3 or image.shape[1] != 2:
+            raise InputError(f"recipe: Renormalise wants spectra (flux, ivar); the rows are {tuple(image.shape[1:])}.")
         flux, weight = image[:, :1], image[:, 1:]
         usable = weight > 0
         flux, weight = flux.where(usable, 0.0), weight.where(usable, 0.0)

@@ -173,7 +173,10 @@ def write(folder: Path, records: Records, recipe: Recipe) -> dict[str, Any]:
     usual = _usual_shape(shapes, records)
     kept = np.flatnonzero([shape == usual for shape in shapes])
     dropped = np.setdiff1d(np.arange(len(records)), kept)
-    finished = recipe(torch.zeros(1, usual[-1], *usual[:-1])).shape[1:]
+    try:
+        finished = recipe(torch.zeros(1, usual[-1], *usual[:-1])).shape[1:]
+    except (IndexError, RuntimeError):  # a step that counts on another number of axes
+        raise InputError(f"this recipe is not for {records.kind} of shape {usual}: {records.origin}.") from None
 
     nan_dropped = sum(int(np.count_nonzero(np.isnan(records.images[i]))) for i in dropped)
     nan_kept, nan_cropped = _write_images(folder / "images.npy", records.images, kept, recipe, finished[-1])

@@ -95,7 +95,7 @@ def sections(
         Section(
             "Most confident mistakes",
             words=[] if gallery else ["There is none in the test split."],
-            pictures=[("Science, template and difference as the net sees them.", gallery)] if gallery else [],
+            pictures=[("As the net sees them.", gallery)] if gallery else [],
         ),
     ]
 

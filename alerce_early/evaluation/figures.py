@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from alerce_early.data.pictures import CHANNELS, mosaic
+from alerce_early.data.pictures import CHANNELS, mosaic, trace
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
@@ -52,16 +52,18 @@ def curves(history: Sequence[Mapping[str, float]], best_epoch: int | None) -> Fi
     return figure
 
 
-def stamps(images: np.ndarray, captions: Sequence[str], columns: int = 4) -> Figure:
-    """A gallery: (N, C, H, W) stamps, the first three channels of each side by side above its caption."""
-    channels = min(images.shape[1], len(CHANNELS))
+def gallery(images: np.ndarray, captions: Sequence[str], columns: int = 4) -> Figure:
+    """Examples with captions: (N, C, H, W) stamps, the first channels side by side, or (N, C, L) spectra."""
     columns = min(columns, max(len(images), 1))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.9 * columns, 1.35 * rows + 0.3), layout="constrained")
     for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.axis("off")
+        axes.set_visible(index < len(images))
         if index < len(images):
-            mosaic(axes, images[index : index + 1, :channels])
+            if images.ndim == 4:
+                mosaic(axes, images[index : index + 1, : len(CHANNELS)])
+            else:
+                trace(axes, images[index, 0])
             axes.set_title(captions[index], fontsize=7.5)
     return figure
 
@@ -72,9 +74,9 @@ def mistakes(
     images: Callable[[np.ndarray], np.ndarray],
     most: int = 16,
 ) -> Figure | None:
-    """The most confident mistakes of a table, as stamps with id, true and predicted class and probability.
+    """The most confident mistakes of a table, as pictures with id, true and predicted class and probability.
 
-    images: row numbers (n,) to (n, C, H, W). None if there is no mistake.
+    images: row numbers (n,) to (n, C, ...). None if there is no mistake.
     """
     confidence = np.max([table[f"p_{name}"] for name in classes], axis=0)
     wrong = np.flatnonzero(table["label"] != table["predicted"])
@@ -85,4 +87,4 @@ def mistakes(
         f"{table['id'][i]}\n{table['label'][i]} taken for {table['predicted'][i]}, p = {confidence[i]:.2f}"
         for i in shown
     ]
-    return stamps(images(table["row"][shown]), captions)
+    return gallery(images(table["row"][shown]), captions)

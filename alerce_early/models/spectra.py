@@ -1,0 +1,68 @@
+"""Convolutional networks for spectra: one trunk, a class or a redshift at its end."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from alerce_early.data.spec import DataSpec
+from alerce_early.models.net import Net
+
+
+class SpectraTrunk(nn.Sequential):
+    """Valid convolutions of kernel 10 and stride 2, each with ReLU and a maximum over 2 pixels, then flat.
+
+    (B, C, L) -> (B, width). The pooling has stride 1: for L = 443 the lengths are 217, 216, 104, 103, 47, 46,
+    19, 18, so `width` is 18 times the last of `filters`.
+    """
+
+    def __init__(self, shape: tuple[int, ...], filters: Sequence[int]):
+        layers: list[nn.Module] = []
+        inputs = shape[0]
+        for outputs in filters:
+            layers += [nn.Conv1d(inputs, outputs, 10, stride=2), nn.ReLU(), nn.MaxPool1d(2, stride=1)]
+            inputs = outputs
+        super().__init__(*layers, nn.Flatten())
+        with torch.no_grad():
+            self.width = self(torch.zeros(1, *shape)).shape[1]
+
+
+class SpectraClass(Net):
+    """STAR, GALAXY, QSO or QSO_BAL: 330,316 parameters for 443 pixels and 4 classes."""
+
+    kind = "spectra"
+
+    def __init__(self, spec: DataSpec, dropout: float = 0.1):
+        super().__init__(spec)
+        self.trunk = SpectraTrunk(spec.shape, (100, 100, 100, 100))
+        self.head = nn.Sequential(
+            nn.Dropout(dropout),
+            *(nn.Linear(self.trunk.width, 16), nn.ReLU(), nn.BatchNorm1d(16)),
+            nn.Dropout(dropout),
+            nn.Linear(16, len(spec.classes)),
+        )
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """image (B, 1, L) float32, weighted mean 0 and rms 1 -> (B, classes) logits."""
+        return self.head(self.trunk(batch["image"]))
+
+
+class SpectraRedshift(Net):
+    """The redshift itself, by direct regression: 1,658,593 parameters for 443 pixels."""
+
+    kind = "spectra"
+
+    def __init__(self, spec: DataSpec, dropout: float = 0.5):
+        super().__init__(spec)
+        self.trunk = SpectraTrunk(spec.shape, (64, 128, 256, 256))
+        self.head = nn.Sequential(
+            nn.Dropout(dropout),
+            *(nn.Linear(self.trunk.width, 128), nn.ReLU(), nn.BatchNorm1d(128)),
+            *(nn.Linear(128, 16), nn.ReLU()),
+            nn.Dropout(dropout),
+            nn.Linear(16, 1),
+        )
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """image (B, 1, L) float32, weighted mean 0 and rms 1 -> (B,) redshift."""
+        return self.head(self.trunk(batch["image"])).squeeze(1)
