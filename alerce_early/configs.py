@@ -83,6 +83,8 @@ def data_of(config: DictConfig) -> AlertData:
         margin=config.augment.margin,
         features=plain(config.features),
         groups=plain(config.groups),
+        keep=plain(config.keep),
+        target=config.target,
         split=plain(config.split),
         sampling=config.sampling,
         batch_size=config.batch_size,

@@ -30,7 +30,7 @@ def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
     test = tables.part(tables.read(run.predictions), "test")
     kind = kind_of(test)
     drawn = kind.pictures(result["test"], test)
-    curves = figures.curves(run.history(), result["best_epoch"])
+    curves = figures.curves(run.history(), result["best_epoch"], kind.CURVES)
     for name, figure in {**drawn, "curves": curves}.items():
         pictures.save(figure, run.path / f"{name}.png")
 

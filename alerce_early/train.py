@@ -76,7 +76,7 @@ def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> 
     # after the epoch's line is written, so that a resumed run has the whole history
     last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     callbacks: list[Callback] = [
-        watch.EpochLine(run.path, ("train/loss", "val/loss", monitor, "val/recall/SN")),
+        watch.EpochLine(run.path, ("train/loss", "val/loss", monitor, *[f"val/{name}" for name in task.shown])),
         watch.Board(best),
         watch.Randomness(),
         *watch.progress_bar(),

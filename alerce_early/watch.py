@@ -28,7 +28,7 @@ class EpochLine(Callback):
     """Logs one line an epoch and keeps every epoch's numbers, also in the checkpoint, as history.jsonl."""
 
     def __init__(self, folder: Path, shown: Sequence[str]):
-        self.file, self.shown = folder / "history.jsonl", shown
+        self.file, self.shown = folder / "history.jsonl", list(dict.fromkeys(shown))
         self.history: list[dict[str, float]] = []
         self.started = 0.0
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+MISSING = -999.0
+
 # Carrasco-Davis et al. 2021: lower and upper bound; -1 stands for missing (-999) where a column has a floor.
 CLIPS: dict[str, tuple[float, float]] = {
     **{f"sgscore{i}": (-1.0, np.inf) for i in (1, 2, 3)},
@@ -25,4 +27,4 @@ def clip(features: np.ndarray, names: Sequence[str]) -> np.ndarray:
     Returns a new (N, F) array. Columns without a known range pass unchanged.
     """
     low, high = np.array([CLIPS.get(name, (-np.inf, np.inf)) for name in names]).reshape(-1, 2).T
-    return np.clip(np.where(np.isfinite(features), features, -999.0), low, high)
+    return np.clip(np.where(np.isfinite(features), features, MISSING), low, high)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from alerce_early.build import function
 from alerce_early.data import splits
 from alerce_early.data.batches import EpochBatches
+from alerce_early.data.features import MISSING
 from alerce_early.data.pictures import draw
 from alerce_early.data.records import UNLABELLED
 from alerce_early.data.spec import DataSpec
@@ -25,17 +26,12 @@ EVALUATION_BATCH = 256  # rows; bounds memory, changes no result
 class Rows(Dataset[dict[str, Tensor]]):
     """Whole batches by row number: one indexing operation, on the device where the arrays live."""
 
-    def __init__(self, images: Tensor, features: Tensor, labels: Tensor):
-        self.images, self.features, self.labels = images, features, labels
+    def __init__(self, **columns: Tensor):
+        self.columns = columns
 
     def __getitem__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        index = torch.from_numpy(rows).to(self.images.device)
-        return {
-            "image": self.images[index],
-            "features": self.features[index],
-            "label": self.labels[index],
-            "row": index,
-        }
+        index = torch.from_numpy(rows).to(self.columns["image"].device)
+        return {name: column[index] for name, column in self.columns.items()} | {"row": index}
 
 
 class AlertData(L.LightningDataModule):
@@ -44,9 +40,11 @@ class AlertData(L.LightningDataModule):
     name, source: of the data config; `source` is the plain config of a reader. steps, margin: the recipe and
     the sky it keeps for augmentation. features: metadata columns to hand to the net, by name. groups: new
     class to the classes it holds, e.g. {"SN": ["SN"], "rest": ["AGN", "VS"]}; a class in no group is left
-    out. split: options of `splits.split`. sampling, batch_size, batches_per_epoch: see `EpochBatches`.
-    Batches are dicts of image (B, C, S, S) float32, features (B, F) float32 unscaled, label (B,) int64, row
-    (B,) int64.
+    out. keep: column to the values it may have, e.g. {"z_conf": [3]}; other rows are left out. target: the
+    column to predict, for regression; rows without it are left out. split: options of `splits.split`.
+    sampling, batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image (B, C, S, S)
+    float32, features (B, F) float32 unscaled, label (B,) int64, row (B,) int64 and, if there is one, target
+    (B,) float32.
     """
 
     def __init__(
@@ -58,6 +56,8 @@ class AlertData(L.LightningDataModule):
         margin: int = 0,
         features: Sequence[str] = (),
         groups: Mapping[str, Sequence[str]] | None = None,
+        keep: Mapping[str, Sequence[float]] | None = None,
+        target: str | None = None,
         split: Mapping[str, int] | None = None,
         sampling: str = "balanced",
         batch_size: int = 64,
@@ -69,6 +69,7 @@ class AlertData(L.LightningDataModule):
         self.source, self.steps, self.margin = dict(source), list(steps), margin
         self.store_name = name  # `name` is the base class's
         self.feature_names, self.groups, self.split = tuple(features), groups, dict(split or {})
+        self.keep, self.target = dict(keep or {}), target
         self.sampling, self.batch_size, self.batches_per_epoch = sampling, batch_size, batches_per_epoch
         self.seed, self.outputs = seed, outputs
 
@@ -93,7 +94,7 @@ class AlertData(L.LightningDataModule):
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """(N,) int64, after grouping; `UNLABELLED` for rows in no group."""
+        """(N,) int64, after grouping; `UNLABELLED` for rows in no group, and for those to be left out."""
         known = self.store.meta["classes"]
         renumber = np.arange(len(known))
         if self.groups:
@@ -103,12 +104,12 @@ class AlertData(L.LightningDataModule):
             renumber[:] = UNLABELLED
             for new, members in enumerate(self.groups.values()):
                 renumber[[known.index(old) for old in members]] = new
-        labels = np.where(self.store.labels >= 0, renumber[self.store.labels], UNLABELLED)
+        labels = np.where((self.store.labels >= 0) & self._kept, renumber[self.store.labels], UNLABELLED)
         counts = np.bincount(labels[labels >= 0], minlength=len(self.classes))
         empty = [name for name, count in zip(self.classes, counts, strict=True) if count == 0]
         if empty:
             raise InputError(
-                f"{self.store.meta['origin']}: class {', '.join(empty)} has no stamp left after cleaning. "
+                f"{self.store.meta['origin']}: class {', '.join(empty)} has no row left after cleaning. "
                 "Name the classes to use with groups, e.g. '+groups={SN:[SN],rest:[AGN,VS]}'."
             )
         return labels
@@ -152,21 +153,38 @@ class AlertData(L.LightningDataModule):
 
     @cached_property
     def _features(self) -> np.ndarray:
+        return self._columns("features", self.feature_names)
+
+    @cached_property
+    def _kept(self) -> np.ndarray:
+        """(N,) bool: rows with an allowed value in every column of `keep`, and with a target if one is wanted."""
+        kept = np.ones(len(self.store.labels), dtype=bool)
+        for name, values in self.keep.items():
+            kept &= np.isin(self._columns("keep", [name])[:, 0], values)
+        if self.target:
+            kept &= self._columns("target", [self.target])[:, 0] != MISSING
+        return kept
+
+    def _columns(self, option: str, names: Sequence[str]) -> np.ndarray:
+        """(N, len(names)) float32 columns of the store, for the option that names them."""
         known = list(self.store.meta["features"])
-        strangers = [name for name in self.feature_names if name not in known]
+        strangers = [name for name in names if name not in known]
         if strangers:
-            raise InputError(f"features: no column {', '.join(strangers)}; there are {', '.join(known) or 'none'}.")
-        return self.store.features[:, [known.index(name) for name in self.feature_names]].astype(np.float32)
+            raise InputError(f"{option}: no column {', '.join(strangers)}; there are {', '.join(known) or 'none'}.")
+        return self.store.features[:, [known.index(name) for name in names]].astype(np.float32)
 
     def setup(self, stage: str | None = None) -> None:
         """Put the arrays where batches are cut: memory-mapped for a CPU, on the device for a GPU."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        self.rows = Rows(
+        columns = {
             # a private copy-on-write map: torch wants writable memory and nothing ever writes to it
-            torch.from_numpy(np.load(self.store.path / "images.npy", mmap_mode="c")).to(device),
-            torch.from_numpy(self._features).to(device),
-            torch.from_numpy(self.labels).to(device),
-        )
+            "image": np.load(self.store.path / "images.npy", mmap_mode="c"),
+            "features": self._features,
+            "label": self.labels,
+        }
+        if self.target:
+            columns["target"] = self._columns("target", [self.target])[:, 0]
+        self.rows = Rows(**{name: torch.from_numpy(column).to(device) for name, column in columns.items()})
 
     def part_sizes(self) -> dict[str, dict[str, int]]:
         """Rows of each class in each part."""

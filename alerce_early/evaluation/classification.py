@@ -17,6 +17,8 @@ WORDS = {
     "macro_f1": "macro F1",
 }
 
+CURVES = ("balanced_accuracy", "accuracy", "recall/")  # of the validation split, by epoch
+
 
 def fits(columns: list[str]) -> bool:
     """Whether a table with these columns is one of classifications."""

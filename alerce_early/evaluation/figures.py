@@ -23,32 +23,66 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def curves(history: Sequence[Mapping[str, float]], best_epoch: int | None) -> Figure:
-    """Loss and recalls against epoch; the epoch of the best checkpoint is marked."""
+def curves(history: Sequence[Mapping[str, float]], best_epoch: int | None, scores: Sequence[str]) -> Figure:
+    """Losses and scores against epoch; the epoch of the best checkpoint is marked.
+
+    scores: names of validation numbers; one that ends in "/" stands for all below it, drawn thinner.
+    """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
-    shared = [name for name in history[0] if name.startswith("val/")] if history else []
-    recalls = [name for name in shared if name.startswith("val/recall/")]
-    chosen = {
-        left: [name for name in ("train/loss", "val/loss") if history and name in history[0]],
-        right: [name for name in shared if name in ("val/accuracy", "val/balanced_accuracy")] + recalls,
-    }
-    for axes, names in chosen.items():
-        for name in names:
-            width = 2.2 if name in ("val/loss", "val/balanced_accuracy") else 1.1
-            style = "--" if name in recalls else "-"
-            axes.plot(epochs, [row[name] for row in history], style, lw=width, label=name.split("/", 1)[-1])
+    known = [name for name in history[0] if name.startswith("val/")] if history else []
+    chosen = [name for score in scores for name in known if name == f"val/{score}"]
+    chosen += [name for score in scores for name in known if score.endswith("/") and name.startswith(f"val/{score}")]
+    losses = {"train/loss": "training", "val/loss": "validation"}
+    named = {name: name.split("/", 1)[-1].replace("_", " ") for name in chosen}
+    for axes, title, names in zip(figure.subplots(1, 2), ("loss", "validation"), (losses, named), strict=True):
+        for name, told in names.items():
+            if history and name in history[0]:
+                style = {"ls": "--", "lw": 1.1} if name.count("/") > 1 else {"lw": 1.8}
+                axes.plot(epochs, [row[name] for row in history], label=told, **style)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="grey", lw=0.8, ls=":")
         axes.set_xlabel("epoch")
+        axes.set_title(title, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=8, frameon=False)
-    for axes, labels in ((left, ["training", "validation"]), (right, None)):
-        if labels and len(chosen[axes]) == len(labels):
-            axes.legend(labels, fontsize=8, frameon=False)
-    left.set_title("loss", fontsize=10)
-    right.set_title("validation", fontsize=10)
+    return figure
+
+
+def predicted_against_true(true: np.ndarray, predicted: np.ndarray, labels: np.ndarray, bound: np.ndarray) -> Figure:
+    """Predicted against true values (N,), a colour for each label; bound: error (N,) that is still tolerated."""
+    figure = Figure(figsize=(5.2, 5), layout="constrained")
+    axes = figure.add_subplot(xlabel="true", ylabel="predicted", aspect="equal")
+    order = np.argsort(true)
+    axes.fill_between(true[order], (true - bound)[order], (true + bound)[order], color="0.85", lw=0)
+    for name in np.unique(labels):
+        rows = labels == name
+        axes.scatter(true[rows], predicted[rows], s=9, alpha=0.6, lw=0, label=str(name))
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def residuals(values: np.ndarray, limit: float, unit: str) -> Figure:
+    """Histogram of errors (N,) within +- 2 limits; all beyond are in the outermost bins."""
+    figure = Figure(figsize=(5.2, 3), layout="constrained")
+    axes = figure.add_subplot(xlabel=f"error ({unit}); the outermost bins hold all beyond", ylabel="rows")
+    axes.hist(np.clip(values, -2 * limit, 2 * limit), bins=np.linspace(-2 * limit, 2 * limit, 61).tolist())
+    for end in (-limit, limit):
+        axes.axvline(end, color="grey", lw=0.8, ls=":")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def by_confidence(confidence: np.ndarray, failed: np.ndarray) -> Figure:
+    """Share of failures (N,) bool among the most confident rows, against how many rows are kept."""
+    figure = Figure(figsize=(5.2, 3), layout="constrained")
+    axes = figure.add_subplot(xlabel="share kept, most confident first", ylabel="catastrophic among them")
+    order = np.argsort(-confidence, kind="stable")
+    counts = np.arange(1, len(order) + 1)
+    axes.plot(counts / len(order), np.cumsum(failed[order]) / counts)
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -43,9 +43,10 @@ def _inline(picture: Figure | Path) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-def number(value: float, interval: Sequence[float] | None = None) -> str:
+def number(value: float, interval: Sequence[float] | None = None, digits: int = 3) -> str:
     """0.873 [0.84, 0.90]"""
-    return f"{value:.3f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+    ends = f" [{interval[0]:.{digits - 1}f}, {interval[1]:.{digits - 1}f}]" if interval else ""
+    return f"{value:.{digits}f}{ends}"
 
 
 def plain(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -31,6 +31,7 @@ class Task(L.LightningModule):
     """
 
     lower_is_better: frozenset[str] = frozenset({"loss"})
+    shown: tuple[str, ...] = ()  # of the report, beside the losses and what is monitored, in the line of an epoch
 
     def __init__(self, net: dict[str, Any], spec: dict[str, Any], optim: dict[str, Any], augment: dict[str, Any]):
         super().__init__()

@@ -13,6 +13,8 @@ from alerce_early.tasks.base import Batch, Table, Task
 class ClassifyTask(Task):
     """Cross entropy; puts out one probability a class, p_<class>."""
 
+    shown = ("recall/SN",)
+
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         return {"loss": torch.nn.functional.cross_entropy(z, batch["label"])}
 
