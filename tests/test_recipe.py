@@ -6,7 +6,17 @@ import torch
 from torch import Tensor, nan
 
 from alerce_early.build import build
-from alerce_early.data.recipe import MAD_TO_SIGMA, Crop, Mask, MinMax, NanToZero, Recipe, SkySigma, TwoScales
+from alerce_early.data.recipe import (
+    MAD_TO_SIGMA,
+    Crop,
+    Mask,
+    MinMax,
+    NanToZero,
+    Recipe,
+    Renormalise,
+    SkySigma,
+    TwoScales,
+)
 from alerce_early.errors import InputError
 
 RECIPE = "alerce_early.data.recipe"
@@ -113,3 +123,16 @@ def test_steps_agree_with_numpy() -> None:
     low, high = np.nanmin(image, (2, 3), keepdims=True), np.nanmax(image, (2, 3), keepdims=True)
     assert np.allclose(MinMax()(torch.from_numpy(image)), (image - low) / (high - low), equal_nan=True)
     assert np.array_equal(NanToZero()(torch.from_numpy(image)), np.nan_to_num(image))
+
+
+def test_a_spectrum_is_renormalised_by_its_weights() -> None:
+    flux = torch.tensor([[1.0, 3.0, 100.0, 5.0], [2.0, 2.0, 2.0, 2.0], [7.0, 7.0, 7.0, 7.0]])
+    ivar = torch.tensor([[2.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    out = Renormalise()(torch.stack([flux, ivar], 1))
+    # mean (2 + 3 + 5) / 4 = 2.5; variance (2 x 1.5^2 + 0.5^2 + 2.5^2) / 4 = 2.75
+    wanted = (torch.tensor([1.0, 3.0, 2.5, 5.0]) - 2.5) / 2.75**0.5
+    assert out.shape == (3, 1, 4) and torch.allclose(out[0, 0], wanted)
+    assert (out[1:] == 0).all()
+    assert torch.allclose(Renormalise()(torch.stack([flux, 1e-30 * ivar], 1))[0], out[0], atol=1e-5)
+    with pytest.raises(InputError, match="wants spectra"):
+        Renormalise()(torch.zeros(1, 3, 21, 21))

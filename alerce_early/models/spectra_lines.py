@@ -41,8 +41,8 @@ class SpectraLines(Net):
 
     def __init__(self, spec: DataSpec, width: int = 128, blocks: int = 3, dropout: float = 0.1):
         super().__init__(spec)
-        inputs, length = spec.shape
-        self.boxes = -(-length // BOX)
+        inputs, self.length = spec.shape
+        self.boxes = -(-self.length // BOX)
         layers: list[nn.Module] = []
         for outputs in (width // 4, width // 2, width, width):
             layers += [nn.Conv1d(inputs, outputs, 9, stride=2, padding=4), nn.BatchNorm1d(outputs), nn.ReLU()]
@@ -63,7 +63,7 @@ class SpectraLines(Net):
     def encode(self, redshift: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) to the box of each line (B, lines) int64, `boxes` if it is absent, and its place there in [0, 1]."""
         place = (self.rest + (1 + redshift[:, None]).log10() - FIRST) / (STEP * BOX)
-        present = (place >= 0) & (place < self.boxes)
+        present = (place >= 0) & (place * BOX < self.length)
         return torch.where(present, place.floor(), self.boxes).long(), torch.where(present, place.frac(), 0.0)
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
