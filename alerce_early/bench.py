@@ -24,6 +24,7 @@ from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback
 
 from alerce_early import watch
+from alerce_early.build import build
 from alerce_early.configs import CONF, data_of, plain
 from alerce_early.data import alerce
 from alerce_early.data.simulate import simulate
@@ -135,7 +136,7 @@ def training(model: str, batches: int, folder: Path) -> Iterator[Row]:
 
     turns = TakingTurns(lambda: None)
     task, trainer, _ = assemble(config, data, Run(folder / model), turns)
-    net = type(task.net)(task.spec).train()
+    net = build(plain(config.model.net), spec=task.spec).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=config.optim.optimizer.lr)
 
     def bare() -> None:

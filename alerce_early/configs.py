@@ -81,7 +81,7 @@ def data_of(config: DictConfig) -> AlertData:
         source=plain(config.data.source),
         steps=plain(config.recipe.steps),
         margin=config.augment.margin,
-        features=plain(config.features),
+        features=plain(config.features.names),
         groups=plain(config.groups),
         keep=plain(config.keep),
         target=config.target,

@@ -27,9 +27,10 @@ def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
 
     result: what metrics.json holds.
     """
-    test = tables.part(tables.read(run.predictions), "test")
-    kind = kind_of(test)
-    drawn = kind.pictures(result["test"], test)
+    split = result["judged"]
+    table, judged = tables.labelled(tables.part(tables.read(run.predictions), split)), result[split]
+    kind = kind_of(table)
+    drawn = kind.pictures(judged, table)
     curves = figures.curves(run.history(), result["best_epoch"], kind.CURVES)
     for name, figure in {**drawn, "curves": curves}.items():
         pictures.save(figure, run.path / f"{name}.png")
@@ -40,9 +41,9 @@ def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
     text = page.render(
         title=f"{config.model.name} on {config.data.name} data",
         subtitle=f"Data: {result['origin']}. Run {run.path.name}, seed {config.seed}.",
-        headline=kind.headline(result["test"]),
+        headline=kind.headline(judged),
         sections=[
-            *kind.sections(result["test"], test, drawn, lambda rows: _finished(recipe, data.store.images[rows])),
+            *kind.sections(judged, table, drawn, lambda rows: _finished(recipe, data.store.images[rows])),
             Section("Learning", words=[*cut_short, BEST_OF], pictures=[("Loss and scores by epoch.", curves)]),
             _data(data, config.split),
             _model(run, result),
@@ -54,9 +55,10 @@ def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
 
 def headline_text(result: dict[str, Any], predictions: tables.Table) -> str:
     """The result in a few lines for the log."""
-    numbers = kind_of(predictions).headline(result["test"])
+    split = result["judged"]
+    numbers = kind_of(predictions).headline(result[split])
     return "\n".join(
-        [f"test split of {result['test']['n']} rows, 95 % intervals:"]
+        [f"{split} split of {result[split]['n']} rows, 95 % intervals:"]
         + [f"  {name:20} {value}" for name, value in numbers]
     )
 
@@ -68,7 +70,7 @@ def _data(data: AlertData, split: Any) -> Section:
         [name, f"{here:,}", *(["" if there is None else f"{there:,}"] if published else [])]
         for name, here, there in summary.lines(meta)
     ]
-    parts = [[name, *[f"{sizes[part][name]:,}" for part in splits.PARTS]] for name in data.classes]
+    parts = [[name, *[f"{sizes[part][name]:,}" for part in splits.PARTS]] for name in sizes["test"]]
     return Section(
         "Data",
         words=[

@@ -2,7 +2,7 @@
 
 config.yaml versions.json train.log events.out.tfevents.*   from the start
 history.jsonl checkpoints/{best,last}.ckpt                  after each epoch
-predictions.parquet confusion.png curves.png report/        at the end
+predictions.parquet [predictions.csv] confusion.png curves.png report/        at the end
 metrics.json                                                last: its presence means finished
 """
 
@@ -47,6 +47,11 @@ class Run:
     @property
     def predictions(self) -> Path:
         return self.path / "predictions.parquet"
+
+    @property
+    def blind_predictions(self) -> Path:
+        """Of the rows without a label, where there are any."""
+        return self.path / "predictions.csv"
 
     @property
     def page(self) -> Path:

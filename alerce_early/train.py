@@ -47,11 +47,12 @@ def train(config: DictConfig, folder: Path) -> Run:
     predictions = _predictions(trainer, task, data)
     if trainer.is_global_zero:
         tables.write(run.predictions, predictions)
-        judge = kind_of(predictions).judge
+        if len(blind := tables.unlabelled(predictions)["row"]):
+            tables.write(run.blind_predictions, tables.unlabelled(predictions))
+            log.info("%d test rows have no label; their predictions: %s", len(blind), run.blind_predictions)
         result = {
             "origin": data.spec.origin,
-            "test": judge(tables.part(predictions, "test")),
-            "validation": judge(tables.part(predictions, "validation")),
+            **_judged(predictions),
             "parameters": _parameters(task),
             "best_epoch": _best_epoch(best),
             "epochs": trainer.current_epoch,
@@ -127,6 +128,14 @@ def _predictions(trainer: L.Trainer, task: Task, data: AlertData) -> dict[str, n
     return {"id": data.store.ids[row], "row": row, "split": joined.pop("split")} | task.named(joined)
 
 
+def _judged(predictions: tables.Table) -> dict[str, Any]:
+    """What each split says, None where it has no labels, and which of them is the result."""
+    parts = {split: tables.labelled(tables.part(predictions, split)) for split in ("test", "validation")}
+    judge = kind_of(predictions).judge
+    results = {split: judge(table) if len(table["row"]) else None for split, table in parts.items()}
+    return {**results, "judged": "test" if results["test"] else "validation"}
+
+
 def _parameters(task: Task) -> int:
     return sum(p.numel() for p in task.net.parameters())
 
@@ -147,7 +156,8 @@ def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) 
             "recipe": " ".join(step["_target_"].rpartition(".")[2] for step in config.recipe.steps),
             "augment": " ".join(step["_target_"].rpartition(".")[2] for step in config.augment.steps),
         }
-        trainer.logger.log_hyperparams(choices, {f"test/{k}": v for k, v in result["test"]["values"].items()})
+        judged = result["judged"]
+        trainer.logger.log_hyperparams(choices, {f"{judged}/{k}": v for k, v in result[judged]["values"].items()})
         trainer.logger.save()
 
 

@@ -95,3 +95,9 @@ def test_errors() -> None:
         shown(sampling="fair")
     with pytest.raises(InputError, match="batch_size=2 cannot be shared by 3 processes"):
         batches(batch_size=2, world=3)
+
+
+def test_no_last_batch_of_a_single_row() -> None:
+    rows = np.arange(9)
+    batches = list(EpochBatches(rows, np.zeros(9, np.int64), batch_size=4))
+    assert [len(batch) for batch in batches] == [4, 5]

@@ -7,22 +7,14 @@ from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.models.rotations import TURNS, cyclic_mean, orbit
 from alerce_early.models.rotinv import RotInv
-from alerce_early.models.stamp_cnn import CourseCNN
+from alerce_early.models.stamp_classifier import StampClassifier
+from alerce_early.models.stamp_cnn import StampCNN
 
 
-def spec(channels: int = 3, classes: int = 5, size: int = 21, kind: str = "stamps") -> DataSpec:
-    names = tuple(f"class{i}" for i in range(classes))
-    return DataSpec(kind, (channels, size, size), names, (), (), (), (), 0, 1, "", "a test")
-
-
-def parameters(net: torch.nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())
-
-
-def test_parameter_counts() -> None:
-    assert parameters(RotInv(spec())) == 255_173
-    assert parameters(RotInv(spec(channels=4, classes=2))) == 255_490
-    assert parameters(CourseCNN(spec())) == 149_245
+def spec(channels: int = 3, classes: int = 5, size: int = 21, kind: str = "stamps", features: int = 0) -> DataSpec:
+    names, columns = (tuple(f"{word}{i}" for i in range(n)) for word, n in (("class", classes), ("column", features)))
+    means, stds = tuple(100.0 + i for i in range(features)), (10.0,) * features
+    return DataSpec(kind, (channels, size, size), names, columns, means, stds, (), 0, 1, "", "a test")
 
 
 @pytest.mark.parametrize("kernel", (3, 5))
@@ -37,9 +29,50 @@ def test_rotinv_is_invariant_under_quarter_turns(kernel: int, size: int) -> None
         assert (net({"image": image.rot90(turn, (2, 3))}) - z).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("features", (0, 23))
+def test_stamp_classifier_is_invariant_under_quarter_turns(features: int) -> None:
+    torch.manual_seed(0)
+    net = StampClassifier(spec(features=features)).eval()
+    batch = {"image": torch.rand(8, 3, 21, 21), "features": 100 + 10 * torch.randn(8, features)}
+    z = net(batch)
+    assert z.std(0).min() > 1e-3
+    assert (net(batch | {"image": batch["image"].rot90(1, (2, 3))}) - z).abs().max() <= 1e-5
+    other = {"features": batch["features"].flip(0)}
+    assert not features or (net(batch | other) - z).abs().max() > 1e-3
+
+
+def test_stamp_classifier_sees_features_in_units_of_their_scatter() -> None:
+    torch.manual_seed(0)
+    net = StampClassifier(spec(features=2)).eval()
+    seen: list[torch.Tensor] = []
+    net.metadata.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    net({"image": torch.rand(1, 3, 21, 21), "features": torch.tensor([[110.0, 81.0]])})
+    assert seen[0].tolist() == [[1.0, -2.0]]
+
+
+def test_same_padding_of_even_kernels_is_below_and_right_as_in_keras() -> None:
+    net = StampCNN(spec(channels=1, classes=1, size=4), ["conv 1 2 same", "flatten"])
+    convolution = net.layers[0]
+    image = torch.rand(1, 1, 4, 4)
+    padded = torch.nn.functional.pad(image, (0, 1, 0, 1))
+    expected = torch.nn.functional.conv2d(padded, *convolution[1].parameters())
+    assert torch.allclose(convolution(image), expected)
+
+
+@pytest.mark.parametrize("layer", ("convolution 3", "conv 3", "conv 8 3 full", "dense many", "relu 3"))
+def test_a_misspelt_layer_is_refused_by_name(layer: str) -> None:
+    with pytest.raises(InputError, match=f"'{layer}' is no layer"):
+        StampCNN(spec(), [layer])
+
+
+def test_stamps_too_small_for_the_layers_are_refused() -> None:
+    with pytest.raises(InputError, match="do not fit stamps"):
+        StampCNN(spec(size=4), ["conv 8 7", "flatten"])
+
+
 def test_a_plain_net_is_not_invariant() -> None:
     torch.manual_seed(0)
-    net = CourseCNN(spec()).eval()
+    net = StampCNN(spec(), ["conv 8 3", "relu", "flatten"]).eval()
     image = torch.rand(8, 3, 21, 21)
     assert (net({"image": image.rot90(1, (2, 3))}) - net({"image": image})).abs().max() > 1e-3
 

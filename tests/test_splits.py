@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from alerce_early.data.splits import PARTS, prescribed, split
+from alerce_early.errors import InputError
 
 CLASSES = ("AGN", "SN", "VS")
 
@@ -51,7 +52,8 @@ def test_a_pure_function_of_its_seed() -> None:
 
 
 def test_a_prescribed_split() -> None:
-    assert prescribed(np.array(["train", "test", "validation", "train"])).tolist() == [0, 2, 1, 0]
+    parts, labels, ids = np.array(["train", "test", "validation", "train"]), np.zeros(4, np.int64), np.arange(4)
+    assert prescribed(parts, labels, ids.astype(str), CLASSES).tolist() == [0, 2, 1, 0]
 
 
 def test_a_class_of_three_has_one_row_in_each_part() -> None:
@@ -60,3 +62,11 @@ def test_a_class_of_three_has_one_row_in_each_part() -> None:
     assert counts(part, labels)[1] == [1, 1, 1]
     none = split(labels, np.arange(1803).astype(str), CLASSES, validation=0, test=200)
     assert counts(none, labels)[1] == [2, 0, 1]
+
+
+def test_a_size_below_one_is_a_share_of_each_class() -> None:
+    labels = np.repeat([0, 1, 2], [100, 50, 200])
+    part = split(labels, np.arange(350).astype(str), CLASSES, validation=0.2, test=0.5)
+    assert counts(part, labels) == [[30, 20, 50], [15, 10, 25], [60, 40, 100]]
+    with pytest.raises(InputError, match="leave none for training"):
+        split(labels, np.arange(350).astype(str), CLASSES, validation=0.5, test=0.5)

@@ -166,8 +166,8 @@ def test_a_loss_that_explodes_at_once_is_an_error(quick, tmp_path: Path) -> None
 def test_errors_at_the_door(quick, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Adam: got an unexpected keyword argument 'learning_rate'"):
         train(quick("+optim.optimizer.learning_rate=1"), tmp_path / "a")
-    with pytest.raises(InputError, match=r"features: no column colour; there are sgscore1"):
-        train(quick("features=[colour]"), tmp_path / "b")
+    with pytest.raises(InputError, match=r"features\.names: no column colour; there are sgscore1"):
+        train(quick("features.names=[colour]"), tmp_path / "b")
     with pytest.raises(InputError, match=r"trainer: .*Try trainer=cpu"):
         train(quick("trainer=gpu"), tmp_path / "c")
 

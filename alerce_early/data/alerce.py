@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.data import pickles
-from alerce_early.data.records import Records, join, numbered
+from alerce_early.data.records import Records, join, label_numbers, numbered
 from alerce_early.errors import InputError
 
 CLASSES = ("AGN", "SN", "VS", "asteroid", "bogus")
@@ -76,7 +76,7 @@ def _one_part(entries: Mapping[str, Any], origin: str) -> Records:
     features, names = _features(metadata, len(images), origin)
     return Records(
         images=_checked_images(images, origin),
-        labels=_labels(labels, origin),
+        labels=label_numbers(labels, CLASSES, origin),
         ids=numbered(len(images)) if oid is None else np.array([str(o) for o in oid]),
         features=features,
         feature_names=names,
@@ -103,30 +103,6 @@ def _checked_images(images: Any, origin: str) -> Any:
     if odd:
         raise InputError(f"{origin}: an image has dtype {odd[0]}; wanted floating-point numbers.")
     return images
-
-
-def _labels(labels: Any, origin: str) -> np.ndarray:
-    values = np.asarray(labels).reshape(-1)
-    if values.dtype.kind in "US" or (values.dtype == object and any(isinstance(v, str) for v in values)):
-        index = {name.lower(): i for i, name in enumerate(CLASSES)}
-        names = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
-        unknown = sorted({name for name in names if name.lower() not in index})
-        numbers = np.array([index.get(name.lower(), 0) for name in names], dtype=np.int64)
-    else:
-        try:
-            numbers = values.astype(np.int64)
-            whole = numbers == values.astype(np.float64)
-        except (TypeError, ValueError):
-            raise InputError(f"{origin}: labels are neither numbers nor names.") from None
-        known = whole & (numbers >= 0) & (numbers < len(CLASSES))
-        unknown = sorted({str(v) for v in values[~known]})
-    if unknown:
-        raise InputError(
-            f"{origin}: unknown label {', '.join(unknown[:5])}; wanted "
-            + ", ".join(f"{i} or {name}" for i, name in enumerate(CLASSES))
-            + "."
-        )
-    return numbers
 
 
 def _features(metadata: Any, n: int, origin: str) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -86,9 +86,12 @@ class EpochBatches(Sampler[np.ndarray]):
         return self.batches or len(self._cuts(len(self._order()))) - 1
 
     def _cuts(self, n: int) -> np.ndarray:
-        """Where batches begin and end; a last batch too small for every rank joins the one before."""
+        """Where batches begin and end; a last batch of one row for a rank, or none, joins the one before.
+
+        Batch normalisation has no statistics of a single row.
+        """
         cuts = np.append(np.arange(0, n, self.batch_size), n)
-        return np.delete(cuts, -2) if len(cuts) > 2 and cuts[-1] - cuts[-2] < self.world else cuts
+        return np.delete(cuts, -2) if len(cuts) > 2 and cuts[-1] - cuts[-2] < 2 * self.world else cuts
 
     def __iter__(self) -> Iterator[np.ndarray]:
         order = self._order()

@@ -38,13 +38,13 @@ class AlertData(L.LightningDataModule):
     """Rows of one store, split and batched.
 
     name, source: of the data config; `source` is the plain config of a reader. steps, margin: the recipe and
-    the sky it keeps for augmentation. features: metadata columns to hand to the net, by name. groups: new
-    class to the classes it holds, e.g. {"SN": ["SN"], "rest": ["AGN", "VS"]}; a class in no group is left
-    out. keep: column to the values it may have, e.g. {"z_conf": [3]}; other rows are left out. target: the
-    column to predict, for regression; rows without it are left out. split: options of `splits.split`.
-    sampling, batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image (B, C, S, S)
-    float32, features (B, F) float32 unscaled, label (B,) int64, row (B,) int64 and, if there is one, target
-    (B,) float32.
+    the sky it keeps for augmentation. features: metadata columns to hand to the net, by name, or None for
+    all. groups: new class to the classes it holds, e.g. {"SN": ["SN"], "rest": ["AGN", "VS"]}; a class in no
+    group is left out. keep: column to the values it may have, e.g. {"z_conf": [3]}; other rows are left out.
+    target: the column to predict, for regression; rows without it are left out. split: options of
+    `splits.split`. sampling, batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image
+    (B, C, S, S) float32, features (B, F) float32 unscaled, label (B,) int64, row (B,) int64 and, if there is
+    one, target (B,) float32.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class AlertData(L.LightningDataModule):
         source: Mapping[str, Any],
         steps: Sequence[dict[str, Any]],
         margin: int = 0,
-        features: Sequence[str] = (),
+        features: Sequence[str] | None = (),
         groups: Mapping[str, Sequence[str]] | None = None,
         keep: Mapping[str, Sequence[float]] | None = None,
         target: str | None = None,
-        split: Mapping[str, int] | None = None,
+        split: Mapping[str, Any] | None = None,
         sampling: str = "balanced",
         batch_size: int = 64,
         batches_per_epoch: int | None = None,
@@ -68,7 +68,7 @@ class AlertData(L.LightningDataModule):
         super().__init__()
         self.source, self.steps, self.margin = dict(source), list(steps), margin
         self.store_name = name  # `name` is the base class's
-        self.feature_names, self.groups, self.split = tuple(features), groups, dict(split or {})
+        self.wanted_features, self.groups, self.split = features, groups, dict(split or {})
         self.keep, self.target = dict(keep or {}), target
         self.sampling, self.batch_size, self.batches_per_epoch = sampling, batch_size, batches_per_epoch
         self.seed, self.outputs = seed, outputs
@@ -94,7 +94,7 @@ class AlertData(L.LightningDataModule):
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """(N,) int64, after grouping; `UNLABELLED` for rows in no group, and for those to be left out."""
+        """(N,) int64, after grouping; `UNLABELLED` for rows without a label, in no group, or to be left out."""
         known = self.store.meta["classes"]
         renumber = np.arange(len(known))
         if self.groups:
@@ -121,9 +121,12 @@ class AlertData(L.LightningDataModule):
             part = splits.prescribed(self.store.part, self.labels, self.store.ids, self.classes, **self.split)
         else:
             part = splits.split(self.labels, self.store.ids, self.classes, **self.split)
-        rows = {name: np.flatnonzero((part == i) & (self.labels >= 0)) for i, name in enumerate(splits.PARTS)}
+        labelled = self.labels >= 0
+        # a test file may come without labels: its rows are predicted and not judged
+        blind = (part == splits.TEST) & (self.store.labels == UNLABELLED) & self._kept
+        rows = {name: np.flatnonzero((part == i) & (labelled | blind)) for i, name in enumerate(splits.PARTS)}
         for name, found in rows.items():
-            counts = np.bincount(self.labels[found], minlength=len(self.classes))
+            counts = self._counts(found)
             lacking = [c for c, count in zip(self.classes, counts, strict=True) if count == 0]
             # a test file may be about some of the classes only
             if lacking and (name != "test" or self.store.part is None or not len(found)):
@@ -151,9 +154,13 @@ class AlertData(L.LightningDataModule):
             origin=self.store.meta["origin"],
         )
 
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(self.store.meta["features"] if self.wanted_features is None else self.wanted_features)
+
     @cached_property
     def _features(self) -> np.ndarray:
-        return self._columns("features", self.feature_names)
+        return self._columns("features.names", self.feature_names)
 
     @cached_property
     def _kept(self) -> np.ndarray:
@@ -187,17 +194,16 @@ class AlertData(L.LightningDataModule):
         self.rows = Rows(**{name: torch.from_numpy(column).to(device) for name, column in columns.items()})
 
     def part_sizes(self) -> dict[str, dict[str, int]]:
-        """Rows of each class in each part."""
-        return {
-            part: dict(
-                zip(
-                    self.classes,
-                    np.bincount(self.labels[rows], minlength=len(self.classes)).tolist(),
-                    strict=True,
-                )
-            )
-            for part, rows in self.parts.items()
-        }
+        """Rows of each class in each part; "unlabelled" counts the rest, where there are any."""
+        sizes = {part: dict(zip(self.classes, self._counts(rows), strict=True)) for part, rows in self.parts.items()}
+        if blind := int((self.labels[self.parts["test"]] == UNLABELLED).sum()):
+            sizes = {part: counts | {"unlabelled": blind * (part == "test")} for part, counts in sizes.items()}
+        return sizes
+
+    def _counts(self, rows: np.ndarray) -> list[int]:
+        """Labelled rows of each class."""
+        labels = self.labels[rows]
+        return np.bincount(labels[labels >= 0], minlength=len(self.classes)).tolist()
 
     def _loader(self, part: str, **options: Any) -> DataLoader[dict[str, Tensor]]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -13,7 +13,6 @@ from alerce_early.data.store import Store
 from alerce_early.data.wavelengths import CENTRES
 
 EXAMPLES = 4  # rows of each class
-CHANNELS = ("science", "template", "difference")
 CAPTIONS = {
     "labels.png": "Rows by class, as read.",
     "dropped.png": "Rows dropped for their shape.",
@@ -90,17 +89,17 @@ def _chosen(records: Records, store: Store) -> tuple[np.ndarray, dict[str, np.nd
 def _stamps(records: Records, store: Store) -> Figure:
     """Each class: raw stamps on the left, what the recipe made of them on the right."""
     kept, chosen = _chosen(records, store)
-    channels = min(len(CHANNELS), store.images.shape[1])
+    channels = records.channels[: store.images.shape[1]]
 
     figure = Figure(figsize=(13, 1.2 * len(chosen) + 0.6), layout="constrained")
     raw_axes, stored_axes = figure.subplots(1, 2)
     raw = _rows_of(
         [np.stack([records.images[kept[i]] for i in rows]).transpose(0, 3, 1, 2) for rows in chosen.values()]
     )
-    stored = _rows_of([store.images[rows][:, :channels] for rows in chosen.values()])
+    stored = _rows_of([store.images[rows][:, : len(channels)] for rows in chosen.values()])
     for axes, tiles, title in ((raw_axes, raw, "raw"), (stored_axes, stored, "after the recipe")):
         mosaic(axes, tiles)
-        axes.set_title(f"{title}: {', '.join(CHANNELS[:channels])} of {EXAMPLES} stamps", fontsize=10)
+        axes.set_title(f"{title}: {', '.join(channels)} of {EXAMPLES} stamps", fontsize=10)
         axes.set_yticklabels(list(chosen))
     return figure
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class Records:
     features: (N, F) float64 columns named by `feature_names`; F may be 0.
     part: (N,) str, the split the file itself prescribes ("train", "validation", "test"), or None.
     origin: in words, for people: which file or which simulation this is.
+    channels: names of the raw images' last axis.
     set_aside: how many rows of the raw data the reader could not use, by reason.
     """
 
@@ -35,6 +37,7 @@ class Records:
     origin: str
     part: np.ndarray | None = None
     kind: str = "stamps"
+    channels: tuple[str, ...] = ("science", "template", "difference")
     set_aside: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,6 +69,7 @@ def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
         ("kind", {part.kind for part in parts.values()}),
         ("classes", {part.classes for part in parts.values()}),
         ("metadata columns", {part.feature_names for part in parts.values()}),
+        ("channels", {part.channels for part in parts.values()}),
     ):
         if len(values) > 1:
             raise InputError(f"{origin}: the parts differ in their {what}: {' against '.join(map(str, values))}.")
@@ -83,8 +87,37 @@ def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
         origin=origin,
         part=np.repeat(list(parts), [len(part) for part in parts.values()]),
         kind=first.kind,
+        channels=first.channels,
         set_aside=dict(set_aside),
     )
+
+
+def label_numbers(labels: Any, classes: Sequence[str], origin: str) -> np.ndarray:
+    """(N,) int64 indices into classes from a list or array of them, or of class names in any capitalisation.
+
+    Raises InputError for a label that is neither.
+    """
+    values = np.asarray(labels).reshape(-1)
+    if values.dtype.kind in "US" or (values.dtype == object and any(isinstance(v, str) for v in values)):
+        index = {name.lower(): i for i, name in enumerate(classes)}
+        names = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+        unknown = sorted({name for name in names if name.lower() not in index})
+        numbers = np.array([index.get(name.lower(), 0) for name in names], dtype=np.int64)
+    else:
+        try:
+            numbers = values.astype(np.int64)
+            whole = numbers == values.astype(np.float64)
+        except (TypeError, ValueError):
+            raise InputError(f"{origin}: labels are neither numbers nor names.") from None
+        known = whole & (numbers >= 0) & (numbers < len(classes))
+        unknown = sorted({str(v) for v in values[~known]})
+    if unknown:
+        raise InputError(
+            f"{origin}: unknown label {', '.join(unknown[:5])}; wanted "
+            + ", ".join(f"{i} or {name}" for i, name in enumerate(classes))
+            + "."
+        )
+    return numbers
 
 
 def numbered(n: int) -> np.ndarray:

@@ -1,9 +1,12 @@
 """Which rows train, which choose the model, which judge it. Rows of one object always stay together."""
 
 import logging
+from math import ceil
 from typing import Any
 
 import numpy as np
+
+from alerce_early.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -18,19 +21,22 @@ def split(
     ids: np.ndarray,
     classes: tuple[str, ...],
     *,
-    validation: int = 100,
-    test: int = 200,
+    validation: float = 100,
+    test: float = 200,
     seed: int = 0,
 ) -> np.ndarray:
-    """Assign each row to a part, with a fixed number of rows per class for validation and test.
+    """Assign each row to a part, with a fixed number or share of the rows per class for validation and test.
 
-    labels: (N,) int64; ids: (N,) str, the objects; validation, test: rows wanted of each class. A class too
-    small to give that many keeps at least 70 % for training and gives the rest in the same proportion; the
-    log says so. Whole objects are drawn, so a part may fall short by less than the rows of one object, and
-    no object makes up more than a fifth of a class's part.
+    labels: (N,) int64; ids: (N,) str, the objects; validation, test: rows wanted of each class, or, below 1,
+    the share of each class. A class too small to give a number of rows keeps at least 70 % for training and
+    gives the rest in the same proportion; the log says so. Whole objects are drawn, so a part may fall short by
+    less than the rows of one object, and no object makes up more than a fifth of a class's part. Raises
+    InputError for shares that leave nothing for training.
 
     Returns (N,) int8 indices into `PARTS`; a pure function of its arguments.
     """
+    if sum(size for size in (validation, test) if size < 1) >= 1:
+        raise InputError(f"split: validation={validation} and test={test} of each class leave none for training.")
     rng = np.random.default_rng([seed, 0x5EED])
     _, first, group = np.unique(ids, return_index=True, return_inverse=True)
     rows_of_group = np.bincount(group)
@@ -39,13 +45,15 @@ def split(
     for index, name in enumerate(classes):
         groups = rng.permutation(np.flatnonzero(labels[first] == index))
         n = int(rows_of_group[groups].sum())
-        shrink = min(1.0, MOST_HELD_OUT * n / max(validation + test, 1))
+        rows = {part: size * n if size < 1 else size for part, size in asked.items()}
+        most = 1.0 if max(validation, test) < 1 else MOST_HELD_OUT  # who gives shares says what is left
+        shrink = min(1.0, most * n / max(sum(rows.values()), 1))
         # a class of three rows still has one in each part
-        wanted = {part: min(count, max(int(shrink * count), int(n > 2))) for part, count in asked.items()}
+        wanted = {part: min(ceil(size), max(int(shrink * size), int(n > 2))) for part, size in rows.items()}
         if shrink < 1:
             log.info(
                 "class %s has %d rows: %d for validation and %d for test instead of %d and %d",
-                *(name, n, wanted[VALIDATION], wanted[TEST], validation, test),
+                *(name, n, wanted[VALIDATION], wanted[TEST], rows[VALIDATION], rows[TEST]),
             )
         # an object of many rows stays in training: a recall measured on one object would say little
         groups = groups[rows_of_group[groups] <= max(1, LARGEST_SHARE * min(filter(None, wanted.values()), default=0))]

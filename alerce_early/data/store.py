@@ -194,6 +194,7 @@ def write(folder: Path, records: Records, recipe: Recipe) -> dict[str, Any]:
         "origin": records.origin,
         "classes": list(records.classes),
         "features": list(records.feature_names),
+        "channels": list(records.channels),
         "shape": list(finished),
         "images": len(records),
         "labels": len(records.labels),

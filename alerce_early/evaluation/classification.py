@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from alerce_early.evaluation import figures, intervals, metrics
+from alerce_early.evaluation import figures, intervals, metrics, uncertainty
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.page import Section, number
 
@@ -15,6 +15,10 @@ WORDS = {
     "balanced_accuracy": "balanced accuracy",
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
+}
+WHAT_THEY_DID = {
+    "test": "neither trained nor chose the network",
+    "validation": "chose the network, which flatters it; the test rows have no labels",
 }
 
 CURVES = ("balanced_accuracy", "accuracy", "recall/")  # of the validation split, by epoch
@@ -73,7 +77,8 @@ def headline(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
     """Figures of the result by file name."""
-    return {"confusion": figures.confusion(np.array(judged["confusion"]), judged["classes"])}
+    confusion = figures.confusion(np.array(judged["confusion"]), judged["classes"])
+    return {"confusion": confusion, **uncertainty.pictures(table)}
 
 
 def sections(
@@ -84,19 +89,21 @@ def sections(
 ) -> list[Section]:
     """What the page says of a judged table; drawn: `pictures`; images: row numbers (n,) to (n, C, ...)."""
     gallery = figures.mistakes(table, judged["classes"], images)
+    split = str(table["split"][0])
     return [
         Section(
-            "Result on the test split",
+            f"Result on the {split} split",
             words=[
-                f"{judged['n']} test rows that neither trained nor chose the network. Brackets are 95 % "
+                f"{judged['n']} {split} rows that {WHAT_THEY_DID[split]}. Brackets are 95 % "
                 "intervals; where two overlap widely, this split cannot tell the classes or the runs apart."
             ],
             tables=[(("class", "rows", "recall", "precision", "F1"), _by_class(judged))],
             pictures=[("Confusion matrix: share of the true class, and counts.", drawn["confusion"])],
         ),
+        uncertainty.section(table, drawn),
         Section(
             "Most confident mistakes",
-            words=[] if gallery else ["There is none in the test split."],
+            words=[] if gallery else ["There is none."],
             pictures=[("As the net sees them.", gallery)] if gallery else [],
         ),
     ]

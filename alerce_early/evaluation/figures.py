@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from alerce_early.data.pictures import CHANNELS, mosaic, trace
+from alerce_early.data.pictures import mosaic, trace
+
+MOST_CHANNELS = 4  # shown of a stamp
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
@@ -95,7 +97,7 @@ def gallery(images: np.ndarray, captions: Sequence[str], columns: int = 4) -> Fi
         axes.set_visible(index < len(images))
         if index < len(images):
             if images.ndim == 4:
-                mosaic(axes, images[index : index + 1, : len(CHANNELS)])
+                mosaic(axes, images[index : index + 1, :MOST_CHANNELS])
             else:
                 trace(axes, images[index, 0])
             axes.set_title(captions[index], fontsize=7.5)

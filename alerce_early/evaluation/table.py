@@ -1,6 +1,7 @@
 """The predictions table on disk: one row a stamp, as parquet or CSV by the file's extension.
 
 Columns: id, row, split ("validation" or "test"), label and predicted (class names), p_<class> for each class.
+The label of a row that nobody has labelled is empty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,5 +59,19 @@ def label_indices(table: Table, classes: Sequence[str]) -> np.ndarray:
 
 def part(table: Table, split: str) -> dict[str, np.ndarray]:
     """The rows of one split."""
-    chosen = table["split"] == split
+    return _rows(table, table["split"] == split)
+
+
+def labelled(table: Table) -> dict[str, np.ndarray]:
+    """The rows that can be judged."""
+    return _rows(table, table["label"] != "")
+
+
+def unlabelled(table: Table) -> dict[str, np.ndarray]:
+    """The rows that can only be predicted; without the column label."""
+    rows = _rows(table, table["label"] == "")
+    return {name: column for name, column in rows.items() if name != "label"}
+
+
+def _rows(table: Table, chosen: np.ndarray) -> dict[str, np.ndarray]:
     return {name: column[chosen] for name, column in table.items()}

@@ -14,3 +14,8 @@ def orbit(image: Tensor) -> Tensor:
 def cyclic_mean(features: Tensor) -> Tensor:
     """Mean over the orbit: (4 B, F) in the order of `orbit` -> (B, F)."""
     return features.unflatten(0, (TURNS, -1)).mean(0)
+
+
+def side_by_side(features: Tensor) -> Tensor:
+    """The orbit's features next to each other: (4 B, F) in the order of `orbit` -> (B, 4 F)."""
+    return features.unflatten(0, (TURNS, -1)).transpose(0, 1).flatten(1)

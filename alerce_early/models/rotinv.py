@@ -1,5 +1,7 @@
 """Enhanced Rotation-Invariant CNN with cyclic average pooling (Reyes et al. 2018)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -13,12 +15,13 @@ class ConvTrunk(nn.Sequential):
 
     The padding of 3 on each side, the first kernel of 4 and two poolings of 2 make 21 -> 27 -> 24 -> 12 -> 6.
     Where (S + 3) is a multiple of 4, as for 21, the pooling grid maps onto itself under quarter turns, so a
-    mean over the four turns is exactly invariant. kernel: side of the other four convolutions.
+    mean over the four turns is exactly invariant. kernel: side of the other four convolutions; activation: the
+    class of the non-linear layers.
     """
 
-    def __init__(self, channels: int, size: int, kernel: int = 3):
+    def __init__(self, channels: int, size: int, kernel: int = 3, activation: Callable[[], nn.Module] = nn.ReLU):
         def conv(inputs: int, outputs: int, side: int, padding: str = "same") -> list[nn.Module]:
-            return [nn.Conv2d(inputs, outputs, side, padding=padding), nn.ReLU()]
+            return [nn.Conv2d(inputs, outputs, side, padding=padding), activation()]
 
         super().__init__(
             nn.ZeroPad2d(3),
@@ -36,9 +39,9 @@ class ConvTrunk(nn.Sequential):
         self.to(memory_format=torch.channels_last)
 
 
-def dense(inputs: int, outputs: int, dropout: float) -> list[nn.Module]:
-    """A fully connected layer with ReLU and dropout."""
-    return [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(dropout)]
+def dense(inputs: int, outputs: int, dropout: float, activation: Callable[[], nn.Module] = nn.ReLU) -> list[nn.Module]:
+    """A fully connected layer with activation and dropout."""
+    return [nn.Linear(inputs, outputs), activation(), nn.Dropout(dropout)]
 
 
 class RotInv(Net):

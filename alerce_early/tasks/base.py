@@ -57,8 +57,8 @@ class Task(L.LightningModule):
         raise NotImplementedError
 
     def named(self, table: Mapping[str, np.ndarray]) -> Table:
-        """A table of outputs as people read it: class names for label numbers."""
-        return {**table, "label": np.array(self.spec.classes)[table["label"]]}
+        """A table of outputs as people read it: class names for label numbers, nothing for unlabelled rows."""
+        return {**table, "label": np.array([*self.spec.classes, ""])[table["label"]]}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         batch = self._finished(batch | {"image": self.augment(batch["image"])})

@@ -1,6 +1,7 @@
 """Classification: which of the classes is it?"""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +12,22 @@ from alerce_early.tasks.base import Batch, Table, Task
 
 
 class ClassifyTask(Task):
-    """Cross entropy; puts out one probability a class, p_<class>."""
+    """Cross entropy; puts out one probability a class, p_<class>.
+
+    entropy: weight of the mean entropy (nats) of the predictions, taken off the loss, so that doubtful stamps
+    are not forced to one class (Carrasco-Davis et al. 2021).
+    """
+
+    def __init__(self, *args: Any, entropy: float = 0.0, **options: Any):
+        super().__init__(*args, **options)
+        self.entropy = entropy
 
     shown = ("recall/SN",)
 
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": torch.nn.functional.cross_entropy(z, batch["label"])}
+        cross_entropy = torch.nn.functional.cross_entropy(z, batch["label"])
+        entropy = torch.distributions.Categorical(logits=z, validate_args=False).entropy().mean()
+        return {"loss": cross_entropy - self.entropy * entropy}
 
     def outputs(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         probabilities = z.float().softmax(1)

@@ -1,0 +1,76 @@
+"""The files of the HiTS course: 21 x 21 stamps of real transients and of artefacts.
+
+A pickled dict of `temp_images`, `sci_images`, `diff_images`, `SNR_images`, each (N, 441), with `labels` (1 real,
+0 artefact; absent or None in a blind test file) and `ID`, in any capitalisation.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alerce_early.data import pickles
+from alerce_early.data.records import UNLABELLED, Records, join, label_numbers, numbered
+from alerce_early.errors import InputError
+
+CLASSES = ("artefact", "real")
+CHANNELS = ("temp", "sci", "diff", "SNR")  # the order of Deep-HiTS (Cabrera-Vives et al. 2017)
+
+
+def read(path: str | Path | None, test_path: str | Path | None = None, channels: Sequence[str] = CHANNELS) -> Records:
+    """Read a training file and, where there is one, the test file that goes with it.
+
+    channels: which images to stack and in which order. Raises `InputError` if a file is not there, not a
+    pickle of the format, or lacks an entry.
+    """
+    if path is None:
+        raise InputError("data=hits needs the training file: data.path=FILE; or try data=hits_simulated.")
+    files = {"train": path, **({"test": test_path} if test_path else {})}
+    parts = {name: from_raw(pickles.load(file), f"file {Path(file).name}", channels) for name, file in files.items()}
+    return join(parts) if test_path else parts["train"]
+
+
+def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Records:
+    """Turn the raw dict of one file into records; the errors are those of `read`."""
+    if not isinstance(raw, Mapping):
+        raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of {', '.join(map(_key, CHANNELS))}.")
+    strangers = [name for name in channels if name not in CHANNELS]
+    if strangers or not channels:
+        raise InputError(f"data.channels={list(channels)}: wanted some of {', '.join(CHANNELS)}.")
+    entries = {str(key).lower(): value for key, value in raw.items()}
+    absent = [_key(name) for name in channels if _key(name).lower() not in entries]
+    if absent:
+        raise InputError(f"{origin}: has no {', '.join(absent)}; it has {', '.join(map(str, raw))}.")
+    images = [_square(entries[_key(name).lower()], f"{origin}, {_key(name)}") for name in channels]
+    if len({image.shape for image in images}) > 1:
+        raise InputError(f"{origin}: its images differ in shape: {', '.join(str(image.shape) for image in images)}.")
+    n, labels, ids = len(images[0]), entries.get("labels"), entries.get("id")
+    return Records(
+        images=np.stack(images, -1),
+        labels=np.full(n, UNLABELLED) if labels is None else label_numbers(labels, CLASSES, origin),
+        ids=numbered(n) if ids is None else np.asarray(ids).reshape(-1).astype(str),
+        features=np.empty((n, 0)),
+        feature_names=(),
+        classes=CLASSES,
+        origin=origin,
+        channels=tuple(channels),
+    )
+
+
+def _key(channel: str) -> str:
+    return f"{channel}_images"
+
+
+def _square(values: Any, origin: str) -> np.ndarray:
+    """Flattened stamps (N, S * S) to float32 (N, S, S)."""
+    try:
+        flat = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"{origin}: rows differ in length or hold no numbers.") from None
+    flat = flat.reshape(len(flat), -1) if flat.ndim > 1 else flat
+    side = math.isqrt(flat.shape[1]) if flat.ndim == 2 else 0
+    if not side or side**2 != flat.shape[1]:
+        raise InputError(f"{origin}: has shape {flat.shape}; wanted (rows, 441), square stamps laid flat.")
+    return flat.reshape(-1, side, side)

@@ -1,0 +1,91 @@
+"""Bayesian dense layers: a normal distribution over each weight, drawn anew for each example (Wen et al. 2018)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from alerce_early.data.spec import DataSpec
+from alerce_early.models.net import Net
+
+INITIAL_RHO = -5.0  # sigma = softplus(rho) = 0.007: learning begins as in an ordinary network
+DRAWS_SEED = 0
+
+
+class FlipoutLinear(nn.Module):
+    """A dense layer whose weights have independent normal posteriors and the prior N(0, 1); biases are plain numbers.
+
+    sigma = softplus(rho). Parameters: 2 x inputs x outputs + outputs.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.mean = nn.Parameter(nn.init.xavier_uniform_(torch.empty(outputs, inputs)))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.rho = nn.Parameter(torch.full_like(self.mean, INITIAL_RHO))
+
+    @property
+    def sigma(self) -> Tensor:
+        """(outputs, inputs), the posterior's standard deviations."""
+        return nn.functional.softplus(self.rho)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs) -> (B, outputs): the mean weights' output, plus a perturbation of its own for each example.
+
+        All examples share one draw of the weights' noise, whose signs are flipped at random by input and by
+        output of each example (section 3.1 of the paper): every example sees an exact draw of the posterior, and
+        the noise of their gradients averages out over the batch. In eval mode the weights are their means.
+        """
+        out = nn.functional.linear(x, self.mean, self.bias)
+        if not self.training:
+            return out
+        noise = self.sigma * torch.randn_like(self.sigma)
+        return out + nn.functional.linear(x * _signs(x), noise) * _signs(out)
+
+    def drawn(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """(n, B, inputs) -> (n, B, outputs): n draws of the weights, each the same for all its B examples."""
+        noise = torch.randn(len(x), *self.mean.shape, generator=generator, device=x.device)
+        return x @ (self.mean + self.sigma * noise).transpose(1, 2) + self.bias
+
+    def kl(self) -> Tensor:
+        """Kullback-Leibler divergence of the posterior from the prior, summed over the weights; nats, scalar."""
+        sigma = self.sigma
+        return (0.5 * (self.mean.square() + sigma.square() - 1) - sigma.log()).sum()
+
+
+class FlipoutMLP(Net):
+    """Dense Flipout layers over the flattened stamp, ReLU between them.
+
+    242,626 parameters for 4 channels, 21 x 21 pixels, 2 classes and three hidden layers of 64.
+    """
+
+    def __init__(self, spec: DataSpec, hidden: Sequence[int] = (64, 64, 64)):
+        super().__init__(spec)
+        channels, height, width = spec.shape
+        sizes = [channels * height * width, *hidden, len(spec.classes)]
+        self.layers = nn.ModuleList(map(FlipoutLinear, sizes, sizes[1:]))
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """image (B, C, H, W) float32 -> (B, classes) logits, of one draw an example; in eval mode of the means."""
+        x = batch["image"].flatten(1)
+        for i, layer in enumerate(self.layers):
+            x = layer(x.relu() if i else x)
+        return x
+
+    def draws(self, batch: dict[str, Tensor], n: int) -> Tensor:
+        """(n, B, classes) logits of n draws of the weights, always the same ones, for rows in any batch."""
+        x = batch["image"].flatten(1).expand(n, -1, -1)
+        generator = torch.Generator(x.device).manual_seed(DRAWS_SEED)
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, FlipoutLinear)
+            x = layer.drawn(x.relu() if i else x, generator)
+        return x
+
+    def kl(self) -> Tensor:
+        """Divergence of all layers' posteriors from their priors; nats, scalar."""
+        return torch.stack([layer.kl() for layer in self.layers if isinstance(layer, FlipoutLinear)]).sum()
+
+
+def _signs(x: Tensor) -> Tensor:
+    """-1 or 1 with equal chance, in the shape of x."""
+    return torch.randint_like(x, 2).mul_(2).sub_(1)

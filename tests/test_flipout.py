@@ -1,0 +1,128 @@
+"""Flipout layers against the distributions they stand for, and the Bayesian task's columns."""
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from alerce_early.data.spec import DataSpec
+from alerce_early.errors import InputError
+from alerce_early.models.flipout import FlipoutLinear, FlipoutMLP
+from alerce_early.tasks.bayes import BayesTask
+
+NET = {"_target_": "alerce_early.models.flipout.FlipoutMLP", "hidden": [8]}
+
+
+def spec(n_train: int = 10) -> DataSpec:
+    return DataSpec("stamps", (2, 5, 5), ("artefact", "real"), (), (), (), (), 0, n_train, "", "a test")
+
+
+def layer(inputs: int = 6, outputs: int = 4, sigma: float = 0.5) -> FlipoutLinear:
+    torch.manual_seed(0)
+    made = FlipoutLinear(inputs, outputs)
+    torch.nn.init.constant_(made.rho, torch.tensor(sigma).expm1().log().item())
+    assert torch.allclose(made.sigma, torch.tensor(sigma))
+    return made
+
+
+def task(net: dict | None = None, **options) -> BayesTask:
+    optim = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3}, "schedule": None}
+    return BayesTask(net or NET, spec().plain(), optim, {"margin": 0, "steps": []}, **options)
+
+
+def test_divergence_is_that_of_the_distributions() -> None:
+    made = layer()
+    torch.nn.init.normal_(made.rho)
+    expected = kl_divergence(Normal(made.mean, made.sigma), Normal(0.0, 1.0)).sum()
+    assert torch.allclose(made.kl(), expected)
+
+
+def test_divergence_counts_all_layers() -> None:
+    net = FlipoutMLP(spec(), hidden=(8, 8))
+    assert torch.allclose(net.kl(), sum((part.kl() for part in net.layers), torch.tensor(0.0)))
+    assert len(net.layers) == 3
+
+
+def test_output_has_the_posterior_mean_and_variance_of_each_example() -> None:
+    made, x = layer(), torch.rand(3, 6)
+    n = 20_000
+    with torch.no_grad():
+        out = torch.stack([made(x) for _ in range(n)])
+        expected_mean = torch.nn.functional.linear(x, made.mean, made.bias)
+    expected_std = 0.5 * x.norm(dim=1, keepdim=True)
+    assert ((out.mean(0) - expected_mean).abs() < 5 * expected_std / n**0.5).all()
+    assert torch.allclose(out.std(0), expected_std.expand(3, 4), rtol=0.03)
+
+
+def test_examples_of_a_batch_have_noise_of_their_own() -> None:
+    made, x = layer(outputs=1), torch.rand(1, 6).expand(2, 6)
+    with torch.no_grad():
+        out = torch.stack([made(x)[:, 0] for _ in range(5_000)])
+    assert torch.corrcoef(out.T)[0, 1].abs() < 0.05  # one shared draw of the weights would give 1
+
+
+def test_gradients_vary_less_than_with_one_draw_for_the_batch() -> None:
+    made, x = layer(), torch.rand(64, 6)
+    target = torch.randn(64, 4)
+
+    def variance(output) -> float:
+        gradients = []
+        for _ in range(300):
+            made.zero_grad()
+            (output() - target).square().mean().backward()
+            gradients.append(made.mean.grad.clone())
+        return torch.stack(gradients).var(0).mean().item()
+
+    def shared() -> torch.Tensor:
+        weight = made.mean + made.sigma * torch.randn_like(made.sigma)
+        return torch.nn.functional.linear(x, weight, made.bias)
+
+    assert variance(lambda: made(x)) < 0.25 * variance(shared)
+
+
+def test_draws_do_not_depend_on_the_batch() -> None:
+    net = FlipoutMLP(spec()).eval()
+    image = torch.rand(7, 2, 5, 5)
+    whole = net.draws({"image": image}, 5)
+    assert whole.shape == (5, 7, 2) and whole.std(0).min() > 0
+    halves = [net.draws({"image": part}, 5) for part in (image[:3], image[3:])]
+    assert torch.allclose(torch.cat(halves, 1), whole, atol=1e-6)
+
+
+def test_eval_mode_is_the_mean_weights() -> None:
+    net = FlipoutMLP(spec())
+    batch = {"image": torch.rand(3, 2, 5, 5)}
+    assert not torch.equal(net(batch), net(batch))
+    net.eval()
+    assert torch.equal(net(batch), net(batch))
+
+
+def test_columns_of_the_task() -> None:
+    made = task(draws=50).eval()
+    for part in made.net.layers:
+        torch.nn.init.constant_(part.rho, 0.0)  # draws that disagree
+    batch = {"image": torch.rand(9, 2, 5, 5)}
+    with torch.no_grad():
+        draws = made.net.draws(batch, 50).softmax(2)
+        columns = made.outputs(made.net(batch), batch)
+    assert torch.allclose(columns["p_real"], draws[..., 1].mean(0))
+    assert torch.allclose(columns["std_real"], draws[..., 1].std(0, correction=0))
+    assert torch.allclose(columns["std_real"], columns["std_artefact"], atol=1e-6)
+    expected = torch.distributions.Categorical(draws.mean(0)).entropy()
+    assert torch.allclose(columns["entropy"], expected, atol=1e-5)
+    assert (columns["mutual_information"] > 0).all() and (columns["mutual_information"] < columns["entropy"]).all()
+
+
+def test_the_divergence_is_divided_by_the_training_rows_and_annealed() -> None:
+    batch = {"label": torch.tensor([0, 1])}
+    z = torch.zeros(2, 2)
+    losses = task().losses(z, batch)
+    net = task().net
+    assert torch.allclose(losses["loss"] - losses["cross_entropy"], losses["kl"])
+    assert torch.isclose(losses["kl"] * 10, task().net.kl(), rtol=0.05) and len(net.layers) == 2
+    begun = task(anneal_steps=100).losses(z, batch)  # step 0
+    assert begun["loss"] == begun["cross_entropy"]
+
+
+def test_a_net_without_draws_is_refused() -> None:
+    with pytest.raises(InputError, match="RotInv has none"):
+        task(net={"_target_": "alerce_early.models.rotinv.RotInv"})
