@@ -42,10 +42,14 @@ class FlipoutLinear(nn.Module):
         noise = self.sigma * torch.randn_like(self.sigma)
         return out + nn.functional.linear(x * _signs(x), noise) * _signs(out)
 
-    def drawn(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """(n, B, inputs) -> (n, B, outputs): n draws of the weights, each the same for all its B examples."""
-        noise = torch.randn(len(x), *self.mean.shape, generator=generator, device=x.device)
-        return x @ (self.mean + self.sigma * noise).transpose(1, 2) + self.bias
+    def drawn(self, x: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        """(B, inputs), or (n, B, inputs) for each draw its own, -> (n, B, outputs): n draws of the weights.
+
+        Each draw is the same for all B examples.
+        """
+        noise = torch.randn(n, *self.mean.shape, generator=generator, device=x.device)
+        inputs = "bi" if x.ndim == 2 else "nbi"
+        return torch.einsum(f"{inputs},noi->nbo", x, self.mean + self.sigma * noise) + self.bias
 
     def kl(self) -> Tensor:
         """Kullback-Leibler divergence of the posterior from the prior, summed over the weights; nats, scalar."""
@@ -74,11 +78,11 @@ class FlipoutMLP(Net):
 
     def draws(self, batch: dict[str, Tensor], n: int) -> Tensor:
         """(n, B, classes) logits of n draws of the weights, always the same ones, for rows in any batch."""
-        x = batch["image"].flatten(1).expand(n, -1, -1)
+        x = batch["image"].flatten(1)
         generator = torch.Generator(x.device).manual_seed(DRAWS_SEED)
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, FlipoutLinear)
-            x = layer.drawn(x.relu() if i else x, generator)
+            x = layer.drawn(x.relu() if i else x, n, generator)
         return x
 
     def kl(self) -> Tensor:

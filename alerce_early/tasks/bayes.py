@@ -20,6 +20,7 @@ class BayesTask(ClassifyTask):
     prediction, and mutual_information of prediction and weights, what more data could teach; both in nats.
     """
 
+    shown = ("cross_entropy", "kl")
     net: FlipoutMLP
 
     def __init__(self, *args: Any, draws: int = 100, anneal_steps: int = 0, **options: Any):
