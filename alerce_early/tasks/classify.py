@@ -22,7 +22,7 @@ class ClassifyTask(Task):
         super().__init__(*args, **options)
         self.entropy = entropy
 
-    shown = ("recall/SN",)
+    shown: tuple[str, ...] = ("recall/SN",)
 
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         cross_entropy = torch.nn.functional.cross_entropy(z, batch["label"])
