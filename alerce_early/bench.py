@@ -27,7 +27,7 @@ from alerce_early import watch
 from alerce_early.build import build
 from alerce_early.configs import CONF, data_of, plain
 from alerce_early.data import alerce
-from alerce_early.data.simulate import simulate
+from alerce_early.data.simulation.survey import simulate
 from alerce_early.data.store import open_or_prepare
 from alerce_early.errors import at_the_door
 from alerce_early.runs import Run

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from alerce_early.configs import CONF
-from alerce_early.data.simulate import simulate
+from alerce_early.data.simulation.survey import simulate
 
 torch.set_num_threads(1)  # the suite runs one worker a core; more threads than cores wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the processes that tests start

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig
 
-from alerce_early.data import hits, hits_simulated
+from alerce_early.data import hits
 from alerce_early.data.records import UNLABELLED
+from alerce_early.data.simulation.hits import simulate_hits
 from alerce_early.errors import InputError
 from alerce_early.train import train
 
@@ -70,7 +71,7 @@ def test_a_missing_path_names_the_flag() -> None:
 
 
 def test_the_stand_in_is_half_artefacts_and_repeats_itself() -> None:
-    first, again = hits_simulated.simulate_hits(30, 3), hits_simulated.simulate_hits(30, 3)
+    first, again = simulate_hits(30, 3), simulate_hits(30, 3)
     assert first.keys() == {f"{name}_images" for name in hits.CHANNELS} | {"labels", "ID"}
     assert first["labels"].sum() == 15 and len(set(first["ID"])) == 30
     for name in hits.CHANNELS:
@@ -85,7 +86,7 @@ def test_the_stand_in_is_half_artefacts_and_repeats_itself() -> None:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A training file, and a test file without and one with labels."""
     folder = tmp_path_factory.mktemp("hits")
-    survey = hits_simulated.simulate_hits(120, 0)
+    survey = simulate_hits(120, 0)
     train_part = {key: value[:80] for key, value in survey.items()}
     test_part = {key: value[80:] for key, value in survey.items()}
     written = {"train": train_part, "test": test_part, "blind": {**test_part, "labels": None}}

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from alerce_early.data import sdss, sdss_simulated, summary
+from alerce_early.data import sdss, summary
 from alerce_early.data.module import AlertData
 from alerce_early.data.records import UNLABELLED
-from alerce_early.data.simulate_spectra import simulate
+from alerce_early.data.simulation import spectra
+from alerce_early.data.simulation.spectra import simulate
 from alerce_early.data.wavelengths import CENTRES, EDGES, FIRST, PIXELS, STEP, rebin
 from alerce_early.errors import InputError
 
@@ -120,7 +121,12 @@ def test_a_second_path_is_the_test_part_and_a_new_file_a_new_store(tmp_path: Pat
     def data() -> AlertData:
         return AlertData(
             name="both",
-            source={"_target_": "alerce_early.data.sdss_simulated.read", "n": 200, "seed": 0, "test_path": str(folder)},
+            source={
+                "_target_": "alerce_early.data.simulation.spectra.read",
+                "n": 200,
+                "seed": 0,
+                "test_path": str(folder),
+            },
             steps=RECIPE,
             split={"validation": 5, "test": 5},
             keep={"z_conf": [3]},
@@ -145,14 +151,14 @@ def test_a_second_path_is_the_test_part_and_a_new_file_a_new_store(tmp_path: Pat
 
 
 def test_options_that_name_no_column(tmp_path: Path) -> None:
-    source = {"_target_": "alerce_early.data.sdss_simulated.read", "n": 40, "seed": 0}
+    source = {"_target_": "alerce_early.data.simulation.spectra.read", "n": 40, "seed": 0}
     for options, words in (({"target": "redshift"}, "target: no column redshift"), ({"keep": {"x": [1]}}, "keep: no")):
         with pytest.raises(InputError, match=words):
             _ = AlertData(name="x", source=source, steps=RECIPE, outputs=str(tmp_path), **options).labels
 
 
 def test_a_recipe_for_stamps_is_refused(tmp_path: Path) -> None:
-    source = {"_target_": "alerce_early.data.sdss_simulated.read", "n": 40, "seed": 0}
+    source = {"_target_": "alerce_early.data.simulation.spectra.read", "n": 40, "seed": 0}
     steps = [{"_target_": "alerce_early.data.recipe.MinMax"}]
     with pytest.raises(InputError, match="this recipe is not for spectra"):
         _ = AlertData(name="x", source=source, steps=steps, outputs=str(tmp_path)).store
@@ -167,4 +173,4 @@ def test_real_spectra(real_data: Path) -> None:
 
 
 def test_simulated_records_name_their_origin() -> None:
-    assert sdss_simulated.read(8, 3).origin == "8 simulated spectra, seed 3"
+    assert spectra.read(8, 3).origin == "8 simulated spectra, seed 3"

@@ -111,7 +111,7 @@ def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], marg
     for path in paths.values():
         digest.update(_sample(files.matching(path)))
     reader = importlib.import_module(str(source["_target_"]).rpartition(".")[0])
-    for code in (Path(str(reader.__file__)), *sorted(Path(__file__).parent.glob("*.py"))):
+    for code in (Path(str(reader.__file__)), *sorted(Path(__file__).parent.rglob("*.py"))):
         digest.update(code.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from alerce_early.data.alerce import CLASSES, COLUMNS
-from alerce_early.data.simulate import COUNTS, SIDE, simulate
-from alerce_early.data.simulate_metadata import nearest, to_ecliptic, to_galactic
+from alerce_early.data.simulation.metadata import nearest, to_ecliptic, to_galactic
+from alerce_early.data.simulation.painting import SIDE
+from alerce_early.data.simulation.survey import COUNTS, simulate
+from alerce_early.errors import InputError
 
 N = 3000
 AGN, SN, VS, ASTEROID, BOGUS = range(len(CLASSES))
@@ -62,7 +64,7 @@ def test_small_surveys_hold_every_class():
 
 @pytest.mark.parametrize("n", [-1, 0, 9])
 def test_too_few_stamps_are_refused(n):
-    with pytest.raises(ValueError, match=r"too few: ask for at least 10"):
+    with pytest.raises(InputError, match=r"too few: ask for at least 10"):
         simulate(n)
 
 

@@ -5,13 +5,16 @@ Berk et al. (2001); the mean opacity of the Lyman forest is that of Faucher-Gigu
 is drawn on the pixel grid of `wavelengths`, with lines integrated over each pixel.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
 
+from alerce_early.data import sdss
+from alerce_early.data.records import Records, join
 from alerce_early.data.sdss import CERTAIN, CLASSES
-from alerce_early.data.simulate_spectrograph import observe
+from alerce_early.data.simulation.spectrograph import observe
 from alerce_early.data.wavelengths import CENTRES, EDGES, PIXELS
 
 Array = np.ndarray
@@ -55,6 +58,12 @@ BALMER = np.array([3890.2, 3971.2, 4102.9, 4341.7, 4862.7, 6564.6])
 METALS = np.array([[3934.8, 11.0], [3969.6, 9.0], [4227.9, 2.0], [4305.6, 5.0], [5176.6, 5.0], [5895.6, 3.0]])
 CALCIUM_TRIPLET = np.array([[8500.4, 1.5], [8544.4, 3.5], [8664.5, 2.8]])
 TITANIUM_OXIDE = np.array([4761, 4955, 5448, 5847, 6158, 6651, 7054, 7589, 8432, 8859])  # band heads
+
+
+def read(n: int = 6000, seed: int = 0, test_path: str | Path | None = None) -> Records:
+    """Simulated spectra as records, through the same door as real arrays; test_path: as in `sdss.read`."""
+    simulated = sdss.from_raw(simulate(n, seed), origin=f"{n:,} simulated spectra, seed {seed}")
+    return simulated if test_path is None else join({"train": simulated, "test": sdss.read(test_path)})
 
 
 def simulate(n: int, seed: int = 0) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from alerce_early.data.sdss import CLASSES
-from alerce_early.data.simulate_spectra import forest, galaxies, lines, quasars, simulate, stars
+from alerce_early.data.simulation.spectra import forest, galaxies, lines, quasars, simulate, stars
 from alerce_early.data.wavelengths import CENTRES, EDGES, FIRST, PIXELS, STEP
 
 

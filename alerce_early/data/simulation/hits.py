@@ -9,7 +9,9 @@ from alerce_early.data import hits
 from alerce_early.data.alerce import CLASSES
 from alerce_early.data.recipe import MAD_TO_SIGMA
 from alerce_early.data.records import Records
-from alerce_early.data.simulate import COUNTS, GAIN, SIDE, simulate
+from alerce_early.data.simulation.camera import GAIN
+from alerce_early.data.simulation.painting import SIDE
+from alerce_early.data.simulation.survey import COUNTS, simulate
 
 SIZE = 21  # pixels
 SPARE = 1.15  # of the survey's stamps, for those cut by a chip's edge and the scatter of small surveys

@@ -1,0 +1,1 @@
+"""Simulated surveys in the raw formats of the real ones, each a source like any file."""

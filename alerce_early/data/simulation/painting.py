@@ -1,0 +1,131 @@
+"""Painting scenes: stars as elliptical Moffat profiles, galaxies as exponential discs, each image through an
+atmosphere of its own. All images are counts, float32, (n, SIDE, SIDE)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+Array = NDArray[Any]
+
+
+SIDE = 63  # pixels
+CENTRE = SIDE // 2
+MOFFAT_WIDTH = 2 * np.sqrt(2 ** (1 / 3) - 1)  # fwhm over scale radius of a Moffat profile of exponent 3
+HALF_PATCH = (7, 21)  # pixels painted to each side of faint and of bright sources
+PATCH_LIMIT = 6e4  # flux x fwhm^4 beyond which light outside the small patch would show
+GALAXY_FRAME = 80  # pixels; wide enough to keep the Fourier wrap-around out of the stamp
+
+
+def per_stamp(values: Array) -> Array:
+    """(n,) values as float32 (n, 1, 1), to meet images (n, SIDE, SIDE)."""
+    return values.astype(np.float32)[:, None, None]
+
+
+@dataclass
+class Sources:
+    """Point-like or mildly extended sources of many stamps in one flat list: each field is (sources,)."""
+
+    row: Array  # the stamp it is in
+    x: Array  # pixels
+    y: Array
+    flux: Array  # counts, may be negative
+    mag: Array
+    size: Array  # intrinsic fwhm along the major axis, pixels
+    ratio: Array  # minor over major axis
+    angle: Array  # of the major axis, radians from x
+    blurred: Array  # 1 if seen through the atmosphere, 0 if made in the detector
+    star: Array  # bool
+
+    @classmethod
+    def of(cls, row: Array, x: Array, y: Array, flux: Array, **others: Any) -> Sources:
+        """Round unresolved stars, unless others says otherwise."""
+        usual = {"mag": 99.0, "size": 0.0, "ratio": 1.0, "angle": 0.0, "blurred": 1.0, "star": True} | others
+        return cls(row, x, y, flux, **{name: np.broadcast_to(v, row.shape) for name, v in usual.items()})
+
+    @classmethod
+    def join(cls, *parts: Sources) -> Sources:
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+    def __getitem__(self, index: Array) -> Sources:
+        return Sources(*(getattr(self, f.name)[index] for f in fields(self)))
+
+
+@dataclass
+class Atmosphere:
+    """How each of n images blurs: displaced elliptical Moffat profiles of exponent 3."""
+
+    fwhm: Array  # (n,) pixels, geometric mean of both axes
+    ratio: Array  # (n,) minor over major axis
+    angle: Array  # (n,) of the major axis, radians from x
+    shift: Array  # (n, 2) pixels
+
+    def __getitem__(self, index: Array) -> Atmosphere:
+        return Atmosphere(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def shape(self) -> Array:
+        return ellipse(self.fwhm / np.sqrt(self.ratio), self.ratio, self.angle)
+
+
+def ellipse(major: Array, ratio: Array, angle: Array) -> Array:
+    """xx, xy, yy (3, ...) of the matrix with the squared axes as eigenvalues; blurring adds such matrices."""
+    c, s = np.cos(angle), np.sin(angle)
+    a, b = major**2, (major * ratio) ** 2
+    return np.stack([a * c * c + b * s * s, (a - b) * c * s, a * s * s + b * c * c])
+
+
+def moffat(dx: Array, dy: Array, shape: Array) -> Array:
+    """Moffat profile of exponent 3 and unit integral at offsets in pixels; shape: ellipse of the fwhm."""
+    xx, xy, yy = (shape / MOFFAT_WIDTH**2).astype(np.float32)
+    area = xx * yy - xy * xy
+    u = 1 + (yy * dx * dx - 2 * xy * dx * dy + xx * dy * dy) / area
+    return 2 / np.pi / np.sqrt(area) / (u * u * u)
+
+
+def paint(sources: Sources, air: Atmosphere) -> Array:
+    """Images (n, SIDE, SIDE) float32 of the sources as seen through the atmosphere."""
+    n = len(air.fwhm)
+    canvas = np.zeros(n * SIDE * SIDE)
+    shape = ellipse(sources.size, sources.ratio, sources.angle)
+    shape = shape + air.shape()[:, sources.row] * sources.blurred
+    bright = np.abs(sources.flux) * ((shape[0] + shape[2]) / 2) ** 2 > PATCH_LIMIT
+    for half, chosen in zip(HALF_PATCH, (~bright, bright), strict=True):
+        s, steps = sources[chosen], np.arange(-half, half + 1)
+        x, y = (s.x + air.shift[s.row, 0])[:, None], (s.y + air.shift[s.row, 1])[:, None]
+        column, line = np.rint(x).astype(int) + steps, np.rint(y).astype(int) + steps
+        dx, dy = (column - x).astype(np.float32)[:, None, :], (line - y).astype(np.float32)[:, :, None]
+        light = per_stamp(s.flux) * moffat(dx, dy, shape[:, chosen, None, None])
+        inside = ((line >= 0) & (line < SIDE))[:, :, None] & ((column >= 0) & (column < SIDE))[:, None, :]
+        pixel = (s.row[:, None, None] * SIDE + line[:, :, None]) * SIDE + column[:, None, :]
+        canvas += np.bincount(pixel[inside], weights=light[inside], minlength=len(canvas))
+    return canvas.reshape(n, SIDE, SIDE).astype(np.float32)
+
+
+def sersic(galaxies: dict[str, Array]) -> Array:
+    """Unblurred Sersic galaxies, some with two spiral arms, (number, GALAXY_FRAME, GALAXY_FRAME) float32."""
+    g = {name: per_stamp(values) for name, values in galaxies.items()}
+    grid = np.arange(GALAXY_FRAME, dtype=np.float32) - (GALAXY_FRAME - SIDE) // 2
+    dx, dy = grid - g["x"], grid[:, None] - g["y"]
+    u = np.cos(g["angle"]) * dx + np.sin(g["angle"]) * dy
+    v = (np.cos(g["angle"]) * dy - np.sin(g["angle"]) * dx) / g["ratio"]
+    r = np.sqrt(u * u + v * v + 0.1)  # the cusp lies within a pixel
+    light = np.exp(-(2 * g["index"] - 1 / 3) * (r / g["radius"]) ** (1 / g["index"]))
+    arms = np.cos(2 * np.arctan2(v, u) - g["winding"] * np.log(r))
+    light *= 1 + g["arms"] * arms * (1 - np.exp(-r / g["radius"]))
+    return light * (g["flux"] / light.sum(axis=(1, 2), keepdims=True))
+
+
+def blur(light: Array, air: Atmosphere) -> Array:
+    """Galaxy frames as seen through the atmosphere, cut to (n, SIDE, SIDE) float32."""
+    distance = fft.fftfreq(GALAXY_FRAME, 1 / GALAXY_FRAME).astype(np.float32)
+    shift = air.shift.astype(np.float32)[:, :, None]
+    dx, dy = (distance - shift[:, 0])[:, None, :], (distance - shift[:, 1])[:, :, None]
+    kernel = moffat(dx, dy, air.shape()[:, :, None, None])
+    kernel /= kernel.sum(axis=(1, 2), keepdims=True)
+    seen = fft.irfft2(fft.rfft2(light) * fft.rfft2(kernel), s=light.shape[1:])
+    edge = (GALAXY_FRAME - SIDE) // 2
+    return seen[:, edge : edge + SIDE, edge : edge + SIDE]
