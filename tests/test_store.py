@@ -109,7 +109,7 @@ def test_an_empty_class_is_named(tmp_path: Path, composed) -> None:
     content["labels"] = [0 if label == 1 else label for label in content["labels"]]
     path = tmp_path / "raw.pkl"
     path.write_bytes(pickle.dumps(content))
-    with pytest.raises(InputError, match=r"class SN has no stamp left after cleaning.*groups"):
+    with pytest.raises(InputError, match=r"class SN has no row left after cleaning.*groups"):
         _ = data_of(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).labels
 
 
