@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check format board bench clean
+.PHONY: help setup train test check format board systems bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -39,6 +39,10 @@ format: $(READY)  ## format the code and sort imports
 
 board: $(READY)  ## TensorBoard over all runs
 	$(VENV)/bin/tensorboard --logdir outputs
+
+systems: $(READY)  ## every system briefly on simulated data, and one table of them
+	$(RUN) -m alerce_early.train -m sweep=systems $(ARGS)
+	$(RUN) -m alerce_early.compare outputs/sweeps/systems
 
 bench: $(READY)  ## speed and memory, as ratios against a rival measured in the same run
 	$(RUN) -m alerce_early.bench $(ARGS)
