@@ -34,8 +34,10 @@ class Finished:
         choices = {
             key: value for key, value in _flat(OmegaConf.to_container(config)) if _first(key) not in NOT_A_CHOICE
         }
-        kind = kind_of(tables.read(run.predictions))
-        return cls(run, choices, run.read_json("metrics.json"), dict(list(kind.WORDS.items())[:NUMBERS]))
+        result = run.read_json("metrics.json")
+        words = kind_of(tables.read(run.predictions)).WORDS
+        known = [(name, told) for name, told in words.items() if name in result[result["judged"]]["values"]]
+        return cls(run, choices, result, dict(known[:NUMBERS]))
 
     @property
     def judged(self) -> Mapping[str, Any]:
@@ -94,9 +96,7 @@ def text(rows: list[list[str]]) -> str:
 
 
 def _over_seeds(name: str, told: str, runs: list[Finished]) -> str:
-    values = [run.judged["values"].get(name) for run in runs]
-    if None in values:
-        return f"{told} -"
+    values = [run.judged["values"][name] for run in runs]
     spread = f" +- {stdev(values):.3f}" if len(values) > 1 else ""
     return f"{told} {mean(values):.3f}{spread}"
 
