@@ -18,11 +18,8 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("copy")
     for folder in ("alerce_early", "conf"):
         shutil.copytree(CHECKOUT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    blocks = re.findall(
-        r"```(?:python|yaml)\n((?:# @package _global_\n)?# ((?:alerce_early|conf)/\S+)\n.*?)```",
-        (CHECKOUT / "README.md").read_text(),
-        re.S,
-    )
+    named = r"```(?:python|yaml)\n((?:# @package _global_\n)?# ((?:alerce_early|conf)/\S+)\n.*?)```"
+    blocks = re.findall(named, (CHECKOUT / "README.md").read_text(), re.DOTALL)
     assert {Path(name).parent.name for _, name in blocks} == {"models", "model", "data"}
     for content, name in blocks:
         assert not (copy / name).exists()
