@@ -104,7 +104,7 @@ def test_errors(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             sdss.from_raw({**raw, **change}, "a test")
-    with pytest.raises(InputError, match=r"no such \.fits or \.fits\.gz file"):
+    with pytest.raises(InputError, match=r"No such \.fits or \.fits\.gz file"):
         sdss.read(tmp_path)
     with pytest.raises(InputError, match=r"data\.path"):
         sdss.read(None)

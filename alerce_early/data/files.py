@@ -20,5 +20,7 @@ def matching(path: str | Path, ends: tuple[str, ...] = ("",)) -> list[Path]:
         found = [Path(name) for name in glob(str(path), recursive=True)] if has_magic(str(path)) else []
     if not found:
         kind = f" {' or '.join(ends)}" if any(ends) else ""
-        raise InputError(f"{path} cannot be read: no such{kind} file. Give a file, a folder or a 'pattern*'.")
+        raise InputError(
+            f"{path} cannot be read: No such{kind} file. Give a file, folder or 'pattern*' with data.path=FILE."
+        )
     return sorted(found)
