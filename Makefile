@@ -16,7 +16,7 @@ setup: $(READY)  ## create the environment (.venv) with pinned versions
 $(READY): pyproject.toml versions.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; found $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv && \
 	  $(VENV)/bin/uv pip install --quiet --python $(RUN) --constraint versions.txt --editable '.[dev,alerts,export,sweep]' || \
 	  $(RUN) -m pip install --quiet --disable-pip-version-check --constraint versions.txt --editable '.[dev,alerts,export,sweep]'
