@@ -139,6 +139,15 @@ def test_a_net_can_learn_64_rows_by_heart(quick, model: str) -> None:
     assert (task.net(batch).argmax(1) == batch["label"]).float().mean() > 0.95
 
 
+def test_a_net_learns_the_simulated_survey(composed, tmp_path: Path) -> None:
+    config = composed(
+        *("model=course_cnn", "recipe=joint", "data.n=1500", f"outputs={tmp_path}"),
+        *("trainer.max_epochs=3", "batches_per_epoch=50", "batch_size=32"),
+    )
+    result = train(config, tmp_path / "run").read_json("metrics.json")
+    assert result["test"]["values"]["balanced_accuracy"] > 0.45  # chance is .20
+
+
 class Explodes(ClassifyTask):
     """Its loss becomes infinite in the second epoch."""
 
