@@ -44,6 +44,7 @@ def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
         headline=kind.headline(judged),
         sections=[
             *kind.sections(judged, table, drawn, lambda rows: _finished(recipe, data.store.images[rows])),
+            *_shown(run),
             Section("Learning", words=[*cut_short, BEST_OF], pictures=[("Loss and scores by epoch.", curves)]),
             _data(data, config.split),
             _model(run, result),
@@ -60,6 +61,14 @@ def headline_text(result: dict[str, Any], predictions: tables.Table) -> str:
     return "\n".join(
         [f"{split} split of {result[split]['n']} rows, 95 % intervals:"]
         + [f"  {name:20} {value}" for name, value in numbers]
+    )
+
+
+def _shown(run: Run) -> list[Section]:
+    """What the task drew at the end of training, if anything."""
+    found = sorted(run.pictures.glob("*.png"))
+    return (
+        [Section("What the network makes of it", pictures=[(f"{file.stem}.", file) for file in found])] if found else []
     )
 
 

@@ -54,6 +54,11 @@ class Run:
         return self.path / "predictions.csv"
 
     @property
+    def pictures(self) -> Path:
+        """What the task drew of the finished network, a PNG for each; its name is the caption."""
+        return self.path / "pictures"
+
+    @property
     def page(self) -> Path:
         return self.path / "report" / "index.html"
 
@@ -83,10 +88,14 @@ class Run:
 
 
 def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, then rename: a reader sees all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content)
     os.replace(partial, path)
 
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from alerce_early import report, watch
 from alerce_early.build import construct
 from alerce_early.configs import command, data_of, plain, task_of
-from alerce_early.data import summary
+from alerce_early.data import pictures, summary
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
 from alerce_early.evaluation import table as tables
@@ -59,6 +59,8 @@ def train(config: DictConfig, folder: Path) -> Run:
             "training_seconds": round(seconds, 2),
             "stopped": stopped,
         }
+        for caption, figure in task.pictures(data).items():
+            pictures.save(figure, run.pictures / f"{caption}.png")
         page = report.write(run, data, result)
         _log_result(trainer, config, result)
         run.write_json("metrics.json", result)

@@ -4,14 +4,14 @@ A pickled dict of `images`, `labels`, `metadata` (any capitalisation), optionall
 dicts, one for each of Train, Validation and Test.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alerce_early.data import pickles
-from alerce_early.data.records import Records, join, label_numbers, numbered
+from alerce_early.data.records import Records, join, label_numbers, numbered, with_extra
 from alerce_early.errors import InputError
 
 CLASSES = ("AGN", "SN", "VS", "asteroid", "bogus")
@@ -37,15 +37,16 @@ KEYS = {
 PARTS = {"train": "train", "validation": "validation", "test": "test"}
 
 
-def read(path: str | Path | None) -> Records:
-    """Read a stamps file in any of its layouts.
+def read(path: str | Path | None, extra_path: str | Path | None = None) -> Records:
+    """Read a stamps file in any of its layouts; extra_path: one of the same format, for training only.
 
     Raises `InputError` if there is no such file, it is not a pickle of the format, an entry is missing,
     lengths differ or a label is unknown.
     """
     if path is None:
         raise InputError("data=alerce needs the stamps file: data.path=FILE, or ALERCE_STAMPS=FILE set.")
-    return from_raw(pickles.load(path), origin=f"file {Path(path).name}")
+    records = from_raw(pickles.load(path), origin=f"file {Path(path).name}")
+    return with_extra(records, read(extra_path)) if extra_path else records
 
 
 def from_raw(raw: Any, origin: str) -> Records:
@@ -62,6 +63,21 @@ def from_raw(raw: Any, origin: str) -> Records:
             "(or Train, Validation, Test with those inside)."
         )
     return join({name: from_raw(part, f"{origin}, {name}") for name, part in parts.items()}, origin)
+
+
+def to_raw(images: np.ndarray, labels: Sequence[str], ids: Sequence[str]) -> dict[str, Any]:
+    """The raw dict of a stamps file without metadata, from images (N, H, W, 3), class names and object names.
+
+    Raises `InputError` for a class or a number of channels that such a file does not have.
+    """
+    strangers = sorted(set(labels) - set(CLASSES))
+    if strangers or images.shape[3] != 3:
+        raise InputError(
+            f"a stamps file holds 3 channels of {', '.join(CLASSES)}; these are {images.shape[3]} channels"
+            f"{' of ' + ', '.join(strangers) if strangers else ''}."
+        )
+    numbers = [CLASSES.index(label) for label in labels]
+    return {"images": images.astype(np.float32), "labels": numbers, "metadata": None, "oid": list(ids)}
 
 
 def _one_part(entries: Mapping[str, Any], origin: str) -> Records:

@@ -12,24 +12,30 @@ from typing import Any
 import numpy as np
 
 from alerce_early.data import pickles
-from alerce_early.data.records import UNLABELLED, Records, join, label_numbers, numbered
+from alerce_early.data.records import UNLABELLED, Records, join, label_numbers, numbered, with_extra
 from alerce_early.errors import InputError
 
 CLASSES = ("artefact", "real")
 CHANNELS = ("temp", "sci", "diff", "SNR")  # the order of Deep-HiTS (Cabrera-Vives et al. 2017)
 
 
-def read(path: str | Path | None, test_path: str | Path | None = None, channels: Sequence[str] = CHANNELS) -> Records:
+def read(
+    path: str | Path | None,
+    test_path: str | Path | None = None,
+    channels: Sequence[str] = CHANNELS,
+    extra_path: str | Path | None = None,
+) -> Records:
     """Read a training file and, where there is one, the test file that goes with it.
 
-    channels: which images to stack and in which order. Raises `InputError` if a file is not there, not a
-    pickle of the format, or lacks an entry.
+    extra_path: another file of the format, for training only. channels: which images to stack and in which
+    order. Raises `InputError` if a file is not there, not a pickle of the format, or lacks an entry.
     """
     if path is None:
         raise InputError("data=hits needs the training file: data.path=FILE; or try data=hits_simulated.")
     files = {"train": path, **({"test": test_path} if test_path else {})}
     parts = {name: from_raw(pickles.load(file), f"file {Path(file).name}", channels) for name, file in files.items()}
-    return join(parts) if test_path else parts["train"]
+    records = join(parts) if test_path else parts["train"]
+    return with_extra(records, read(extra_path, channels=channels)) if extra_path else records
 
 
 def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Records:
@@ -57,6 +63,17 @@ def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Recor
         origin=origin,
         channels=tuple(channels),
     )
+
+
+def to_raw(images: np.ndarray, labels: Sequence[str], ids: Sequence[str]) -> dict[str, Any]:
+    """The raw dict of a file from images (N, S, S, 4), class names and object names.
+
+    Raises `InputError` for another number of channels.
+    """
+    if images.shape[3] != len(CHANNELS):
+        raise InputError(f"a HiTS file holds {', '.join(CHANNELS)}; these are {images.shape[3]} channels.")
+    layers = {_key(name): images[..., i].reshape(len(images), -1) for i, name in enumerate(CHANNELS)}
+    return {**layers, "labels": np.array([CLASSES.index(label) for label in labels]), "ID": list(ids)}
 
 
 def _key(channel: str) -> str:

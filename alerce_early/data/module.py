@@ -160,6 +160,10 @@ class AlertData(L.LightningDataModule):
 
     @cached_property
     def _features(self) -> np.ndarray:
+        if self.feature_names and (lacking := self.store.meta["without_metadata"]):
+            raise InputError(
+                f"features.names: {lacking:,} rows have no metadata at all. Try features=none, or leave out data.extra."
+            )
         return self._columns("features.names", self.feature_names)
 
     @cached_property

@@ -30,6 +30,7 @@ def draw(records: Records, store: Store) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, bbox_inches="tight")
 
 

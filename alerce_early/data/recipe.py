@@ -9,6 +9,10 @@ around the `Crop`, and what the recipe does from there on runs per batch, after 
     raw --prepare--> stored stamp --augment--> finish --> what the net sees
 
 With no margin `prepare` is the whole recipe and `finish` does nothing.
+
+What a network generates is in the recipe's units. A step with `undo` can be followed backwards: it gives an
+image that the step would turn into the one it was given, up to a scale and a level that the step discards.
+Whoever undoes a crop sees to the sky around it; in the units of these steps it is 0.
 """
 
 from collections.abc import Sequence
@@ -28,6 +32,9 @@ class NanToZero(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return image.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def undo(self, image: Tensor) -> Tensor:
+        return image
 
 
 class MinMax(nn.Module):
@@ -61,12 +68,25 @@ class SkySigma(nn.Module):
         sigma = sigma.where(sigma > 0, torch.inf)
         return (pixels / sigma).view_as(image)
 
+    def undo(self, image: Tensor) -> Tensor:
+        return image
+
 
 class Asinh(nn.Module):
-    """Compress the dynamic range: linear for sky-level pixels, logarithmic for bright ones."""
+    """Compress the dynamic range: linear for sky-level pixels, logarithmic for bright ones.
+
+    bend: where the one becomes the other, in the units of the image; the result is in units of it.
+    """
+
+    def __init__(self, bend: float = 1.0):
+        super().__init__()
+        self.bend = bend
 
     def forward(self, image: Tensor) -> Tensor:
-        return image.asinh()
+        return (image / self.bend).asinh()
+
+    def undo(self, image: Tensor) -> Tensor:
+        return self.bend * image.sinh()
 
 
 class Mask(nn.Module):
@@ -105,6 +125,9 @@ class Crop(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return centre_crop(image, self.size)
+
+    def undo(self, image: Tensor) -> Tensor:
+        return image
 
 
 class TwoScales(nn.Module):
@@ -157,8 +180,22 @@ class Recipe(nn.Module):
         return image if self.stored_size is None else centre_crop(image, self.stored_size)
 
     def finish(self, image: Tensor) -> Tensor:
-        """Stored (B, C, S, S) to what the net sees, float32 without NaN."""
+        """Stored (B, C, S, S) to what the net sees, float32; without NaN, unless no step removes it."""
         return self.after(image)
+
+    def undo(self, image: Tensor) -> Tensor:
+        """What the net sees back to a raw image (B, C, H, W), up to scale and level.
+
+        Raises InputError where a step cannot be followed backwards.
+        """
+        for step in reversed([*self.before, *self.after]):
+            if not hasattr(step, "undo"):
+                raise InputError(
+                    f"recipe: {type(step).__name__} cannot be undone, so there is no way back to raw stamps. "
+                    "Train the generator with recipe=invertible."
+                )
+            image = step.undo(image)
+        return image
 
     def forward(self, image: Tensor) -> Tensor:
         return self.finish(self.prepare(image))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ class Records:
     labels: (N,) int64, an index into `classes`, or `UNLABELLED`.
     ids: (N,) str, the object a row belongs to; rows of one object are never split.
     features: (N, F) float64 columns named by `feature_names`; F may be 0.
-    part: (N,) str, the split the file itself prescribes ("train", "validation", "test"), or None.
+    part: (N,) str, the split the file itself prescribes ("train", "validation", "test"; "extra" is
+        for training and nothing else, "" leaves it to the data module), or None.
     origin: in words, for people: which file or which simulation this is.
     channels: names of the raw images' last axis.
     set_aside: how many rows of the raw data the reader could not use, by reason.
@@ -120,6 +121,23 @@ def label_numbers(labels: Any, classes: Sequence[str], origin: str) -> np.ndarra
     return numbers
 
 
+def with_extra(records: Records, extra: Records) -> Records:
+    """Records with extra rows for the training split only, e.g. generated ones; the others are split as without.
+
+    Extra rows may lack metadata, which then is NaN. Raises InputError where kind, classes, columns or the usual
+    shape differ.
+    """
+    if not extra.feature_names:
+        unknown = np.full((len(extra), len(records.feature_names)), np.nan)
+        extra = replace(extra, features=unknown, feature_names=records.feature_names)
+    shapes = [Counter(np.shape(image) for image in part.images).most_common(1)[0][0] for part in (records, extra)]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"{extra.origin}: its images are {shapes[1]}, those of {records.origin} {shapes[0]}.")
+    own = np.full(len(records), "") if records.part is None else records.part
+    joined = join({"": records, "extra": extra}, f"{records.origin}, with {len(extra):,} more from {extra.origin}")
+    return replace(joined, part=np.concatenate([own, np.full(len(extra), "extra")]))
+
+
 def numbered(n: int) -> np.ndarray:
     """(n,) ids row0, row1, ... for rows that name no object: each counts as its own."""
     return np.char.add("row", np.arange(n).astype(str))
@@ -127,4 +145,4 @@ def numbered(n: int) -> np.ndarray:
 
 def _told_apart(name: str, ids: np.ndarray) -> np.ndarray:
     """Ids made from row numbers repeat from part to part; the part's name keeps the objects apart."""
-    return np.char.add(f"{name}/", ids) if ids[0] == "row0" else ids
+    return np.char.add(f"{name}/", ids) if name and ids[0] == "row0" else ids

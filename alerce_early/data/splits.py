@@ -73,11 +73,16 @@ def prescribed(
 ) -> np.ndarray:
     """The split a file itself holds: (N,) part names to (N,) int8 indices into `PARTS`.
 
-    If it names no validation rows they are taken from training by `split`, whose options the rest are.
+    Rows without a part, "", are split among themselves by `split`, whose options the rest are. If a file that
+    assigns every row names none for validation, they are taken from training in the same way. Extra rows
+    train, whatever happens.
     """
     names, index = np.unique(part, return_inverse=True)
-    parts = np.array([PARTS.index(str(name)) for name in names], dtype=np.int8)[index]
-    if not (parts == VALIDATION).any():
-        train = np.flatnonzero(parts == TRAIN)
+    number = {**{name: i for i, name in enumerate(PARTS)}, "extra": TRAIN, "": TRAIN}
+    parts = np.array([number[str(name)] for name in names], dtype=np.int8)[index]
+    if len(free := np.flatnonzero(part == "")):
+        parts[free] = split(labels[free], ids[free], classes, **options)
+    elif not (parts == VALIDATION).any():
+        train = np.flatnonzero(part == "train")
         parts[train] = split(labels[train], ids[train], classes, **{**options, "test": 0})
     return parts

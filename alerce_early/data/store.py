@@ -199,6 +199,7 @@ def write(folder: Path, records: Records, recipe: Recipe) -> dict[str, Any]:
         "images": len(records),
         "labels": len(records.labels),
         "metadata": len(records.features),
+        "without_metadata": int(np.isnan(records.features).all(1).sum()) if records.feature_names else 0,
         "set_aside": dict(records.set_aside),
         "raw_by_class": by_class(records.labels),
         "dropped_by_class": by_class(records.labels[dropped]),

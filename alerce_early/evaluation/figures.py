@@ -104,6 +104,18 @@ def gallery(images: np.ndarray, captions: Sequence[str], columns: int = 4) -> Fi
     return figure
 
 
+def side_by_side(tiles: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
+    """Blocks of stamps under their titles, each (classes, n, C, H, W): a row for each class, n stamps in it."""
+    shown = {title: block[:, :, :MOST_CHANNELS] for title, block in tiles.items()}
+    across = [block.shape[1] * block.shape[2] for block in shown.values()]
+    figure = Figure(figsize=(0.42 * sum(across) + 1, 0.45 * len(classes) + 0.5), layout="constrained")
+    for axes, (title, block) in zip(figure.subplots(1, len(shown), squeeze=False).flat, shown.items(), strict=True):
+        mosaic(axes, block.reshape(len(classes), -1, *block.shape[3:]))
+        axes.set_title(title, fontsize=10)
+        axes.set_yticklabels(list(classes))
+    return figure
+
+
 def mistakes(
     table: Mapping[str, np.ndarray],
     classes: Sequence[str],

@@ -6,10 +6,10 @@ from types import ModuleType
 import numpy as np
 
 from alerce_early.errors import InputError
-from alerce_early.evaluation import classification, regression
+from alerce_early.evaluation import classification, generation, regression
 
 # Each has CURVES, fits(columns), judge(table), headline(judged), pictures(judged, table), sections(...).
-KINDS: tuple[ModuleType, ...] = (classification, regression)
+KINDS: tuple[ModuleType, ...] = (classification, regression, generation)
 
 
 def kind_of(table: Mapping[str, np.ndarray]) -> ModuleType:

@@ -7,10 +7,12 @@ import lightning as L
 import numpy as np
 import torch
 from hydra.utils import get_class
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from alerce_early.augment import Augment
 from alerce_early.build import build, construct
+from alerce_early.data.module import AlertData
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
 
@@ -55,6 +57,10 @@ class Task(L.LightningModule):
     def report(self, table: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Numbers computed once over a whole table of outputs."""
         raise NotImplementedError
+
+    def pictures(self, data: AlertData) -> dict[str, Figure]:
+        """What only the network can show of a finished run, by caption."""
+        return {}
 
     def named(self, table: Mapping[str, np.ndarray]) -> Table:
         """A table of outputs as people read it: class names for label numbers, nothing for unlabelled rows."""

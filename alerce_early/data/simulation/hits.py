@@ -1,6 +1,7 @@
 """A stand-in for the HiTS course file: the simulated survey's point sources against its artefacts."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from alerce_early.data import hits
 from alerce_early.data.alerce import CLASSES
 from alerce_early.data.recipe import MAD_TO_SIGMA
-from alerce_early.data.records import Records
+from alerce_early.data.records import Records, with_extra
 from alerce_early.data.simulation.camera import GAIN
 from alerce_early.data.simulation.painting import SIDE
 from alerce_early.data.simulation.survey import COUNTS, simulate
@@ -18,9 +19,19 @@ SPARE = 1.15  # of the survey's stamps, for those cut by a chip's edge and the s
 BOGUS = CLASSES.index("bogus")
 
 
-def read(n: int = 4_026, seed: int = 0, channels: Sequence[str] = hits.CHANNELS) -> Records:
-    """Simulated stamps as records, through the same door as the real files."""
-    return hits.from_raw(simulate_hits(n, seed), f"simulated HiTS file of {n:,} stamps, seed {seed}", channels)
+to_raw = hits.to_raw
+
+
+def read(
+    n: int = 4_026,
+    seed: int = 0,
+    channels: Sequence[str] = hits.CHANNELS,
+    extra_path: str | Path | None = None,
+) -> Records:
+    """Simulated stamps as records, through the same door as the real files; extra_path as there."""
+    origin = f"simulated HiTS file of {n:,} stamps, seed {seed}"
+    records = hits.from_raw(simulate_hits(n, seed), origin, channels)
+    return with_extra(records, hits.read(extra_path, channels=channels)) if extra_path else records
 
 
 def simulate_hits(n: int = 4_026, seed: int = 0) -> dict[str, Any]:

@@ -1,0 +1,97 @@
+"""Judging a table of reconstructions: how well does a generator know the stamps it is to imitate?
+
+Columns: reconstruction (root mean square error), nll and kl (nats), see `GenerateTask`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from alerce_early.evaluation import figures, intervals
+from alerce_early.evaluation.page import Section, number
+
+WORDS = {
+    "reconstruction": "reconstruction error",
+    "kl": "KL (nats a stamp)",
+    "nll": "-log likelihood (nats a pixel)",
+}
+CURVES = ("reconstruction", "nll")  # of the validation split, by epoch
+SHOWN = 12  # of the largest errors
+
+
+def fits(columns: list[str]) -> bool:
+    """Whether a table with these columns is one of reconstructions."""
+    return set(WORDS) <= set(columns)
+
+
+def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Numbers of a table of reconstructions, as plain values.
+
+    Returns {"n": rows, "values": {name: mean}, "intervals": {name: [low, high]}, "by_class": the same for the
+    rows of each class}; the intervals are a bootstrap over objects.
+    """
+    labels = np.asarray(table["label"]).astype(str)
+    by_class = {str(name): _judged(table, np.flatnonzero(labels == name)) for name in np.unique(labels)}
+    return {**_judged(table, np.arange(len(labels))), "by_class": by_class}
+
+
+def _judged(table: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
+    columns = {name: table[name][rows].astype(np.float64) for name in WORDS}
+
+    def means(drawn: np.ndarray) -> dict[str, float]:
+        return {name: float(column[drawn].mean()) for name, column in columns.items()}
+
+    bounds = intervals.bootstrap(means, table["id"][rows])
+    return {
+        "n": len(rows),
+        "values": means(np.arange(len(rows))),
+        "intervals": {name: list(bound) for name, bound in bounds.items()},
+    }
+
+
+def headline(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, mean with interval) of the numbers that matter."""
+    return [(told, _number(judged, name)) for name, told in WORDS.items()]
+
+
+def _number(judged: Mapping[str, Any], name: str) -> str:
+    return number(judged["values"][name], judged["intervals"][name])
+
+
+def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
+    """Figures of the result by file name: none; what the net makes of stamps only the net can draw."""
+    return {}
+
+
+def sections(
+    judged: Mapping[str, Any],
+    table: Mapping[str, np.ndarray],
+    drawn: Mapping[str, Figure],
+    images: Callable[[np.ndarray], np.ndarray],
+) -> list[Section]:
+    """What the page says of a judged table; images: row numbers (n,) to (n, C, H, W)."""
+    worst = np.argsort(-table["nll"], kind="stable")[:SHOWN]
+    captions = [f"{table['id'][i]}\n{table['label'][i]}, {table['nll'][i]:.2f} nats a pixel" for i in worst]
+    rows = {"all": judged, **judged["by_class"]}
+    return [
+        Section(
+            "Result on the test split",
+            words=[
+                f"{judged['n']} test rows that neither trained nor chose the network; means with 95 % intervals. The "
+                "reconstruction error is a root mean square in the units of the recipe and holds the sky's noise, "
+                "which no code can tell; KL is how much the code says of a stamp."
+            ],
+            tables=[
+                (
+                    ("", "rows", *WORDS.values()),
+                    [[told, str(part["n"]), *[_number(part, name) for name in WORDS]] for told, part in rows.items()],
+                )
+            ],
+        ),
+        Section(
+            "Least expected stamps",
+            pictures=[("As the net sees them.", figures.gallery(images(table["row"][worst]), captions))],
+        ),
+    ]
