@@ -12,7 +12,7 @@ import torch
 
 from alerce_early import generate
 from alerce_early.configs import data_of, task_of
-from alerce_early.data import alerce
+from alerce_early.data import alerce, hits, splits
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
@@ -134,6 +134,23 @@ def test_64_rows_by_heart(quick: Any) -> None:
         loss.backward()
         optimizer.step()
     assert error() < 0.6 * before
+
+
+def test_a_hits_file_comes_back(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).normal(size=(4, 21, 21, 4)).astype(np.float32)
+    file = tmp_path / "hits.pkl"
+    file.write_bytes(pickle.dumps(hits.to_raw(images, ["real", "artefact"] * 2, list("abcd"))))
+    records = hits.read(file, extra_path=file, channels=("sci", "diff"))
+    assert np.array_equal(np.stack(list(records.images[:4])), images[..., 1:3])
+    assert records.labels.tolist() == [1, 0] * 4 and records.part.tolist() == [""] * 4 + ["extra"] * 4  # type: ignore[union-attr]
+
+
+def test_extra_rows_do_not_validate_where_a_file_names_its_test_rows() -> None:
+    part = np.array(["train"] * 60 + ["test"] * 20 + ["extra"] * 40)
+    labels, ids = np.arange(120) % 2, np.arange(120).astype(str)
+    parts = splits.prescribed(part, labels, ids, ("a", "b"), validation=5)
+    assert (parts[80:] == splits.TRAIN).all() and (parts[60:80] == splits.TEST).all()
+    assert (parts[:60] == splits.VALIDATION).sum() == 10
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,8 @@ def test_every_experiment_trains(experiment: str, tiny: Callable[..., DictConfig
         (63_042, ["model=hits_wide"]),
         (242_626, ["model=hits_flipout"]),
         (11_171_397, ["model=resnet18"]),
+        (490_530, ["model=stamp_vae"]),
+        (489_818, ["model=hits_vae"]),
         (330_316, ["model=spectra_class"]),
         (1_658_593, ["model=spectra_redshift"]),
     ],

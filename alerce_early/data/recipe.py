@@ -58,13 +58,18 @@ class SkySigma(nn.Module):
 
     The relative flux of science, template and difference, which a per-channel scaling discards, survives.
     The sky level is the channel's median, the noise the science channel's median absolute deviation x 1.4826.
-    A science image without noise (constant or without data) gives 0.
+    A science image without noise (constant or without data) gives 0. each: every channel in units of its own noise
+    instead, for channels that have no common unit.
     """
+
+    def __init__(self, each: bool = False):
+        super().__init__()
+        self.each = each
 
     def forward(self, image: Tensor) -> Tensor:
         pixels = image.where(image.isfinite(), torch.nan).flatten(2)
         pixels = pixels - pixels.nanmedian(2, keepdim=True).values
-        sigma = MAD_TO_SIGMA * pixels[:, :1].abs().nanmedian(2, keepdim=True).values
+        sigma = MAD_TO_SIGMA * (pixels if self.each else pixels[:, :1]).abs().nanmedian(2, keepdim=True).values
         sigma = sigma.where(sigma > 0, torch.inf)
         return (pixels / sigma).view_as(image)
 

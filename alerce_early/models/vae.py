@@ -11,7 +11,7 @@ from alerce_early.models.net import Net
 
 LOG_SQRT_2_PI = math.log(2 * math.pi) / 2
 NOISE_AT_FIRST = -2.0  # log noise, near that of a sky in the units of recipe=invertible, where learning is quick
-QUIETEST = -7.0  # lowest log noise: a channel that is constant must not give an unbounded likelihood
+QUIETEST = -5.0  # lowest log noise: a channel that is constant must not give an unbounded likelihood
 DRAWN = 0.35  # of the decoder's own errors, in a new stamp: the share that makes its pixels as rough as real ones
 FORGETTING = 0.01  # of the codes' moments, a training step
 
