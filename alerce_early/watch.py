@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from alerce_early.evaluation import figures, metrics
 from alerce_early.runs import write_text
@@ -112,12 +113,15 @@ def progress_bar() -> list[Callback]:
 
 
 def quiet() -> None:
-    """Leave the log to what this run has to say: Lightning's hints go, its errors stay."""
+    """Leave the log to what this run has to say, once: Lightning's hints go, its errors stay."""
+    if rank_zero_only.rank:
+        logging.getLogger(__package__).setLevel(logging.ERROR)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for about in (
         ".*LeafSpec.*",  # a deprecation inside Lightning
         ".*smaller than the logging interval.*",  # every metric here is logged by epoch
         ".*does not have many workers.*",  # whole batches from memory need none
+        ".*sync_dist=True.*",  # every process computes its metrics over the rows of all
     ):
         warnings.filterwarnings("ignore", message=about)
