@@ -114,7 +114,7 @@ def progress_bar() -> list[Callback]:
 
 def quiet() -> None:
     """Leave the log to what this run has to say, once: Lightning's hints go, its errors stay."""
-    if rank_zero_only.rank:
+    if getattr(rank_zero_only, "rank", 0):
         logging.getLogger(__package__).setLevel(logging.ERROR)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -6,7 +6,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +172,7 @@ def test_a_killed_prepare_leaves_nothing_that_looks_finished(stamps_file: Path, 
     wait = "import pathlib, time; pathlib.Path.rename = lambda *_: (print('ready', flush=True), time.sleep(60))"
     process = prepare(stamps_file, outputs, wait)
     assert process.stdout is not None
-    while "ready" not in process.stdout.readline():
-        time.sleep(0.01)
+    assert any("ready" in line for line in process.stdout), process.communicate()[1]
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert finished_stores(outputs) == []
