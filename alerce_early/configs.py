@@ -14,10 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from alerce_early.build import build, construct
+from alerce_early.build import build, construct, module_class
 from alerce_early.data.module import AlertData
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
+from alerce_early.models.net import Net
 from alerce_early.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,13 @@ def plain(config: Any) -> Any:
 
 
 def data_of(config: DictConfig) -> AlertData:
-    """The data module of a whole config; nothing is read yet."""
+    """The data module of a whole config; nothing is read yet.
+
+    Raises InputError if the model cannot go with the data.
+    """
+    net = module_class(config.model.net["_target_"])
+    if issubclass(net, Net):
+        net.check(config.data.kind, f"data={config.data.name}")
     return construct(
         AlertData,
         name=config.data.name,

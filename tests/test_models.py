@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from alerce_early.configs import data_of
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.models.rotations import TURNS, cyclic_mean, orbit
@@ -88,3 +89,15 @@ def test_orbit_and_mean_keep_rows_apart() -> None:
 def test_a_wrong_pair_fails_at_the_door() -> None:
     with pytest.raises(InputError, match="RotInv needs stamps; a test holds spectra"):
         RotInv(spec(kind="spectra"))
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (("model=rotinv", "data=sdss"), "RotInv needs stamps; data=sdss holds spectra. Try data=simulated"),
+        (("model=spectra_class", "data=alerce"), "needs spectra; data=alerce holds stamps. Try data=sdss_simulated"),
+    ],
+)
+def test_a_wrong_pair_is_refused_before_anything_is_read(composed, pair: tuple[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        data_of(composed(*pair))

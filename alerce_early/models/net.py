@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 
+EXAMPLES = {"stamps": "simulated", "spectra": "sdss_simulated"}  # a data set of each kind
+
 
 class Net(nn.Module):
     """A network that is told the facts of its data and takes a batch as a dict.
@@ -19,11 +21,13 @@ class Net(nn.Module):
 
     def __init__(self, spec: DataSpec):
         super().__init__()
-        if spec.kind != self.kind:
-            raise InputError(
-                f"{type(self).__name__} needs {self.kind}; {spec.origin} holds {spec.kind} {spec.shape}. "
-                f"Try {'data=simulated' if self.kind == 'stamps' else 'data=sdss_simulated'}."
-            )
+        self.check(spec.kind, spec.origin)
+
+    @classmethod
+    def check(cls, kind: str, holder: str) -> None:
+        """Raise InputError if data of this kind, held by what holder says, is not what this network is for."""
+        if kind != cls.kind:
+            raise InputError(f"{cls.__name__} needs {cls.kind}; {holder} holds {kind}. Try data={EXAMPLES[cls.kind]}.")
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         raise NotImplementedError
