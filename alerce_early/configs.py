@@ -18,7 +18,7 @@ from alerce_early.build import build, construct, module_class
 from alerce_early.data.module import AlertData
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
-from alerce_early.models.net import Net
+from alerce_early.models.net import EXAMPLES, Net
 from alerce_early.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,11 @@ def data_of(config: DictConfig) -> AlertData:
     Raises InputError if the model cannot go with the data.
     """
     net = module_class(config.model.net["_target_"])
+    kind = config.data.get("kind")
+    if kind not in EXAMPLES:
+        raise InputError(f"data={config.data.name} has kind {kind}; wanted one of {', '.join(EXAMPLES)} in its yaml.")
     if issubclass(net, Net):
-        net.check(config.data.kind, f"data={config.data.name}")
+        net.check(kind, f"data={config.data.name}")
     return construct(
         AlertData,
         name=config.data.name,
