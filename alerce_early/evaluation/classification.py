@@ -39,13 +39,10 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """
     classes = tables.classes_of(table)
     labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
-    values = metrics.classification(labels, probabilities, classes)
+    numbers = metrics.Classification(labels, probabilities, classes)
+    values = numbers(np.ones(len(labels)))
     counts = metrics.confusion(labels, probabilities.argmax(1), len(classes))
-
-    def resampled(rows: np.ndarray) -> dict[str, float]:
-        return metrics.classification(labels[rows], probabilities[rows], classes)
-
-    bounds = intervals.bootstrap(resampled, table["id"])
+    bounds = intervals.bootstrap(numbers, table["id"], weights=True)
     if len(np.unique(table["id"])) == len(table["id"]):
         bounds |= _wilson(counts, classes)
     return {
