@@ -20,6 +20,7 @@ from alerce_early.configs import command, data_of, plain, task_of
 from alerce_early.data import pictures, summary
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
+from alerce_early.evaluation import slices
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
 from alerce_early.runs import Run
@@ -127,7 +128,8 @@ def _predictions(trainer: L.Trainer, task: Task, data: AlertData) -> dict[str, n
         parts.append(task.table | {"split": np.full(len(task.table["row"]), split)})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     row = joined.pop("row")
-    return {"id": data.store.ids[row], "row": row, "split": joined.pop("split")} | task.named(joined)
+    keys = {"id": data.store.ids[row], "row": row, "split": joined.pop("split")}
+    return keys | task.named(joined) | data.metadata(slices.COLUMNS, row)
 
 
 def _judged(predictions: tables.Table) -> dict[str, Any]:

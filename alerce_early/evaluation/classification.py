@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from alerce_early.evaluation import figures, intervals, metrics, uncertainty
+from alerce_early.evaluation import figures, intervals, metrics, slices, thresholds, uncertainty
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.page import Section, number
 
@@ -15,6 +15,22 @@ WORDS = {
     "balanced_accuracy": "balanced accuracy",
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
+}
+MORE = {
+    "mcc": "Matthews' correlation",
+    "roc_auc": "ROC AUC, macro",
+    "average_precision": "average precision, macro",
+    "log_loss": "log loss (nats)",
+    "brier": "Brier score, summed over classes",
+    "ece": "expected calibration error",
+    "f2/SN": "F-beta of SN, recall counts twice",
+}
+BY_CLASS = {
+    "recall": "recall",
+    "precision": "precision",
+    "f1": "F1",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
 }
 WHAT_THEY_DID = {
     "test": "neither trained nor chose the network",
@@ -33,9 +49,9 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Numbers of a table of classifications, as plain values.
 
     Returns {"n": rows, "classes": names, "values": {name: number}, "intervals": {name: [low, high]},
-    "confusion": counts by true and predicted class}. Recall, precision and accuracy have Wilson intervals
-    where every row is another object; all else, and everything where rows share an object, has a bootstrap
-    over objects.
+    "confusion": counts by true and predicted class, "thresholds": see `thresholds.judge`}. Recall, precision
+    and accuracy have Wilson intervals where every row is another object; all else, and everything where rows
+    share an object, has a bootstrap over objects.
     """
     classes = tables.classes_of(table)
     labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
@@ -51,6 +67,7 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "values": values,
         "intervals": {name: list(bounds[name]) for name in values},
         "confusion": counts.tolist(),
+        "thresholds": thresholds.judge(table),
     }
 
 
@@ -75,7 +92,12 @@ def headline(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
 def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
     """Figures of the result by file name."""
     confusion = figures.confusion(np.array(judged["confusion"]), judged["classes"])
-    return {"confusion": confusion, **uncertainty.pictures(table)}
+    return {
+        "confusion": confusion,
+        **thresholds.pictures(judged["thresholds"], table),
+        **slices.pictures(table),
+        **uncertainty.pictures(table),
+    }
 
 
 def sections(
@@ -94,9 +116,11 @@ def sections(
                 f"{judged['n']} {split} rows that {WHAT_THEY_DID[split]}. Brackets are 95 % "
                 "intervals; where two overlap widely, this split cannot tell the classes or the runs apart."
             ],
-            tables=[(("class", "rows", "recall", "precision", "F1"), _by_class(judged))],
+            tables=[((), _overall(judged)), (("class", "rows", *BY_CLASS.values()), _by_class(judged))],
             pictures=[("Confusion matrix: share of the true class, and counts.", drawn["confusion"])],
         ),
+        *([thresholds.section(judged["thresholds"], drawn)] if judged["thresholds"] else []),
+        *([sliced] if (sliced := slices.section(drawn)) else []),
         uncertainty.section(table, drawn),
         Section(
             "Most confident mistakes",
@@ -106,11 +130,22 @@ def sections(
     ]
 
 
+def _overall(judged: Mapping[str, Any]) -> list[list[str]]:
+    values, bounds = judged["values"], judged["intervals"]
+    told = WORDS | MORE | {name: _at_rate(name) for name in values if name.startswith("fnr_at_fpr_")}
+    return [[words, number(values[name], bounds[name])] for name, words in told.items() if name in values]
+
+
+def _at_rate(name: str) -> str:
+    rate, _, missed = name.removeprefix("fnr_at_fpr_").partition("/")
+    return f"{missed} missed where {float(rate):.0%} of the others are taken for it"
+
+
 def _by_class(judged: Mapping[str, Any]) -> list[list[str]]:
     rows_of = dict(zip(judged["classes"], np.array(judged["confusion"]).sum(1).tolist(), strict=True))
+    values, bounds = judged["values"], judged["intervals"]
     rows = []
     for name in sorted(judged["classes"], key=lambda name: name != "SN"):  # stable: SN first, then as they come
-        keys = [f"{metric}/{name}" for metric in ("recall", "precision", "f1")]
-        numbers = [number(judged["values"][key], judged["intervals"][key]) for key in keys]
-        rows.append([name, str(rows_of[name]), *numbers])
+        keys = [f"{metric}/{name}" for metric in BY_CLASS]
+        rows.append([name, str(rows_of[name]), *[number(values[k], bounds[k]) if k in values else "" for k in keys]])
     return rows
