@@ -1,12 +1,12 @@
 """Judging a table of classifications: numbers with intervals, and what the page says of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from alerce_early.evaluation import figures, intervals, metrics, slices, thresholds, uncertainty
+from alerce_early.evaluation import figures, foreign, intervals, metrics, slices, thresholds, uncertainty
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.page import Section, number
 
@@ -35,6 +35,7 @@ BY_CLASS = {
 WHAT_THEY_DID = {
     "test": "neither trained nor chose the network",
     "validation": "chose the network, which flatters it; the test rows have no labels",
+    foreign.SPLIT: "came as they are: whether the classifier was trained or chosen on them is not known here",
 }
 
 CURVES = ("balanced_accuracy", "accuracy", "recall/")  # of the validation split, by epoch
@@ -104,16 +105,18 @@ def sections(
     judged: Mapping[str, Any],
     table: Mapping[str, np.ndarray],
     drawn: Mapping[str, Figure],
-    images: Callable[[np.ndarray], np.ndarray],
+    images: Callable[[np.ndarray], np.ndarray] | None,
 ) -> list[Section]:
-    """What the page says of a judged table; drawn: `pictures`; images: row numbers (n,) to (n, C, ...)."""
-    gallery = figures.mistakes(table, judged["classes"], images)
+    """What the page says of a judged table; drawn: `pictures`.
+
+    images: row numbers (n,) to (n, C, ...); None where there are none, as for a foreign table.
+    """
     split = str(table["split"][0])
     return [
         Section(
-            f"Result on the {split} split",
+            "Result" if split == foreign.SPLIT else f"Result on the {split} split",
             words=[
-                f"{judged['n']} {split} rows that {WHAT_THEY_DID[split]}. Brackets are 95 % "
+                f"{judged['n']:,} {split} rows that {WHAT_THEY_DID[split]}. Brackets are 95 % "
                 "intervals; where two overlap widely, this split cannot tell the classes or the runs apart."
             ],
             tables=[((), _overall(judged)), (("class", "rows", *BY_CLASS.values()), _by_class(judged))],
@@ -122,12 +125,27 @@ def sections(
         *([thresholds.section(judged["thresholds"], drawn)] if judged["thresholds"] else []),
         *([sliced] if (sliced := slices.section(drawn)) else []),
         uncertainty.section(table, drawn),
-        Section(
-            "Most confident mistakes",
-            words=[] if gallery else ["There is none."],
-            pictures=[("As the net sees them.", gallery)] if gallery else [],
-        ),
+        _mistakes(table, judged["classes"], images),
     ]
+
+
+def _mistakes(
+    table: Mapping[str, np.ndarray], classes: Sequence[str], images: Callable[[np.ndarray], np.ndarray] | None
+) -> Section:
+    page = Section("Most confident mistakes")
+    shown = figures.most_confident_mistakes(table, classes)
+    if not len(shown):
+        page.words.append("There is none.")
+    elif images:
+        page.pictures.append(("As the net sees them.", figures.mistakes(table, classes, shown, images)))
+    else:
+        columns = ("id", "label", "predicted", *(f"p_{name}" for name in classes))
+        rows = [
+            [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
+            for row in zip(*(table[name][shown].tolist() for name in columns), strict=True)
+        ]
+        page.tables.append((columns, rows))
+    return page
 
 
 def _overall(judged: Mapping[str, Any]) -> list[list[str]]:

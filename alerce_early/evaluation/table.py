@@ -14,6 +14,7 @@ from pyarrow import csv, parquet
 
 from alerce_early.errors import InputError
 
+EXTENSIONS = (".parquet", ".csv")
 Table = Mapping[str, np.ndarray]
 
 
