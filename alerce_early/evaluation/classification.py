@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from alerce_early.evaluation import figures, foreign, intervals, metrics, slices, thresholds, uncertainty
+from alerce_early.evaluation import calibration, figures, foreign, intervals, metrics, slices, thresholds, uncertainty
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.page import Section, number
 
@@ -50,9 +50,9 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Numbers of a table of classifications, as plain values.
 
     Returns {"n": rows, "classes": names, "values": {name: number}, "intervals": {name: [low, high]},
-    "confusion": counts by true and predicted class, "thresholds": see `thresholds.judge`}. Recall, precision
-    and accuracy have Wilson intervals where every row is another object; all else, and everything where rows
-    share an object, has a bootstrap over objects.
+    "confusion": counts by true and predicted class, "thresholds" and "calibrated": see `judge` there}.
+    Recall, precision and accuracy have Wilson intervals where every row is another object; all else, and
+    everything where rows share an object, has a bootstrap over objects.
     """
     classes = tables.classes_of(table)
     labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
@@ -69,6 +69,7 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "intervals": {name: list(bounds[name]) for name in values},
         "confusion": counts.tolist(),
         "thresholds": thresholds.judge(table),
+        "calibrated": calibration.judge(table),
     }
 
 
@@ -97,6 +98,7 @@ def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict
         "confusion": confusion,
         **thresholds.pictures(judged["thresholds"], table),
         **slices.pictures(table),
+        **calibration.pictures(table),
         **uncertainty.pictures(table),
     }
 
@@ -124,6 +126,7 @@ def sections(
         ),
         *([thresholds.section(judged["thresholds"], drawn)] if judged["thresholds"] else []),
         *([sliced] if (sliced := slices.section(drawn)) else []),
+        calibration.section(judged, drawn),
         uncertainty.section(table, drawn),
         _mistakes(table, judged["classes"], images),
     ]
