@@ -20,7 +20,7 @@ from alerce_early.configs import command, data_of, plain, task_of
 from alerce_early.data import pictures, summary
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
-from alerce_early.evaluation import calibration, slices
+from alerce_early.evaluation import calibration, conformal, slices
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
 from alerce_early.runs import Run
@@ -33,6 +33,7 @@ def train(config: DictConfig, folder: Path) -> Run:
     """Run one whole config in a run folder: prepare, fit, predict with the best checkpoint, report."""
     watch.quiet()
     calibration.check(config.calibration)
+    conformal.check(config.coverage)
     run = Run(folder)
     data = data_of(config)
     task, trainer, best = assemble(config, data, run)
@@ -141,7 +142,9 @@ def _fitted(predictions: tables.Table, config: DictConfig) -> tuple[dict[str, np
     """What validation rows teach about the probabilities: more columns of all rows, and the fits as plain values."""
     validation = tables.labelled(tables.part(predictions, "validation"))
     scaling = calibration.fit(validation, config.calibration)
-    return calibration.columns(scaling, predictions), {"calibration": scaling}
+    thresholds = conformal.fit(validation, config.coverage)
+    columns = calibration.columns(scaling, predictions) | conformal.columns(thresholds, predictions)
+    return columns, {"calibration": scaling, "conformal": thresholds}
 
 
 def _add(checkpoint: Path, values: dict[str, Any]) -> None:

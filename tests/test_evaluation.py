@@ -142,6 +142,15 @@ def test_bootstrap_rows_belong_to_the_drawn_objects() -> None:
     intervals.bootstrap(whole, groups, draws=50)
 
 
+def test_the_interval_of_a_calibration_error_of_nothing_reaches_nothing() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet([1, 1], 2_000)
+    labels = np.where(rng.random(2_000) < p[:, 1], "b", "a")
+    judged = judge({"id": np.arange(2_000), "label": labels, "p_a": p[:, 0], "p_b": p[:, 1]})
+    low, high = judged["intervals"]["ece"]
+    assert low < 0.005 and 0 < judged["values"]["ece"] < 0.05 and high < 0.05
+
+
 def test_a_class_without_rows_does_not_count() -> None:
     values = metrics.classification(np.array([0, 0]), np.array([[0.9, 0.1, 0], [0.8, 0.1, 0.1]]), CLASSES)
     assert values["balanced_accuracy"] == 1 and values["recall/SN"] == 0

@@ -87,9 +87,11 @@ def judge(table: tables.Table) -> dict[str, Any]:
         values = judged(weights)
         return {name: values[name] for name in NUMBERS}
 
+    values = numbers(np.ones(len(table["label"])))
     bounds = intervals.bootstrap(numbers, table["id"], weights=True)
+    bounds["ece"] = intervals.reflected(values["ece"], bounds["ece"])
     return {
-        "values": numbers(np.ones(len(table["label"]))),
+        "values": values,
         "intervals": {name: list(bound) for name, bound in bounds.items()},
     }
 

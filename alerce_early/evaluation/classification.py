@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from alerce_early.evaluation import calibration, figures, foreign, intervals, metrics, slices, thresholds, uncertainty
+from alerce_early.evaluation import (
+    calibration,
+    conformal,
+    figures,
+    foreign,
+    intervals,
+    metrics,
+    slices,
+    thresholds,
+    uncertainty,
+)
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.page import Section, number
 
@@ -50,7 +60,8 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Numbers of a table of classifications, as plain values.
 
     Returns {"n": rows, "classes": names, "values": {name: number}, "intervals": {name: [low, high]},
-    "confusion": counts by true and predicted class, "thresholds" and "calibrated": see `judge` there}.
+    "confusion": counts by true and predicted class, "thresholds", "calibrated", "conformal": see `judge`
+    of their modules, {} where a table has nothing to say of them}.
     Recall, precision and accuracy have Wilson intervals where every row is another object; all else, and
     everything where rows share an object, has a bootstrap over objects.
     """
@@ -60,6 +71,7 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     values = numbers(np.ones(len(labels)))
     counts = metrics.confusion(labels, probabilities.argmax(1), len(classes))
     bounds = intervals.bootstrap(numbers, table["id"], weights=True)
+    bounds["ece"] = intervals.reflected(values["ece"], bounds["ece"])
     if len(np.unique(table["id"])) == len(table["id"]):
         bounds |= _wilson(counts, classes)
     return {
@@ -70,6 +82,7 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "confusion": counts.tolist(),
         "thresholds": thresholds.judge(table),
         "calibrated": calibration.judge(table),
+        "conformal": conformal.judge(table),
     }
 
 
@@ -127,6 +140,7 @@ def sections(
         *([thresholds.section(judged["thresholds"], drawn)] if judged["thresholds"] else []),
         *([sliced] if (sliced := slices.section(drawn)) else []),
         calibration.section(judged, drawn),
+        *([conformal.section(judged["conformal"])] if judged["conformal"] else []),
         uncertainty.section(table, drawn),
         _mistakes(table, judged["classes"], images),
     ]

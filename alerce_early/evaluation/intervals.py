@@ -50,3 +50,12 @@ def bootstrap(
     names = dict.fromkeys(name for value in values for name in value)
     bounds = {name: np.percentile([value[name] for value in values if name in value], tails) for name in names}
     return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+
+def reflected(value: float, bounds: tuple[float, float]) -> tuple[float, float]:
+    """The basic bootstrap interval, not below 0, of a number that every new draw inflates, as a calibration error.
+
+    bounds: of the percentile bootstrap, which counts the inflation twice; here its draws about the value stand
+    for the value about the truth (Davison and Hinkley 1997, section 5.2.1).
+    """
+    return max(0.0, 2 * value - bounds[1]), max(0.0, 2 * value - bounds[0])
