@@ -103,12 +103,21 @@ def _model(run: Run, result: dict[str, Any]) -> Section:
         "epochs": result["epochs"],
         "best epoch": result["best_epoch"],
         "training time": f"{result['training_seconds']:.0f} s",
+        "seed": run.config().seed,
     }
     return Section(
         "Model",
+        words=["Below: the whole config, and every weight of the checkpoint with its shape."],
         tables=[((), page.plain(facts)), ((), page.plain(run.read_json("versions.json")))],
-        preformatted=OmegaConf.to_yaml(run.config()),
+        preformatted=f"{OmegaConf.to_yaml(run.config())}\n{_weights(run)}",
     )
+
+
+def _weights(run: Run) -> str:
+    """One line a weight: its name, number of values and shape."""
+    weights = torch.load(run.best, weights_only=True, map_location="cpu")["state_dict"]
+    width = max(map(len, weights))
+    return "\n".join(f"{name:{width}} {w.numel():>12,}  {' x '.join(map(str, w.shape))}" for name, w in weights.items())
 
 
 def _finished(recipe: Recipe, stored: np.ndarray) -> np.ndarray:

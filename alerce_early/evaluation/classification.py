@@ -44,7 +44,7 @@ BY_CLASS = {
 }
 WHAT_THEY_DID = {
     "test": "neither trained nor chose the network",
-    "validation": "chose the network, which flatters it; the test rows have no labels",
+    "validation": "chose the network, its calibration and its sets, which flatters all; the test rows have no labels",
     foreign.SPLIT: "came as they are: whether the classifier was trained or chosen on them is not known here",
 }
 
@@ -143,6 +143,7 @@ def sections(
         *([conformal.section(judged["conformal"])] if judged["conformal"] else []),
         uncertainty.section(table, drawn),
         _mistakes(table, judged["classes"], images),
+        _limits(judged, table),
     ]
 
 
@@ -163,6 +164,27 @@ def _mistakes(
         ]
         page.tables.append((columns, rows))
     return page
+
+
+def _limits(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> Section:
+    rows_of = {name: sum(row) for name, row in zip(judged["classes"], judged["confusion"], strict=True) if sum(row)}
+    rarest = min(rows_of, key=lambda name: rows_of[name])
+    low, high = judged["intervals"][f"recall/{rarest}"]
+    objects = len(np.unique(table["id"]))
+    shared = [f"The {judged['n']:,} rows are of {objects:,} objects; whole objects were drawn for the intervals."]
+    return Section(
+        "What this evaluation cannot say",
+        words=[
+            f"{rarest} has the fewest rows, {rows_of[rarest]}: its recall may be anything from {low:.2f} to {high:.2f}. "
+            "Two systems that differ by less than such an interval cannot be ranked by these rows.",
+            *(shared if objects < judged["n"] else []),
+            "The intervals tell how numbers vary with the rows that happened to be judged. They do not hold what "
+            "another seed of the training would change, nor another season, telescope or mix of classes. About one "
+            "95 % interval in twenty misses its truth.",
+            "Labels are taken as true: a wrong label counts as a mistake of the classifier, and rows that nobody could "
+            "label, often the faint ones, are not judged at all.",
+        ],
+    )
 
 
 def _overall(judged: Mapping[str, Any]) -> list[list[str]]:
