@@ -1,6 +1,11 @@
-"""Write the HTML page of a finished run again: `python -m alerce_early.report RUN`."""
+"""Write the HTML page of a finished run again, or of a predictions table from elsewhere.
+
+python -m alerce_early.report RUN
+python -m alerce_early.report TABLE.csv|TABLE.parquet [--out FOLDER]
+"""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +17,8 @@ from alerce_early.configs import data_of
 from alerce_early.data import pictures, splits, summary
 from alerce_early.data.module import AlertData
 from alerce_early.data.recipe import Recipe
-from alerce_early.errors import at_the_door
-from alerce_early.evaluation import figures, page
+from alerce_early.errors import InputError, at_the_door
+from alerce_early.evaluation import classification, figures, foreign, page
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
 from alerce_early.evaluation.page import Section
@@ -98,12 +103,21 @@ def _model(run: Run, result: dict[str, Any]) -> Section:
         "epochs": result["epochs"],
         "best epoch": result["best_epoch"],
         "training time": f"{result['training_seconds']:.0f} s",
+        "seed": run.config().seed,
     }
     return Section(
         "Model",
+        words=["Below: the whole config, and every weight of the checkpoint with its shape."],
         tables=[((), page.plain(facts)), ((), page.plain(run.read_json("versions.json")))],
-        preformatted=OmegaConf.to_yaml(run.config()),
+        preformatted=f"{OmegaConf.to_yaml(run.config())}\n{_weights(run)}",
     )
+
+
+def _weights(run: Run) -> str:
+    """One line a weight: its name, number of values and shape."""
+    weights = torch.load(run.best, weights_only=True, map_location="cpu")["state_dict"]
+    width = max(map(len, weights))
+    return "\n".join(f"{name:{width}} {w.numel():>12,}  {' x '.join(map(str, w.shape))}" for name, w in weights.items())
 
 
 def _finished(recipe: Recipe, stored: np.ndarray) -> np.ndarray:
@@ -111,12 +125,45 @@ def _finished(recipe: Recipe, stored: np.ndarray) -> np.ndarray:
     return recipe.finish(torch.from_numpy(np.array(stored))).numpy()
 
 
+def write_foreign(source: Path, folder: Path) -> Path:
+    """Judge a table from elsewhere (see `foreign.read`) and write page, pictures and numbers into a folder."""
+    table = foreign.read(source)
+    judged = classification.judge(table)
+    drawn = classification.pictures(judged, table)
+    text = page.render(
+        title=source.name,
+        subtitle=f"{judged['n']:,} rows of {len(np.unique(table['id'])):,} objects, classes "
+        f"{', '.join(judged['classes'])}.",
+        headline=classification.headline(judged),
+        sections=classification.sections(judged, table, drawn, images=None),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        pictures.save(figure, folder / f"{name}.png")
+    write_text(folder / "metrics.json", json.dumps(judged, indent=1))
+    write_text(folder / "index.html", text)
+    return folder / "index.html"
+
+
 @at_the_door
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m alerce_early.report", description=__doc__)
-    parser.add_argument("run", help="a run folder")
-    run = Run.find(parser.parse_args().run)
-    print(write(run, data_of(run.config()), run.read_json("metrics.json")))
+    parser = argparse.ArgumentParser(
+        prog="python -m alerce_early.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, metavar="RUN|TABLE", help="a run folder, or a .csv or .parquet table")
+    parser.add_argument("--out", type=Path, help="folder for the page of a table; default: TABLE_report beside it")
+    parser.add_argument("--force", action="store_true", help="write into a folder that is there already")
+    given = parser.parse_args()
+    if given.source.suffix in tables.EXTENSIONS:
+        folder = given.out or given.source.with_name(f"{given.source.stem}_report")
+        if folder.exists() and not given.force:
+            raise InputError(f"{folder} is there already; give another --out, or --force to write into it.")
+        print(write_foreign(given.source, folder))
+    else:
+        run = Run.find(given.source)
+        if given.out:
+            raise InputError(f"--out is for a table; the page of run {run.path} goes into its own folder.")
+        print(write(run, data_of(run.config()), run.read_json("metrics.json")))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from alerce_early.configs import command, data_of, plain, task_of
 from alerce_early.data import pictures, summary
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
+from alerce_early.evaluation import calibration, conformal, slices
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
 from alerce_early.runs import Run
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 def train(config: DictConfig, folder: Path) -> Run:
     """Run one whole config in a run folder: prepare, fit, predict with the best checkpoint, report."""
     watch.quiet()
+    calibration.check(config.calibration)
+    conformal.check(config.coverage)
     run = Run(folder)
     data = data_of(config)
     task, trainer, best = assemble(config, data, run)
@@ -46,6 +49,9 @@ def train(config: DictConfig, folder: Path) -> Run:
     task.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
     predictions = _predictions(trainer, task, data)
     if trainer.is_global_zero:
+        columns, fitted = _fitted(predictions, config)
+        predictions |= columns
+        _add(run.best, fitted)
         tables.write(run.predictions, predictions)
         if len(blind := tables.unlabelled(predictions)["row"]):
             tables.write(run.blind_predictions, tables.unlabelled(predictions))
@@ -53,6 +59,7 @@ def train(config: DictConfig, folder: Path) -> Run:
         result = {
             "origin": data.spec.origin,
             **_judged(predictions),
+            **fitted,
             "parameters": _parameters(task),
             "best_epoch": _best_epoch(best),
             "epochs": trainer.current_epoch,
@@ -127,7 +134,24 @@ def _predictions(trainer: L.Trainer, task: Task, data: AlertData) -> dict[str, n
         parts.append(task.table | {"split": np.full(len(task.table["row"]), split)})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     row = joined.pop("row")
-    return {"id": data.store.ids[row], "row": row, "split": joined.pop("split")} | task.named(joined)
+    keys = {"id": data.store.ids[row], "row": row, "split": joined.pop("split")}
+    return keys | task.named(joined) | data.metadata(slices.COLUMNS, row)
+
+
+def _fitted(predictions: tables.Table, config: DictConfig) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What validation rows teach about the probabilities: more columns of all rows, and the fits as plain values."""
+    validation = tables.labelled(tables.part(predictions, "validation"))
+    scaling = calibration.fit(validation, config.calibration)
+    thresholds = conformal.fit(validation, config.coverage)
+    columns = calibration.columns(scaling, predictions) | conformal.columns(thresholds, predictions)
+    return columns, {"calibration": scaling, "conformal": thresholds}
+
+
+def _add(checkpoint: Path, values: dict[str, Any]) -> None:
+    """Put plain values beside what a checkpoint holds; a reader sees the whole file before or after."""
+    partial = checkpoint.with_name(f".{checkpoint.name}.partial")
+    torch.save(torch.load(checkpoint, weights_only=True) | values, partial)
+    partial.replace(checkpoint)
 
 
 def _judged(predictions: tables.Table) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from alerce_early.errors import InputError
 from alerce_early.evaluation import intervals, metrics, page
@@ -43,6 +44,21 @@ def test_a_table_worked_out_by_hand() -> None:
         "f1/SN": 2 / 3,
         "f1/VS": 2 / 3,
         "macro_f1": 2 / 3,
+        # right 4 of 6; true 2, 3, 1 times and predicted 1, 3, 2 times
+        "mcc": (4 * 6 - (2 * 1 + 3 * 3 + 1 * 2)) / ((36 - 14) * (36 - 14)) ** 0.5,
+        # pairs in which the class has more of its probability than another row; a tie counts half
+        "roc_auc/AGN": 8 / 8,
+        "roc_auc/SN": 7 / 9,
+        "roc_auc/VS": 5 / 5,
+        "roc_auc": (1 + 7 / 9 + 1) / 3,
+        # precision at each row of the class, by falling probability
+        "average_precision/AGN": 1,
+        "average_precision/SN": (1 + 2 / 3 + 3 / 4) / 3,
+        "average_precision/VS": 1,
+        "average_precision": (1 + 29 / 36 + 1) / 3,
+        "log_loss": -np.log(0.8 * 0.3 * 0.7 * 0.5 * 0.3 * 0.7) / 6,
+        "brier": (0.06 + 0.86 + 0.14 + 0.38 + 0.86 + 0.14) / 6,
+        "ece": (4 - 3.9) / 6,  # so few rows are one bin: mean confidence 3.9 / 6
     }
     assert {name: pytest.approx(value) for name, value in expected.items()} == values
     assert judge(TABLE)["confusion"] == [[1, 1, 0], [0, 2, 1], [0, 0, 1]]
@@ -50,7 +66,47 @@ def test_a_table_worked_out_by_hand() -> None:
 
 def test_row_order_changes_nothing() -> None:
     shuffled = {name: column[[3, 1, 5, 0, 4, 2]] for name, column in TABLE.items()}
-    assert judge(shuffled)["values"] == judge(TABLE)["values"]
+    assert judge(shuffled)["values"] == pytest.approx(judge(TABLE)["values"], rel=1e-12)
+
+
+def test_two_classes_worked_out_by_hand() -> None:
+    # by falling p_SN: SN SN rest SN | rest SN rest rest
+    labels = np.array([1, 1, 0, 1, 0, 1, 0, 0])
+    p = np.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2, 0.1])
+    values = metrics.classification(labels, np.stack([1 - p, p], 1), ("rest", "SN"))
+    assert values["fnr_at_fpr_0.01/SN"] == values["fnr_at_fpr_0.1/SN"] == 1 / 2
+    assert values["f2/SN"] == pytest.approx(5 * 0.75 * 0.75 / (4 * 0.75 + 0.75))
+    assert values["roc_auc/SN"] == pytest.approx(13 / 16) and values["mcc"] == pytest.approx(0.5)
+
+
+def test_numbers_are_those_of_scikit_learn_also_for_ties_and_draws() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=300)
+    p = rng.dirichlet([1, 1, 1], 300).round(1) + 0.05 * np.eye(3)[labels]
+    p /= p.sum(1, keepdims=True)
+    drawn = rng.integers(300, size=300)
+    values = metrics.Classification(labels, p, CLASSES)(np.bincount(drawn, minlength=300).astype(float))
+    true, q = labels[drawn], p[drawn]
+    options = {"multi_class": "ovr", "average": "macro"}
+    expected = {
+        "mcc": sklearn.metrics.matthews_corrcoef(true, q.argmax(1)),
+        "macro_f1": sklearn.metrics.f1_score(true, q.argmax(1), average="macro"),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(true, q.argmax(1)),
+        "roc_auc": sklearn.metrics.roc_auc_score(true, q, **options),
+        "average_precision": sklearn.metrics.average_precision_score(np.eye(3)[true], q),
+        "log_loss": sklearn.metrics.log_loss(true, q),
+        "brier": ((q - np.eye(3)[true]) ** 2).sum(1).mean(),
+    }
+    assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+
+
+def test_calibration_error_over_bins_of_equal_counts() -> None:
+    # 20 rows sure by .6 of which 15 are right, 20 sure by .9 of which 16 are right
+    p = np.repeat([0.6, 0.9], 20)
+    labels = np.concatenate([np.arange(20) < 15, np.arange(20) < 16]).astype(int)
+    values = metrics.classification(labels, np.stack([1 - p, p], 1), ("bogus", "real"))
+    assert values["ece"] == pytest.approx((0.15 + 0.1) / 2)
+    assert np.bincount(metrics.calibration_bins(np.arange(300) / 300)).tolist() == [20] * 15
 
 
 def test_wilson_interval() -> None:
@@ -84,6 +140,15 @@ def test_bootstrap_rows_belong_to_the_drawn_objects() -> None:
         return {"n": 1.0}
 
     intervals.bootstrap(whole, groups, draws=50)
+
+
+def test_the_interval_of_a_calibration_error_of_nothing_reaches_nothing() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet([1, 1], 2_000)
+    labels = np.where(rng.random(2_000) < p[:, 1], "b", "a")
+    judged = judge({"id": np.arange(2_000), "label": labels, "p_a": p[:, 0], "p_b": p[:, 1]})
+    low, high = judged["intervals"]["ece"]
+    assert low < 0.005 and 0 < judged["values"]["ece"] < 0.05 and high < 0.05
 
 
 def test_a_class_without_rows_does_not_count() -> None:

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from alerce_early.configs import CONF, data_of, task_of
 from alerce_early.errors import InputError
+from alerce_early.evaluation import calibration, conformal
 from alerce_early.evaluation import table as tables
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
@@ -61,6 +62,17 @@ def test_metrics_are_those_of_the_table(finished: Path) -> None:
     low, high = result["test"]["intervals"]["accuracy"]
     assert low < right.mean() < high
     assert result["parameters"] == 149_245 and result["epochs"] == 3 and result["stopped"] is None
+
+
+def test_what_validation_taught_is_kept_and_applied(finished: Path) -> None:
+    result = json.loads((finished / "metrics.json").read_text())
+    checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
+    table = tables.read(finished / "predictions.parquet")
+    for name, module in (("calibration", calibration), ("conformal", conformal)):
+        assert checkpoint[name] == result[name]
+        columns = module.columns(checkpoint[name], table)
+        assert all((columns[column] == table[column]).all() for column in columns)
+    assert {"set", "q_SN", "magpsf"} <= set(table) and result["test"]["conformal"]["wanted"] == 0.9
 
 
 def test_the_page_says_which_data_it_was_and_shows_pictures(finished: Path) -> None:

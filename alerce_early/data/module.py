@@ -1,6 +1,6 @@
 """The LightningDataModule: store, classes, splits and batches of one data set."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -175,6 +175,12 @@ class AlertData(L.LightningDataModule):
         if self.target:
             kept &= self._columns("target", [self.target])[:, 0] != MISSING
         return kept
+
+    def metadata(self, names: Iterable[str], rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Those of the named columns that the store has, (n,) float64 of these rows; NaN where a value is missing."""
+        known = list(self.store.meta["features"])
+        found = {name: self.store.features[rows, known.index(name)] for name in names if name in known}
+        return {name: np.where(column == MISSING, np.nan, column) for name, column in found.items()}
 
     def _columns(self, option: str, names: Sequence[str]) -> np.ndarray:
         """(N, len(names)) float32 columns of the store, for the option that names them."""

@@ -1,12 +1,22 @@
 """Judging a table of classifications: numbers with intervals, and what the page says of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from alerce_early.evaluation import figures, intervals, metrics, uncertainty
+from alerce_early.evaluation import (
+    calibration,
+    conformal,
+    figures,
+    foreign,
+    intervals,
+    metrics,
+    slices,
+    thresholds,
+    uncertainty,
+)
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.page import Section, number
 
@@ -16,9 +26,26 @@ WORDS = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
 }
+MORE = {
+    "mcc": "Matthews' correlation",
+    "roc_auc": "ROC AUC, macro",
+    "average_precision": "average precision, macro",
+    "log_loss": "log loss (nats)",
+    "brier": "Brier score, summed over classes",
+    "ece": "expected calibration error",
+    "f2/SN": "F-beta of SN, recall counts twice",
+}
+BY_CLASS = {
+    "recall": "recall",
+    "precision": "precision",
+    "f1": "F1",
+    "roc_auc": "ROC AUC",
+    "average_precision": "average precision",
+}
 WHAT_THEY_DID = {
     "test": "neither trained nor chose the network",
-    "validation": "chose the network, which flatters it; the test rows have no labels",
+    "validation": "chose the network, its calibration and its sets, which flatters all; the test rows have no labels",
+    foreign.SPLIT: "came as they are: whether the classifier was trained or chosen on them is not known here",
 }
 
 CURVES = ("balanced_accuracy", "accuracy", "recall/")  # of the validation split, by epoch
@@ -33,19 +60,18 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Numbers of a table of classifications, as plain values.
 
     Returns {"n": rows, "classes": names, "values": {name: number}, "intervals": {name: [low, high]},
-    "confusion": counts by true and predicted class}. Recall, precision and accuracy have Wilson intervals
-    where every row is another object; all else, and everything where rows share an object, has a bootstrap
-    over objects.
+    "confusion": counts by true and predicted class, "thresholds", "calibrated", "conformal": see `judge`
+    of their modules, {} where a table has nothing to say of them}.
+    Recall, precision and accuracy have Wilson intervals where every row is another object; all else, and
+    everything where rows share an object, has a bootstrap over objects.
     """
     classes = tables.classes_of(table)
     labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
-    values = metrics.classification(labels, probabilities, classes)
+    numbers = metrics.Classification(labels, probabilities, classes)
+    values = numbers(np.ones(len(labels)))
     counts = metrics.confusion(labels, probabilities.argmax(1), len(classes))
-
-    def resampled(rows: np.ndarray) -> dict[str, float]:
-        return metrics.classification(labels[rows], probabilities[rows], classes)
-
-    bounds = intervals.bootstrap(resampled, table["id"])
+    bounds = intervals.bootstrap(numbers, table["id"], weights=True)
+    bounds["ece"] = intervals.reflected(values["ece"], bounds["ece"])
     if len(np.unique(table["id"])) == len(table["id"]):
         bounds |= _wilson(counts, classes)
     return {
@@ -54,6 +80,9 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "values": values,
         "intervals": {name: list(bounds[name]) for name in values},
         "confusion": counts.tolist(),
+        "thresholds": thresholds.judge(table),
+        "calibrated": calibration.judge(table),
+        "conformal": conformal.judge(table),
     }
 
 
@@ -78,42 +107,102 @@ def headline(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
 def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
     """Figures of the result by file name."""
     confusion = figures.confusion(np.array(judged["confusion"]), judged["classes"])
-    return {"confusion": confusion, **uncertainty.pictures(table)}
+    return {
+        "confusion": confusion,
+        **thresholds.pictures(judged["thresholds"], table),
+        **slices.pictures(table),
+        **calibration.pictures(table),
+        **uncertainty.pictures(table),
+    }
 
 
 def sections(
     judged: Mapping[str, Any],
     table: Mapping[str, np.ndarray],
     drawn: Mapping[str, Figure],
-    images: Callable[[np.ndarray], np.ndarray],
+    images: Callable[[np.ndarray], np.ndarray] | None,
 ) -> list[Section]:
-    """What the page says of a judged table; drawn: `pictures`; images: row numbers (n,) to (n, C, ...)."""
-    gallery = figures.mistakes(table, judged["classes"], images)
+    """What the page says of a judged table; drawn: `pictures`.
+
+    images: row numbers (n,) to (n, C, ...); None where there are none, as for a foreign table.
+    """
     split = str(table["split"][0])
     return [
         Section(
-            f"Result on the {split} split",
+            "Result" if split == foreign.SPLIT else f"Result on the {split} split",
             words=[
-                f"{judged['n']} {split} rows that {WHAT_THEY_DID[split]}. Brackets are 95 % "
+                f"{judged['n']:,} {split} rows that {WHAT_THEY_DID[split]}. Brackets are 95 % "
                 "intervals; where two overlap widely, this split cannot tell the classes or the runs apart."
             ],
-            tables=[(("class", "rows", "recall", "precision", "F1"), _by_class(judged))],
+            tables=[((), _overall(judged)), (("class", "rows", *BY_CLASS.values()), _by_class(judged))],
             pictures=[("Confusion matrix: share of the true class, and counts.", drawn["confusion"])],
         ),
+        *([thresholds.section(judged["thresholds"], drawn)] if judged["thresholds"] else []),
+        *([sliced] if (sliced := slices.section(drawn)) else []),
+        calibration.section(judged, drawn),
+        *([conformal.section(judged["conformal"])] if judged["conformal"] else []),
         uncertainty.section(table, drawn),
-        Section(
-            "Most confident mistakes",
-            words=[] if gallery else ["There is none."],
-            pictures=[("As the net sees them.", gallery)] if gallery else [],
-        ),
+        _mistakes(table, judged["classes"], images),
+        _limits(judged, table),
     ]
+
+
+def _mistakes(
+    table: Mapping[str, np.ndarray], classes: Sequence[str], images: Callable[[np.ndarray], np.ndarray] | None
+) -> Section:
+    page = Section("Most confident mistakes")
+    shown = figures.most_confident_mistakes(table, classes)
+    if not len(shown):
+        page.words.append("There is none.")
+    elif images:
+        page.pictures.append(("As the net sees them.", figures.mistakes(table, classes, shown, images)))
+    else:
+        columns = ("id", "label", "predicted", *(f"p_{name}" for name in classes))
+        rows = [
+            [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row]
+            for row in zip(*(table[name][shown].tolist() for name in columns), strict=True)
+        ]
+        page.tables.append((columns, rows))
+    return page
+
+
+def _limits(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> Section:
+    rows_of = {name: sum(row) for name, row in zip(judged["classes"], judged["confusion"], strict=True) if sum(row)}
+    rarest = min(rows_of, key=lambda name: rows_of[name])
+    low, high = judged["intervals"][f"recall/{rarest}"]
+    objects = len(np.unique(table["id"]))
+    shared = [f"The {judged['n']:,} rows are of {objects:,} objects; whole objects were drawn for the intervals."]
+    return Section(
+        "What this evaluation cannot say",
+        words=[
+            f"{rarest} has the fewest rows, {rows_of[rarest]}: its recall may be anything from {low:.2f} to {high:.2f}. "
+            "Two systems that differ by less than such an interval cannot be ranked by these rows.",
+            *(shared if objects < judged["n"] else []),
+            "The intervals tell how numbers vary with the rows that happened to be judged. They do not hold what "
+            "another seed of the training would change, nor another season, telescope or mix of classes. About one "
+            "95 % interval in twenty misses its truth.",
+            "Labels are taken as true: a wrong label counts as a mistake of the classifier, and rows that nobody could "
+            "label, often the faint ones, are not judged at all.",
+        ],
+    )
+
+
+def _overall(judged: Mapping[str, Any]) -> list[list[str]]:
+    values, bounds = judged["values"], judged["intervals"]
+    told = WORDS | MORE | {name: _at_rate(name) for name in values if name.startswith("fnr_at_fpr_")}
+    return [[words, number(values[name], bounds[name])] for name, words in told.items() if name in values]
+
+
+def _at_rate(name: str) -> str:
+    rate, _, missed = name.removeprefix("fnr_at_fpr_").partition("/")
+    return f"{missed} missed where {float(rate):.0%} of the others are taken for it"
 
 
 def _by_class(judged: Mapping[str, Any]) -> list[list[str]]:
     rows_of = dict(zip(judged["classes"], np.array(judged["confusion"]).sum(1).tolist(), strict=True))
+    values, bounds = judged["values"], judged["intervals"]
     rows = []
     for name in sorted(judged["classes"], key=lambda name: name != "SN"):  # stable: SN first, then as they come
-        keys = [f"{metric}/{name}" for metric in ("recall", "precision", "f1")]
-        numbers = [number(judged["values"][key], judged["intervals"][key]) for key in keys]
-        rows.append([name, str(rows_of[name]), *numbers])
+        keys = [f"{metric}/{name}" for metric in BY_CLASS]
+        rows.append([name, str(rows_of[name]), *[number(values[k], bounds[k]) if k in values else "" for k in keys]])
     return rows

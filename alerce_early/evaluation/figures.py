@@ -116,23 +116,25 @@ def side_by_side(tiles: Mapping[str, np.ndarray], classes: Sequence[str]) -> Fig
     return figure
 
 
+def most_confident_mistakes(table: Mapping[str, np.ndarray], classes: Sequence[str], most: int = 16) -> np.ndarray:
+    """Positions (n,) in a table of its mistakes, the most confident first."""
+    confidence = np.max([table[f"p_{name}"] for name in classes], axis=0)
+    wrong = np.flatnonzero(table["label"] != table["predicted"])
+    return wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
+
+
 def mistakes(
     table: Mapping[str, np.ndarray],
     classes: Sequence[str],
+    shown: np.ndarray,
     images: Callable[[np.ndarray], np.ndarray],
-    most: int = 16,
-) -> Figure | None:
-    """The most confident mistakes of a table, as pictures with id, true and predicted class and probability.
+) -> Figure:
+    """Mistakes of a table, as pictures with id, true and predicted class and probability.
 
-    images: row numbers (n,) to (n, C, ...). None if there is no mistake.
+    shown: positions (n,) in the table; images: row numbers (n,) to (n, C, ...).
     """
-    confidence = np.max([table[f"p_{name}"] for name in classes], axis=0)
-    wrong = np.flatnonzero(table["label"] != table["predicted"])
-    shown = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
-    if not len(shown):
-        return None
     captions = [
-        f"{table['id'][i]}\n{table['label'][i]} taken for {table['predicted'][i]}, p = {confidence[i]:.2f}"
-        for i in shown
+        f"{table['id'][i]}\n{table['label'][i]} taken for {name}, p = {table[f'p_{name}'][i]:.2f}"
+        for i, name in zip(shown, table["predicted"][shown], strict=True)
     ]
     return gallery(images(table["row"][shown]), captions)

@@ -22,12 +22,14 @@ def bootstrap(
     *,
     draws: int = 500,
     seed: int = 0,
+    weights: bool = False,
 ) -> dict[str, tuple[float, float]]:
     """Percentile bootstrap over whole objects.
 
-    statistic: takes row numbers (n,) int64, with repeats, and returns named numbers. groups: (N,) the object
-    of each row; rows of one object are drawn together, since they are no independent evidence.
-    Returns (low, high) of each name.
+    statistic: takes row numbers (n,) int64, with repeats, or, where weights is set, how often each row was drawn,
+    (N,) float64; it returns named numbers. groups: (N,) the object of each row; rows of one object are drawn
+    together, since they are no independent evidence. Returns (low, high) of each name, over the draws in which
+    it is defined.
     """
     rng = np.random.default_rng(seed)
     _, group = np.unique(groups, return_inverse=True)
@@ -37,11 +39,23 @@ def bootstrap(
 
     def resample() -> np.ndarray:
         drawn = rng.integers(len(sizes), size=len(sizes))
+        if weights:
+            return np.bincount(drawn, minlength=len(sizes))[group].astype(np.float64)
         # the rows of each drawn group, laid end to end without a loop over groups
         offsets = np.arange(sizes[drawn].sum()) - np.repeat(np.cumsum(sizes[drawn]) - sizes[drawn], sizes[drawn])
         return by_group[np.repeat(starts[drawn], sizes[drawn]) + offsets]
 
     values = [statistic(resample()) for _ in range(draws)]
     tails = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
-    bounds = {name: np.percentile([value[name] for value in values], tails) for name in values[0]}
+    names = dict.fromkeys(name for value in values for name in value)
+    bounds = {name: np.percentile([value[name] for value in values if name in value], tails) for name in names}
     return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+
+def reflected(value: float, bounds: tuple[float, float]) -> tuple[float, float]:
+    """The basic bootstrap interval, not below 0, of a number that every new draw inflates, as a calibration error.
+
+    bounds: of the percentile bootstrap, which counts the inflation twice; here its draws about the value stand
+    for the value about the truth (Davison and Hinkley 1997, section 5.2.1).
+    """
+    return max(0.0, 2 * value - bounds[1]), max(0.0, 2 * value - bounds[0])

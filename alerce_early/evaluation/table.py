@@ -1,6 +1,7 @@
 """The predictions table on disk: one row a stamp, as parquet or CSV by the file's extension.
 
-Columns: id, row, split ("validation" or "test"), label and predicted (class names), p_<class> for each class.
+Columns: id, row, split ("validation" or "test"), label and predicted (class names), p_<class> for each class,
+q_<class>, the same calibrated, the sets of classes of `conformal.KINDS`, and what of `slices.COLUMNS` the store has.
 The label of a row that nobody has labelled is empty.
 """
 
@@ -13,6 +14,7 @@ from pyarrow import csv, parquet
 
 from alerce_early.errors import InputError
 
+EXTENSIONS = (".parquet", ".csv")
 Table = Mapping[str, np.ndarray]
 
 

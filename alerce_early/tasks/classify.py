@@ -22,6 +22,7 @@ class ClassifyTask(Task):
         super().__init__(*args, **options)
         self.entropy = entropy
 
+    lower_is_better = frozenset({"loss", "log_loss", "brier", "ece"})
     shown: tuple[str, ...] = ("recall/SN",)
 
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:

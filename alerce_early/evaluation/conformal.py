@@ -1,0 +1,161 @@
+"""Sets of classes that hold the true one as often as promised: split conformal prediction.
+
+Thresholds come from the validation rows, on the probabilities as put out. Two scores, one row and class each: LAC, one
+minus the probability (Sadinle et al. 2019), which gives the smallest sets; and APS, the sum of the probabilities
+of all classes at least as probable (Romano et al. 2020, without their randomisation), which adapts to the row. Each
+with one threshold for all rows, which holds the promise on average, or one for each class, which holds it for
+the rows of every class.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from alerce_early.errors import InputError
+from alerce_early.evaluation import intervals
+from alerce_early.evaluation import table as tables
+from alerce_early.evaluation.page import Section, number
+
+# Column of the predictions table, and what it is; the first is the one to use: it does not give up rare classes.
+KINDS = {
+    "set": "LAC by class",
+    "set_lac": "LAC",
+    "set_aps_by_class": "APS by class",
+    "set_aps": "APS",
+}
+WANTED = "set_coverage"  # the column with the coverage that was promised
+JOINED = "|"
+WORDS = (
+    "A set holds the true class with a probability of {coverage:.0%}, if these rows are like the validation rows that "
+    "set its thresholds: over all rows, or, by class, over the rows of each class. The promise is kept on average "
+    "over validation sets; with few validation rows of a class a single one may be off by a few per cent. The same "
+    "rows chose the epoch, which flatters them a little. Brackets are 95 % binomial intervals, for rows of "
+    "different objects. An empty set says that no class is typical of the row."
+)
+
+
+def lac(probabilities: np.ndarray) -> np.ndarray:
+    """Scores (N, C) in [0, 1] of probabilities (N, C)."""
+    return 1 - probabilities
+
+
+def aps(probabilities: np.ndarray) -> np.ndarray:
+    """Scores (N, C) in [0, 1] of probabilities (N, C)."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    summed = np.cumsum(np.take_along_axis(probabilities, order, 1), axis=1)
+    scores = np.empty_like(summed)
+    np.put_along_axis(scores, order, summed, 1)
+    return np.minimum(scores, 1)
+
+
+SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "set": lac,
+    "set_lac": lac,
+    "set_aps_by_class": aps,
+    "set_aps": aps,
+}
+BY_CLASS = ("set", "set_aps_by_class")
+
+
+def check(coverage: float) -> None:
+    """Raises InputError for a coverage that none can promise."""
+    if not 0 < coverage < 1:
+        raise InputError(f"coverage={coverage} cannot be promised; wanted a number between 0 and 1, such as 0.9.")
+
+
+def fit(table: tables.Table, coverage: float) -> dict[str, Any] | None:
+    """Thresholds of a table of labelled validation rows, as plain values.
+
+    coverage: in (0, 1). Returns {"coverage", "thresholds": {name of `KINDS`: C floats}}, None where the table
+    has no rows or no probabilities. A class with too few rows for the promise has threshold 1: it is in every set.
+    """
+    check(coverage)
+    classes = tables.classes_of(table)
+    if not classes or not len(table["label"]):
+        return None
+    labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
+    thresholds = {}
+    for name, score in SCORES.items():
+        own = np.take_along_axis(score(probabilities), labels[:, None], 1)[:, 0]
+        parts = [own[labels == i] if name in BY_CLASS else own for i in range(len(classes))]
+        thresholds[name] = [threshold(part, coverage) for part in parts]
+    return {"coverage": coverage, "thresholds": thresholds}
+
+
+def threshold(scores: np.ndarray, coverage: float) -> float:
+    """The ceil((n + 1) coverage)-th smallest of scores (n,) in [0, 1], or 1 where there are too few."""
+    rank = int(np.ceil((len(scores) + 1) * coverage))
+    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else 1.0
+
+
+def sets(fitted: Mapping[str, Any], name: str, probabilities: np.ndarray) -> np.ndarray:
+    """(N, C) bool: the classes in the set of each row; name: of `KINDS`. APS always has the most probable one."""
+    inside = SCORES[name](probabilities) <= np.array(fitted["thresholds"][name])
+    if SCORES[name] is aps:
+        inside[np.arange(len(inside)), probabilities.argmax(1)] = True
+    return inside
+
+
+def columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, np.ndarray]:
+    """The columns of `KINDS` for a table of any rows: class names joined by "|"; none where nothing was fitted."""
+    if fitted is None:
+        return {}
+    classes = tables.classes_of(table)
+    probabilities = tables.probabilities(table, classes)
+    told = {name: _joined(sets(fitted, name, probabilities), classes) for name in KINDS}
+    return {**told, WANTED: np.full(len(probabilities), fitted["coverage"])}
+
+
+def judge(table: tables.Table) -> dict[str, Any]:
+    """How often the sets of a table hold the true class, and how large they are; {} where it has none.
+
+    Returns {"wanted": coverage, "sets": {name of `KINDS`: {"all" or class: {"n", "coverage", "interval": [low,
+    high] (Wilson), "size": mean}}}}.
+    """
+    if not all(name in table for name in (*KINDS, WANTED)):
+        return {}
+    classes = tables.classes_of(table)
+    labels = tables.label_indices(table, classes)
+    rows = {"all": np.full(len(labels), True)} | {name: labels == i for i, name in enumerate(classes)}
+    judged: dict[str, Any] = {"wanted": float(table[WANTED][0]), "sets": {}}
+    for name in KINDS:
+        inside = _apart(table[name], classes)
+        held = inside[np.arange(len(labels)), labels]
+        judged["sets"][name] = {part: _part(held[of], inside[of]) for part, of in rows.items() if of.any()}
+    return judged
+
+
+def section(judged: Mapping[str, Any]) -> Section:
+    """What the page says; judged: of `judge`, not empty."""
+    page = Section("Conformal sets", words=[WORDS.format(coverage=judged["wanted"])])
+    parts = list(judged["sets"]["set"])
+    for what, told in (
+        ("coverage", lambda part: number(part["coverage"], part["interval"])),
+        ("mean size", lambda part: f"{part['size']:.2f}"),
+    ):
+        rows = [[part, *(told(judged["sets"][name][part]) for name in KINDS)] for part in parts]
+        page.tables.append(((what, *(f"{words} ({name})" for name, words in KINDS.items())), rows))
+    return page
+
+
+def _part(held: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
+    return {
+        "n": len(held),
+        "coverage": float(held.mean()),
+        "interval": list(intervals.wilson(int(held.sum()), len(held))),
+        "size": float(inside.sum(1).mean()),
+    }
+
+
+def _joined(inside: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """(N,) str of (N, C) bool; few different sets, so each is joined once."""
+    different, which = np.unique(inside, axis=0, return_inverse=True)
+    names = [JOINED.join(name for name, there in zip(classes, row, strict=True) if there) for row in different]
+    return np.array(names)[which.reshape(-1)]
+
+
+def _apart(joined: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """(N, C) bool of (N,) str."""
+    names, which = np.unique(joined.astype(str), return_inverse=True)
+    return np.array([[name in text.split(JOINED) for name in classes] for text in names])[which]

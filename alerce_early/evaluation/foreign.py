@@ -1,0 +1,79 @@
+"""A predictions table that somebody else made, read as one of our own."""
+
+from pathlib import Path
+
+import numpy as np
+
+from alerce_early.errors import InputError
+from alerce_early.evaluation import metrics
+from alerce_early.evaluation import table as tables
+
+SPLIT = "table"  # of all rows that are not said to be test rows
+WANTED = "wanted: id, label and either one p_<class> for each class, or score (the probability of the second class)"
+SUM_TOLERANCE = 1e-3
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Read a CSV or parquet table of classifications with the columns id, label and p_<class>, or score.
+
+    Where there is a column split with test rows, only these are kept. score, in [0, 1], is the probability of SN
+    if that is one of the two labels, or else of the one that is last in alphabetical order (of 0 and 1, or bogus
+    and real: the second). Returns our columns, with row, split and predicted. Raises InputError, which names
+    the columns that are missing and the values that are no probabilities.
+    """
+    found = tables.read(path)
+    missing = [name for name in ("id", "label") if name not in found]
+    if "score" not in found and not tables.classes_of(found):
+        missing.append("p_<class> or score")
+    if missing:
+        raise InputError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(found)}; {WANTED}.")
+    found |= {"id": found["id"].astype(str), "label": _names(found["label"])}
+    found = tables.labelled(found)
+    if "split" in found and (found["split"] == "test").any():
+        found = tables.part(found, "test")
+    else:
+        found["split"] = np.full(len(found["id"]), SPLIT)
+    if not len(found["id"]):
+        raise InputError(f"{path} has no row with a label.")
+    if not tables.classes_of(found):
+        found |= _of_score(path, found)
+    classes = tables.classes_of(found)
+    probabilities = _checked(path, {f"p_{name}": found[f"p_{name}"] for name in classes})
+    stacked = np.stack(list(probabilities.values()), 1)
+    worst = np.abs(stacked.sum(1) - 1).argmax()
+    if abs(stacked[worst].sum() - 1) > SUM_TOLERANCE:
+        raise InputError(f"{path}: the columns p_* add up to {stacked[worst].sum():g} in row {worst + 1}; wanted 1.")
+    predicted = np.array(classes)[stacked.argmax(1)]
+    return {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
+
+
+def _names(labels: np.ndarray) -> np.ndarray:
+    """Labels as text; nothing for a missing one."""
+    return np.where([label is None or label != label for label in labels.tolist()], "", labels.astype(str))
+
+
+def _of_score(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
+    """p_<class> of both classes, the one that is not looked for first."""
+    names = [str(name) for name in np.unique(found["label"])]
+    if len(names) != 2:
+        raise InputError(f"{path}: score needs two labels, there are {len(names)}: {', '.join(names[:8])}; {WANTED}.")
+    score, chosen = _checked(path, {"score": found["score"]})["score"], metrics.positive(names)
+    other = next(name for name in names if name != chosen)
+    return {f"p_{other}": 1 - score, f"p_{chosen}": score}
+
+
+def _checked(path: Path, columns: tables.Table) -> dict[str, np.ndarray]:
+    """The columns as (N,) float64; raises InputError where they are no probabilities."""
+    checked = {}
+    for name, column in columns.items():
+        try:
+            checked[name] = column.astype(np.float64)
+        except (TypeError, ValueError):
+            raise InputError(f"{path}: column {name} holds no numbers; wanted probabilities.") from None
+        wrong = np.flatnonzero(~((checked[name] >= 0) & (checked[name] <= 1)))
+        if len(wrong):
+            raise InputError(
+                f"{path}: column {name} is {checked[name][wrong[0]]:g} in row {wrong[0] + 1} and no probability in "
+                f"{len(wrong)} rows; wanted values from 0 to 1."
+            )
+    return checked

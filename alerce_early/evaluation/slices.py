@@ -1,0 +1,61 @@
+"""How accuracy depends on a metadata column, such as the brightness of the alert."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from alerce_early.evaluation import intervals
+from alerce_early.evaluation.page import Section
+
+# Column of the predictions table, taken from the store where it is there, and what it is called.
+COLUMNS = {
+    "magpsf": "magnitude (magpsf)",
+    "sigmapsf": "magnitude error (sigmapsf)",
+    "snr": "signal-to-noise ratio (snr)",
+}
+BINS, FEWEST = 8, 20  # of a column, and rows in one
+
+
+def by_column(right: np.ndarray, values: np.ndarray) -> list[tuple[float, float, int, int]]:
+    """(lowest value, highest value, right rows, rows) in up to `BINS` bins with equally many rows.
+
+    right: (N,) bool; values: (N,), rows where it is not finite are left out. Equal values share a bin.
+    """
+    known = np.isfinite(values)
+    right, values = right[known], values[known]
+    n = len(values)
+    bins = min(BINS, n // FEWEST)
+    if not bins:
+        return []
+    number = np.searchsorted(np.sort(values)[np.arange(1, bins) * n // bins], values, side="right")
+    rows = [np.flatnonzero(number == i) for i in np.unique(number)]
+    return [(float(values[r].min()), float(values[r].max()), int(right[r].sum()), len(r)) for r in rows]
+
+
+def pictures(table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
+    """A figure by_<column> for each known column that the table has."""
+    right = table["label"] == table["predicted"]
+    binned = {name: by_column(right, table[name]) for name in COLUMNS if name in table}
+    return {f"by_{name}": _figure(bins, COLUMNS[name]) for name, bins in binned.items() if bins}
+
+
+def section(drawn: Mapping[str, Figure]) -> Section | None:
+    """What the page says, None where there is no such column; drawn: holds `pictures`."""
+    words = "Bins of equally many rows with 95 % intervals. The mix of classes changes from bin to bin as well."
+    page = Section("Where it works", words=[words])
+    for name, told in COLUMNS.items():
+        if f"by_{name}" in drawn:
+            page.pictures.append((f"Accuracy against {told}.", drawn[f"by_{name}"]))
+    return page if page.pictures else None
+
+
+def _figure(bins: list[tuple[float, float, int, int]], told: str) -> Figure:
+    figure = Figure(figsize=(5.2, 3), layout="constrained")
+    axes = figure.add_subplot(xlabel=told, ylabel="accuracy")
+    low, high, right, rows = np.array(bins).T
+    ends = np.array([intervals.wilson(int(k), int(n)) for k, n in zip(right, rows, strict=True)]).T
+    share, middle = right / rows, (low + high) / 2
+    axes.errorbar(middle, share, np.abs(ends - share), (high - low) / 2, fmt="o", ms=4, lw=1)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

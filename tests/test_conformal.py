@@ -1,0 +1,71 @@
+"""Conformal sets: worked out by hand, and kept promises on rows that are alike."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from alerce_early.errors import InputError
+from alerce_early.evaluation import conformal, intervals
+
+CLASSES = ("AGN", "SN", "VS")
+
+
+def simulated(n: int, seed: int) -> dict[str, np.ndarray]:
+    """Rows with a rare and hard SN, and a network that is too sure of itself."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(3, size=n, p=[0.6, 0.1, 0.3])
+    p = softmax(2 * (rng.standard_normal((n, 3)) + np.array([2, 0.7, 1.5])[labels, None] * np.eye(3)[labels]), axis=1)
+    return {"label": np.array(CLASSES)[labels], **{f"p_{name}": p[:, i] for i, name in enumerate(CLASSES)}}
+
+
+def test_scores_and_thresholds_by_hand() -> None:
+    p = np.array([[0.5, 0.2, 0.3], [0.1, 0.9, 0.0]])
+    assert conformal.lac(p).tolist() == [[0.5, 0.8, 0.7], [0.9, pytest.approx(0.1), 1]]
+    assert conformal.aps(p).tolist() == [[0.5, 1, 0.8], [1, 0.9, 1]]
+    scores = np.arange(1, 20) / 100  # 19: the 18th is the threshold for 0.9
+    assert conformal.threshold(scores, 0.9) == 0.18 and conformal.threshold(scores[:8], 0.9) == 1
+    assert conformal.threshold(np.empty(0), 0.9) == 1
+
+
+def test_sets_are_joined_and_read_back() -> None:
+    fitted = {"coverage": 0.8, "thresholds": {name: [0.6, 0.75, 0.05] for name in conformal.KINDS}}
+    table = {"label": np.array(["AGN", "VS"]), "p_AGN": [0.5, 0.1], "p_SN": [0.3, 0.1], "p_VS": [0.2, 0.8]}
+    table = {name: np.array(column) for name, column in table.items()}
+    columns = conformal.columns(fitted, table)
+    assert columns["set"].tolist() == ["AGN|SN", ""]
+    assert columns["set_aps"].tolist() == ["AGN", "VS"]  # the most probable class is always in
+    judged = conformal.judge(table | columns)
+    assert judged["wanted"] == 0.8 and judged["sets"]["set"]["all"]["size"] == 1
+    assert judged["sets"]["set"]["AGN"]["coverage"] == 1 and judged["sets"]["set"]["VS"]["coverage"] == 0
+    assert judged["sets"]["set"]["all"]["interval"] == list(intervals.wilson(1, 2))
+
+
+def test_coverage_by_class_is_within_its_binomial_interval() -> None:
+    validation, test = simulated(40_000, seed=0), simulated(4_000, seed=1)
+    fitted = conformal.fit(validation, 0.9)
+    judged = conformal.judge(test | conformal.columns(fitted, test))["sets"]
+    for name in CLASSES:
+        low, high = judged["set"][name]["interval"]
+        assert low <= 0.9 <= high
+        assert judged["set_aps_by_class"][name]["coverage"] > 0.88  # at least: the most probable class is always in
+    assert judged["set_lac"]["all"]["interval"][0] <= 0.9 <= judged["set_lac"]["all"]["interval"][1]
+    assert judged["set_lac"]["SN"]["coverage"] < 0.85  # what one threshold for all does to a rare class
+    assert judged["set_aps"]["all"]["coverage"] > 0.88
+    section = conformal.section(conformal.judge(test | conformal.columns(fitted, test)))
+    assert [len(rows) for _, rows in section.tables] == [4, 4]
+
+
+def test_the_promise_is_kept_over_small_validation_sets() -> None:
+    """Between coverage and coverage + 1 / (n + 1), on average (Vovk et al. 2005)."""
+    rng = np.random.default_rng(0)
+    scores = rng.random((4_000, 30))
+    held = [rng.random() <= conformal.threshold(row, 0.9) for row in scores]
+    low, high = intervals.wilson(sum(held), len(held))
+    assert low < 0.9 + 1 / 31 and high > 0.9
+
+
+def test_what_cannot_be_promised() -> None:
+    with pytest.raises(InputError, match=r"coverage=90 cannot be promised; wanted a number between 0 and 1"):
+        conformal.fit(simulated(10, seed=0), 90)
+    assert conformal.fit({"label": np.array(["a"]), "true": np.array([0.1])}, 0.9) is None
+    assert conformal.columns(None, simulated(10, seed=0)) == {} == conformal.judge(simulated(10, seed=0))
