@@ -75,8 +75,7 @@ def _data(data: AlertData, split: Any) -> Section:
         "Data",
         words=[
             f"Data: {meta['origin']}. Store {data.store.path.name}.",
-            f"Split by object, seed {split.seed}; at most {split.validation} rows of a class for validation and "
-            f"{split.test} for test.",
+            splits.told(**split),
         ],
         tables=[(("", "here", *published), read), (("rows", *splits.PARTS), parts)],
         pictures=[(caption, data.store.path / name) for name, caption in pictures.CAPTIONS.items()],
