@@ -40,9 +40,9 @@ def split(
     """
     if folds is not None:
         held = fold_of(labels, ids, folds, seed) == _checked(fold, folds)
-        part = np.full(len(labels), TEST, dtype=np.int8)
-        part[~held] = split(labels[~held], ids[~held], classes, validation=validation, test=0, seed=seed)
-        return part
+        parts = np.full(len(labels), TEST, dtype=np.int8)
+        parts[~held] = split(labels[~held], ids[~held], classes, validation=validation, test=0, seed=seed)
+        return parts
     if sum(size for size in (validation, test) if size < 1) >= 1:
         raise InputError(f"split: validation={validation} and test={test} of each class leave none for training.")
     rng = np.random.default_rng([seed, 0x5EED])

@@ -73,5 +73,11 @@ def unlabelled(table: Table) -> dict[str, np.ndarray]:
     return {name: column for name, column in rows.items() if name != "label"}
 
 
+def joined(parts: Sequence[Table]) -> dict[str, np.ndarray]:
+    """Tables end to end, as far as they have the same columns."""
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in shared}
+
+
 def _rows(table: Table, chosen: np.ndarray) -> dict[str, np.ndarray]:
     return {name: column[chosen] for name, column in table.items()}
