@@ -43,7 +43,7 @@ class Finished:
     @cached_property
     def table(self) -> dict[str, np.ndarray]:
         """The rows it is judged on."""
-        return tables.labelled(tables.part(tables.read(self.run.predictions), self.result["judged"]))
+        return tables.judged(tables.read(self.run.predictions), self.result["judged"])
 
 
 @dataclass(frozen=True, eq=False)

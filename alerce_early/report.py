@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from alerce_early import baseline
 from alerce_early.configs import data_of
 from alerce_early.data import pictures, splits, summary
 from alerce_early.data.module import AlertData
@@ -44,6 +45,7 @@ def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
         headline=kind.headline(judged),
         sections=[
             *kind.sections(judged, table, drawn, lambda rows: _finished(recipe, data.store.images[rows])),
+            *([baseline.section(result["baselines"], judged)] if result.get("baselines") else []),
             Section("Learning", words=[*cut_short, BEST_OF], pictures=[("Loss and scores by epoch.", curves)]),
             _data(data, config.split),
             _model(run, result),

@@ -67,6 +67,11 @@ def labelled(table: Table) -> dict[str, np.ndarray]:
     return _rows(table, table["label"] != "")
 
 
+def judged(table: Table, split: str) -> dict[str, np.ndarray]:
+    """The rows of one split that can be judged."""
+    return labelled(part(table, split))
+
+
 def unlabelled(table: Table) -> dict[str, np.ndarray]:
     """The rows that can only be predicted; without the column label."""
     rows = _rows(table, table["label"] == "")
