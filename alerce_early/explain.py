@@ -20,6 +20,7 @@ from alerce_early.errors import InputError, at_the_door
 from alerce_early.relevance import RULES, Relevance, explain
 from alerce_early.runs import Run
 from alerce_early.tasks.base import Task
+from alerce_early.tasks.classify import ClassifyTask
 
 COLUMNS = 10  # of the metadata, shown
 
@@ -94,21 +95,22 @@ def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
     """Draw every row of these objects; returns the pictures' paths. Raises InputError for an unknown object."""
     config = run.config()
     task_class = module_class(config.model.task._target_)
-    assert issubclass(task_class, Task)
+    if not issubclass(task_class, ClassifyTask):
+        raise InputError(f"{config.model.name} is no classifier: relevance is that of the logit of a class.")
     task = task_class.load_from_checkpoint(run.best, weights_only=True, map_location="cpu")
     data = data_of(config)
     strangers = sorted(set(ids) - set(data.store.ids.tolist()))
     if strangers:
         raise InputError(f"--id {strangers[0]}: no such object in {data.store.meta['origin']}.")
-    if not task.spec.classes or data.store.meta["kind"] != "stamps":
-        raise InputError(f"{config.model.name}: only classifiers of stamps are explained.")
+    if task.spec.kind != "stamps":
+        raise InputError(f"{config.model.name} classifies {task.spec.kind}; only stamps are explained.")
     rows = np.flatnonzero(np.isin(data.store.ids, list(ids)))
     stamps, found = of_rows(task, data, rows, rule)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for i, row in enumerate(rows):
-        columns = list(zip(task.spec.features, found.parts["features"][i].tolist(), strict=True)) if (
-            task.spec.features) else []  # fmt: skip
+    for i, row in enumerate(rows.tolist()):
+        parts = found.parts["features"][i].tolist() if task.spec.features else []
+        columns = zip(task.spec.features, parts, strict=True)
         shown = sorted(columns, key=lambda pair: -abs(pair[1]))[:COLUMNS]
         channels = _channels(data.store.meta["channels"], stamps.shape[1])
         drawn = picture(stamps[i], found.parts["image"][i].numpy(), channels, _title(task, data, row, found, i), shown)
