@@ -1,91 +1,64 @@
 """Runs side by side, seeds of one config as one row: `python -m alerce_early.compare RUN RUN ... | SWEEP`."""
 
 import argparse
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from omegaconf import OmegaConf
+from matplotlib.figure import Figure
 
-from alerce_early.errors import InputError, at_the_door
-from alerce_early.evaluation import table as tables
-from alerce_early.evaluation.kinds import kind_of
-from alerce_early.runs import Run
+from alerce_early.entries import Entry, Finished, find, join
+from alerce_early.errors import at_the_door
+from alerce_early.evaluation import comparison, page, parallel
+from alerce_early.evaluation.page import Section, number
+from alerce_early.runs import write_text
 
-# What may differ between runs of one row: the seed, and where things lie.
-NOT_A_CHOICE = ("seed", "outputs", "name", "hydra")
-NUMBERS = 2  # of a kind's headline, in the table
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished run: its folder, its choices as dotted keys, what metrics.json holds and its headline names."""
-
-    run: Run
-    choices: Mapping[str, Any]
-    result: Mapping[str, Any]
-    words: Mapping[str, str]
-
-    @classmethod
-    def read(cls, run: Run) -> "Finished":
-        config = run.config()
-        choices = {
-            key: value for key, value in _flat(OmegaConf.to_container(config)) if _first(key) not in NOT_A_CHOICE
-        }
-        result = run.read_json("metrics.json")
-        words = kind_of(tables.read(run.predictions)).WORDS
-        known = [(name, told) for name, told in words.items() if name in result[result["judged"]]["values"]]
-        return cls(run, choices, result, dict(known[:NUMBERS]))
-
-    @property
-    def judged(self) -> Mapping[str, Any]:
-        return self.result[self.result["judged"]]
-
-
-def find(paths: Iterable[str]) -> tuple[list[Finished], list[Path]]:
-    """The finished runs in these folders, and the folders of runs that have not finished.
-
-    Raises InputError for a path without a run in it.
-    """
-    finished, unfinished = [], []
-    for path in map(Path, paths):
-        runs = sorted(file.parent for file in path.rglob("config.yaml"))
-        if not runs:
-            raise InputError(f"{path} holds no run: there is no config.yaml in it or below.")
-        for folder in runs:
-            if (folder / "metrics.json").exists():
-                finished.append(Finished.read(Run(folder)))
-            else:
-                unfinished.append(folder)
-    return finished, unfinished
+READ_AS = (
+    "n: seeds, the folds of a seed judged as one table; +-: standard deviation over seeds. Brackets: 95 % interval of "
+    "what ranks, by which objects the test rows hold. Against the best: on the same test rows McNemar's exact test "
+    "where each is another object, else a bootstrap of the difference over objects; then Welch's t-test over seeds. "
+    "The tests are not corrected for how many configs were tried."
+)
 
 
 def leaderboard(finished: Iterable[Finished]) -> list[list[str]]:
-    """Header and one row a config: the model and what else sets it apart, numbers as mean +- sd over its n seeds."""
-    groups: dict[str, list[Finished]] = {}
-    for run in finished:
-        groups.setdefault(str(sorted(run.choices.items(), key=str)), []).append(run)
-    rows = [["system", "apart by", "parameters", "published", "result here", "n", "training"]]
-    for runs in groups.values():
-        first = runs[0]
-        model = first.choices["model.name"]
-        family = [group[0].choices for group in groups.values() if group[0].choices["model.name"] == model]
-        apart = [k for k in first.choices if len({str(other.get(k)) for other in family}) > 1]
-        seconds = mean(run.result["training_seconds"] for run in runs)
+    """Header and one row a config, best first: the model and what else sets it apart, mean +- sd over its n seeds."""
+    return _table(join(finished)[0])
+
+
+def _table(entries: Sequence[Entry]) -> list[list[str]]:
+    header = ["system", "apart by", "parameters", "published", "result here", "95 % interval", "n", "training"]
+    rows = []
+    for entry, best in zip(entries, _bests(entries), strict=True):
         rows.append(
             [
-                str(model),
-                " ".join(f"{_last(k)}={first.choices[k]}" for k in apart),
-                f"{first.result['parameters']:,}",
-                str(first.choices.get("model.published", "")),
-                ", ".join(_over_seeds(name, told, runs) for name, told in first.words.items()),
-                str(len(runs)),
-                f"{seconds:.0f} s",
+                str(entry.choices["model.name"]),
+                " ".join(f"{_last(key)}={value}" for key, value in _apart(entry, entries).items()),
+                f"{entry.runs[0].result['parameters']:,}",
+                str(entry.choices.get("model.published", "")),
+                ", ".join(_over_seeds(entry, name) for name in entry.words),
+                number(mean(entry.scores), entry.interval),
+                _n(entry),
+                f"{entry.seconds:.0f} s",
+                _against(entry, best),
+                _letter(entry, entries),
             ]
         )
-    return rows
+    return [[*header, "against the best", "test rows"], *rows]
+
+
+def notes(entries: Sequence[Entry]) -> list[str]:
+    """What a reader must know before comparing rows of the table."""
+    letters = list(dict.fromkeys(_letter(entry, entries) for entry in entries))
+    if len(letters) == 1:
+        return []
+    return [
+        f"Judged on different test rows ({', '.join(letters)}): configs of different letters are not ranked against "
+        "each other, and no test compares them."
+    ]
 
 
 def text(rows: list[list[str]]) -> str:
@@ -95,23 +68,116 @@ def text(rows: list[list[str]]) -> str:
     return "\n".join("  ".join(row[i].ljust(widths[i]) for i in kept).rstrip() for row in rows)
 
 
-def _over_seeds(name: str, told: str, runs: list[Finished]) -> str:
-    values = [run.judged["values"][name] for run in runs]
-    spread = f" +- {stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{told} {mean(values):.3f}{spread}"
+def as_csv(entries: Sequence[Entry]) -> str:
+    """One line a config, each number in a column of its own."""
+    lines: list[dict[str, Any]] = []
+    for entry, best in zip(entries, _bests(entries), strict=True):
+        name, p = comparison.paired(best.outcome, entry.outcome) if entry is not best else ("", None)
+        spreads = {key: entry.over_seeds(key) for key in entry.words}
+        lines.append(
+            {
+                "system": entry.choices["model.name"],
+                "apart_by": "; ".join(f"{key}={value}" for key, value in _apart(entry, entries).items()),
+                "parameters": entry.runs[0].result["parameters"],
+                **{f"{key}_mean": average for key, (average, _) in spreads.items()},
+                **{f"{key}_sd": spread for key, (_, spread) in spreads.items()},
+                "ranked_by": entry.kind.RANKED_BY,
+                **dict(zip(("low", "high"), entry.interval, strict=True)),
+                "seeds": len(entry.values),
+                "runs": len(entry.runs),
+                "training_seconds": round(entry.seconds, 2),
+                "paired_test": name,
+                "paired_p": p,
+                "welch_p": comparison.welch(best.scores, entry.scores) if entry is not best else None,
+                "test_rows": _letter(entry, entries),
+            }
+        )
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return file.getvalue()
 
 
-def _flat(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Nested dicts as dotted keys; lists count as values."""
-    if not isinstance(node, dict):
-        yield prefix, node
-        return
-    for key, value in node.items():
-        yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+def as_html(entries: Sequence[Entry], said: Sequence[str]) -> str:
+    """The table and, for each set of test rows, a picture of what each option did."""
+    pictures: list[tuple[str, Figure | Path]] = []
+    for best in dict.fromkeys(_bests(entries)):
+        peers = [entry for entry in entries if entry.rows == best.rows]
+        what = best.kind.WORDS[best.kind.RANKED_BY]
+        configs = [{key: _short(value) for key, value in _system_first(entry).items()} for entry in peers]
+        drawn = parallel.picture(configs, [mean(entry.scores) for entry in peers], what, best.kind.LOWER_IS_BETTER)
+        caption = f"A line is a config; it ends at its {what}, mean over seeds, on {_letter(best, entries)}."
+        pictures.append((caption, drawn))
+    header, *rows = _table(entries)
+    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    return page.render(
+        title="Comparison",
+        subtitle=f"{len(entries)} configs, {sum(len(entry.runs) for entry in entries)} runs.",
+        headline=[],
+        sections=[
+            Section(
+                "Leaderboard",
+                words=[*notes(entries), *said, READ_AS],
+                tables=[([header[i] for i in kept], [[row[i] for i in kept] for row in rows])],
+            ),
+            Section("What each option did", pictures=pictures),
+        ],
+    )
 
 
-def _first(key: str) -> str:
-    return key.partition(".")[0]
+def _bests(entries: Sequence[Entry]) -> list[Entry]:
+    """For each entry the best on its test rows; entries are sorted so."""
+    first: dict[str, Entry] = {}
+    return [first.setdefault(entry.rows, entry) for entry in entries]
+
+
+def _against(entry: Entry, best: Entry) -> str:
+    if entry is best:
+        return ""
+    name, p = comparison.paired(best.outcome, entry.outcome)
+    # the score weighs classes alike, McNemar's test rows: they may disagree on who is ahead
+    behind = p < comparison.ALPHA and best.outcome.share.mean() < entry.outcome.share.mean() and name == "McNemar"
+    told = [f"{name}: {comparison.verdict(p)}{', though right on more rows' if behind else ''}"]
+    if seeds := comparison.verdict(comparison.welch(best.scores, entry.scores)):
+        told.append(f"seeds: {seeds}")
+    return "; ".join(told)
+
+
+def _apart(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
+    """The choices that set an entry apart from the others of its model."""
+    model = entry.choices["model.name"]
+    family = [other.choices for other in entries if other.choices["model.name"] == model]
+    keys = dict.fromkeys(key for choices in family for key in choices)
+    differ = [key for key in keys if len({str(choices.get(key)) for choices in family}) > 1]
+    return {key: _short(entry.choices.get(key)) for key in differ}
+
+
+def _system_first(entry: Entry) -> dict[str, Any]:
+    return {"model.name": entry.choices["model.name"], **entry.choices}
+
+
+def _short(value: Any) -> str:
+    """A choice in few words: of steps only the classes."""
+    if isinstance(value, list) and value and all(isinstance(step, dict) for step in value):
+        return " ".join(_last(str(step.get("_target_", step))) for step in value)
+    return str(value)
+
+
+def _letter(entry: Entry, entries: Sequence[Entry]) -> str:
+    """Which test rows an entry was judged on: how many, and a letter for which."""
+    letter = list(dict.fromkeys(other.rows for other in entries)).index(entry.rows)
+    return f"{chr(ord('A') + letter) if letter < 26 else letter}: {len(entry.tables[0]['id']):,}"
+
+
+def _n(entry: Entry) -> str:
+    folds = entry.choices.get("split.folds")
+    return f"{len(entry.values)} x {folds} folds" if folds else str(len(entry.values))
+
+
+def _over_seeds(entry: Entry, name: str) -> str:
+    average, spread = entry.over_seeds(name)
+    return f"{entry.words[name]} {average:.3f}" + (f" +- {spread:.3f}" if spread is not None else "")
 
 
 def _last(key: str) -> str:
@@ -122,11 +188,20 @@ def _last(key: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.compare", description=__doc__)
     parser.add_argument("folder", nargs="+", help="a run folder, or one with runs below it")
-    finished, unfinished = find(parser.parse_args().folder)
-    if finished:
-        print(text(leaderboard(finished)))
-    for folder in unfinished:
-        print(f"not finished: {folder}")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, a number a column")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with a picture of what each option did")
+    asked = parser.parse_args()
+    finished, unfinished = find(asked.folder)
+    entries, said = join(finished)
+    said += [f"not finished: {folder}" for folder in unfinished]
+    if entries:
+        print(text(_table(entries)))
+        if asked.csv:
+            write_text(asked.csv, as_csv(entries))
+        if asked.html:
+            write_text(asked.html, as_html(entries, said))
+    for sentence in [*notes(entries), *said]:
+        print(sentence)
 
 
 if __name__ == "__main__":

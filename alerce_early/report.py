@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from alerce_early import baseline
 from alerce_early.configs import data_of
 from alerce_early.data import pictures, splits, summary
 from alerce_early.data.module import AlertData
@@ -49,6 +50,7 @@ def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
         headline=kind.headline(judged),
         sections=[
             *kind.sections(judged, table, drawn, lambda rows: _finished(recipe, data.store.images[rows])),
+            *([baseline.section(result["baselines"], judged)] if result.get("baselines") else []),
             *_shown(run),
             Section("Learning", words=[*cut_short, BEST_OF], pictures=[("Loss and scores by epoch.", curves)]),
             _data(data, config.split),
@@ -89,8 +91,7 @@ def _data(data: AlertData, split: Any) -> Section:
         "Data",
         words=[
             f"Data: {meta['origin']}. Store {data.store.path.name}.",
-            f"Split by object, seed {split.seed}; at most {split.validation} rows of a class for validation and "
-            f"{split.test} for test.",
+            splits.told(**split),
         ],
         tables=[(("", "here", *published), read), (("rows", *splits.PARTS), parts)],
         pictures=[(caption, data.store.path / name) for name, caption in pictures.CAPTIONS.items()],

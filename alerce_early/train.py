@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from alerce_early import report, watch
+from alerce_early import baseline, report, watch
 from alerce_early.build import construct
 from alerce_early.configs import command, data_of, plain, task_of
 from alerce_early.data import pictures, summary
@@ -68,6 +68,7 @@ def train(config: DictConfig, folder: Path) -> Run:
         }
         for caption, figure in task.pictures(data).items():
             pictures.save(figure, run.pictures / f"{caption}.png")
+        result["baselines"] = baseline.beside(data, tables.judged(predictions, result["judged"]), config.seed)
         page = report.write(run, data, result)
         _log_result(trainer, config, result)
         run.write_json("metrics.json", result)

@@ -1,11 +1,16 @@
 """The table over runs: seeds are joined, choices are told apart, unfinished runs are named."""
 
+import csv
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from alerce_early import compare
+from alerce_early.entries import join
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
 from alerce_early.train import train
@@ -29,13 +34,80 @@ def test_seeds_of_one_config_are_one_row(sweep: Path) -> None:
     assert len(finished) == 4 and not unfinished
     header, *rows = compare.leaderboard(finished)
     assert len(rows) == 2
-    for row, name in zip(rows, ("course", "joint"), strict=True):
+    for row in rows:
         told = dict(zip(header, row, strict=True))
+        name = "joint" if "SkySigma" in told["apart by"] else "course"
         runs = [Run(sweep / f"{name}{seed}").read_json("metrics.json") for seed in (0, 1)]
         a, b = (run["test"]["values"]["balanced_accuracy"] for run in runs)
         spread = abs(a - b) / 2**0.5  # the sample standard deviation of two numbers
         assert f"balanced accuracy {(a + b) / 2:.3f} +- {spread:.3f}" in told["result here"]
         assert told["n"] == "2" and told["system"] == "course_cnn" and "steps=" in told["apart by"]
+
+
+def test_the_best_comes_first_and_the_other_is_tested_against_it(sweep: Path) -> None:
+    entries, said = join(compare.find([str(sweep)])[0])
+    best, other = entries
+    assert said == [] and best.order <= other.order and compare.notes(entries) == []
+    header, first, second = compare.leaderboard(compare.find([str(sweep)])[0])
+    against = header.index("against the best")
+    assert first[against] == "" and second[against].startswith("McNemar: ") and "seeds: " in second[against]
+
+
+def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, composed, stamps_file: Path) -> None:
+    config = composed(
+        *("data=alerce", f"data.path={stamps_file}", f"outputs={sweep.parent}", "model=course_cnn", "split.seed=1"),
+        *("trainer.max_epochs=1", "batches_per_epoch=1"),
+    )
+    other = train(config, sweep.parent / "other")
+    entries, _ = join(compare.find([str(sweep), str(other.path)])[0])
+    assert [len(entry.runs) for entry in entries] == [2, 2, 1] and len({entry.rows for entry in entries}) == 2
+    assert "not ranked against each other" in compare.notes(entries)[0]
+    header, *rows = compare.leaderboard(compare.find([str(sweep), str(other.path)])[0])
+    assert [row[header.index("test rows")][0] for row in rows] == ["A", "A", "B"]
+    assert rows[2][header.index("against the best")] == ""
+
+
+@pytest.fixture(scope="module")
+def folds(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outputs = tmp_path_factory.mktemp("folds")
+    for seed, fold in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0)):
+        config = composed(
+            *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=course_cnn", "split.folds=2"),
+            *(f"split.fold={fold}", f"seed={seed}", "trainer.max_epochs=1", "batches_per_epoch=1"),
+        )
+        train(config, outputs / "runs" / f"{seed}{fold}")
+    return outputs / "runs"
+
+
+def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[str, Any]) -> None:
+    (entry,), said = join(compare.find([str(folds)])[0])
+    assert said == ["course_cnn, seed 2: 1 of 2 folds; left out."]
+    assert len(entry.values) == 2 and len(entry.runs) == 4
+    kept = sum(np.shape(image)[:2] == (63, 63) for image in survey["images"])
+    assert len(entry.tables[0]["row"]) == len(set(entry.tables[0]["row"])) == kept
+    recalls = [entry.values[0][f"recall/{name}"] for name in ("AGN", "SN", "VS", "asteroid", "bogus")]
+    assert entry.scores[0] == pytest.approx(np.mean(recalls))
+    assert compare.leaderboard(compare.find([str(folds)])[0])[1][6] == "2 x 2 folds"
+
+
+def test_a_repeated_run_counts_once(sweep: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(sweep / "course0", tmp_path / name)
+    (entry,), said = join(compare.find([str(tmp_path)])[0])
+    assert len(entry.runs) == 1 and "b repeats" in said[0]
+
+
+def test_files(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["compare", str(sweep), "--csv", f"{tmp_path}/c.csv", "--html", f"{tmp_path}/c.html"]
+    )
+    compare.main()
+    with open(tmp_path / "c.csv") as file:
+        first, second = csv.DictReader(file)
+    assert float(first["balanced_accuracy_mean"]) >= float(second["balanced_accuracy_mean"])
+    assert first["paired_p"] == "" and 0 < float(second["paired_p"]) <= 1 and second["paired_test"] == "McNemar"
+    page = (tmp_path / "c.html").read_text()
+    assert page.count("data:image/png;base64,") == 1 and "SkySigma" in page
 
 
 def test_a_single_run_has_no_spread(sweep: Path) -> None:

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from alerce_early.data.splits import PARTS, prescribed, split
+from alerce_early.data.splits import PARTS, TEST, fold_of, prescribed, split
 from alerce_early.errors import InputError
 
 CLASSES = ("AGN", "SN", "VS")
@@ -70,3 +70,39 @@ def test_a_size_below_one_is_a_share_of_each_class() -> None:
     assert counts(part, labels) == [[30, 20, 50], [15, 10, 25], [60, 40, 100]]
     with pytest.raises(InputError, match="leave none for training"):
         split(labels, np.arange(350).astype(str), CLASSES, validation=0.5, test=0.5)
+
+
+def test_folds_cover_every_row_once_and_objects_stay_whole() -> None:
+    objects = np.random.default_rng(0).integers(300, size=1000)
+    labels, ids = objects % 3, objects.astype(str)
+    parts = np.stack([split(labels, ids, CLASSES, validation=30, folds=5, fold=k) for k in range(5)])
+    assert ((parts == TEST).sum(0) == 1).all()  # so the union of the tests is all rows
+    for part in parts:
+        assert all(len(set(part[objects == o])) == 1 for o in set(objects))
+        for c, (train, validation, test) in enumerate(counts(part, labels)):
+            rows = (labels == c).sum()
+            assert abs(test - rows / 5) <= 0.05 * rows and 25 <= validation <= 30 and train > rows / 2
+
+
+def test_folds_are_stratified_to_one_row_where_every_row_is_an_object() -> None:
+    labels = np.repeat([0, 1, 2], [103, 11, 57])
+    fold = fold_of(labels, np.arange(171).astype(str), 5)
+    by_class = [np.bincount(fold[labels == c], minlength=5) for c in range(3)]
+    assert all(np.ptp(sizes) <= 1 for sizes in by_class) and by_class[1].tolist().count(3) == 1
+
+
+def test_folds_are_a_pure_function_of_the_seed_of_the_split() -> None:
+    labels, ids = np.arange(900) % 3, np.arange(900).astype(str)
+    first, again, other = (fold_of(labels, ids, 5, seed) for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_a_fold_that_is_not_there() -> None:
+    labels, ids = np.arange(90) % 3, np.arange(90).astype(str)
+    for fold in (-1, 5):
+        with pytest.raises(InputError, match=r"split.fold=-?\d is not there: split.folds=5 makes folds 0 to 4"):
+            split(labels, ids, CLASSES, folds=5, fold=fold)
+    with pytest.raises(InputError, match="at least 2"):
+        split(labels, ids, CLASSES, folds=1)
+    with pytest.raises(InputError, match="itself says which rows are for test"):
+        prescribed(np.full(90, "train"), labels, ids, CLASSES, folds=5)

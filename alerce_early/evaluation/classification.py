@@ -49,6 +49,8 @@ WHAT_THEY_DID = {
 }
 
 CURVES = ("balanced_accuracy", "accuracy", "recall/")  # of the validation split, by epoch
+RANKED_BY = "balanced_accuracy"  # the mean over `strata` of the share that is `right`
+LOWER_IS_BETTER = False
 
 
 def fits(columns: list[str]) -> bool:
@@ -84,6 +86,17 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
         "calibrated": calibration.judge(table),
         "conformal": conformal.judge(table),
     }
+
+
+def right(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(N,) bool: whether the most probable class is the true one."""
+    classes = tables.classes_of(table)
+    return tables.probabilities(table, classes).argmax(1) == tables.label_indices(table, classes)
+
+
+def strata(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(N,) str, the parts of the rows that weigh alike in the score: the classes."""
+    return table["label"].astype(str)
 
 
 def _wilson(counts: np.ndarray, classes: tuple[str, ...]) -> dict[str, tuple[float, float]]:

@@ -18,6 +18,8 @@ WORDS = {
     "nll": "-log likelihood (nats a pixel)",
 }
 CURVES = ("reconstruction", "nll")  # of the validation split, by epoch
+RANKED_BY = "reconstruction"  # one minus the mean of what is `right`
+LOWER_IS_BETTER = True
 SHOWN = 12  # of the largest errors
 
 
@@ -35,6 +37,16 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     labels = np.asarray(table["label"]).astype(str)
     by_class = {str(name): _judged(table, np.flatnonzero(labels == name)) for name in np.unique(labels)}
     return {**_judged(table, np.arange(len(labels))), "by_class": by_class}
+
+
+def right(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(N,) float64, one minus the reconstruction error: how much of each stamp is met."""
+    return 1 - table["reconstruction"].astype(np.float64)
+
+
+def strata(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(N,) str, the parts of the rows that weigh alike in the score: there is but one."""
+    return np.full(len(table["reconstruction"]), "all")
 
 
 def _judged(table: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:

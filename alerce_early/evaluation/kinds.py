@@ -8,7 +8,8 @@ import numpy as np
 from alerce_early.errors import InputError
 from alerce_early.evaluation import classification, generation, regression
 
-# Each has CURVES, fits(columns), judge(table), headline(judged), pictures(judged, table), sections(...).
+# Each has CURVES, WORDS, fits(columns), judge(table), headline(judged), pictures(judged, table), sections(...),
+# and to rank by: RANKED_BY, LOWER_IS_BETTER, right(table), strata(table).
 KINDS: tuple[ModuleType, ...] = (classification, regression, generation)
 
 

@@ -19,6 +19,8 @@ WORDS = {
     "mse": "mean squared error",
 }
 CURVES = ("catastrophic", "nmad", "mae")  # of the validation split, by epoch
+RANKED_BY = "catastrophic"  # one minus the share that is `right`
+LOWER_IS_BETTER = True
 DIGITS = 4
 SHOWN = 12  # of the largest errors
 KEPT = (0.5, 0.8)  # shares of the most confident rows that are judged by themselves
@@ -43,6 +45,17 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
         order = np.argsort(-table["confidence"], kind="stable")
         most_confident = {str(share): _judged(table, order[: max(1, round(share * len(order)))]) for share in KEPT}
     return {**_judged(table, np.arange(len(labels))), "by_class": by_class, "most_confident": most_confident}
+
+
+def right(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(N,) bool: whether the redshift is no catastrophic failure."""
+    true, predicted = (table[name].astype(np.float64) for name in ("true", "predicted"))
+    return np.abs(metrics.velocity(true, predicted)) <= metrics.CATASTROPHIC
+
+
+def strata(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(N,) str, the parts of the rows that weigh alike in the score: there is but one."""
+    return np.full(len(table["true"]), "all")
 
 
 def _judged(table: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:

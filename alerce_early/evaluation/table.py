@@ -69,10 +69,21 @@ def labelled(table: Table) -> dict[str, np.ndarray]:
     return _rows(table, table["label"] != "")
 
 
+def judged(table: Table, split: str) -> dict[str, np.ndarray]:
+    """The rows of one split that can be judged."""
+    return labelled(part(table, split))
+
+
 def unlabelled(table: Table) -> dict[str, np.ndarray]:
     """The rows that can only be predicted; without the column label."""
     rows = _rows(table, table["label"] == "")
     return {name: column for name, column in rows.items() if name != "label"}
+
+
+def joined(parts: Sequence[Table]) -> dict[str, np.ndarray]:
+    """Tables end to end, as far as they have the same columns."""
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in shared}
 
 
 def _rows(table: Table, chosen: np.ndarray) -> dict[str, np.ndarray]:

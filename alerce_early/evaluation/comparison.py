@@ -1,0 +1,119 @@
+"""Whether one config is better than another: tests on the same test rows, and across seeds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.stats import binomtest, ttest_ind
+
+from alerce_early.evaluation.intervals import LEVEL
+from alerce_early.evaluation.kinds import kind_of
+
+DRAWS = 2000
+ALPHA = 0.05  # of every test
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How often each test row of one config was right, over its seeds.
+
+    keys: (N,) str that name the rows, sorted; ids: (N,) the objects; strata: (N,) what the score weighs alike
+    (the classes, for a balanced accuracy); right: (N, seeds) bool.
+    """
+
+    keys: np.ndarray
+    ids: np.ndarray
+    strata: np.ndarray
+    right: np.ndarray
+
+    @classmethod
+    def of(cls, tables: Sequence[Mapping[str, np.ndarray]]) -> "Outcome":
+        """From the labelled test rows of each seed, the same ones in any order."""
+        orders = [np.argsort(_keys(table), kind="stable") for table in tables]
+        kind, first, order = kind_of(tables[0]), tables[0], orders[0]
+        right = np.stack([kind.right(table)[rows] for table, rows in zip(tables, orders, strict=True)], 1)
+        return cls(_keys(first)[order], first["id"][order], kind.strata(first)[order], right)
+
+    @property
+    def share(self) -> np.ndarray:
+        """(N,) share of the seeds that were right on each row."""
+        return self.right.mean(1)
+
+    @cached_property
+    def each_its_own(self) -> bool:
+        """Whether every row is another object."""
+        return len(np.unique(self.ids)) == len(self.ids)
+
+    def interval(self) -> tuple[float, float]:
+        """95 % of the mean over seeds of the score, by which other objects might have been in the test rows."""
+        low, high = np.percentile(self._scores(self.share), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+        return float(low), float(high)
+
+    def _scores(self, values: np.ndarray) -> np.ndarray:
+        """(DRAWS,) of the mean over strata of the mean of values (N,), bootstrapped over whole objects."""
+        rng = np.random.default_rng(0)
+        objects, group = np.unique(self.ids, return_inverse=True)
+        strata, stratum = np.unique(self.strata, return_inverse=True)
+        cell, shape = group * len(strata) + stratum, (len(objects), len(strata))
+        sums, counts = (np.bincount(cell, w, np.prod(shape)).reshape(shape) for w in (values, np.ones(len(values))))
+
+        def score() -> float:
+            times = np.bincount(rng.integers(len(objects), size=len(objects)), minlength=len(objects))
+            total = times @ counts
+            return float(((times @ sums)[total > 0] / total[total > 0]).mean())
+
+        return np.array([score() for _ in range(DRAWS)])
+
+
+def _keys(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(N,) str, the same for the same row in every table of one file."""
+    row = table["row"] if "row" in table else np.arange(len(table["id"]))
+    return np.char.add(np.char.add(table["id"].astype(str), " "), row.astype(str))
+
+
+def same_rows(one: Outcome, other: Outcome) -> bool:
+    return np.array_equal(one.keys, other.keys) and np.array_equal(one.strata, other.strata)
+
+
+def mcnemar(one: Outcome, other: Outcome) -> float:
+    """Exact p of McNemar's test on the same rows, of which every one must be another object.
+
+    With several seeds it is the sign test on which config was right on a row with more of them (McNemar 1947;
+    Dietterich 1998, section 3.1). 1 where no row differs.
+    """
+    difference = one.share - other.share
+    better, worse = int((difference > 0).sum()), int((difference < 0).sum())
+    return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+
+
+def paired_bootstrap(one: Outcome, other: Outcome) -> float:
+    """Two-sided p that the score of one is that of the other, on the same rows: bootstrap over whole objects.
+
+    Twice the share of draws on the far side of no difference (Efron & Tibshirani 1993, section 15.4); at
+    least 1 / DRAWS, below which the draws cannot see.
+    """
+    drawn = one._scores(one.share - other.share)
+    far = min((drawn <= 0).mean(), (drawn >= 0).mean())
+    return float(min(1.0, max(2 * far, 1 / DRAWS)))
+
+
+def paired(one: Outcome, other: Outcome) -> tuple[str, float]:
+    """The name of the test that fits these rows, and its p."""
+    if one.each_its_own:
+        return "McNemar", mcnemar(one, other)
+    return "paired bootstrap", paired_bootstrap(one, other)
+
+
+def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Two-sided p of Welch's t-test on the scores of seeds; None where either has less than two or none varies."""
+    if min(len(one), len(other)) < 2 or np.ptp(one) + np.ptp(other) == 0:
+        return None
+    return float(ttest_ind(one, other, equal_var=False).pvalue)
+
+
+def verdict(p: float | None) -> str:
+    """A p in words."""
+    if p is None:
+        return ""
+    return f"p {p:.3f}" if 0.001 <= p < ALPHA else "p < 0.001" if p < ALPHA else f"not distinguishable (p {p:.2f})"

@@ -1,0 +1,86 @@
+"""Tests between configs, against numbers worked out by hand and against what is known of chance."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alerce_early.evaluation import comparison, parallel
+from alerce_early.evaluation.comparison import Outcome
+
+
+def outcome(right: np.ndarray, ids: np.ndarray | None = None, strata: np.ndarray | None = None) -> Outcome:
+    """right: (N, seeds) bool."""
+    rows = np.arange(len(right)).astype(str)
+    return Outcome(rows, rows if ids is None else ids, np.full(len(right), "all") if strata is None else strata, right)
+
+
+def table(right: list[bool], labels: list[str], order: list[int]) -> dict[str, Any]:
+    p = np.array([(label == "SN") == ok for label, ok in zip(labels, right, strict=True)], dtype=float)
+    columns = {"id": np.array(list("abcd")), "row": np.arange(4), "label": np.array(labels), "p_SN": p, "p_VS": 1 - p}
+    return {name: column[order] for name, column in columns.items()}
+
+
+def test_mcnemar_by_hand() -> None:
+    one, other = np.ones(20, bool), np.ones(20, bool)
+    one[0], other[1:9] = False, False  # 8 rows to 1: 2 (1 + 9) / 2^9
+    assert comparison.mcnemar(outcome(one[:, None]), outcome(other[:, None])) == pytest.approx(20 / 512)
+    assert comparison.mcnemar(outcome(one[:, None]), outcome(one[:, None])) == 1
+
+
+def test_rows_in_any_order_are_the_same_rows() -> None:
+    labels, right = ["SN", "SN", "VS", "VS"], [True, False, True, True]
+    straight = Outcome.of([table(right, labels, [0, 1, 2, 3])])
+    shuffled = Outcome.of([table(right, labels, [2, 0, 3, 1])])
+    assert np.array_equal(straight.right, shuffled.right) and comparison.same_rows(straight, shuffled)
+    assert straight.share.tolist() == [1, 0, 1, 1]
+
+
+def test_the_fitting_test() -> None:
+    rows = outcome(np.ones((6, 1), bool))
+    objects = outcome(np.ones((6, 1), bool), ids=np.array(list("aabbcc")))
+    assert comparison.paired(rows, rows)[0] == "McNemar"
+    assert comparison.paired(objects, objects) == ("paired bootstrap", 1.0)
+
+
+def test_the_bootstrap_knows_that_rows_of_one_object_are_no_independent_evidence() -> None:
+    rng = np.random.default_rng(0)
+    ids = np.repeat(np.arange(30), 10).astype(str)
+    one, other = (np.repeat(rng.random(30) < p, 10)[:, None] for p in (0.7, 0.55))
+    apart = comparison.paired_bootstrap(outcome(one), outcome(other))
+    together = comparison.paired_bootstrap(outcome(one, ids), outcome(other, ids))
+    assert together > 3 * apart
+
+
+def test_the_bootstrap_is_wrong_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    ids, strata = np.arange(100).astype(str), np.repeat(["SN", "VS"], [30, 70])
+    pairs = (tuple(rng.random((100, 1)) < 0.7 for _ in range(2)) for _ in range(60))
+    found = [comparison.paired_bootstrap(*(outcome(right, ids, strata) for right in pair)) < 0.05 for pair in pairs]
+    assert sum(found) <= 8  # 3 expected; more than 8 has probability 0.003
+
+
+def test_the_interval_weighs_classes_alike() -> None:
+    strata = np.repeat(["SN", "VS"], [20, 180])
+    right = np.r_[np.arange(20) < 10, np.ones(180, bool)][:, None]
+    low, high = outcome(right, strata=strata).interval()
+    assert low < 0.75 < high and high - low == pytest.approx(2 * 1.96 * 0.5 * (0.25 / 20) ** 0.5, rel=0.2)
+
+
+def test_welch_and_its_words() -> None:
+    assert comparison.welch([0.5], [0.6, 0.7]) is None and comparison.welch([0.5, 0.5], [0.5, 0.5]) is None
+    p = comparison.welch([0.60, 0.62, 0.61], [0.70, 0.72, 0.71])
+    assert p is not None and p < 0.001 and comparison.verdict(p) == "p < 0.001"
+    assert comparison.verdict(0.2) == "not distinguishable (p 0.20)" and comparison.verdict(None) == ""
+    assert comparison.verdict(0.05).startswith("not distinguishable")
+
+
+def test_axes_of_the_picture_tell_no_choice_twice() -> None:
+    configs = [
+        {"model": model, "net": f"the net of {model}", "recipe": recipe, "lr": "1"}
+        for model in ("a", "b")
+        for recipe in ("course", "joint")
+    ]
+    assert parallel.options(configs) == ["model", "recipe"]
+    figure = parallel.picture(configs, [0.1, 0.2, 0.3, 0.4], "score")
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["model", "recipe", "score"]
