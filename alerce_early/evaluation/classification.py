@@ -188,8 +188,8 @@ def _limits(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> Secti
     return Section(
         "What this evaluation cannot say",
         words=[
-            f"{rarest} has the fewest rows, {rows_of[rarest]}: its recall may be anything from {low:.2f} to {high:.2f}. "
-            "Two systems that differ by less than such an interval cannot be ranked by these rows.",
+            f"{rarest} has the fewest rows, {rows_of[rarest]}: its recall may be anything from {low:.2f} to {high:.2f}."
+            " Two systems that differ by less than such an interval cannot be ranked by these rows.",
             *(shared if objects < judged["n"] else []),
             "The intervals tell how numbers vary with the rows that happened to be judged. They do not hold what "
             "another seed of the training would change, nor another season, telescope or mix of classes. About one "
