@@ -177,6 +177,11 @@ def test_table_errors(tmp_path: Path) -> None:
         kind_of({"id": TABLE["id"]})
 
 
+def test_a_narrow_interval_is_told_with_more_digits() -> None:
+    assert page.number(0.8731, [0.841, 0.902]) == "0.873 [0.84, 0.90]"
+    assert page.number(0.8731, [0.8701, 0.8762]) == "0.873 [0.870, 0.876]"
+
+
 def test_the_page_escapes_what_files_name() -> None:
     html = page.render("<script>", "a & b", [("x", "<b>")], [page.Section("<i>", words=["<u>"])])
     assert "<script>" not in html and "<b>&lt;b&gt;</b>" in html and "<u>" not in html and "a &amp; b" in html

@@ -208,7 +208,7 @@ def _overall(judged: Mapping[str, Any]) -> list[list[str]]:
 
 def _at_rate(name: str) -> str:
     rate, _, missed = name.removeprefix("fnr_at_fpr_").partition("/")
-    return f"{missed} missed where {float(rate):.0%} of the others are taken for it"
+    return f"share of {missed} missed at {float(rate):.0%} false positives"
 
 
 def _by_class(judged: Mapping[str, Any]) -> list[list[str]]:

@@ -44,9 +44,12 @@ def _inline(picture: Figure | Path) -> str:
 
 
 def number(value: float, interval: Sequence[float] | None = None, digits: int = 3) -> str:
-    """0.873 [0.84, 0.90]"""
-    ends = f" [{interval[0]:.{digits - 1}f}, {interval[1]:.{digits - 1}f}]" if interval else ""
-    return f"{value:.{digits}f}{ends}"
+    """0.873 [0.84, 0.90]; the ends of a narrow interval have as many digits as the value."""
+    if not interval:
+        return f"{value:.{digits}f}"
+    narrow = interval[1] - interval[0] < 2 * 10 ** (1 - digits)
+    low, high = (f"{end:.{digits if narrow else digits - 1}f}" for end in interval)
+    return f"{value:.{digits}f} [{low}, {high}]"
 
 
 def plain(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
