@@ -14,7 +14,7 @@ from alerce_early.evaluation.classification import WORDS, judge
 from alerce_early.evaluation.comparison import Outcome
 from alerce_early.evaluation.page import Section, number
 
-TREES = 200
+TREES = 100
 SHOWN = 8  # of the most important columns
 
 # Columns from which the labels of some classes were made: whoever may see them need not look at the sky.
@@ -30,8 +30,8 @@ def beside(data: AlertData, table: tables.Table, seed: int = 0) -> dict[str, Any
 
     table: the judged rows of a run, columns id, row, label and p_<class>; for a table without classes there is
     nothing. Returns {"majority", "metadata": {"n", "values", "intervals"}, "importances": {column: share of
-    the impurity it removed}, "left_out": columns that give labels away, "paired": {"test", "p"} of run against
-    forest, "drift": see `drift.drifted`}; without usable columns "skipped" says why and only "majority" is there.
+    the impurity it removed}, "left_out": columns that give labels away, "paired": {test: p} of run against forest,
+     "drift": see `drift.drifted`}; without usable columns "skipped" says why and only "majority" is there.
     """
     classes = tables.classes_of(table)
     if not classes:
@@ -52,13 +52,12 @@ def beside(data: AlertData, table: tables.Table, seed: int = 0) -> dict[str, Any
     forest = RandomForestClassifier(TREES, class_weight="balanced", random_state=seed, n_jobs=-1)
     forest.fit(values[train], data.labels[train])
     guessed = _as_table(table, classes, forest.predict_proba(values[test]))
-    test_name, p = comparison.paired(Outcome.of([table]), Outcome.of([guessed]))
     columns = [names[i] for i in used]
     labels = tables.label_indices(table, classes)
     return result | {
         "metadata": _judged(guessed),
         "importances": dict(zip(columns, forest.feature_importances_.tolist(), strict=True)),
-        "paired": {"test": test_name, "p": p},
+        "paired": comparison.paired(Outcome.of([table]), Outcome.of([guessed])),
         "drift": drift.drifted(values[train], values[test], columns, data.labels[train], labels, seed),
     }
 
@@ -77,10 +76,10 @@ def section(result: Mapping[str, Any], judged: Mapping[str, Any]) -> Section:
         page.words.append(result["skipped"])
         return page
     left_out = f" Not {', '.join(result['left_out'])}: labels were made with it." if result["left_out"] else ""
+    told = "; ".join(f"{test}: {comparison.verdict(p)}" for test, p in result["paired"].items())
     page.words.append(
         f"A random forest of {TREES} trees on {len(result['importances'])} metadata columns, trained and judged on the "
-        f"same rows.{left_out} Network against forest, {result['paired']['test']}: "
-        f"{comparison.verdict(result['paired']['p'])}."
+        f"same rows.{left_out} Network against forest: {told}."
     )
     ranked = sorted(result["importances"].items(), key=lambda pair: -pair[1])[:SHOWN]
     page.tables.append((("most important columns", "share"), [[name, f"{share:.3f}"] for name, share in ranked]))

@@ -18,9 +18,9 @@ from alerce_early.runs import write_text
 
 READ_AS = (
     "n: seeds, the folds of a seed judged as one table; +-: standard deviation over seeds. Brackets: 95 % interval of "
-    "what ranks, by which objects the test rows hold. Against the best: on the same test rows McNemar's exact test "
-    "where each is another object, else a bootstrap of the difference over objects; then Welch's t-test over seeds. "
-    "The tests are not corrected for how many configs were tried."
+    "what ranks, by which objects the test rows hold. Against the best, on the same test rows: a bootstrap over "
+    "objects of the difference in what ranks, and, where each row is another object, McNemar's exact test of which is "
+    "right on more rows; then Welch's t-test over seeds. p is not corrected for how many configs were tried."
 )
 
 
@@ -30,24 +30,24 @@ def leaderboard(finished: Iterable[Finished]) -> list[list[str]]:
 
 
 def _table(entries: Sequence[Entry]) -> list[list[str]]:
-    header = ["system", "apart by", "parameters", "published", "result here", "95 % interval", "n", "training"]
+    header = ["system", "apart by", "result here", "95 % interval", "n", "against the best"]
     rows = []
     for entry, best in zip(entries, _bests(entries), strict=True):
         rows.append(
             [
                 str(entry.choices["model.name"]),
                 " ".join(f"{_last(key)}={value}" for key, value in _apart(entry, entries).items()),
-                f"{entry.runs[0].result['parameters']:,}",
-                str(entry.choices.get("model.published", "")),
                 ", ".join(_over_seeds(entry, name) for name in entry.words),
                 number(mean(entry.scores), entry.interval),
                 _n(entry),
-                f"{entry.seconds:.0f} s",
                 _against(entry, best),
+                f"{entry.runs[0].result['parameters']:,}",
+                f"{entry.seconds:.0f} s",
+                str(entry.choices.get("model.published", "")),
                 _letter(entry, entries),
             ]
         )
-    return [[*header, "against the best", "test rows"], *rows]
+    return [[*header, "parameters", "training", "published", "test rows"], *rows]
 
 
 def notes(entries: Sequence[Entry]) -> list[str]:
@@ -72,7 +72,7 @@ def as_csv(entries: Sequence[Entry]) -> str:
     """One line a config, each number in a column of its own."""
     lines: list[dict[str, Any]] = []
     for entry, best in zip(entries, _bests(entries), strict=True):
-        name, p = comparison.paired(best.outcome, entry.outcome) if entry is not best else ("", None)
+        found = comparison.paired(best.outcome, entry.outcome) if entry is not best else {}
         spreads = {key: entry.over_seeds(key) for key in entry.words}
         lines.append(
             {
@@ -86,8 +86,8 @@ def as_csv(entries: Sequence[Entry]) -> str:
                 "seeds": len(entry.values),
                 "runs": len(entry.runs),
                 "training_seconds": round(entry.seconds, 2),
-                "paired_test": name,
-                "paired_p": p,
+                "bootstrap_p": found.get(comparison.BOOTSTRAP),
+                "mcnemar_p": found.get(comparison.MCNEMAR),
                 "welch_p": comparison.welch(best.scores, entry.scores) if entry is not best else None,
                 "test_rows": _letter(entry, entries),
             }
@@ -135,13 +135,10 @@ def _bests(entries: Sequence[Entry]) -> list[Entry]:
 def _against(entry: Entry, best: Entry) -> str:
     if entry is best:
         return ""
-    name, p = comparison.paired(best.outcome, entry.outcome)
-    # the score weighs classes alike, McNemar's test rows: they may disagree on who is ahead
-    behind = p < comparison.ALPHA and best.outcome.share.mean() < entry.outcome.share.mean() and name == "McNemar"
-    told = [f"{name}: {comparison.verdict(p)}{', though right on more rows' if behind else ''}"]
-    if seeds := comparison.verdict(comparison.welch(best.scores, entry.scores)):
-        told.append(f"seeds: {seeds}")
-    return "; ".join(told)
+    found = comparison.paired(best.outcome, entry.outcome)
+    tests: dict[str, float | None] = {best.kind.WORDS[best.kind.RANKED_BY]: found.pop(comparison.BOOTSTRAP), **found}
+    tests["over seeds (Welch)"] = comparison.welch(best.scores, entry.scores)
+    return "; ".join(f"{name}: {comparison.verdict(p)}" for name, p in tests.items() if p is not None)
 
 
 def _apart(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:

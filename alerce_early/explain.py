@@ -52,7 +52,7 @@ def picture(
         axes[0, i].imshow(pictures.stretch(stamp[i]), cmap="gray", interpolation="nearest")
         heat = axes[1, i].imshow(relevance[i], cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         axes[0, i].set_title(name, fontsize=9)
-        axes[1, i].set_xlabel(f"sum {relevance[i].sum():+.2f}", fontsize=8)
+        axes[1, i].set_xlabel(f"sum {relevance[i].sum():+.2g}", fontsize=8)
         for one in axes[:, i]:
             one.set(xticks=[], yticks=[])
     bar = figure.colorbar(heat, ax=axes[1, : len(stamp)], location="bottom", shrink=0.6, aspect=40)
@@ -84,10 +84,10 @@ def _title(task: Task, data: AlertData, row: int, found: Relevance, i: int) -> s
     parts = {"stamps": found.parts["image"][i].sum()}
     if task.spec.features:
         parts["metadata"] = found.parts["features"][i].sum()
-    told = " ".join(f"{value.item():+.2f} {name}" for name, value in (parts | {"biases": found.biases[i]}).items())
+    told = " ".join(f"{value.item():+.2g} {name}" for name, value in (parts | {"biases": found.biases[i]}).items())
     predicted = task.spec.classes[int(found.predicted[i])]
     return (
-        f"{data.store.ids[row]} (row {row}): {true}, predicted {predicted}\nlogit {found.logit[i].item():.2f} = {told}"
+        f"{data.store.ids[row]} (row {row}): {true}, predicted {predicted}\nlogit {found.logit[i].item():.3g} = {told}"
     )
 
 

@@ -50,7 +50,9 @@ def test_the_best_comes_first_and_the_other_is_tested_against_it(sweep: Path) ->
     assert said == [] and best.order <= other.order and compare.notes(entries) == []
     header, first, second = compare.leaderboard(compare.find([str(sweep)])[0])
     against = header.index("against the best")
-    assert first[against] == "" and second[against].startswith("McNemar: ") and "seeds: " in second[against]
+    assert first[against] == "" and all(
+        f"{test}: " in second[against] for test in ("balanced accuracy", "rows right (McNemar)", "over seeds (Welch)")
+    )
 
 
 def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, composed, stamps_file: Path) -> None:
@@ -70,7 +72,7 @@ def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, compo
 @pytest.fixture(scope="module")
 def folds(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = tmp_path_factory.mktemp("folds")
-    for seed, fold in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0)):
+    for seed, fold in ((0, 0), (0, 1), (1, 0)):
         config = composed(
             *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=course_cnn", "split.folds=2"),
             *(f"split.fold={fold}", f"seed={seed}", "trainer.max_epochs=1", "batches_per_epoch=1"),
@@ -81,13 +83,13 @@ def folds(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory)
 
 def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[str, Any]) -> None:
     (entry,), said = join(compare.find([str(folds)])[0])
-    assert said == ["course_cnn, seed 2: 1 of 2 folds; left out."]
-    assert len(entry.values) == 2 and len(entry.runs) == 4
+    assert said == ["course_cnn, seed 1: 1 of 2 folds; left out."]
+    assert len(entry.values) == 1 and len(entry.runs) == 2
     kept = sum(np.shape(image)[:2] == (63, 63) for image in survey["images"])
     assert len(entry.tables[0]["row"]) == len(set(entry.tables[0]["row"])) == kept
     recalls = [entry.values[0][f"recall/{name}"] for name in ("AGN", "SN", "VS", "asteroid", "bogus")]
     assert entry.scores[0] == pytest.approx(np.mean(recalls))
-    assert compare.leaderboard(compare.find([str(folds)])[0])[1][6] == "2 x 2 folds"
+    assert "1 x 2 folds" in compare.leaderboard(compare.find([str(folds)])[0])[1]
 
 
 def test_a_repeated_run_counts_once(sweep: Path, tmp_path: Path) -> None:
@@ -105,7 +107,8 @@ def test_files(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with open(tmp_path / "c.csv") as file:
         first, second = csv.DictReader(file)
     assert float(first["balanced_accuracy_mean"]) >= float(second["balanced_accuracy_mean"])
-    assert first["paired_p"] == "" and 0 < float(second["paired_p"]) <= 1 and second["paired_test"] == "McNemar"
+    for test in ("bootstrap_p", "mcnemar_p", "welch_p"):
+        assert first[test] == "" and 0 < float(second[test]) <= 1
     page = (tmp_path / "c.html").read_text()
     assert page.count("data:image/png;base64,") == 1 and "SkySigma" in page
 

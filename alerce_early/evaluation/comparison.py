@@ -11,6 +11,7 @@ from alerce_early.evaluation.intervals import LEVEL
 from alerce_early.evaluation.kinds import kind_of
 
 DRAWS = 2000
+BOOTSTRAP, MCNEMAR = "paired bootstrap", "rows right (McNemar)"
 ALPHA = 0.05  # of every test
 
 
@@ -98,11 +99,12 @@ def paired_bootstrap(one: Outcome, other: Outcome) -> float:
     return float(min(1.0, max(2 * far, 1 / DRAWS)))
 
 
-def paired(one: Outcome, other: Outcome) -> tuple[str, float]:
-    """The name of the test that fits these rows, and its p."""
-    if one.each_its_own:
-        return "McNemar", mcnemar(one, other)
-    return "paired bootstrap", paired_bootstrap(one, other)
+def paired(one: Outcome, other: Outcome) -> dict[str, float]:
+    """p of the tests that fit these rows, by name: the bootstrap of the score, and McNemar's where it may be used.
+
+    The two ask different things: the score weighs strata alike, McNemar's test rows.
+    """
+    return {BOOTSTRAP: paired_bootstrap(one, other)} | ({MCNEMAR: mcnemar(one, other)} if one.each_its_own else {})
 
 
 def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
@@ -112,8 +114,6 @@ def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
     return float(ttest_ind(one, other, equal_var=False).pvalue)
 
 
-def verdict(p: float | None) -> str:
+def verdict(p: float) -> str:
     """A p in words."""
-    if p is None:
-        return ""
     return f"p {p:.3f}" if 0.001 <= p < ALPHA else "p < 0.001" if p < ALPHA else f"not distinguishable (p {p:.2f})"

@@ -35,19 +35,21 @@ def picture(configs: Sequence[Mapping[str, str]], scores: Sequence[float], what:
     height = (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
     worth = 1 - height if lower else height
     figure = Figure(figsize=(max(5.0, 2.4 * (len(keys) + 1)), 3.6), layout="constrained")
-    axes = figure.add_subplot(xlim=(-0.35, len(keys) + 0.35), ylim=(-0.08, 1.12))
+    axes = figure.add_subplot(xlim=(-0.35, len(keys) + 0.35), ylim=(-0.08, 1.2))
     # lines that share an option run side by side through it, in the order of their scores
     nudge = 0.06 * (np.argsort(np.argsort(values)) / max(1, len(values) - 1) - 0.5)
     points = np.empty((len(configs), len(keys) + 1))
     for column, key in enumerate(keys):
         told = [config.get(key, "-") for config in configs]
-        ticks = list(dict.fromkeys(told))
+        # the option of the best mean on top, so that lines cross no more than they must
+        means = {name: values[[one == name for one in told]].mean() for name in told}
+        ticks = sorted(means, key=lambda name: means[name])
         place = {name: i / max(1, len(ticks) - 1) for i, name in enumerate(ticks)}
         points[:, column] = [place[name] for name in told] + nudge
         for name, at in place.items():
             label = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
             axes.annotate(
-                label, (column, at), (0, 7), textcoords="offset points", ha="center", fontsize=8, zorder=3,
+                label, (column, at), (0, 11), textcoords="offset points", ha="center", fontsize=8, zorder=3,
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
             )  # fmt: skip
     points[:, -1] = height
