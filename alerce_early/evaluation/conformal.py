@@ -31,7 +31,8 @@ WORDS = (
     "set its thresholds: over all rows, or, by class, over the rows of each class. The promise is kept on average "
     "over validation sets; with few validation rows of a class a single one may be off by a few per cent. The same "
     "rows chose the epoch, which flatters them a little. Brackets are 95 % binomial intervals, for rows of "
-    "different objects. An empty set says that no class is typical of the row."
+    "different objects. An empty set says that no class is typical of the row; a class with too few "
+    "validation rows for the promise is in every set."
 )
 
 
