@@ -26,9 +26,7 @@ from lightning.pytorch.callbacks import Callback
 from alerce_early import watch
 from alerce_early.build import build
 from alerce_early.configs import CONF, data_of, plain
-from alerce_early.data import alerce
 from alerce_early.data.simulation.survey import simulate
-from alerce_early.data.store import open_or_prepare
 from alerce_early.errors import at_the_door
 from alerce_early.runs import Run
 from alerce_early.train import assemble
@@ -51,8 +49,8 @@ class Row:
 def child(code: str, *arguments: str) -> dict[str, float]:
     """Run Python in a process of its own; it sets `told`, to which its peak memory in bytes is added."""
     # not getrusage: its peak starts from that of the parent process
-    code += "; peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))"
-    code += "; import json; print(json.dumps(told | {'peak': int(peak.split()[1]) * 1024}))"
+    code += "\npeak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))"
+    code += "\nimport json; print(json.dumps(told | {'peak': int(peak.split()[1]) * 1024}))"
     done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -61,25 +59,18 @@ LOAD = (
     "import pickle, sys, time, numpy; start = time.perf_counter(); "
     "held = pickle.load(open(sys.argv[1], 'rb')); told = {'seconds': time.perf_counter() - start}"
 )
-PREPARE = "import sys; from alerce_early.bench import prepared; told = prepared(sys.argv[1], sys.argv[2])"
-
-
-def prepared(file: str, outputs: str) -> dict[str, float]:
-    """Seconds to get at the store of a stamps file, made where it is not there yet; no pictures are drawn."""
-    with initialize_config_dir(CONF, version_base="1.3"):
-        config = compose("train", overrides=["data=alerce", f"data.path={file}"])
-    start = time.perf_counter()
-    store = open_or_prepare(
-        root=outputs,
-        name="bench",
-        source=plain(config.data.source),
-        read=lambda: alerce.read(file),
-        steps=plain(config.recipe.steps),
-        margin=0,
-        pictures=lambda *_: None,
-    )
-    first = store.images[0].mean()
-    return {"seconds": time.perf_counter() - start, "first": float(first)}
+# The modules that clean and no others, so that the peak memory is theirs; no pictures are drawn.
+PREPARE = """
+import json, sys, time
+from alerce_early.data import alerce
+from alerce_early.data.store import open_or_prepare
+file, outputs, steps = sys.argv[1:]
+source = {"_target_": "alerce_early.data.alerce.read", "path": file}
+start = time.perf_counter()
+store = open_or_prepare(outputs, "bench", source, lambda: alerce.read(file), json.loads(steps), 0, lambda *_: None)
+first = float(store.images[0].mean())
+told = {"seconds": time.perf_counter() - start, "first": first}
+"""
 
 
 def cleaning(n: int, folder: Path) -> Iterator[Row]:
@@ -89,10 +80,12 @@ def cleaning(n: int, folder: Path) -> Iterator[Row]:
         pickle.dump(simulate(n), out, protocol=4)
     size = f"{n:,} stamps, {file.stat().st_size / GIGABYTE:.2f} GiB"
     child(LOAD, str(file))  # once before it counts, so that both find the file in the page cache
+    with initialize_config_dir(CONF, version_base="1.3"):
+        steps = json.dumps(plain(compose("train").recipe.steps))
     rounds = []
     for index in range(ROUNDS):
-        ours = child(PREPARE, str(file), str(folder / str(index)))
-        again = child(PREPARE, str(file), str(folder / str(index)))
+        ours = child(PREPARE, str(file), str(folder / str(index)), steps)
+        again = child(PREPARE, str(file), str(folder / str(index)), steps)
         rounds.append((ours, child(LOAD, str(file)), again))
         shutil.rmtree(folder / str(index))
     ours, rival, again = min(rounds, key=lambda r: abs(_ratio(r) - median(map(_ratio, rounds))))

@@ -50,7 +50,7 @@ class MinMax(nn.Module):
         span = highest - lowest
         usable = (span > 0) & span.isfinite()
         # dividing by infinity leaves the 0 that is wanted of a channel without a usable span
-        return (image - lowest.where(usable, 0.0)) / span.where(usable, torch.inf)
+        return (image - lowest.where(usable, 0.0)).div_(span.where(usable, torch.inf))
 
 
 class SkySigma(nn.Module):
