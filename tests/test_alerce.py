@@ -9,6 +9,7 @@ import pytest
 from conftest import stamp
 
 from alerce_early.data import alerce
+from alerce_early.data.simulation import survey
 from alerce_early.errors import InputError
 
 
@@ -112,3 +113,16 @@ def test_the_real_file(real_data: Path) -> None:
     records = alerce.read(real_data / "ztf_public_stamps.pkl")
     assert np.bincount(records.labels).tolist() == [60, 77, 110, 201, 48]
     assert len(set(records.ids)) == 446
+
+
+def test_another_file_to_be_judged_on(tmp_path: Path, stamps_file: Path) -> None:
+    path = tmp_path / "test.pkl"
+    path.write_bytes(pickle.dumps(raw()))
+    records = alerce.read(stamps_file, test_path=path)
+    assert records.part is not None and set(records.part[:-5]) == {"train"} and set(records.part[-5:]) == {"test"}
+    assert records.labels[-5:].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_simulation_can_be_judged_on_real_stamps(real_data: Path) -> None:
+    records = survey.read(n=50, test_path=real_data / "ztf_public_stamps.pkl")
+    assert len(records) == 546 and (records.part == "test").sum() == 496

@@ -37,15 +37,21 @@ KEYS = {
 PARTS = {"train": "train", "validation": "validation", "test": "test"}
 
 
-def read(path: str | Path | None, extra_path: str | Path | None = None) -> Records:
-    """Read a stamps file in any of its layouts; extra_path: one of the same format, for training only.
+def read(path: str | Path | None, test_path: str | Path | None = None, extra_path: str | Path | None = None) -> Records:
+    """Read a stamps file in any of its layouts; test_path, extra_path: as in `beside`.
 
     Raises `InputError` if there is no such file, it is not a pickle of the format, an entry is missing,
     lengths differ or a label is unknown.
     """
     if path is None:
         raise InputError("data=alerce needs the stamps file: data.path=FILE, or ALERCE_STAMPS=FILE set.")
-    records = from_raw(pickles.load(path), origin=f"file {Path(path).name}")
+    return beside(from_raw(pickles.load(path), origin=f"file {Path(path).name}"), test_path, extra_path)
+
+
+def beside(records: Records, test_path: str | Path | None, extra_path: str | Path | None) -> Records:
+    """Records with those of other stamps files: test_path is the test part, extra_path is for training only."""
+    if test_path:
+        records = join({"train": records, "test": read(test_path)})
     return with_extra(records, read(extra_path)) if extra_path else records
 
 

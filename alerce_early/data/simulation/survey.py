@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alerce_early.data import alerce
 from alerce_early.data.alerce import CLASSES, COLUMNS
-from alerce_early.data.records import Records, with_extra
+from alerce_early.data.records import Records
 from alerce_early.data.simulation.camera import observe
 from alerce_early.data.simulation.metadata import BOGUS, SN, detection_limit, metadata_columns
 from alerce_early.data.simulation.painting import CENTRE, SIDE
@@ -32,10 +32,12 @@ MISSHAPED = 0.012  # share of the stamps
 to_raw = alerce.to_raw  # what is generated from the survey is in the format of the file it stands for
 
 
-def read(n: int = 52_244, seed: int = 0, extra_path: str | Path | None = None) -> Records:
-    """The simulated survey as records, through the same door as the real file; extra_path as there."""
+def read(
+    n: int = 52_244, seed: int = 0, test_path: str | Path | None = None, extra_path: str | Path | None = None
+) -> Records:
+    """The simulated survey as records, through the same door as the real file; the paths: as there."""
     records = alerce.from_raw(simulate(n, seed), origin=f"simulated survey of {n:,} stamps, seed {seed}")
-    return with_extra(records, alerce.read(extra_path)) if extra_path else records
+    return alerce.beside(records, test_path, extra_path)
 
 
 def measure(scene: Scene, images: Array, negative: Array, rng: Generator) -> Array:
