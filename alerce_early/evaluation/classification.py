@@ -10,9 +10,9 @@ from alerce_early.evaluation import (
     calibration,
     conformal,
     figures,
-    foreign,
     intervals,
     metrics,
+    provenance,
     slices,
     thresholds,
     uncertainty,
@@ -42,12 +42,6 @@ BY_CLASS = {
     "roc_auc": "ROC AUC",
     "average_precision": "average precision",
 }
-WHAT_THEY_DID = {
-    "test": "neither trained nor chose the network",
-    "validation": "chose the network, its calibration and its sets, which flatters all; the test rows have no labels",
-    foreign.SPLIT: "came as they are: whether the classifier was trained or chosen on them is not known here",
-}
-
 CURVES = ("balanced_accuracy", "accuracy", "recall/")  # of the validation split, by epoch
 RANKED_BY = "balanced_accuracy"  # the mean over `strata` of the share that is `right`
 LOWER_IS_BETTER = False
@@ -139,12 +133,12 @@ def sections(
 
     images: row numbers (n,) to (n, C, ...); None where there are none, as for a foreign table.
     """
-    split = str(table["split"][0])
+    title, standing = provenance.told(table)
     return [
         Section(
-            "Result" if split == foreign.SPLIT else f"Result on the {split} split",
+            title,
             words=[
-                f"{judged['n']:,} {split} rows that {WHAT_THEY_DID[split]}. Brackets are 95 % "
+                f"{standing}. Brackets are 95 % "
                 "intervals; where two overlap widely, this split cannot tell the classes or the runs apart."
             ],
             tables=[((), _overall(judged)), (("class", "rows", *BY_CLASS.values()), _by_class(judged))],

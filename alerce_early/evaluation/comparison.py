@@ -73,10 +73,6 @@ def _keys(table: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.char.add(np.char.add(table["id"].astype(str), " "), row.astype(str))
 
 
-def same_rows(one: Outcome, other: Outcome) -> bool:
-    return np.array_equal(one.keys, other.keys) and np.array_equal(one.strata, other.strata)
-
-
 def mcnemar(one: Outcome, other: Outcome) -> float:
     """Exact p of McNemar's test on the same rows, of which every one must be another object.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from alerce_early.evaluation import figures, intervals
+from alerce_early.evaluation import figures, intervals, provenance
 from alerce_early.evaluation.page import Section, number
 
 WORDS = {
@@ -84,14 +84,15 @@ def sections(
     images: Callable[[np.ndarray], np.ndarray],
 ) -> list[Section]:
     """What the page says of a judged table; images: row numbers (n,) to (n, C, H, W)."""
+    title, standing = provenance.told(table)
     worst = np.argsort(-table["nll"], kind="stable")[:SHOWN]
     captions = [f"{table['id'][i]}\n{table['label'][i]}, {table['nll'][i]:.2f} nats a pixel" for i in worst]
     rows = {"all": judged, **judged["by_class"]}
     return [
         Section(
-            "Result on the test split",
+            title,
             words=[
-                f"{judged['n']} test rows that neither trained nor chose the network; means with 95 % intervals. The "
+                f"{standing}; means with 95 % intervals. The "
                 "reconstruction error is a root mean square in the units of the recipe and holds the sky's noise, "
                 "which no code can tell; KL is how much the code says of a stamp."
             ],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from alerce_early.evaluation import figures, intervals, metrics
+from alerce_early.evaluation import figures, intervals, metrics, provenance
 from alerce_early.evaluation.page import Section, number
 
 WORDS = {
@@ -106,11 +106,12 @@ def sections(
         "residuals": "Errors as velocities; the dotted lines are the catastrophic limit.",
         "confidence": "What is left of the failures when only the most confident are kept.",
     }
+    title, standing = provenance.told(table)
     return [
         Section(
-            "Result on the test split",
+            title,
             words=[
-                f"{judged['n']} test rows that neither trained nor chose the network. Brackets are 95 % intervals. "
+                f"{standing}. Brackets are 95 % intervals. "
                 f"A redshift is catastrophic when it is off by more than {metrics.CATASTROPHIC:,.0f} km/s; bias and "
                 "NMAD are the median and the scaled median deviation of (predicted - true) / (1 + true)."
             ],
