@@ -10,9 +10,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from alerce_early.entries import Entry, Finished, find, join
 from alerce_early.errors import at_the_door
 from alerce_early.evaluation import comparison, page, parallel
+from alerce_early.evaluation.entries import Entry, Finished, find, join
 from alerce_early.evaluation.page import Section, number
 from alerce_early.runs import write_text
 
@@ -43,11 +43,12 @@ def _table(entries: Sequence[Entry]) -> list[list[str]]:
                 _against(entry, best),
                 f"{entry.runs[0].result['parameters']:,}",
                 f"{entry.seconds:.0f} s",
+                f"{entry.inference:,.0f} rows/s" if entry.inference else "",
                 str(entry.choices.get("model.published", "")),
                 _letter(entry, entries),
             ]
         )
-    return [[*header, "parameters", "training", "published", "test rows"], *rows]
+    return [[*header, "parameters", "training", "inference", "published", "test rows"], *rows]
 
 
 def notes(entries: Sequence[Entry]) -> list[str]:
@@ -86,6 +87,7 @@ def as_csv(entries: Sequence[Entry]) -> str:
                 "seeds": len(entry.values),
                 "runs": len(entry.runs),
                 "training_seconds": round(entry.seconds, 2),
+                "inference_rows_per_second": entry.inference and round(entry.inference, 1),
                 "bootstrap_p": found.get(comparison.BOOTSTRAP),
                 "mcnemar_p": found.get(comparison.MCNEMAR),
                 "welch_p": comparison.welch(best.scores, entry.scores) if entry is not best else None,

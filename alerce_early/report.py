@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from alerce_early import baseline
 from alerce_early.configs import data_of
 from alerce_early.data import pictures, splits, summary
 from alerce_early.data.module import AlertData
 from alerce_early.data.recipe import Recipe
 from alerce_early.errors import InputError, at_the_door
-from alerce_early.evaluation import classification, figures, foreign, page
+from alerce_early.evaluation import baseline, classification, figures, foreign, page
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
 from alerce_early.evaluation.page import Section

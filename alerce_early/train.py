@@ -14,13 +14,13 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from alerce_early import baseline, report, watch
+from alerce_early import report, watch
 from alerce_early.build import construct
 from alerce_early.configs import command, data_of, plain, task_of
 from alerce_early.data import pictures, summary
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
-from alerce_early.evaluation import calibration, conformal, slices
+from alerce_early.evaluation import baseline, calibration, conformal, slices
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
 from alerce_early.runs import Run
@@ -47,7 +47,9 @@ def train(config: DictConfig, folder: Path) -> Run:
     seconds = time.perf_counter() - started
 
     task.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+    started = time.perf_counter()
     predictions = _predictions(trainer, task, data)
+    judging = time.perf_counter() - started
     if trainer.is_global_zero:
         columns, fitted = _fitted(predictions, config)
         predictions |= columns
@@ -64,6 +66,7 @@ def train(config: DictConfig, folder: Path) -> Run:
             "best_epoch": _best_epoch(best),
             "epochs": trainer.current_epoch,
             "training_seconds": round(seconds, 2),
+            "judged_rows_per_second": round(len(predictions["row"]) / judging, 1),
             "stopped": stopped,
         }
         for caption, figure in task.pictures(data).items():

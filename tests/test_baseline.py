@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alerce_early import baseline
 from alerce_early.configs import data_of
+from alerce_early.evaluation import baseline
 from alerce_early.evaluation import table as tables
 from alerce_early.train import train
 

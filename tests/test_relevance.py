@@ -11,7 +11,7 @@ from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.evaluation import table as tables
 from alerce_early.explain import write
-from alerce_early.relevance import Relevance, explain
+from alerce_early.models.relevance import Relevance, explain
 from alerce_early.runs import Run
 from alerce_early.train import train
 

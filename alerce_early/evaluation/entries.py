@@ -93,6 +93,12 @@ class Entry:
         """Of training, the mean of a run."""
         return mean(run.result["training_seconds"] for run in self.runs)
 
+    @property
+    def inference(self) -> float | None:
+        """Rows a second of the trained network, the mean of a run; None of runs that did not measure it."""
+        rates = [run.result.get("judged_rows_per_second") for run in self.runs]
+        return mean(rate for rate in rates if rate) if all(rates) else None
+
     def over_seeds(self, name: str) -> tuple[float, float | None]:
         """Mean and sample standard deviation of a number; None of a single seed."""
         values = [values[name] for values in self.values]
