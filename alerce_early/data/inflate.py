@@ -41,7 +41,7 @@ def unzipped(file: IO[bytes]) -> IO[bytes]:
     """A file that may be gzipped as one that is not; reading it may raise OSError or one of `DAMAGE`."""
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    return io.BufferedReader(igzip.open(file)) if zipped else file
+    return igzip.open(file) if zipped else file
 
 
 def zipping(path: Path) -> IO[bytes]:

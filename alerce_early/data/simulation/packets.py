@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from alerce_early.data import inflate
 from alerce_early.data.alerce import CLASSES, COLUMNS
-from alerce_early.data.packets import CUTOUTS, RAW
+from alerce_early.data.avro import CUTOUTS, RAW
 from alerce_early.data.simulation.survey import simulate
 from alerce_early.errors import InputError
 
