@@ -18,9 +18,12 @@ from alerce_early.data.cutouts import Unreadable, image
 from alerce_early.data.features import MISSING
 
 SIDE = 63  # pixels of a cutout that is not cut by a chip's edge
+PLANES = (len(CUTOUTS), SIDE, SIDE)
 IS_POSITIVE = {"t": 0.0, "1": 0.0, "f": 1.0, "0": 1.0, None: None}  # as the training file has it
 IS_POSITIVE_AT = RAW.index("isdiffpos")
 NUMBER = (float, int, NoneType)
+
+Work = Sequence[tuple[Block, range]]  # the numbers, within each block, of the records to decode
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,10 @@ class Rejected:
 class Packets:
     """Decoded packets in order.
 
-    images: (n, 63, 63, 3) float32, NaN kept. features: (n, 26) float64 named by `alerce.COLUMNS`, -999 where
-    missing. keys, ids, sources: n candids, objectIds and places. rejected: the others.
+    features: (n, 26) float64 named by `alerce.COLUMNS`, -999 where missing. keys, ids, sources: n candids, objectIds
+    and places. rejected: the others.
     """
 
-    images: np.ndarray
     features: np.ndarray
     keys: list[str]
     ids: list[str]
@@ -52,11 +54,9 @@ class Packets:
     rejected: list[Rejected]
 
 
-def decode(work: Sequence[tuple[Block, range]]) -> Packets:
-    """Decode these records (numbers within the block) of each block."""
-    n = sum(len(wanted) for _, wanted in work)
-    planes = np.empty((n, len(CUTOUTS), SIDE, SIDE), np.float32)
-    raw = np.empty((n, len(RAW)))
+def decode(work: Work, planes: np.ndarray) -> Packets:
+    """Decode these records of each block; their stamps are written into the first of planes (n or more, *PLANES)."""
+    raw = np.empty((sum(len(wanted) for _, wanted in work), len(RAW)))
     keys: list[str] = []
     ids: list[str] = []
     sources: list[str] = []
@@ -78,9 +78,7 @@ def decode(work: Sequence[tuple[Block, range]]) -> Packets:
                 keys.append(key)
                 ids.append(name)
                 sources.append(source)
-    kept = len(keys)
-    # planes lie one after the other, as a network wants them; the shape is that of a stamps file
-    return Packets(np.moveaxis(planes[:kept], 1, 3), _columns(raw[:kept]), keys, ids, sources, rejected)
+    return Packets(_columns(raw[: len(keys)]), keys, ids, sources, rejected)
 
 
 def _name(record: dict[str, Any], field: str, kind: type) -> str:
