@@ -94,7 +94,7 @@ def _avro(file: IO[bytes], source: str) -> Iterator[Block]:
         sync = _take(file, SYNC)
         while lead := file.read(1):
             count, size = _long(file, lead), _long(file)
-            if size > LARGEST_BLOCK or not 0 <= count <= max(1, size // SMALLEST_RECORD):
+            if not 0 <= size <= LARGEST_BLOCK or not 0 <= count <= max(1, size // SMALLEST_RECORD):
                 raise Damaged(f"Avro block declares {count:,} records in {size:,} bytes")
             data = _take(file, size)
             if _take(file, SYNC) != sync:

@@ -5,6 +5,7 @@ Schema 3.x and 4.x, https://github.com/ZwickyTransientFacility/ztf-avro-alert; b
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from types import NoneType
 from typing import Any
 
@@ -18,6 +19,7 @@ from alerce_early.data.cutouts import Unreadable, image
 from alerce_early.data.features import MISSING
 
 SIDE = 63  # pixels of a cutout that is not cut by a chip's edge
+LONGEST = 200  # characters of a reason
 PLANES = (len(CUTOUTS), SIDE, SIDE)
 IS_POSITIVE = {"t": 0.0, "1": 0.0, "f": 1.0, "0": 1.0, None: None}  # as the training file has it
 IS_POSITIVE_AT = RAW.index("isdiffpos")
@@ -73,7 +75,7 @@ def decode(work: Work, planes: np.ndarray) -> Packets:
                 raw[row] = _row(record.get("candidate"))
                 _fill(planes[row], record)
             except Unreadable as error:
-                rejected.append(Rejected(source, key, " ".join(str(error).split())))
+                rejected.append(Rejected(source, key, shorten(str(error), LONGEST, placeholder="...")))
             else:
                 keys.append(key)
                 ids.append(name)
