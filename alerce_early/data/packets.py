@@ -99,7 +99,7 @@ def _row(candidate: Any) -> list[Any]:
     try:
         row[IS_POSITIVE_AT] = IS_POSITIVE[positive]
     except KeyError:
-        raise Unreadable(f"isdiffpos is {str(positive)[:20]!r}, wanted t or f") from None
+        raise Unreadable(f"isdiffpos is neither t nor f: {str(positive)[:20]!r}") from None
     wrong = [name for name, value in zip(RAW, row, strict=True) if not isinstance(value, NUMBER)]
     if wrong:
         raise Unreadable(f"{wrong[0]} is no number: {str(candidate[wrong[0]])[:20]!r}")
@@ -116,7 +116,7 @@ def _fill(planes: np.ndarray, record: dict[str, Any]) -> None:
         try:
             stamp = image(zipped)
         except Unreadable as error:
-            raise Unreadable(f"{name}: {error}") from None
+            raise Unreadable(f"{name} {error}") from None
         if stamp.shape != plane.shape:
             raise Unreadable("stamp is {} x {}, wanted {} x {}".format(*stamp.shape, *plane.shape))
         plane[:] = stamp
