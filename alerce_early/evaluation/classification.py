@@ -1,18 +1,19 @@
 """Judging a table of classifications: numbers with intervals, and what the page says of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from alerce_early.evaluation import (
-    calibration,
     conformal,
     figures,
     intervals,
     metrics,
     provenance,
+    reliability,
     slices,
     thresholds,
     uncertainty,
@@ -46,6 +47,16 @@ CURVES = ("balanced_accuracy", "accuracy", "recall/")  # of the validation split
 RANKED_BY = "balanced_accuracy"  # the mean over `strata` of the share that is `right`
 LOWER_IS_BETTER = False
 
+# What else is judged, by its name in the result, in the order of the page. Each has judge(table), plain values;
+# pictures(judged, table), by file name; and section(judged, drawn). {} and None: it has nothing to say of a table.
+PARTS: dict[str, ModuleType] = {
+    "thresholds": thresholds,
+    "by_column": slices,
+    "calibration": reliability,
+    "conformal": conformal,
+    "doubt": uncertainty,
+}
+
 
 def fits(columns: list[str]) -> bool:
     """Whether a table with these columns is one of classifications."""
@@ -56,30 +67,21 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Numbers of a table of classifications, as plain values.
 
     Returns {"n": rows, "classes": names, "values": {name: number}, "intervals": {name: [low, high]},
-    "confusion": counts by true and predicted class, "thresholds", "calibrated", "conformal": see `judge`
-    of their modules, {} where a table has nothing to say of them}.
+    "confusion": counts by true and predicted class, and of each of `PARTS` what its `judge` says}.
     Recall, precision and accuracy have Wilson intervals where every row is another object; all else, and
     everything where rows share an object, has a bootstrap over objects.
     """
     classes = tables.classes_of(table)
     labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
     numbers = metrics.Classification(labels, probabilities, classes)
-    values = numbers(np.ones(len(labels)))
+    judged = intervals.judged_by_weight(numbers, table["id"])
+    bounds = judged["intervals"]
+    bounds["ece"] = intervals.reflected(judged["values"]["ece"], bounds["ece"])
     counts = metrics.confusion(labels, probabilities.argmax(1), len(classes))
-    bounds = intervals.bootstrap(numbers, table["id"], weights=True)
-    bounds["ece"] = intervals.reflected(values["ece"], bounds["ece"])
     if len(np.unique(table["id"])) == len(table["id"]):
         bounds |= _wilson(counts, classes)
-    return {
-        "n": len(labels),
-        "classes": list(classes),
-        "values": values,
-        "intervals": {name: list(bounds[name]) for name in values},
-        "confusion": counts.tolist(),
-        "thresholds": thresholds.judge(table),
-        "calibrated": calibration.judge(table),
-        "conformal": conformal.judge(table),
-    }
+    parts = {name: part.judge(table) for name, part in PARTS.items()}
+    return {**judged, "classes": list(classes), "confusion": counts.tolist(), **parts}
 
 
 def right(table: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -93,13 +95,13 @@ def strata(table: Mapping[str, np.ndarray]) -> np.ndarray:
     return table["label"].astype(str)
 
 
-def _wilson(counts: np.ndarray, classes: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+def _wilson(counts: np.ndarray, classes: tuple[str, ...]) -> dict[str, list[float]]:
     right, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
     bounds = {"accuracy": intervals.wilson(int(right.sum()), int(counts.sum()))}
     for i, name in enumerate(classes):
         bounds[f"recall/{name}"] = intervals.wilson(int(right[i]), int(true[i]))
         bounds[f"precision/{name}"] = intervals.wilson(int(right[i]), int(predicted[i]))
-    return bounds
+    return {name: list(bound) for name, bound in bounds.items()}
 
 
 def headline(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -113,14 +115,10 @@ def headline(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
     """Figures of the result by file name."""
-    confusion = figures.confusion(np.array(judged["confusion"]), judged["classes"])
-    return {
-        "confusion": confusion,
-        **thresholds.pictures(judged["thresholds"], table),
-        **slices.pictures(table),
-        **calibration.pictures(table),
-        **uncertainty.pictures(table),
-    }
+    drawn = {"confusion": figures.confusion(np.array(judged["confusion"]), judged["classes"])}
+    for name, part in PARTS.items():
+        drawn |= part.pictures(judged[name], table)
+    return drawn
 
 
 def sections(
@@ -144,11 +142,7 @@ def sections(
             tables=[((), _overall(judged)), (("class", "rows", *BY_CLASS.values()), _by_class(judged))],
             pictures=[("Confusion matrix: share of the true class, and counts.", drawn["confusion"])],
         ),
-        *([thresholds.section(judged["thresholds"], drawn)] if judged["thresholds"] else []),
-        *([sliced] if (sliced := slices.section(drawn)) else []),
-        calibration.section(judged, drawn),
-        *([conformal.section(judged["conformal"])] if judged["conformal"] else []),
-        uncertainty.section(table, drawn),
+        *(said for name, part in PARTS.items() if (said := part.section(judged[name], drawn))),
         _mistakes(table, judged["classes"], images),
         _limits(judged, table),
     ]
