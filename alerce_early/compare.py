@@ -35,7 +35,7 @@ def _table(entries: Sequence[Entry]) -> list[list[str]]:
     for entry, best in zip(entries, _bests(entries), strict=True):
         rows.append(
             [
-                str(entry.choices["model.name"]),
+                str(entry.choices["model"]),
                 " ".join(f"{_last(key)}={value}" for key, value in _apart(entry, entries).items()),
                 ", ".join(_over_seeds(entry, name) for name in entry.words),
                 number(mean(entry.scores), entry.interval),
@@ -77,7 +77,7 @@ def as_csv(entries: Sequence[Entry]) -> str:
         spreads = {key: entry.over_seeds(key) for key in entry.words}
         lines.append(
             {
-                "system": entry.choices["model.name"],
+                "system": entry.choices["model"],
                 "apart_by": "; ".join(f"{key}={value}" for key, value in _apart(entry, entries).items()),
                 "parameters": entry.runs[0].result["parameters"],
                 **{f"{key}_mean": average for key, (average, _) in spreads.items()},
@@ -144,16 +144,21 @@ def _against(entry: Entry, best: Entry) -> str:
 
 
 def _apart(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
-    """The choices that set an entry apart from the others of its model."""
-    model = entry.choices["model.name"]
-    family = [other.choices for other in entries if other.choices["model.name"] == model]
+    """The choices that set an entry apart from the others of its model; a name stands for what it always brings."""
+    model = entry.choices["model"]
+    family = [other.choices for other in entries if other.choices["model"] == model]
     keys = dict.fromkeys(key for choices in family for key in choices)
-    differ = [key for key in keys if len({str(choices.get(key)) for choices in family}) > 1]
-    return {key: _short(entry.choices.get(key)) for key in differ}
+    columns = {key: [str(choices.get(key)) for choices in family] for key in keys}
+    differ = {key: column for key, column in columns.items() if len(set(column)) > 1}
+    return {
+        key: _short(entry.choices.get(key))
+        for key, column in differ.items()
+        if not any(key.startswith(f"{name}.") and parallel.follows(column, differ[name]) for name in differ)
+    }
 
 
 def _system_first(entry: Entry) -> dict[str, Any]:
-    return {"model.name": entry.choices["model.name"], **entry.choices}
+    return {"model": entry.choices["model"], **entry.choices}
 
 
 def _short(value: Any) -> str:

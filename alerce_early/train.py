@@ -182,13 +182,12 @@ def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) 
     """Fill TensorBoard's HPARAMS page: the choices of this run beside what came of them."""
     if isinstance(trainer.logger, TensorBoardLogger):
         choices = {
-            "model": config.model.name,
-            "data": config.data.name,
+            **{
+                group: config[group].get("name", "")
+                for group in ("model", "data", "recipe", "augment", "features", "optim")
+            },
             **{key: config[key] for key in ("seed", "batch_size", "sampling")},
-            "optimizer": config.optim.optimizer["_target_"].rpartition(".")[2],
             "learning_rate": config.optim.optimizer.lr,
-            "recipe": " ".join(step["_target_"].rpartition(".")[2] for step in config.recipe.steps),
-            "augment": " ".join(step["_target_"].rpartition(".")[2] for step in config.augment.steps),
         }
         judged = result["judged"]
         trainer.logger.log_hyperparams(choices, {f"{judged}/{k}": v for k, v in result[judged]["values"].items()})

@@ -30,6 +30,15 @@ def test_rows_without_a_label_and_rows_that_trained_are_left_out(tmp_path: Path)
     assert foreign.read(written(tmp_path / "t.csv", text))["id"].tolist() == ["1"]
 
 
+def test_validation_rows_choose_the_thresholds(tmp_path: Path) -> None:
+    text = "id,label,split,score|1,1,test,.9|2,1,validation,.6|3,0,validation,.5|4,0,test,.7|5,1,train,.8"
+    table = foreign.read(written(tmp_path / "t.csv", text))
+    assert table["id"].tolist() == ["1", "4"] and table["threshold_purity_0.9"].tolist() == [0.6, 0.6]
+    assert not any(
+        "threshold" in name for name in foreign.read(written(tmp_path / "u.csv", text.replace("split", "s")))
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     (

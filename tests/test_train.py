@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from alerce_early.configs import CONF, data_of, task_of
 from alerce_early.errors import InputError
-from alerce_early.evaluation import calibration, conformal
+from alerce_early.evaluation import calibration, conformal, thresholds
 from alerce_early.evaluation import table as tables
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
@@ -68,7 +68,7 @@ def test_what_validation_taught_is_kept_and_applied(finished: Path) -> None:
     result = json.loads((finished / "metrics.json").read_text())
     checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
     table = tables.read(finished / "predictions.parquet")
-    for name, module in (("calibration", calibration), ("conformal", conformal)):
+    for name, module in (("calibration", calibration), ("conformal", conformal), ("thresholds", thresholds)):
         assert checkpoint[name] == result[name]
         columns = module.columns(checkpoint[name], table)
         assert all((columns[column] == table[column]).all() for column in columns)

@@ -64,24 +64,27 @@ def fits(columns: list[str]) -> bool:
 
 
 def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Numbers of a table of classifications, as plain values.
+    """All that is said of a table of classifications, as plain values: `numbers`, and of each of `PARTS`."""
+    return numbers(table) | {name: part.judge(table) for name, part in PARTS.items()}
+
+
+def numbers(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Numbers of the classes predicted, as plain values.
 
     Returns {"n": rows, "classes": names, "values": {name: number}, "intervals": {name: [low, high]},
-    "confusion": counts by true and predicted class, and of each of `PARTS` what its `judge` says}.
+    "confusion": counts by true and predicted class}.
     Recall, precision and accuracy have Wilson intervals where every row is another object; all else, and
     everything where rows share an object, has a bootstrap over objects.
     """
     classes = tables.classes_of(table)
     labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
-    numbers = metrics.Classification(labels, probabilities, classes)
-    judged = intervals.judged_by_weight(numbers, table["id"])
+    judged = intervals.judged_by_weight(metrics.Classification(labels, probabilities, classes), table["id"])
     bounds = judged["intervals"]
     bounds["ece"] = intervals.reflected(judged["values"]["ece"], bounds["ece"])
     counts = metrics.confusion(labels, probabilities.argmax(1), len(classes))
     if len(np.unique(table["id"])) == len(table["id"]):
         bounds |= _wilson(counts, classes)
-    parts = {name: part.judge(table) for name, part in PARTS.items()}
-    return {**judged, "classes": list(classes), "confusion": counts.tolist(), **parts}
+    return {**judged, "classes": list(classes), "confusion": counts.tolist()}
 
 
 def right(table: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -30,7 +30,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(found)}; {WANTED}.")
     found |= {"id": found["id"].astype(str), "label": _names(found["label"])}
     found = tables.labelled(found)
-    if "split" not in found or not (found["split"] == "test").any():
+    if "split" in found and (found["split"] == "test").any():
+        found = tables.joined([tables.part(found, split) for split in ("test", "validation")])
+    else:
         found["split"] = np.full(len(found["id"]), SPLIT)
     if not len(found["id"]):
         raise InputError(f"{path} has no row with a label.")
@@ -44,9 +46,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: the columns p_* add up to {stacked[worst].sum():g} in row {worst + 1}; wanted 1.")
     predicted = np.array(classes)[stacked.argmax(1)]
     read = {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
-    if SPLIT in read["split"]:
-        return read
-    judged = tables.part(read, "test")
+    judged = read if SPLIT in read["split"] else tables.part(read, "test")
     return judged | thresholds.columns(thresholds.fit(tables.part(read, "validation")), judged)
 
 

@@ -36,8 +36,8 @@ def by_column(right: np.ndarray, values: np.ndarray) -> list[tuple[float, float,
 
 def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """{column: `by_column`} for each known column that the table has."""
-    right = table["label"] == table["predicted"]
-    binned = {name: by_column(right, table[name]) for name in COLUMNS if name in table}
+    known = [name for name in COLUMNS if name in table]
+    binned = {name: by_column(table["label"] == table["predicted"], table[name]) for name in known}
     return {name: bins for name, bins in binned.items() if bins}
 
 
