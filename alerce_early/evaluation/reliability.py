@@ -120,7 +120,7 @@ def _rows(judged: Mapping[str, Any]) -> list[list[str]]:
         rows.append([told, *(number(of["values"][name], of["intervals"].get(name)) for of in judged.values())])
         if name in judged["p"]["perfect"]:
             perfect = [of["perfect"][name] for of in judged.values()]
-            rows.append(["  if perfect", *(f"{mean:.3f}, in 95 % below {high:.3f}" for mean, high in perfect)])
+            rows.append(["  if perfect", *(f"{mean:.3f} (95 %: < {high:.3f})" for mean, high in perfect)])
     return rows
 
 
