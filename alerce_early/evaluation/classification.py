@@ -43,6 +43,10 @@ BY_CLASS = {
     "roc_auc": "ROC AUC",
     "average_precision": "average precision",
 }
+CAPTIONS = {
+    "confusion": "Confusion matrix: share of the true class, and counts.",
+    "by_class": "Each class against the rest, over the thresholds on its probability.",
+}
 CURVES = ("balanced_accuracy", "accuracy", "recall/")  # of the validation split, by epoch
 RANKED_BY = "balanced_accuracy"  # the mean over `strata` of the share that is `right`
 LOWER_IS_BETTER = False
@@ -118,7 +122,13 @@ def headline(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
     """Figures of the result by file name."""
+    ranked = {
+        name: metrics.Ranking(own, table[f"p_{name}"]).counts(np.ones(len(own)))
+        for name in judged["classes"]
+        if 0 < (own := table["label"] == name).sum() < len(own)
+    }
     drawn = {"confusion": figures.confusion(np.array(judged["confusion"]), judged["classes"])}
+    drawn |= {"by_class": figures.by_class(ranked)} if ranked else {}
     for name, part in PARTS.items():
         drawn |= part.pictures(judged[name], table)
     return drawn
@@ -143,7 +153,7 @@ def sections(
                 "intervals; where two overlap widely, this split cannot tell the classes or the runs apart."
             ],
             tables=[((), _overall(judged)), (("class", "rows", *BY_CLASS.values()), _by_class(judged))],
-            pictures=[("Confusion matrix: share of the true class, and counts.", drawn["confusion"])],
+            pictures=[(told, drawn[name]) for name, told in CAPTIONS.items() if name in drawn],
         ),
         *(said for name, part in PARTS.items() if (said := part.section(judged[name], drawn))),
         _mistakes(table, judged["classes"], images),
