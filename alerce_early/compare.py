@@ -35,8 +35,8 @@ def _table(entries: Sequence[Entry]) -> list[list[str]]:
     for entry, best in zip(entries, _bests(entries), strict=True):
         rows.append(
             [
-                str(entry.choices["model.name"]),
-                " ".join(f"{_last(key)}={value}" for key, value in _apart(entry, entries).items()),
+                str(entry.choices["model"]),
+                " ".join(f"{key}={value}" for key, value in _apart(entry, entries).items()),
                 ", ".join(_over_seeds(entry, name) for name in entry.words),
                 number(mean(entry.scores), entry.interval),
                 _n(entry),
@@ -77,7 +77,7 @@ def as_csv(entries: Sequence[Entry]) -> str:
         spreads = {key: entry.over_seeds(key) for key in entry.words}
         lines.append(
             {
-                "system": entry.choices["model.name"],
+                "system": entry.choices["model"],
                 "apart_by": "; ".join(f"{key}={value}" for key, value in _apart(entry, entries).items()),
                 "parameters": entry.runs[0].result["parameters"],
                 **{f"{key}_mean": average for key, (average, _) in spreads.items()},
@@ -106,6 +106,8 @@ def as_html(entries: Sequence[Entry], said: Sequence[str]) -> str:
     pictures: list[tuple[str, Figure | Path]] = []
     for best in dict.fromkeys(_bests(entries)):
         peers = [entry for entry in entries if entry.rows == best.rows]
+        if len(peers) == 1:
+            continue  # nothing beside it
         what = best.kind.WORDS[best.kind.RANKED_BY]
         configs = [{key: _short(value) for key, value in _system_first(entry).items()} for entry in peers]
         drawn = parallel.picture(configs, [mean(entry.scores) for entry in peers], what, best.kind.LOWER_IS_BETTER)
@@ -123,7 +125,7 @@ def as_html(entries: Sequence[Entry], said: Sequence[str]) -> str:
                 words=[*notes(entries), *said, READ_AS],
                 tables=[([header[i] for i in kept], [[row[i] for i in kept] for row in rows])],
             ),
-            Section("What each option did", pictures=pictures),
+            *([Section("What each option did", pictures=pictures)] if pictures else []),
         ],
     )
 
@@ -144,16 +146,27 @@ def _against(entry: Entry, best: Entry) -> str:
 
 
 def _apart(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
-    """The choices that set an entry apart from the others of its model."""
-    model = entry.choices["model.name"]
-    family = [other.choices for other in entries if other.choices["model.name"] == model]
+    """The choices that set an entry apart from the others of its model, as they are typed.
+
+    A name stands for what it always brings, and of keys that say the same the first is told.
+    """
+    model = entry.choices["model"]
+    family = [other.choices for other in entries if other.choices["model"] == model]
     keys = dict.fromkeys(key for choices in family for key in choices)
-    differ = [key for key in keys if len({str(choices.get(key)) for choices in family}) > 1]
-    return {key: _short(entry.choices.get(key)) for key in differ}
+    columns = {key: [str(choices.get(key)) for choices in family] for key in keys}
+    differ = {key: column for key, column in columns.items() if len(set(column)) > 1}
+    first = {str(column): key for key, column in reversed(differ.items())}
+    return {
+        key: _short(entry.choices[key])
+        for key, column in differ.items()
+        if key in entry.choices
+        and first[str(column)] == key
+        and not any(key.startswith(f"{name}.") and parallel.follows(column, differ[name]) for name in differ)
+    }
 
 
 def _system_first(entry: Entry) -> dict[str, Any]:
-    return {"model.name": entry.choices["model.name"], **entry.choices}
+    return {"model": entry.choices["model"], **entry.choices}
 
 
 def _short(value: Any) -> str:

@@ -110,6 +110,11 @@ def task_of(config: DictConfig, spec: DataSpec) -> Task:
         plain(config.model.task),
         net=plain(config.model.net),
         spec=spec.plain(),
-        optim=plain(config.optim),
-        augment=plain(config.augment),
+        optim=_unnamed(config.optim),
+        augment=_unnamed(config.augment),
     )
+
+
+def _unnamed(choice: DictConfig) -> dict[str, Any]:
+    """A choice without its name, which is for people; a checkpoint holds what it stands for."""
+    return {key: value for key, value in plain(choice).items() if key != "name"}

@@ -20,7 +20,7 @@ from alerce_early.configs import command, data_of, plain, task_of
 from alerce_early.data import pictures, summary
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
-from alerce_early.evaluation import baseline, calibration, conformal, slices
+from alerce_early.evaluation import baseline, calibration, conformal, slices, thresholds
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
 from alerce_early.runs import Run
@@ -145,10 +145,14 @@ def _predictions(trainer: L.Trainer, task: Task, data: AlertData) -> dict[str, n
 def _fitted(predictions: tables.Table, config: DictConfig) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What validation rows teach about the probabilities: more columns of all rows, and the fits as plain values."""
     validation = tables.labelled(tables.part(predictions, "validation"))
-    scaling = calibration.fit(validation, config.calibration)
-    thresholds = conformal.fit(validation, config.coverage)
-    columns = calibration.columns(scaling, predictions) | conformal.columns(thresholds, predictions)
-    return columns, {"calibration": scaling, "conformal": thresholds}
+    fitted = {
+        "calibration": calibration.fit(validation, config.calibration),
+        "conformal": conformal.fit(validation, config.coverage),
+        "thresholds": thresholds.fit(validation),
+    }
+    columns = calibration.columns(fitted["calibration"], predictions)
+    columns |= conformal.columns(fitted["conformal"], predictions)
+    return columns | thresholds.columns(fitted["thresholds"], predictions), fitted
 
 
 def _add(checkpoint: Path, values: dict[str, Any]) -> None:
@@ -178,13 +182,12 @@ def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) 
     """Fill TensorBoard's HPARAMS page: the choices of this run beside what came of them."""
     if isinstance(trainer.logger, TensorBoardLogger):
         choices = {
-            "model": config.model.name,
-            "data": config.data.name,
+            **{
+                group: config[group].get("name", "")
+                for group in ("model", "data", "recipe", "augment", "features", "optim")
+            },
             **{key: config[key] for key in ("seed", "batch_size", "sampling")},
-            "optimizer": config.optim.optimizer["_target_"].rpartition(".")[2],
             "learning_rate": config.optim.optimizer.lr,
-            "recipe": " ".join(step["_target_"].rpartition(".")[2] for step in config.recipe.steps),
-            "augment": " ".join(step["_target_"].rpartition(".")[2] for step in config.augment.steps),
         }
         judged = result["judged"]
         trainer.logger.log_hyperparams(choices, {f"{judged}/{k}": v for k, v in result[judged]["values"].items()})

@@ -6,6 +6,7 @@ from scipy.special import softmax
 
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration
+from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.classification import judge
 
 CLASSES = ("AGN", "SN", "VS")
@@ -22,6 +23,11 @@ def overconfident(n: int, seed: int, scale: object = 2.5, bias: object = 0.0) ->
     return {"id": np.arange(n).astype(str), "label": np.array(CLASSES)[labels], "predicted": predicted, **columns}
 
 
+def log_loss(table: dict[str, np.ndarray], prefix: str) -> float:
+    labels = tables.label_indices(table, CLASSES)
+    return -np.log(np.stack([table[f"{prefix}_{name}"] for name in CLASSES], 1)[np.arange(len(labels)), labels]).mean()
+
+
 def test_the_temperature_is_found() -> None:
     fitted = calibration.fit(overconfident(20_000, seed=0), "temperature")
     assert fitted is not None and fitted["bias"] == [0, 0, 0]
@@ -34,8 +40,8 @@ def test_vector_scaling_undoes_what_a_temperature_cannot() -> None:
     for method in ("temperature", "vector"):
         losses[method] = judge(test | calibration.columns(calibration.fit(validation, method), test))
     assert (
-        losses["vector"]["calibrated"]["values"]["log_loss"]
-        < losses["temperature"]["calibrated"]["values"]["log_loss"] - 0.02
+        losses["vector"]["calibration"]["q"]["values"]["log_loss"]
+        < losses["temperature"]["calibration"]["q"]["values"]["log_loss"] - 0.02
         < losses["temperature"]["values"]["log_loss"] - 0.02
     )
 
@@ -48,23 +54,25 @@ def test_few_validation_rows_lower_the_loss_on_other_rows(method: str) -> None:
         columns = calibration.columns(calibration.fit(validation, method), test)
         assert np.allclose(np.sum(list(columns.values()), 0), 1)
         judged = judge(test | columns) if not seed else None
-        labels = calibration.tables.label_indices(test, CLASSES)
-        own = [
-            np.stack([part[f"{key}_{name}"] for name in CLASSES], 1)[np.arange(2_500), labels]
-            for key, part in (("p", test), ("q", columns))
-        ]
-        before, after = (-np.log(values).mean() for values in own)
+        before, after = log_loss(test, "p"), log_loss(test | columns, "q")
         better += after < before
         if judged:
-            assert judged["calibrated"]["values"]["log_loss"] == pytest.approx(after)
-            low, high = judged["calibrated"]["intervals"]["log_loss"]
+            calibrated = judged["calibration"]["q"]
+            assert calibrated["values"]["log_loss"] == pytest.approx(after)
+            low, high = calibrated["intervals"]["log_loss"]
             assert low < after < high
-            errors.append((judged["values"]["ece"], judged["calibrated"]["values"]["ece"]))
+            errors.append((judged["values"]["ece"], calibrated["values"]["ece"]))
     assert better >= 9 and all(before > 0.05 and after < 0.03 for before, after in errors)
 
 
 def test_a_class_without_rows_or_mistakes_stays_finite() -> None:
-    perfect = {"label": np.array(["SN"] * 5), "p_AGN": np.zeros(5), "p_SN": np.ones(5), "p_VS": np.zeros(5)}
+    perfect = {
+        "id": np.arange(5),
+        "label": np.array(["SN"] * 5),
+        "p_AGN": np.zeros(5),
+        "p_SN": np.ones(5),
+        "p_VS": np.zeros(5),
+    }
     for method in ("temperature", "vector"):
         fitted = calibration.fit(perfect, method)
         assert fitted is not None and np.isfinite([*fitted["scale"], *fitted["bias"]]).all()
@@ -75,15 +83,44 @@ def test_nothing_is_fitted_where_there_is_nothing_to_fit() -> None:
     table = overconfident(10, seed=0)
     assert calibration.fit(table, "none") is None and calibration.columns(None, table) == {}
     assert calibration.fit({"label": np.array(["a"]), "true": np.array([0.1])}, "vector") is None
-    assert judge(table)["calibrated"] == {}
+    assert set(judge(table)["calibration"]) == {"p"}
     with pytest.raises(InputError, match="calibration=platt is unknown; there are temperature, vector, none"):
         calibration.fit(table, "platt")
 
 
-def test_the_page_shows_before_and_after() -> None:
-    table = overconfident(300, seed=0)
-    table |= calibration.columns(calibration.fit(table, "temperature"), table)
-    drawn = calibration.pictures(table)
-    section = calibration.section(judge(table), drawn)
-    assert section.tables[0][0] == ("", "as put out", "calibrated") and len(section.tables[0][1]) == 3
-    assert len(drawn["reliability"].axes[0].containers) == 2
+@pytest.mark.parametrize("method", ("temperature", "vector"))
+def test_a_scaling_that_does_not_pay_is_not_used(method: str) -> None:
+    """47 rows of a network that is right about itself: nearly all there is to learn from them is wrong."""
+    losses, kept = [], 0
+    for seed in range(40):
+        validation, test = overconfident(47, seed, scale=1.0), overconfident(2_500, 100 + seed, scale=1.0)
+        fitted = calibration.fit(validation, method)
+        assert fitted is not None
+        scale, bias = calibration._scaling(
+            tables.label_indices(validation, CLASSES), np.log(tables.probabilities(validation, CLASSES)), method
+        )
+        unguarded = fitted | {"scale": scale.tolist(), "bias": bias.tolist()}
+        if fitted["kept"]:
+            kept += 1
+            assert fitted["scale"] == [1, 1, 1] and fitted["bias"] == [0, 0, 0]
+            assert f"{method} scaling, cross-fitted over 47 validation rows, would take their log" in fitted["kept"]
+        else:
+            assert fitted == unguarded
+        for one in (fitted, unguarded):
+            losses.append(log_loss(test | calibration.columns(one, test), "q") - log_loss(test, "p"))
+    guarded, without = np.array(losses).reshape(-1, 2).mean(0)
+    assert kept >= 20 and 0 < guarded < 0.7 * without  # what cross-validation lets through still costs a little
+
+
+def test_a_scaling_that_pays_is_used_also_with_few_rows() -> None:
+    fits = [calibration.fit(overconfident(100, seed), "temperature") for seed in range(20)]
+    assert all(fitted is not None and fitted["kept"] is None for fitted in fits)
+
+
+def test_rows_of_one_object_are_left_out_together() -> None:
+    """Every row a hundred times over is no more evidence: the fit must not be tried on copies of its own rows."""
+    few = overconfident(20, seed=3, scale=1.0)
+    many = {name: np.repeat(column, 100) for name, column in few.items()}
+    apart = many | {"id": np.arange(2_000).astype(str)}
+    fits = [calibration.fit(table, "vector") for table in (few, many, apart)]
+    assert [fitted is not None and bool(fitted["kept"]) for fitted in fits] == [True, True, False]

@@ -51,8 +51,8 @@ def test_coverage_by_class_is_within_its_binomial_interval() -> None:
     assert judged["set_lac"]["all"]["interval"][0] <= 0.9 <= judged["set_lac"]["all"]["interval"][1]
     assert judged["set_lac"]["SN"]["coverage"] < 0.85  # what one threshold for all does to a rare class
     assert judged["set_aps"]["all"]["coverage"] > 0.88
-    section = conformal.section(conformal.judge(test | conformal.columns(fitted, test)))
-    assert [len(rows) for _, rows in section.tables] == [4, 4]
+    section = conformal.section(conformal.judge(test | conformal.columns(fitted, test)), {})
+    assert section is not None and [len(rows) for _, rows in section.tables] == [4, 4]
 
 
 def test_the_promise_is_kept_over_small_validation_sets() -> None:

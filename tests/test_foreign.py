@@ -30,6 +30,15 @@ def test_rows_without_a_label_and_rows_that_trained_are_left_out(tmp_path: Path)
     assert foreign.read(written(tmp_path / "t.csv", text))["id"].tolist() == ["1"]
 
 
+def test_validation_rows_choose_the_thresholds(tmp_path: Path) -> None:
+    text = "id,label,split,score|1,1,test,.9|2,1,validation,.6|3,0,validation,.5|4,0,test,.7|5,1,train,.8"
+    table = foreign.read(written(tmp_path / "t.csv", text))
+    assert table["id"].tolist() == ["1", "4"] and table["threshold_purity_0.9"].tolist() == [0.6, 0.6]
+    assert not any(
+        "threshold" in name for name in foreign.read(written(tmp_path / "u.csv", text.replace("split", "s")))
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     (
@@ -59,7 +68,9 @@ def test_a_table_is_reported_from_the_command_line(
     monkeypatch.setattr("sys.argv", ["report", str(path)])
     main()
     assert capsys.readouterr().out == f"{folder / 'index.html'}\n"
-    assert {"index.html", "metrics.json", "confusion.png", "det.png"} <= {file.name for file in folder.iterdir()}
+    assert {"index.html", "metrics.json", "confusion.png", "by_class.png", "det.png"} <= {
+        file.name for file in folder.iterdir()
+    }
     assert json.loads((folder / "metrics.json").read_text())["n"] == 500
     with pytest.raises(SystemExit, match="2"):
         main()

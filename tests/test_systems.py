@@ -21,6 +21,13 @@ def names(folder: str) -> list[str]:
     return sorted(file.stem for file in (Path(CONF) / folder).glob("*.yaml"))
 
 
+@pytest.mark.parametrize("group", ("augment", "data", "features", "model", "optim", "recipe"))
+def test_a_choice_is_called_as_its_file(group: str) -> None:
+    for name in names(group):
+        choice = OmegaConf.load(Path(CONF) / group / f"{name}.yaml")
+        assert choice.get(group, choice).name == name  # some choices bring others along
+
+
 @pytest.fixture(scope="module")
 def tiny(composed: Callable[..., DictConfig], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DictConfig]:
     """A whole config on little simulated data; stores are shared by the tests of this file."""

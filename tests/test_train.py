@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from alerce_early.configs import CONF, data_of, task_of
 from alerce_early.errors import InputError
-from alerce_early.evaluation import calibration, conformal
+from alerce_early.evaluation import calibration, conformal, thresholds
 from alerce_early.evaluation import table as tables
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
@@ -68,10 +68,11 @@ def test_what_validation_taught_is_kept_and_applied(finished: Path) -> None:
     result = json.loads((finished / "metrics.json").read_text())
     checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
     table = tables.read(finished / "predictions.parquet")
-    for name, module in (("calibration", calibration), ("conformal", conformal)):
+    for name, module in (("calibration", calibration), ("conformal", conformal), ("thresholds", thresholds)):
         assert checkpoint[name] == result[name]
         columns = module.columns(checkpoint[name], table)
-        assert all((columns[column] == table[column]).all() for column in columns)
+        for column, values in columns.items():
+            np.testing.assert_array_equal(values, table[column])  # of a purity that nothing has: NaN
     assert {"set", "q_SN", "magpsf"} <= set(table) and result["test"]["conformal"]["wanted"] == 0.9
 
 
@@ -87,12 +88,14 @@ def test_tensorboard_has_curves_pictures_and_hparams(finished: Path) -> None:
     assert len(events.Scalars("val/balanced_accuracy")) == 3 and len(events.Scalars("train/loss")) == 3
     assert {"stamps as the net sees them", "confusion matrix (validation)"} <= set(events.Tags()["images"])
     assert "_hparams_/experiment" in events.summary_metadata
+    choices = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert all(name in choices for name in (b"course_cnn", b"flips", b"adam"))
 
 
 def test_a_checkpoint_loads_bare_and_gives_the_table(finished: Path) -> None:
     task = ClassifyTask.load_from_checkpoint(finished / "checkpoints" / "best.ckpt", weights_only=True).eval()
     data = data_of(OmegaConf.load(finished / "config.yaml"))  # type: ignore[arg-type]
-    assert task.spec == data.spec
+    assert task.spec == data.spec and set(task.hparams["augment"]) == {"margin", "steps"}
     table = tables.read(finished / "predictions.parquet")
     image = torch.from_numpy(data.store.images[table["row"]])
     with torch.no_grad():

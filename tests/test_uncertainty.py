@@ -25,16 +25,16 @@ def test_doubt_is_the_entropy_of_the_prediction() -> None:
 
 def test_the_page_tells_what_is_gained_by_leaving_out_the_doubtful() -> None:
     plain = table()
-    drawn = uncertainty.pictures(plain)
+    drawn = uncertainty.pictures(judged := uncertainty.judge(plain), plain)
     assert drawn.keys() == {"risk_coverage"}
     # sorted by doubt: .9 right, .2 right, .6 wrong, .55 right
-    assert uncertainty.section(plain, drawn).tables[0][1][0] == ["100%", "0.750"]
-    assert uncertainty.section(plain, drawn).tables[0][1][-1] == ["50%", "1.000"]
+    assert uncertainty.section(judged, drawn).tables[0][1][0] == ["100%", "0.750"]
+    assert uncertainty.section(judged, drawn).tables[0][1][-1] == ["50%", "1.000"]
 
 
 def test_draws_are_told_by_class_where_there_were_any() -> None:
     bayesian = table(std_a=[0.1, 0.2, 0.4, 0.1], std_b=[0.1, 0.2, 0.4, 0.3])
-    drawn = uncertainty.pictures(bayesian)
+    drawn = uncertainty.pictures(judged := uncertainty.judge(bayesian), bayesian)
     assert drawn.keys() == {"risk_coverage", "draws"}
-    rows = uncertainty.section(bayesian, drawn).tables[1][1]
+    rows = uncertainty.section(judged, drawn).tables[1][1]
     assert rows == [["a", "2", "0.600", "0.300"], ["b", "2", "0.725", "0.200"]]

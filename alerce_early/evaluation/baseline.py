@@ -10,7 +10,7 @@ from alerce_early.data.module import AlertData
 from alerce_early.data.records import UNLABELLED
 from alerce_early.evaluation import comparison, drift
 from alerce_early.evaluation import table as tables
-from alerce_early.evaluation.classification import WORDS, judge
+from alerce_early.evaluation.classification import WORDS, numbers
 from alerce_early.evaluation.comparison import Outcome
 from alerce_early.evaluation.page import Section, number
 
@@ -113,5 +113,5 @@ def _as_table(table: tables.Table, classes: tuple[str, ...], probabilities: np.n
 
 
 def _judged(table: tables.Table) -> dict[str, Any]:
-    judged = judge(table)
+    judged = numbers(table)
     return {name: judged[name] for name in ("n", "values", "intervals")}

@@ -1,27 +1,28 @@
-"""Probabilities that mean what they say: scaling fitted on the validation rows, and how well it works.
+"""Probabilities that mean what they say: scaling fitted on the validation rows.
 
-A fit is {"method", "scale": C floats, "bias": C floats}: q = softmax(scale * log p + bias). One scale for all and
-no bias is temperature scaling, free scales and biases are vector scaling (Guo et al. 2017, sections 4.2 and 4.3;
-log-probabilities are the logits up to a constant of each row, which the softmax removes).
+A fit is {"method", "scale": C floats, "bias": C floats, "kept"}: q = softmax(scale * log p + bias). One scale for
+all and no bias is temperature scaling, free scales and biases are vector scaling (Guo et al. 2017, sections 4.2 and
+4.3; log-probabilities are the logits up to a constant of each row, which the softmax removes).
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
+from alerce_early.data.splits import fold_of
 from alerce_early.errors import InputError
-from alerce_early.evaluation import intervals, metrics
 from alerce_early.evaluation import table as tables
-from alerce_early.evaluation.page import Section, number
+
+log = logging.getLogger(__name__)
 
 METHODS = ("temperature", "vector", "none")
 SMALLEST = 1e-12  # probability; a network's zero is a rounded one
 PENALTY = 1e-3  # on the distance of vector scaling from none, so that a class without mistakes stays finite
-NUMBERS = {"log_loss": "log loss (nats)", "ece": "expected calibration error", "brier": "Brier score"}
+FOLDS = 5  # over which a scaling must pay before it is used
 
 
 def check(method: str) -> None:
@@ -33,14 +34,44 @@ def check(method: str) -> None:
 def fit(table: tables.Table, method: str) -> dict[str, Any] | None:
     """The scaling with the lowest log loss on a table of labelled validation rows, as plain values.
 
-    method: one of `METHODS`. None where it is "none", or the table has no rows or no probabilities, as one of
-    redshifts.
+    method: one of `METHODS`. Few rows may teach a scaling that makes other rows worse. So it is first fitted on
+    all but one of `FOLDS` folds of objects and tried on that one, in turn; where that does not lower the mean log
+    loss, the probabilities stay as they are. Returns {"method", "scale", "bias", "kept": why nothing was scaled,
+    or None}; None where the method is "none", or the table has no rows or no probabilities, as one of redshifts.
     """
     check(method)
     classes = tables.classes_of(table)
     if method == "none" or not classes or not len(table["label"]):
         return None
     labels, logits = tables.label_indices(table, classes), _logits(tables.probabilities(table, classes))
+    before, after = _log_loss(labels, logits), _cross_fitted(labels, logits, table["id"], method)
+    kept = None
+    if not after < before:
+        kept = (
+            f"{method} scaling, cross-fitted over {len(labels):,} validation rows, would take their log loss from "
+            f"{before:.4f} to {after:.4f}"
+        )
+        log.info("probabilities stay as they are: %s", kept)
+    scale, bias = (np.ones(len(classes)), np.zeros(len(classes))) if kept else _scaling(labels, logits, method)
+    return {"method": method, "scale": scale.tolist(), "bias": bias.tolist(), "kept": kept}
+
+
+def _cross_fitted(labels: np.ndarray, logits: np.ndarray, ids: np.ndarray, method: str) -> float:
+    """Mean log loss of rows under a scaling that was fitted without them and the other rows of their object."""
+    fold, scaled = fold_of(labels, ids, FOLDS), logits.copy()
+    for held in (fold == i for i in range(FOLDS)):
+        if held.any() and not held.all():
+            scale, bias = _scaling(labels[~held], logits[~held], method)
+            scaled[held] = logits[held] * scale + bias
+    return _log_loss(labels, scaled)
+
+
+def _log_loss(labels: np.ndarray, logits: np.ndarray) -> float:
+    return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
+
+
+def _scaling(labels: np.ndarray, logits: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and biases (C,) with the lowest log loss of (N, C) logits."""
     n, c = np.arange(len(labels)), logits.shape[1]
 
     def unpacked(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,8 +89,7 @@ def fit(table: tables.Table, method: str) -> dict[str, Any] | None:
         return -log_q[n, labels].mean() + penalty * (x @ x), gradient + 2 * penalty * x
 
     start = np.zeros(1 if method == "temperature" else 2 * c)
-    scale, bias = unpacked(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(-5, 5)] * len(start)).x)
-    return {"method": method, "scale": scale.tolist(), "bias": bias.tolist()}
+    return unpacked(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(-5, 5)] * len(start)).x)
 
 
 def apply(fitted: Mapping[str, Any], probabilities: np.ndarray) -> np.ndarray:
@@ -76,81 +106,5 @@ def columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, 
     return {f"q_{name}": calibrated[:, i] for i, name in enumerate(classes)}
 
 
-def judge(table: tables.Table) -> dict[str, Any]:
-    """{"values", "intervals"}: `NUMBERS` of the columns q_<class>; {} where there are none."""
-    classes = tables.classes_of(table)
-    if not all(f"q_{name}" in table for name in classes):
-        return {}
-    judged = metrics.Classification(tables.label_indices(table, classes), _calibrated(table), classes)
-
-    def numbers(weights: np.ndarray) -> dict[str, float]:
-        values = judged(weights)
-        return {name: values[name] for name in NUMBERS}
-
-    values = numbers(np.ones(len(table["label"])))
-    bounds = intervals.bootstrap(numbers, table["id"], weights=True)
-    bounds["ece"] = intervals.reflected(values["ece"], bounds["ece"])
-    return {
-        "values": values,
-        "intervals": {name: list(bound) for name, bound in bounds.items()},
-    }
-
-
-def pictures(table: tables.Table) -> dict[str, Figure]:
-    """The reliability diagram, of the probabilities as they are and, where there are any, calibrated."""
-    classes = tables.classes_of(table)
-    shown = {"as put out": tables.probabilities(table, classes)}
-    if f"q_{classes[0]}" in table:
-        shown["calibrated"] = _calibrated(table)
-    return {"reliability": _reliability(tables.label_indices(table, classes), shown)}
-
-
-def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section:
-    """What the page says; judged: of the whole table, with "calibrated" from `judge`; drawn: holds `pictures`."""
-    before, after = judged, judged["calibrated"]
-    page = Section(
-        "Calibration",
-        words=[
-            "Rows in bins of equal counts by the probability of their most probable class: of those sure by 80 %, "
-            "80 % should be right. The calibration error is never quite 0, also for perfect probabilities."
-        ],
-        pictures=[("Share of right rows against mean probability, with 95 % intervals.", drawn["reliability"])],
-    )
-    if after:
-        page.words.append(
-            "The calibrated probabilities, columns q_*, were scaled to the lowest log loss on the validation rows "
-            "alone; the class predicted is still that of the columns p_*."
-        )
-        rows = [
-            [told, *(number(part["values"][name], part["intervals"][name]) for part in (before, after))]
-            for name, told in NUMBERS.items()
-        ]
-        page.tables.append((("", "as put out", "calibrated"), rows))
-    return page
-
-
 def _logits(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(probabilities, SMALLEST))
-
-
-def _calibrated(table: tables.Table) -> np.ndarray:
-    return np.stack([table[f"q_{name}"] for name in tables.classes_of(table)], 1).astype(np.float64)
-
-
-def _reliability(labels: np.ndarray, shown: Mapping[str, np.ndarray]) -> Figure:
-    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
-    axes = figure.add_subplot(xlabel="mean probability of the class predicted", ylabel="share that is right")
-    axes.plot((0, 1), (0, 1), color="grey", lw=0.8, ls=":")
-    for name, probabilities in shown.items():
-        confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-        bins = metrics.calibration_bins(confidence)
-        rows = np.bincount(bins)
-        counts, sums = np.bincount(bins, right), np.bincount(bins, confidence)
-        used = rows > 0
-        share, mean = counts[used] / rows[used], sums[used] / rows[used]
-        ends = np.array([intervals.wilson(int(k), int(n)) for k, n in zip(counts[used], rows[used], strict=True)]).T
-        axes.errorbar(mean, share, np.abs(ends - share), fmt="o-", ms=4, lw=1, label=name)
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.legend(fontsize=8, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure

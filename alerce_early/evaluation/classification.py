@@ -1,18 +1,19 @@
 """Judging a table of classifications: numbers with intervals, and what the page says of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from alerce_early.evaluation import (
-    calibration,
     conformal,
     figures,
     intervals,
     metrics,
     provenance,
+    reliability,
     slices,
     thresholds,
     uncertainty,
@@ -42,9 +43,23 @@ BY_CLASS = {
     "roc_auc": "ROC AUC",
     "average_precision": "average precision",
 }
+CAPTIONS = {
+    "confusion": "Confusion matrix: share of the true class, and counts.",
+    "by_class": "Each class against the rest, over the thresholds on its probability.",
+}
 CURVES = ("balanced_accuracy", "accuracy", "recall/")  # of the validation split, by epoch
 RANKED_BY = "balanced_accuracy"  # the mean over `strata` of the share that is `right`
 LOWER_IS_BETTER = False
+
+# What else is judged, by its name in the result, in the order of the page. Each has judge(table), plain values;
+# pictures(judged, table), by file name; and section(judged, drawn). {} and None: it has nothing to say of a table.
+PARTS: dict[str, ModuleType] = {
+    "thresholds": thresholds,
+    "by_column": slices,
+    "calibration": reliability,
+    "conformal": conformal,
+    "doubt": uncertainty,
+}
 
 
 def fits(columns: list[str]) -> bool:
@@ -53,33 +68,27 @@ def fits(columns: list[str]) -> bool:
 
 
 def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Numbers of a table of classifications, as plain values.
+    """All that is said of a table of classifications, as plain values: `numbers`, and of each of `PARTS`."""
+    return numbers(table) | {name: part.judge(table) for name, part in PARTS.items()}
+
+
+def numbers(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Numbers of the classes predicted, as plain values.
 
     Returns {"n": rows, "classes": names, "values": {name: number}, "intervals": {name: [low, high]},
-    "confusion": counts by true and predicted class, "thresholds", "calibrated", "conformal": see `judge`
-    of their modules, {} where a table has nothing to say of them}.
+    "confusion": counts by true and predicted class}.
     Recall, precision and accuracy have Wilson intervals where every row is another object; all else, and
     everything where rows share an object, has a bootstrap over objects.
     """
     classes = tables.classes_of(table)
     labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
-    numbers = metrics.Classification(labels, probabilities, classes)
-    values = numbers(np.ones(len(labels)))
+    judged = intervals.judged_by_weight(metrics.Classification(labels, probabilities, classes), table["id"])
+    bounds = judged["intervals"]
+    bounds["ece"] = intervals.reflected(judged["values"]["ece"], bounds["ece"])
     counts = metrics.confusion(labels, probabilities.argmax(1), len(classes))
-    bounds = intervals.bootstrap(numbers, table["id"], weights=True)
-    bounds["ece"] = intervals.reflected(values["ece"], bounds["ece"])
     if len(np.unique(table["id"])) == len(table["id"]):
         bounds |= _wilson(counts, classes)
-    return {
-        "n": len(labels),
-        "classes": list(classes),
-        "values": values,
-        "intervals": {name: list(bounds[name]) for name in values},
-        "confusion": counts.tolist(),
-        "thresholds": thresholds.judge(table),
-        "calibrated": calibration.judge(table),
-        "conformal": conformal.judge(table),
-    }
+    return {**judged, "classes": list(classes), "confusion": counts.tolist()}
 
 
 def right(table: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -93,13 +102,13 @@ def strata(table: Mapping[str, np.ndarray]) -> np.ndarray:
     return table["label"].astype(str)
 
 
-def _wilson(counts: np.ndarray, classes: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+def _wilson(counts: np.ndarray, classes: tuple[str, ...]) -> dict[str, list[float]]:
     right, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
     bounds = {"accuracy": intervals.wilson(int(right.sum()), int(counts.sum()))}
     for i, name in enumerate(classes):
         bounds[f"recall/{name}"] = intervals.wilson(int(right[i]), int(true[i]))
         bounds[f"precision/{name}"] = intervals.wilson(int(right[i]), int(predicted[i]))
-    return bounds
+    return {name: list(bound) for name, bound in bounds.items()}
 
 
 def headline(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -113,14 +122,16 @@ def headline(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
     """Figures of the result by file name."""
-    confusion = figures.confusion(np.array(judged["confusion"]), judged["classes"])
-    return {
-        "confusion": confusion,
-        **thresholds.pictures(judged["thresholds"], table),
-        **slices.pictures(table),
-        **calibration.pictures(table),
-        **uncertainty.pictures(table),
+    ranked = {
+        name: metrics.Ranking(own, table[f"p_{name}"]).counts(np.ones(len(own)))
+        for name in judged["classes"]
+        if 0 < (own := table["label"] == name).sum() < len(own)
     }
+    drawn = {"confusion": figures.confusion(np.array(judged["confusion"]), judged["classes"])}
+    drawn |= {"by_class": figures.by_class(ranked)} if ranked else {}
+    for name, part in PARTS.items():
+        drawn |= part.pictures(judged[name], table)
+    return drawn
 
 
 def sections(
@@ -142,13 +153,9 @@ def sections(
                 "intervals; where two overlap widely, this split cannot tell the classes or the runs apart."
             ],
             tables=[((), _overall(judged)), (("class", "rows", *BY_CLASS.values()), _by_class(judged))],
-            pictures=[("Confusion matrix: share of the true class, and counts.", drawn["confusion"])],
+            pictures=[(told, drawn[name]) for name, told in CAPTIONS.items() if name in drawn],
         ),
-        *([thresholds.section(judged["thresholds"], drawn)] if judged["thresholds"] else []),
-        *([sliced] if (sliced := slices.section(drawn)) else []),
-        calibration.section(judged, drawn),
-        *([conformal.section(judged["conformal"])] if judged["conformal"] else []),
-        uncertainty.section(table, drawn),
+        *(said for name, part in PARTS.items() if (said := part.section(judged[name], drawn))),
         _mistakes(table, judged["classes"], images),
         _limits(judged, table),
     ]

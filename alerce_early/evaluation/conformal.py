@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from alerce_early.errors import InputError
 from alerce_early.evaluation import intervals
@@ -127,8 +128,15 @@ def judge(table: tables.Table) -> dict[str, Any]:
     return judged
 
 
-def section(judged: Mapping[str, Any]) -> Section:
-    """What the page says; judged: of `judge`, not empty."""
+def pictures(judged: Mapping[str, Any], table: tables.Table) -> dict[str, Figure]:
+    """None: two tables say it."""
+    return {}
+
+
+def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section | None:
+    """What the page says; judged: of `judge`."""
+    if not judged:
+        return None
     page = Section("Conformal sets", words=[WORDS.format(coverage=judged["wanted"])])
     parts = list(judged["sets"]["set"])
     for what, told in (

@@ -141,7 +141,7 @@ def join(finished: Iterable[Finished]) -> tuple[list[Entry], list[str]]:
         runs = list(folds.values())
         wanted = runs[0].choices.get("split.folds") or 1
         if len(runs) < wanted:
-            said.append(f"{runs[0].choices['model.name']}, seed {seed}: {len(runs)} of {wanted} folds; left out.")
+            said.append(f"{runs[0].choices['model']}, seed {seed}: {len(runs)} of {wanted} folds; left out.")
             continue
         table = tables.joined([run.table for run in runs])
         groups.setdefault((choices, _rows(table, runs[0].result["origin"])), []).append((runs, table))
@@ -168,12 +168,12 @@ def _rows(table: Mapping[str, np.ndarray], origin: str) -> str:
 
 
 def _flat(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Nested dicts as dotted keys; lists count as values."""
+    """Nested dicts as dotted keys; lists count as values, and the name of a group is the value of the group."""
     if not isinstance(node, dict):
         yield prefix, node
         return
     for key, value in node.items():
-        yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        yield from _flat(value, prefix if prefix and key == "name" else f"{prefix}.{key}" if prefix else str(key))
 
 
 def _first(key: str) -> str:

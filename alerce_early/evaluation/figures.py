@@ -25,6 +25,24 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
+def by_class(counts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """Of each class against the rest: precision against recall, and recall against the false positive rate.
+
+    counts: by class (K,) own rows and (K,) others at or above falling thresholds, see `metrics.Ranking`.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    precision, recall = figure.subplots(1, 2)
+    for name, (own, others) in counts.items():
+        precision.plot(own / own[-1], own / (own + others), label=name, lw=1.4)
+        recall.plot(others / others[-1], own / own[-1], label=name, lw=1.4)
+    precision.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    recall.set(xlabel="false positive rate", ylabel="recall", xscale="log", xlim=(1e-3, 1), ylim=(0, 1.02))
+    recall.legend(fontsize=8, frameon=False)
+    for axes in (precision, recall):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def curves(history: Sequence[Mapping[str, float]], best_epoch: int | None, scores: Sequence[str]) -> Figure:
     """Losses and scores against epoch; the epoch of the best checkpoint is marked.
 
@@ -88,8 +106,11 @@ def by_confidence(confidence: np.ndarray, failed: np.ndarray) -> Figure:
     return figure
 
 
-def gallery(images: np.ndarray, captions: Sequence[str], columns: int = 4) -> Figure:
-    """Examples with captions: (N, C, H, W) stamps, the first channels side by side, or (N, C, L) spectra."""
+def gallery(images: np.ndarray, captions: Sequence[str], columns: int = 2) -> Figure:
+    """Examples with captions: (N, C, H, W) stamps, the first channels side by side, or (N, C, L) spectra.
+
+    columns: two can still be read on a phone.
+    """
     columns = min(columns, max(len(images), 1))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.9 * columns, 1.35 * rows + 0.3), layout="constrained")

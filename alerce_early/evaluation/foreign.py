@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from alerce_early.errors import InputError
-from alerce_early.evaluation import metrics
+from alerce_early.evaluation import metrics, thresholds
 from alerce_early.evaluation import table as tables
 
 SPLIT = "table"  # of all rows that are not said to be test rows
@@ -16,7 +16,8 @@ SUM_TOLERANCE = 1e-3
 def read(path: Path) -> dict[str, np.ndarray]:
     """Read a CSV or parquet table of classifications with the columns id, label and p_<class>, or score.
 
-    Where there is a column split with test rows, only these are kept. score, in [0, 1], is the probability of SN
+    Where there is a column split with test rows, only these are kept, with the columns of `thresholds` if there are
+    validation rows to choose them. score, in [0, 1], is the probability of SN
     if that is one of the two labels, or else of the one that is last in alphabetical order (of 0 and 1, or bogus
     and real: the second). Returns our columns, with row, split and predicted. Raises InputError, which names
     the columns that are missing and the values that are no probabilities.
@@ -30,7 +31,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     found |= {"id": found["id"].astype(str), "label": _names(found["label"])}
     found = tables.labelled(found)
     if "split" in found and (found["split"] == "test").any():
-        found = tables.part(found, "test")
+        found = tables.joined([tables.part(found, split) for split in ("test", "validation")])
     else:
         found["split"] = np.full(len(found["id"]), SPLIT)
     if not len(found["id"]):
@@ -44,7 +45,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if abs(stacked[worst].sum() - 1) > SUM_TOLERANCE:
         raise InputError(f"{path}: the columns p_* add up to {stacked[worst].sum():g} in row {worst + 1}; wanted 1.")
     predicted = np.array(classes)[stacked.argmax(1)]
-    return {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
+    read = {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
+    judged = read if SPLIT in read["split"] else tables.part(read, "test")
+    return judged | thresholds.columns(thresholds.fit(tables.part(read, "validation")), judged)
 
 
 def _names(labels: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alerce_early.evaluation import figures, intervals, provenance
-from alerce_early.evaluation.page import Section, number
+from alerce_early.evaluation.page import Section, by_part, number
 
 WORDS = {
     "reconstruction": "reconstruction error",
@@ -34,9 +34,12 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     Returns {"n": rows, "values": {name: mean}, "intervals": {name: [low, high]}, "by_class": the same for the
     rows of each class}; the intervals are a bootstrap over objects.
     """
-    labels = np.asarray(table["label"]).astype(str)
-    by_class = {str(name): _judged(table, np.flatnonzero(labels == name)) for name in np.unique(labels)}
-    return {**_judged(table, np.arange(len(labels))), "by_class": by_class}
+    columns = {name: table[name].astype(np.float64) for name in WORDS}
+
+    def means(rows: np.ndarray) -> dict[str, float]:
+        return {name: float(column[rows].mean()) for name, column in columns.items()}
+
+    return intervals.judged_by_class(means, table["id"], table["label"])
 
 
 def right(table: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -49,27 +52,9 @@ def strata(table: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.full(len(table["reconstruction"]), "all")
 
 
-def _judged(table: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
-    columns = {name: table[name][rows].astype(np.float64) for name in WORDS}
-
-    def means(drawn: np.ndarray) -> dict[str, float]:
-        return {name: float(column[drawn].mean()) for name, column in columns.items()}
-
-    bounds = intervals.bootstrap(means, table["id"][rows])
-    return {
-        "n": len(rows),
-        "values": means(np.arange(len(rows))),
-        "intervals": {name: list(bound) for name, bound in bounds.items()},
-    }
-
-
 def headline(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, mean with interval) of the numbers that matter."""
-    return [(told, _number(judged, name)) for name, told in WORDS.items()]
-
-
-def _number(judged: Mapping[str, Any], name: str) -> str:
-    return number(judged["values"][name], judged["intervals"][name])
+    return [(told, number(judged["values"][name], judged["intervals"][name])) for name, told in WORDS.items()]
 
 
 def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
@@ -87,7 +72,6 @@ def sections(
     title, standing = provenance.told(table)
     worst = np.argsort(-table["nll"], kind="stable")[:SHOWN]
     captions = [f"{table['id'][i]}\n{table['label'][i]}, {table['nll'][i]:.2f} nats a pixel" for i in worst]
-    rows = {"all": judged, **judged["by_class"]}
     return [
         Section(
             title,
@@ -96,12 +80,7 @@ def sections(
                 "reconstruction error is a root mean square in the units of the recipe and holds the sky's noise, "
                 "which no code can tell; KL is how much the code says of a stamp."
             ],
-            tables=[
-                (
-                    ("", "rows", *WORDS.values()),
-                    [[told, str(part["n"]), *[_number(part, name) for name in WORDS]] for told, part in rows.items()],
-                )
-            ],
+            tables=[by_part({"all": judged, **judged["by_class"]}, WORDS)],
         ),
         Section(
             "Least expected stamps",

@@ -1,6 +1,7 @@
 """How far a number can be trusted: 95 % intervals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
@@ -14,6 +15,43 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
         return 0.0, 1.0
     interval = binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def share(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """Interval of the share of hits (n,) bool: Wilson's, or over objects where rows share one in groups (n,)."""
+    if len(np.unique(groups)) == len(groups):
+        return wilson(int(hits.sum()), len(hits))
+    return bootstrap(lambda drawn: {"share": float(hits[drawn].mean())}, groups)["share"]
+
+
+def judged(
+    statistic: Callable[[np.ndarray], dict[str, float]], groups: np.ndarray, rows: np.ndarray | None = None
+) -> dict[str, Any]:
+    """{"n", "values": {name: number}, "intervals": {name: [low, high]}} of the rows (n,), or all, as plain values.
+
+    statistic, groups: see `bootstrap`; statistic takes row numbers.
+    """
+    rows = np.arange(len(groups)) if rows is None else rows
+    bounds = bootstrap(lambda drawn: statistic(rows[drawn]), groups[rows])
+    return _plain(len(rows), statistic(rows), bounds)
+
+
+def judged_by_weight(statistic: Callable[[np.ndarray], dict[str, float]], groups: np.ndarray) -> dict[str, Any]:
+    """As `judged`, of all rows, for a statistic that takes how often each was drawn."""
+    return _plain(len(groups), statistic(np.ones(len(groups))), bootstrap(statistic, groups, weights=True))
+
+
+def judged_by_class(
+    statistic: Callable[[np.ndarray], dict[str, float]], groups: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
+    """`judged` of all rows, with "by_class": the same of the rows of each of labels (N,)."""
+    names = labels.astype(str)
+    by_class = {str(name): judged(statistic, groups, np.flatnonzero(names == name)) for name in np.unique(names)}
+    return judged(statistic, groups) | {"by_class": by_class}
+
+
+def _plain(n: int, values: dict[str, float], bounds: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    return {"n": n, "values": values, "intervals": {name: list(bound) for name, bound in bounds.items()}}
 
 
 def bootstrap(
@@ -52,10 +90,10 @@ def bootstrap(
     return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
 
 
-def reflected(value: float, bounds: tuple[float, float]) -> tuple[float, float]:
+def reflected(value: float, bounds: Sequence[float]) -> list[float]:
     """The basic bootstrap interval, not below 0, of a number that every new draw inflates, as a calibration error.
 
     bounds: of the percentile bootstrap, which counts the inflation twice; here its draws about the value stand
     for the value about the truth (Davison and Hinkley 1997, section 5.2.1).
     """
-    return max(0.0, 2 * value - bounds[1]), max(0.0, 2 * value - bounds[0])
+    return [max(0.0, 2 * value - bounds[1]), max(0.0, 2 * value - bounds[0])]

@@ -39,7 +39,7 @@ class Classification:
         self.cell = labels * n + predicted
         self.rankings = [Ranking(labels == i, probabilities[:, i]) for i in range(n)]
         own = probabilities[np.arange(len(labels)), labels]
-        self.log_loss = -np.log(np.maximum(own, np.finfo(np.float64).eps))
+        self.log_loss = log_losses(own)
         self.brier = (probabilities**2).sum(1) - 2 * own + 1
         confidence = probabilities.max(1)
         self.bin, self.excess = calibration_bins(confidence), confidence - (predicted == labels)
@@ -94,6 +94,53 @@ class Ranking:
         weights = weights[self.order]
         own = np.cumsum(weights * self.own)[self.last]
         return own, np.cumsum(weights)[self.last] - own
+
+
+class CalibrationErrors:
+    """How far probabilities are from the shares of rows in which they come true, for any weights of the rows.
+
+    probabilities: (N, C). Rows are binned once, see `calibration_bins`: by the probability of the most probable
+    class, and anew by that of each class. Called with `hits` and weights (N,) >= 0 it returns ece, the mean
+    distance of the first (top-label, Guo et al. 2017, section 2), and classwise_ece, of the others the mean over
+    classes (Nixon et al. 2019, section 3, without their bins of equal width; Kull et al. 2019, section 2).
+    """
+
+    names = ("ece", "classwise_ece")
+
+    def __init__(self, probabilities: np.ndarray):
+        self.predicted = probabilities.argmax(1)
+        self.scores = np.column_stack([probabilities.max(1), probabilities])
+        bins = np.apply_along_axis(calibration_bins, 0, self.scores)
+        self.cell = (bins + BINS * np.arange(self.scores.shape[1])).ravel()
+
+    def hits(self, labels: np.ndarray) -> np.ndarray:
+        """(N, 1 + C) bool of labels (N,) int64: whether the row is of its most probable class, and of each class."""
+        return np.column_stack([labels == self.predicted, labels[:, None] == np.arange(self.scores.shape[1] - 1)])
+
+    def __call__(self, hits: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+        by_bin = self._sums(weights[:, None] * (self.scores - hits))
+        top, *each = np.abs(by_bin).sum(1) / weights.sum()
+        return {"ece": float(top), "classwise_ece": float(np.mean(each))}
+
+    def debiased(self, hits: np.ndarray) -> float:
+        """Root mean square over the bins of the most probable class, each squared error less its sampling variance.
+
+        0 where that is more than the errors (Kumar et al. 2019, section 5; Broecker 2012).
+        """
+        used = (rows := self._sums(np.ones(hits.shape))[0]) > 1
+        rows, share, mean = (sums[used] for sums in (rows, self._sums(hits)[0], self._sums(self.scores)[0]))
+        share, mean = share / rows, mean / rows
+        squares = (mean - share) ** 2 - share * (1 - share) / (rows - 1)
+        return float(np.sqrt(max(0.0, rows @ squares / rows.sum())))
+
+    def _sums(self, of: np.ndarray) -> np.ndarray:
+        """(1 + C, BINS) sums over the rows of each bin."""
+        return np.bincount(self.cell, of.ravel(), minlength=BINS * of.shape[1]).reshape(-1, BINS)
+
+
+def log_losses(own: np.ndarray) -> np.ndarray:
+    """(N,) nats of the probabilities (N,) of the true class."""
+    return -np.log(np.maximum(own, np.finfo(np.float64).eps))
 
 
 def positive(classes: Sequence[str]) -> str:

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # header and rows
+
 
 @dataclass
 class Section:
@@ -19,7 +21,7 @@ class Section:
 
     title: str
     words: list[str] = field(default_factory=list)
-    tables: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
     pictures: list[tuple[str, Figure | Path]] = field(default_factory=list)
     preformatted: str = ""
 
@@ -50,6 +52,15 @@ def number(value: float, interval: Sequence[float] | None = None, digits: int = 
     narrow = interval[1] - interval[0] < 2 * 10 ** (1 - digits)
     low, high = (f"{end:.{digits if narrow else digits - 1}f}" for end in interval)
     return f"{value:.{digits}f} [{low}, {high}]"
+
+
+def by_part(parts: Mapping[str, Mapping[str, Any]], names: Mapping[str, str], digits: int = 3) -> Table:
+    """A table of what `intervals.judged` says of parts of the rows; names: of its numbers, and their wording."""
+    rows = [
+        [told, str(of["n"]), *(number(of["values"][name], of["intervals"][name], digits) for name in names)]
+        for told, of in parts.items()
+    ]
+    return ("", "rows", *names.values()), rows
 
 
 def plain(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -19,10 +19,14 @@ def options(configs: Sequence[Mapping[str, str]]) -> list[str]:
     columns = {key: [config.get(key, "") for config in configs] for key in keys}
     chosen: list[str] = []
     for key, column in columns.items():
-        follows = any(len(set(zip(columns[c], column, strict=True))) == len(set(columns[c])) for c in chosen)
-        if len(set(column)) > 1 and not follows:
+        if len(set(column)) > 1 and not any(follows(column, columns[other]) for other in chosen):
             chosen.append(key)
     return chosen
+
+
+def follows(column: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether who knows the values (n,) of another option knows those (n,) of this one."""
+    return len(set(zip(other, column, strict=True))) == len(set(other))
 
 
 def picture(configs: Sequence[Mapping[str, str]], scores: Sequence[float], what: str, lower: bool = False) -> Figure:

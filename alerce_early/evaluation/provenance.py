@@ -8,7 +8,7 @@ from alerce_early.evaluation import foreign
 
 WHAT_THEY_DID = {
     "test": "neither trained nor chose the network",
-    "validation": "chose the network, its calibration and its sets, which flatters all; the test rows have no labels",
+    "validation": "chose the network, calibration, sets, thresholds, which flatters all; the test rows have no labels",
     foreign.SPLIT: "came as they are: whether the classifier was trained or chosen on them is not known here",
 }
 

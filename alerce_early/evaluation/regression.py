@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alerce_early.evaluation import figures, intervals, metrics, provenance
-from alerce_early.evaluation.page import Section, number
+from alerce_early.evaluation.page import Section, by_part, number
 
 WORDS = {
     "catastrophic": "catastrophic",
@@ -38,13 +38,18 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     the rows of each class, "most_confident": the same for shares of the rows}; the names are those of
     `metrics.redshift`, the intervals a bootstrap over objects.
     """
-    labels = np.asarray(table["label"]).astype(str)
-    by_class = {str(name): _judged(table, np.flatnonzero(labels == name)) for name in np.unique(labels)}
+    true, predicted = (table[name].astype(np.float64) for name in ("true", "predicted"))
+
+    def numbers(rows: np.ndarray) -> dict[str, float]:
+        return metrics.redshift(true[rows], predicted[rows])
+
     most_confident = {}
     if "confidence" in table:
         order = np.argsort(-table["confidence"], kind="stable")
-        most_confident = {str(share): _judged(table, order[: max(1, round(share * len(order)))]) for share in KEPT}
-    return {**_judged(table, np.arange(len(labels))), "by_class": by_class, "most_confident": most_confident}
+        for share in KEPT:
+            kept = order[: max(1, round(share * len(order)))]
+            most_confident[str(share)] = intervals.judged(numbers, table["id"], kept)
+    return {**intervals.judged_by_class(numbers, table["id"], table["label"]), "most_confident": most_confident}
 
 
 def right(table: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -58,23 +63,9 @@ def strata(table: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.full(len(table["true"]), "all")
 
 
-def _judged(table: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
-    true, predicted = (table[name][rows].astype(np.float64) for name in ("true", "predicted"))
-    bounds = intervals.bootstrap(lambda drawn: metrics.redshift(true[drawn], predicted[drawn]), table["id"][rows])
-    return {
-        "n": len(rows),
-        "values": metrics.redshift(true, predicted),
-        "intervals": {name: list(bound) for name, bound in bounds.items()},
-    }
-
-
 def headline(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, value with interval) of the numbers that matter, failures first."""
-    return [(told, _number(judged, name)) for name, told in WORDS.items()]
-
-
-def _number(judged: Mapping[str, Any], name: str) -> str:
-    return number(judged["values"][name], judged["intervals"][name], DIGITS)
+    return [(told, number(judged["values"][name], judged["intervals"][name], DIGITS)) for name, told in WORDS.items()]
 
 
 def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
@@ -100,7 +91,6 @@ def sections(
     """What the page says of a judged table; drawn: `pictures`; images: row numbers (n,) to (n, C, ...)."""
     rows = {"all": judged, **judged["by_class"]}
     rows |= {f"most confident {float(share):.0%}": part for share, part in judged["most_confident"].items()}
-    names = [*WORDS, "bias"]
     captions = {
         "predicted": "Predicted against true redshift; the band is what is not yet catastrophic.",
         "residuals": "Errors as velocities; the dotted lines are the catastrophic limit.",
@@ -115,12 +105,7 @@ def sections(
                 f"A redshift is catastrophic when it is off by more than {metrics.CATASTROPHIC:,.0f} km/s; bias and "
                 "NMAD are the median and the scaled median deviation of (predicted - true) / (1 + true)."
             ],
-            tables=[
-                (
-                    ("", "rows", *[WORDS.get(name, name) for name in names]),
-                    [[told, str(part["n"]), *[_number(part, name) for name in names]] for told, part in rows.items()],
-                )
-            ],
+            tables=[by_part(rows, WORDS | {"bias": "bias"}, DIGITS)],
             pictures=[(captions[name], figure) for name, figure in drawn.items()],
         ),
         Section("Largest errors", pictures=[("As the net sees them.", _worst(table, images))]),

@@ -1,6 +1,7 @@
 """How accuracy depends on a metadata column, such as the brightness of the alert."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -33,21 +34,27 @@ def by_column(right: np.ndarray, values: np.ndarray) -> list[tuple[float, float,
     return [(float(values[r].min()), float(values[r].max()), int(right[r].sum()), len(r)) for r in rows]
 
 
-def pictures(table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
-    """A figure by_<column> for each known column that the table has."""
-    right = table["label"] == table["predicted"]
-    binned = {name: by_column(right, table[name]) for name in COLUMNS if name in table}
-    return {f"by_{name}": _figure(bins, COLUMNS[name]) for name, bins in binned.items() if bins}
+def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """{column: `by_column`} for each known column that the table has."""
+    known = [name for name in COLUMNS if name in table]
+    binned = {name: by_column(table["label"] == table["predicted"], table[name]) for name in known}
+    return {name: bins for name, bins in binned.items() if bins}
 
 
-def section(drawn: Mapping[str, Figure]) -> Section | None:
+def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
+    """A figure by_<column> for each column of `judge`."""
+    return {f"by_{name}": _figure(bins, COLUMNS[name]) for name, bins in judged.items()}
+
+
+def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section | None:
     """What the page says, None where there is no such column; drawn: holds `pictures`."""
-    words = "Bins of equally many rows with 95 % intervals. The mix of classes changes from bin to bin as well."
-    page = Section("Where it works", words=[words])
-    for name, told in COLUMNS.items():
-        if f"by_{name}" in drawn:
-            page.pictures.append((f"Accuracy against {told}.", drawn[f"by_{name}"]))
-    return page if page.pictures else None
+    if not judged:
+        return None
+    return Section(
+        "Where it works",
+        words=["Bins of equally many rows with 95 % intervals. The mix of classes changes from bin to bin as well."],
+        pictures=[(f"Accuracy against {COLUMNS[name]}.", drawn[f"by_{name}"]) for name in judged],
+    )
 
 
 def _figure(bins: list[tuple[float, float, int, int]], told: str) -> Figure:

@@ -1,7 +1,8 @@
 """The predictions table on disk: one row a stamp, as parquet or CSV by the file's extension.
 
 Columns: id, row, split ("validation" or "test"), label and predicted (class names), p_<class> for each class,
-q_<class>, the same calibrated, the sets of classes of `conformal.KINDS`, and what of `slices.COLUMNS` the store has.
+q_<class>, the same calibrated, the sets of classes of `conformal.KINDS`, threshold_<what is wanted>, see `thresholds`,
+and what of `slices.COLUMNS` the store has.
 The label of a row that nobody has labelled is empty.
 """
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
-from alerce_early.evaluation import metrics
+from alerce_early.evaluation import intervals, metrics
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.page import Section, number
 
@@ -16,9 +16,14 @@ TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)  # of the axes of error rates
 WORDS = (
     "Rows count as {name} where its probability is at least the threshold. Completeness is the share of true "
     "{name} among which that holds, purity the share of true {name} among those taken for it; purity depends on how "
-    "common {name} is in these rows, and a sky has another mix. The thresholds are read off the very rows they are "
+    "common {name} is in these rows, and a sky has another mix. "
+)
+CHOSEN = "The thresholds were chosen on the validation rows; brackets are 95 % intervals of what they give on these."
+READ_OFF = (
+    "There are no other rows here that could have chosen the thresholds: they are read off the very rows they are "
     "told for, so expect a little less elsewhere."
 )
+MEASURES = ("completeness", "purity")
 
 
 def looked_for(classes: tuple[str, ...]) -> str | None:
@@ -53,48 +58,107 @@ def operating_points(own: np.ndarray, score: np.ndarray) -> list[dict[str, Any]]
     return points
 
 
-def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """{"of": class, "points": `operating_points`}, or {} where no class stands out or it has no rows."""
+def fit(table: tables.Table) -> dict[str, Any] | None:
+    """The thresholds of `operating_points` on a table of labelled validation rows, as plain values.
+
+    Returns {"of": class, "thresholds": {"completeness_0.9": number or None, ...}}; None where no class stands out
+    or it has no rows.
+    """
+    name = looked_for(tables.classes_of(table))
+    if name is None or not (own := table["label"] == name).any():
+        return None
+    points = operating_points(own, _score(table, name))
+    return {"of": name, "thresholds": {_point(p["wanted"], p["level"]): p["threshold"] for p in points}}
+
+
+def columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, np.ndarray]:
+    """The columns threshold_<what is wanted> (N,), NaN where there is none, of a table of any rows."""
+    if fitted is None:
+        return {}
+    n = len(table[f"p_{fitted['of']}"])
+    values = {name: np.nan if value is None else value for name, value in fitted["thresholds"].items()}
+    return {f"threshold_{name}": np.full(n, value) for name, value in values.items()}
+
+
+def judge(table: tables.Table) -> dict[str, Any]:
+    """What the thresholds of a table give on its rows; {} where no class stands out or it has no rows.
+
+    Returns {"of": class, "chosen": whether they are columns of the table and its rows did not choose them,
+    "points": `operating_points`, where chosen each with "intervals": {"purity" and "completeness": [low, high]}}.
+    Without the columns of `columns` the thresholds are those of the very rows.
+    """
     name = looked_for(tables.classes_of(table))
     if name is None or not (own := table["label"] == name).any():
         return {}
-    return {"of": name, "points": operating_points(own, table[f"p_{name}"].astype(np.float64))}
+    score = _score(table, name)
+    points = operating_points(own, score)
+    chosen = all(f"threshold_{_point(p['wanted'], p['level'])}" in table for p in points) and not _chose(table)
+    if chosen:
+        points = [_given(point["wanted"], point["level"], table, own, score) for point in points]
+    return {"of": name, "chosen": chosen, "points": points}
 
 
-def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
+def pictures(judged: Mapping[str, Any], table: tables.Table) -> dict[str, Figure]:
     """Figures by file name: purity and completeness, and for two classes the errors; judged: of `judge`."""
     if not judged:
         return {}
     name = judged["of"]
-    own, score = table["label"] == name, table[f"p_{name}"].astype(np.float64)
+    own, score = table["label"] == name, _score(table, name)
     drawn = {"purity_completeness": _purity_completeness(own, score, name)}
     return drawn | ({"det": _det(own, score, name)} if len(tables.classes_of(table)) == 2 and not own.all() else {})
 
 
-def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section:
-    """What the page says; judged: of `judge`, not empty; drawn: holds `pictures`."""
+def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section | None:
+    """What the page says; judged: of `judge`; drawn: holds `pictures`."""
+    if not judged:
+        return None
     name = judged["of"]
-    rows = [
-        [
-            f"{point['wanted']} of at least {point['level']:.0%}",
-            *(
-                [number(point[key]) for key in ("threshold", "completeness", "purity")]
-                if point["threshold"] is not None
-                else ["none is", "", ""]
-            ),
-        ]
-        for point in judged["points"]
-    ]
     captions = {
         "purity_completeness": f"Purity and completeness of {name} against the threshold, and against each other.",
         "det": f"Detection error tradeoff: missed {name} against others taken for it, on normal-deviate axes.",
     }
     return Section(
         f"Thresholds for {name}",
-        words=[WORDS.format(name=name)],
-        tables=[(("wanted", "threshold", "completeness", "purity"), rows)],
+        words=[WORDS.format(name=name) + (CHOSEN if judged["chosen"] else READ_OFF)],
+        tables=[(("wanted", "threshold", *MEASURES), [_row(point) for point in judged["points"]])],
         pictures=[(caption, drawn[file]) for file, caption in captions.items() if file in drawn],
     )
+
+
+def _row(point: Mapping[str, Any]) -> list[str]:
+    wanted = f"{point['wanted']} of at least {point['level']:.0%}"
+    if point["threshold"] is None:
+        return [wanted, "none is", "", ""]
+    bounds = point.get("intervals", {})
+    told = ["none taken" if point[name] is None else number(point[name], bounds.get(name)) for name in MEASURES]
+    return [wanted, number(point["threshold"]), *told]
+
+
+def _point(wanted: str, level: float) -> str:
+    return f"{wanted}_{level:g}"
+
+
+def _score(table: tables.Table, name: str) -> np.ndarray:
+    return table[f"p_{name}"].astype(np.float64)
+
+
+def _chose(table: tables.Table) -> bool:
+    """Whether these are the validation rows."""
+    return "split" in table and bool((table["split"] == "validation").all())
+
+
+def _given(wanted: str, level: float, table: tables.Table, own: np.ndarray, score: np.ndarray) -> dict[str, Any]:
+    """What the threshold of each row, which may differ from fold to fold, gives on the rows."""
+    thresholds = table[f"threshold_{_point(wanted, level)}"].astype(np.float64)
+    point: dict[str, Any] = {"wanted": wanted, "level": level, "threshold": None, "completeness": None, "purity": None}
+    if not np.isnan(thresholds).any():
+        taken = score >= thresholds
+        point |= {"threshold": float(np.median(thresholds)), "intervals": {}}
+        for name, hits, of in (("completeness", taken, own), ("purity", own, taken)):
+            if of.any():
+                point[name] = float(hits[of].mean())
+                point["intervals"][name] = list(intervals.share(hits[of], table["id"][of]))
+    return point
 
 
 def _purity_completeness(own: np.ndarray, score: np.ndarray, name: str) -> Figure:

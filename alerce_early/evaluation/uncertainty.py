@@ -1,13 +1,14 @@
 """What a table of classifications says of its own doubt, and whether to believe it."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import entropy
 
 from alerce_early.evaluation import table as tables
-from alerce_early.evaluation.page import Section
+from alerce_early.evaluation.page import Section, number
 
 KEPT = (1.0, 0.95, 0.9, 0.8, 0.5)  # shares of the rows for which the page gives the accuracy
 
@@ -31,25 +32,37 @@ def risk_coverage(right: np.ndarray, doubt: np.ndarray) -> np.ndarray:
     return np.cumsum(kept) / np.arange(1, len(kept) + 1)
 
 
-def pictures(table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
-    """Figures by file name: the risk-coverage curve, and what the draws of the weights said, where there were any."""
-    classes = tables.classes_of(table)
-    figures = {"risk_coverage": _curve(_accuracies(table))}
-    return figures | ({"draws": _histograms(table, classes)} if _has_draws(table) else {})
+def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """{"kept": [[share of the rows, accuracy of the surest so many]], "draws": [[class, rows, mean p, std]]}.
 
-
-def section(table: Mapping[str, np.ndarray], drawn: Mapping[str, Figure]) -> Section:
-    """What the page says; drawn: `pictures`."""
+    draws: of the probability of the true class the mean over the rows of its mean and of its standard deviation
+    over draws of the weights; empty where there were none.
+    """
     accuracies = _accuracies(table)
-    kept = [[f"{share:.0%}", f"{accuracies[_last(share, len(accuracies))]:.3f}"] for share in KEPT]
+    kept = [[share, float(accuracies[_last(share, len(accuracies))])] for share in KEPT]
+    return {"kept": kept, "draws": _by_class(table) if _has_draws(table) else []}
+
+
+def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
+    """Figures by file name: the risk-coverage curve, and what the draws of the weights said, where there were any."""
+    figures = {"risk_coverage": _curve(_accuracies(table))}
+    return figures | ({"draws": _histograms(table, tables.classes_of(table))} if _has_draws(table) else {})
+
+
+def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section | None:
+    """What the page says; judged: of `judge`; drawn: holds `pictures`."""
+    if not judged:
+        return None
+    kept = [[f"{share:.0%}", number(accuracy)] for share, accuracy in judged["kept"]]
     page = Section(
         "Doubt",
         words=["Rows sorted by the entropy of their prediction: leaving out the most doubtful should pay in accuracy."],
         tables=[(("rows kept", "accuracy"), kept)],
         pictures=[("Accuracy of the surest rows against the share kept.", drawn["risk_coverage"])],
     )
-    if _has_draws(table):
-        page.tables.append((("true class", "rows", "mean p", "standard deviation of the draws"), _by_class(table)))
+    if judged["draws"]:
+        rows = [[name, str(n), *map(number, numbers)] for name, n, *numbers in judged["draws"]]
+        page.tables.append((("true class", "rows", "mean p", "standard deviation of the draws"), rows))
         page.pictures.append(
             (
                 "Probability given to each class, by true class: mean over the draws of the weights, and their "
@@ -74,14 +87,12 @@ def _has_draws(table: Mapping[str, np.ndarray]) -> bool:
     return any(name.startswith("std_") for name in table)
 
 
-def _by_class(table: Mapping[str, np.ndarray]) -> list[list[str]]:
-    """Of the probability of the true class: mean over the rows of its mean and of its standard deviation."""
-    rows = []
+def _by_class(table: Mapping[str, np.ndarray]) -> list[list[Any]]:
+    rows: list[list[Any]] = []
     for name in tables.classes_of(table):
         own = table["label"] == name
         if own.any():
-            numbers = [table[f"{prefix}_{name}"][own].mean() for prefix in ("p", "std")]
-            rows.append([name, str(own.sum()), *(f"{number:.3f}" for number in numbers)])
+            rows.append([name, int(own.sum()), *(float(table[f"{of}_{name}"][own].mean()) for of in ("p", "std"))])
     return rows
 
 

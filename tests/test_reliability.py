@@ -1,0 +1,88 @@
+"""Calibration errors worked out by hand, and what perfect probabilities show."""
+
+import numpy as np
+import pytest
+
+from alerce_early.evaluation import calibration, metrics, reliability
+
+# 20 rows sure of b by .6, of which 15 are b, and 20 sure of it by .9, of which 16 are
+P = np.repeat([0.6, 0.9], 20)
+PROBABILITIES = np.stack([1 - P, P], 1)
+LABELS = np.concatenate([np.arange(20) < 15, np.arange(20) < 16]).astype(int)
+
+
+def table(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    names = [f"c{i}" for i in range(probabilities.shape[1])]
+    columns = {f"p_{name}": probabilities[:, i] for i, name in enumerate(names)}
+    return {"id": np.arange(len(labels)), "label": np.array(names)[labels], **columns}
+
+
+def perfect(n: int, seed: int) -> dict[str, np.ndarray]:
+    """Three classes, their labels drawn from the probabilities."""
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet([1, 1, 1], n)
+    return table(probabilities, (rng.random((n, 1)) > np.cumsum(probabilities, 1)[:, :2]).sum(1))
+
+
+def test_errors_by_hand() -> None:
+    errors = metrics.CalibrationErrors(PROBABILITIES)
+    hits = errors.hits(LABELS)
+    assert hits[:, 0].tolist() == hits[:, 2].tolist() == (LABELS == 1).tolist() and (hits[:, 1] != hits[:, 2]).all()
+    # shares .75 and .8 where .6 and .9 were said; of a the same distances
+    assert errors(hits, np.ones(40)) == pytest.approx({"ece": (0.15 + 0.1) / 2, "classwise_ece": (0.15 + 0.1) / 2})
+    # the first 20 rows twice
+    assert errors(hits, np.repeat([2.0, 1.0], 20))["ece"] == pytest.approx((2 * 0.15 + 0.1) / 3)
+    # squared errors less share (1 - share) / 19
+    squares = (0.15**2 - 0.75 * 0.25 / 19, 0.1**2 - 0.8 * 0.2 / 19)
+    assert errors.debiased(hits) == pytest.approx(np.sqrt(sum(squares) / 2))
+
+
+def test_the_most_probable_class_and_each_class_are_asked_apart() -> None:
+    probabilities = np.tile([0.5, 0.3, 0.2], (20, 1))
+    errors = metrics.CalibrationErrors(probabilities)
+    found = errors(errors.hits(np.repeat([0, 1, 2], [10, 10, 0])), np.ones(20))
+    assert found == pytest.approx({"ece": 0, "classwise_ece": (0 + 0.2 + 0.2) / 3})
+
+
+def test_the_first_error_is_the_metric_of_that_name() -> None:
+    rows = perfect(700, seed=0)
+    judged = reliability.judge(rows)["p"]["values"]
+    probabilities, labels = np.stack([rows[f"p_c{i}"] for i in range(3)], 1), np.char.strip(rows["label"], "c")
+    values = metrics.classification(labels.astype(int), probabilities, ("c0", "c1", "c2"))
+    assert {name: judged[name] for name in ("log_loss", "brier", "ece")} == pytest.approx(
+        {name: values[name] for name in ("log_loss", "brier", "ece")}
+    )
+
+
+def test_perfect_probabilities_are_within_what_perfect_ones_show() -> None:
+    judged = [reliability.judge(perfect(2_500, seed))["p"] for seed in range(20)]
+    for name in ("ece", "classwise_ece"):
+        means, highs = np.array([one["perfect"][name] for one in judged]).T
+        found = np.array([one["values"][name] for one in judged])
+        assert found.mean() == pytest.approx(means.mean(), rel=0.1) and (found < highs).sum() >= 16
+    # the plain error shows .02 where there is nothing to show, the debiased one nothing about every other time
+    assert 0.02 < np.mean([one["values"]["ece"] for one in judged]) < 0.03
+    assert 5 <= sum(one["values"]["debiased_rmsce"] == 0 for one in judged) <= 15
+
+
+def test_wrong_probabilities_are_not() -> None:
+    rows = perfect(2_500, seed=0)
+    sharp = np.stack([rows[f"p_c{i}"] for i in range(3)], 1) ** 2
+    wrong = rows | {f"p_c{i}": sharp[:, i] / sharp.sum(1) for i in range(3)}
+    judged = reliability.judge(wrong)["p"]
+    assert all(judged["values"][name] > 2 * judged["perfect"][name][1] for name in ("ece", "classwise_ece"))
+    assert judged["values"]["debiased_rmsce"] > 0.1
+
+
+@pytest.mark.parametrize("pays", (True, False))
+def test_the_page_shows_before_and_after(pays: bool) -> None:
+    rows = table(PROBABILITIES, LABELS)
+    scale = [1.2, 1.2] if pays else [1.0, 1.0]
+    rows |= calibration.columns({"scale": scale, "bias": [0.0, 0.0]}, rows)
+    judged = reliability.judge(rows)
+    drawn = reliability.pictures(judged, rows)
+    section = reliability.section(judged, drawn)
+    assert section is not None and section.tables[0][0] == ("", "as put out", "calibrated")
+    assert [row[0] for row in section.tables[0][1]].count("  if perfect") == 2
+    assert len(drawn["reliability"].axes[0].containers) == 2
+    assert ("did not lower" in section.words[-1]) is not pays
