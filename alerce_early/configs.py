@@ -4,7 +4,8 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from functools import wraps
+from datetime import datetime
+from functools import cache, wraps
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from alerce_early.data.module import AlertData
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.models.net import EXAMPLES, Net
+from alerce_early.processes import agreed
 from alerce_early.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,14 @@ def folder_name(overrides: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
+@cache
+def started() -> str:
+    """When this command began, to the microsecond: names its run folder, alike in all processes of one run."""
+    return agreed(lambda: datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
+
+
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("started", started, replace=True)
 
 
 def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
