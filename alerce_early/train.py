@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
-from alerce_early import report, watch
+from alerce_early import checkpoints, report, watch
 from alerce_early.build import construct
 from alerce_early.configs import command, data_of, plain, task_of
 from alerce_early.data import pictures, summary
@@ -30,11 +32,26 @@ log = logging.getLogger(__name__)
 
 
 def train(config: DictConfig, folder: Path) -> Run:
-    """Run one whole config in a run folder: prepare, fit, predict with the best checkpoint, report."""
+    """Run one whole config in a run folder: prepare, fit, predict with the best checkpoint, report.
+
+    A run that was cut goes on from its last checkpoint and ends as it would have uncut; a finished one is
+    returned as it is. Raises InputError if the folder holds a run of another config, and `disk.Busy` if
+    another process works in it.
+    """
     watch.quiet()
     calibration.check(config.calibration)
     conformal.check(config.coverage)
     run = Run(folder)
+    with run.alone() if not getattr(rank_zero_only, "rank", 0) else nullcontext():  # the first process writes for all
+        run.expect(config)
+        if run.finished:
+            log.info("finished already: %s", run.page)
+        else:
+            _train(config, run)
+    return run
+
+
+def _train(config: DictConfig, run: Run) -> None:
     data = data_of(config)
     task, trainer, best = assemble(config, data, run)
     if trainer.is_global_zero:
@@ -42,9 +59,7 @@ def train(config: DictConfig, folder: Path) -> Run:
         log.info("%s\n%s", summary.text(data.store.meta), summary.parts_text(data.part_sizes()))
         log.info("%s: %s parameters; run folder: %s", config.model.name, f"{_parameters(task):,}", run.path)
 
-    started = time.perf_counter()
-    stopped = _fit(trainer, task, data, best)
-    seconds = time.perf_counter() - started
+    stopped = _fit(trainer, task, data, best, run.last if run.cut else None)
 
     task.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
     started = time.perf_counter()
@@ -53,7 +68,7 @@ def train(config: DictConfig, folder: Path) -> Run:
     if trainer.is_global_zero:
         columns, fitted = _fitted(predictions, config)
         predictions |= columns
-        _add(run.best, fitted)
+        checkpoints.save(torch.load(run.best, weights_only=True) | fitted, run.best)
         tables.write(run.predictions, predictions)
         if len(blind := tables.unlabelled(predictions)["row"]):
             tables.write(run.blind_predictions, tables.unlabelled(predictions))
@@ -65,7 +80,7 @@ def train(config: DictConfig, folder: Path) -> Run:
             "parameters": _parameters(task),
             "best_epoch": _best_epoch(best),
             "epochs": trainer.current_epoch,
-            "training_seconds": round(seconds, 2),
+            "training_seconds": round(watch.training_seconds(trainer), 2),
             "judged_rows_per_second": round(len(predictions["row"]) / judging, 1),
             "stopped": stopped,
         }
@@ -76,7 +91,6 @@ def train(config: DictConfig, folder: Path) -> Run:
         _log_result(trainer, config, result)
         run.write_json("metrics.json", result)
         log.info("%s\nreport: %s", report.headline_text(result, predictions), page)
-    return run
 
 
 def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> tuple[Task, L.Trainer, ModelCheckpoint]:
@@ -86,16 +100,19 @@ def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> 
     monitor = f"val/{config.monitor}"
     mode = "min" if config.monitor in task.lower_is_better else "max"
     folder = run.path / "checkpoints"
-    best = ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
-    # after the epoch's line is written, so that a resumed run has the whole history
-    last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    best = checkpoints.Kept(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+    # after the epoch's line is written, so that a run that goes on has the whole history; and after the best one,
+    # which then, if only that was written, is written again as it is
+    last = checkpoints.Kept(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    # what the cut run told after its last checkpoint will be told again
+    purge = torch.load(run.last, weights_only=True)["global_step"] + 1 if run.cut else 0
     callbacks: list[Callback] = [
         watch.EpochLine(run.path, ("train/loss", "val/loss", monitor, *[f"val/{name}" for name in task.shown])),
         watch.Board(best),
-        watch.Randomness(),
+        checkpoints.Randomness(),
         *watch.progress_bar(),
         *more,
-        EarlyStopping(monitor, patience=config.patience, mode=mode, check_finite=False),
+        checkpoints.Patience(monitor, patience=config.patience, mode=mode, check_finite=False),
         best,
         last,
     ]
@@ -104,7 +121,8 @@ def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> 
             L.Trainer,
             **plain(config.trainer),
             callbacks=callbacks,
-            logger=TensorBoardLogger(run.path, name="", version="", default_hp_metric=False),
+            plugins=checkpoints.WholeFiles(),
+            logger=TensorBoardLogger(run.path, name="", version="", default_hp_metric=False, purge_step=purge),
             default_root_dir=run.path,
             use_distributed_sampler=False,  # the data module's batches know their rank
             num_sanity_val_steps=0,
@@ -118,10 +136,13 @@ def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> 
     return task, trainer, best
 
 
-def _fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint) -> str | None:
-    """Train; returns why it ended early, where a non-finite loss did that, and keeps the best checkpoint."""
+def _fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint, last: Path | None) -> str | None:
+    """Train, from a last checkpoint on if there is one.
+
+    Returns why it ended early, where a non-finite loss did that, and keeps the best checkpoint.
+    """
     try:
-        trainer.fit(task, datamodule=data)
+        trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     except NonFiniteLoss as error:
         if not best.best_model_path:
             raise InputError(f"{error} There is no checkpoint yet to fall back on.") from None
@@ -149,13 +170,6 @@ def _fitted(predictions: tables.Table, config: DictConfig) -> tuple[dict[str, np
     thresholds = conformal.fit(validation, config.coverage)
     columns = calibration.columns(scaling, predictions) | conformal.columns(thresholds, predictions)
     return columns, {"calibration": scaling, "conformal": thresholds}
-
-
-def _add(checkpoint: Path, values: dict[str, Any]) -> None:
-    """Put plain values beside what a checkpoint holds; a reader sees the whole file before or after."""
-    partial = checkpoint.with_name(f".{checkpoint.name}.partial")
-    torch.save(torch.load(checkpoint, weights_only=True) | values, partial)
-    partial.replace(checkpoint)
 
 
 def _judged(predictions: tables.Table) -> dict[str, Any]:
