@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache, wraps
@@ -15,10 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from alerce_early import sweeps
 from alerce_early.build import build, construct, module_class
 from alerce_early.data.module import AlertData
 from alerce_early.data.spec import DataSpec
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, at_the_door
 from alerce_early.models.net import EXAMPLES, Net
 from alerce_early.processes import agreed
 from alerce_early.tasks.base import Task
@@ -50,32 +50,18 @@ OmegaConf.register_new_resolver("started", started, replace=True)
 def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     """Make a job a command composed by Hydra from train.yaml and the command line.
 
-    A user's mistake ends it with one line and status 2. In a sweep the other jobs go on, the failed one
-    keeps the reason in failed.txt, and the end lists all that failed.
+    A user's mistake ends it with one line and status 2; of a sweep it ends one job, see `sweeps`.
     """
-    failed: list[str] = []
+    launch = sweeps.LAUNCH  # travels with a job that is sent to another machine
 
     @wraps(job)
     def guarded(config: DictConfig) -> None:
-        try:
-            job(config)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            context = HydraConfig.get()
-            if context.mode != RunMode.MULTIRUN:
-                sys.exit(2)
-            Path(context.runtime.output_dir, "failed.txt").write_text(f"{error}\n")
-            failed.append(f"{context.job.override_dirname}: {error}")
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            sweeps.run(job, config, launch)
+        else:
+            at_the_door(job)(config)
 
-    composed = hydra.main(version_base="1.3", config_path=CONF, config_name="train")(guarded)
-
-    def main() -> None:
-        composed()
-        if failed:
-            print(f"error: {len(failed)} of the jobs failed:", *failed, sep="\n  ", file=sys.stderr)
-            sys.exit(1)
-
-    return main
+    return hydra.main(version_base="1.3", config_path=CONF, config_name="train")(guarded)
 
 
 def plain(config: Any) -> Any:

@@ -17,6 +17,8 @@ REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, 
 class Busy(InputError):
     """Another process holds the lock."""
 
+    status = os.EX_TEMPFAIL
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:

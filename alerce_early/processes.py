@@ -1,13 +1,12 @@
-"""What the processes of one run must know of each other before, between and after its training.
+"""What the processes of one run must know of each other before they train together.
 
 A launcher (torchrun, srun) starts the same command once for each device. These processes meet at the launcher's
 address, so that what the first decides (the run folder's name, whether to run at all) holds for all. Processes
-that Lightning starts itself are told by their first: they need no meeting.
+that Lightning starts itself come when the first has decided.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from itertools import count
 
@@ -15,35 +14,31 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-_asked = count()
+_questions = count()
 
 
 def first() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this process is the one that decides and writes."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
+def launched() -> bool:
+    """Whether a launcher started this process beside others."""
+    return _meeting() is not None
+
+
 def agreed(decide: Callable[[], str]) -> str:
-    """What the first process decides, in all of them; every process must ask the same questions in the same order."""
+    """What the first process decides, in all of them; each must ask the same questions in the same order.
+
+    Empty in a process that Lightning started: it is there because the first decided to go on.
+    """
     store = _meeting()
     if store is None:
-        return decide()
-    question = str(next(_asked))
+        return decide() if first() else ""
+    question = str(next(_questions))
     if first():
         store.set(question, decide())
     return store.get(question).decode()
-
-
-@contextmanager
-def left_as_found() -> Iterator[None]:
-    """Forget afterwards the processes that Lightning starts for a job: the next job of a sweep starts its own."""
-    before = dict(os.environ)
-    yield
-    if "LOCAL_RANK" in os.environ and "LOCAL_RANK" not in before:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        for key in os.environ.keys() - before.keys():
-            del os.environ[key]
 
 
 @cache

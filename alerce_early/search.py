@@ -214,7 +214,9 @@ def _reached(run: Run, monitor: str) -> float:
 
 
 def _words(params: Mapping[str, Any]) -> str:
-    return " ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items())
+    return " ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()
+    )
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def _apart(options: list[str], folder: Path) -> None:
     command = [sys.executable, "-m", sys.modules["__main__"].__spec__.name, *options, f"hydra.run.dir='{folder}'"]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     print(done.stderr, end="", file=sys.stderr)
-    if disk.BUSY in done.stderr:
+    if done.returncode == disk.Busy.status:
         raise disk.Busy(done.stderr)
     if done.returncode:
         raise Failed(done.stderr.strip() or f"exit status {done.returncode}")

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
-from alerce_early import checkpoints, report, watch
+from alerce_early import checkpoints, disk, report, watch
 from alerce_early.build import construct
 from alerce_early.configs import command, data_of, plain, task_of
 from alerce_early.data import pictures, summary
@@ -25,35 +25,49 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import baseline, calibration, conformal, slices
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
+from alerce_early.processes import agreed
 from alerce_early.runs import Run
 from alerce_early.tasks.base import NonFiniteLoss, Task
 
 log = logging.getLogger(__name__)
 
+FINISHED = "finished"
 
-def train(config: DictConfig, folder: Path) -> Run:
+
+def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
     """Run one whole config in a run folder: prepare, fit, predict with the best checkpoint, report.
 
     A run that was cut goes on from its last checkpoint and ends as it would have uncut; a finished one is
     returned as it is. Raises InputError if the folder holds a run of another config, and `disk.Busy` if
-    another process works in it.
+    another process works in it. more: extra callbacks.
     """
     watch.quiet()
     calibration.check(config.calibration)
     conformal.check(config.coverage)
     run = Run(folder)
-    with run.alone() if not getattr(rank_zero_only, "rank", 0) else nullcontext():  # the first process writes for all
+    with ExitStack() as held:
+
+        def begin() -> str:
+            try:
+                held.enter_context(run.alone())
+            except disk.Busy as busy:
+                return str(busy)
+            return FINISHED if run.finished else ""
+
+        found = agreed(begin)  # the first process holds the folder and writes for all
+        if found not in (FINISHED, ""):
+            raise disk.Busy(found)
         run.expect(config)
-        if run.finished:
+        if found == FINISHED:
             log.info("finished already: %s", run.page)
         else:
-            _train(config, run)
+            _train(config, run, more)
     return run
 
 
-def _train(config: DictConfig, run: Run) -> None:
+def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     data = data_of(config)
-    task, trainer, best = assemble(config, data, run)
+    task, trainer, best = assemble(config, data, run, *more)
     if trainer.is_global_zero:
         run.begin(config)
         log.info("%s\n%s", summary.text(data.store.meta), summary.parts_text(data.part_sizes()))
