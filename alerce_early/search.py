@@ -69,9 +69,9 @@ class Search:
                 f"trainer.devices={config.trainer.devices}: a trial trains on one. "
                 "Start the same command once for each device: they share the study."
             )
-        task = module_class(config.model.task["_target_"])
+        task: Any = module_class(config.model.task["_target_"])
         self.monitor, self.seed = f"val/{config.monitor}", config.seed
-        self.sign = -1 if config.monitor in task.lower_is_better else 1  # type: ignore[operator]
+        self.sign = -1 if config.monitor in task.lower_is_better else 1
         self.folder = Path(config.outputs) / "searches" / config.name
         self.study = self._opened(config.name)
 
@@ -100,17 +100,23 @@ class Search:
     def run(self, trials: int) -> None:
         """Go on until the study has so many trials; those that a killed process left are brought to their end."""
         while True:
-            for trial in self._open():
-                self._try(trial)
+            for begun in self._open():
+                self._try(begun)
             trial = self._asked(trials)
             if trial is None:
                 break
             self._try(trial)
 
-    def _open(self) -> Iterator["Trial"]:
-        """Trials that have begun and not ended, of living processes and of dead ones: who locks the run knows."""
-        for frozen in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            yield Trial(self.study, frozen._trial_id)
+    def _open(self) -> list["Trial"]:
+        """Trials that have begun and not ended, of living processes and of dead ones: their runs' locks tell which."""
+        with disk.alone(self.folder / ".lock"):  # nobody is just choosing options
+            begun = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+            for frozen in begun:
+                if frozen.params.keys() != self.space.keys():  # killed while choosing
+                    self.study.tell(frozen.number, state=TrialState.FAIL)
+            return [
+                Trial(self.study, frozen._trial_id) for frozen in begun if frozen.params.keys() == self.space.keys()
+            ]
 
     def _asked(self, trials: int) -> "Trial | None":
         """A new trial with its options chosen, or None if there are enough."""
@@ -199,12 +205,12 @@ def _distribution(override: Override) -> "BaseDistribution":
     """Hydra's sweep as Optuna's distribution: intervals and ranges are ordered, all else are names."""
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
-        kind = IntDistribution if isinstance(sweep.start, int) else FloatDistribution
-        return kind(sweep.start, sweep.end, log="log" in sweep.tags)  # type: ignore[arg-type]
+        kind: Any = IntDistribution if isinstance(sweep.start, int) else FloatDistribution
+        return kind(sweep.start, sweep.end, log="log" in sweep.tags)
     if isinstance(sweep, RangeSweep):
         values: list[Any] = list(override.sweep_iterator())
         kind = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
-        return kind(min(values), max(values), step=abs(sweep.step))  # type: ignore[arg-type]
+        return kind(min(values), max(values), step=abs(sweep.step))
     return CategoricalDistribution(list(override.sweep_string_iterator()))
 
 
@@ -214,9 +220,8 @@ def _reached(run: Run, monitor: str) -> float:
 
 
 def _words(params: Mapping[str, Any]) -> str:
-    return " ".join(
-        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in params.items()
-    )
+    short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in params.items()}
+    return " ".join(f"{key}={value}" for key, value in short.items())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def run(job: Callable[[DictConfig], None], config: DictConfig, launch: str) -> N
         outcome = TAKEN
     except Exception as error:
         outcome, reason = FAILED, str(error).strip().rpartition("\n")[2]
-        whole = error if isinstance(error, (InputError, Failed)) else traceback.format_exc()
+        whole = str(error) if isinstance(error, (InputError, Failed)) else traceback.format_exc()
         print(f"error: {reason}", file=sys.stderr)
         if first():
             write_text(folder / "failed.txt", f"{whole}\n")
@@ -60,7 +61,7 @@ def run(job: Callable[[DictConfig], None], config: DictConfig, launch: str) -> N
 
 def _apart(options: list[str], folder: Path) -> None:
     """Run a job of several processes as a command of its own: if one of them dies, the sweep lives."""
-    command = [sys.executable, "-m", sys.modules["__main__"].__spec__.name, *options, f"hydra.run.dir='{folder}'"]
+    command = [sys.executable, "-m", "alerce_early.train", *options, f"hydra.run.dir='{folder}'"]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     print(done.stderr, end="", file=sys.stderr)
     if done.returncode == disk.Busy.status:
@@ -72,18 +73,20 @@ def _apart(options: list[str], folder: Path) -> None:
 class Summary(Callback):
     """Hydra calls this when all jobs have ended, wherever they ran."""
 
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+    def on_multirun_end(self, config: DictConfig, **also: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         notes = folder / ".launches" / LAUNCH
         if not first():
             return
         jobs = {note.name: note.read_text().split("\n", 1) for note in sorted(notes.glob("[!.]*"))}
         shutil.rmtree(notes, ignore_errors=True)
+        with suppress(OSError):  # another launch has its notes there
+            notes.parent.rmdir()
         counts = Counter(outcome for outcome, _ in jobs.values())
         print(f"{folder}: {len(jobs)} jobs,", ", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
         for name, (outcome, _) in jobs.items():
             if outcome == TAKEN:
                 print(f"  running elsewhere: {name}")
-        if failed := [f"{name}: {reason}" for name, (outcome, reason) in jobs.items() if outcome == FAILED]:
-            print(f"error: {len(failed)} of the jobs failed:", *failed, sep="\n  ", file=sys.stderr)
+        if bad := [f"{name}: {reason}" for name, (outcome, reason) in jobs.items() if outcome == FAILED]:
+            print(f"error: {len(bad)} of the jobs failed:", *bad, sep="\n  ", file=sys.stderr)
             sys.exit(1)
