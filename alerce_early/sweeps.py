@@ -27,7 +27,8 @@ from alerce_early.processes import first, launched
 from alerce_early.runs import Run, write_text
 
 LAUNCH = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{socket.gethostname()}-{os.getpid()}"
-FINISHED, BEFORE, FAILED, TAKEN = "finished", "finished before", "failed", "left to another process that runs it"
+FINISHED, BEFORE, FAILED = "finished", "finished before", "failed"
+TAKEN, DONE = "running in another process", "finished by another process"
 
 
 class Failed(Exception):
@@ -82,11 +83,14 @@ class Summary(Callback):
         shutil.rmtree(notes, ignore_errors=True)
         with suppress(OSError):  # another launch has its notes there
             notes.parent.rmdir()
+        for name, note in jobs.items():
+            if note[0] == TAKEN and Run(folder / name).finished:
+                note[0] = DONE
         counts = Counter(outcome for outcome, _ in jobs.values())
         print(f"{folder}: {len(jobs)} jobs,", ", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
         for name, (outcome, _) in jobs.items():
             if outcome == TAKEN:
-                print(f"  running elsewhere: {name}")
+                print(f"  {TAKEN}: {name}")
         if bad := [f"{name}: {reason}" for name, (outcome, reason) in jobs.items() if outcome == FAILED]:
             print(f"error: {len(bad)} of the jobs failed:", *bad, sep="\n  ", file=sys.stderr)
             sys.exit(1)

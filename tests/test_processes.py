@@ -66,18 +66,20 @@ def test_two_processes_train_as_one_does(together: Path, composed, stamps_file: 
     assert results[0] == pytest.approx(results[1], abs=1e-4)
 
 
-def test_tasks_started_by_slurm_have_one_folder(stamps_file: Path, tmp_path: Path) -> None:
+def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "early", "SLURM_NODELIST": "127.0.0.1"}
     nodes = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
-    command = [sys.executable, "-m", "alerce_early.train", *SHORT, *TWO, f"data.path={stamps_file}"]
+    code = (
+        "import os; from alerce_early.processes import agreed; print(*[agreed(lambda: f'{os.getpid()}') for _ in 'ab'])"
+    )
     tasks = [
         subprocess.Popen(
-            [*command, f"outputs={tmp_path}"],
+            [sys.executable, "-c", code],
             env={**os.environ, **job, **nodes, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for rank in ("0", "1")
     ]
-    assert [task.wait() for task in tasks] == [0, 0]
-    (folder,) = finished(tmp_path)
-    assert list((tmp_path / "runs").glob("*/*")) == [folder]
+    said = [task.communicate()[0].split() for task in tasks]
+    assert said == [[str(tasks[0].pid)] * 2] * 2

@@ -28,9 +28,10 @@ def test_every_ready_sweep_composes(file: Path, composed: Callable[..., DictConf
     parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in values.items()])
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     assert len(jobs) > 1
-    configs = [composed(*fixed, *job) for job in jobs]
-    assert len({OmegaConf.to_yaml(config) for config in configs}) == len(jobs)
-    last = composed(*fixed, *jobs[-1])
+    some = [*jobs[:: len(jobs) // 3], jobs[-1]]
+    configs = [composed(*fixed, *job) for job in some]
+    assert len({OmegaConf.to_yaml(config) for config in configs}) == len({tuple(job) for job in some})
+    last = configs[-1]
     OmegaConf.update(last, "data.n", 600)
     assert task_of(last, data_of(last).spec).net is not None
 
