@@ -238,8 +238,9 @@ def _write_images(
     nan_values = nan_stamps = 0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # whole chunks in parallel beat parallel loops within one
+    pool = ThreadPoolExecutor(threads)
     try:
-        with ThreadPoolExecutor(threads) as pool, file.open("wb") as out:
+        with file.open("wb") as out:
             bar = tqdm(total=len(kept), desc="cleaning", unit=" stamps", disable=not sys.stderr.isatty())
             for start, (stored, n_values, n_stamps) in zip(starts, pool.map(clean, starts), strict=True):
                 if start == 0:
@@ -253,5 +254,6 @@ def _write_images(
             out.flush()
             os.fsync(out.fileno())
     finally:
+        pool.shutdown(cancel_futures=True)  # on a full disk or a signal there is no use in cleaning the rest
         torch.set_num_threads(threads)
     return nan_values, nan_stamps
