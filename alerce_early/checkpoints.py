@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -53,10 +54,26 @@ class Randomness(Callback):
     """Keeps the state of every process's random number generators, so that a run that goes on draws the same."""
 
     def state_dict(self) -> dict[str, Any]:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "cuda": cuda}
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        return {"processes": _of_all_processes({"cpu": torch.get_rng_state(), "cuda": cuda})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        torch.set_rng_state(state_dict["cpu"].cpu())
-        if torch.cuda.is_available() and len(state_dict["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([state.cpu() for state in state_dict["cuda"]])
+        rank, states = (dist.get_rank() if _many() else 0), state_dict["processes"]
+        if rank >= len(states):  # on more processes than before there is nothing to repeat
+            return
+        torch.set_rng_state(states[rank]["cpu"].cpu())
+        if torch.cuda.is_initialized() and states[rank]["cuda"] is not None:
+            torch.cuda.set_rng_state(states[rank]["cuda"].cpu())
+
+
+def _many() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _of_all_processes(own: Any) -> list[Any]:
+    """What each process holds, by rank."""
+    if not _many():
+        return [own]
+    states: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(states, own)
+    return states

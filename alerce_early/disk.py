@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,8 @@ REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, 
 
 class Busy(InputError):
     """Another process holds the lock."""
+
+    status = os.EX_TEMPFAIL
 
     status = os.EX_TEMPFAIL
 
@@ -39,21 +41,33 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Turn what a disk refuses below `path` into an `InputError`; any other error stays what it is."""
+def told(path: Path, refusals: Collection[int] = FULL | REFUSED) -> Iterator[None]:
+    """Turn what a disk refuses at `path` into an `InputError`; any other error stays what it is."""
     try:
         yield
     except OSError as error:
         short = error.errno is None and "written" in str(error)  # numpy tells of a full disk without a number
-        if not short and error.errno not in FULL | REFUSED:
+        if not short and error.errno not in refusals:
             raise
-        place = next(folder for folder in (path, *path.parents) if folder.is_dir())
         if short or error.errno in FULL:
-            free = shutil.disk_usage(place).free / 1e6
-            why = f"disk full: {path} cannot be written ({error.strerror or error}; {free:,.1f} MB free there)"
-            raise InputError(f"{why}. Free space, or choose another place with outputs=FOLDER.") from None
+            raise _full(path, f"cannot be written ({error.strerror or error})") from None
         what = f"{error.filename or path} cannot be written: {error.strerror}"
         raise InputError(f"{what}. Choose another place with outputs=FOLDER.") from None
+
+
+def room(path: Path, wanted: int) -> None:
+    """Raises InputError if so many bytes do not fit on the disk of `path`."""
+    if wanted > _free(path):
+        raise _full(path, f"wants {wanted / 1e6:,.1f} MB")
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
+
+
+def _full(path: Path, what: str) -> InputError:
+    free = f"{_free(path) / 1e6:,.1f} MB are free there"
+    return InputError(f"disk full: {path} {what}, {free}. Free space, or choose another place with outputs=FOLDER.")
 
 
 @contextmanager

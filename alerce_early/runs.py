@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,16 @@ class Run:
     @classmethod
     def new(cls, path: Path) -> "Run":
         """A new run folder of this name, or of the first free name after it, that no other process has got."""
+        name, number = path.name, 1
         with disk.told(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            for number in count(2):
+            while True:
                 try:
                     path.mkdir()
                     return cls(path)
                 except FileExistsError:
-                    path = path.with_name(f"{path.name.partition('+')[0]}+{number}")
-        raise AssertionError("unreachable")
+                    number += 1
+                    path = path.with_name(f"{name}+{number}")
 
     def alone(self) -> AbstractContextManager[None]:
         """Hold the folder while writing in it; raises `disk.Busy` if another process does."""

@@ -8,6 +8,7 @@ command goes on with it, and several processes, also of several machines, share 
 import argparse
 import logging
 import shlex
+import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from hydra.errors import HydraException
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
-from alerce_early import disk
+from alerce_early import disk, signals
 from alerce_early.build import module_class
 from alerce_early.configs import CONF, plain
 from alerce_early.errors import InputError, at_the_door
@@ -247,8 +248,13 @@ def main() -> None:
         raise InputError("search needs Optuna, which is not installed. Try pip install 'alerce-early[sweep]'.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    signals.listen()
     search = Search(arguments.options)
-    search.run(arguments.trials)
+    try:
+        search.run(arguments.trials)
+    except signals.Stopped as stopped:
+        print(f"stopped by {stopped.name}; the same command goes on", file=sys.stderr)
+        raise
     print(search.summary())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -26,7 +27,8 @@ from alerce_early.evaluation import baseline, calibration, conformal, slices
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
 from alerce_early.processes import agreed
-from alerce_early.runs import Run
+from alerce_early.runs import Run, differences, flat
+from alerce_early.signals import Stopped
 from alerce_early.tasks.base import NonFiniteLoss, Task
 
 log = logging.getLogger(__name__)
@@ -60,8 +62,12 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
         run.expect(config)
         if found == FINISHED:
             log.info("finished already: %s", run.page)
-        else:
+            return run
+        try:
             _train(config, run, more)
+        except Stopped as stopped:
+            stopped.how = f"go on with: python -m alerce_early.train resume={run.path}"
+            raise
     return run
 
 
@@ -221,7 +227,22 @@ def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) 
 
 @command
 def main(config: DictConfig) -> None:
-    train(config, Path(HydraConfig.get().runtime.output_dir))
+    if config.resume:
+        run = Run.find(config.resume)
+        train(_asked_again(config, run), run.path)
+    else:
+        train(config, Path(HydraConfig.get().runtime.output_dir))
+
+
+def _asked_again(config: DictConfig, run: Run) -> DictConfig:
+    """The run's own config; raises InputError, naming the keys, if what was typed beside it says otherwise."""
+    default, given, own = compose("train"), flat(config), run.config()
+    typed = [key for key, value in flat(default).items() if given.get(key) != value]
+    if differ := [key for key in typed if given.get(key) != flat(own).get(key)]:
+        raise InputError(f"{run.path} goes on as it began: {differences(differ, flat(own), given)}.")
+    if config.outputs != default.outputs:
+        own.outputs = config.outputs
+    return own
 
 
 if __name__ == "__main__":

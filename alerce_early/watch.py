@@ -112,6 +112,7 @@ def quiet() -> None:
     """Leave the log to what this run has to say, once: Lightning's hints go, its errors stay."""
     if getattr(rank_zero_only, "rank", 0):
         logging.getLogger(__package__).setLevel(logging.ERROR)
+    logging.raiseExceptions = False  # a line that a full disk refuses in train.log is still on the screen
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for about in (
