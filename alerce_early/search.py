@@ -10,7 +10,7 @@ import logging
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,12 +131,11 @@ class Search:
 
     def _try(self, trial: "Trial") -> None:
         """Train one trial and tell the study; one that another process trains is left to it."""
-        options = [*self.fixed, *(f"{key}={value}" for key, value in trial.params.items())]
         run = Run((self.folder / f"trial-{trial.number:03d}").absolute())
         try:
             with _logged(run.path):
-                log.info("trial %d: %s", trial.number, _words(trial.params))
-                train(composed(options), run.path, Pruner(trial, self.monitor))
+                log.info("trial %d: %s", trial.number, " ".join(_chosen(trial)))
+                train(composed([*self.fixed, *_chosen(trial)]), run.path, Pruner(trial, self.monitor))
             value, state = _reached(run, self.monitor), TrialState.COMPLETE
         except disk.Busy:
             return
@@ -164,10 +163,9 @@ class Search:
         lines = [f"{len(trials)} trials: {counts}. Study and runs: {self.folder}"]
         if TrialState.COMPLETE in states:
             best = self.study.best_trial
-            options = [*self.fixed, *(f"{key}={value}" for key, value in best.params.items())]
             lines += [
-                f"best: trial {best.number}, {self.monitor} {best.value:.4f} with {_words(best.params)}",
-                f"  {shlex.join(['python', '-m', 'alerce_early.train', *options])}",
+                f"best: trial {best.number}, {self.monitor} {best.value:.4f} with {' '.join(_chosen(best))}",
+                f"  {shlex.join(['python', '-m', 'alerce_early.train', *self.fixed, *_chosen(best)])}",
             ]
         return "\n".join(lines)
 
@@ -220,9 +218,10 @@ def _reached(run: Run, monitor: str) -> float:
     return run.history()[run.read_json("metrics.json")["best_epoch"] - 1][monitor]
 
 
-def _words(params: Mapping[str, Any]) -> str:
-    short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in params.items()}
-    return " ".join(f"{key}={value}" for key, value in short.items())
+def _chosen(trial: "Trial | optuna.trial.FrozenTrial") -> list[str]:
+    """The options of a trial, numbers to four digits: that is what it trains with and what its command says."""
+    short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.params.items()}
+    return [f"{key}={value}" for key, value in short.items()]
 
 
 @contextmanager

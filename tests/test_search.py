@@ -63,7 +63,7 @@ def test_a_killed_search_goes_on_to_as_many_trials_as_wanted(options: list[str],
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    assert (folder / "trial-000" / "metrics.json").exists()
+    done = (folder / "trial-000" / "metrics.json").stat().st_mtime_ns
     assert Run(folder / "trial-001").cut
 
     search = Search(options)
@@ -72,11 +72,11 @@ def test_a_killed_search_goes_on_to_as_many_trials_as_wanted(options: list[str],
     trials = search.study.get_trials()
     for trial in trials:
         run = Run(folder / f"trial-{trial.number:03d}")
-        assert (run.path / "train.log").read_text().count("report: ") == 1
         assert run.config().batch_size == int(trial.params["batch_size"])
-        assert run.config().optim.optimizer.lr == trial.params["optim.optimizer.lr"]
+        assert run.config().optim.optimizer.lr == float(f"{trial.params['optim.optimizer.lr']:.4g}")
         assert trial.value == max(row["val/balanced_accuracy"] for row in run.history())
         assert list(trial.intermediate_values) == [0, 1]
+    assert (folder / "trial-000" / "metrics.json").stat().st_mtime_ns == done
     assert len({trial.params["optim.optimizer.lr"] for trial in trials}) == 3
     best = shlex.split(search.summary().splitlines()[-1])
     assert best[:3] == ["python", "-m", "alerce_early.train"]
