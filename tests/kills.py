@@ -1,7 +1,7 @@
 """Real commands killed with SIGKILL at random moments, each run again until it ends.
 
-`python tests/kills.py train 50` by hand; the suite takes a few. A command runs in a fork of this process, which has
-imported everything: the same code and a real kill, without the seconds of an import.
+`python tests/kills.py train 50 prepare 50` by hand; the suite takes a few. A command runs in a fork of this process,
+which has imported everything: the same code and a real kill, without the seconds of an import.
 """
 
 import json
@@ -135,8 +135,7 @@ def kill_at_random(verb: Verb, base: Path, times: int, seed: int = 0) -> dict[st
             found = differences(wanted, verb.result(folder)) + [f"left {path}" for path in leftovers(folder)]
         equal += not found
         wrong += [f"kill {number} after {moment:.2f} of {duration:.2f} s: {one}" for one in found]
-        if sys.stdout.isatty() or times > 10:
-            print(f"{number + 1:3} killed after {moment:5.2f} of {duration:.2f} s; {equal} equal", flush=True)
+        print(f"{number + 1:3} killed after {moment:5.2f} of {duration:.2f} s; {equal} equal", flush=True)
     return {"equal": equal, "alive": alive, "wrong": wrong}
 
 
@@ -146,4 +145,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         raw = Path(scratch) / "stamps.pkl"
         raw.write_bytes(pickle.dumps(simulate(n=400, seed=1)))
-        print(kill_at_random(verbs(raw)[sys.argv[1]], Path(scratch), int(sys.argv[2])))
+        for number, (name, times) in enumerate(zip(sys.argv[1::2], sys.argv[2::2], strict=True)):
+            print(json.dumps(kill_at_random(verbs(raw)[name], Path(scratch) / str(number), int(times))))
