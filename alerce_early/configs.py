@@ -14,11 +14,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from alerce_early import disk, signals, sweeps
 from alerce_early.build import build, construct, module_class
 from alerce_early.data.module import AlertData
 from alerce_early.data.spec import DataSpec
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, at_the_door
 from alerce_early.models.net import EXAMPLES, Net
+from alerce_early.processes import agreed
+from alerce_early.runs import Run
 from alerce_early.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -35,36 +38,48 @@ def folder_name(overrides: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
+@at_the_door
+def run_folder(resume: str | None, new: str) -> str:
+    """Where Hydra lets a run write: in the run to go on with, or in a new folder that no other process has got.
+
+    All processes of one run get the same.
+    """
+    return agreed(lambda: str(Run.find(resume).path if resume else Run.new(Path(new)).path))
+
+
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 
 
 def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     """Make a job a command composed by Hydra from train.yaml and the command line.
 
-    A user's mistake ends it with one line and status 2. In a sweep the other jobs go on, the failed one
-    keeps the reason in failed.txt, and the end lists all that failed.
+    A user's mistake ends it with one line and status 2, a signal with one line and status 128 + its number.
+    Of a sweep, a mistake ends one job, see `sweeps`.
     """
-    failed: list[str] = []
+    launch = sweeps.LAUNCH  # travels with a job that is sent to another machine
 
     @wraps(job)
     def guarded(config: DictConfig) -> None:
         try:
-            job(config)
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            context = HydraConfig.get()
-            if context.mode != RunMode.MULTIRUN:
-                sys.exit(2)
-            Path(context.runtime.output_dir, "failed.txt").write_text(f"{error}\n")
-            failed.append(f"{context.job.override_dirname}: {error}")
+            with disk.told(Path(config.outputs), disk.FULL):
+                job(config)
+        except signals.Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            raise
 
-    composed = hydra.main(version_base="1.3", config_path=CONF, config_name="train")(guarded)
+    @wraps(job)
+    def one_or_many(config: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            sweeps.run(guarded, config, launch)
+        else:
+            at_the_door(guarded)(config)
+
+    composed = hydra.main(version_base="1.3", config_path=CONF, config_name="train")(one_or_many)
 
     def main() -> None:
+        signals.listen()
         composed()
-        if failed:
-            print(f"error: {len(failed)} of the jobs failed:", *failed, sep="\n  ", file=sys.stderr)
-            sys.exit(1)
 
     return main
 

@@ -10,7 +10,12 @@ T = TypeVar("T")
 
 
 class InputError(Exception):
-    """A mistake in what was given: says what was seen, what was wanted and which flag to change."""
+    """A mistake in what was given: says what was seen, what was wanted and which flag to change.
+
+    status: with which a command ends on it.
+    """
+
+    status = 2
 
 
 def at_the_door(command: Callable[P, T]) -> Callable[P, T]:
@@ -22,6 +27,6 @@ def at_the_door(command: Callable[P, T]) -> Callable[P, T]:
             return command(*args, **kwargs)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(error.status)
 
     return wrapped

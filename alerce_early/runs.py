@@ -7,18 +7,21 @@ metrics.json                                                last: its presence m
 """
 
 import json
-import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from alerce_early import disk
 from alerce_early.errors import InputError
 
+FREE = ("outputs", "name", "resume", "hydra")  # keys of a config that cannot change a result
 LIBRARIES = ("alerce-early", "torch", "torchvision", "lightning", "hydra-core", "numpy", "scikit-learn")
 
 
@@ -36,6 +39,33 @@ class Run:
             raise InputError(f"{path} is no run folder: there is no config.yaml in it.")
         return run
 
+    @classmethod
+    def new(cls, path: Path) -> "Run":
+        """A new run folder of this name, or of the first free name after it, that no other process has got."""
+        name, number = path.name, 1
+        with disk.told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                try:
+                    path.mkdir()
+                    return cls(path)
+                except FileExistsError:
+                    number += 1
+                    path = path.with_name(f"{name}+{number}")
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Hold the folder while writing in it; raises `disk.Busy` if another process does."""
+        return disk.alone(self.path / ".lock", wait=False)
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "metrics.json").exists()
+
+    @property
+    def cut(self) -> bool:
+        """Ended too early, with a checkpoint to go on from."""
+        return self.last.exists() and not self.finished
+
     @property
     def config_file(self) -> Path:
         return self.path / "config.yaml"
@@ -43,6 +73,10 @@ class Run:
     @property
     def best(self) -> Path:
         return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
 
     @property
     def predictions(self) -> Path:
@@ -67,8 +101,24 @@ class Run:
         assert isinstance(loaded, DictConfig)
         return loaded
 
+    def expect(self, config: DictConfig) -> None:
+        """Raises InputError, naming the keys that differ, if what the folder holds was made with another config."""
+        if not (self.cut or self.finished):
+            return
+        here, given = flat(self.config()), flat(config)
+        differ = [key for key in sorted(here.keys() | given.keys()) if here.get(key) != given.get(key)]
+        if differ:
+            raise InputError(f"{self.path} was made with another config: {differences(differ, here, given)}.")
+
     def begin(self, config: DictConfig) -> None:
-        """Write what made the run: its config, with all references resolved, and versions."""
+        """Write what made the run: its config, with all references resolved, and versions.
+
+        What a killed process left half written goes.
+        """
+        for left in self.path.rglob(".*.partial"):
+            left.unlink()
+        if self.cut:
+            return
         write_text(self.config_file, OmegaConf.to_yaml(config, resolve=True))
         write_text(self.path / "versions.json", json.dumps(versions(), indent=1))
 
@@ -92,11 +142,27 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename: a reader sees all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with disk.whole(path) as partial:
+        partial.write_bytes(content)
+
+
+def flat(config: DictConfig) -> dict[str, Any]:
+    """Dotted key to plain value, of the keys that can change a result."""
+
+    def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict) and value:
+            for name, inner in value.items():
+                yield from leaves(f"{key}.{name}", inner)
+        else:
+            yield key, value
+
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return dict(chain.from_iterable(leaves(key, value) for key, value in plain.items() if key not in FREE))
+
+
+def differences(keys: Sequence[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """model.name rotinv there, course_cnn here; ..."""
+    return "; ".join(f"{key} {there.get(key)} there, {here.get(key)} here" for key in keys)
 
 
 def versions() -> dict[str, str]:

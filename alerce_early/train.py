@@ -2,19 +2,22 @@
 
 import logging
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from alerce_early import report, watch
+from alerce_early import checkpoints, disk, report, watch
 from alerce_early.build import construct
 from alerce_early.configs import command, data_of, plain, task_of
 from alerce_early.data import pictures, summary
@@ -23,28 +26,60 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import baseline, calibration, conformal, slices, thresholds
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
-from alerce_early.runs import Run
+from alerce_early.processes import agreed
+from alerce_early.runs import Run, differences, flat
+from alerce_early.signals import Stopped
 from alerce_early.tasks.base import NonFiniteLoss, Task
 
 log = logging.getLogger(__name__)
 
+FINISHED = "finished"
 
-def train(config: DictConfig, folder: Path) -> Run:
-    """Run one whole config in a run folder: prepare, fit, predict with the best checkpoint, report."""
+
+def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
+    """Run one whole config in a run folder: prepare, fit, predict with the best checkpoint, report.
+
+    A run that was cut goes on from its last checkpoint and ends as it would have uncut; a finished one is
+    returned as it is. Raises InputError if the folder holds a run of another config, and `disk.Busy` if
+    another process works in it. more: extra callbacks.
+    """
     watch.quiet()
     calibration.check(config.calibration)
     conformal.check(config.coverage)
     run = Run(folder)
+    with ExitStack() as held:
+
+        def begin() -> str:
+            try:
+                held.enter_context(run.alone())
+            except disk.Busy as busy:
+                return str(busy)
+            return FINISHED if run.finished else ""
+
+        found = agreed(begin)  # the first process holds the folder and writes for all
+        if found not in (FINISHED, ""):
+            raise disk.Busy(found)
+        run.expect(config)
+        if found == FINISHED:
+            log.info("finished already: %s", run.page)
+            return run
+        try:
+            _train(config, run, more)
+        except Stopped as stopped:
+            stopped.how = f"go on with: python -m alerce_early.train resume={run.path}"
+            raise
+    return run
+
+
+def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     data = data_of(config)
-    task, trainer, best = assemble(config, data, run)
+    task, trainer, best = assemble(config, data, run, *more)
     if trainer.is_global_zero:
         run.begin(config)
         log.info("%s\n%s", summary.text(data.store.meta), summary.parts_text(data.part_sizes()))
         log.info("%s: %s parameters; run folder: %s", config.model.name, f"{_parameters(task):,}", run.path)
 
-    started = time.perf_counter()
-    stopped = _fit(trainer, task, data, best)
-    seconds = time.perf_counter() - started
+    stopped = _fit(trainer, task, data, best, run.last if run.cut else None)
 
     task.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
     started = time.perf_counter()
@@ -53,7 +88,7 @@ def train(config: DictConfig, folder: Path) -> Run:
     if trainer.is_global_zero:
         columns, fitted = _fitted(predictions, config)
         predictions |= columns
-        _add(run.best, fitted)
+        checkpoints.save(torch.load(run.best, weights_only=True) | fitted, run.best)
         tables.write(run.predictions, predictions)
         if len(blind := tables.unlabelled(predictions)["row"]):
             tables.write(run.blind_predictions, tables.unlabelled(predictions))
@@ -65,7 +100,7 @@ def train(config: DictConfig, folder: Path) -> Run:
             "parameters": _parameters(task),
             "best_epoch": _best_epoch(best),
             "epochs": trainer.current_epoch,
-            "training_seconds": round(seconds, 2),
+            "training_seconds": round(watch.training_seconds(trainer), 2),
             "judged_rows_per_second": round(len(predictions["row"]) / judging, 1),
             "stopped": stopped,
         }
@@ -76,7 +111,6 @@ def train(config: DictConfig, folder: Path) -> Run:
         _log_result(trainer, config, result)
         run.write_json("metrics.json", result)
         log.info("%s\nreport: %s", report.headline_text(result, predictions), page)
-    return run
 
 
 def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> tuple[Task, L.Trainer, ModelCheckpoint]:
@@ -86,16 +120,19 @@ def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> 
     monitor = f"val/{config.monitor}"
     mode = "min" if config.monitor in task.lower_is_better else "max"
     folder = run.path / "checkpoints"
-    best = ModelCheckpoint(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
-    # after the epoch's line is written, so that a resumed run has the whole history
-    last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    best = checkpoints.Kept(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+    # after the epoch's line is written, so that a run that goes on has the whole history; and after the best one,
+    # which then, if only that was written, is written again as it is
+    last = checkpoints.Kept(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    # what the cut run told after its last checkpoint will be told again
+    purge = torch.load(run.last, weights_only=True)["global_step"] + 1 if run.cut else 0
     callbacks: list[Callback] = [
         watch.EpochLine(run.path, ("train/loss", "val/loss", monitor, *[f"val/{name}" for name in task.shown])),
         watch.Board(best),
-        watch.Randomness(),
+        checkpoints.Randomness(),
         *watch.progress_bar(),
         *more,
-        EarlyStopping(monitor, patience=config.patience, mode=mode, check_finite=False),
+        checkpoints.Patience(monitor, patience=config.patience, mode=mode, check_finite=False),
         best,
         last,
     ]
@@ -104,7 +141,8 @@ def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> 
             L.Trainer,
             **plain(config.trainer),
             callbacks=callbacks,
-            logger=TensorBoardLogger(run.path, name="", version="", default_hp_metric=False),
+            plugins=checkpoints.WholeFiles(),
+            logger=TensorBoardLogger(run.path, name="", version="", default_hp_metric=False, purge_step=purge),
             default_root_dir=run.path,
             use_distributed_sampler=False,  # the data module's batches know their rank
             num_sanity_val_steps=0,
@@ -118,10 +156,13 @@ def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> 
     return task, trainer, best
 
 
-def _fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint) -> str | None:
-    """Train; returns why it ended early, where a non-finite loss did that, and keeps the best checkpoint."""
+def _fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint, last: Path | None) -> str | None:
+    """Train, from a last checkpoint on if there is one.
+
+    Returns why it ended early, where a non-finite loss did that, and keeps the best checkpoint.
+    """
     try:
-        trainer.fit(task, datamodule=data)
+        trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     except NonFiniteLoss as error:
         if not best.best_model_path:
             raise InputError(f"{error} There is no checkpoint yet to fall back on.") from None
@@ -153,13 +194,6 @@ def _fitted(predictions: tables.Table, config: DictConfig) -> tuple[dict[str, np
     columns = calibration.columns(fitted["calibration"], predictions)
     columns |= conformal.columns(fitted["conformal"], predictions)
     return columns | thresholds.columns(fitted["thresholds"], predictions), fitted
-
-
-def _add(checkpoint: Path, values: dict[str, Any]) -> None:
-    """Put plain values beside what a checkpoint holds; a reader sees the whole file before or after."""
-    partial = checkpoint.with_name(f".{checkpoint.name}.partial")
-    torch.save(torch.load(checkpoint, weights_only=True) | values, partial)
-    partial.replace(checkpoint)
 
 
 def _judged(predictions: tables.Table) -> dict[str, Any]:
@@ -196,7 +230,22 @@ def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) 
 
 @command
 def main(config: DictConfig) -> None:
-    train(config, Path(HydraConfig.get().runtime.output_dir))
+    if config.resume:
+        run = Run.find(config.resume)
+        train(_asked_again(config, run), run.path)
+    else:
+        train(config, Path(HydraConfig.get().runtime.output_dir))
+
+
+def _asked_again(config: DictConfig, run: Run) -> DictConfig:
+    """The run's own config; raises InputError, naming the keys, if what was typed beside it says otherwise."""
+    default, given, own = compose("train"), flat(config), run.config()
+    typed = [key for key, value in flat(default).items() if given.get(key) != value]
+    if differ := [key for key in typed if given.get(key) != flat(own).get(key)]:
+        raise InputError(f"{run.path} goes on as it began: {differences(differ, flat(own), given)}.")
+    if config.outputs != default.outputs:
+        own.outputs = config.outputs
+    return own
 
 
 if __name__ == "__main__":

@@ -31,28 +31,37 @@ class EpochLine(Callback):
     def __init__(self, folder: Path, shown: Sequence[str]):
         self.file, self.shown = folder / "history.jsonl", list(dict.fromkeys(shown))
         self.history: list[dict[str, float]] = []
+        self.seconds = 0.0  # of training, up to the end of the last epoch, also before the run was cut
         self.started = 0.0
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         epoch = trainer.current_epoch + 1
+        now = time.perf_counter()
+        seconds, self.started = now - self.started, now
+        self.seconds += seconds
         self.history.append({"epoch": epoch, "step": trainer.global_step, "learning_rate": rate, **values})
         if not trainer.is_global_zero:
             return
         write_text(self.file, "".join(json.dumps(row) + "\n" for row in self.history))
         numbers = "  ".join(f"{_spoken(name)} {values[name]:.3f}" for name in self.shown if name in values)
-        seconds = time.perf_counter() - self.started
         log.info("epoch %3d/%s  %s  %.1f s", epoch, trainer.max_epochs, numbers, seconds)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
+        return {"history": self.history, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = state_dict["history"]
+        self.history, self.seconds = state_dict["history"], state_dict["seconds"]
+
+
+def training_seconds(trainer: L.Trainer) -> float:
+    """What all epochs took, over all processes that one after the other trained this run."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return sum(callback.seconds for callback in callbacks if isinstance(callback, EpochLine))
 
 
 class Board(Callback):
@@ -86,19 +95,6 @@ class Board(Callback):
             trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)
 
 
-class Randomness(Callback):
-    """Keeps the state of the random number generators in the checkpoint, so that a resumed run draws the same."""
-
-    def state_dict(self) -> dict[str, Any]:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        torch.set_rng_state(state_dict["cpu"].cpu())
-        if torch.cuda.is_available() and len(state_dict["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([state.cpu() for state in state_dict["cuda"]])
-
-
 def _spoken(name: str) -> str:
     """val/recall/SN -> SN recall"""
     split, _, metric = name.partition("/")
@@ -116,9 +112,11 @@ def quiet() -> None:
     """Leave the log to what this run has to say, once: Lightning's hints go, its errors stay."""
     if getattr(rank_zero_only, "rank", 0):
         logging.getLogger(__package__).setLevel(logging.ERROR)
+    logging.raiseExceptions = False  # a line that a full disk refuses in train.log is still on the screen
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for about in (
+        ".*exists and is not empty.*",  # a run that goes on writes where it did
         ".*LeafSpec.*",  # a deprecation inside Lightning
         ".*smaller than the logging interval.*",  # every metric here is logged by epoch
         ".*does not have many workers.*",  # whole batches from memory need none

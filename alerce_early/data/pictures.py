@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from alerce_early.data.records import Records
 from alerce_early.data.store import Store
 from alerce_early.data.wavelengths import CENTRES
+from alerce_early.disk import whole
 
 EXAMPLES = 4  # rows of each class
 CAPTIONS = {
@@ -30,8 +31,8 @@ def draw(records: Records, store: Store) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, bbox_inches="tight")
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=100, bbox_inches="tight")
 
 
 def bars(counts: Sequence[int], names: Sequence[str], title: str, what: str = "stamps") -> Figure:

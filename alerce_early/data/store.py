@@ -6,8 +6,6 @@ It is written under a temporary name and renamed when complete, so a store that 
 keeps a second process from doing the same work; the operating system frees it when its holder is killed.
 """
 
-import errno
-import fcntl
 import hashlib
 import importlib
 import json
@@ -15,9 +13,9 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +25,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from alerce_early import disk
 from alerce_early.data import features as columns
 from alerce_early.data import files
 from alerce_early.data.recipe import Recipe, centre_crop
@@ -91,9 +90,12 @@ def open_or_prepare(
     path = Path(root) / f"{name}-{key}"
     if (path / "meta.json").exists():
         return Store(path)
-    with _alone(path):
+    partial = path.with_name(f".{path.name}.partial")
+    _clear(path.parent)
+    with disk.told(path), disk.alone(_lock(partial)):
         if not (path / "meta.json").exists():  # else another process made it while this one waited
-            _prepare(path, key, read(), steps, margin, pictures)
+            _prepare(partial, key, read(), steps, margin, pictures)
+            partial.rename(path)
     return Store(path)
 
 
@@ -133,38 +135,35 @@ def _sample(found: Sequence[Path]) -> bytes:
     return digest.digest()
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock of this store; turn what the disk may refuse into an `InputError`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-    except OSError as error:
-        why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-        raise InputError(f"{path} cannot be written: {why}. Choose another place with outputs=FOLDER.") from None
+def _clear(root: Path) -> None:
+    """Remove what killed processes left; what a living one works on is locked."""
+    for partial in root.glob(".*.partial"):
+        with suppress(disk.Busy), disk.alone(_lock(partial), wait=False):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _lock(partial: Path) -> Path:
+    return partial.with_suffix(".lock")
 
 
 def _prepare(
-    path: Path,
+    partial: Path,
     key: str,
     records: Records,
     steps: Sequence[dict[str, Any]],
     margin: int,
     pictures: Callable[[Records, Store], None],
 ) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed while this one waited for it
     partial.mkdir()
     try:
         counts = write(partial, records, Recipe(steps, margin))
         meta = {"fingerprint": key, "recipe": list(steps), "margin": margin, **counts}
         (partial / "meta.json").write_text(json.dumps(meta, indent=1))
         pictures(records, Store(partial))
-        partial.rename(path)
-    finally:
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def write(folder: Path, records: Records, recipe: Recipe) -> dict[str, Any]:
@@ -239,11 +238,13 @@ def _write_images(
     nan_values = nan_stamps = 0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # whole chunks in parallel beat parallel loops within one
+    pool = ThreadPoolExecutor(threads)
     try:
-        with ThreadPoolExecutor(threads) as pool, file.open("wb") as out:
+        with file.open("wb") as out:
             bar = tqdm(total=len(kept), desc="cleaning", unit=" stamps", disable=not sys.stderr.isatty())
             for start, (stored, n_values, n_stamps) in zip(starts, pool.map(clean, starts), strict=True):
                 if start == 0:
+                    disk.room(file, len(kept) * stored[0].nbytes)
                     header = {"descr": "<f4", "fortran_order": False, "shape": (len(kept), *stored.shape[1:])}
                     np.lib.format.write_array_header_1_0(out, header)
                 out.write(np.ascontiguousarray(stored, dtype="<f4").data)
@@ -253,5 +254,6 @@ def _write_images(
             out.flush()
             os.fsync(out.fileno())
     finally:
+        pool.shutdown(cancel_futures=True)  # on a full disk or a signal there is no use in cleaning the rest
         torch.set_num_threads(threads)
     return nan_values, nan_stamps

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow
 from pyarrow import csv, parquet
 
+from alerce_early.disk import whole
 from alerce_early.errors import InputError
 
 EXTENSIONS = (".parquet", ".csv")
@@ -21,15 +22,11 @@ Table = Mapping[str, np.ndarray]
 
 def write(path: Path, table: Table) -> None:
     """Write columns (N,) under a temporary name, then rename."""
-    partial = path.with_name(f".{path.name}.partial")
+    if path.suffix not in EXTENSIONS:
+        raise InputError(f"{path}: a predictions table ends in {' or '.join(EXTENSIONS)}.")
     rows = pyarrow.table({name: np.asarray(column) for name, column in table.items()})
-    if path.suffix == ".csv":
-        csv.write_csv(rows, partial)
-    elif path.suffix == ".parquet":
-        parquet.write_table(rows, partial)
-    else:
-        raise InputError(f"{path}: a predictions table ends in .parquet or .csv.")
-    partial.rename(path)
+    with whole(path) as partial:
+        (csv.write_csv if path.suffix == ".csv" else parquet.write_table)(rows, partial)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

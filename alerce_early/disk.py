@@ -1,0 +1,87 @@
+"""What a disk may do to us: files that are whole or not there, locks that die with their holder, and refusals told."""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alerce_early.errors import InputError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+
+
+class Busy(InputError):
+    """Another process holds the lock."""
+
+    status = os.EX_TEMPFAIL
+
+    status = os.EX_TEMPFAIL
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write to, renamed to `path` at the end: a reader sees all of the file, the old one or none.
+
+    Raises InputError where the disk refuses.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())  # some file systems only now say that they are full
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def told(path: Path, refusals: Collection[int] = FULL | REFUSED) -> Iterator[None]:
+    """Turn what a disk refuses at `path` into an `InputError`; any other error stays what it is."""
+    try:
+        yield
+    except OSError as error:
+        short = error.errno is None and "written" in str(error)  # numpy tells of a full disk without a number
+        if not short and error.errno not in refusals:
+            raise
+        if short or error.errno in FULL:
+            raise _full(path, f"cannot be written ({error.strerror or error})") from None
+        what = f"{error.filename or path} cannot be written: {error.strerror}"
+        raise InputError(f"{what}. Choose another place with outputs=FOLDER.") from None
+
+
+def room(path: Path, wanted: int) -> None:
+    """Raises InputError if so many bytes do not fit on the disk of `path`."""
+    if wanted > _free(path):
+        raise _full(path, f"wants {wanted / 1e6:,.1f} MB")
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
+
+
+def _full(path: Path, what: str) -> InputError:
+    free = f"{_free(path) / 1e6:,.1f} MB are free there"
+    return InputError(f"disk full: {path} {what}, {free}. Free space, or choose another place with outputs=FOLDER.")
+
+
+@contextmanager
+def alone(lock: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file; the operating system frees it when its holder ends in whatever way.
+
+    Raises Busy if another process holds it and `wait` is False.
+    """
+    with told(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Busy(f"another process works in {lock.parent}.") from None
+        yield

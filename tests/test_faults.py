@@ -1,0 +1,123 @@
+"""A disk that is full, refuses or holds half files: one clear line, and afterwards the same command does it."""
+
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kills import differences, trained
+from matplotlib.figure import Figure
+
+from alerce_early import checkpoints, disk
+from alerce_early.configs import data_of, run_folder
+from alerce_early.data import pictures
+from alerce_early.errors import InputError
+from alerce_early.evaluation import table as tables
+from alerce_early.runs import Run, write_text
+from alerce_early.train import train
+
+ROWS = {"id": np.arange(5000).astype(str), "p_SN": np.random.default_rng(0).random(5000)}
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "predictions.parquet": lambda path: tables.write(path, ROWS),
+    "predictions.csv": lambda path: tables.write(path, ROWS),
+    "curves.png": lambda path: pictures.save(Figure(), path),
+    "index.html": lambda path: write_text(path, "page " * 2000),
+    "last.ckpt": lambda path: checkpoints.save({"weights": torch.zeros(5000)}, path),
+}
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let the operating system refuse to any file of this process more than so many bytes, as a quota would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 12 MB in memory."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", path], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_that_does_not_fit_leaves_the_one_before(name: str, tmp_path: Path) -> None:
+    path, write = tmp_path / name, WRITERS[name]
+    path.write_bytes(b"before")
+    with largest_file(200), pytest.raises(InputError, match=rf"^disk full: {path} cannot be written .*outputs=FOLDER"):
+        write(path)
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+    write(path)
+    assert path.stat().st_size > 200
+
+
+def test_a_disk_full_at_a_checkpoint(quick, small_disk: Path, tmp_path: Path) -> None:
+    config = quick()
+    store = data_of(config).store  # elsewhere
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(9_000_000))  # leaves room for one checkpoint of 1.8 MB and not for two
+    run = Run(small_disk / "run")
+    with pytest.raises(
+        InputError, match=r"^disk full: .*\.ckpt cannot be written \(No space left on device\), 1\.\d MB"
+    ):
+        train(config, run.path)
+    assert not list(run.path.rglob("*.partial")) and not run.finished
+    filler.unlink()
+    train(config, run.path)
+    train(config, tmp_path / "clean" / "run")
+    assert differences(trained(small_disk), trained(tmp_path / "clean")) == [] and store.path.exists()
+
+
+def test_a_store_that_does_not_fit_is_told_before_the_work(quick, small_disk: Path) -> None:
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(11_000_000))
+    data = data_of(quick(f"outputs={small_disk}"))
+    with pytest.raises(InputError, match=r"^disk full: .*images\.npy wants \d\.\d MB, 1\.\d MB are free there"):
+        _ = data.store
+    assert [path.suffix for path in (small_disk / "stores").iterdir()] == [".lock"]
+    filler.unlink()
+    assert len(data.store.images) == len(data.store.labels)
+
+
+def test_a_read_only_disk_is_told_before_the_work(quick, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(SystemExit, match="2"):
+        run_folder(None, f"{small_disk}/runs/new")
+    err = capsys.readouterr().err
+    assert (
+        err.startswith(f"error: {small_disk}/runs cannot be written: Read-only file system.") and err.count("\n") == 1
+    )
+    with pytest.raises(InputError, match=r"cannot be written: Read-only file system.*outputs=FOLDER"):
+        _ = data_of(quick(f"outputs={small_disk}")).store
+
+
+def test_a_file_in_place_of_the_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "outputs").touch()
+    with pytest.raises(SystemExit, match="2"):
+        run_folder(None, f"{tmp_path}/outputs/runs/new")
+    assert (
+        "outputs/runs cannot be written: Not a directory" in (err := capsys.readouterr().err) and err.count("\n") == 1
+    )
+
+
+def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(quick, tmp_path: Path) -> None:
+    stores = tmp_path / "stores"
+    for name in ("dead", "alive"):
+        (stores / f".{name}.partial").mkdir(parents=True)
+    with disk.alone(stores / ".alive.lock"):
+        _ = data_of(quick()).store
+    assert [path.name for path in stores.glob(".*.partial")] == [".alive.partial"]

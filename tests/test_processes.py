@@ -1,0 +1,85 @@
+"""One run of several processes: the same as of one process, and one folder, whoever starts them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alerce_early.evaluation import table as tables
+from alerce_early.train import train
+
+SHORT = ("model=course_cnn", "data=alerce", "trainer.max_epochs=1", "batches_per_epoch=3", "batch_size=16")
+EXACT = ("augment=none", "+model.net.dropout=0")  # nothing that each process draws for itself
+TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1")
+
+
+def finished(outputs: Path) -> list[Path]:
+    return sorted(file.parent for file in outputs.rglob("metrics.json"))
+
+
+@pytest.fixture(scope="module")
+def together(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where torchrun's two processes ran a sweep of two jobs."""
+    outputs = tmp_path_factory.mktemp("torchrun")
+    run = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "alerce_early.train")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", *run, "-m", "seed=0,1", *SHORT, *EXACT, *TWO, "name=both"),
+            *(f"data.path={stamps_file}", f"outputs={outputs}"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 jobs, 2 finished") == 1 and done.stdout.count("epoch   1/1") == 2
+    return outputs
+
+
+def test_torchrun_shares_each_job_of_a_sweep(together: Path) -> None:
+    folders = finished(together)
+    assert len(folders) == 2 == len({folder.name.partition("seed=")[2] for folder in folders})
+    for folder in folders:
+        rows = tables.read(folder / "predictions.parquet")["row"]
+        result = json.loads((folder / "metrics.json").read_text())
+        assert len(set(rows)) == len(rows) == result["test"]["n"] + result["validation"]["n"]
+
+
+def test_two_processes_train_as_one_does(together: Path, composed, stamps_file: Path, tmp_path: Path) -> None:
+    """The gradient is the mean over the global batch, so neither batch size nor learning rate change with n."""
+    both = next(folder for folder in finished(together) if "seed=0" in folder.name)
+    one = train(composed(*SHORT, *EXACT, f"data.path={stamps_file}", f"outputs={tmp_path}"), tmp_path / "run").path
+
+    def weights(folder: Path) -> dict[str, torch.Tensor]:
+        return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+    for name, value in weights(one).items():
+        assert torch.allclose(value, weights(both)[name], atol=1e-5), name
+    first, second = (tables.read(folder / "predictions.parquet") for folder in (one, both))
+    assert (first["id"] == second["id"]).all() and (first["predicted"] == second["predicted"]).all()
+    assert np.abs(first["p_SN"] - second["p_SN"]).max() < 1e-5
+    results = [json.loads((folder / "metrics.json").read_text())["test"]["values"] for folder in (one, both)]
+    assert results[0] == pytest.approx(results[1], abs=1e-4)
+
+
+def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "early", "SLURM_NODELIST": "127.0.0.1"}
+    nodes = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    code = (
+        "import os; from alerce_early.processes import agreed; print(*[agreed(lambda: f'{os.getpid()}') for _ in 'ab'])"
+    )
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, **job, **nodes, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [task.communicate()[0].split() for task in tasks]
+    assert said == [[str(tasks[0].pid)] * 2] * 2
