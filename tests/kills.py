@@ -111,8 +111,8 @@ def differences(a: Any, b: Any, key: str = "") -> list[str]:
 def kill_at_random(verb: Verb, base: Path, times: int, seed: int = 0) -> dict[str, Any]:
     """Kill the command `times` times, each in a new folder, at a moment of a clean run drawn uniformly.
 
-    Returns how many ended equal to the clean run after the same command again, how many kills met a living
-    process, and what was wrong with the others.
+    A kill that comes after the command has ended does not count and is drawn again. Returns how many ended equal
+    to the clean run after the same command again, and what was wrong with the others.
     """
     clean = base / "clean"
     clean.mkdir(parents=True)
@@ -120,23 +120,24 @@ def kill_at_random(verb: Verb, base: Path, times: int, seed: int = 0) -> dict[st
     assert os.waitpid(started(verb, clean), 0)[1] == 0, (clean / "log.txt").read_text()
     duration = time.perf_counter() - began
     wanted, rng = verb.result(clean), random.Random(seed)
-    equal = alive = 0
+    equal = number = 0
     wrong = []
-    for number in range(times):
-        folder = base / f"kill{number}"
-        folder.mkdir()
+    while number < times:
+        folder = Path(tempfile.mkdtemp(dir=base))
         pid = started(verb, folder)
         time.sleep(moment := rng.uniform(0, duration))
         os.kill(pid, signal.SIGKILL)
-        alive += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        if not os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
+            continue
+        number += 1
         if os.waitpid(started(verb, folder), 0)[1]:
             found = [(folder / "log.txt").read_text()]
         else:
             found = differences(wanted, verb.result(folder)) + [f"left {path}" for path in leftovers(folder)]
         equal += not found
         wrong += [f"kill {number} after {moment:.2f} of {duration:.2f} s: {one}" for one in found]
-        print(f"{number + 1:3} killed after {moment:5.2f} of {duration:.2f} s; {equal} equal", flush=True)
-    return {"equal": equal, "alive": alive, "wrong": wrong}
+        print(f"{number:3} killed after {moment:5.2f} of {duration:.2f} s; {equal} equal", flush=True)
+    return {"equal": equal, "killed": number, "wrong": wrong}
 
 
 if __name__ == "__main__":

@@ -107,10 +107,12 @@ def test_two_runs_of_one_instant_get_two_folders(tmp_path: Path) -> None:
     assert len(set(folders)) == 3 and all(folder.is_dir() for folder in folders)
 
 
+CHECKOUT = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}  # and not what happens to be installed
+
+
 def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=cwd, env=CHECKOUT, text=True, **pipes)
 
 
 def test_sigterm_ends_with_one_line_and_resume_goes_on(stamps_file: Path, tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_random_kills_end_equal(tmp_path: Path) -> None:
         [sys.executable, str(Path(__file__).with_name("kills.py")), "train", "2", "prepare", "3"],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "TMPDIR": str(tmp_path)},
+        env=CHECKOUT | {"TMPDIR": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
