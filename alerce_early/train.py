@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from alerce_early import report, watch
+from alerce_early import checkpoints, report, watch
 from alerce_early.build import construct
 from alerce_early.configs import command, data_of, plain, task_of
 from alerce_early.data import pictures, summary
@@ -46,14 +46,14 @@ def train(config: DictConfig, folder: Path) -> Run:
     stopped = _fit(trainer, task, data, best)
     seconds = time.perf_counter() - started
 
-    task.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+    task.load_state_dict(checkpoints.read(best.best_model_path)["state_dict"])
     started = time.perf_counter()
     predictions = _predictions(trainer, task, data)
     judging = time.perf_counter() - started
     if trainer.is_global_zero:
         columns, fitted = _fitted(predictions, config)
         predictions |= columns
-        _add(run.best, fitted)
+        checkpoints.add(run.best, fitted)
         tables.write(run.predictions, predictions)
         if len(blind := tables.unlabelled(predictions)["row"]):
             tables.write(run.blind_predictions, tables.unlabelled(predictions))
@@ -151,13 +151,6 @@ def _fitted(predictions: tables.Table, config: DictConfig) -> tuple[dict[str, np
     return columns, {"calibration": scaling, "conformal": thresholds}
 
 
-def _add(checkpoint: Path, values: dict[str, Any]) -> None:
-    """Put plain values beside what a checkpoint holds; a reader sees the whole file before or after."""
-    partial = checkpoint.with_name(f".{checkpoint.name}.partial")
-    torch.save(torch.load(checkpoint, weights_only=True) | values, partial)
-    partial.replace(checkpoint)
-
-
 def _judged(predictions: tables.Table) -> dict[str, Any]:
     """What each split says, None where it has no labels, and which of them is the result."""
     parts = {split: tables.labelled(tables.part(predictions, split)) for split in ("test", "validation")}
@@ -171,7 +164,7 @@ def _parameters(task: Task) -> int:
 
 
 def _best_epoch(best: ModelCheckpoint) -> int:
-    return int(torch.load(best.best_model_path, weights_only=True)["epoch"]) + 1
+    return int(checkpoints.read(best.best_model_path)["epoch"]) + 1
 
 
 def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) -> None:

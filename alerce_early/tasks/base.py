@@ -16,6 +16,8 @@ from alerce_early.data.module import AlertData
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
 
+FORMAT = 1  # of checkpoints; see `alerce_early.checkpoints`
+
 Batch = dict[str, Tensor]
 Table = dict[str, np.ndarray]
 
@@ -65,6 +67,10 @@ class Task(L.LightningModule):
     def named(self, table: Mapping[str, np.ndarray]) -> Table:
         """A table of outputs as people read it: class names for label numbers, nothing for unlabelled rows."""
         return {**table, "label": np.array([*self.spec.classes, ""])[table["label"]]}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what it takes to open the file bare, in any later version."""
+        checkpoint |= {"format": FORMAT, "task": f"{type(self).__module__}.{type(self).__qualname__}"}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         batch = self._finished(batch | {"image": self.augment(batch["image"])})
