@@ -48,7 +48,8 @@ def _weight(value: Any, most: int, depth: int, known: dict[int, tuple[int, int]]
     nbytes = getattr(value, "nbytes", None)  # of arrays, tensors and numpy's numbers
     objects = nbytes is not None and getattr(value, "dtype", None) == np.dtype(object)
     if not (objects or isinstance(value, Mapping | list | tuple)):
-        return 8 + (nbytes or 0), 0
+        sides = getattr(value, "shape", ())  # one side of an empty array may be of any length
+        return 8 + (nbytes or 8 * max(sides, default=0)), 0
     if id(value) not in known:
         if depth > DEEPEST:  # also what holds itself ends here
             raise TooMuch(f"it nests containers more than {DEEPEST} deep")

@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from alerce_early import bounds
 from alerce_early.build import module_class
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, one_line
 from alerce_early.tasks.base import FORMAT, Task
 
 Checkpoint = dict[str, Any]
@@ -63,7 +63,7 @@ def read(path: str | Path) -> Checkpoint:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
     except Exception as error:  # a damaged file may raise nearly anything
-        raise InputError(f"{path} is no checkpoint, or is damaged: {_line(error)}.") from None
+        raise InputError(f"{path} is no checkpoint, or is damaged: {one_line(error)}.") from None
     return _upgraded(found, path)
 
 
@@ -87,7 +87,7 @@ def task_from(checkpoint: Checkpoint, path: str | Path) -> Task:
         restored = made(**checkpoint["hyper_parameters"])
         restored.load_state_dict(weights)
     except Exception as error:
-        raise InputError(f"{path}: its weights do not fit the net it describes: {_line(error)}.") from None
+        raise InputError(f"{path}: its weights do not fit the net it describes: {one_line(error)}.") from None
     return restored.eval()
 
 
@@ -126,7 +126,7 @@ def _upgraded(found: Any, path: Path) -> Checkpoint:
             found = UPGRADES[step](found)
         assert all(name in found for name in WANTED)
     except Exception as error:
-        raise InputError(f"{path}: format {known} is damaged: {_line(error)}.") from None
+        raise InputError(f"{path}: format {known} is damaged: {one_line(error)}.") from None
     return found | {"format": FORMAT}
 
 
@@ -144,9 +144,3 @@ def _no_more_modules_than(most: int) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _line(error: Exception) -> str:
-    """An error's own words in one line."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words.rstrip(".") if len(words) < 200 else f"{words[:200]}..."

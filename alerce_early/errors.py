@@ -13,6 +13,13 @@ class InputError(Exception):
     """A mistake in what was given: says what was seen, what was wanted and which flag to change."""
 
 
+def one_line(error: BaseException) -> str:
+    """A library's own words for an error in one printable line, not long, without a full stop."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    words = "".join(letter if letter.isprintable() else "?" for letter in words[:200])
+    return words.rstrip(".")
+
+
 def at_the_door(command: Callable[P, T]) -> Callable[P, T]:
     """Make a command end with status 2 and one line on an `InputError`, instead of a traceback."""
 
