@@ -1,0 +1,200 @@
+"""Coverage-guided fuzzing of everything that reads files of others: `python -m tests.fuzz TARGET --seconds 120`.
+
+A target reads bytes that a mutated valid file holds. It may refuse them with `InputError` and nothing else, must
+not run what they name, and must end soon. tests/test_hostile.py does the same for a few hundred fixed inputs.
+Needs atheris (extra `fuzz`), which steers the mutations by the branches they reach.
+"""
+
+import argparse
+import atexit
+import io
+import logging
+import resource
+import struct
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+try:
+    import atheris
+except ImportError:
+    atheris = None
+
+# Steered by the branches of these, as far as nothing has imported them yet.
+GUIDED = ["alerce_early", "pickle", "zipfile", "astropy.io.fits"]
+guided = __name__ == "__main__" and atheris is not None
+with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
+    import pickle
+
+    import numpy as np
+    import pyarrow
+    from astropy.io import fits
+    from pyarrow import csv, parquet
+
+    from alerce_early import checkpoints
+    from alerce_early.data import alerce, hits, pickles, sdss
+    from alerce_early.data.wavelengths import PIXELS
+    from alerce_early.errors import InputError
+    from alerce_early.evaluation import foreign
+
+SLOW = 10.0  # seconds an input of a few kilobytes may take, on a busy core
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def _stamps(**changes: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    held = {
+        "images": [rng.normal(size=(3, 3, 3)).astype("f4") for _ in range(2)],
+        "labels": [0, 1],
+        "metadata": rng.normal(size=(2, 26)).tolist(),
+        "oid": ["ZTF1", "ZTF2"],
+    }
+    return held | changes
+
+
+def _course(n: int = 2) -> dict[str, Any]:
+    return {f"{name}_images": np.ones((n, 9)) for name in hits.CHANNELS} | {"labels": [0, 1], "ID": np.arange(n)}
+
+
+def _spectra() -> dict[str, Any]:
+    held = np.ones((1, 2 * PIXELS), "f2")
+    return {"spectra": held, "class": np.array(["QSO"]), "z": np.array([2.0]), "Z_CONF_PERSON": [3]}
+
+
+def _pickled(*held: Any) -> list[bytes]:
+    return [pickle.dumps(one, protocol) for one in held for protocol in (0, 2, 4, 5)]
+
+
+def _fits() -> bytes:
+    loglam = np.linspace(3.56, 3.9, 20)
+    spectrum = [fits.Column(name, "E", array=loglam) for name in ("flux", "loglam", "ivar")]
+    facts = [fits.Column("CLASS", "6A", array=["QSO"]), fits.Column("Z", "E", array=[2.0])]
+    file = io.BytesIO()
+    tables = [fits.BinTableHDU.from_columns(columns) for columns in (spectrum, facts)]
+    fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(file)
+    return file.getvalue()
+
+
+def _npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **_spectra() | {"Z_CONF_PERSON": np.array([3])})
+    return file.getvalue()
+
+
+CSV = (b"id,label,p_SN,p_rest\na,SN,.9,.1\nb,rest,.2,.8\n", b"id,label,score,split\n1,0,.5,test\n2,1,.7,test\n3,,.1,\n")
+
+
+def _parquet() -> list[bytes]:
+    made = []
+    for text, squeeze in ((CSV[0], "snappy"), (CSV[1], "none")):
+        file = pyarrow.BufferOutputStream()
+        parquet.write_table(csv.read_csv(io.BytesIO(text)), file, compression=squeeze)
+        made.append(file.getvalue().to_pybytes())
+    return made
+
+
+# Each: the ending of its files, valid ones to begin with, and what reads them.
+TARGETS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[Path], Any]]] = {
+    "pickles": (
+        ".pkl",
+        lambda: _pickled(_stamps(), _course(), {"a": (1, b"x", 2.5, None, np.float32(1))}),
+        pickles.load,
+    ),
+    "stamps": (".pkl", lambda: _pickled(_stamps(), {"Train": _stamps(), "Test": _stamps(oid=None)}), alerce.read),
+    "hits": (".pkl", lambda: _pickled(_course()), hits.read),
+    "spectra": (".pkl", lambda: _pickled(_spectra()), sdss.read),
+    "npz": (".npz", lambda: [_npz()], sdss.read),
+    "fits": (".fits", lambda: [_fits()], sdss.read),
+    "csv": (".csv", lambda: list(CSV), foreign.read),
+    "parquet": (".parquet", _parquet, foreign.read),
+    "checkpoints": (".ckpt", lambda: [path.read_bytes() for path in GOLDEN.rglob("classify.ckpt")], checkpoints.task),
+}
+
+
+class Trial:
+    """Gives bytes to a target and holds it to what it promises."""
+
+    def __init__(self, name: str, folder: Path):
+        self.ending, self.seeds, self.read = TARGETS[name]
+        self.path, self.tried, self.read_whole, self.slowest = folder / f"input{self.ending}", 0, 0, 0.0
+        self.refusals: set[str] = set()
+
+    def __call__(self, content: bytes) -> None:
+        """Raises whatever the target raises, if it is no `InputError` in one printable line."""
+        self.path.write_bytes(content)
+        self.tried += 1
+        started = time.perf_counter()
+        try:
+            self.read(self.path)
+            self.read_whole += 1
+        except InputError as error:
+            assert str(error).isprintable() and len(str(error)) < 1000, f"message: {error!s:.2000}"
+            self.refusals.add("".join(c for c in str(error) if not c.isdigit())[:60])
+        took = time.perf_counter() - started
+        self.slowest = max(self.slowest, took)
+        assert took < SLOW, f"took {took:.1f} s"
+
+    def told(self) -> str:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        return (
+            f"{self.tried:,} inputs, {self.read_whole:,} read, {len(self.refusals)} kinds of refusal, "
+            f"slowest {self.slowest:.2f} s, peak {memory:,} MiB"
+        )
+
+
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    """Truncated, spliced, with bits flipped or numbers made huge, a few times over."""
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 5)):
+        at, end = sorted(rng.integers(0, len(data) + 1, 2).tolist())
+        kind = rng.integers(6)
+        if kind == 0 and at:
+            del data[at:]
+        elif kind == 1 and end > at:
+            data[int(rng.integers(at, end))] ^= 1 << int(rng.integers(8))
+        elif kind == 2:
+            data[at : at + 8] = struct.pack(rng.choice(["<q", ">q", "<d"]), rng.choice([0, -1, 2**31, 2**62, 7]))
+        elif kind == 3:
+            data[at:at] = data[at:end][:64] * int(rng.choice([1, 2, 200]))
+        elif kind == 4:
+            del data[at : min(end, at + 16)]
+        else:
+            word = rng.choice([b"nan", b"inf", b"-1", b"\xff\xfe", b"9" * 30, b"=cmd", b"\n", b"../", b"\0", b"1e999"])
+            data[at : at + len(word)] = word
+    return bytes(data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--out", type=Path, default=Path("outputs/fuzz"), help="where inputs that fail are kept")
+    asked = parser.parse_args()
+    if atheris is None:
+        sys.exit("error: fuzzing by branches needs atheris: pip install 'alerce-early[fuzz]'.")
+    logging.disable()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as place:
+        trial = Trial(asked.target, Path(place))
+        corpus = Path(place, "corpus")
+        corpus.mkdir()
+        for i, seed in enumerate(trial.seeds()):
+            (corpus / str(i)).write_bytes(seed)
+        asked.out.mkdir(parents=True, exist_ok=True)
+        options = [f"-max_total_time={asked.seconds}", "-rss_limit_mb=3000", "-timeout=30", "-max_len=40000"]
+        atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={asked.out}/{asked.target}-", str(corpus)], trial)
+
+        def end() -> None:
+            print(f"{asked.target}: {trial.told()}", flush=True)
+
+        atexit.register(end)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
