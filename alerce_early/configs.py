@@ -3,7 +3,8 @@
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from hashlib import sha256
 from pathlib import Path
@@ -13,11 +14,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from alerce_early.build import build, construct, module_class
 from alerce_early.data.module import AlertData
 from alerce_early.data.spec import DataSpec
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, one_line
 from alerce_early.models.net import EXAMPLES, Net
 from alerce_early.tasks.base import Task
 
@@ -49,7 +51,8 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     @wraps(job)
     def guarded(config: DictConfig) -> None:
         try:
-            job(config)
+            with understood():
+                job(config)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             context = HydraConfig.get()
@@ -67,6 +70,15 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
             sys.exit(1)
 
     return main
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Turn what OmegaConf says of a config (a reference to nothing, a list for a number) into an `InputError`."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        raise InputError(f"config: {one_line(error)}.") from None
 
 
 def plain(config: Any) -> Any:

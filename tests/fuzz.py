@@ -6,7 +6,6 @@ Needs atheris (extra `fuzz`), which steers the mutations by the branches they re
 """
 
 import argparse
-import atexit
 import io
 import logging
 import resource
@@ -40,8 +39,9 @@ with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
     from alerce_early.data import alerce, hits, pickles, sdss
     from alerce_early.data.wavelengths import PIXELS
     from alerce_early.errors import InputError
-    from alerce_early.evaluation import foreign
+    from alerce_early.evaluation import classification, foreign
 
+TOLD_EVERY = 200  # inputs
 SLOW = 10.0  # seconds an input of a few kilobytes may take, on a busy core
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -98,6 +98,10 @@ def _parquet() -> list[bytes]:
     return made
 
 
+def _judged(path: Path) -> Any:
+    return classification.judge(foreign.read(path))
+
+
 # Each: the ending of its files, valid ones to begin with, and what reads them.
 TARGETS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[Path], Any]]] = {
     "pickles": (
@@ -110,8 +114,8 @@ TARGETS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[Path], Any]]]
     "spectra": (".pkl", lambda: _pickled(_spectra()), sdss.read),
     "npz": (".npz", lambda: [_npz()], sdss.read),
     "fits": (".fits", lambda: [_fits()], sdss.read),
-    "csv": (".csv", lambda: list(CSV), foreign.read),
-    "parquet": (".parquet", _parquet, foreign.read),
+    "csv": (".csv", lambda: list(CSV), _judged),
+    "parquet": (".parquet", _parquet, _judged),
     "checkpoints": (".ckpt", lambda: [path.read_bytes() for path in GOLDEN.rglob("classify.ckpt")], checkpoints.task),
 }
 
@@ -187,12 +191,13 @@ def main() -> None:
             (corpus / str(i)).write_bytes(seed)
         asked.out.mkdir(parents=True, exist_ok=True)
         options = [f"-max_total_time={asked.seconds}", "-rss_limit_mb=3000", "-timeout=30", "-max_len=40000"]
-        atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={asked.out}/{asked.target}-", str(corpus)], trial)
 
-        def end() -> None:
-            print(f"{asked.target}: {trial.told()}", flush=True)
+        def once(content: bytes) -> None:
+            trial(content)
+            if trial.tried % TOLD_EVERY == 0:  # the fuzzer ends the process itself
+                print(f"{asked.target}: {trial.told()}", flush=True)
 
-        atexit.register(end)
+        atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={asked.out}/{asked.target}-", str(corpus)], once)
         atheris.Fuzz()
 
 

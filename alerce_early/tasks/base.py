@@ -6,15 +6,15 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from hydra.utils import get_class
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from alerce_early.augment import Augment
-from alerce_early.build import build, construct
+from alerce_early.build import build, construct, torch_class
 from alerce_early.data.module import AlertData
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
+from alerce_early.errors import InputError, one_line
 
 FORMAT = 1  # of checkpoints; see `alerce_early.checkpoints`
 
@@ -130,13 +130,16 @@ class Task(L.LightningModule):
         return {name: column.cpu()[order].numpy() for name, column in columns.items()}
 
     def configure_optimizers(self) -> Any:
-        optimizer = _construct(self.optim["optimizer"], self.net.parameters())
+        optimizer = _construct(self.optim["optimizer"], torch.optim.Optimizer, self.net.parameters())
         if not self.optim.get("schedule"):
             return optimizer
-        scheduler = _construct(self.optim["schedule"], optimizer)
+        scheduler = _construct(self.optim["schedule"], torch.optim.lr_scheduler.LRScheduler, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def _construct(config: Mapping[str, Any], first: Any) -> Any:
+def _construct(config: Mapping[str, Any], kind: type, first: Any) -> Any:
     options = {key: value for key, value in config.items() if key != "_target_"}
-    return construct(get_class(config["_target_"]), first, **options)
+    try:
+        return construct(torch_class(config["_target_"], kind), first, **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optim: {one_line(error)}.") from None
