@@ -26,7 +26,13 @@ def check(value: Any, size: int) -> None:
     Raises `TooMuch` for that, for containers nested deeper than `DEEPEST` or within themselves, whole numbers
     of more than 64 bits, and text that is not Unicode.
     """
-    _weight(value, FREE + GROWTH * size, 0, {})
+    most = FREE + GROWTH * size
+    if _weight(value, most, 0, {})[0] > most:
+        raise TooMuch(_too_heavy(most))
+
+
+def _too_heavy(most: int) -> str:
+    return f"its references, written out, are more than {most >> 20:,} MiB"
 
 
 def _weight(value: Any, most: int, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
@@ -58,7 +64,7 @@ def _weight(value: Any, most: int, depth: int, known: dict[int, tuple[int, int]]
             inner, below = _weight(part, most, depth + 1, known)
             weight, height = weight + inner, max(height, below + 1)
             if weight > most:
-                raise TooMuch(f"its references, written out, are more than {most >> 20:,} MiB")
+                raise TooMuch(_too_heavy(most))
         known[id(value)] = weight, height
     if depth + known[id(value)][1] > DEEPEST:
         raise TooMuch(f"it nests containers more than {DEEPEST} deep")

@@ -38,11 +38,17 @@ def construct(cls: Callable[..., T], *arguments: Any, **options: Any) -> T:
         raise InputError(
             f"{getattr(cls, '__name__', cls)}: {error}. It takes {', '.join(signature.parameters)}."
         ) from None
-    hints = get_type_hints(cls.__init__ if isinstance(cls, type) else cls)
+    asked: Any = cls.__init__ if isinstance(cls, type) else cls  # type: ignore[misc]
+    hints = get_type_hints(asked)
     for name, value in options.items():
         if not _fits(value, hints.get(name, Any)):
             raise InputError(f"{cls.__name__}: {name}={str(value)[:60]!r}; wanted {_told(hints[name])}.")
-    return cls(*arguments, **options)
+    try:
+        return cls(*arguments, **options)
+    except TypeError as error:  # of a base class, to which a subclass hands on what it does not know itself
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise InputError(f"{cls.__name__}: {error}.") from None
 
 
 def _fits(value: Any, hint: Any) -> bool:
