@@ -13,6 +13,16 @@ LONGEST = 100  # characters; no survey's ids have half of it
 FORMULA = re.compile(r"[=@]|[+-](?![\w.+-]*$)|[^$]*\$")
 
 
+def sound(name: str) -> bool:
+    """Is this a name that may go anywhere: not long, printable on one line, and no formula?"""
+    return len(name) <= LONGEST and name.isprintable() and not FORMULA.match(name)
+
+
+def shown(path: str) -> str:
+    """A path from elsewhere as one printable line."""
+    return path if path.isprintable() else ascii(path)[1:-1]
+
+
 def checked(values: Any, what: str, origin: str) -> np.ndarray:
     """(N,) str from a list or array of names or whole numbers.
 
@@ -24,7 +34,7 @@ def checked(values: Any, what: str, origin: str) -> np.ndarray:
         raise InputError(f"{origin}: {what} are a {type(values).__name__}; wanted a list of names.")
     names = [name if isinstance(name, str) else _text(name, what, origin) for name in listed]
     for name in set(names):
-        if len(name) > LONGEST or not name.isprintable() or FORMULA.match(name):
+        if not sound(name):
             raise InputError(
                 f"{origin}: {what} include {name[:LONGEST]!r}; wanted at most {LONGEST} printable characters, none "
                 "of them $ and no formula."

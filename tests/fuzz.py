@@ -11,13 +11,17 @@ import logging
 import resource
 import struct
 import sys
+import tarfile
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from astropy.io import fits
 
 try:
     import atheris
@@ -25,20 +29,22 @@ except ImportError:
     atheris = None
 
 # Steered by the branches of these, as far as nothing has imported them yet.
-GUIDED = ["alerce_early", "pickle", "zipfile", "astropy.io.fits"]
+GUIDED = ["alerce_early", "pickle", "zipfile", "tarfile"]
 guided = __name__ == "__main__" and atheris is not None
 with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
     import pickle
 
+    import fastavro
     import numpy as np
     import pyarrow
-    from astropy.io import fits
     from pyarrow import csv, parquet
 
     from alerce_early import checkpoints
-    from alerce_early.data import alerce, hits, pickles, sdss
+    from alerce_early.data import alerce, avro, containers, cutouts, hits, pickles, sdss
+    from alerce_early.data.packets import decode
+    from alerce_early.data.simulation import packets
     from alerce_early.data.wavelengths import PIXELS
-    from alerce_early.errors import InputError
+    from alerce_early.errors import InputError, one_line
     from alerce_early.evaluation import classification, foreign
 
 TOLD_EVERY = 200  # inputs
@@ -102,6 +108,60 @@ def _judged(path: Path) -> Any:
     return classification.judge(foreign.read(path))
 
 
+@cache
+def _packets() -> tuple[bytes, ...]:
+    """Avro files of one packet: with a schema cut down to what is read, plain and deflated."""
+    packet = next(packets.alerts(1, seed=0))[0]
+    rows = ({"name": "stampData", "type": "bytes"},)
+    cutout = {"type": "record", "name": "cutout", "fields": [*rows]}
+    facts = [{"name": name, "type": ["null", "string" if name == "isdiffpos" else "double"]} for name in avro.RAW]
+    cutouts = [{"name": name, "type": "cutout" if i else cutout} for i, name in enumerate(avro.CUTOUTS)]
+    candidate = {"name": "candidate", "type": {"type": "record", "name": "candidate", "fields": facts}}
+    names = [{"name": "objectId", "type": "string"}, {"name": "candid", "type": "long"}, candidate]
+    schema = {"type": "record", "name": "alert", "fields": [*names, *cutouts]}
+    made = []
+    for codec in ("null", "deflate"):
+        file = io.BytesIO()
+        fastavro.writer(file, schema, [packet], codec=codec)
+        made.append(file.getvalue())
+    return tuple(made)
+
+
+def _tar(zipped: bool) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz" if zipped else "w") as archive:
+        for name in ("a.avro", "../../b.avro", "c\n" * 60 + ".avro"):
+            member = tarfile.TarInfo(name)
+            member.size = len(_packets()[0])
+            archive.addfile(member, io.BytesIO(_packets()[0]))
+        link = tarfile.TarInfo("link.avro")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    return file.getvalue()
+
+
+def _cutout(dtype: str) -> bytes:
+    file = io.BytesIO()
+    fits.PrimaryHDU(np.ones((4, 4), dtype)).writeto(file)
+    return file.getvalue()
+
+
+def _image(path: Path) -> None:
+    try:
+        cutouts.parse(path.read_bytes())
+    except avro.Unreadable as error:
+        raise InputError(one_line(error)) from None
+
+
+def _decoded(path: Path) -> None:
+    """What `alerts.stream` does in its workers, here in this process; what is no packet must say so in one line."""
+    for block in containers.blocks([path]):
+        wanted = range(min(block.count, 4))
+        found = decode([(block, wanted)] if wanted else [], np.empty((4, 3, 63, 63), "f4"))
+        for told in (*found.ids, *found.keys, *found.sources, *(f"{r.source} {r.reason}" for r in found.rejected)):
+            assert told.isprintable(), told
+
+
 # Each: the ending of its files, valid ones to begin with, and what reads them.
 TARGETS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[Path], Any]]] = {
     "pickles": (
@@ -116,6 +176,10 @@ TARGETS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[Path], Any]]]
     "fits": (".fits", lambda: [_fits()], sdss.read),
     "csv": (".csv", lambda: list(CSV), _judged),
     "parquet": (".parquet", _parquet, _judged),
+    "avro": (".avro", lambda: list(_packets()), _decoded),
+    "tar": (".tar", lambda: [_tar(False)], _decoded),
+    "targz": (".tar.gz", lambda: [_tar(True)], _decoded),
+    "cutouts": (".fits", lambda: [_cutout(">f4"), _cutout(">f8")], _image),
     "checkpoints": (".ckpt", lambda: [path.read_bytes() for path in GOLDEN.rglob("classify.ckpt")], checkpoints.task),
 }
 
