@@ -3,7 +3,8 @@
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from hashlib import sha256
 from pathlib import Path
@@ -13,12 +14,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from alerce_early import disk, signals, sweeps
 from alerce_early.build import build, construct, module_class
 from alerce_early.data.module import AlertData
 from alerce_early.data.spec import DataSpec
-from alerce_early.errors import InputError, at_the_door
+from alerce_early.errors import InputError, at_the_door, one_line
 from alerce_early.models.net import EXAMPLES, Net
 from alerce_early.processes import agreed
 from alerce_early.runs import Run
@@ -62,7 +64,7 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     @wraps(job)
     def guarded(config: DictConfig) -> None:
         try:
-            with disk.told(Path(config.outputs), disk.FULL):
+            with understood(), disk.told(Path(config.outputs), disk.FULL):
                 job(config)
         except signals.Stopped as stopped:
             print(stopped, file=sys.stderr)
@@ -82,6 +84,15 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
         composed()
 
     return main
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Turn what OmegaConf says of a config (a reference to nothing, a list for a number) into an `InputError`."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        raise InputError(f"config: {one_line(error)}.") from None
 
 
 def plain(config: Any) -> Any:

@@ -19,8 +19,6 @@ class Busy(InputError):
 
     status = os.EX_TEMPFAIL
 
-    status = os.EX_TEMPFAIL
-
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:

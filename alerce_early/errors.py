@@ -12,10 +12,20 @@ T = TypeVar("T")
 class InputError(Exception):
     """A mistake in what was given: says what was seen, what was wanted and which flag to change.
 
+    Names from a file come through escaped: a message is one printable line, whatever they hold.
     status: with which a command ends on it.
     """
 
     status = 2
+
+    def __init__(self, message: str):
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+
+
+def one_line(error: BaseException) -> str:
+    """A library's own words for an error in one line, not long, without a full stop."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words[:200].rstrip(".")
 
 
 def at_the_door(command: Callable[P, T]) -> Callable[P, T]:

@@ -12,8 +12,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alerce_early.build import module_class
-from alerce_early.configs import data_of
+from alerce_early import checkpoints
+from alerce_early.configs import data_of, folder_name
 from alerce_early.data import pictures
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError, at_the_door
@@ -94,10 +94,9 @@ def _title(task: Task, data: AlertData, row: int, found: Relevance, i: int) -> s
 def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
     """Draw every row of these objects; returns the pictures' paths. Raises InputError for an unknown object."""
     config = run.config()
-    task_class = module_class(config.model.task._target_)
-    if not issubclass(task_class, ClassifyTask):
+    task = checkpoints.task(run.best)
+    if not isinstance(task, ClassifyTask):
         raise InputError(f"{config.model.name} is no classifier: relevance is that of the logit of a class.")
-    task = task_class.load_from_checkpoint(run.best, weights_only=True, map_location="cpu")
     data = data_of(config)
     strangers = sorted(set(ids) - set(data.store.ids.tolist()))
     if strangers:
@@ -114,7 +113,7 @@ def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
         shown = sorted(columns, key=lambda pair: -abs(pair[1]))[:COLUMNS]
         channels = _channels(data.store.meta["channels"], stamps.shape[1])
         drawn = picture(stamps[i], found.parts["image"][i].numpy(), channels, _title(task, data, row, found, i), shown)
-        files.append(folder / f"{data.store.ids[row]}_{row}.png")
+        files.append(folder / f"{folder_name(data.store.ids[row])}_{row}.png")
         pictures.save(drawn, files[-1])
     return files
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alerce_early.build import function, module_class
+from alerce_early import checkpoints
+from alerce_early.build import function
 from alerce_early.configs import data_of
 from alerce_early.data import pictures
 from alerce_early.data.module import AlertData
@@ -65,12 +66,12 @@ def generate(run: Run, names: list[str], n: int, seed: int, out: Path, force: bo
 def load(run: Run) -> GenerateTask:
     """The generator of a finished run; raises InputError if the run is of another kind."""
     config = run.config()
-    cls = module_class(config.model.task._target_)
-    if not issubclass(cls, GenerateTask):
-        raise InputError(f"{run.path} is a run of {config.model.name}, which generates nothing. Try model=stamp_vae.")
     if not run.best.exists():
         raise InputError(f"{run.path} has no checkpoint yet.")
-    return cls.load_from_checkpoint(run.best, weights_only=True, map_location="cpu")
+    task = checkpoints.task(run.best)
+    if not isinstance(task, GenerateTask):
+        raise InputError(f"{run.path} is a run of {config.model.name}, which generates nothing. Try model=stamp_vae.")
+    return task
 
 
 def _real_rows(data: AlertData, names: list[str]) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from alerce_early import checkpoints
 from alerce_early.configs import data_of
 from alerce_early.data import pictures, splits, summary
 from alerce_early.data.module import AlertData
@@ -115,7 +116,7 @@ def _model(run: Run, result: dict[str, Any]) -> Section:
 
 def _weights(run: Run) -> str:
     """One line a weight: its name, number of values and shape."""
-    weights = torch.load(run.best, weights_only=True, map_location="cpu")["state_dict"]
+    weights = checkpoints.read(run.best)["state_dict"]
     width = max(map(len, weights))
     return "\n".join(f"{name:{width}} {w.numel():>12,}  {' x '.join(map(str, w.shape))}" for name, w in weights.items())
 

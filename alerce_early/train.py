@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from alerce_early import checkpoints, disk, report, watch
+from alerce_early import checkpoints, disk, report, resuming, watch
 from alerce_early.build import construct
 from alerce_early.configs import command, data_of, plain, task_of
 from alerce_early.data import pictures, summary
@@ -81,14 +81,14 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
 
     stopped = _fit(trainer, task, data, best, run.last if run.cut else None)
 
-    task.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+    task.load_state_dict(checkpoints.read(best.best_model_path)["state_dict"])
     started = time.perf_counter()
     predictions = _predictions(trainer, task, data)
     judging = time.perf_counter() - started
     if trainer.is_global_zero:
         columns, fitted = _fitted(predictions, config)
         predictions |= columns
-        checkpoints.save(torch.load(run.best, weights_only=True) | fitted, run.best)
+        checkpoints.add(run.best, fitted)
         tables.write(run.predictions, predictions)
         if len(blind := tables.unlabelled(predictions)["row"]):
             tables.write(run.blind_predictions, tables.unlabelled(predictions))
@@ -120,19 +120,19 @@ def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> 
     monitor = f"val/{config.monitor}"
     mode = "min" if config.monitor in task.lower_is_better else "max"
     folder = run.path / "checkpoints"
-    best = checkpoints.Kept(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+    best = resuming.Kept(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
     # after the epoch's line is written, so that a run that goes on has the whole history; and after the best one,
     # which then, if only that was written, is written again as it is
-    last = checkpoints.Kept(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    last = resuming.Kept(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     # what the cut run told after its last checkpoint will be told again
-    purge = torch.load(run.last, weights_only=True)["global_step"] + 1 if run.cut else 0
+    purge = checkpoints.read(run.last)["global_step"] + 1 if run.cut else 0
     callbacks: list[Callback] = [
         watch.EpochLine(run.path, ("train/loss", "val/loss", monitor, *[f"val/{name}" for name in task.shown])),
         watch.Board(best),
-        checkpoints.Randomness(),
+        resuming.Randomness(),
         *watch.progress_bar(),
         *more,
-        checkpoints.Patience(monitor, patience=config.patience, mode=mode, check_finite=False),
+        resuming.Patience(monitor, patience=config.patience, mode=mode, check_finite=False),
         best,
         last,
     ]
@@ -141,7 +141,7 @@ def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> 
             L.Trainer,
             **plain(config.trainer),
             callbacks=callbacks,
-            plugins=checkpoints.WholeFiles(),
+            plugins=resuming.WholeFiles(),
             logger=TensorBoardLogger(run.path, name="", version="", default_hp_metric=False, purge_step=purge),
             default_root_dir=run.path,
             use_distributed_sampler=False,  # the data module's batches know their rank
@@ -209,7 +209,7 @@ def _parameters(task: Task) -> int:
 
 
 def _best_epoch(best: ModelCheckpoint) -> int:
-    return int(torch.load(best.best_model_path, weights_only=True)["epoch"]) + 1
+    return int(checkpoints.read(best.best_model_path)["epoch"]) + 1
 
 
 def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ def test_a_hostile_pickle_is_refused_by_name_before_it_runs(tmp_path: Path, prot
     trace = tmp_path / "trace"
     path = tmp_path / "hostile.pkl"
     path.write_bytes(pickle.dumps({"images": [Calls(os.system, f"touch {trace}")]}, protocol=protocol))
-    with pytest.raises(InputError, match=r"hostile\.pkl names (posix|nt)\.system"):
+    with pytest.raises(InputError, match=r"hostile\.pkl names .(posix|nt)\.system"):
         pickles.load(path)
     assert not trace.exists()
 

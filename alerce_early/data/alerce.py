@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early import names
 from alerce_early.data import pickles
-from alerce_early.data.records import Records, join, label_numbers, numbered, with_extra
+from alerce_early.data.records import Records, join, label_numbers, numbered, numbers, with_extra
 from alerce_early.errors import InputError
 
 CLASSES = ("AGN", "SN", "VS", "asteroid", "bogus")
@@ -65,7 +66,7 @@ def from_raw(raw: Any, origin: str) -> Records:
     parts = {PARTS[key]: value for key, value in entries.items() if key in PARTS}
     if not parts:
         raise InputError(
-            f"{origin}: has the entries {sorted(entries)[:8]}; wanted images, labels, metadata "
+            f"{origin}: has the entries {[name[:20] for name in sorted(entries)[:8]]}; wanted images, labels, metadata "
             "(or Train, Validation, Test with those inside)."
         )
     return join({name: from_raw(part, f"{origin}, {name}") for name, part in parts.items()}, origin)
@@ -94,14 +95,16 @@ def _one_part(entries: Mapping[str, Any], origin: str) -> Records:
     if labels is None:
         raise InputError(f"{origin}: has no labels; wanted a list of 0..4 or of {', '.join(CLASSES)}.")
     if isinstance(images, np.ndarray) and images.dtype == object:
-        images = list(images)
-    features, names = _features(metadata, len(images), origin)
+        images = list(images.ravel())
+    if not isinstance(images, np.ndarray | list | tuple) or (isinstance(images, np.ndarray) and not images.ndim):
+        raise InputError(f"{origin}: images are a {type(images).__name__}; wanted a list or array of stamps.")
+    features, columns = _features(metadata, len(images), origin)
     return Records(
         images=_checked_images(images, origin),
         labels=label_numbers(labels, CLASSES, origin),
-        ids=numbered(len(images)) if oid is None else np.array([str(o) for o in oid]),
+        ids=numbered(len(images)) if oid is None else names.checked(oid, "object ids", origin),
         features=features,
-        feature_names=names,
+        feature_names=columns,
         classes=CLASSES,
         origin=origin,
     )
@@ -130,10 +133,7 @@ def _checked_images(images: Any, origin: str) -> Any:
 def _features(metadata: Any, n: int, origin: str) -> tuple[np.ndarray, tuple[str, ...]]:
     if metadata is None:
         return np.empty((n, 0)), ()
-    try:
-        values = np.array(metadata, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{origin}: metadata rows differ in length or hold text; wanted numbers.") from None
+    values = numbers(metadata, "metadata rows", origin)
     by_width = {len(COLUMNS): COLUMNS, len(PUBLISHED_COLUMNS): PUBLISHED_COLUMNS, 0: ()}
     width = values.shape[1] if values.ndim == 2 else 0 if values.size == 0 else -1
     if width not in by_width:

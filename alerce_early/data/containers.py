@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from alerce_early.data import files
 from alerce_early.data.inflate import DAMAGE, unzipped
+from alerce_early.names import shown
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 ENDS = (".avro", *ARCHIVES)
@@ -81,7 +82,7 @@ def _archive(file: Path) -> Iterator[Block]:
             if member.isreg() and name.endswith(".avro") and not name.startswith("."):
                 held = archive.extractfile(member)
                 assert held is not None
-                yield from _avro(held, f"{file}/{member.name}")
+                yield from _avro(held, f"{file}/{shown(member.name)}")
 
 
 def _avro(file: IO[bytes], source: str) -> Iterator[Block]:

@@ -11,7 +11,7 @@ def matching(path: str | Path, ends: tuple[str, ...] = ("",)) -> list[Path]:
 
     A single file is returned whatever its name. Raises InputError if there is none.
     """
-    place = Path(path)
+    place = Path(str(path))
     if place.is_file():
         return [place]
     if place.is_dir():

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early import names
 from alerce_early.data import pickles
-from alerce_early.data.records import UNLABELLED, Records, join, label_numbers, numbered, with_extra
+from alerce_early.data.records import UNLABELLED, Records, join, label_numbers, numbered, numbers, with_extra
 from alerce_early.errors import InputError
 
 CLASSES = ("artefact", "real")
@@ -48,7 +49,9 @@ def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Recor
     entries = {str(key).lower(): value for key, value in raw.items()}
     absent = [_key(name) for name in channels if _key(name).lower() not in entries]
     if absent:
-        raise InputError(f"{origin}: has no {', '.join(absent)}; it has {', '.join(map(str, raw))}.")
+        raise InputError(
+            f"{origin}: has no {', '.join(absent)}; it has {', '.join(str(name)[:20] for name in list(raw)[:9])}."
+        )
     images = [_square(entries[_key(name).lower()], f"{origin}, {_key(name)}") for name in channels]
     if len({image.shape for image in images}) > 1:
         raise InputError(f"{origin}: its images differ in shape: {', '.join(str(image.shape) for image in images)}.")
@@ -56,7 +59,7 @@ def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Recor
     return Records(
         images=np.stack(images, -1),
         labels=np.full(n, UNLABELLED) if labels is None else label_numbers(labels, CLASSES, origin),
-        ids=numbered(n) if ids is None else np.asarray(ids).reshape(-1).astype(str),
+        ids=numbered(n) if ids is None else names.checked(ids, "ID", origin),
         features=np.empty((n, 0)),
         feature_names=(),
         classes=CLASSES,
@@ -82,10 +85,7 @@ def _key(channel: str) -> str:
 
 def _square(values: Any, origin: str) -> np.ndarray:
     """Flattened stamps (N, S * S) to float32 (N, S, S)."""
-    try:
-        flat = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError):
-        raise InputError(f"{origin}: rows differ in length or hold no numbers.") from None
+    flat = numbers(values, "rows", origin).astype(np.float32)
     flat = flat.reshape(len(flat), -1) if flat.ndim > 1 else flat
     side = math.isqrt(flat.shape[1]) if flat.ndim == 2 else 0
     if not side or side**2 != flat.shape[1]:

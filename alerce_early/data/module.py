@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from alerce_early.build import function
+from alerce_early.build import construct, function
 from alerce_early.data import splits
 from alerce_early.data.batches import EpochBatches
 from alerce_early.data.features import MISSING
@@ -82,7 +82,7 @@ class AlertData(L.LightningDataModule):
             root=f"{self.outputs}/stores",
             name=self.store_name,
             source=self.source,
-            read=lambda: read(**options),
+            read=lambda: construct(read, **options),
             steps=self.steps,
             margin=self.margin,
             pictures=draw,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early import names
 from alerce_early.data.alerce import COLUMNS
 from alerce_early.data.avro import CUTOUTS, RAW, records
 from alerce_early.data.containers import Block
@@ -87,6 +88,8 @@ def _name(record: dict[str, Any], field: str, kind: type) -> str:
     value = record.get(field)
     if not isinstance(value, kind) or value == "":
         raise Unreadable(f"{field} is missing")
+    if not names.sound(str(value)):
+        raise Unreadable(f"{field} is no name: {str(value)[:40]!a}")
     return str(value)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.errors import InputError
+from alerce_early.names import LONGEST
 
 UNLABELLED = -1
 
@@ -98,19 +99,22 @@ def label_numbers(labels: Any, classes: Sequence[str], origin: str) -> np.ndarra
 
     Raises InputError for a label that is neither.
     """
-    values = np.asarray(labels).reshape(-1)
+    try:
+        values = np.asarray(labels).reshape(-1)
+    except ValueError:
+        raise InputError(f"{origin}: labels differ in length; wanted one a row.") from None
     if values.dtype.kind in "US" or (values.dtype == object and any(isinstance(v, str) for v in values)):
         index = {name.lower(): i for i, name in enumerate(classes)}
-        names = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
+        names = [v.decode("latin1") if isinstance(v, bytes) else str(v)[:LONGEST] for v in values]
         unknown = sorted({name for name in names if name.lower() not in index})
         numbers = np.array([index.get(name.lower(), 0) for name in names], dtype=np.int64)
     else:
         try:
-            numbers = values.astype(np.int64)
-            whole = numbers == values.astype(np.float64)
-        except (TypeError, ValueError):
+            real = values.astype(np.float64)
+        except (TypeError, ValueError, OverflowError):
             raise InputError(f"{origin}: labels are neither numbers nor names.") from None
-        known = whole & (numbers >= 0) & (numbers < len(classes))
+        known = np.isin(real, np.arange(len(classes)))
+        numbers = np.where(known, real, 0).astype(np.int64)
         unknown = sorted({str(v) for v in values[~known]})
     if unknown:
         raise InputError(
@@ -119,6 +123,17 @@ def label_numbers(labels: Any, classes: Sequence[str], origin: str) -> np.ndarra
             + "."
         )
     return numbers
+
+
+def numbers(values: Any, what: str, origin: str) -> np.ndarray:
+    """float64 array of what a file holds as numbers, in any nesting; raises InputError where it is no numbers."""
+    try:
+        found = np.asarray(values)
+        if found.dtype.kind in "biufSUO":
+            return found.astype(np.float64)
+        raise TypeError
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{origin}: {what} differ in length or hold no numbers.") from None
 
 
 def with_extra(records: Records, extra: Records) -> Records:

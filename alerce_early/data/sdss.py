@@ -4,7 +4,11 @@ The arrays are (N, 886), 443 fluxes and 443 inverse variances on the grid of `wa
 class, z and Z_CONF_PERSON (how sure a person was of z; 3: certain), in a pickled dict or an npz file.
 """
 
+import gzip
+import io
 import logging
+import math
+import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,16 +16,18 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early import bounds, names
 from alerce_early.data import files, pickles
-from alerce_early.data.records import UNLABELLED, Records, join, numbered
+from alerce_early.data.records import UNLABELLED, Records, join, numbered, numbers
 from alerce_early.data.wavelengths import PIXELS, rebin
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, one_line
 
 log = logging.getLogger(__name__)
 
 CLASSES = ("STAR", "GALAXY", "QSO", "QSO_BAL")
 COLUMNS = ("z", "z_conf")
 CERTAIN = 3  # the value of z_conf of a redshift nobody doubts
+LARGEST = 32 << 20  # bytes of one spectrum's file, unpacked; a spectrum with all its exposures has a tenth
 ENDS = (".fits", ".fits.gz")
 
 # Other names under which the same entry has been seen.
@@ -56,38 +62,57 @@ def from_raw(raw: Any, origin: str) -> Records:
     if not isinstance(raw, Mapping):
         raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of spectra, class, z, Z_CONF_PERSON.")
     entries = {str(key).lower(): value for key, value in raw.items()}
-    spectra, names, z, conf, ids = (
+    spectra, labels, z, conf, ids = (
         next((entries[key] for key in keys if entries.get(key) is not None), None) for keys in KEYS.values()
     )
-    if spectra is None or np.ndim(spectra) != 2 or np.shape(spectra)[1] != 2 * PIXELS:
-        seen = f"shape {np.shape(spectra)}" if spectra is not None else f"only the entries {sorted(entries)[:8]}"
-        raise InputError(f"{origin}: has {seen}; wanted spectra (N, {2 * PIXELS}): fluxes, then inverse variances.")
-    flux, ivar = np.split(np.asarray(spectra, np.float32), 2, axis=1)
+    wanted = f"wanted spectra (N, {2 * PIXELS}): fluxes, then inverse variances."
+    if spectra is None:
+        raise InputError(f"{origin}: has only the entries {[name[:20] for name in sorted(entries)[:8]]}; {wanted}")
+    rows = numbers(spectra, "spectra", origin).astype(np.float32)
+    if rows.ndim != 2 or rows.shape[1] != 2 * PIXELS:
+        raise InputError(f"{origin}: has shape {rows.shape}; {wanted}")
+    flux, ivar = np.split(rows, 2, axis=1)
     usable = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
     n = len(flux)
     return _records(
         np.stack([np.where(usable, flux, 0), np.where(usable, ivar, 0)], 2),
-        np.full(n, "") if names is None else np.asarray(names).reshape(-1),
-        _column(z, n, np.nan),
-        _column(conf, n, CERTAIN),
-        numbered(n) if ids is None else np.array([str(name) for name in ids]),
+        np.full(n, "") if labels is None else names.checked(labels, "classes", origin),
+        np.full(n, np.nan) if z is None else numbers(z, "z", origin).reshape(-1),
+        np.full(n, float(CERTAIN)) if conf is None else numbers(conf, "z_conf", origin).reshape(-1),
+        numbered(n) if ids is None else names.checked(ids, "ids", origin),
         origin,
         Counter(),
     )
 
 
 def _arrays(path: Path) -> Any:
-    if path.suffix != ".npz":
-        return pickles.load(path)
+    return _npz(path) if path.suffix == ".npz" else pickles.load(path)
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, which may be compressed, but not to next to nothing."""
+    most = bounds.FREE + bounds.GROWTH * path.stat().st_size
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is not an npz file of plain arrays: {error}") from None
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > most:
+                raise InputError(f"{path}: unpacked, its arrays are more than {most >> 20:,} MiB.")
+            return {entry.removesuffix(".npy"): _npy(archive.read(entry)) for entry in archive.namelist()}
+    except InputError:
+        raise
+    except Exception as error:  # a damaged archive may raise nearly anything
+        raise InputError(f"{path} is not an npz file of plain arrays: {one_line(error)}.") from None
 
 
-def _column(values: Any, n: int, default: float) -> np.ndarray:
-    return np.full(n, float(default)) if values is None else np.asarray(values, np.float64).reshape(-1)
+def _npy(content: bytes) -> np.ndarray:
+    """The array of an npy file that is as long as it says."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(file)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - file.tell() or not dtype.itemsize:
+        raise ValueError(f"an array of shape {str(shape)[:60]} and {str(dtype)[:60]} is not what it holds")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _from_fits(found: Sequence[Path], origin: str) -> Records:
@@ -96,28 +121,44 @@ def _from_fits(found: Sequence[Path], origin: str) -> Records:
     except ImportError:
         raise InputError("FITS spectra need astropy: pip install 'alerce-early[alerts]'.") from None
 
+    known = {"", *CLASSES}
+
     def spectrum(file: Path) -> tuple[np.ndarray, str, float, float]:
-        with fits.open(file, memmap=False) as units:
+        # a compressed image would be unpacked to whatever size it names
+        with fits.open(_content(file), memmap=False, disable_image_compression=True) as units:
             table = units[1].data
             image = rebin(table["loglam"], table["flux"], table["ivar"])
             if len(units) < 3:  # not classified yet
                 return image, "", np.nan, CERTAIN
             facts = units[2].data
             doubted = "ZWARNING" in facts.names and facts["ZWARNING"][0] != 0
-            return image, str(facts["CLASS"][0]).strip(), float(facts["Z"][0]), 0 if doubted else CERTAIN
+            label = str(facts["CLASS"][0]).strip()
+            if label.upper().replace(" ", "_") not in known:
+                raise ValueError(f"unknown class {label[:20]!r}; wanted {', '.join(CLASSES)}")
+            return image, label, float(facts["Z"][0]), 0 if doubted else CERTAIN
 
-    rows, ids, set_aside = [], [], Counter[str]()
+    rows, ids, set_aside = [], list[str](), Counter[str]()
     for file in found:
         try:
             rows.append(spectrum(file))
             ids.append(file.name.partition(".fits")[0])
         except Exception as error:  # a damaged file may raise nearly anything
             set_aside["not a FITS spectrum"] += 1
-            log.warning("set aside: %s is not a FITS spectrum: %s", file.name, error or type(error).__name__)
+            log.warning("set aside: %s is not a FITS spectrum: %s", ascii(file.name)[1:-1], one_line(error))
     if not rows:
         raise InputError(f"{origin}: not one is a FITS spectrum with flux, loglam, ivar in its first table.")
-    images, names, z, conf = zip(*rows, strict=True)
-    return _records(np.stack(images), np.array(names), np.array(z), np.array(conf), np.array(ids), origin, set_aside)
+    images, labels, z, conf = zip(*rows, strict=True)
+    known_ids = names.checked(ids, "file names", origin)
+    return _records(np.stack(images), np.array(labels), np.array(z), np.array(conf), known_ids, origin, set_aside)
+
+
+def _content(file: Path) -> io.BytesIO:
+    """A FITS file unpacked into memory, if it is no larger than a spectrum may be."""
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        content = stream.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
+    return io.BytesIO(content)
 
 
 def _records(

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from alerce_early import names
 from alerce_early.errors import InputError
-from alerce_early.evaluation import metrics, thresholds
+from alerce_early.evaluation import metrics, slices, thresholds
 from alerce_early.evaluation import table as tables
 
 SPLIT = "table"  # of all rows that are not said to be test rows
@@ -27,8 +28,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if "score" not in found and not tables.classes_of(found):
         missing.append("p_<class> or score")
     if missing:
-        raise InputError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(found)}; {WANTED}.")
-    found |= {"id": found["id"].astype(str), "label": _names(found["label"])}
+        raise InputError(
+            f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(list(found)[:20])[:200]}; {WANTED}."
+        )
+    ids = names.checked(found["id"], "ids", str(path))
+    found |= {"id": ids, "label": _labels(path, found["label"]), **_known(path, found)}
+    names.checked(tables.classes_of(found), "classes", str(path))
     found = tables.labelled(found)
     if "split" in found and (found["split"] == "test").any():
         found = tables.joined([tables.part(found, split) for split in ("test", "validation")])
@@ -39,6 +44,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if not tables.classes_of(found):
         found |= _of_score(path, found)
     classes = tables.classes_of(found)
+    if "" in classes:
+        raise InputError(f"{path}: a column is called p_ and nothing else; {WANTED}.")
     probabilities = _checked(path, {f"p_{name}": found[f"p_{name}"] for name in classes})
     stacked = np.stack(list(probabilities.values()), 1)
     worst = np.abs(stacked.sum(1) - 1).argmax()
@@ -50,18 +57,32 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return judged | thresholds.columns(thresholds.fit(tables.part(read, "validation")), judged)
 
 
-def _names(labels: np.ndarray) -> np.ndarray:
+def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
     """Labels as text; nothing for a missing one."""
-    return np.where([label is None or label != label for label in labels.tolist()], "", labels.astype(str))
+    texts = ["" if label is None or label != label else str(label) for label in labels.tolist()]
+    return names.checked(texts, "labels", str(path))
+
+
+def _known(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
+    """The other columns that the evaluation reads, where the table has them, as the numbers they are to be."""
+    wanted = [name for name in found if name.startswith("q_") or name in slices.COLUMNS]
+    return {name: _numbers(path, name, found[name]) for name in wanted}
+
+
+def _numbers(path: Path, name: str, column: np.ndarray) -> np.ndarray:
+    try:
+        return column.astype(np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: column {name} holds no numbers; wanted probabilities.") from None
 
 
 def _of_score(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
     """p_<class> of both classes, the one that is not looked for first."""
-    names = [str(name) for name in np.unique(found["label"])]
-    if len(names) != 2:
-        raise InputError(f"{path}: score needs two labels, there are {len(names)}: {', '.join(names[:8])}; {WANTED}.")
-    score, chosen = _checked(path, {"score": found["score"]})["score"], metrics.positive(names)
-    other = next(name for name in names if name != chosen)
+    labels = [str(name) for name in np.unique(found["label"])]
+    if len(labels) != 2:
+        raise InputError(f"{path}: score needs two labels, there are {len(labels)}: {', '.join(labels[:8])}; {WANTED}.")
+    score, chosen = _checked(path, {"score": found["score"]})["score"], metrics.positive(labels)
+    other = next(name for name in labels if name != chosen)
     return {f"p_{other}": 1 - score, f"p_{chosen}": score}
 
 
@@ -69,10 +90,7 @@ def _checked(path: Path, columns: tables.Table) -> dict[str, np.ndarray]:
     """The columns as (N,) float64; raises InputError where they are no probabilities."""
     checked = {}
     for name, column in columns.items():
-        try:
-            checked[name] = column.astype(np.float64)
-        except (TypeError, ValueError):
-            raise InputError(f"{path}: column {name} holds no numbers; wanted probabilities.") from None
+        checked[name] = _numbers(path, name, column)
         wrong = np.flatnonzero(~((checked[name] >= 0) & (checked[name] <= 1)))
         if len(wrong):
             raise InputError(

@@ -6,16 +6,20 @@ and what of `slices.COLUMNS` the store has.
 The label of a row that nobody has labelled is empty.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow
-from pyarrow import csv, parquet
+from pyarrow import compute, csv, parquet
 
 from alerce_early.disk import whole
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, one_line
 
+COLUMNS = 10_000
+CELLS = 1 << 20  # of any parquet file, and 8 for each of its bytes: columns of equal values take next to none
+LONGEST = 1000  # bytes of a text
 EXTENSIONS = (".parquet", ".csv")
 Table = Mapping[str, np.ndarray]
 
@@ -30,12 +34,51 @@ def write(path: Path, table: Table) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Read columns (N,); raises InputError if there is no such table or it is damaged."""
+    """Read columns (N,) of numbers or text.
+
+    Takes less memory than 256 MiB plus 200 times the file's size. Raises InputError if there is no such table, it
+    is damaged, or what it holds is nested, no text, or far larger than the file.
+    """
     try:
-        rows = csv.read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path} is no predictions table: {error}.") from None
-    return {name: rows[name].to_numpy(zero_copy_only=False) for name in rows.column_names}
+        rows = _csv(path) if path.suffix == ".csv" else _parquet(path)
+        if repeated := [name for name, times in Counter(rows.column_names).items() if times > 1]:
+            raise ValueError(f"it has the column {repeated[0][:40]} more than once")
+        return {name: _plain(name, rows[name]) for name in rows.column_names}
+    except Exception as error:  # a damaged table may raise nearly anything
+        raise InputError(f"{path} is no predictions table: {one_line(error)}.") from None
+
+
+def _csv(path: Path) -> pyarrow.Table:
+    with path.open("rb") as file:
+        columns = file.readline(1 << 20).count(b",") + 1
+    if columns > COLUMNS:
+        raise ValueError(f"it has {columns:,} columns, more than {COLUMNS:,}")
+    return csv.read_csv(path)
+
+
+def _parquet(path: Path) -> pyarrow.Table:
+    """A few bytes of a parquet file may stand for any number of equal rows, so what it says of itself is checked."""
+    with parquet.ParquetFile(path) as file:
+        meta = file.metadata
+        if meta.num_columns > COLUMNS or meta.num_rows * meta.num_columns > CELLS + 8 * path.stat().st_size:
+            raise ValueError(f"it has {meta.num_rows:,} rows of {meta.num_columns:,} columns, too many for its size")
+        texts = [field.name for field in file.schema_arrow if pyarrow.types.is_string(field.type)]
+    return parquet.read_table(path, read_dictionary=texts)  # each text once, until its length is known
+
+
+def _plain(name: str, column: pyarrow.ChunkedArray) -> np.ndarray:
+    kind = column.type
+    if pyarrow.types.is_dictionary(kind):
+        kind, chunks = kind.value_type, [chunk.dictionary for chunk in column.chunks]
+    else:
+        chunks = column.chunks
+    if pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
+        raise ValueError(f"column {name[:40]} is of {kind}, neither numbers nor text")
+    if pyarrow.types.is_string(kind):
+        longest = max((compute.max(compute.binary_length(chunk)).as_py() or 0 for chunk in chunks), default=0)
+        if longest > LONGEST:
+            raise ValueError(f"column {name[:40]} has a text of {longest:,} bytes; wanted at most {LONGEST:,}")
+    return column.to_numpy()
 
 
 def classes_of(table: Table) -> tuple[str, ...]:
@@ -53,7 +96,9 @@ def label_indices(table: Table, classes: Sequence[str]) -> np.ndarray:
     names, index = np.unique(table["label"].astype(str), return_inverse=True)
     unknown = sorted(set(names) - set(classes))
     if unknown:
-        raise InputError(f"label {', '.join(unknown)} has no column p_{unknown[0]}; there are {', '.join(classes)}.")
+        raise InputError(
+            f"label {', '.join(unknown[:5])} has no column p_{unknown[0]}; there are {', '.join(classes[:20])}."
+        )
     return np.array([classes.index(name) for name in names], dtype=np.int64)[index]
 
 

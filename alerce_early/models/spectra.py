@@ -52,9 +52,9 @@ class SpectraRedshift(Net):
 
     kind = "spectra"
 
-    def __init__(self, spec: DataSpec, dropout: float = 0.5):
+    def __init__(self, spec: DataSpec, dropout: float = 0.5, filters: Sequence[int] = (64, 128, 256, 256)):
         super().__init__(spec)
-        self.trunk = SpectraTrunk(spec.shape, (64, 128, 256, 256))
+        self.trunk = SpectraTrunk(spec.shape, filters)
         self.head = nn.Sequential(
             nn.Dropout(dropout),
             *(nn.Linear(self.trunk.width, 128), nn.ReLU(), nn.BatchNorm1d(128)),

@@ -6,15 +6,17 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from hydra.utils import get_class
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from alerce_early.augment import Augment
-from alerce_early.build import build, construct
+from alerce_early.build import build, construct, torch_class
 from alerce_early.data.module import AlertData
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
+from alerce_early.errors import InputError, one_line
+
+FORMAT = 1  # of checkpoints; see `alerce_early.checkpoints`
 
 Batch = dict[str, Tensor]
 Table = dict[str, np.ndarray]
@@ -65,6 +67,10 @@ class Task(L.LightningModule):
     def named(self, table: Mapping[str, np.ndarray]) -> Table:
         """A table of outputs as people read it: class names for label numbers, nothing for unlabelled rows."""
         return {**table, "label": np.array([*self.spec.classes, ""])[table["label"]]}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what it takes to open the file bare, in any later version."""
+        checkpoint |= {"format": FORMAT, "task": f"{type(self).__module__}.{type(self).__qualname__}"}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         batch = self._finished(batch | {"image": self.augment(batch["image"])})
@@ -124,13 +130,16 @@ class Task(L.LightningModule):
         return {name: column.cpu()[order].numpy() for name, column in columns.items()}
 
     def configure_optimizers(self) -> Any:
-        optimizer = _construct(self.optim["optimizer"], self.net.parameters())
+        optimizer = _construct(self.optim["optimizer"], torch.optim.Optimizer, self.net.parameters())
         if not self.optim.get("schedule"):
             return optimizer
-        scheduler = _construct(self.optim["schedule"], optimizer)
+        scheduler = _construct(self.optim["schedule"], torch.optim.lr_scheduler.LRScheduler, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def _construct(config: Mapping[str, Any], first: Any) -> Any:
+def _construct(config: Mapping[str, Any], kind: type, first: Any) -> Any:
     options = {key: value for key, value in config.items() if key != "_target_"}
-    return construct(get_class(config["_target_"]), first, **options)
+    try:
+        return construct(torch_class(config["_target_"], kind), first, **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optim: {one_line(error)}.") from None

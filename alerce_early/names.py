@@ -1,0 +1,50 @@
+"""Names that come from files: object ids and classes go on into tables, file names, pages, figures and logs."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from alerce_early.errors import InputError
+
+LONGEST = 100  # characters; no survey's ids have half of it
+# Spreadsheets run cells that begin so, and figures set text between $ as formulae; no object is called that.
+FORMULA = re.compile(r"[=@]|[+-](?![\w.+-]*$)|[^$]*\$")
+
+
+def sound(name: str) -> bool:
+    """Is this a name that may go anywhere: not long, printable on one line, and no formula?"""
+    return len(name) <= LONGEST and name.isprintable() and not FORMULA.match(name)
+
+
+def shown(path: str) -> str:
+    """A path from elsewhere as one printable line."""
+    return path if path.isprintable() else ascii(path)[1:-1]
+
+
+def checked(values: Any, what: str, origin: str) -> np.ndarray:
+    """(N,) str from a list or array of names or whole numbers.
+
+    what: what they name, for messages. Raises InputError for values that are neither, and for names that are too
+    long, cannot be printed on one line, or that a spreadsheet would run.
+    """
+    listed = values.ravel().tolist() if isinstance(values, np.ndarray) else values
+    if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
+        raise InputError(f"{origin}: {what} are a {type(values).__name__}; wanted a list of names.")
+    names = [name if isinstance(name, str) else _text(name, what, origin) for name in listed]
+    for name in set(names):
+        if not sound(name):
+            raise InputError(
+                f"{origin}: {what} include {name[:LONGEST]!r}; wanted at most {LONGEST} printable characters, none "
+                "of them $ and no formula."
+            )
+    return np.array(names, dtype=str)
+
+
+def _text(name: Any, what: str, origin: str) -> str:
+    if isinstance(name, bytes):
+        return name.decode("latin1")
+    if isinstance(name, int | float | np.number):
+        return str(name)
+    raise InputError(f"{origin}: {what} include a {type(name).__name__}; wanted names.")

@@ -1,0 +1,74 @@
+"""Make the golden checkpoints of tests/test_checkpoints.py anew: `python -m tests.make_golden FORMAT_FOLDER`.
+
+One small run of each task, its best checkpoint without the optimiser's state, a raw input and what came out. Run
+it only when `FORMAT` is raised, into a new folder: the old ones are the proof that old checkpoints still open.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+
+from alerce_early import checkpoints
+from alerce_early.build import function
+from alerce_early.configs import CONF, plain
+from alerce_early.evaluation import calibration, conformal
+from alerce_early.tasks.generate import GenerateTask
+from alerce_early.train import train
+
+SHORT = ["trainer.max_epochs=2", "batches_per_epoch=20", "split.validation=20", "split.test=20", "batch_size=16"]
+STAMPS = [*SHORT, "data.n=1500", "recipe.size=9", "augment=none"]
+SPECTRA = [*SHORT, "data.n=800"]
+SYSTEMS = {
+    "classify": [*STAMPS, "model=course_cnn", "recipe=joint", "model.net.layers=[conv 4 3,relu,pool,flatten,dense 8]"],
+    "bayes": [*STAMPS, "model=hits_flipout", "+model.net.hidden=[4]", "+model.task.draws=5"],
+    "generate": [*STAMPS, "model=stamp_vae", "+model.net.width=2", "+model.net.latent=2"],
+    "regress": [*SPECTRA, "model=spectra_redshift", "+model.net.filters=[2,2,2,2]"],
+    "lines": [*SPECTRA, "model=spectra_lines", "+model.net.width=8", "+model.net.blocks=1"],
+}
+ROWS = 3
+PLAIN = ("format", "task", "hyper_parameters", "state_dict", "calibration", "conformal", "epoch")
+
+
+def outputs(path: Path, raw: np.ndarray) -> dict[str, np.ndarray]:
+    """All columns that a checkpoint gives for raw images (B, H, W, C) or (B, L, C), from the file alone."""
+    held = checkpoints.read(path)
+    task = checkpoints.task_from(held, path)
+    batch = {
+        "image": task.recipe(torch.from_numpy(raw).movedim(-1, 1)),
+        "label": torch.arange(len(raw)) % len(task.spec.classes),
+        "target": torch.arange(len(raw)) + 1.0,
+    }
+    with torch.no_grad():
+        columns = {name: value.numpy() for name, value in task.outputs(task.net(batch), batch).items()}
+    columns |= calibration.columns(held["calibration"], columns)
+    columns |= conformal.columns(held["conformal"], columns)
+    if isinstance(task, GenerateTask):
+        columns["generated"] = task.generate(np.arange(len(task.spec.classes))).numpy()
+    return columns
+
+
+def make(name: str, overrides: list[str], folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as place, initialize_config_dir(CONF, version_base="1.3"):
+        config = compose("train", overrides=[*overrides, f"outputs={place}"])
+        run = train(config, Path(place) / "run")
+        held = {key: value for key, value in checkpoints.read(run.best).items() if key in PLAIN}
+        torch.save(held, folder / f"{name}.ckpt")
+        source = plain(config.data.source)
+        records = function(source.pop("_target_"))(**source)
+    chosen = np.stack([records.images[i] for i in range(ROWS)]).astype(np.float32)
+    if chosen.ndim == 4:
+        edge = (chosen.shape[1] - 21) // 2
+        chosen = chosen[:, edge : chosen.shape[1] - edge, edge : chosen.shape[2] - edge]
+        chosen[-1, :7] = np.nan
+    np.savez_compressed(folder / f"{name}.npz", raw=chosen, **outputs(folder / f"{name}.ckpt", chosen))
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.mkdir(parents=True)
+    for system, options in SYSTEMS.items():
+        make(system, options, target)

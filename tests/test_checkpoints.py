@@ -1,0 +1,177 @@
+"""Checkpoints for years: golden ones of each format open bare and say the same; hostile and broken ones say so."""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alerce_early import checkpoints
+from alerce_early.errors import InputError
+from alerce_early.tasks import base
+from tests.make_golden import PLAIN, SYSTEMS, outputs
+
+GOLDEN = sorted((Path(__file__).parent / "golden").glob("format*/*.ckpt"))
+CLASSIFY = next(path for path in GOLDEN if path.stem == "classify")
+
+
+def test_there_are_golden_files_of_every_task_in_the_present_format() -> None:
+    assert {path.stem for path in GOLDEN if path.parent.name == f"format{base.FORMAT}"} == set(SYSTEMS)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_golden_checkpoint_opens_bare_and_gives_the_outputs_it_gave(path: Path) -> None:
+    with np.load(path.with_suffix(".npz")) as held:
+        golden = {name: held[name] for name in held.files}
+    found = outputs(path, golden.pop("raw"))
+    assert set(found) == set(golden)
+    for name, column in found.items():
+        if column.dtype.kind == "f":
+            # not bit for bit: other processors and later torch sum the same terms in another order
+            assert np.allclose(column, golden[name], rtol=1e-4, atol=1e-5, equal_nan=True), name
+        else:
+            assert (column == golden[name]).all(), name
+
+
+def test_what_predicting_needs_is_in_the_file() -> None:
+    held = torch.load(CLASSIFY, weights_only=True)
+    assert set(held) == set(PLAIN) and held["format"] == base.FORMAT
+    assert held["calibration"] and held["conformal"] and held["hyper_parameters"]["spec"]["recipe"]
+    with np.load(CLASSIFY.with_suffix(".npz")) as golden:
+        assert {"p_SN", "q_SN", "set"} <= set(golden.files)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_a_checkpoint_from_before_formats_is_upgraded(path: Path, tmp_path: Path) -> None:
+    held = torch.load(path, weights_only=True)
+    old = tmp_path / "old.ckpt"
+    torch.save({key: value for key, value in held.items() if key not in ("format", "task")}, old)
+    assert type(checkpoints.task(old)) is type(checkpoints.task(path))
+
+
+def changed(path: Path, **changes: Any) -> Path:
+    torch.save(torch.load(CLASSIFY, weights_only=True) | changes, path)
+    return path
+
+
+def hyper(**changes: Any) -> dict[str, Any]:
+    held = torch.load(CLASSIFY, weights_only=True)
+    return {**held["hyper_parameters"], **changes}
+
+
+def test_a_later_format_is_refused_kindly(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"later version: format 3, this knows up to 1; upgrade alerce_early"):
+        checkpoints.read(changed(tmp_path / "a.ckpt", format=3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    (
+        ({"task": "os.system"}, "_target_ 'os.system' is not a torch module class|no such class"),
+        ({"task": "alerce_early.models.rotinv.RotInv"}, "is no task"),
+        ({"task": 7}, "no such class|'int'"),
+        ({"state_dict": {}}, "Missing key"),
+        ({"state_dict": None}, "no net with its weights|NoneType"),
+        ({"hyper_parameters": []}, "must be a mapping|list"),
+        ({"format": "new"}, "no checkpoint of alerce_early"),
+        ({"hyper_parameters": hyper(net={"_target_": "subprocess.Popen", "args": "true"})}, "not a torch module class"),
+        (
+            {"hyper_parameters": hyper(net={**hyper()["net"], "layers": ["flatten", "dense 1000000000"]})},
+            "size mismatch|Missing key",
+        ),
+        (
+            {"hyper_parameters": hyper(net={"_target_": "alerce_early.models.spectra_lines.SpectraLines"})},
+            "do not fit",
+        ),
+        ({"epoch": 10**30}, "more than 64 bits"),
+    ),
+)
+def test_what_does_not_fit_says_so_in_one_line(changes: dict, told: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=told) as error:
+        checkpoints.task(changed(tmp_path / "a.ckpt", **changes))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_net_of_billions_of_layers_is_not_built(tmp_path: Path) -> None:
+    lines = torch.load(next(path for path in GOLDEN if path.stem == "lines"), weights_only=True)
+    lines["hyper_parameters"]["net"]["blocks"] = 10**9
+    torch.save(lines, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match="more layers than weights"):
+        checkpoints.task(tmp_path / "a.ckpt")
+
+
+def test_weights_of_more_bytes_than_the_file_are_refused(tmp_path: Path) -> None:
+    huge = torch.zeros(1).expand(10**10)  # 40 GB in 4 bytes
+    with pytest.raises(InputError, match="written out, are more than 64 MiB"):
+        checkpoints.read(changed(tmp_path / "a.ckpt", state_dict={"w": huge}))
+
+
+def test_references_that_multiply_are_refused(tmp_path: Path) -> None:
+    laughs: Any = ["ha"]
+    for _ in range(20):
+        laughs = [laughs] * 10
+    with pytest.raises(InputError, match="written out"):
+        checkpoints.read(changed(tmp_path / "a.ckpt", loops=laughs))
+    path = tmp_path / "deep.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02]" + b"\x85" * 5000 + b".")
+        archive.writestr("a/version", "3\n")
+        archive.writestr("a/byteorder", "little")
+    with pytest.raises(InputError, match="nests containers"):
+        checkpoints.read(path)
+
+
+@pytest.mark.parametrize(
+    "call",
+    ((bytearray, (10**11,)), (torch.Tensor, (10**11,)), (eval, ("1",)), (print, ("x",))),
+    ids=lambda c: str(c[0]),
+)
+def test_names_that_a_checkpoint_has_no_use_for_are_refused(call: tuple, tmp_path: Path) -> None:
+    class Calls:
+        def __reduce__(self) -> tuple:
+            return call
+
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickle.dumps(OrderedDict(a=Calls()), protocol=2))
+        archive.writestr("a/version", "3\n")
+    with pytest.raises(InputError, match="Refused before any of it ran"):
+        checkpoints.read(path)
+
+
+def test_damaged_and_foreign_files_say_so(tmp_path: Path) -> None:
+    whole = CLASSIFY.read_bytes()
+    path = tmp_path / "a.ckpt"
+    for content in (b"", b"id,label\n", whole[:100], whole[:-100], whole[:3000] + whole[3100:], pickle.dumps({"a": 1})):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"is no checkpoint, or is damaged|cannot be read"):
+            checkpoints.task(path)
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        checkpoints.read(tmp_path / "none.ckpt")
+    torch.save({"weights": torch.zeros(2)}, path)
+    with pytest.raises(InputError, match="no checkpoint of alerce_early"):
+        checkpoints.read(path)
+    with zipfile.ZipFile(CLASSIFY) as stored, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as squeezed:
+        for entry in stored.namelist():
+            squeezed.writestr(entry, stored.read(entry))
+    with pytest.raises(InputError, match="compressed"):
+        checkpoints.read(path)
+
+
+def test_a_storage_larger_than_its_bytes_is_refused(tmp_path: Path) -> None:
+    """Torch takes a storage's size from the pickle; past its bytes lies somebody else's memory."""
+    path = tmp_path / "a.ckpt"
+    torch.save({"hyper_parameters": {}, "state_dict": {"w": torch.zeros(258)}}, tmp_path / "small.ckpt")
+    with zipfile.ZipFile(tmp_path / "small.ckpt") as stored, zipfile.ZipFile(path, "w") as forged:
+        for entry in stored.infolist():
+            content = stored.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                assert content.count(b"M\x02\x01") == 2
+                content = content.replace(b"M\x02\x01", b"J\xff\xff\xff\x00")
+            forged.writestr(entry.filename, content)
+    with pytest.raises(InputError, match="damaged"):
+        checkpoints.read(path)

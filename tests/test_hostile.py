@@ -1,0 +1,263 @@
+"""Files of others: what fuzzing found once, bombs with their price, and a few hundred fixed mutations a reader."""
+
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from alerce_early import build, names
+from alerce_early.data import alerce, hits, pickles, sdss
+from alerce_early.errors import InputError
+from alerce_early.evaluation import foreign
+from tests.fuzz import TARGETS, Trial, mutated
+
+QUICK = settings(max_examples=40, derandomize=True, deadline=None, database=None)
+QUICK = settings(QUICK, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MUTATIONS = 120
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.filterwarnings("ignore")
+def test_mutated_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
+    trial, rng = Trial(name, tmp_path), np.random.default_rng(3)
+    seeds = trial.seeds()
+    for seed in seeds:
+        trial(seed)
+    assert trial.read_whole == len(seeds)  # else nothing but the refusal of a bad beginning would be tested
+    for _ in range(MUTATIONS):
+        trial(mutated(seeds[rng.integers(len(seeds))], rng))
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=12,
+)
+ARRAYS = st.builds(
+    lambda shape, dtype: np.zeros(shape, dtype),
+    st.lists(st.integers(0, 4), max_size=4),
+    st.sampled_from(["f2", ">f8", "i1", "u8", "?", "c8", "U3", "S2", "O"]),
+)
+
+
+@pytest.mark.parametrize(
+    ("read", "keys"),
+    (
+        (alerce.from_raw, ("images", "labels", "metadata", "oid", "Train")),
+        (hits.from_raw, ("temp_images", "sci_images", "diff_images", "SNR_images", "labels", "ID")),
+        (sdss.from_raw, ("spectra", "class", "z", "z_conf", "id")),
+    ),
+)
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_the_entries_are_a_reader_names_them(read: Callable, keys: tuple[str, ...]) -> None:
+    @QUICK
+    @given(st.fixed_dictionaries({}, optional=dict.fromkeys(keys, PLAIN | ARRAYS)))
+    def reads(raw: dict[str, Any]) -> None:
+        try:
+            read(raw, "a test")
+        except InputError as error:
+            assert str(error).isprintable()
+
+    reads()
+
+
+@QUICK
+@given(st.lists(st.text(max_size=8) | st.integers() | st.none() | st.floats(), max_size=5))
+def test_names_are_one_printable_line_and_no_formula(given: list[Any]) -> None:
+    try:
+        found = names.checked(given, "ids", "a test").tolist()
+    except InputError as error:
+        assert str(error).isprintable()
+    else:
+        assert all(name.isprintable() and "$" not in name and not name.startswith(("=", "@")) for name in found)
+
+
+@pytest.mark.parametrize(
+    "name", ("=cmd|'/C calc'!A0", "@SUM(1)", "+1+cmd|'x'", "-2+3+cmd()", "a\nb", "\u202egnp", "$\\x$")
+)
+def test_such_ids_are_refused_everywhere(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="object ids include"):
+        alerce.from_raw({"images": np.zeros((1, 3, 3, 3)), "labels": [0], "oid": [name]}, "a test")
+    parquet.write_table(
+        pyarrow.table({"id": [name], "label": ["a"], "p_a": [1.0], "p_b": [0.0]}), tmp_path / "t.parquet"
+    )
+    with pytest.raises(InputError, match="ids include"):
+        foreign.read(tmp_path / "t.parquet")
+
+
+def test_ordinary_ids_are_kept() -> None:
+    given = ["ZTF18abc", "-12.5+33.1", "M 31", "train/row0", "νέφος", 7]
+    assert names.checked(given, "ids", "a test").tolist() == [*given[:-1], "7"]
+
+
+# --- bombs: the file is small, and what it asks for is not; each runs in a process of its own -----------------
+
+MEASURED = """
+import resource, sys, time
+sys.path.insert(0, {root!r})
+from alerce_early.errors import InputError
+from tests.fuzz import TARGETS
+from pathlib import Path
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for file in sys.argv[2:]:
+    started = time.process_time()
+    try:
+        TARGETS[sys.argv[1]][2](Path(file))
+        print("read", file)
+    except InputError as error:
+        print("refused", error)
+    assert time.process_time() - started < 20, file
+print("MiB", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+def _reduce(name: bytes, *arguments: bytes) -> bytes:
+    return b"c" + name + b"\n(" + b"".join(arguments) + b"tR"
+
+
+def _array(shape: bytes, dtype: bytes, data: bytes) -> bytes:
+    hollow = _reduce(b"numpy.core.multiarray\n_reconstruct", b"cnumpy\nndarray\n", b"K\x00\x85", b"C\x01b")
+    made = _reduce(b"numpy\ndtype", b"\x8c" + bytes([len(dtype)]) + dtype, b"\x89", b"\x88")
+    return hollow + b"(K\x01" + shape + made + b"\x89" + data + b"tb"
+
+
+BILLION = b"\x8a\x05\x00\xca\x9a;\x00"
+BOMBS = {
+    "memo of one far entry": b"\x80\x02Nr\xff\xff\xff\x7f.",
+    "huge bytes": b"\x80\x04\x8e\x00\x00\x00\x00\x10\x00\x00\x00.",
+    "huge bytearray": b"\x80\x05\x96\x00\x00\x00\x00\x10\x00\x00\x00.",
+    "huge frame": b"\x80\x04\x95\x00\x00\x00\x00\x10\x00\x00\x00N.",
+    "deep lists": b"\x80\x02]" + b"\x85" * 100_000 + b".",
+    "deep key of a dict": b"\x80\x02})" + b"\x85" * 100_000 + b"Ns.",
+    "many empty dicts": b"\x80\x02(" + b"}" * 1_000_000 + b"t.",
+    "sets": b"\x80\x04\x8f.",
+    "whole number of a million bits": b"\x80\x02\x8b" + struct.pack("<i", 125_000) + b"\xff" * 124_999 + b"\x01.",
+    "array of a billion nothings": b"\x80\x04" + _array(BILLION + b"\x85", b"S0", b"C\x00") + b".",
+    "empty array with a long side": b"\x80\x04" + _array(BILLION + b"K\x00\x86", b"f4", b"C\x00") + b".",
+    "array without its data": b"\x80\x04" + _array(BILLION + b"\x85", b"f4", b"C\x04abcd") + b".",
+    "objects out of raw bytes": b"\x80\x04" + _array(b"K\x01\x85", b"O8", b"C\x08AAAAAAAA") + b".",
+    "bytearray by name": b"\x80\x02" + _reduce(b"builtins\nbytearray", BILLION) + b".",
+    "text that is not Unicode": b"\x80\x04\x8c\x03\xed\xa0\x80.",
+}
+
+
+def _laughs() -> bytes:
+    steps = b"\x80\x02]q\x00Na"
+    for i in range(20):
+        steps += b"0](" + (b"h" + bytes([i])) * 10 + b"eq" + bytes([i + 1])
+    return steps.replace(b"0](", b"](") + b"."
+
+
+BOMBS["billion laughs"] = _laughs()
+BOMBS["rows of one long row"] = pickle.dumps(
+    {"images": np.zeros((3, 3, 3, 3)), "labels": [0], "metadata": [[0.0] * 20_000] * 20_000}, protocol=2
+)
+
+
+def measured(target: str, *paths: Path) -> list[str]:
+    code = MEASURED.format(root=str(Path(__file__).parent.parent))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, target, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]  # no crash, also none of the interpreter
+    return done.stdout.splitlines()
+
+
+def test_pickle_bombs_are_refused_within_the_stated_memory(tmp_path: Path) -> None:
+    paths = []
+    for name, content in BOMBS.items():
+        paths.append(tmp_path / f"{name}.pkl")
+        paths[-1].write_bytes(content)
+    *told, memory = measured("pickles", *paths)
+    # a far memo entry is nothing to a memo that is no array
+    assert [line for line in told if not line.startswith("refused")] == [f"read {paths[0]}"]
+    assert len(told) == len(BOMBS)
+    assert int(memory.removeprefix("MiB ")) < 128 + 30 * max(map(len, BOMBS.values())) / 2**20
+
+
+def test_a_dtype_never_changes_numpys_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.pkl"
+    state = b"(K\x03\x8c\x01>NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    path.write_bytes(b"\x80\x04" + _reduce(b"numpy\ndtype", b"\x8c\x02f8", b"\x89", b"\x89") + state + b".")
+    assert pickles.load(path) == np.dtype(">f8")
+    assert np.dtype("f8").isnative and np.float64(1).tobytes() == struct.pack("=d", 1)
+
+
+def test_table_and_archive_bombs_are_refused(tmp_path: Path) -> None:
+    rows = 20_000_000
+    same = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(rows, "i4")), pyarrow.array(["x" * 900]))
+    parquet.write_table(pyarrow.table({"id": same}), tmp_path / "rows.parquet")
+    (tmp_path / "columns.csv").write_bytes(b"," * 200_000 + b"\n")
+    (tmp_path / "long.csv").write_bytes(b"id,label,p_a,p_b\n" + b"x" * 100_000 + b",a,1,0\n" + b"y,b,0,1\n" * 5000)
+    with zipfile.ZipFile(tmp_path / "zeros.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("spectra.npy", bytes(100 << 20))
+    for target, name in (
+        ("parquet", "rows.parquet"),
+        ("csv", "columns.csv"),
+        ("csv", "long.csv"),
+        ("npz", "zeros.npz"),
+    ):
+        with pytest.raises(InputError, match=r"too many for its size|more than|text of 100,000 bytes"):
+            TARGETS[target][2](tmp_path / name)
+
+
+# --- configs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "target", ("os.system", "subprocess.Popen", "alerce_early.data.store.shutil", "alerce_early", "")
+)
+def test_a_reader_is_a_function_of_this_package(target: str) -> None:
+    with pytest.raises(InputError, match="_target_"):
+        build.function(target)
+
+
+def test_a_foreign_run_folder_runs_nothing(composed: Callable, tmp_path: Path) -> None:
+    from alerce_early.configs import data_of
+
+    config = composed("data=simulated", f"outputs={tmp_path}")
+    config.data.source = {"_target_": "os.system", "command": f"touch {tmp_path / 'canary'}"}
+    with pytest.raises(InputError, match=r"_target_ 'os\.system' is no function of alerce_early"):
+        _ = data_of(config).store
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    (
+        (["batch_size=abc"], "batch_size='abc'; wanted int|batch_size=abc; wanted int"),
+        (["batch_size=[1]"], "wanted int"),
+        (["seed={a: 1}"], "wanted int"),
+        (["groups=abc"], "wanted Mapping"),
+        (["augment.margin=wide"], "wanted int"),
+    ),
+)
+def test_a_value_of_another_type_is_named(changes: list[str], told: str, composed: Callable, tmp_path: Path) -> None:
+    from alerce_early.configs import data_of
+
+    with pytest.raises(InputError, match=told):
+        data_of(composed(f"outputs={tmp_path}", *changes))
+
+
+@pytest.mark.parametrize("target", ("subprocess.Popen", "os.system", "torch.optim.Nothing", "torch.nn.Linear", ""))
+def test_an_optimiser_is_one_of_torch(target: str) -> None:
+    import torch
+
+    with pytest.raises(InputError, match=r"is no Optimizer of torch\.optim"):
+        build.torch_class(target, torch.optim.Optimizer)
