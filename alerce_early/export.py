@@ -73,21 +73,21 @@ def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.n
     rng = np.random.default_rng(seed)
     shape = deployed.spec.raw_shape
     stamps = 200 + np.exp(rng.uniform(-2, 6, (n + 8, *[1] * len(shape)))) * rng.standard_normal((n + 8, *shape))
-    centre = tuple(side // 2 for side in shape[1:])
+    centre = (..., *(side // 2 for side in shape[1:]))
     stamps[n] = np.nan
     stamps[n + 1] = 7.0
     stamps[n + 2], stamps[n + 3] = np.inf, -np.inf
     stamps[n + 4, 0], stamps[n + 4, :, 0] = np.nan, np.inf  # no science image; an edge
     stamps[n + 5] = np.nan
-    stamps[(n + 5, slice(None), *centre)] = 1.0  # one pixel with data
+    stamps[n + 5][centre] = 1.0  # one pixel with data
     stamps[n + 6] = 0.0
-    stamps[(n + 6, slice(None), *centre)] = 1e6
+    stamps[n + 6][centre] = 1e6
     stamps[n + 7][rng.random(shape) < 0.5] = np.nan
     inputs = {"stamps": stamps}
     if deployed.features:
-        columns = np.array(deployed.spec.feature_mean) + 2 * np.array(
-            deployed.spec.feature_std
-        ) * rng.standard_normal((n + 8, len(deployed.features)))
+        columns = np.array(deployed.spec.feature_mean) + 2 * np.array(deployed.spec.feature_std) * rng.standard_normal(
+            (n + 8, len(deployed.features))
+        )
         columns[n], columns[n + 1], columns[n + 2] = np.nan, -999.0, np.inf
         inputs["metadata"] = columns
     return {name: value.astype(np.float32) for name, value in inputs.items()}
@@ -160,6 +160,7 @@ def content_of(deployed: Deployed, form: str = "onnx") -> tuple[bytes, float]:
     with torch.no_grad():
         wanted = torch.cat(Graph(deployed)(*map(torch.from_numpy, inputs.values())), 1).numpy()
     different = np.abs(found - wanted) / np.maximum(1, np.abs(wanted))
+    different[np.isnan(found) & np.isnan(wanted)] = 0  # of a network whose recipe lets NaN pass
     largest = float(different.max())
     if not largest <= TOLERANCE:  # NaN counts
         raise InputError(f"the {form} file would differ from the checkpoint by {largest:.2g}; allowed: {TOLERANCE:g}.")

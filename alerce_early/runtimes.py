@@ -23,7 +23,7 @@ from alerce_early.errors import InputError
 Runtime = Callable[[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
 Part = Callable[[Tensor, Tensor | None], np.ndarray]  # some of the rows to (n, M), one column each
 
-PART = 16  # rows; 0.8 MB of raw stamps
+PART = 32  # rows; 1.5 MB of raw stamps
 
 
 def eager(deployed: Deployed) -> Runtime:
@@ -141,13 +141,14 @@ def _in_parts(part: Part, names: Sequence[str]) -> Runtime:
 
     def work(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
         with torch.inference_mode():
-            rest = [None] * len(stamps) if metadata is None else metadata.split(PART)
-            return np.concatenate([part(*some) for some in zip(stamps.split(PART), rest)])  # noqa: B905
+            images = stamps.split(PART)
+            rest = [None] * len(images) if metadata is None else metadata.split(PART)
+            return np.concatenate([part(*some) for some in zip(images, rest, strict=True)])
 
     def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        shares = [torch.from_numpy(stamps).tensor_split(cores)]
-        shares.append([None] * cores if metadata is None else torch.from_numpy(metadata).tensor_split(cores))
-        found = np.concatenate([rows for rows in pool.map(work, *shares) if len(rows)])
+        images = torch.from_numpy(stamps).tensor_split(cores)
+        rest = [None] * cores if metadata is None else torch.from_numpy(metadata).tensor_split(cores)
+        found = np.concatenate([rows for rows in pool.map(work, images, rest) if len(rows)])
         return dict(zip(names, found.T, strict=True))
 
     return run
