@@ -59,7 +59,7 @@ def session(content: bytes) -> onnxruntime.InferenceSession:
         ("recipe=course", "model=rotinv"),
         ("recipe=joint", "model=course_cnn"),
         ("recipe=two_scales", "model=stamp_classifier", "features=all"),
-        ("recipe=alerce", "model=stamp_classifier"),
+        ("recipe=alerce", "model=course_cnn"),
     ],
     ids=lambda overrides: " ".join(overrides),
 )
@@ -90,7 +90,10 @@ def test_spectra(composed: Composed) -> None:
     run = session(export.content_of(net)[0])
     assert [output.name for output in run.get_outputs()] == ["table"]
     rows = export.edge_cases(net)
-    assert np.allclose(run.run(None, rows)[0], net(torch.from_numpy(rows["stamps"])).numpy(), atol=1e-5)
+    found = run.run(None, rows)[0]
+    assert np.isfinite(found[:16]).all()  # this recipe lets NaN and infinite fluxes of weight through
+    wanted = net(torch.from_numpy(rows["stamps"])).detach().numpy()
+    assert np.allclose(found, wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 def test_torch_program_opens_without_the_package(composed: Composed, tmp_path: Path) -> None:
@@ -121,4 +124,4 @@ def test_a_file_that_differs_is_not_written(composed: Composed, monkeypatch: pyt
     net = deployed(composed, "recipe=course", "model=course_cnn")
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(InputError, match="would differ from the checkpoint"):
-        export.content_of(net)
+        export.content_of(net, "torch")
