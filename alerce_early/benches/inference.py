@@ -53,7 +53,7 @@ def classifying(checkpoint: Path, seconds: float, folder: Path, tensorflow: str)
         ours, exact = (_probabilities(running["raw", each], stamps, whole) for each in (name, names[0]))
         same, apart = float((ours.argmax(1) == exact.argmax(1)).mean()), float(np.abs(ours - exact).max())
         told = f"class of {names[0]}"
-        yield Row(f"  {name}: largest |dp|, share alike", f"{apart:.1g}", told, same, "<= .01, >= 0.999")
+        yield Row(f"  {name}: largest |dp|, share alike", f"{apart:.1g}, {same:.2%}", told, same, "<= .01, >= 0.999")
 
 
 def _probabilities(run: Runtime, stamps: np.ndarray, net: Deployed) -> np.ndarray:
