@@ -144,6 +144,13 @@ def _training(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     yield from training("course_cnn", 4 * options.batches, folder)
 
 
+def _inference(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    from alerce_early.benches import inference  # needs what the extra `export` installs
+
+    list(training("rotinv", options.batches, folder))  # a network to run; its speed is another part's
+    yield from inference.classifying(Run(folder / "rotinv").best, options.seconds, folder, options.tensorflow)
+
+
 def _packets(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     from alerce_early.benches import packets  # needs what the extra `alerts` installs
 
@@ -153,6 +160,7 @@ def _packets(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
 PARTS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
     "training": _training,
     "cleaning": lambda options, folder: cleaning(options.n, folder),
+    "inference": _inference,
     "packets": _packets,
 }
 
@@ -164,6 +172,8 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=52_244, help="stamps of the file that is cleaned")
     parser.add_argument("--packets", type=int, default=4_000, help="alert packets of the night that is read")
     parser.add_argument("--batches", type=int, default=50, help="batches of a round of training")
+    parser.add_argument("--seconds", type=float, default=5, help="of a round of one runtime")
+    parser.add_argument("--tensorflow", default=sys.executable, help="a Python that has tensorflow, for the rival")
     parser.add_argument("--folder", help="where to work; several gigabytes, removed afterwards")
     options = parser.parse_args()
     if strangers := [part for part in options.parts if part not in PARTS]:
