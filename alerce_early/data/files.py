@@ -6,10 +6,10 @@ from pathlib import Path
 from alerce_early.errors import InputError
 
 
-def matching(path: str | Path, ends: tuple[str, ...] = ("",)) -> list[Path]:
+def matching(path: str | Path, ends: tuple[str, ...] = ("",), given: str = "with data.path=FILE") -> list[Path]:
     """Sorted files; a folder gives all inside it, at any depth, whose names end in one of `ends`.
 
-    A single file is returned whatever its name. Raises InputError if there is none.
+    A single file is returned whatever its name. Raises InputError if there is none; given: how such a path is given.
     """
     place = Path(path)
     if place.is_file():
@@ -21,6 +21,6 @@ def matching(path: str | Path, ends: tuple[str, ...] = ("",)) -> list[Path]:
     if not found:
         kind = f" {' or '.join(ends)}" if any(ends) else ""
         raise InputError(
-            f"{path} cannot be read: No such{kind} file. Give a file, folder or 'pattern*' with data.path=FILE."
+            f"{path} cannot be read: No such{kind} file. Give a file, folder or 'pattern*' {given}."
         )
     return sorted(found)

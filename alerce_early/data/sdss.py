@@ -20,6 +20,7 @@ from alerce_early.errors import InputError
 log = logging.getLogger(__name__)
 
 CLASSES = ("STAR", "GALAXY", "QSO", "QSO_BAL")
+CHANNELS = ("flux", "ivar")
 COLUMNS = ("z", "z_conf")
 CERTAIN = 3  # the value of z_conf of a redshift nobody doubts
 ENDS = (".fits", ".fits.gz")
@@ -144,6 +145,7 @@ def _records(
         classes=CLASSES,
         origin=origin,
         kind="spectra",
+        channels=CHANNELS,
         set_aside=set_aside,
     )
 
