@@ -3,28 +3,47 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 MISSING = -999.0
 
 # Carrasco-Davis et al. 2021: lower and upper bound; -1 stands for missing (-999) where a column has a floor.
 CLIPS: dict[str, tuple[float, float]] = {
-    **{f"sgscore{i}": (-1.0, np.inf) for i in (1, 2, 3)},
-    **{f"distpsnr{i}": (-1.0, np.inf) for i in (1, 2, 3)},
-    "distnr": (-1.0, np.inf),
-    "magnr": (-1.0, np.inf),
-    "fwhm": (-np.inf, 10.0),
-    "ndethist": (-np.inf, 20.0),
-    "ncovhist": (-np.inf, 3000.0),
-    "non_detections": (-np.inf, 2000.0),
+    **{f"sgscore{i}": (-1.0, torch.inf) for i in (1, 2, 3)},
+    **{f"distpsnr{i}": (-1.0, torch.inf) for i in (1, 2, 3)},
+    "distnr": (-1.0, torch.inf),
+    "magnr": (-1.0, torch.inf),
+    "fwhm": (-torch.inf, 10.0),
+    "ndethist": (-torch.inf, 20.0),
+    "ncovhist": (-torch.inf, 3000.0),
+    "non_detections": (-torch.inf, 2000.0),
     "chinr": (-1.0, 15.0),
     "sharpnr": (-1.0, 1.5),
 }
 
 
-def clip(features: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Clip raw columns (N, F) float64 to their physical ranges; NaN counts as missing (-999).
+class Clip(nn.Module):
+    """Raw columns of these names to their physical ranges; NaN and infinities count as missing (-999).
 
-    Returns a new (N, F) array. Columns without a known range pass unchanged.
+    (B, F) of any float dtype -> the same. Columns without a known range pass unchanged. All bounds are exact in
+    float32, so it makes no difference whether columns are clipped before or after they become float32.
     """
-    low, high = np.array([CLIPS.get(name, (-np.inf, np.inf)) for name in names]).reshape(-1, 2).T
-    return np.clip(np.where(np.isfinite(features), features, MISSING), low, high)
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, names: Sequence[str]):
+        super().__init__()
+        bounds = torch.tensor([CLIPS.get(name, (-torch.inf, torch.inf)) for name in names]).reshape(-1, 2)
+        self.register_buffer("low", bounds[:, 0].contiguous(), persistent=False)
+        self.register_buffer("high", bounds[:, 1].contiguous(), persistent=False)
+
+    def forward(self, columns: Tensor) -> Tensor:
+        known = columns.where(columns.isfinite(), MISSING)
+        return known.clamp(self.low.to(columns.dtype), self.high.to(columns.dtype))
+
+
+def clip(columns: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """`Clip` for an array (N, F) float64; returns a new one."""
+    return Clip(names)(torch.from_numpy(np.ascontiguousarray(columns))).numpy()

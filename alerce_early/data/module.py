@@ -152,6 +152,7 @@ class AlertData(L.LightningDataModule):
             n_train=len(self.parts["train"]),
             fingerprint=self.store.meta["fingerprint"],
             origin=self.store.meta["origin"],
+            raw_shape=(self.store.meta["raw_shape"][-1], *self.store.meta["raw_shape"][:-1]),
         )
 
     @property

@@ -18,6 +18,7 @@ class DataSpec:
     n_train: rows of the training split.
     fingerprint: of raw file, recipe and code; names the store.
     origin: in words, which file or simulation this was.
+    raw_shape: what the recipe is given, (C, H, W) or (C, L); () where nobody told.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class DataSpec:
     n_train: int
     fingerprint: str
     origin: str
+    raw_shape: tuple[int, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """As a dict of plain values."""

@@ -33,6 +33,7 @@ class Task(L.LightningModule):
     """
 
     lower_is_better: frozenset[str] = frozenset({"loss"})
+    deployable = True  # its outputs ask for nothing that only labelled rows have
     shown: tuple[str, ...] = ()  # of the report, beside the losses and what is monitored, in the line of an epoch
 
     def __init__(self, net: dict[str, Any], spec: dict[str, Any], optim: dict[str, Any], augment: dict[str, Any]):
@@ -51,7 +52,10 @@ class Task(L.LightningModule):
         raise NotImplementedError
 
     def outputs(self, z: Any, batch: Batch) -> dict[str, Tensor]:
-        """Columns (B,) of the predictions table for one batch, given what the net returned for it."""
+        """Columns (B,) of the predictions table for one batch, given what the net returned for it.
+
+        A task that is `deployable` looks at no more of the batch than image and features.
+        """
         raise NotImplementedError
 
     def report(self, table: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -111,7 +115,8 @@ class Task(L.LightningModule):
         return batch | {"image": self.recipe.finish(batch["image"])}
 
     def _collect(self, batch: Batch, columns: Batch) -> None:
-        self._collected.append({"row": batch["row"], "label": batch["label"], **columns})
+        truth = {"true": batch["target"]} if "target" in batch else {}
+        self._collected.append({"row": batch["row"], "label": batch["label"], **truth, **columns})
 
     def _gather(self) -> Table:
         """All collected columns of all ranks, in the order of the store's rows."""
@@ -122,6 +127,10 @@ class Task(L.LightningModule):
             columns = {name: torch.cat([part[name] for part in parts]) for name in columns}
         order = columns["row"].cpu().argsort()
         return {name: column.cpu()[order].numpy() for name, column in columns.items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the task, so that the file alone is enough to build it again."""
+        checkpoint["task"] = f"{type(self).__module__}.{type(self).__qualname__}"
 
     def configure_optimizers(self) -> Any:
         optimizer = _construct(self.optim["optimizer"], self.net.parameters())

@@ -31,6 +31,7 @@ class GenerateTask(Task):
     """
 
     net: StampVAE
+    deployable = False  # the code is that of a stamp of a known class
     lower_is_better = frozenset({"loss", "reconstruction", "nll", "kl"})
     shown = ("reconstruction", "kl")
 

@@ -10,7 +10,7 @@ from alerce_early.tasks.regress import RegressTask
 class LinesTask(RegressTask):
     """Cross entropy for the box of each line, or its absence, plus the absolute error of its place in the box.
 
-    Of the net it asks `encode` and `decode`, see `SpectraLines`. Puts out true, predicted and confidence.
+    Of the net it asks `encode` and `decode`, see `SpectraLines`. Puts out predicted and confidence.
     """
 
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -24,4 +24,4 @@ class LinesTask(RegressTask):
 
     def outputs(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         redshift, confidence = self.net.decode(z.float())
-        return {"true": batch["target"], "predicted": redshift, "confidence": confidence}
+        return {"predicted": redshift, "confidence": confidence}

@@ -1,0 +1,116 @@
+"""A trained network as it is deployed: raw stamps and metadata in, calibrated probabilities out, all in one module."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alerce_early.build import build
+from alerce_early.data.features import Clip
+from alerce_early.errors import InputError
+from alerce_early.evaluation.calibration import SMALLEST
+from alerce_early.tasks.base import Task
+
+FORMAT = 1  # of what a deployed network takes and puts out
+
+
+class Deployed(nn.Module):
+    """Recipe, clips, standardisation, network, softmax and calibration of one checkpoint, in eval mode on the CPU.
+
+    spec: the `DataSpec` it was trained on, with the recipe. classes, features: names, in the order of what
+    comes out and goes in. calibration, conformal: the fits of the validation rows as plain values, or None.
+    columns: names of all it puts out, as in the predictions table: p_<class>, what else the task has, and the
+    calibrated q_<class>. chosen: those of them that `forward` returns. model_id: 12 hex digits, of the weights and
+    of all else that decides what comes out.
+    """
+
+    def __init__(
+        self, task: Task, calibration: Mapping[str, Any] | None = None, conformal: Mapping[str, Any] | None = None
+    ):
+        super().__init__()
+        if not task.deployable:
+            raise InputError(f"{type(task).__name__} predicts nothing of a stamp whose class is unknown.")
+        self.task, self.spec = task.eval().requires_grad_(False), task.spec
+        self.classes, self.features = task.spec.classes, task.spec.features
+        self.calibration = dict(calibration) if calibration else None
+        self.conformal = dict(conformal) if conformal else None
+        self.clip, self.calibrate = Clip(self.features), Calibrate(calibration) if calibration else None
+        with torch.no_grad():
+            image = torch.zeros(2, *self.spec.shape)  # a batch of one means something else to some layers
+            self.columns = tuple(self._columns(image, torch.zeros(2, len(self.features))))
+        probabilities = [f"{'q' if calibration else 'p'}_{name}" for name in self.classes]
+        self.chosen = tuple(probabilities) if probabilities[0] in self.columns else self.columns
+        self.model_id = self._hash()
+
+    @classmethod
+    def load(cls, checkpoint: str | Path) -> "Deployed":
+        """From a checkpoint of `train`, which is opened as plain values; raises InputError if it is none."""
+        try:
+            held = torch.load(checkpoint, weights_only=True, map_location="cpu")
+            task = build({"_target_": held["task"], **held["hyper_parameters"]})
+            task.load_state_dict(held["state_dict"])
+        except OSError as error:
+            raise InputError(f"{checkpoint} cannot be read: {error.strerror}. Has the run finished?") from None
+        except (KeyError, TypeError, ValueError, RuntimeError, UnpicklingError) as error:
+            why = " ".join(str(error).split())[:120]
+            raise InputError(f"{checkpoint} is no checkpoint of this version of train ({why}). Train again.") from None
+        return cls(task, held.get("calibration"), held.get("conformal"))
+
+    def forward(self, stamps: Tensor, metadata: Tensor | None = None) -> Tensor:
+        """Raw stamps to what they are.
+
+        stamps: (B, C, H, W) float32 as read, NaN or infinite where there is no data; spectra (B, 2, L).
+        metadata: (B, F) float32 raw columns in the order of `features`, NaN or -999 where missing; may be left
+        out where there are none. Returns (B, K) float32: the calibrated probabilities of K classes, or, of a task
+        without classes, its columns; `chosen` names them. Raises InputError where a shape is not that of training.
+        """
+        found = self.table(stamps, metadata)
+        return torch.stack([found[name] for name in self.chosen], 1)
+
+    def table(self, stamps: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
+        """All `columns` (B,) float32 of the predictions table, for the same arguments as `forward`."""
+        if self.spec.raw_shape and tuple(stamps.shape[1:]) != self.spec.raw_shape:
+            raise InputError(f"stamps of {tuple(stamps.shape[1:])}; the network wants {self.spec.raw_shape}.")
+        if metadata is None:
+            metadata = stamps.new_zeros(stamps.shape[0], 0)
+        if metadata.shape[1] != len(self.features):
+            raise InputError(
+                f"{metadata.shape[1]} metadata columns; the network wants {len(self.features)}: "
+                f"{', '.join(self.features) or 'none'}."
+            )
+        return self._columns(self.task.recipe(stamps), self.clip(metadata))
+
+    def _columns(self, image: Tensor, columns: Tensor) -> dict[str, Tensor]:
+        batch = {"image": image, "features": columns}
+        found = self.task.outputs(self.task.net(batch), batch)
+        if self.calibrate is None:
+            return found
+        calibrated = self.calibrate(torch.stack([found[f"p_{name}"] for name in self.classes], 1))
+        return {**found, **{f"q_{name}": calibrated[:, i] for i, name in enumerate(self.classes)}}
+
+    def _hash(self) -> str:
+        facts = [FORMAT, type(self.task).__name__, self.task.hparams["net"], self.spec.plain(), self.calibration]
+        digest = hashlib.sha256(json.dumps([*facts, self.conformal], sort_keys=True, default=str).encode())
+        for name, weights in sorted(self.task.net.state_dict().items()):
+            digest.update(name.encode() + weights.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+
+class Calibrate(nn.Module):
+    """`calibration.apply` as a part of the network: probabilities (B, C) -> (B, C), float32."""
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, fitted: Mapping[str, Any]):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(fitted["scale"]))
+        self.register_buffer("bias", torch.tensor(fitted["bias"]))
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        return (probabilities.clamp_min(SMALLEST).log() * self.scale + self.bias).softmax(1)
