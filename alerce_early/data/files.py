@@ -20,7 +20,5 @@ def matching(path: str | Path, ends: tuple[str, ...] = ("",), given: str = "with
         found = [Path(name) for name in glob(str(path), recursive=True)] if has_magic(str(path)) else []
     if not found:
         kind = f" {' or '.join(ends)}" if any(ends) else ""
-        raise InputError(
-            f"{path} cannot be read: No such{kind} file. Give a file, folder or 'pattern*' {given}."
-        )
+        raise InputError(f"{path} cannot be read: No such{kind} file. Give a file, folder or 'pattern*' {given}.")
     return sorted(found)

@@ -31,10 +31,15 @@ def write(path: Path, table: Table) -> None:
     partial.rename(path)
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Read columns (N,); raises InputError if there is no such table or it is damaged."""
+def read(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Read columns (N,), all or those named; raises InputError if there is no such table or it is damaged."""
+    chosen = csv.ConvertOptions(include_columns=names)
     try:
-        rows = csv.read_csv(path) if path.suffix == ".csv" else parquet.read_table(path)
+        rows = (
+            csv.read_csv(path, convert_options=chosen)
+            if path.suffix == ".csv"
+            else parquet.read_table(path, columns=names)
+        )
     except (OSError, pyarrow.ArrowException) as error:
         raise InputError(f"{path} is no predictions table: {error}.") from None
     return {name: rows[name].to_numpy(zero_copy_only=False) for name in rows.column_names}
