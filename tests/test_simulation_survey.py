@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from alerce_early.data.alerce import CLASSES, COLUMNS
-from alerce_early.data.simulation.metadata import nearest, to_ecliptic, to_galactic
+from alerce_early.data.coordinates import to_ecliptic, to_galactic
+from alerce_early.data.simulation.metadata import nearest
 from alerce_early.data.simulation.painting import SIDE
 from alerce_early.data.simulation.survey import COUNTS, simulate
 from alerce_early.errors import InputError

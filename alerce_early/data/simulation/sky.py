@@ -11,16 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alerce_early.data.simulation.metadata import (
-    AGN,
-    ASTEROID,
-    BOGUS,
-    SN,
-    VS,
-    detection_limit,
-    draw_positions,
-    to_galactic,
-)
+from alerce_early.data.coordinates import to_galactic
+from alerce_early.data.simulation.metadata import AGN, ASTEROID, BOGUS, SN, VS, detection_limit, draw_positions
 from alerce_early.data.simulation.painting import CENTRE, SIDE, Sources
 
 Array = NDArray[Any]

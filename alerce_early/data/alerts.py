@@ -1,0 +1,173 @@
+"""Alert packets of ZTF: avro files, folders, patterns and nightly tar archives, as records in bounded memory."""
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from alerce_early.data import containers, packets
+from alerce_early.data.alerce import CLASSES, COLUMNS
+from alerce_early.data.containers import Block
+from alerce_early.data.packets import Packets, Rejected
+from alerce_early.data.records import UNLABELLED, Records, label_numbers
+from alerce_early.errors import InputError
+
+log = logging.getLogger(__name__)
+
+BATCH = 64  # packets decoded in one go
+
+Work = list[tuple[Block, range]]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive packets of the input.
+
+    records: the readable ones in order, labels unknown, ids the objectIds; None if there is none. keys: (n,) str,
+    their candids. sources: (n,) str, where each was. rejected: the others. read: packets in all.
+    """
+
+    records: Records | None
+    keys: np.ndarray
+    sources: np.ndarray
+    rejected: tuple[Rejected, ...]
+    read: int
+
+
+def stream(
+    paths: Sequence[str | Path],
+    *,
+    size: int = 1024,
+    shard: tuple[int, int] = (0, 1),
+    skip: int = 0,
+    workers: int | None = None,
+) -> Iterator[Chunk]:
+    """Read packets, `size` a chunk (the last may have fewer), in the same order whatever the number of workers.
+
+    shard: (i, n) takes packets i, i + n, i + 2n, ... of the whole input. skip: leaves out that many of the shard's
+    first packets without decoding them. workers: processes that decode; default: as many as there are cores.
+    Raises InputError where a path has no file or none of them holds a packet.
+    """
+    if not 0 <= shard[0] < shard[1]:
+        raise InputError(f"shard {shard[0]}/{shard[1]}: wanted i/n with i from 0 to n - 1.")
+    if size < 1 or skip < 0:
+        raise InputError(f"size {size}, skip {skip}: wanted 1 or more, 0 or more.")
+    found = containers.find(paths)
+    return _chunks(found, size, shard, skip)
+
+
+def read(path: str | Path | None, labels_path: str | Path | None = None) -> Records:
+    """All packets of a file, folder, pattern or archive at once, to train on or be judged on.
+
+    labels_path: a CSV of class names with the columns candid (or objectId) and label (or class); default:
+    labels.csv in the folder, if there is one. A packet it does not name, or gives no class, is unlabelled. A packet
+    that cannot be read is set aside, logged and counted by reason.
+    Raises InputError if nothing can be read or the labels are of another form.
+    """
+    if path is None:
+        raise InputError("data=alerts needs packets: data.path=FOLDER, 'PATTERN*' or FILE (avro, tar, tar.gz).")
+    if labels_path is None and (beside := Path(path) / "labels.csv").is_file():
+        labels_path = beside
+    chunks = list(stream([path]))
+    rejected = [packet for chunk in chunks for packet in chunk.rejected]
+    for packet in rejected:
+        log.warning("set aside: %s: %s", packet.source, packet.reason)
+    readable = [chunk.records for chunk in chunks if chunk.records is not None]
+    if not readable:
+        raise InputError(f"{path}: not one of {len(rejected):,} packets can be read; the first: {rejected[0].reason}.")
+    ids = np.concatenate([records.ids for records in readable])
+    keys = np.concatenate([chunk.keys for chunk in chunks])
+    return replace(
+        readable[0],
+        images=np.concatenate([records.images for records in readable]),
+        labels=np.full(len(ids), UNLABELLED) if labels_path is None else _labels(Path(labels_path), keys, ids),
+        ids=ids,
+        features=np.concatenate([records.features for records in readable]),
+        set_aside=Counter(packet.reason.partition(":")[0] for packet in rejected),
+    )
+
+
+def _labels(file: Path, keys: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """(n,) int64 labels of the packets with these candids and objectIds."""
+    try:
+        with file.open(newline="", encoding="utf-8") as text:
+            rows = [{str(k).lower(): v or "" for k, v in row.items()} for row in csv.DictReader(text)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file} is no readable CSV: {error}.") from None
+    columns = set(rows[0]) if rows else set()
+    by = next((name for name in ("candid", "objectid") if name in columns), None)
+    label = next((name for name in ("label", "class") if name in columns), None)
+    if by is None or label is None:
+        raise InputError(f"{file} has the columns {sorted(columns)}; wanted candid (or objectId) and label (or class).")
+    known = {row[by]: row[label].strip() for row in rows if row[label].strip()}
+    numbers = dict(zip(known, label_numbers(list(known.values()), CLASSES, str(file)), strict=True))
+    return np.array([numbers.get(key, UNLABELLED) for key in (keys if by == "candid" else ids)], dtype=np.int64)
+
+
+def _chunks(found: Sequence[Path], size: int, shard: tuple[int, int], skip: int) -> Iterator[Chunk]:
+    origin = f"packets of {found[0].name}" + (f" and {len(found) - 1:,} more files" if len(found) > 1 else "")
+    batches = _batches(found, size, shard, skip)
+    decoded = map(packets.decode, batches)
+    parts: list[Packets] = []
+    for part in decoded:
+        parts.append(part)
+        if sum(len(p.keys) + len(p.rejected) for p in parts) == size:
+            yield _chunk(parts, origin)
+            parts = []
+    if parts:
+        yield _chunk(parts, origin)
+
+
+def _batches(found: Sequence[Path], size: int, shard: tuple[int, int], skip: int) -> Iterator[Work]:
+    """The shard's records cut into work for one process each, so that none reaches over the end of a chunk."""
+    batch: Work = []
+    room = min(BATCH, size)
+    left = size
+    for block, wanted in _wanted(found, shard, skip):
+        while wanted:
+            batch.append((block, wanted[:room]))
+            taken = len(wanted[:room])
+            wanted = wanted[taken:]
+            room, left = room - taken, left - taken
+            if not room:
+                yield batch
+                batch, left = [], left or size
+                room = min(BATCH, left)
+    if batch:
+        yield batch
+
+
+def _wanted(found: Sequence[Path], shard: tuple[int, int], skip: int) -> Iterator[tuple[Block, range]]:
+    """Each block with the numbers of those of its records that are the shard's and not skipped."""
+    index, n = shard
+    first = 0  # number of the block's first record in the whole input
+    for block in containers.blocks(found):
+        mine = range((index - first) % n, block.count, n)
+        first += block.count
+        mine, skip = mine[skip:], skip - min(skip, len(mine))
+        if mine:
+            yield block, mine
+    if not first:
+        raise InputError(f"{found[0]}{' and the others' * (len(found) > 1)}: holds no alert packet.")
+
+
+def _chunk(parts: Sequence[Packets], origin: str) -> Chunk:
+    keys = np.array([key for part in parts for key in part.keys], dtype=str)
+    rejected = tuple(packet for part in parts for packet in part.rejected)
+    records = None
+    if len(keys):
+        records = Records(
+            images=np.concatenate([part.images for part in parts]),
+            labels=np.full(len(keys), UNLABELLED),
+            ids=np.array([name for part in parts for name in part.ids]),
+            features=np.concatenate([part.features for part in parts]),
+            feature_names=COLUMNS,
+            classes=CLASSES,
+            origin=origin,
+        )
+    sources = np.array([source for part in parts for source in part.sources], dtype=str)
+    return Chunk(records, keys, sources, rejected, len(keys) + len(rejected))

@@ -1,0 +1,147 @@
+"""Avro files, folders of them and tar archives, as the encoded blocks inside; no record is decoded here.
+
+Layout of a file: Avro specification 1.11, "Object Container Files". An archive is read as a stream and nothing of
+it is written to disk. All lengths that a file declares are checked before that much is read.
+"""
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from alerce_early.data import files
+from alerce_early.data.inflate import DAMAGE, unzipped
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+ENDS = (".avro", *ARCHIVES)
+MAGIC, SYNC = b"Obj\x01", 16
+LARGEST_TEXT = 1 << 20  # bytes of a schema, or of a name in an archive
+LARGEST_BLOCK = 1 << 26  # bytes; a real one is about that of one packet, 60,000
+SMALLEST_RECORD = 32  # bytes; bounds how many records a block may declare
+READ_AHEAD = 1 << 20  # bytes of an archive
+
+
+class Damaged(Exception):
+    """Why the rest of one file cannot be read, in one line."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Encoded records of one schema that lie together in a file, or the damage found instead of one.
+
+    source: file, and member of an archive. first: number of the first record in its file. schema: JSON.
+    """
+
+    source: str
+    first: int
+    count: int
+    schema: bytes = b""
+    codec: str = "null"
+    data: bytes = b""
+    damage: str = ""
+
+
+def find(paths: Sequence[str | Path]) -> list[Path]:
+    """The files that these files, folders and patterns stand for, each once; raises InputError where one has none."""
+    return list(dict.fromkeys(file for path in paths for file in files.matching(path, ENDS)))
+
+
+def blocks(found: Sequence[Path]) -> Iterator[Block]:
+    """All blocks of these files in order; what cannot be read is a block of one record with the damage named."""
+    for file in found:
+        try:
+            if file.name.endswith(ARCHIVES):
+                yield from _archive(file)
+            else:
+                with file.open("rb") as content:
+                    yield from _avro(content, str(file))
+        except (OSError, tarfile.TarError, *DAMAGE) as error:
+            kind = "archive" if file.name.endswith(ARCHIVES) else "file"
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            yield Block(str(file), 0, 1, damage=f"{kind} cannot be read further: {reason}")
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose long name or extended header is of a sane size; tarfile would read gigabytes of it."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if not self.isreg() and self.size > LARGEST_TEXT:
+            raise tarfile.ReadError(f"header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+def _archive(file: Path) -> Iterator[Block]:
+    options: dict[str, Any] = {"mode": "r|", "tarinfo": _Member, "bufsize": READ_AHEAD}
+    with file.open("rb") as raw, tarfile.open(fileobj=unzipped(raw), **options) as archive:
+        while (member := archive.next()) is not None:
+            vars(archive)["members"].clear()  # kept for a rewind, which a stream has not
+            name = Path(member.name).name
+            if member.isreg() and name.endswith(".avro") and not name.startswith("."):
+                held = archive.extractfile(member)
+                assert held is not None
+                yield from _avro(held, f"{file}/{member.name}")
+
+
+def _avro(file: IO[bytes], source: str) -> Iterator[Block]:
+    number = 0
+    try:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise Damaged("not an Avro file")
+        facts = _metadata(file)
+        schema, codec = facts.get("avro.schema", b""), facts.get("avro.codec", b"null").decode("latin1")
+        sync = _take(file, SYNC)
+        while lead := file.read(1):
+            count, size = _long(file, lead), _long(file)
+            if size > LARGEST_BLOCK or not 0 <= count <= max(1, size // SMALLEST_RECORD):
+                raise Damaged(f"Avro block declares {count:,} records in {size:,} bytes")
+            data = _take(file, size)
+            if _take(file, SYNC) != sync:
+                raise Damaged("Avro file is damaged: a block does not end where it says")
+            yield Block(source, number, count, schema, codec, data)
+            number += count
+    except Damaged as damage:
+        yield Block(source, number, 1, damage=str(damage))
+
+
+def _metadata(file: IO[bytes]) -> dict[str, bytes]:
+    facts: dict[str, bytes] = {}
+    held = 0
+    while count := _long(file):
+        if count < 0:  # then the size in bytes follows, which only a reader that skips needs
+            count = -count
+            _long(file)
+        for _ in range(count):
+            key = _text(file).decode("latin1")
+            facts[key] = _text(file)
+            held += len(key) + len(facts[key])
+            if held > LARGEST_TEXT:
+                raise Damaged(f"Avro header holds more than {LARGEST_TEXT:,} bytes")
+    return facts
+
+
+def _text(file: IO[bytes]) -> bytes:
+    size = _long(file)
+    if not 0 <= size <= LARGEST_TEXT:
+        raise Damaged(f"Avro header declares an entry of {size:,} bytes")
+    return _take(file, size)
+
+
+def _long(file: IO[bytes], lead: bytes = b"") -> int:
+    """A variable-length zig-zag number whose first byte may have been read already."""
+    value = shift = 0
+    while shift < 64:
+        byte = (lead or _take(file, 1))[0]
+        lead = b""
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (value >> 1) ^ -(value & 1)
+        shift += 7
+    raise Damaged("Avro file is damaged: a number has no end")
+
+
+def _take(file: IO[bytes], size: int) -> bytes:
+    content = file.read(size)
+    if len(content) < size:
+        raise Damaged("Avro file is cut short")
+    return content
