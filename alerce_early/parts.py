@@ -24,7 +24,7 @@ import pyarrow
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
-from alerce_early.data.alerts import Rejected
+from alerce_early.data.chunks import Rejected
 from alerce_early.errors import InputError
 from alerce_early.evaluation import table as tables
 
@@ -57,23 +57,38 @@ class Parts:
         known = parquet.read_schema(self.files[-1]).metadata if self.files else {}
         self.counts = {name: int(known.get(name.encode(), 0)) for name in COUNTS}
 
+    def __enter__(self) -> "Parts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.files:  # there is nothing to go on with
+            self._remove()
+        self._lock.close()
+
     def _begin(self, command: dict[str, Any], overwrite: bool) -> None:
         file = self.folder / "command.json"
         before = json.loads(file.read_text()) if file.exists() else None
-        if before is None and self.out.exists() and not overwrite:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if before == command:
+            return
+        if self.out.exists() and not overwrite:
+            if before is None:
+                self._remove()
             raise InputError(f"{self.out} exists already. Choose another --out, or replace it with --overwrite.")
-        if before is not None and before != command:
+        if before is not None and any(self.folder.glob("*.parquet")) and not overwrite:
             differs = ", ".join(name for name in command if before.get(name) != command[name])
-            if not overwrite:
-                raise InputError(
-                    f"{self.folder} is the unfinished output of another command: it differs in {differs}. "
-                    "Finish that one, choose another --out, or start afresh with --overwrite."
-                )
-            for old in self.folder.glob("*.*"):
-                old.unlink()
-        if before != command:
-            _written(file, lambda partial: partial.write_text(json.dumps(command)))
+            raise InputError(
+                f"{self.folder} is the unfinished output of another command: it differs in {differs}. "
+                "Finish that one, choose another --out, or start afresh with --overwrite."
+            )
+        file.unlink(missing_ok=True)
+        for old in self.folder.glob("*.*"):
+            old.unlink()
+        _written(file, lambda partial: partial.write_text(json.dumps(command)))
+
+    def _remove(self) -> None:
+        """Parts without their command are nothing, so that goes first: half a folder is never gone on with."""
+        (self.folder / "command.json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, table: tables.Table, rejected: Sequence[Rejected], read: int) -> None:
         """Keep one more chunk: its rows, what was set aside, and how much of the input it is."""
@@ -107,8 +122,7 @@ class Parts:
             self.rejected_file.unlink(missing_ok=True)  # of what is overwritten
         if self.counts["rows"]:
             _written(self.out, self._join)
-        shutil.rmtree(self.folder)
-        self._lock.close()
+        self._remove()
 
     def _join(self, path: Path) -> None:
         schema = parquet.read_schema(self.files[0]).remove_metadata()

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from alerce_early.classifier import Classifier, Table, load
 from alerce_early.data import incoming, inputs, pictures
-from alerce_early.data.alerts import Chunk, Rejected
+from alerce_early.data.chunks import Chunk, Rejected
 from alerce_early.data.duplicates import Seen
 from alerce_early.data.features import MISSING
 from alerce_early.data.inputs import Shard, Source
@@ -67,17 +67,18 @@ def predict(
     rows, whatever the length of the input. Raises InputError where the input is not for this network or the
     output cannot be written; a row that cannot be read, is misshaped or a duplicate is set aside.
     """
-    parts = Parts(out, _command(classifier, source, shard, size), overwrite)
     seen = seen or Seen()
-    for keys in parts.column("candid"):
-        seen.add(keys)
-    before, started = parts.counts["read"], time.perf_counter()
-    with tqdm(unit=" alerts", initial=before, disable=not sys.stderr.isatty()) as bar:
-        for chunk in source.chunks(size, shard, skip=before):
-            parts.add(*_classified(classifier, chunk, seen), chunk.read)
-            bar.update(chunk.read)
-    first = next(parts.reasons(), None)
-    parts.finish()
+    started = time.perf_counter()
+    with Parts(out, _command(classifier, source, shard, size), overwrite) as parts:
+        before = parts.counts["read"]
+        for keys in parts.column("candid"):
+            seen.add(keys)
+        with tqdm(unit=" alerts", initial=before, disable=not sys.stderr.isatty()) as bar:
+            for chunk in source.chunks(size, shard, skip=before):
+                parts.add(*_classified(classifier, chunk, seen), chunk.read)
+                bar.update(chunk.read)
+        first = next(parts.reasons(), None)
+        parts.finish()
     seconds = time.perf_counter() - started
     return Outcome(parts.counts["rows"], parts.counts["rejected"], before, seconds, first)
 
@@ -87,7 +88,7 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
     digest = hashlib.sha256()
     for file in source.files:
         facts = file.stat()
-        digest.update(f"{file} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+        digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return {"network": classifier.model, "input": digest.hexdigest(), "shard": list(shard), "chunk": size}
 
 
@@ -198,9 +199,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("run", help="a run folder, or a checkpoint")
-    add(
-        "input", nargs="*", metavar="INPUT", help="alert packets, archives of them, stamps or HiTS files, spectra"
-    )
+    add("input", nargs="*", metavar="INPUT", help="alert packets, archives of them, stamps or HiTS files, spectra")
     add("--out", type=Path, required=True, help="the .parquet or .csv to write; of --watch, a folder")
     add("--overwrite", action="store_true", help="replace what is there")
     add("--shard", type=_shard, default=(0, 1), metavar="i/n", help="classify the i-th of n parts of the input")

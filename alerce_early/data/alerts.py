@@ -4,15 +4,16 @@ import csv
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from alerce_early.data import containers, packets
 from alerce_early.data.alerce import CLASSES, COLUMNS
+from alerce_early.data.chunks import Chunk
 from alerce_early.data.containers import Block
-from alerce_early.data.packets import Packets, Rejected
+from alerce_early.data.packets import Packets
 from alerce_early.data.records import UNLABELLED, Records, label_numbers
 from alerce_early.errors import InputError
 
@@ -21,21 +22,6 @@ log = logging.getLogger(__name__)
 BATCH = 64  # packets decoded in one go
 
 Work = list[tuple[Block, range]]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive packets of the input.
-
-    records: the readable ones in order, labels unknown, ids the objectIds; None if there is none. keys: (n,) str,
-    their candids. sources: (n,) str, where each was. rejected: the others. read: packets in all.
-    """
-
-    records: Records | None
-    keys: np.ndarray
-    sources: np.ndarray
-    rejected: tuple[Rejected, ...]
-    read: int
 
 
 def stream(

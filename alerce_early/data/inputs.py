@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data import alerce, alerts, files, hits, pickles, sdss
-from alerce_early.data.alerts import Chunk, Rejected
+from alerce_early.data import alerce, containers, files, hits, pickles, sdss
+from alerce_early.data.chunks import Chunk, Rejected
 from alerce_early.data.records import Records
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
@@ -83,6 +83,8 @@ def _formats(spec: DataSpec) -> list[Format]:
 
 
 def _packets(paths: Sequence[Path], spec: DataSpec, *, size: int, shard: Shard, skip: int) -> Iterator[Chunk]:
+    from alerce_early.data import alerts  # needs an extra, which only those who have packets have
+
     return alerts.stream(paths, size=size, shard=shard, skip=skip)
 
 
@@ -125,7 +127,7 @@ def _pieces(
         records = read(path, spec)
     except InputError as error:
         if index == 0:
-            yield _chunk(None, [], name, [Rejected(name, "", str(error))], 1)
+            yield _chunk(None, [], path, name, [Rejected(str(path), "", str(error))], 1)
         return
     wanted = (*spec.raw_shape[1:], spec.raw_shape[0])
     rows = np.arange(index, len(records), n)
@@ -133,10 +135,10 @@ def _pieces(
         part = rows[start : start + size].tolist()
         fits = [row for row in part if records.images[row].shape == wanted]
         rejected = [
-            Rejected(name, f"{name}:{row}", f"shape {_by(records.images[row].shape)}; wanted {_by(wanted)}")
+            Rejected(str(path), f"{name}:{row}", f"stamp is {_by(records.images[row].shape)}, wanted {_by(wanted)}")
             for row in sorted(set(part) - set(fits))
         ]
-        yield _chunk(_taken(records, fits) if fits else None, fits, name, rejected, len(part))
+        yield _chunk(_taken(records, fits) if fits else None, fits, path, name, rejected, len(part))
 
 
 def _taken(records: Records, rows: list[int]) -> Records:
@@ -151,9 +153,11 @@ def _taken(records: Records, rows: list[int]) -> Records:
     )
 
 
-def _chunk(records: Records | None, rows: list[int], name: str, rejected: list[Rejected], read: int) -> Chunk:
+def _chunk(
+    records: Records | None, rows: list[int], path: Path, name: str, rejected: list[Rejected], read: int
+) -> Chunk:
     keys = np.array([f"{name}:{row}" for row in rows], dtype=str)
-    return Chunk(records, keys, np.full(len(rows), name), tuple(rejected), read)
+    return Chunk(records, keys, np.full(len(rows), str(path)), tuple(rejected), read)
 
 
 def _layout(piece: Chunk) -> tuple[str, ...] | None:
@@ -201,7 +205,7 @@ def _spectra(path: Path, spec: DataSpec) -> Records:
 PICKLES = (".pkl", ".pickle")
 
 FORMATS = (
-    Format("alert packets", alerce.CHANNELS, alerts.ENDS, _packets),
+    Format("alert packets", alerce.CHANNELS, containers.ENDS, _packets),
     Format("stamps files", alerce.CHANNELS, PICKLES, partial(_rows, read=_stamps)),
     Format("HiTS files", hits.CHANNELS, PICKLES, partial(_rows, read=_hits)),
     Format("spectra", sdss.CHANNELS, (*sdss.ENDS, ".npz", *PICKLES), partial(_rows, read=_spectra)),

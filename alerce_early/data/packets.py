@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.data.alerce import COLUMNS
+from alerce_early.data.chunks import Rejected
 from alerce_early.data.containers import LARGEST_BLOCK, Block
 from alerce_early.data.coordinates import to_ecliptic, to_galactic
 from alerce_early.data.cutouts import Unreadable, image
@@ -35,19 +36,6 @@ IS_POSITIVE_AT = RAW.index("isdiffpos")
 NUMBER = (float, int, NoneType)
 WANTED = {"objectId", "candid", "candidate", *CUTOUTS, "stampData", *RAW}
 PRIMITIVE = {"null", "boolean", "int", "long", "float", "double", "string", "bytes"}
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """One packet that could not be read.
-
-    source: file, member of an archive, number of the record where it is not the first. key: its candid, "" if
-    unknown. reason: in one line; what follows its first colon is about this packet alone.
-    """
-
-    source: str
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True)

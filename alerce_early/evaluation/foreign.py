@@ -13,8 +13,10 @@ WANTED = "wanted: id, label and either one p_<class> for each class, or score (t
 SUM_TOLERANCE = 1e-3
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
     """Read a CSV or parquet table of classifications with the columns id, label and p_<class>, or score.
+
+    labels_path: a table with the labels, see `labels`; where it is given, the first one needs none.
 
     Where there is a column split with test rows, only these are kept. score, in [0, 1], is the probability of SN
     if that is one of the two labels, or else of the one that is last in alphabetical order (of 0 and 1, or bogus
@@ -22,6 +24,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     the columns that are missing and the values that are no probabilities.
     """
     found = tables.read(path)
+    if labels_path:
+        found |= {"label": labels(labels_path, found)}
     missing = [name for name in ("id", "label") if name not in found]
     if "score" not in found and not tables.classes_of(found):
         missing.append("p_<class> or score")
@@ -45,6 +49,25 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: the columns p_* add up to {stacked[worst].sum():g} in row {worst + 1}; wanted 1.")
     predicted = np.array(classes)[stacked.argmax(1)]
     return {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
+
+
+def labels(path: Path, table: tables.Table) -> np.ndarray:
+    """(N,) class names for the rows of a table, "" where there is none, from a CSV or parquet table of labels.
+
+    That has the columns label (or class) and candid, or else id (or objectId, oid), in any capitalisation. Raises
+    InputError where it does not, or names not one of the rows.
+    """
+    found = {name.lower(): column for name, column in tables.read(path).items()}
+    label = next((found[name] for name in ("label", "class") if name in found), None)
+    joins = (("candid", "candid"), ("id", "id"), ("id", "objectid"), ("id", "oid"))
+    join = next((pair for pair in joins if pair[0] in table and pair[1] in found), None)
+    if label is None or join is None:
+        raise InputError(f"{path} has the columns {', '.join(found)}; wanted label, and candid or id.")
+    known = dict(zip(found[join[1]].astype(str), _names(label), strict=True))
+    joined = np.array([known.get(key, "") for key in table[join[0]].astype(str)], dtype=str)
+    if not (joined != "").any():
+        raise InputError(f"{path} has a label for not one row of the table, by {join[0]}.")
+    return joined
 
 
 def _names(labels: np.ndarray) -> np.ndarray:
