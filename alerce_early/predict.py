@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -68,6 +69,7 @@ def predict(
     output cannot be written; a row that cannot be read, is misshaped or a duplicate is set aside.
     """
     seen = seen or Seen()
+    shown = [name for name in slices.COLUMNS if name in source.format.columns]
     started = time.perf_counter()
     with Parts(out, _command(classifier, source, shard, size), overwrite) as parts:
         before = parts.counts["read"]
@@ -75,7 +77,7 @@ def predict(
             seen.add(keys)
         with tqdm(unit=" alerts", initial=before, disable=not sys.stderr.isatty()) as bar:
             for chunk in source.chunks(size, shard, skip=before):
-                parts.add(*_classified(classifier, chunk, seen), chunk.read)
+                parts.add(*_classified(classifier, chunk, seen, shown), chunk.read)
                 bar.update(chunk.read)
         first = next(parts.reasons(), None)
         parts.finish()
@@ -92,45 +94,45 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
     return {"network": classifier.model, "input": digest.hexdigest(), "shard": list(shard), "chunk": size}
 
 
-def _classified(classifier: Classifier, chunk: Chunk, seen: Seen) -> tuple[Table, list[Rejected]]:
+def _classified(classifier: Classifier, chunk: Chunk, seen: Seen, shown: Sequence[str]) -> tuple[Table, list[Rejected]]:
     """The rows of a chunk that are here for the first time, and all that was set aside."""
     if chunk.records is None:
-        return _blank(classifier), list(chunk.rejected)
-    table = _table(classifier, chunk.records, chunk.keys, chunk.sources)
+        blank = _table(classifier, _blank(classifier), np.array([""]), np.array([""]), shown)
+        return {name: column[:0] for name, column in blank.items()}, list(chunk.rejected)
+    table = _table(classifier, chunk.records, chunk.keys, chunk.sources, shown)
     fresh = seen.add(chunk.keys)
     again = zip(chunk.sources[~fresh].tolist(), chunk.keys[~fresh].tolist(), strict=True)
     rejected = [Rejected(source, key, "duplicate of a row before it") for source, key in again]
     return {name: column[fresh] for name, column in table.items()}, [*chunk.rejected, *rejected]
 
 
-def _table(classifier: Classifier, records: Records, keys: np.ndarray, sources: np.ndarray) -> Table:
+def _table(
+    classifier: Classifier, records: Records, keys: np.ndarray, sources: np.ndarray, shown: Sequence[str]
+) -> Table:
     labels = np.array([*records.classes, ""])[records.labels]
     known = dict(zip(records.feature_names, records.features.T, strict=True))
-    unknown = np.full(len(records), np.nan)
-    shown = {name: np.where((column := known.get(name, unknown)) == MISSING, np.nan, column) for name in slices.COLUMNS}
+    columns = {name: known.get(name, np.full(len(records), np.nan)) for name in shown}
     return {
         "candid": keys,
         "id": records.ids,
         "source": sources,
         "label": np.where(np.isin(labels, classifier.classes), labels, ""),
         **classifier.of_records(records),
-        **shown,
+        **{name: np.where(column == MISSING, np.nan, column) for name, column in columns.items()},
     }
 
 
-def _blank(classifier: Classifier) -> Table:
-    """No rows, with the columns of any."""
-    one, nothing = np.full((1, *classifier.shape), np.nan), np.full((1, len(classifier.features)), np.nan)
-    records = Records(
-        images=one.astype(np.float32),
+def _blank(classifier: Classifier) -> Records:
+    """One row without data, for what it shows of the columns."""
+    return Records(
+        images=np.full((1, *classifier.shape), np.nan, np.float32),
         labels=np.array([UNLABELLED]),
         ids=np.array([""]),
-        features=nothing,
+        features=np.full((1, len(classifier.features)), np.nan),
         feature_names=classifier.features,
         classes=classifier.classes,
         origin="nothing",
     )
-    return {name: column[:0] for name, column in _table(classifier, records, records.ids, records.ids).items()}
 
 
 def watch(classifier: Classifier, folder: Path, results: Path) -> None:
@@ -222,7 +224,7 @@ def main() -> None:
     if not outcome.classified and outcome.first:
         raise InputError(
             f"not one of {outcome.rejected:,} rows could be classified; the first, {outcome.first.source}: "
-            f"{outcome.first.reason}. All: {rejected_of(given.out)}"
+            f"{outcome.first.reason.rstrip('.')}. All: {rejected_of(given.out)}"
         )
     print(f"{outcome}: {given.out}" + (f", {rejected_of(given.out)}" if outcome.rejected else ""))
     if given.gallery:

@@ -24,13 +24,14 @@ Shard = tuple[int, int]  # (i, n): the i-th of n parts, from 0
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file: what it holds, in words; the channels it can deliver; how its names end.
+    """One kind of file: what it holds, in words; the channels and the columns it can deliver; how its names end.
 
     stream: (files, spec) and the keywords size, shard, skip of `Source.chunks`, to chunks.
     """
 
     told: str
     channels: tuple[str, ...]
+    columns: tuple[str, ...]
     ends: tuple[str, ...]
     stream: Callable[..., Iterator[Chunk]]
 
@@ -205,8 +206,8 @@ def _spectra(path: Path, spec: DataSpec) -> Records:
 PICKLES = (".pkl", ".pickle")
 
 FORMATS = (
-    Format("alert packets", alerce.CHANNELS, containers.ENDS, _packets),
-    Format("stamps files", alerce.CHANNELS, PICKLES, partial(_rows, read=_stamps)),
-    Format("HiTS files", hits.CHANNELS, PICKLES, partial(_rows, read=_hits)),
-    Format("spectra", sdss.CHANNELS, (*sdss.ENDS, ".npz", *PICKLES), partial(_rows, read=_spectra)),
+    Format("alert packets", alerce.CHANNELS, alerce.COLUMNS, containers.ENDS, _packets),
+    Format("stamps files", alerce.CHANNELS, alerce.COLUMNS, PICKLES, partial(_rows, read=_stamps)),
+    Format("HiTS files", hits.CHANNELS, (), PICKLES, partial(_rows, read=_hits)),
+    Format("spectra", sdss.CHANNELS, sdss.COLUMNS, (*sdss.ENDS, ".npz", *PICKLES), partial(_rows, read=_spectra)),
 )
