@@ -1,6 +1,7 @@
-"""Generate stamps with a trained generator, as a raw file and beside real ones.
+"""Generate stamps with a trained generator, as a raw file and beside real ones; or simulate a night of packets.
 
 `python -m alerce_early.generate RUN --class SN --n 64 --out FILE.pkl`
+`python -m alerce_early.generate --night 100000 --out FILE.tar.gz`
 """
 
 import argparse
@@ -81,13 +82,21 @@ def _real_rows(data: AlertData, names: list[str]) -> np.ndarray:
 @at_the_door
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.generate", description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="folder of a finished run of a generator, e.g. model=stamp_vae")
+    parser.add_argument("run", nargs="?", help="folder of a finished run of a generator, e.g. model=stamp_vae")
+    parser.add_argument("--night", type=int, metavar="N", help="instead of a run: N simulated alert packets")
     parser.add_argument("--class", nargs="+", default=[], dest="names", metavar="CLASS", help="default: all")
     parser.add_argument("--n", type=int, default=64, help="stamps of each class (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="other stamps for another seed (%(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="the pickle to write; the picture goes beside it")
+    parser.add_argument("--out", type=Path, required=True, help="what to write; a picture or labels go beside it")
     parser.add_argument("--force", action="store_true", help="overwrite")
     given = parser.parse_args()
+    if (given.run is None) == (given.night is None):
+        raise InputError("wanted either the folder of a RUN or --night N.")
+    if given.night is not None:
+        from alerce_early.data.simulation import packets  # needs what the extra `alerts` installs
+
+        print(*packets.write(given.out, given.night, given.seed, given.force), sep="\n")
+        return
     print(*generate(Run.find(given.run), given.names, given.n, given.seed, given.out, given.force), sep="\n")
 
 

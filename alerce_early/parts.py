@@ -14,10 +14,11 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow
@@ -29,6 +30,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import table as tables
 
 REJECTED = ("source", "key", "reason")
+PATIENCE = 3.0  # seconds to wait for the lock
 COUNTS = ("read", "rows", "rejected")  # of the input so far, in the metadata of a part
 
 
@@ -48,10 +50,8 @@ class Parts:
             self._lock = (self.folder / "lock").open("w")
         except OSError as error:
             raise InputError(f"--out {out} cannot be written: {error.strerror}.") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{out} is being written by another process.") from None
+        if not _held(self._lock):
+            raise InputError(f"{out} is being written by another process.")
         self._begin(json.loads(json.dumps(command)), overwrite)
         self.files = sorted(self.folder.glob("*.parquet"))
         known = parquet.read_schema(self.files[-1]).metadata if self.files else {}
@@ -141,6 +141,20 @@ def partial_of(out: Path) -> Path:
 def rejected_of(out: Path) -> Path:
     """The file beside an output with what was set aside."""
     return out.with_name(f"{out.stem}.rejected.csv")
+
+
+def _held(lock: IO[str]) -> bool:
+    """Whether this process now has the lock; the last workers of a killed one may hold it for a moment longer."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
 
 
 def _write_rejected(path: Path, rejected: Sequence[Rejected] | Iterator[Rejected]) -> None:

@@ -163,9 +163,7 @@ def main() -> None:
     else:
         run = Run.find(given.source)
         if given.out or given.labels:
-            raise InputError(
-                f"--out and --labels are for a table; the page of run {run.path} goes into its own folder."
-            )
+            raise InputError(f"--out and --labels are for a table; the page of run {run.path} goes into it.")
         print(write(run, data_of(run.config()), run.read_json("metrics.json")))
 
 

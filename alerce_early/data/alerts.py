@@ -9,19 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from alerce_early.data import containers, packets
+from alerce_early.data import containers
 from alerce_early.data.alerce import CLASSES, COLUMNS
 from alerce_early.data.chunks import Chunk
 from alerce_early.data.containers import Block
-from alerce_early.data.packets import Packets
+from alerce_early.data.packets import Packets, Work
 from alerce_early.data.records import UNLABELLED, Records, label_numbers
+from alerce_early.data.workers import decoded
 from alerce_early.errors import InputError
 
 log = logging.getLogger(__name__)
 
 BATCH = 64  # packets decoded in one go
-
-Work = list[tuple[Block, range]]
 
 
 def stream(
@@ -43,7 +42,7 @@ def stream(
     if size < 1 or skip < 0:
         raise InputError(f"size {size}, skip {skip}: wanted 1 or more, 0 or more.")
     found = containers.find(paths)
-    return _chunks(found, size, shard, skip)
+    return _chunks(found, size, shard, skip, workers)
 
 
 def read(path: str | Path | None, labels_path: str | Path | None = None) -> Records:
@@ -94,23 +93,25 @@ def _labels(file: Path, keys: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return np.array([numbers.get(key, UNLABELLED) for key in (keys if by == "candid" else ids)], dtype=np.int64)
 
 
-def _chunks(found: Sequence[Path], size: int, shard: tuple[int, int], skip: int) -> Iterator[Chunk]:
+def _chunks(
+    found: Sequence[Path], size: int, shard: tuple[int, int], skip: int, workers: int | None
+) -> Iterator[Chunk]:
     origin = f"packets of {found[0].name}" + (f" and {len(found) - 1:,} more files" if len(found) > 1 else "")
-    batches = _batches(found, size, shard, skip)
-    decoded = map(packets.decode, batches)
     parts: list[Packets] = []
-    for part in decoded:
+    planes: list[np.ndarray] = []
+    for part, stamps in decoded(_batches(found, size, shard, skip), min(BATCH, size), workers):
         parts.append(part)
-        if sum(len(p.keys) + len(p.rejected) for p in parts) == size:
-            yield _chunk(parts, origin)
-            parts = []
+        planes.append(stamps[: len(part.keys)].copy())
+        if sum(len(held.keys) + len(held.rejected) for held in parts) == size:
+            yield _chunk(parts, planes, origin)
+            parts, planes = [], []
     if parts:
-        yield _chunk(parts, origin)
+        yield _chunk(parts, planes, origin)
 
 
 def _batches(found: Sequence[Path], size: int, shard: tuple[int, int], skip: int) -> Iterator[Work]:
     """The shard's records cut into work for one process each, so that none reaches over the end of a chunk."""
-    batch: Work = []
+    batch: list[tuple[Block, range]] = []
     room = min(BATCH, size)
     left = size
     for block, wanted in _wanted(found, shard, skip):
@@ -141,13 +142,14 @@ def _wanted(found: Sequence[Path], shard: tuple[int, int], skip: int) -> Iterato
         raise InputError(f"{found[0]}{' and the others' * (len(found) > 1)}: holds no alert packet.")
 
 
-def _chunk(parts: Sequence[Packets], origin: str) -> Chunk:
+def _chunk(parts: Sequence[Packets], planes: Sequence[np.ndarray], origin: str) -> Chunk:
     keys = np.array([key for part in parts for key in part.keys], dtype=str)
     rejected = tuple(packet for part in parts for packet in part.rejected)
     records = None
     if len(keys):
         records = Records(
-            images=np.concatenate([part.images for part in parts]),
+            # planes lie one after the other, as networks want them; the shape is that of a stamps file
+            images=np.moveaxis(np.concatenate(planes), 1, 3),
             labels=np.full(len(keys), UNLABELLED),
             ids=np.array([name for part in parts for name in part.ids]),
             features=np.concatenate([part.features for part in parts]),

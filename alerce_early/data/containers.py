@@ -19,7 +19,8 @@ MAGIC, SYNC = b"Obj\x01", 16
 LARGEST_TEXT = 1 << 20  # bytes of a schema, or of a name in an archive
 LARGEST_BLOCK = 1 << 26  # bytes; a real one is about that of one packet, 60,000
 SMALLEST_RECORD = 32  # bytes; bounds how many records a block may declare
-READ_AHEAD = 1 << 20  # bytes of an archive
+READ_AHEAD = 1 << 15  # bytes of an archive; tarfile copies what is left of them at every read
+BROKEN: tuple[type[Exception], ...] = (OSError, tarfile.TarError, *DAMAGE)
 
 
 class Damaged(Exception):
@@ -56,7 +57,7 @@ def blocks(found: Sequence[Path]) -> Iterator[Block]:
             else:
                 with file.open("rb") as content:
                     yield from _avro(content, str(file))
-        except (OSError, tarfile.TarError, *DAMAGE) as error:
+        except BROKEN as error:
             kind = "archive" if file.name.endswith(ARCHIVES) else "file"
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             yield Block(str(file), 0, 1, damage=f"{kind} cannot be read further: {reason}")

@@ -11,14 +11,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from alerce_early.data.avro import Unreadable
 from alerce_early.data.inflate import GZIP, NotWhole, inflate
 
 LARGEST = 1 << 20  # bytes of an unzipped cutout; a real one has 20,160
 CARD, BLOCK = 80, 2880  # bytes, of FITS
-
-
-class Unreadable(Exception):
-    """Why one packet cannot be used, in one line."""
 
 
 def image(zipped: bytes) -> np.ndarray:

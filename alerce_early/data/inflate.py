@@ -1,8 +1,9 @@
-"""Decompression of what strangers sent: never more than was asked for, and by the faster library where it is there."""
+"""Compression: what strangers sent is never unzipped to more than was asked for; by the faster library if there."""
 
 import gzip
 import io
 import zlib
+from pathlib import Path
 from typing import IO
 
 try:  # half the time of zlib for the same bytes; all works without it too
@@ -40,4 +41,9 @@ def unzipped(file: IO[bytes]) -> IO[bytes]:
     """A file that may be gzipped as one that is not; reading it may raise OSError or one of `DAMAGE`."""
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    return io.BufferedReader(igzip.open(file)) if zipped else file
+    return igzip.open(file) if zipped else file
+
+
+def zipping(path: Path) -> IO[bytes]:
+    """A new gzip file to write to, made for speed: cutouts are zipped already."""
+    return io.BufferedWriter(igzip.open(path, "wb", compresslevel=1))

@@ -3,50 +3,38 @@
 Schema 3.x and 4.x, https://github.com/ZwickyTransientFacility/ztf-avro-alert; brokers add fields and reorder them.
 """
 
-import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from alerce_early.data.alerce import COLUMNS
+from alerce_early.data.avro import CUTOUTS, RAW, records
 from alerce_early.data.chunks import Rejected
-from alerce_early.data.containers import LARGEST_BLOCK, Block
+from alerce_early.data.containers import Block
 from alerce_early.data.coordinates import to_ecliptic, to_galactic
 from alerce_early.data.cutouts import Unreadable, image
 from alerce_early.data.features import MISSING
-from alerce_early.data.inflate import BARE, NotWhole, inflate
-from alerce_early.errors import InputError
-
-try:
-    from fastavro import parse_schema, schemaless_reader
-except ImportError:
-    raise InputError("alert packets need fastavro: pip install 'alerce-early[alerts]'.") from None
 
 SIDE = 63  # pixels of a cutout that is not cut by a chip's edge
-CUTOUTS = ("cutoutScience", "cutoutTemplate", "cutoutDifference")
-DERIVED = ("ecl_lat", "ecl_long", "gal_lat", "gal_long", "non_detections")
-RAW = tuple(name for name in COLUMNS if name not in DERIVED)  # fields of `candidate`
+PLANES = (len(CUTOUTS), SIDE, SIDE)
 IS_POSITIVE = {"t": 0.0, "1": 0.0, "f": 1.0, "0": 1.0, None: None}  # as the training file has it
 IS_POSITIVE_AT = RAW.index("isdiffpos")
 NUMBER = (float, int, NoneType)
-WANTED = {"objectId", "candid", "candidate", *CUTOUTS, "stampData", *RAW}
-PRIMITIVE = {"null", "boolean", "int", "long", "float", "double", "string", "bytes"}
+
+Work = Sequence[tuple[Block, range]]  # the numbers, within each block, of the records to decode
 
 
 @dataclass(frozen=True)
 class Packets:
     """Decoded packets in order.
 
-    images: (n, 63, 63, 3) float32, NaN kept. features: (n, 26) float64 named by `alerce.COLUMNS`, -999 where
-    missing. keys, ids, sources: n candids, objectIds and places. rejected: the others.
+    features: (n, 26) float64 named by `alerce.COLUMNS`, -999 where missing. keys, ids, sources: n candids, objectIds
+    and places. rejected: the others.
     """
 
-    images: np.ndarray
     features: np.ndarray
     keys: list[str]
     ids: list[str]
@@ -54,17 +42,15 @@ class Packets:
     rejected: list[Rejected]
 
 
-def decode(work: Sequence[tuple[Block, range]]) -> Packets:
-    """Decode these records (numbers within the block) of each block."""
-    n = sum(len(wanted) for _, wanted in work)
-    planes = np.empty((n, len(CUTOUTS), SIDE, SIDE), np.float32)
-    raw = np.empty((n, len(RAW)))
+def decode(work: Work, planes: np.ndarray) -> Packets:
+    """Decode these records of each block; their stamps are written into the first of planes (n or more, *PLANES)."""
+    raw = np.empty((sum(len(wanted) for _, wanted in work), len(RAW)))
     keys: list[str] = []
     ids: list[str] = []
     sources: list[str] = []
     rejected: list[Rejected] = []
     for block, wanted in work:
-        for number, record in _records(block, wanted):
+        for number, record in records(block, wanted):
             source = f"{block.source}#{block.first + number}" if block.first + number else block.source
             row, key = len(keys), ""
             try:
@@ -80,99 +66,7 @@ def decode(work: Sequence[tuple[Block, range]]) -> Packets:
                 keys.append(key)
                 ids.append(name)
                 sources.append(source)
-    kept = len(keys)
-    # planes lie one after the other, as a network wants them; the shape is that of a stamps file
-    return Packets(np.moveaxis(planes[:kept], 1, 3), _columns(raw[:kept]), keys, ids, sources, rejected)
-
-
-def _records(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any] | Unreadable]]:
-    """(number, record) of each wanted record; from the first that cannot be decoded on, the reason instead."""
-    number = 0
-    last = max(wanted) + 1
-    try:
-        if block.damage:
-            raise Unreadable(block.damage)
-        content, (writer, reader) = io.BytesIO(_plain(block)), _schemas(block.schema)
-        while number < last:
-            record: Any = schemaless_reader(content, writer, reader)
-            if number in wanted:
-                yield number, record
-            number += 1
-    except Unreadable as error:
-        yield from ((i, error) for i in wanted if i >= number)
-    except Exception as error:  # damaged bytes may raise nearly anything
-        why = Unreadable(f"Avro record cannot be decoded: {error or type(error).__name__}")
-        yield from ((i, why) for i in wanted if i >= number)
-
-
-def _plain(block: Block) -> bytes:
-    if block.codec == "null":
-        return block.data
-    if block.codec != "deflate":
-        raise Unreadable(f"Avro codec {block.codec!r}, wanted null or deflate")
-    try:
-        return inflate(block.data, BARE, LARGEST_BLOCK)
-    except NotWhole as error:
-        raise Unreadable(f"Avro block is {error}") from None
-
-
-@lru_cache(maxsize=64)  # parsing a schema costs more than a packet, and a night has one
-def _schemas(text: bytes) -> tuple[Any, Any]:
-    """The schema of the writer, and the same without what nobody needs, which then is skipped."""
-    try:
-        # a logical type turns numbers into dates and decimals, at a stranger's choice of cost
-        schema = json.loads(text, object_hook=lambda held: {k: v for k, v in held.items() if k != "logicalType"})
-        writer = parse_schema(schema)
-        _check(writer, frozenset())
-        reader = parse_schema(_reduced(schema))
-    except Unreadable:
-        raise
-    except Exception as error:
-        raise Unreadable(f"Avro schema cannot be used: {error or type(error).__name__}") from None
-    return writer, reader
-
-
-def _check(schema: Any, inside: frozenset[str]) -> None:
-    """Raise Unreadable for a schema by which a few bytes could ask for endless time, memory or depth.
-
-    That is one that contains itself, or a type that takes no bytes at all, of which there could be any number.
-    """
-    if isinstance(schema, list):
-        for branch in schema:  # null is welcome here: which branch it is takes a byte
-            if branch not in ("null", {"type": "null"}):
-                _check(branch, inside)
-        return
-    kind = schema["type"] if isinstance(schema, dict) else schema
-    if isinstance(kind, dict | list):
-        _check(kind, inside)
-    elif kind in inside:
-        raise Unreadable("Avro schema contains itself")
-    elif kind == "null" or (kind == "record" and not schema["fields"]) or (kind == "fixed" and schema["size"] < 1):
-        raise Unreadable("Avro schema has a type of no bytes")
-    elif kind == "record":
-        for field in schema["fields"]:
-            _check(field["type"], inside | {schema["name"]})
-    elif kind in ("array", "map"):
-        _check(schema["items" if kind == "array" else "values"], inside)
-
-
-def _reduced(schema: Any, depth: int = 0) -> Any:
-    """A schema with those fields alone that are read: a packet's, and in them those of records, which hold no more.
-
-    Raises Unreadable where such a field is of a kind it cannot be, e.g. a list.
-    """
-    if isinstance(schema, list):
-        return [_reduced(branch, depth) for branch in schema]
-    kind = schema["type"] if isinstance(schema, dict) else schema
-    if kind == "record" and depth < 2:
-        fields = [field for field in schema["fields"] if field["name"] in WANTED]
-        return {**schema, "fields": [{**field, "type": _reduced(field["type"], depth + 1)} for field in fields]}
-    if isinstance(kind, dict | list):
-        return {**schema, "type": _reduced(kind, depth)}
-    # a name in place of a record: that of one seen before, the first cutout's
-    if kind in PRIMITIVE or (depth == 1 and isinstance(schema, str)):
-        return schema
-    raise Unreadable(f"Avro schema is not that of a packet: {kind} instead of a {('record', 'field', 'value')[depth]}")
+    return Packets(_columns(raw[: len(keys)]), keys, ids, sources, rejected)
 
 
 def _name(record: dict[str, Any], field: str, kind: type) -> str:
