@@ -14,7 +14,7 @@ from alerce_early.evaluation import conformal
 from alerce_early.evaluation import table as tables
 from alerce_early.runs import Run
 
-BATCH = 256  # rows through the network at once; bounds memory
+BATCH = 32  # rows through the network at once: what is in between stays in the cache
 
 Table = dict[str, np.ndarray]
 
