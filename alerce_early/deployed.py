@@ -46,6 +46,7 @@ class Deployed(nn.Module):
         probabilities = [f"{'q' if calibration else 'p'}_{name}" for name in self.classes]
         self.chosen = tuple(probabilities) if probabilities[0] in self.columns else self.columns
         self.model_id = self._hash()
+        self.eval()
 
     @classmethod
     def load(cls, checkpoint: str | Path) -> "Deployed":

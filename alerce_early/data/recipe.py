@@ -68,8 +68,8 @@ class SkySigma(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         pixels = image.where(image.isfinite(), torch.nan).flatten(2)
-        pixels = pixels - pixels.nanmedian(2, keepdim=True).values
-        sigma = MAD_TO_SIGMA * (pixels if self.each else pixels[:, :1]).abs().nanmedian(2, keepdim=True).values
+        pixels = pixels - nanmedian(pixels)
+        sigma = MAD_TO_SIGMA * nanmedian((pixels if self.each else pixels[:, :1]).abs())
         sigma = sigma.where(sigma > 0, torch.inf)
         return (pixels / sigma).view_as(image)
 
@@ -148,6 +148,16 @@ class TwoScales(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         whole = centre_crop(image, self.size * self.factor)
         return torch.cat([centre_crop(image, self.size), nn.functional.avg_pool2d(whole, self.factor)], 1)
+
+
+def nanmedian(values: Tensor) -> Tensor:
+    """Median over the last axis, kept with length 1; the lower of two middle values. NaN is ignored."""
+    if not torch.compiler.is_exporting():
+        return values.nanmedian(-1, keepdim=True).values
+    # exported graphs know no nanmedian: the smaller half in order, NaN beyond it, and the middle of what is known
+    known = (~values.isnan()).sum(-1, keepdim=True)
+    smallest = values.where(~values.isnan(), torch.inf).topk(values.shape[-1] // 2 + 1, -1, largest=False).values
+    return smallest.gather(-1, (known - 1).clamp_min(0) // 2)
 
 
 def centre_crop(image: Tensor, size: int) -> Tensor:
