@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,14 @@ def facts(deployed: Deployed) -> dict[str, str]:
     }
 
 
+def read_facts(told: Mapping[str, str]) -> dict[str, Any]:
+    """`facts` back from their texts; raises InputError where a file was not written by `export`."""
+    if told.get("format_version") != str(FORMAT):
+        raise InputError(f"this file was not written by export, format {FORMAT}. Export it again.")
+    words = ("format_version", "model_id", "licence")
+    return {key: value if key in words else json.loads(value) for key, value in told.items()}
+
+
 def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
     """Inputs by name, float32: n random rows, then rows without data, constant, infinite and with one odd pixel.
 
@@ -85,29 +93,37 @@ def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.n
     return {name: value.astype(np.float32) for name, value in inputs.items()}
 
 
-def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
-    """The network as an ONNX file, and onnxruntime on it; dynamic batch."""
+def traced(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> bytes:
+    """A module as ONNX; inputs: two rows of each, by name; the batch stays free."""
     try:
-        import onnxruntime
         import onnxscript  # noqa: F401  torch's exporter asks for it only half way
-    except ImportError as error:
-        raise InputError(f"--format onnx needs {error.name}. Install the extra: alerce-early[export].") from None
-    graph, inputs, shapes = _example(deployed)
+    except ImportError:
+        raise InputError("ONNX files need onnx and onnxscript. Install the extra: alerce-early[export].") from None
     with _quietly():
         program = torch.onnx.export(
-            graph,
+            module,
             tuple(inputs.values()),
             dynamo=True,
             verbose=False,
             input_names=list(inputs),
-            output_names=list(graph.outputs),
-            dynamic_shapes=shapes,
+            output_names=list(outputs),
+            dynamic_shapes=_free_batch(inputs),
         )
     assert program is not None
-    model = program.model_proto
+    return program.model_proto.SerializeToString()
+
+
+def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
+    """The network as an ONNX file, and onnxruntime on it; dynamic batch."""
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"--format onnx needs {error.name}. Install the extra: alerce-early[export].") from None
+    graph, inputs = _example(deployed)
+    model = onnx.load_from_string(traced(graph, inputs, graph.outputs))
     model.doc_string = f"{deployed.spec.kind}: {', '.join(deployed.columns)}"
-    for key, value in facts(deployed).items():
-        model.metadata_props.add(key=key, value=value)
+    onnx.helper.set_model_props(model, facts(deployed))
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return content, lambda rows: session.run(list(graph.outputs), rows)
@@ -115,9 +131,9 @@ def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
 
 def to_torch(deployed: Deployed) -> tuple[bytes, Check]:
     """The network as a program of `torch.export`, which `torch.export.load` opens without this package."""
-    graph, inputs, shapes = _example(deployed)
+    graph, inputs = _example(deployed)
     with _quietly():
-        program = torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=shapes)
+        program = torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=_free_batch(inputs))
         file = io.BytesIO()
         torch.export.save(program, file, extra_files={"facts.json": json.dumps(facts(deployed))})
         module = torch.export.load(io.BytesIO(file.getvalue())).module()
@@ -150,11 +166,14 @@ def content_of(deployed: Deployed, form: str = "onnx") -> tuple[bytes, float]:
     return content, largest
 
 
-def _example(deployed: Deployed) -> tuple[Graph, dict[str, Tensor], Any]:
-    """The graph, inputs to trace it with, and which of their axes is free: the batch."""
-    inputs = {name: torch.from_numpy(rows[:2]) for name, rows in edge_cases(deployed).items()}
+def _example(deployed: Deployed) -> tuple[Graph, dict[str, Tensor]]:
+    """The graph, and inputs to trace it with."""
+    return Graph(deployed).eval(), {name: torch.from_numpy(rows[:2]) for name, rows in edge_cases(deployed).items()}
+
+
+def _free_batch(inputs: Mapping[str, Tensor]) -> tuple[dict[int, Any], ...]:
     batch = torch.export.Dim("batch")
-    return Graph(deployed).eval(), inputs, tuple({0: batch} for _ in inputs)
+    return tuple({0: batch} for _ in inputs)
 
 
 @contextlib.contextmanager
