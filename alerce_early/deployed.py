@@ -42,10 +42,11 @@ class Deployed(nn.Module):
         self.clip, self.calibrate = Clip(self.features), Calibrate(calibration) if calibration else None
         with torch.no_grad():
             image = torch.zeros(2, *self.spec.shape)  # a batch of one means something else to some layers
-            self.columns = tuple(self._columns(image, torch.zeros(2, len(self.features))))
+            self.columns = tuple(self.network(image, torch.zeros(2, len(self.features))))
         probabilities = [f"{'q' if calibration else 'p'}_{name}" for name in self.classes]
         self.chosen = tuple(probabilities) if probabilities[0] in self.columns else self.columns
         self.model_id = self._hash()
+        self.eval()
 
     @classmethod
     def load(cls, checkpoint: str | Path) -> "Deployed":
@@ -74,6 +75,10 @@ class Deployed(nn.Module):
 
     def table(self, stamps: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
         """All `columns` (B,) float32 of the predictions table, for the same arguments as `forward`."""
+        return self.network(*self.prepare(stamps, metadata))
+
+    def prepare(self, stamps: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The same arguments to what the network is given: image (B, C, S, S) and columns (B, F), both float32."""
         if self.spec.raw_shape and tuple(stamps.shape[1:]) != self.spec.raw_shape:
             raise InputError(f"stamps of {tuple(stamps.shape[1:])}; the network wants {self.spec.raw_shape}.")
         if metadata is None:
@@ -83,9 +88,10 @@ class Deployed(nn.Module):
                 f"{metadata.shape[1]} metadata columns; the network wants {len(self.features)}: "
                 f"{', '.join(self.features) or 'none'}."
             )
-        return self._columns(self.task.recipe(stamps), self.clip(metadata))
+        return self.task.recipe(stamps), self.clip(metadata)
 
-    def _columns(self, image: Tensor, columns: Tensor) -> dict[str, Tensor]:
+    def network(self, image: Tensor, columns: Tensor) -> dict[str, Tensor]:
+        """All `columns`, from what `prepare` returned."""
         batch = {"image": image, "features": columns}
         found = self.task.outputs(self.task.net(batch), batch)
         if self.calibrate is None:

@@ -16,6 +16,7 @@ from alerce_early.data.recipe import (
     Renormalise,
     SkySigma,
     TwoScales,
+    nanmedian,
 )
 from alerce_early.errors import InputError
 
@@ -136,3 +137,21 @@ def test_a_spectrum_is_renormalised_by_its_weights() -> None:
     assert torch.allclose(Renormalise()(torch.stack([flux, 1e-30 * ivar], 1))[0], out[0], atol=1e-5)
     with pytest.raises(InputError, match="wants spectra"):
         Renormalise()(torch.zeros(1, 3, 21, 21))
+
+
+def test_median_ignores_what_is_missing() -> None:
+    values = torch.randn(3, 4, 50).masked_fill(torch.rand(3, 4, 50) < 0.3, nan)
+    values[0, 0], values[1, 1, 1:] = nan, nan
+    assert torch.equal(nanmedian(values).nan_to_num(9.0), values.nanmedian(2, keepdim=True).values.nan_to_num(9.0))
+
+
+def test_a_crop_goes_ahead_of_pixelwise_steps_and_of_no_others(composed) -> None:
+    steps = composed("recipe=joint").recipe.steps
+    names = [type(step).__name__ for step in Recipe(steps).before] + [type(s).__name__ for s in Recipe(steps).after]
+    assert names == ["SkySigma", "Crop", "Asinh", "Mask", "NanToZero"]
+    image = torch.randn(3, 3, 63, 63).masked_fill(torch.rand(3, 3, 63, 63) < 0.01, nan)
+    in_order = image
+    for step in steps:
+        in_order = build(step)(in_order)
+    assert torch.equal(Recipe(steps)(image), in_order)
+    assert [type(step) for step in Recipe(COURSE).before] == [NanToZero, MinMax, Crop]

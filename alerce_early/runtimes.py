@@ -1,0 +1,153 @@
+"""Ways to run a deployed network on many rows: name -> a function from raw rows to columns of the predictions table.
+
+A batch is cut into small parts whose arrays stay in the processor's cache, and each core takes parts of its own:
+two to three times as fast as one operation after the other over the whole batch.
+"""
+
+import io
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alerce_early import export
+from alerce_early.deployed import Deployed
+from alerce_early.errors import InputError
+
+# Raw stamps (B, C, H, W) float32, NaN where there is no data, and metadata (B, F) float32 or None, to all
+# `Deployed.columns`, each (B,) float32.
+Runtime = Callable[[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
+Part = Callable[[Tensor, Tensor | None], np.ndarray]  # some of the rows to (n, M), one column each
+
+PART = 16  # rows; 0.8 MB of raw stamps
+
+
+def eager(deployed: Deployed) -> Runtime:
+    """The checkpoint itself, float32: what all others are measured against."""
+
+    def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            found = deployed.table(torch.from_numpy(stamps), None if metadata is None else torch.from_numpy(metadata))
+        return {name: column.numpy() for name, column in found.items()}
+
+    return run
+
+
+def bfloat16(deployed: Deployed) -> Runtime:
+    """Torch with the network's matrix products and convolutions in bfloat16; recipe and probabilities in float32."""
+
+    def part(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
+        image, columns = deployed.prepare(stamps, metadata)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = deployed.network(image, columns)
+        return torch.stack([found[name].float() for name in deployed.columns], 1).numpy()
+
+    return _in_parts(part, deployed.columns)
+
+
+def onnx(deployed: Deployed) -> Runtime:
+    """onnxruntime, float32, on what `export` writes."""
+    return of_file(export.content_of(deployed)[0])
+
+
+def of_file(file: str | Path | bytes) -> Runtime:
+    """onnxruntime on an exported file, or its content."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise InputError("--runtime onnx needs onnxruntime. Install the extra: alerce-early[export].") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(
+        file if isinstance(file, bytes) else str(file), options, providers=["CPUExecutionProvider"]
+    )
+    columns = export.read_facts(session.get_modelmeta().custom_metadata_map)["columns"]
+    takes_metadata = len(session.get_inputs()) > 1
+
+    def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        inputs = {"stamps": stamps} | ({"metadata": metadata} if takes_metadata else {})
+        return dict(zip(columns, session.run(["table"], inputs)[0].T, strict=True))
+
+    return run
+
+
+def openvino(deployed: Deployed) -> Runtime:
+    """OpenVINO with the network in bfloat16 where the processor has it; the recipe in torch, in float32."""
+    try:
+        import openvino as ov
+    except ImportError:
+        raise InputError("--runtime openvino needs openvino. Install the extra: alerce-early[fast].") from None
+    network = _Network(deployed).eval()
+    core = ov.Core()
+    model = core.read_model(io.BytesIO(export.traced(network, network.example(), ("table",))))
+    threads = str(torch.get_num_threads())
+    asked = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": "NO"}
+    wide = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+    compiled = core.compile_model(model, "CPU", {**asked, "INFERENCE_PRECISION_HINT": wide})
+    own = threading.local()
+
+    def part(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        image, columns = deployed.prepare(stamps, metadata)
+        inputs = [image.numpy()] + ([columns.numpy()] if deployed.features else [])
+        return own.request.infer(inputs)[0].copy()
+
+    return _in_parts(part, deployed.columns)
+
+
+RUNTIMES: dict[str, Callable[[Deployed], Runtime]] = {
+    "torch": eager,
+    "bfloat16": bfloat16,
+    "onnx": onnx,
+    "openvino": openvino,
+}
+
+
+def start(name: str, deployed: Deployed) -> Runtime:
+    """The runtime of this name for a network; raises InputError if there is none, or a library is missing."""
+    if name not in RUNTIMES:
+        raise InputError(f"--runtime {name} is unknown; there are {', '.join(RUNTIMES)}.")
+    return RUNTIMES[name](deployed)
+
+
+class _Network(nn.Module):
+    """What comes after the recipe, as one output: the columns (B, M)."""
+
+    def __init__(self, deployed: Deployed):
+        super().__init__()
+        self.deployed = deployed
+
+    def forward(self, image: Tensor, columns: Tensor | None = None) -> Tensor:
+        if columns is None:
+            columns = image.new_zeros(image.shape[0], 0)
+        found = self.deployed.network(image, columns)
+        return torch.stack([found[name] for name in self.deployed.columns], 1)
+
+    def example(self) -> dict[str, Tensor]:
+        spec = self.deployed.spec
+        columns = {"columns": torch.zeros(2, len(spec.features))} if spec.features else {}
+        return {"image": torch.zeros(2, *spec.shape), **columns}
+
+
+def _in_parts(part: Part, names: Sequence[str]) -> Runtime:
+    """All cores on one batch, each on parts of its own, in the order of the rows."""
+    cores = torch.get_num_threads()
+    pool = ThreadPoolExecutor(cores, initializer=lambda: torch.set_num_threads(1))
+
+    def work(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
+        with torch.inference_mode():
+            rest = [None] * len(stamps) if metadata is None else metadata.split(PART)
+            return np.concatenate([part(*some) for some in zip(stamps.split(PART), rest)])  # noqa: B905
+
+    def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        shares = [torch.from_numpy(stamps).tensor_split(cores)]
+        shares.append([None] * cores if metadata is None else torch.from_numpy(metadata).tensor_split(cores))
+        found = np.concatenate([rows for rows in pool.map(work, *shares) if len(rows)])
+        return dict(zip(names, found.T, strict=True))
+
+    return run

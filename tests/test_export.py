@@ -1,0 +1,124 @@
+"""The exported file against the checkpoint: every recipe, any batch, broken stamps; in a process without torch."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from alerce_early import export
+from alerce_early.configs import plain, task_of
+from alerce_early.data.alerce import CLASSES, COLUMNS
+from alerce_early.data.spec import DataSpec
+from alerce_early.deployed import Deployed
+from alerce_early.errors import InputError
+
+Composed = Callable[..., DictConfig]
+
+
+def deployed(composed: Composed, *overrides: str, kind: str = "stamps") -> Deployed:
+    """An untrained network of these choices, calibrated somehow, that takes all metadata if it wants any."""
+    config = composed(*overrides)
+    steps = plain(config.recipe.steps)
+    raw = (2, 443) if kind == "spectra" else (3, 63, 63)
+    channels = {"joint": 4, "two_scales": 8}.get(str(overrides[0]).partition("=")[2], raw[0])
+    names = COLUMNS if "features=all" in overrides else ()
+    spec = DataSpec(
+        kind,
+        (1, 443) if kind == "spectra" else (channels, 21, 21),
+        CLASSES,
+        names,
+        tuple(float(i) for i in range(len(names))),
+        (2.0,) * len(names),
+        tuple(steps),
+        0,
+        100,
+        "",
+        "a test",
+        raw,
+    )
+    torch.manual_seed(0)
+    fitted = {"scale": [1.5] * 5, "bias": [0.1, 0.0, 0.0, -0.1, 0.0]}
+    return Deployed(task_of(config, spec), fitted if kind == "stamps" else None)
+
+
+def session(content: bytes) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("recipe=course", "model=rotinv"),
+        ("recipe=joint", "model=course_cnn"),
+        ("recipe=two_scales", "model=stamp_classifier", "features=all"),
+        ("recipe=alerce", "model=stamp_classifier"),
+    ],
+    ids=lambda overrides: " ".join(overrides),
+)
+def test_onnx_gives_what_the_checkpoint_gives(overrides: tuple[str, ...], composed: Composed) -> None:
+    net = deployed(composed, *overrides)
+    content, different = export.content_of(net)
+    assert different <= export.TOLERANCE
+    run = session(content)
+    for n in (1, 7):
+        rows = {name: rows[:n] for name, rows in export.edge_cases(net, n=7, seed=3).items()}
+        with torch.no_grad():
+            wanted = net(*map(torch.from_numpy, rows.values())).numpy()
+        probabilities, table = run.run(["probabilities", "table"], rows)
+        assert probabilities.shape == (n, 5) and table.shape == (n, 10)
+        assert np.abs(probabilities - wanted).max() < 1e-5
+        assert np.abs(probabilities.sum(1) - 1).max() < 1e-5
+    told = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
+    assert told["model_id"] == net.model_id and told["licence"] == "MIT" and told["format_version"] == "1"
+    assert json.loads(told["classes"]) == list(CLASSES)
+    assert json.loads(told["features"]) == list(net.features)
+    assert json.loads(told["columns"]) == list(net.columns)
+    assert DataSpec.from_plain(json.loads(told["spec"])) == net.spec
+
+
+def test_spectra(composed: Composed) -> None:
+    """Also the regression of a redshift: a table, and no probabilities."""
+    net = deployed(composed, "model=spectra_redshift", "recipe=spectra", kind="spectra")
+    run = session(export.content_of(net)[0])
+    assert [output.name for output in run.get_outputs()] == ["table"]
+    rows = export.edge_cases(net)
+    assert np.allclose(run.run(None, rows)[0], net(torch.from_numpy(rows["stamps"])).numpy(), atol=1e-5)
+
+
+def test_torch_program_opens_without_the_package(composed: Composed, tmp_path: Path) -> None:
+    net = deployed(composed, "recipe=joint", "model=course_cnn")
+    file = tmp_path / "model.pt2"
+    file.write_bytes(export.content_of(net, "torch")[0])
+    rows = export.edge_cases(net, n=3)["stamps"]
+    np.save(tmp_path / "rows.npy", rows)
+    code = (
+        "import sys, json, torch, numpy; files = {'facts.json': ''}; "
+        "net = torch.export.load(sys.argv[1], extra_files=files).module(); "
+        "numpy.save(sys.argv[3], net(torch.from_numpy(numpy.load(sys.argv[2])))[0].numpy()); "
+        "assert not any(name.startswith('alerce_early') for name in sys.modules); "
+        "print(json.loads(files['facts.json'])['model_id'])"
+    )
+    out = tmp_path / "out.npy"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file), str(tmp_path / "rows.npy"), str(out)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == net.model_id
+    assert np.abs(np.load(out) - net(torch.from_numpy(rows)).numpy()).max() < 1e-5
+
+
+def test_a_file_that_differs_is_not_written(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = deployed(composed, "recipe=course", "model=course_cnn")
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(InputError, match="would differ from the checkpoint"):
+        export.content_of(net)
