@@ -14,12 +14,12 @@ __version__ = "0.1.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def load(*runs: str | Path) -> "Classifier":
+def load(*runs: str | Path, runtime: str = "torch") -> "Classifier":
     """The classifier of a run folder or checkpoint; of several, the mean of their probabilities.
 
-    It has `predict(stamps, metadata=None)`, `classes` and `features`; see `classifier.Classifier`. Raises
-    `errors.InputError` where there is none.
+    runtime: what computes: torch, bfloat16, onnx or openvino. The classifier has `predict(stamps, metadata=None)`,
+    `classes` and `features`; see `classifier.Classifier`. Raises `errors.InputError` where there is none.
     """
-    from alerce_early.classifier import load  # torch takes seconds to import, which `import alerce_early` must not
+    from alerce_early.classifier import load  # brings torch, which `import alerce_early` must not
 
-    return load(*runs)
+    return load(*runs, runtime=runtime)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from alerce_early import runtimes
 from alerce_early.data.features import MISSING
 from alerce_early.data.records import Records
 from alerce_early.deployed import Deployed
@@ -13,18 +14,20 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import conformal
 from alerce_early.evaluation import table as tables
 from alerce_early.runs import Run
+from alerce_early.runtimes import Runtime
 
-BATCH = 32  # rows through the network at once: what is in between stays in the cache
+BATCH = 32  # rows a core through the network at once: what is in between stays in the cache
 
 Table = dict[str, np.ndarray]
 
 
-def load(*sources: str | Path) -> "Classifier":
+def load(*sources: str | Path, runtime: str = "torch") -> "Classifier":
     """The classifier of a run folder or checkpoint file; of several, the mean of their probabilities.
 
-    Raises InputError where there is none, or where several do not belong together.
+    runtime: what computes, one of `runtimes.RUNTIMES`. Raises InputError where there is none, or where several do not
+    belong together.
     """
-    return Classifier([Deployed.load(_checkpoint(Path(source))) for source in sources])
+    return Classifier([Deployed.load(_checkpoint(Path(source))) for source in sources], runtime)
 
 
 def _checkpoint(path: Path) -> Path:
@@ -44,11 +47,14 @@ class Classifier:
     network; those of an ensemble are joined by "+". spec: all facts of the training data.
     """
 
-    def __init__(self, members: Sequence[Deployed]):
+    def __init__(self, members: Sequence[Deployed], runtime: str = "torch"):
         first = members[0]
-        self.members, self.spec, self.classes, self.features = members, first.spec, first.classes, first.features
+        self.members, self.spec, self.features = members, first.spec, first.features
+        self.classes = tuple(name for name in first.classes if f"p_{name}" in first.columns)
         self.shape = (*first.spec.raw_shape[1:], first.spec.raw_shape[0])
         self.model = "+".join(member.model_id for member in members)
+        self.runtime = runtime
+        self._runs = [runtimes.start(runtime, member) for member in members]
         for member in members[1:]:
             for what in ("classes", "features", "raw_shape", "channels", "kind"):
                 one, other = getattr(first.spec, what), getattr(member.spec, what)
@@ -111,9 +117,9 @@ class Classifier:
         return found
 
     def _table(self, images: np.ndarray, metadata: np.ndarray) -> Table:
-        found = [self._put_out(member, images, metadata) for member in self.members]
+        found = [self._put_out(run, images, metadata) for run in self._runs]
         table = found[0] if len(found) == 1 else _mean(found, self.classes)
-        if self.classes and f"p_{self.classes[0]}" in table:
+        if self.classes:
             probabilities = tables.probabilities(table, self.classes)
             calibrated = np.stack([table[f"q_{name}"] for name in self.classes], 1).astype(np.float64)
             # adding 0 turns -0 of a sure row into 0
@@ -124,21 +130,22 @@ class Classifier:
         missing = ~np.isfinite(metadata) | (metadata == MISSING)
         return {**table, "imputed": missing.sum(1), "model": np.full(len(images), self.model)}
 
-    def _put_out(self, member: Deployed, images: np.ndarray, metadata: np.ndarray) -> Table:
+    def _put_out(self, run: Runtime, images: np.ndarray, metadata: np.ndarray) -> Table:
         """All columns of one network, batch by batch."""
-        stamps = torch.from_numpy(np.asarray(images, dtype=np.float32)).movedim(-1, 1)
-        columns = torch.from_numpy(metadata.astype(np.float32))
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        stamps, columns = np.moveaxis(images, -1, 1), metadata.astype(np.float32) if self.features else None
+        at_once = BATCH * torch.get_num_threads()
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a network that draws its weights says the same of the same rows
-            # an empty table still has columns
-            starts = range(0, max(len(stamps), 1), BATCH)
-            parts = [member.table(stamps[i : i + BATCH].contiguous(), columns[i : i + BATCH]) for i in starts]
-        table = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
-        uncalibrated = {f"q_{name}": table[f"p_{name}"] for name in self.classes if f"p_{name}" in table}
+            parts = []
+            for start in range(0, max(len(stamps), 1), at_once):  # a table without rows still has columns
+                rows = slice(start, start + at_once)
+                parts.append(run(np.ascontiguousarray(stamps[rows]), None if columns is None else columns[rows]))
+        table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        uncalibrated = {f"q_{name}": table[f"p_{name}"] for name in self.classes}
         return {**table, **{name: table.get(name, column) for name, column in uncalibrated.items()}}
 
 
 def _mean(found: Sequence[Table], classes: Sequence[str]) -> Table:
     """The mean of the probabilities, or of all columns where there are no classes to tell."""
-    names = [f"{kind}_{name}" for kind in "pq" for name in classes if f"{kind}_{name}" in found[0]] or list(found[0])
+    names = [f"{kind}_{name}" for kind in "pq" for name in classes] or list(found[0])
     return {name: np.mean([table[name] for table in found], axis=0) for name in names}

@@ -85,9 +85,9 @@ def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.n
     stamps[n + 7][rng.random(shape) < 0.5] = np.nan
     inputs = {"stamps": stamps}
     if deployed.features:
-        columns = np.array(deployed.spec.feature_mean) + 2 * np.array(
-            deployed.spec.feature_std
-        ) * rng.standard_normal((n + 8, len(deployed.features)))
+        columns = np.array(deployed.spec.feature_mean) + 2 * np.array(deployed.spec.feature_std) * rng.standard_normal(
+            (n + 8, len(deployed.features))
+        )
         columns[n], columns[n + 1], columns[n + 2] = np.nan, -999.0, np.inf
         inputs["metadata"] = columns
     return {name: value.astype(np.float32) for name, value in inputs.items()}

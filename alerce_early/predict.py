@@ -32,6 +32,7 @@ from alerce_early.errors import InputError, at_the_door
 from alerce_early.evaluation import figures, slices
 from alerce_early.evaluation import table as tables
 from alerce_early.parts import Parts, partial_of, rejected_of
+from alerce_early.runtimes import RUNTIMES
 
 CHUNK = 512  # rows read, classified and written at once: 24 MB of raw stamps
 SHOWN = 5  # of each class, in the gallery
@@ -91,7 +92,13 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
     for file in source.files:
         facts = file.stat()
         digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    return {"network": classifier.model, "input": digest.hexdigest(), "shard": list(shard), "chunk": size}
+    return {
+        "network": classifier.model,
+        "runtime": classifier.runtime,
+        "input": digest.hexdigest(),
+        "shard": list(shard),
+        "chunk": size,
+    }
 
 
 def _classified(classifier: Classifier, chunk: Chunk, seen: Seen, shown: Sequence[str]) -> tuple[Table, list[Rejected]]:
@@ -116,7 +123,7 @@ def _table(
         "candid": keys,
         "id": records.ids,
         "source": sources,
-        "label": np.where(np.isin(labels, classifier.classes), labels, ""),
+        "label": np.where(np.isin(labels, classifier.spec.classes), labels, ""),
         **classifier.of_records(records),
         **{name: np.where(column == MISSING, np.nan, column) for name, column in columns.items()},
     }
@@ -206,6 +213,7 @@ def main() -> None:
     add("--overwrite", action="store_true", help="replace what is there")
     add("--shard", type=_shard, default=(0, 1), metavar="i/n", help="classify the i-th of n parts of the input")
     add("--ensemble", nargs="+", default=[], metavar="RUN", help="average RUN with these")
+    add("--runtime", default="torch", choices=RUNTIMES, help="what computes (%(default)s)")
     add("--gallery", type=Path, metavar="PNG", help="draw the surest stamps of each class")
     add("--watch", type=Path, metavar="FOLDER", help="classify files as they arrive in it; Ctrl-C ends it")
     given = parser.parse_args()
@@ -213,7 +221,7 @@ def main() -> None:
     logging.getLogger(__package__).setLevel(logging.ERROR)
     if bool(given.input) == bool(given.watch):
         raise InputError("give either INPUT ... or --watch FOLDER.")
-    classifier = load(given.run, *given.ensemble)
+    classifier = load(given.run, *given.ensemble, runtime=given.runtime)
     if given.watch:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end it alike
         with suppress(KeyboardInterrupt):
