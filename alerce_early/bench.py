@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,26 +23,13 @@ from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback
 
 from alerce_early import watch
+from alerce_early.benches import GIGABYTE, ROUNDS, Row
 from alerce_early.build import build
 from alerce_early.configs import CONF, data_of, plain
 from alerce_early.data.simulation.survey import simulate
-from alerce_early.errors import at_the_door
+from alerce_early.errors import InputError, at_the_door
 from alerce_early.runs import Run
 from alerce_early.train import assemble
-
-ROUNDS = 3
-GIGABYTE = 1 << 30
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; ratio is ours / rival, aim in words."""
-
-    what: str
-    ours: str
-    rival: str
-    ratio: float
-    aim: str
 
 
 def child(code: str, *arguments: str) -> dict[str, float]:
@@ -153,20 +139,41 @@ def show(rows: Iterator[Row]) -> None:
         print(f"{row.what:44} {row.ours:>16} {row.rival:>28} {row.ratio:8.2f}   {row.aim}", flush=True)
 
 
+def _training(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    yield from training("rotinv", options.batches, folder)
+    yield from training("course_cnn", 4 * options.batches, folder)
+
+
+def _packets(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    from alerce_early.benches import packets  # needs what the extra `alerts` installs
+
+    yield from packets.reading(options.packets, folder)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
+    "training": _training,
+    "cleaning": lambda options, folder: cleaning(options.n, folder),
+    "packets": _packets,
+}
+
+
 @at_the_door
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"which of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--n", type=int, default=52_244, help="stamps of the file that is cleaned")
+    parser.add_argument("--packets", type=int, default=4_000, help="alert packets of the night that is read")
     parser.add_argument("--batches", type=int, default=50, help="batches of a round of training")
     parser.add_argument("--folder", help="where to work; several gigabytes, removed afterwards")
     options = parser.parse_args()
+    if strangers := [part for part in options.parts if part not in PARTS]:
+        raise InputError(f"there is no part {', '.join(strangers)}; there are {', '.join(PARTS)}.")
     watch.quiet()
     print(f"{torch.get_num_threads()} threads, median of {ROUNDS} rounds")
     print(f"{'':44} {'ours':>16} {'rival':>28} {'ratio':>8}   aim")
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        show(training("rotinv", options.batches, Path(folder)))
-        show(training("course_cnn", 4 * options.batches, Path(folder)))
-        show(cleaning(options.n, Path(folder)))
+    for part in options.parts or PARTS:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            show(PARTS[part](options, Path(folder)))
 
 
 if __name__ == "__main__":

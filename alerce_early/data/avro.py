@@ -154,6 +154,6 @@ def _reduced(schema: Any, depth: int = 0) -> Any:
     if isinstance(kind, dict | list):
         return {**schema, "type": _reduced(kind, depth)}
     # a name in place of a record: that of one seen before, the first cutout's
-    if kind in PRIMITIVE or (depth == 1 and isinstance(schema, str)):
+    if (depth and kind in PRIMITIVE) or (depth == 1 and isinstance(schema, str)):
         return schema
     raise Unreadable(f"Avro schema is not that of a packet: {kind} instead of a {('record', 'field', 'value')[depth]}")

@@ -28,6 +28,11 @@ def image(zipped: bytes) -> np.ndarray:
         content = inflate(zipped, GZIP, LARGEST)
     except NotWhole as error:
         raise Unreadable(f"gzip is {error}") from None
+    return parse(content)
+
+
+def parse(content: bytes) -> np.ndarray:
+    """The same of a FITS file that is unzipped already."""
     layout = _plain_layout(content[:BLOCK])
     if layout is None:
         return _by_astropy(content)

@@ -52,14 +52,14 @@ def _schema() -> Any:
 SCHEMA = _schema()
 
 
-def alerts(n: int, seed: int = 0) -> Iterator[tuple[dict[str, Any], str]]:
-    """n packets as dicts of SCHEMA, and the class of each; a pure function of (n, seed).
+def alerts(n: int, seed: int = 0, pool_size: int = POOL) -> Iterator[tuple[dict[str, Any], str]]:
+    """n packets as dicts of SCHEMA, and the class of each; a pure function of its arguments.
 
-    Where n is over `POOL`, stamps and metadata repeat; candid and objectId never do.
+    Past pool_size, stamps and metadata repeat; candid and objectId never do.
     """
     if n < 1:
         raise InputError(f"a night of {n} packets: wanted 1 or more.")
-    survey = simulate(max(2 * len(CLASSES), min(n, POOL)), seed)
+    survey = simulate(max(2 * len(CLASSES), min(n, pool_size)), seed)
     pool = [_content(*row) for row in zip(survey["images"], survey["metadata"], strict=True)]
     for i in range(n):
         row = i % len(pool)

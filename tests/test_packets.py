@@ -1,0 +1,260 @@
+"""What may be wrong with a packet, a file of them or an archive: told in one line, and the rest is read."""
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from alerce_early.data import alerts, avro, containers
+from alerce_early.data.avro import Unreadable
+from alerce_early.data.cutouts import LARGEST, image
+from alerce_early.data.inflate import GZIP, NotWhole, inflate
+from alerce_early.data.simulation import packets
+
+Packet = dict[str, Any]
+GOOD = [packet for packet, _ in packets.alerts(3, seed=0)]
+
+
+def with_stamp(data: bytes | None) -> Packet:
+    return GOOD[1] | {"cutoutTemplate": {"fileName": "a stamp", "stampData": data}}
+
+
+def fits_of(pixels: np.ndarray, **header: Any) -> bytes:
+    file = io.BytesIO()
+    unit = fits.PrimaryHDU(pixels)
+    unit.header.update(header)
+    unit.writeto(file)
+    return file.getvalue()
+
+
+def written(packet: Packet, schema: Any = packets.SCHEMA, **options: Any) -> bytes:
+    file = io.BytesIO()
+    fastavro.writer(file, schema, [packet], **options)
+    return file.getvalue()
+
+
+def changed(change: Callable[[dict[str, Any]], None]) -> Any:
+    """The schema of a packet after a change to its fields by name."""
+    plain = {key: value for key, value in deepcopy(packets.SCHEMA).items() if not key.startswith("__")}
+    change({field["name"]: field for field in plain["fields"]})
+    plain["fields"] = [field for field in plain["fields"] if field["type"] is not None]
+    return plain
+
+
+def without(*names: str) -> Any:
+    return changed(lambda fields: [fields[name].update(type=None) for name in names])
+
+
+def header(schema: Any, codec: bytes = b"null") -> bytes:
+    """An avro file's beginning, whatever the schema."""
+    kinds = [{"name": "magic", "type": {"type": "fixed", "name": "m", "size": 4}}]
+    kinds += [{"name": "meta", "type": {"type": "map", "values": "bytes"}}]
+    kinds += [{"name": "sync", "type": {"type": "fixed", "name": "s", "size": 16}}]
+    file = io.BytesIO()
+    facts = {"avro.schema": json.dumps(schema).encode(), "avro.codec": codec}
+    values = {"magic": containers.MAGIC, "meta": facts, "sync": bytes(16)}
+    fastavro.schemaless_writer(file, fastavro.parse_schema({"type": "record", "name": "h", "fields": kinds}), values)
+    return file.getvalue()
+
+
+def block(count: int, data: bytes, size: int | None = None) -> bytes:
+    file = io.BytesIO()
+    for number in (count, len(data) if size is None else size):
+        fastavro.schemaless_writer(file, fastavro.parse_schema("long"), number)
+    return file.getvalue() + data + bytes(16)
+
+
+WHOLE = packets.encode(GOOD[1])
+STAMP = GOOD[1]["cutoutTemplate"]["stampData"]
+FLIPPED = STAMP[:-6] + bytes([STAMP[-6] ^ 1]) + STAMP[-5:]
+IMAGE = gzip.decompress(STAMP)
+BOMB = gzip.compress(bytes(50 * LARGEST))
+HUGE = IMAGE.replace(b"NAXIS1  =                   63", b"NAXIS1  =         999999999999")
+NESTED = {"type": "record", "name": "self", "fields": [{"name": "objectId", "type": ["null", "self"]}]}
+NULLS = changed(lambda fields: fields["prv_candidates"].update(type={"type": "array", "items": "null"}))
+LIST = changed(lambda fields: fields["objectId"].update(type={"type": "array", "items": "string"}))
+
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "not an Avro file"),
+    "text": (b"candid,label\n", "not an Avro file"),
+    "header cut short": (WHOLE[:500], "Avro file is cut short"),
+    "cut short": (WHOLE[:-5000], "Avro file is cut short"),
+    "sync": (WHOLE[:-1] + bytes([WHOLE[-1] ^ 1]), "a block does not end where it says"),
+    "no end of a number": (containers.MAGIC + b"\xff" * 30, "a number has no end"),
+    "schema is no JSON": (WHOLE.replace(b'{"type":', b'{"type"|', 1).replace(b'{"type" :', b"{", 1), "Avro"),
+    "another schema": (written({"x": 1}, {"type": "record", "name": "t", "fields": [{"name": "x", "type": "int"}]}),
+                       "candid is missing"),
+    "no record": (written(1, "int"), "Avro schema is not that of a packet: int instead of a record"),
+    "no candidate": (written(GOOD[1], without("candidate")), "candidate is missing"),
+    "no objectId": (written(GOOD[1], without("objectId")), "objectId is missing"),
+    "no candid": (written(GOOD[1], without("candid")), "candid is missing"),
+    "no template": (packets.encode(GOOD[1] | {"cutoutTemplate": None}), "cutoutTemplate is missing"),
+    "no template field": (written(GOOD[1], without("cutoutTemplate")), "cutoutTemplate is missing"),
+    "empty stamp": (packets.encode(with_stamp(b"")), "cutoutTemplate is missing"),
+    "no gzip": (packets.encode(with_stamp(IMAGE)), "cutoutTemplate: gzip is damaged"),
+    "gzip cut short": (packets.encode(with_stamp(STAMP[:-100])), "cutoutTemplate: gzip is cut short"),
+    "checksum": (packets.encode(with_stamp(FLIPPED)), "cutoutTemplate: gzip is damaged"),
+    "bomb": (packets.encode(with_stamp(BOMB)), "cutoutTemplate: gzip is more than 1,048,576 bytes"),
+    "no FITS": (packets.encode(with_stamp(gzip.compress(b"stamp" * 4000))), "cutoutTemplate: not a FITS image"),
+    "FITS cut short": (packets.encode(with_stamp(gzip.compress(IMAGE[:9000]))), "FITS image is cut short"),
+    "huge FITS": (packets.encode(with_stamp(gzip.compress(HUGE))), "FITS header declares 999999999999 x 63 pixels"),
+    "integers": (packets.encode(with_stamp(gzip.compress(fits_of(np.ones((63, 63), np.int16))))),
+                 "cutoutTemplate: FITS file holds int16"),
+    "a cube": (packets.encode(with_stamp(gzip.compress(fits_of(np.ones((3, 63, 63), np.float32))))),
+               "cutoutTemplate: FITS file holds float32 of shape"),
+    "no pixels": (packets.encode(with_stamp(gzip.compress(fits_of(None)))), "cutoutTemplate: FITS file holds no image"),
+    "misshaped": (packets.encode(with_stamp(packets.gzipped_fits(np.ones((63, 41))))),
+                  "stamp is 63 x 41, wanted 63 x 63"),
+    "isdiffpos": (packets.encode(GOOD[1] | {"candidate": GOOD[1]["candidate"] | {"isdiffpos": "maybe"}}),
+                  "isdiffpos is 'maybe', wanted t or f"),
+    "codec": (written(GOOD[1], codec="bzip2"), "Avro codec 'bzip2', wanted null or deflate"),
+    "deflate": (header(packets.SCHEMA, b"deflate") + block(1, b"nothing"), "Avro block is damaged"),
+    "deflate bomb": (header(packets.SCHEMA, b"deflate")
+                     + block(1, gzip.zlib.compress(bytes(containers.LARGEST_BLOCK + 1), wbits=-15)),  # type: ignore[attr-defined]
+                     "Avro block is more than 67,108,864 bytes"),
+    "record cut short": (header(packets.SCHEMA) + block(1, b"\x08abcd"), "Avro record cannot be decoded"),
+    "many records": (header(packets.SCHEMA) + block(10**15, b"\x08abcd"), "block declares 1,000,000,000,000,000"),
+    "negative": (header(packets.SCHEMA) + block(-3, b"\x08abcd"), "block declares -3 records"),
+    "large block": (header(packets.SCHEMA) + block(1, b"", 1 << 60), "records in 1,152,921,504,606,846,976 bytes"),
+    "contains itself": (header(NESTED) + block(1, b"\x02" * 10**6), "Avro schema contains itself"),
+    "no bytes": (header(NULLS) + block(1, b"\x02" * 99), "Avro schema has a type of no bytes"),
+    "a list": (header(LIST) + block(1, b"\x02" * 99), "Avro schema is not that of a packet: array instead of a field"),
+    "deep": (header(json.loads('{"type":"array","items":' * 300 + '"int"' + "}" * 300)) + block(1, b"\x02" * 99),
+             "Avro schema"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_packet_is_set_aside_and_the_rest_is_read(what: str, tmp_path: Path) -> None:
+    content, reason = BAD[what]
+    for name, data in (("a", packets.encode(GOOD[0])), ("b", content), ("c", packets.encode(GOOD[2]))):
+        (tmp_path / f"{name}.avro").write_bytes(data)
+    (chunk,) = alerts.stream([tmp_path])
+    assert chunk.keys.tolist() == [str(GOOD[0]["candid"]), str(GOOD[2]["candid"])]
+    (rejected,) = chunk.rejected
+    assert chunk.read == 3 and rejected.source == str(tmp_path / "b.avro")
+    assert reason in rejected.reason and "\n" not in rejected.reason
+    assert rejected.key in ("", str(GOOD[1]["candid"]))
+
+
+def test_a_block_that_breaks_in_the_middle(tmp_path: Path) -> None:
+    """What stands before the damage is read; every record after it is counted, in every shard and after any skip."""
+    encoded = []
+    for packet in GOOD:
+        file = io.BytesIO()
+        fastavro.schemaless_writer(file, packets.SCHEMA, packet)
+        encoded.append(file.getvalue())
+    data = encoded[0] + b"\x08\xff\xff\xff\xff\xff\x7f" + encoded[2]
+    (tmp_path / "a.avro").write_bytes(header(packets.SCHEMA) + block(3, data) + block(1, encoded[1]))
+    (chunk,) = alerts.stream([tmp_path])
+    assert chunk.keys.tolist() == [str(GOOD[0]["candid"]), str(GOOD[1]["candid"])]
+    assert [packet.source[-2:] for packet in chunk.rejected] == ["#1", "#2"] and chunk.read == 4
+    (rest,) = alerts.stream([tmp_path], skip=2)
+    assert rest.keys.tolist() == chunk.keys.tolist()[1:] and rest.rejected == chunk.rejected[1:]
+
+
+def archive(path: Path, members: dict[str, bytes], mode: Any = "w:gz") -> Path:
+    with tarfile.open(path, mode) as out:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            out.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("ending", ("tar.gz", "tar"))
+def test_an_archive_that_is_cut_short(ending: str, tmp_path: Path) -> None:
+    members = {f"{packet['candid']}.avro": packets.encode(packet) for packet in GOOD}
+    path = archive(tmp_path / f"night.{ending}", members, "w:gz" if ending == "tar.gz" else "w")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    (chunk,) = alerts.stream([path])
+    assert chunk.keys.tolist() == [str(GOOD[0]["candid"])]
+    (rejected,) = chunk.rejected
+    assert rejected.source.startswith(str(path)) and chunk.read == 2
+    path.write_bytes(b"no archive")
+    (chunk,) = alerts.stream([path])
+    assert chunk.records is None and chunk.rejected[0].reason.startswith("archive cannot be read further")
+
+
+def test_what_an_archive_may_hold_beside_packets(tmp_path: Path) -> None:
+    good = packets.encode(GOOD[0])
+    strange = {"../../outside.avro": good, "/root.avro": good, "._a.avro": b"x", "a.txt": b"x", "bad.avro": b"x"}
+    path = archive(tmp_path / "night.tar.gz", strange)
+    (chunk,) = alerts.stream([path])
+    assert len(chunk.keys) == 2 and [packet.reason for packet in chunk.rejected] == ["not an Avro file"]
+    assert list(tmp_path.iterdir()) == [path]
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as out:
+        member = tarfile.TarInfo("a.avro")
+        member.pax_headers = {"comment": "x" * (2 * containers.LARGEST_TEXT)}
+        out.addfile(member)
+    (chunk,) = alerts.stream([path])
+    assert "header of 2," in chunk.rejected[0].reason
+
+
+def test_an_unreadable_file_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "a.avro").write_bytes(packets.encode(GOOD[0]))
+    found = [*containers.find([tmp_path]), tmp_path / "gone.avro"]
+    blocks = list(containers.blocks(found))
+    assert [block.damage for block in blocks] == ["", "file cannot be read further: No such file or directory"]
+
+
+def images() -> Iterator[tuple[str, bytes]]:
+    pixels = np.random.default_rng(0).normal(0, 1e4, (63, 63)).astype(np.float32)
+    pixels[:5, 7] = np.nan, np.inf, -np.inf, 0, -0.0
+    yield "plain", fits_of(pixels)
+    yield "not square", fits_of(pixels[:40])
+    yield "double", fits_of(pixels.astype(np.float64))
+    yield "many cards", fits_of(pixels, **{f"CARD{i}": i for i in range(80)})
+    yield "scaled", fits_of(pixels, BSCALE=2.0, BZERO=-3.0)
+    yield "free format", fits_of(pixels).replace(b"SIMPLE  =                    T", b"SIMPLE  =  T".ljust(30))
+
+
+@pytest.mark.filterwarnings("ignore:.*SIMPLE card.*")
+@pytest.mark.parametrize("content", [pytest.param(content, id=name) for name, content in images()])
+def test_an_image_is_what_astropy_reads(content: bytes) -> None:
+    with fits.open(io.BytesIO(content)) as units:
+        wanted = units[0].data.astype("<f4")
+    found = image(gzip.compress(content))
+    assert found.dtype == np.float32 and found.shape == wanted.shape and found.tobytes() == wanted.tobytes()
+
+
+def test_short_cut_and_long_way_read_the_same(tmp_path: Path) -> None:
+    """The cutouts found from a record's end are those that decoding gives; where they cannot be, it is decoded."""
+    (tmp_path / "a.avro").write_bytes(WHOLE)
+    (found,) = containers.blocks([tmp_path / "a.avro"])
+    stamps = avro._last_stamps(found.data)
+    assert stamps == {name: {"stampData": GOOD[1][name]["stampData"]} for name in avro.CUTOUTS}
+    # a gzip file's beginning within the history; something behind the last cutout
+    decoy = deepcopy(GOOD[1])
+    decoy["prv_candidates"][3]["programpi"] = (avro.ZIPPED * 3).decode("latin1")
+    assert avro._last_stamps(found.data + b"\0") is None
+    for packet, schema in ((decoy, packets.SCHEMA), (GOOD[1] | {"time": "now"}, with_field_after())):
+        (tmp_path / "b.avro").write_bytes(written(packet, schema))
+        (chunk,) = alerts.stream([tmp_path])
+        assert chunk.records is not None and chunk.read == len(chunk.records) == 2
+        assert np.array_equal(*chunk.records.images, equal_nan=True)
+        assert np.array_equal(*chunk.records.features) and len(set(chunk.keys)) == 1
+
+
+def with_field_after() -> Any:
+    schema = changed(lambda fields: None)
+    schema["fields"].append({"name": "time", "type": "string"})
+    return schema
+
+
+def test_never_more_bytes_than_asked_for() -> None:
+    assert inflate(gzip.compress(b"x" * 100), GZIP, 100) == b"x" * 100
+    with pytest.raises(NotWhole, match="more than 99 bytes"):
+        inflate(gzip.compress(b"x" * 100), GZIP, 99)
+    with pytest.raises(Unreadable, match="FITS header lacks"):
+        image(gzip.compress(b"SIMPLE  =                    T".ljust(2880)))
