@@ -98,8 +98,8 @@ class Classifier:
 
     def _columns(self, metadata: object, rows: int, origin: str) -> np.ndarray:
         """(rows, F) float64 metadata in the order of `features`."""
-        if not self.features:
-            return np.empty((rows, 0))
+        if not self.features or not rows:
+            return np.empty((rows, len(self.features)))
         if isinstance(metadata, Mapping):
             lacking = [name for name in self.features if name not in metadata]
             if lacking:
@@ -117,6 +117,9 @@ class Classifier:
         return found
 
     def _table(self, images: np.ndarray, metadata: np.ndarray) -> Table:
+        if not len(images):  # a table without rows has the columns of any other
+            blank = self._table(np.full((1, *self.shape), np.nan), np.full((1, len(self.features)), np.nan))
+            return {name: column[:0] for name, column in blank.items()}
         found = [self._put_out(run, images, metadata) for run in self._runs]
         table = found[0] if len(found) == 1 else _mean(found, self.classes)
         if self.classes:
@@ -132,12 +135,15 @@ class Classifier:
 
     def _put_out(self, run: Runtime, images: np.ndarray, metadata: np.ndarray) -> Table:
         """All columns of one network, batch by batch."""
-        stamps, columns = np.moveaxis(images, -1, 1), metadata.astype(np.float32) if self.features else None
+        stamps, columns = (
+            np.moveaxis(images.astype(np.float32, copy=False), -1, 1),
+            metadata.astype(np.float32) if self.features else None,
+        )
         at_once = BATCH * torch.get_num_threads()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # a network that draws its weights says the same of the same rows
             parts = []
-            for start in range(0, max(len(stamps), 1), at_once):  # a table without rows still has columns
+            for start in range(0, len(stamps), at_once):
                 rows = slice(start, start + at_once)
                 parts.append(run(np.ascontiguousarray(stamps[rows]), None if columns is None else columns[rows]))
         table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

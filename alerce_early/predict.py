@@ -27,7 +27,6 @@ from alerce_early.data.chunks import Chunk, Rejected
 from alerce_early.data.duplicates import Seen
 from alerce_early.data.features import MISSING
 from alerce_early.data.inputs import Shard, Source
-from alerce_early.data.records import UNLABELLED, Records
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.evaluation import figures, slices
 from alerce_early.evaluation import table as tables
@@ -103,43 +102,31 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
 
 def _classified(classifier: Classifier, chunk: Chunk, seen: Seen, shown: Sequence[str]) -> tuple[Table, list[Rejected]]:
     """The rows of a chunk that are here for the first time, and all that was set aside."""
-    if chunk.records is None:
-        blank = _table(classifier, _blank(classifier), np.array([""]), np.array([""]), shown)
-        return {name: column[:0] for name, column in blank.items()}, list(chunk.rejected)
-    table = _table(classifier, chunk.records, chunk.keys, chunk.sources, shown)
+    table = _table(classifier, chunk, shown)
     fresh = seen.add(chunk.keys)
     again = zip(chunk.sources[~fresh].tolist(), chunk.keys[~fresh].tolist(), strict=True)
     rejected = [Rejected(source, key, "duplicate of a row before it") for source, key in again]
     return {name: column[fresh] for name, column in table.items()}, [*chunk.rejected, *rejected]
 
 
-def _table(
-    classifier: Classifier, records: Records, keys: np.ndarray, sources: np.ndarray, shown: Sequence[str]
-) -> Table:
-    labels = np.array([*records.classes, ""])[records.labels]
-    known = dict(zip(records.feature_names, records.features.T, strict=True))
-    columns = {name: known.get(name, np.full(len(records), np.nan)) for name in shown}
+def _table(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> Table:
+    """What is known of the rows of a chunk, and what the network says of them."""
+    known: dict[str, np.ndarray] = {}
+    if chunk.records is None:
+        found, ids, labels = classifier.predict([]), chunk.keys, chunk.keys
+    else:
+        known = dict(zip(chunk.records.feature_names, chunk.records.features.T, strict=True))
+        found, ids = classifier.of_records(chunk.records), chunk.records.ids
+        labels = np.array([*chunk.records.classes, ""])[chunk.records.labels]
+    columns = {name: known.get(name, np.full(len(ids), np.nan)) for name in shown}
     return {
-        "candid": keys,
-        "id": records.ids,
-        "source": sources,
+        "candid": chunk.keys,
+        "id": ids,
+        "source": chunk.sources,
         "label": np.where(np.isin(labels, classifier.spec.classes), labels, ""),
-        **classifier.of_records(records),
+        **found,
         **{name: np.where(column == MISSING, np.nan, column) for name, column in columns.items()},
     }
-
-
-def _blank(classifier: Classifier) -> Records:
-    """One row without data, for what it shows of the columns."""
-    return Records(
-        images=np.full((1, *classifier.shape), np.nan, np.float32),
-        labels=np.array([UNLABELLED]),
-        ids=np.array([""]),
-        features=np.full((1, len(classifier.features)), np.nan),
-        feature_names=classifier.features,
-        classes=classifier.classes,
-        origin="nothing",
-    )
 
 
 def watch(classifier: Classifier, folder: Path, results: Path) -> None:
