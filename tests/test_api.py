@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import alerce_early
 from alerce_early.data.simulation import packets
@@ -19,16 +20,17 @@ CHECKOUT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def runs(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs of one config with different seeds, with metadata."""
+    """A run with metadata, and a checkpoint like its own with other weights."""
     outputs = tmp_path_factory.mktemp("outputs")
-    found = []
-    for seed in (0, 1):
-        config = composed(
-            *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=course_cnn", f"seed={seed}"),
-            *("trainer.max_epochs=1", "batches_per_epoch=2", "batch_size=16", "features.names=[fwhm,ndethist]"),
-        )
-        found.append(train(config, outputs / f"run{seed}").path)
-    return found
+    config = composed(
+        *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=course_cnn"),
+        *("trainer.max_epochs=1", "batches_per_epoch=2", "batch_size=16", "features.names=[fwhm,ndethist]"),
+    )
+    run = train(config, outputs / "run")
+    checkpoint = torch.load(run.best, weights_only=True)
+    checkpoint["state_dict"] = {name: 1.1 * weights for name, weights in checkpoint["state_dict"].items()}
+    torch.save(checkpoint, other := outputs / "other.ckpt")
+    return [run.path, other]
 
 
 def test_lists_arrays_and_columns_give_the_same(runs: list[Path]) -> None:
