@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import os
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +18,7 @@ from alerce_early.data import alerts, containers, cutouts
 from alerce_early.data.avro import CUTOUTS, records
 from alerce_early.data.inflate import GZIP, inflate
 from alerce_early.data.simulation import packets
+from alerce_early.data.workers import cores
 
 
 def by_fastavro(file: bytes) -> dict[str, Any]:
@@ -62,13 +62,12 @@ def reading(n: int, folder: Path) -> Iterator[Row]:
         return over(len, lambda: (chunk.keys for chunk in alerts.stream([archive], workers=workers)))
 
     def pooled() -> None:
-        with get_context("fork").Pool(cores) as pool:
+        with get_context("fork").Pool(cores()) as pool:
             deque(pool.imap(by_libraries, members(archive), chunksize=alerts.BATCH), maxlen=0)
 
-    cores = len(os.sched_getaffinity(0))
     size = f"{n:,} packets, {archive.stat().st_size / GIGABYTE:.2f} GiB"
     yield row(f"read {size}", everything(0), over(by_libraries, lambda: members(archive)), "astropy", ">= 3")
-    yield row(f"  by {cores} processes", everything(cores), pooled, "astropy", ">= 2")
+    yield row(f"  by {cores()} processes", everything(cores()), pooled, "astropy", ">= 2")
 
     blocks, files = list(containers.blocks([archive])), list(members(archive))
     zipped = [by_fastavro(file)[name]["stampData"] for file in files for name in CUTOUTS]

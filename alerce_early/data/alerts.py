@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -88,8 +89,13 @@ def read(path: str | Path | None, labels_path: str | Path | None = None) -> Reco
         labels=np.full(len(ids), UNLABELLED) if labels_path is None else _labels(Path(labels_path), keys, ids),
         ids=ids,
         features=np.concatenate([records.features for records in readable]),
-        set_aside=Counter(packet.reason.partition(":")[0] for packet in rejected),
+        set_aside=Counter(_kind(packet.reason) for packet in rejected),
     )
+
+
+def _kind(reason: str) -> str:
+    """A reason without what is about one packet alone: what follows a colon, and the sides of its stamp."""
+    return re.sub(r"^stamp is \d+ x \d+", "stamp is not whole", reason.partition(":")[0])
 
 
 def _labels(file: Path, keys: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ def _plain(block: Block) -> bytes:
     if block.codec == "null":
         return block.data
     if block.codec != "deflate":
-        raise Unreadable(f"Avro codec {block.codec!r}, wanted null or deflate")
+        raise Unreadable(f"Avro codec is neither null nor deflate: {block.codec!r}")
     try:
         return inflate(block.data, BARE, LARGEST_BLOCK)
     except NotWhole as error:

@@ -95,8 +95,8 @@ def avro(file: IO[bytes], source: str) -> Iterator[Block]:
         sync = _take(file, SYNC)
         while lead := file.read(1):
             count, size = _long(file, lead), _long(file)
-            if size > LARGEST_BLOCK or not 0 <= count <= max(1, size // SMALLEST_RECORD):
-                raise Damaged(f"Avro block declares {count:,} records in {size:,} bytes")
+            if not 0 <= size <= LARGEST_BLOCK or not 0 <= count <= max(1, size // SMALLEST_RECORD):
+                raise Damaged(f"Avro file is damaged: a block declares {count:,} records in {size:,} bytes")
             data = _take(file, size)
             if _take(file, SYNC) != sync:
                 raise Damaged("Avro file is damaged: a block does not end where it says")
@@ -118,14 +118,14 @@ def _metadata(file: IO[bytes]) -> dict[str, bytes]:
             facts[key] = _text(file)
             held += len(key) + len(facts[key])
             if held > LARGEST_TEXT:
-                raise Damaged(f"Avro header holds more than {LARGEST_TEXT:,} bytes")
+                raise Damaged(f"Avro file is damaged: its header holds more than {LARGEST_TEXT:,} bytes")
     return facts
 
 
 def _text(file: IO[bytes]) -> bytes:
     size = _long(file)
     if not 0 <= size <= LARGEST_TEXT:
-        raise Damaged(f"Avro header declares an entry of {size:,} bytes")
+        raise Damaged(f"Avro file is damaged: its header declares an entry of {size:,} bytes")
     return _take(file, size)
 
 

@@ -50,7 +50,7 @@ def _plain_layout(header: bytes) -> tuple[int, int] | None:
     Raises Unreadable if it is no FITS header or declares more than a cutout can hold.
     """
     if not header.startswith(b"SIMPLE"):
-        raise Unreadable("not a FITS image")
+        raise Unreadable("is no FITS image")
     cards = [header[i : i + CARD].decode("latin1") for i in range(0, len(header), CARD)]
     names = [card[:8].rstrip() for card in cards]
     values = {name: card[10:].partition("/")[0].strip() for name, card in zip(names, cards, strict=True)}
@@ -60,7 +60,7 @@ def _plain_layout(header: bytes) -> tuple[int, int] | None:
     except (KeyError, ValueError):
         raise Unreadable("FITS header lacks NAXIS or BITPIX") from None
     if min(axes, default=0) < 0 or declared > 8 * LARGEST:
-        raise Unreadable(f"FITS header declares {' x '.join(map(str, axes))} pixels")
+        raise Unreadable(f"FITS header declares too much: {' x '.join(map(str, axes))} pixels")
     plain = "END" in names and values["BITPIX"] == "-32" and len(axes) == 2
     if not plain or {"BSCALE", "BZERO", "GROUPS", "PCOUNT", "GCOUNT"} & set(names):
         return None
@@ -75,8 +75,8 @@ def _by_astropy(content: bytes) -> np.ndarray:
             warnings.simplefilter("ignore")
             pixels = units[0].data
     except Exception as error:  # a damaged file may raise nearly anything
-        raise Unreadable(f"not a FITS image: {error or type(error).__name__}") from None
+        raise Unreadable(f"is no FITS image: {error or type(error).__name__}") from None
     if pixels is None or pixels.ndim != 2 or pixels.dtype.kind != "f":
         seen = "no image" if pixels is None else f"{pixels.dtype.name} of shape {pixels.shape}"
-        raise Unreadable(f"FITS file holds {seen}, wanted a float32 image")
+        raise Unreadable(f"FITS file holds no float32 image: {seen}")
     return pixels.astype(np.float32)

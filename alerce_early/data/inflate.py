@@ -29,7 +29,7 @@ def inflate(content: bytes, kind: int, largest: int) -> bytes:
     try:
         found = machine.decompress(content, largest + 1)
     except DAMAGE as error:
-        raise NotWhole(f"damaged ({error})") from None
+        raise NotWhole(f"damaged: {error}") from None
     if len(found) > largest:
         raise NotWhole(f"more than {largest:,} bytes")
     if not machine.eof:

@@ -5,6 +5,7 @@ Schema 3.x and 4.x, https://github.com/ZwickyTransientFacility/ztf-avro-alert; b
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from types import NoneType
 from typing import Any
 
@@ -19,6 +20,7 @@ from alerce_early.data.cutouts import Unreadable, image
 from alerce_early.data.features import MISSING
 
 SIDE = 63  # pixels of a cutout that is not cut by a chip's edge
+LONGEST = 200  # characters of a reason
 PLANES = (len(CUTOUTS), SIDE, SIDE)
 IS_POSITIVE = {"t": 0.0, "1": 0.0, "f": 1.0, "0": 1.0, None: None}  # as the training file has it
 IS_POSITIVE_AT = RAW.index("isdiffpos")
@@ -61,7 +63,7 @@ def decode(work: Work, planes: np.ndarray) -> Packets:
                 raw[row] = _row(record.get("candidate"))
                 _fill(planes[row], record)
             except Unreadable as error:
-                rejected.append(Rejected(source, key, " ".join(str(error).split())))
+                rejected.append(Rejected(source, key, shorten(str(error), LONGEST, placeholder="...")))
             else:
                 keys.append(key)
                 ids.append(name)
@@ -85,7 +87,7 @@ def _row(candidate: Any) -> list[Any]:
     try:
         row[IS_POSITIVE_AT] = IS_POSITIVE[positive]
     except KeyError:
-        raise Unreadable(f"isdiffpos is {str(positive)[:20]!r}, wanted t or f") from None
+        raise Unreadable(f"isdiffpos is neither t nor f: {str(positive)[:20]!r}") from None
     wrong = [name for name, value in zip(RAW, row, strict=True) if not isinstance(value, NUMBER)]
     if wrong:
         raise Unreadable(f"{wrong[0]} is no number: {str(candidate[wrong[0]])[:20]!r}")
@@ -102,7 +104,7 @@ def _fill(planes: np.ndarray, record: dict[str, Any]) -> None:
         try:
             stamp = image(zipped)
         except Unreadable as error:
-            raise Unreadable(f"{name}: {error}") from None
+            raise Unreadable(f"{name} {error}") from None
         if stamp.shape != plane.shape:
             raise Unreadable("stamp is {} x {}, wanted {} x {}".format(*stamp.shape, *plane.shape))
         plane[:] = stamp

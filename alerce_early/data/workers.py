@@ -7,12 +7,14 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from multiprocessing import connection, get_context, parent_process
 
 import numpy as np
 
 from alerce_early.data.packets import PLANES, Packets, Work, decode
+from alerce_early.errors import InputError
 
 IN_FLIGHT = 3  # batches a process: one at work, one before it and one behind
 
@@ -25,7 +27,7 @@ def decoded(batches: Iterator[Work], largest: int, workers: int | None) -> Itera
     The stamps are overwritten after the next step. workers: processes, 0: none but this; default: one a core.
     """
     first = list(islice(batches, 2))
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    workers = cores() if workers is None else workers
     if not workers or len(first) < 2:  # not worth a process
         planes = np.empty((largest, *PLANES), np.float32)
         for batch in chain(first, batches):
@@ -45,8 +47,15 @@ def decoded(batches: Iterator[Work], largest: int, workers: int | None) -> Itera
             waiting.append((slot, pool.submit(_decode, slot, batch)))
         for slot, done in waiting:
             yield done.result(), slots[slot]
+    except BrokenProcessPool:
+        raise InputError("a process that decodes packets was killed, for lack of memory perhaps; try again.") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def cores() -> int:
+    """How many cores this process may use, which on a shared machine are not all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _begin(slots: np.ndarray) -> None:
