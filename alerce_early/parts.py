@@ -30,6 +30,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import table as tables
 
 REJECTED = ("source", "key", "reason")
+ROW_GROUP = 1 << 16  # rows written together at the end
 PATIENCE = 3.0  # seconds to wait for the lock
 COUNTS = ("read", "rows", "rejected")  # of the input so far, in the metadata of a part
 
@@ -128,9 +129,12 @@ class Parts:
         schema = parquet.read_schema(self.files[0]).remove_metadata()
         csv_wanted = self.out.suffix == ".csv"
         with arrow_csv.CSVWriter(path, schema) if csv_wanted else parquet.ParquetWriter(path, schema) as writer:
+            held: list[pyarrow.Table] = []
             for file in self.files:
-                if len(rows := parquet.read_table(file)):
-                    writer.write_table(rows.replace_schema_metadata(None))
+                held.append(parquet.read_table(file).replace_schema_metadata(None))
+                if file == self.files[-1] or sum(map(len, held)) >= ROW_GROUP:
+                    writer.write_table(pyarrow.concat_tables(held))
+                    held = []
 
 
 def partial_of(out: Path) -> Path:

@@ -33,7 +33,7 @@ from alerce_early.evaluation import table as tables
 from alerce_early.parts import Parts, partial_of, rejected_of
 from alerce_early.runtimes import RUNTIMES
 
-CHUNK = 512  # rows read, classified and written at once: 24 MB of raw stamps
+CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
 SHOWN = 5  # of each class, in the gallery
 
 
