@@ -19,6 +19,7 @@ from alerce_early.classifier import Classifier
 from alerce_early.data import inputs
 from alerce_early.data.simulation import packets
 from alerce_early.errors import InputError
+from alerce_early.evaluation import foreign
 from alerce_early.evaluation import table as tables
 from alerce_early.predict import gallery, predict
 from alerce_early.train import train
@@ -134,6 +135,32 @@ def test_packets(classifier: Classifier, night: Path, tmp_path: Path) -> None:
     picture = tmp_path / "surest.png"
     gallery(classifier, source, (0, 1), tmp_path / "night.parquet", picture)
     assert picture.stat().st_size > 10_000
+
+
+def test_real_packets_and_labels_that_come_later(classifier: Classifier, real_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "real.csv"
+    found = predict(classifier, inputs.find([real_data / "alerts"], classifier.spec), out)
+    assert (found.classified, found.rejected) == (62, 6)
+    assert (tmp_path / "real.rejected.csv").read_text().count("wanted 63 x 63") == 6
+    with pytest.raises(InputError, match="no row with a label"):
+        foreign.read(out)
+    assert len(foreign.read(out, real_data / "alerts" / "labels.csv")["label"]) == 49
+
+
+def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
+    table = tables.read(whole)
+    for ours, theirs in (("candid", "candid"), ("id", "objectId")):
+        labels = tmp_path / f"{theirs}.csv"
+        rows = [f"{key},SN" for key in table[ours][:3]] + [f"{table[ours][3]},", "stranger,VS"]
+        labels.write_text("\n".join([f"{theirs},label", *rows]))
+        joined = foreign.labels(labels, table)
+        assert set(table[ours][joined == "SN"]) == set(table[ours][:3]) and set(joined) == {"SN", ""}
+    labels.write_text("candid,label\nstranger,SN\n")
+    with pytest.raises(InputError, match="a label for not one row"):
+        foreign.labels(labels, table)
+    labels.write_text("name,label\nstranger,SN\n")
+    with pytest.raises(InputError, match="wanted label, and candid or id"):
+        foreign.labels(labels, table)
 
 
 def nothing_left(folder: Path) -> bool:
