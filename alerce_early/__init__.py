@@ -1,9 +1,25 @@
 """Train, trust and deploy early classifiers of astronomical alerts."""
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alerce_early.classifier import Classifier
 
 __version__ = "0.1.0"
 
 # Threads that wait for each other by spinning slow a run down to a tenth as soon as another process wants a
 # core, which on shared machines is always. Must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def load(*runs: str | Path, runtime: str = "torch") -> "Classifier":
+    """The classifier of a run folder or checkpoint; of several, the mean of their probabilities.
+
+    runtime: what computes: torch, bfloat16, onnx or openvino. The classifier has `predict(stamps, metadata=None)`,
+    `classes` and `features`; see `classifier.Classifier`. Raises `errors.InputError` where there is none.
+    """
+    from alerce_early.classifier import load  # brings torch, which `import alerce_early` must not
+
+    return load(*runs, runtime=runtime)

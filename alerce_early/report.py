@@ -1,7 +1,7 @@
 """Write the HTML page of a finished run again, or of a predictions table from elsewhere.
 
 python -m alerce_early.report RUN
-python -m alerce_early.report TABLE.csv|TABLE.parquet [--out FOLDER]
+python -m alerce_early.report TABLE.csv|TABLE.parquet [--labels FILE] [--out FOLDER]
 """
 
 import argparse
@@ -126,9 +126,9 @@ def _finished(recipe: Recipe, stored: np.ndarray) -> np.ndarray:
     return recipe.finish(torch.from_numpy(np.array(stored))).numpy()
 
 
-def write_foreign(source: Path, folder: Path) -> Path:
+def write_foreign(source: Path, folder: Path, labels: Path | None = None) -> Path:
     """Judge a table from elsewhere (see `foreign.read`) and write page, pictures and numbers into a folder."""
-    table = foreign.read(source)
+    table = foreign.read(source, labels)
     judged = classification.judge(table)
     drawn = classification.pictures(judged, table)
     text = page.render(
@@ -153,17 +153,18 @@ def main() -> None:
     )
     parser.add_argument("source", type=Path, metavar="RUN|TABLE", help="a run folder, or a .csv or .parquet table")
     parser.add_argument("--out", type=Path, help="folder for the page of a table; default: TABLE_report beside it")
+    parser.add_argument("--labels", type=Path, help="a table of candid (or id) and label, for a TABLE without labels")
     parser.add_argument("--force", action="store_true", help="write into a folder that is there already")
     given = parser.parse_args()
     if given.source.suffix in tables.EXTENSIONS:
         folder = given.out or given.source.with_name(f"{given.source.stem}_report")
         if folder.exists() and not given.force:
             raise InputError(f"{folder} is there already; give another --out, or --force to write into it.")
-        print(write_foreign(given.source, folder))
+        print(write_foreign(given.source, folder, given.labels))
     else:
         run = Run.find(given.source)
-        if given.out:
-            raise InputError(f"--out is for a table; the page of run {run.path} goes into its own folder.")
+        if given.out or given.labels:
+            raise InputError(f"--out and --labels are for a table; the page of run {run.path} goes into it.")
         print(write(run, data_of(run.config()), run.read_json("metrics.json")))
 
 

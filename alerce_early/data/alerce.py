@@ -12,10 +12,11 @@ import numpy as np
 
 from alerce_early import names
 from alerce_early.data import pickles
-from alerce_early.data.records import Records, join, label_numbers, numbered, numbers, with_extra
+from alerce_early.data.records import UNLABELLED, Records, join, label_numbers, numbered, numbers, with_extra
 from alerce_early.errors import InputError
 
 CLASSES = ("AGN", "SN", "VS", "asteroid", "bogus")
+CHANNELS = ("science", "template", "difference")
 
 COLUMNS = (
     *("sgscore1", "distpsnr1", "sgscore2", "distpsnr2", "sgscore3", "distpsnr3"),
@@ -56,20 +57,23 @@ def beside(records: Records, test_path: str | Path | None, extra_path: str | Pat
     return with_extra(records, read(extra_path)) if extra_path else records
 
 
-def from_raw(raw: Any, origin: str) -> Records:
-    """Turn the raw dict of a stamps file into records; the errors are those of `read`."""
+def from_raw(raw: Any, origin: str, labelled: bool = True) -> Records:
+    """Turn the raw dict of a stamps file into records; the errors are those of `read`.
+
+    labelled: whether labels must be there; where they need not and are not, all rows are unlabelled.
+    """
     if not isinstance(raw, Mapping):
         raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of images, labels, metadata.")
     entries = {str(key).lower(): value for key, value in raw.items()}
     if "images" in entries:
-        return _one_part(entries, origin)
+        return _one_part(entries, origin, labelled)
     parts = {PARTS[key]: value for key, value in entries.items() if key in PARTS}
     if not parts:
         raise InputError(
             f"{origin}: has the entries {[name[:20] for name in sorted(entries)[:8]]}; wanted images, labels, metadata "
             "(or Train, Validation, Test with those inside)."
         )
-    return join({name: from_raw(part, f"{origin}, {name}") for name, part in parts.items()}, origin)
+    return join({name: from_raw(part, f"{origin}, {name}", labelled) for name, part in parts.items()}, origin)
 
 
 def to_raw(images: np.ndarray, labels: Sequence[str], ids: Sequence[str]) -> dict[str, Any]:
@@ -87,12 +91,12 @@ def to_raw(images: np.ndarray, labels: Sequence[str], ids: Sequence[str]) -> dic
     return {"images": images.astype(np.float32), "labels": numbers, "metadata": None, "oid": list(ids)}
 
 
-def _one_part(entries: Mapping[str, Any], origin: str) -> Records:
+def _one_part(entries: Mapping[str, Any], origin: str, labelled: bool) -> Records:
     def entry(name: str) -> Any:
         return next((entries[key] for key in KEYS[name] if key in entries), None)
 
     images, labels, metadata, oid = (entry(name) for name in KEYS)
-    if labels is None:
+    if labels is None and labelled:
         raise InputError(f"{origin}: has no labels; wanted a list of 0..4 or of {', '.join(CLASSES)}.")
     if isinstance(images, np.ndarray) and images.dtype == object:
         images = list(images.ravel())
@@ -101,12 +105,13 @@ def _one_part(entries: Mapping[str, Any], origin: str) -> Records:
     features, columns = _features(metadata, len(images), origin)
     return Records(
         images=_checked_images(images, origin),
-        labels=label_numbers(labels, CLASSES, origin),
+        labels=np.full(len(images), UNLABELLED) if labels is None else label_numbers(labels, CLASSES, origin),
         ids=numbered(len(images)) if oid is None else names.checked(oid, "object ids", origin),
         features=features,
         feature_names=columns,
         classes=CLASSES,
         origin=origin,
+        channels=CHANNELS,
     )
 
 

@@ -1,19 +1,21 @@
 """Alert packets of ZTF: avro files, folders, patterns and nightly tar archives, as records in bounded memory."""
 
 import csv
+import io
 import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from alerce_early.data import containers
+from alerce_early.data import containers, packets
 from alerce_early.data.alerce import CLASSES, COLUMNS
+from alerce_early.data.chunks import Chunk
 from alerce_early.data.containers import Block
-from alerce_early.data.packets import Packets, Rejected, Work
+from alerce_early.data.packets import PLANES, Packets, Work
 from alerce_early.data.records import UNLABELLED, Records, label_numbers
 from alerce_early.data.workers import decoded
 from alerce_early.errors import InputError
@@ -21,21 +23,6 @@ from alerce_early.errors import InputError
 log = logging.getLogger(__name__)
 
 BATCH = 64  # packets decoded in one go
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Consecutive packets of the input.
-
-    records: the readable ones in order, labels unknown, ids the objectIds; None if there is none. keys: (n,) str,
-    their candids. sources: (n,) str, where each was. rejected: the others. read: packets in all.
-    """
-
-    records: Records | None
-    keys: np.ndarray
-    sources: np.ndarray
-    rejected: tuple[Rejected, ...]
-    read: int
 
 
 def stream(
@@ -58,6 +45,21 @@ def stream(
         raise InputError(f"size {size}, skip {skip}: wanted 1 or more, 0 or more.")
     found = containers.find(paths)
     return _chunks(found, size, shard, skip, workers)
+
+
+def decode(messages: Sequence[bytes]) -> Chunk:
+    """Packets as a broker's stream delivers them: each message the bytes of one Avro file, with its schema.
+
+    As `stream`, in order and in this process; a message that cannot be read is among `rejected`.
+    """
+    blocks = [
+        block
+        for number, message in enumerate(messages)
+        for block in containers.avro(io.BytesIO(message), f"message {number}")
+    ]
+    planes = np.empty((sum(block.count for block in blocks), *PLANES), np.float32)
+    part = packets.decode([(block, range(block.count)) for block in blocks], planes)
+    return _chunk([part], [planes[: len(part.keys)]], f"{len(messages):,} messages")
 
 
 def read(path: str | Path | None, labels_path: str | Path | None = None) -> Records:

@@ -57,7 +57,7 @@ def blocks(found: Sequence[Path]) -> Iterator[Block]:
                 yield from _archive(file)
             else:
                 with file.open("rb") as content:
-                    yield from _avro(content, str(file))
+                    yield from avro(content, str(file))
         except BROKEN as error:
             kind = "archive" if file.name.endswith(ARCHIVES) else "file"
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -82,10 +82,11 @@ def _archive(file: Path) -> Iterator[Block]:
             if member.isreg() and name.endswith(".avro") and not name.startswith("."):
                 held = archive.extractfile(member)
                 assert held is not None
-                yield from _avro(held, f"{file}/{shown(member.name)}")
+                yield from avro(held, f"{file}/{shown(member.name)}")
 
 
-def _avro(file: IO[bytes], source: str) -> Iterator[Block]:
+def avro(file: IO[bytes], source: str) -> Iterator[Block]:
+    """The blocks of one open Avro file; where it is damaged, the last is of one record with the damage named."""
     number = 0
     try:
         if file.read(len(MAGIC)) != MAGIC:

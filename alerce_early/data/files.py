@@ -6,10 +6,10 @@ from pathlib import Path
 from alerce_early.errors import InputError
 
 
-def matching(path: str | Path, ends: tuple[str, ...] = ("",)) -> list[Path]:
+def matching(path: str | Path, ends: tuple[str, ...] = ("",), given: str = "with data.path=FILE") -> list[Path]:
     """Sorted files; a folder gives all inside it, at any depth, whose names end in one of `ends`.
 
-    A single file is returned whatever its name. Raises InputError if there is none.
+    A single file is returned whatever its name. Raises InputError if there is none; given: how such a path is given.
     """
     place = Path(str(path))
     if place.is_file():
@@ -20,7 +20,5 @@ def matching(path: str | Path, ends: tuple[str, ...] = ("",)) -> list[Path]:
         found = [Path(name) for name in glob(str(path), recursive=True)] if has_magic(str(path)) else []
     if not found:
         kind = f" {' or '.join(ends)}" if any(ends) else ""
-        raise InputError(
-            f"{path} cannot be read: No such{kind} file. Give a file, folder or 'pattern*' with data.path=FILE."
-        )
+        raise InputError(f"{path} cannot be read: No such{kind} file. Give a file, folder or 'pattern*' {given}.")
     return sorted(found)

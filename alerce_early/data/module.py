@@ -153,6 +153,7 @@ class AlertData(L.LightningDataModule):
             fingerprint=self.store.meta["fingerprint"],
             origin=self.store.meta["origin"],
             raw_shape=(self.store.meta["raw_shape"][-1], *self.store.meta["raw_shape"][:-1]),
+            channels=tuple(self.store.meta["channels"]),
         )
 
     @property

@@ -14,6 +14,7 @@ import numpy as np
 from alerce_early import names
 from alerce_early.data.alerce import COLUMNS
 from alerce_early.data.avro import CUTOUTS, RAW, records
+from alerce_early.data.chunks import Rejected
 from alerce_early.data.containers import Block
 from alerce_early.data.coordinates import to_ecliptic, to_galactic
 from alerce_early.data.cutouts import Unreadable, image
@@ -27,19 +28,6 @@ IS_POSITIVE_AT = RAW.index("isdiffpos")
 NUMBER = (float, int, NoneType)
 
 Work = Sequence[tuple[Block, range]]  # the numbers, within each block, of the records to decode
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """One packet that could not be read.
-
-    source: file, member of an archive, number of the record where it is not the first. key: its candid, "" if
-    unknown. reason: in one line; what follows its first colon is about this packet alone.
-    """
-
-    source: str
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from alerce_early.errors import InputError, one_line
 log = logging.getLogger(__name__)
 
 CLASSES = ("STAR", "GALAXY", "QSO", "QSO_BAL")
+CHANNELS = ("flux", "ivar")
 COLUMNS = ("z", "z_conf")
 CERTAIN = 3  # the value of z_conf of a redshift nobody doubts
 LARGEST = 32 << 20  # bytes of one spectrum's file, unpacked; a spectrum with all its exposures has a tenth
@@ -185,6 +186,7 @@ def _records(
         classes=CLASSES,
         origin=origin,
         kind="spectra",
+        channels=CHANNELS,
         set_aside=set_aside,
     )
 

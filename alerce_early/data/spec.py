@@ -19,6 +19,7 @@ class DataSpec:
     fingerprint: of raw file, recipe and code; names the store.
     origin: in words, which file or simulation this was.
     raw_shape: what the recipe is given, (C, H, W) or (C, L); () where nobody told.
+    channels: names of the raw channels; they tell which reader's files the network can take.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class DataSpec:
     fingerprint: str
     origin: str
     raw_shape: tuple[int, ...] = ()
+    channels: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """As a dict of plain values."""

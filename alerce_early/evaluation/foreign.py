@@ -14,8 +14,10 @@ WANTED = "wanted: id, label and either one p_<class> for each class, or score (t
 SUM_TOLERANCE = 1e-3
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
     """Read a CSV or parquet table of classifications with the columns id, label and p_<class>, or score.
+
+    labels_path: a table with the labels, see `labels`; where it is given, the first one needs none.
 
     Where there is a column split with test rows, only these are kept, with the columns of `thresholds` if there are
     validation rows to choose them. score, in [0, 1], is the probability of SN
@@ -24,6 +26,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     the columns that are missing and the values that are no probabilities.
     """
     found = tables.read(path)
+    if labels_path:
+        found |= {"label": labels(labels_path, found)}
     missing = [name for name in ("id", "label") if name not in found]
     if "score" not in found and not tables.classes_of(found):
         missing.append("p_<class> or score")
@@ -55,6 +59,25 @@ def read(path: Path) -> dict[str, np.ndarray]:
     read = {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
     judged = read if SPLIT in read["split"] else tables.part(read, "test")
     return judged | thresholds.columns(thresholds.fit(tables.part(read, "validation")), judged)
+
+
+def labels(path: Path, table: tables.Table) -> np.ndarray:
+    """(N,) class names for the rows of a table, "" where there is none, from a CSV or parquet table of labels.
+
+    That has the columns label (or class) and candid, or else id (or objectId, oid), in any capitalisation. Raises
+    InputError where it does not, or names not one of the rows.
+    """
+    found = {name.lower(): column for name, column in tables.read(path).items()}
+    label = next((found[name] for name in ("label", "class") if name in found), None)
+    joins = (("candid", "candid"), ("id", "id"), ("id", "objectid"), ("id", "oid"))
+    join = next((pair for pair in joins if pair[0] in table and pair[1] in found), None)
+    if label is None or join is None:
+        raise InputError(f"{path} has the columns {', '.join(found)}; wanted label, and candid or id.")
+    known = dict(zip(found[join[1]].astype(str), _labels(path, label), strict=True))
+    joined = np.array([known.get(key, "") for key in table[join[0]].astype(str)], dtype=str)
+    if not (joined != "").any():
+        raise InputError(f"{path} has a label for not one row of the table, by {join[0]}.")
+    return joined
 
 
 def _labels(path: Path, labels: np.ndarray) -> np.ndarray:

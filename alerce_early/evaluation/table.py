@@ -33,14 +33,14 @@ def write(path: Path, table: Table) -> None:
         (csv.write_csv if path.suffix == ".csv" else parquet.write_table)(rows, partial)
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Read columns (N,) of numbers or text.
+def read(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Read columns (N,) of numbers or text, all or those named.
 
     Takes less memory than 256 MiB plus 200 times the file's size. Raises InputError if there is no such table, it
     is damaged, or what it holds is nested, no text, or far larger than the file.
     """
     try:
-        rows = _csv(path) if path.suffix == ".csv" else _parquet(path)
+        rows = _csv(path, names) if path.suffix == ".csv" else _parquet(path, names)
         if repeated := [name for name, times in Counter(rows.column_names).items() if times > 1]:
             raise ValueError(f"it has the column {repeated[0][:40]} more than once")
         return {name: _plain(name, rows[name]) for name in rows.column_names}
@@ -48,22 +48,22 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is no predictions table: {one_line(error)}.") from None
 
 
-def _csv(path: Path) -> pyarrow.Table:
+def _csv(path: Path, names: Sequence[str] | None) -> pyarrow.Table:
     with path.open("rb") as file:
         columns = file.readline(1 << 20).count(b",") + 1
     if columns > COLUMNS:
         raise ValueError(f"it has {columns:,} columns, more than {COLUMNS:,}")
-    return csv.read_csv(path)
+    return csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=names))
 
 
-def _parquet(path: Path) -> pyarrow.Table:
+def _parquet(path: Path, names: Sequence[str] | None) -> pyarrow.Table:
     """A few bytes of a parquet file may stand for any number of equal rows, so what it says of itself is checked."""
     with parquet.ParquetFile(path) as file:
         meta = file.metadata
         if meta.num_columns > COLUMNS or meta.num_rows * meta.num_columns > CELLS + 8 * path.stat().st_size:
             raise ValueError(f"it has {meta.num_rows:,} rows of {meta.num_columns:,} columns, too many for its size")
         texts = [field.name for field in file.schema_arrow if pyarrow.types.is_string(field.type)]
-    return parquet.read_table(path, read_dictionary=texts)  # each text once, until its length is known
+    return parquet.read_table(path, columns=names, read_dictionary=texts)  # each text once, until its length is known
 
 
 def _plain(name: str, column: pyarrow.ChunkedArray) -> np.ndarray:

@@ -1,0 +1,157 @@
+"""A trained network, or several as one, ready for raw input: from a run folder or checkpoint to tables."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alerce_early import runtimes
+from alerce_early.data.features import MISSING
+from alerce_early.data.records import Records
+from alerce_early.deployed import Deployed
+from alerce_early.errors import InputError
+from alerce_early.evaluation import conformal
+from alerce_early.evaluation import table as tables
+from alerce_early.runs import Run
+from alerce_early.runtimes import Runtime
+
+BATCH = 32  # rows a core through the network at once: what is in between stays in the cache
+
+Table = dict[str, np.ndarray]
+
+
+def load(*sources: str | Path, runtime: str = "torch") -> "Classifier":
+    """The classifier of a run folder or checkpoint file; of several, the mean of their probabilities.
+
+    runtime: what computes, one of `runtimes.RUNTIMES`. Raises InputError where there is none, or where several do not
+    belong together.
+    """
+    return Classifier([Deployed.load(_checkpoint(Path(source))) for source in sources], runtime)
+
+
+def _checkpoint(path: Path) -> Path:
+    if path.is_file():
+        return path
+    best = Run.find(path).best
+    if not best.exists():
+        raise InputError(f"{path} has no checkpoint yet.")
+    return best
+
+
+class Classifier:
+    """Trained networks on raw stamps or spectra; several are averaged.
+
+    classes: names, in the order of the probabilities; () of a redshift. features: names of the metadata columns
+    it needs, in order; () if none. shape: of a raw stamp, (H, W, C), or of a spectrum, (L, C). model: id of the
+    network; those of an ensemble are joined by "+". spec: all facts of the training data.
+    """
+
+    def __init__(self, members: Sequence[Deployed], runtime: str = "torch"):
+        first = members[0]
+        self.members, self.spec, self.features = members, first.spec, first.features
+        self.classes = tuple(name for name in first.classes if f"p_{name}" in first.columns)
+        self.shape = (*first.spec.raw_shape[1:], first.spec.raw_shape[0])
+        self.model = "+".join(member.model_id for member in members)
+        self.runtime = runtime
+        self._runs = [runtimes.start(runtime, member) for member in members]
+        for member in members[1:]:
+            for what in ("classes", "features", "raw_shape", "channels", "kind"):
+                one, other = getattr(first.spec, what), getattr(member.spec, what)
+                if one != other:
+                    raise InputError(f"--ensemble: the runs differ in {what}: {one} and {other}.")
+
+    def predict(
+        self,
+        stamps: Sequence[np.ndarray] | np.ndarray,
+        metadata: np.ndarray | Sequence[Sequence[float]] | Mapping[str, np.ndarray] | None = None,
+    ) -> Table:
+        """Raw stamps to a table: a dict of columns (N,), which `pandas.DataFrame` and `pyarrow.table` take.
+
+        stamps: N arrays (H, W, C) as read, NaN where there is no data, or one array (N, H, W, C); spectra (L, C).
+        metadata: (N, F) raw columns in the order of `features`, or a dict of columns by name, which may hold
+        more; NaN or -999 where a value is missing. Columns of the table: predicted; p_<class> as put out, and
+        q_<class> calibrated (the same where the run has no calibration), float32 in [0, 1]; entropy of the
+        latter, nats; set, the classes that hold the true one with the probability set_coverage, joined by "|",
+        and its variants (not of an ensemble, to whose mean no promise applies); imputed, how many metadata
+        values were missing; model. Of a redshift: predicted, and confidence if the network tells it.
+        Raises InputError for another shape, or metadata that are lacking.
+        """
+        rows = len(stamps)
+        # the pixels of an array are of one shape; those of a list are asked one by one
+        whole = np.empty(0) if not isinstance(stamps, np.ndarray) or stamps.dtype == object else stamps
+        shapes = [whole.shape[1:]] if whole.ndim > 1 else [np.shape(stamp) for stamp in stamps]
+        odd = [(i, shape) for i, shape in enumerate(shapes) if shape != self.shape]
+        if odd:
+            raise InputError(f"stamp {odd[0][0]} has shape {odd[0][1]}; this network takes {self.shape}.")
+        try:
+            images = np.asarray(whole if whole.ndim > 1 else list(stamps), dtype=np.float32)
+        except (TypeError, ValueError):
+            raise InputError("stamps hold something that is no number; NaN is for where there is none.") from None
+        images = images.reshape(rows, *self.shape)  # of no stamps at all too
+        return self._table(images, self._columns(metadata, rows, "metadata"))
+
+    def of_records(self, records: Records) -> Table:
+        """The same table of records with dense images."""
+        columns = dict(zip(records.feature_names, records.features.T, strict=True))
+        return self._table(np.asarray(records.images), self._columns(columns, len(records), records.origin))
+
+    def _columns(self, metadata: object, rows: int, origin: str) -> np.ndarray:
+        """(rows, F) float64 metadata in the order of `features`."""
+        if not self.features or not rows:
+            return np.empty((rows, len(self.features)))
+        if isinstance(metadata, Mapping):
+            lacking = [name for name in self.features if name not in metadata]
+            if lacking:
+                raise InputError(
+                    f"{origin}: has no metadata {', '.join(lacking[:4])}{', ...' if len(lacking) > 4 else ''}; "
+                    f"this network needs {len(self.features)} columns. Try a run with features=none."
+                )
+            metadata = np.stack([np.asarray(metadata[name], np.float64) for name in self.features], 1)
+        found = np.empty((0, 0)) if metadata is None else np.asarray(metadata, dtype=np.float64)
+        if found.shape != (rows, len(self.features)):
+            raise InputError(
+                f"{origin}: shape {found.shape if metadata is not None else 'none'}; wanted ({rows}, "
+                f"{len(self.features)}): {', '.join(self.features)}."
+            )
+        return found
+
+    def _table(self, images: np.ndarray, metadata: np.ndarray) -> Table:
+        if not len(images):  # a table without rows has the columns of any other
+            blank = self._table(np.full((1, *self.shape), np.nan), np.full((1, len(self.features)), np.nan))
+            return {name: column[:0] for name, column in blank.items()}
+        found = [self._put_out(run, images, metadata) for run in self._runs]
+        table = found[0] if len(found) == 1 else _mean(found, self.classes)
+        if self.classes:
+            probabilities = tables.probabilities(table, self.classes)
+            calibrated = np.stack([table[f"q_{name}"] for name in self.classes], 1).astype(np.float64)
+            # adding 0 turns -0 of a sure row into 0
+            entropy = -(calibrated * np.log(np.maximum(calibrated, 1e-300))).sum(1) + 0.0
+            sets = conformal.columns(self.members[0].conformal, table) if len(self.members) == 1 else {}
+            predicted = np.array(self.classes)[probabilities.argmax(1)]
+            table = {"predicted": predicted, **table, "entropy": entropy.astype(np.float32), **sets}
+        missing = ~np.isfinite(metadata) | (metadata == MISSING)
+        return {**table, "imputed": missing.sum(1), "model": np.full(len(images), self.model)}
+
+    def _put_out(self, run: Runtime, images: np.ndarray, metadata: np.ndarray) -> Table:
+        """All columns of one network, batch by batch."""
+        stamps, columns = (
+            np.moveaxis(images.astype(np.float32, copy=False), -1, 1),
+            metadata.astype(np.float32) if self.features else None,
+        )
+        at_once = BATCH * torch.get_num_threads()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a network that draws its weights says the same of the same rows
+            parts = []
+            for start in range(0, len(stamps), at_once):
+                rows = slice(start, start + at_once)
+                parts.append(run(np.ascontiguousarray(stamps[rows]), None if columns is None else columns[rows]))
+        table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        uncalibrated = {f"q_{name}": table[f"p_{name}"] for name in self.classes}
+        return {**table, **{name: table.get(name, column) for name, column in uncalibrated.items()}}
+
+
+def _mean(found: Sequence[Table], classes: Sequence[str]) -> Table:
+    """The mean of the probabilities, or of all columns where there are no classes to tell."""
+    names = [f"{kind}_{name}" for kind in "pq" for name in classes] or list(found[0])
+    return {name: np.mean([table[name] for table in found], axis=0) for name in names}

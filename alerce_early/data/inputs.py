@@ -1,0 +1,213 @@
+"""What is to be classified, as a stream of chunks of rows: which reader takes which file is decided here.
+
+A network names the raw channels it was trained on; the readers that deliver these are the ones whose files it can
+take, and of them the ending of a file's name chooses. A new format is one more line of `FORMATS`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alerce_early.data import alerce, containers, files, hits, pickles, sdss
+from alerce_early.data.chunks import Chunk, Rejected
+from alerce_early.data.records import Records
+from alerce_early.data.spec import DataSpec
+from alerce_early.errors import InputError
+
+Shard = tuple[int, int]  # (i, n): the i-th of n parts, from 0
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file: what it holds, in words; the channels and the columns it can deliver; how its names end.
+
+    stream: (files, spec) and the keywords size, shard, skip of `Source.chunks`, to chunks.
+    """
+
+    told: str
+    channels: tuple[str, ...]
+    columns: tuple[str, ...]
+    ends: tuple[str, ...]
+    stream: Callable[..., Iterator[Chunk]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of one format, for a network of one spec."""
+
+    files: Sequence[Path]
+    format: Format
+    spec: DataSpec
+
+    def chunks(self, size: int, shard: Shard = (0, 1), skip: int = 0) -> Iterator[Chunk]:
+        """Rows in the order of the input, about `size` at a time; those of one shard, after its first `skip`.
+
+        The same arguments always cut the same chunks, and where `skip` ends one, the rest is cut as without.
+        """
+        return self.format.stream(self.files, self.spec, size=size, shard=shard, skip=skip)
+
+
+def find(given: Iterable[str | Path], spec: DataSpec) -> Source:
+    """The source of these files, folders and patterns, each file once, in the order given, a folder's sorted.
+
+    Raises InputError where there is nothing, or nothing that a network of this spec can take.
+    """
+    formats, ends = _formats(spec), endings(spec)
+    wanted = " or ".join(f"{form.told} ({', '.join(form.ends)})" for form in formats)
+    found = list(dict.fromkeys(file for path in given for file in files.matching(path, ends, "as INPUT")))
+    chosen = {}
+    for file in found:
+        fitting = [form for form in formats if file.name.endswith(form.ends)]
+        if not fitting:
+            raise InputError(
+                f"{file} is not for this network, which takes {spec.kind} with the channels "
+                f"{', '.join(spec.channels) or 'unknown'}: {wanted or 'train it again'}."
+            )
+        chosen[fitting[0].told] = fitting[0]
+    if len(chosen) > 1:
+        raise InputError(f"the input holds {' and '.join(chosen)}; give one of them at a time.")
+    return Source(found, next(iter(chosen.values())), spec)
+
+
+def endings(spec: DataSpec) -> tuple[str, ...]:
+    """How the names of the files end that a network of this spec can take."""
+    return tuple(dict.fromkeys(end for form in _formats(spec) for end in form.ends))
+
+
+def _formats(spec: DataSpec) -> list[Format]:
+    return [form for form in FORMATS if spec.channels and set(spec.channels) <= set(form.channels)]
+
+
+def _packets(paths: Sequence[Path], spec: DataSpec, *, size: int, shard: Shard, skip: int) -> Iterator[Chunk]:
+    from alerce_early.data import alerts  # needs an extra, which only those who have packets have
+
+    return alerts.stream(paths, size=size, shard=shard, skip=skip)
+
+
+def _rows(
+    paths: Sequence[Path],
+    spec: DataSpec,
+    *,
+    read: Callable[[Path, DataSpec], Records],
+    size: int,
+    shard: Shard,
+    skip: int,
+) -> Iterator[Chunk]:
+    """Files that are read whole, each of one row or of many. Shards divide the files, or of few files the rows."""
+    index, n = shard
+    by_file = len(paths) >= n
+    names = _names(paths)
+    pieces: list[Chunk] = []
+    for path in paths[index::n] if by_file else paths:
+        for piece in _pieces(path, names[path], spec, read, size, (0, 1) if by_file else shard):
+            if skip:  # a skip ends where a piece ends, because a chunk is made of whole pieces
+                skip -= piece.read
+                continue
+            if pieces and _layout(pieces[0]) != _layout(piece):
+                yield _merged(pieces)
+                pieces = []
+            pieces.append(piece)
+            if sum(held.read for held in pieces) >= size:
+                yield _merged(pieces)
+                pieces = []
+    if pieces:
+        yield _merged(pieces)
+
+
+def _pieces(
+    path: Path, name: str, spec: DataSpec, read: Callable[[Path, DataSpec], Records], size: int, shard: Shard
+) -> Iterator[Chunk]:
+    """The rows of one file, at most `size` at a time; a file that cannot be read is one rejected row."""
+    index, n = shard
+    try:
+        records = read(path, spec)
+    except InputError as error:
+        if index == 0:
+            yield _chunk(None, [], path, name, [Rejected(str(path), "", str(error))], 1)
+        return
+    wanted = (*spec.raw_shape[1:], spec.raw_shape[0])
+    rows = np.arange(index, len(records), n)
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size].tolist()
+        fits = [row for row in part if records.images[row].shape == wanted]
+        rejected = [
+            Rejected(str(path), f"{name}:{row}", f"stamp is {_by(records.images[row].shape)}, wanted {_by(wanted)}")
+            for row in sorted(set(part) - set(fits))
+        ]
+        yield _chunk(_taken(records, fits) if fits else None, fits, path, name, rejected, len(part))
+
+
+def _taken(records: Records, rows: list[int]) -> Records:
+    """Some rows of records, all of one shape, as dense arrays of their own."""
+    return replace(
+        records,
+        images=np.stack([records.images[row] for row in rows]).astype(np.float32),
+        labels=records.labels[rows],
+        ids=records.ids[rows],
+        features=records.features[rows],
+        part=None,
+    )
+
+
+def _chunk(
+    records: Records | None, rows: list[int], path: Path, name: str, rejected: list[Rejected], read: int
+) -> Chunk:
+    keys = np.array([f"{name}:{row}" for row in rows], dtype=str)
+    return Chunk(records, keys, np.full(len(rows), str(path)), tuple(rejected), read)
+
+
+def _layout(piece: Chunk) -> tuple[str, ...] | None:
+    return piece.records.feature_names if piece.records else None
+
+
+def _merged(pieces: list[Chunk]) -> Chunk:
+    held = [piece.records for piece in pieces if piece.records]
+    columns: dict[str, Any] = {
+        name: np.concatenate([np.asarray(getattr(records, name)) for records in held])
+        for name in ("images", "labels", "ids", "features")
+        if held
+    }
+    return Chunk(
+        replace(held[0], **columns) if held else None,
+        np.concatenate([piece.keys for piece in pieces]),
+        np.concatenate([piece.sources for piece in pieces]),
+        tuple(rejected for piece in pieces for rejected in piece.rejected),
+        sum(piece.read for piece in pieces),
+    )
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """What rows are named by: the file's name, or its whole path where two files share that."""
+    shared = Counter(path.name for path in paths)
+    return {path: path.name if shared[path.name] == 1 else str(path) for path in paths}
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _stamps(path: Path, spec: DataSpec) -> Records:
+    return alerce.from_raw(pickles.load(path), f"file {path.name}", labelled=False)
+
+
+def _hits(path: Path, spec: DataSpec) -> Records:
+    return hits.read(path, channels=spec.channels)
+
+
+def _spectra(path: Path, spec: DataSpec) -> Records:
+    return sdss.read(path)
+
+
+PICKLES = (".pkl", ".pickle")
+
+FORMATS = (
+    Format("alert packets", alerce.CHANNELS, alerce.COLUMNS, containers.ENDS, _packets),
+    Format("stamps files", alerce.CHANNELS, alerce.COLUMNS, PICKLES, partial(_rows, read=_stamps)),
+    Format("HiTS files", hits.CHANNELS, (), PICKLES, partial(_rows, read=_hits)),
+    Format("spectra", sdss.CHANNELS, sdss.COLUMNS, (*sdss.ENDS, ".npz", *PICKLES), partial(_rows, read=_spectra)),
+)

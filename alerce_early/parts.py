@@ -1,0 +1,179 @@
+"""A table that is written in parts and can be stopped at any moment: what a long `predict` leaves on disk.
+
+    FILE.partial/command.json            what the parts are of
+    FILE.partial/000000.parquet          one chunk of rows; its metadata say how much input is behind it
+    FILE.partial/000000.rejected.csv     what of the same chunk was set aside, if anything; written before it
+    NAME.rejected.csv FILE               at the end, in this order; then the folder goes
+
+Every file is written under a temporary name and renamed. So the parts that can be seen are whole, the last one
+says where to go on, and the same command, however often killed, ends in the same table.
+"""
+
+import csv
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow
+from pyarrow import csv as arrow_csv
+from pyarrow import parquet
+
+from alerce_early.data.chunks import Rejected
+from alerce_early.errors import InputError
+from alerce_early.evaluation import table as tables
+
+REJECTED = ("source", "key", "reason")
+ROW_GROUP = 1 << 16  # rows written together at the end
+PATIENCE = 3.0  # seconds to wait for the lock
+COUNTS = ("read", "rows", "rejected")  # of the input so far, in the metadata of a part
+
+
+class Parts:
+    """The parts of one output file; counts: read, rows and rejected so far, also of what an earlier process did.
+
+    command: plain values that decide the rows. Raises InputError where the output exists, is being written, or
+    is the unfinished one of another command; overwrite starts it afresh then.
+    """
+
+    def __init__(self, out: Path, command: Mapping[str, Any], overwrite: bool = False):
+        if out.suffix not in tables.EXTENSIONS:
+            raise InputError(f"--out {out}: wanted a name that ends in {' or '.join(tables.EXTENSIONS)}.")
+        self.out, self.folder, self.rejected_file = out, partial_of(out), rejected_of(out)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise InputError(f"--out {out} cannot be written: {error.strerror}.") from None
+        if not _held(self._lock):
+            raise InputError(f"{out} is being written by another process.")
+        self._begin(json.loads(json.dumps(command)), overwrite)
+        self.files = sorted(self.folder.glob("*.parquet"))
+        known = parquet.read_schema(self.files[-1]).metadata if self.files else {}
+        self.counts = {name: int(known.get(name.encode(), 0)) for name in COUNTS}
+
+    def __enter__(self) -> "Parts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.files:  # there is nothing to go on with
+            self._remove()
+        self._lock.close()
+
+    def _begin(self, command: dict[str, Any], overwrite: bool) -> None:
+        file = self.folder / "command.json"
+        before = json.loads(file.read_text()) if file.exists() else None
+        if before == command:
+            return
+        if self.out.exists() and not overwrite:
+            if before is None:
+                self._remove()
+            raise InputError(f"{self.out} exists already. Choose another --out, or replace it with --overwrite.")
+        if before is not None and any(self.folder.glob("*.parquet")) and not overwrite:
+            differs = ", ".join(name for name in command if before.get(name) != command[name])
+            raise InputError(
+                f"{self.folder} is the unfinished output of another command: it differs in {differs}. "
+                "Finish that one, choose another --out, or start afresh with --overwrite."
+            )
+        file.unlink(missing_ok=True)
+        for old in self.folder.glob("*.*"):
+            old.unlink()
+        _written(file, lambda partial: partial.write_text(json.dumps(command)))
+
+    def _remove(self) -> None:
+        """Parts without their command are nothing, so that goes first: half a folder is never gone on with."""
+        (self.folder / "command.json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, table: tables.Table, rejected: Sequence[Rejected], read: int) -> None:
+        """Keep one more chunk: its rows, what was set aside, and how much of the input it is."""
+        self.counts["read"] += read
+        self.counts["rows"] += len(next(iter(table.values())))
+        self.counts["rejected"] += len(rejected)
+        path = self.folder / f"{len(self.files):06}.parquet"
+        if rejected:
+            _written(path.with_suffix(".rejected.csv"), lambda partial: _write_rejected(partial, rejected))
+        rows = pyarrow.table(dict(table)).replace_schema_metadata({k: str(v) for k, v in self.counts.items()})
+        _written(path, lambda partial: parquet.write_table(rows, partial))
+        self.files.append(path)
+
+    def column(self, name: str) -> Iterator[np.ndarray]:
+        """One column of each part."""
+        for file in self.files:
+            yield parquet.read_table(file, columns=[name])[name].to_numpy()
+
+    def reasons(self) -> Iterator[Rejected]:
+        """What was set aside, in the order of the input."""
+        for file in self.files:
+            if (aside := file.with_suffix(".rejected.csv")).exists():
+                with aside.open(newline="") as lines:
+                    yield from (Rejected(*row) for row in list(csv.reader(lines))[1:])
+
+    def finish(self) -> None:
+        """Join the parts to the output file, or to none where not one row was classified, and remove them."""
+        if self.counts["rejected"]:
+            _written(self.rejected_file, lambda partial: _write_rejected(partial, self.reasons()))
+        else:
+            self.rejected_file.unlink(missing_ok=True)  # of what is overwritten
+        if self.counts["rows"]:
+            _written(self.out, self._join)
+        self._remove()
+
+    def _join(self, path: Path) -> None:
+        schema = parquet.read_schema(self.files[0]).remove_metadata()
+        csv_wanted = self.out.suffix == ".csv"
+        with arrow_csv.CSVWriter(path, schema) if csv_wanted else parquet.ParquetWriter(path, schema) as writer:
+            held: list[pyarrow.Table] = []
+            for file in self.files:
+                held.append(parquet.read_table(file).replace_schema_metadata(None))
+                if file == self.files[-1] or sum(map(len, held)) >= ROW_GROUP:
+                    writer.write_table(pyarrow.concat_tables(held))
+                    held = []
+
+
+def partial_of(out: Path) -> Path:
+    """The folder with the parts of an unfinished output."""
+    return out.with_name(f"{out.name}.partial")
+
+
+def rejected_of(out: Path) -> Path:
+    """The file beside an output with what was set aside."""
+    return out.with_name(f"{out.stem}.rejected.csv")
+
+
+def _held(lock: IO[str]) -> bool:
+    """Whether this process now has the lock; the last workers of a killed one may hold it for a moment longer."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
+
+
+def _write_rejected(path: Path, rejected: Sequence[Rejected] | Iterator[Rejected]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(REJECTED)
+        writer.writerows(astuple(one) for one in rejected)
+
+
+def _written(path: Path, write: Any) -> None:
+    """Call `write` with a temporary name, then rename; a full disk is the user's to mend."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written: {error.strerror}. The same command goes on from here.") from None

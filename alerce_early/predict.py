@@ -1,0 +1,231 @@
+"""Classify alerts with a trained network: from raw files to a table of probabilities.
+
+python -m alerce_early.predict RUN INPUT ... --out FILE
+python -m alerce_early.predict RUN --watch FOLDER --out FOLDER
+"""
+
+import argparse
+import hashlib
+import logging
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from alerce_early.classifier import Classifier, Table, load
+from alerce_early.data import incoming, inputs, pictures
+from alerce_early.data.chunks import Chunk, Rejected
+from alerce_early.data.duplicates import Seen
+from alerce_early.data.features import MISSING
+from alerce_early.data.inputs import Shard, Source
+from alerce_early.errors import InputError, at_the_door
+from alerce_early.evaluation import figures, slices
+from alerce_early.evaluation import table as tables
+from alerce_early.parts import Parts, partial_of, rejected_of
+from alerce_early.runtimes import RUNTIMES
+
+CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
+SHOWN = 5  # of each class, in the gallery
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the input; before: how much of it an earlier process had read; first: the first reason."""
+
+    classified: int
+    rejected: int
+    before: int
+    seconds: float
+    first: Rejected | None
+
+    def __str__(self) -> str:
+        rate = (self.classified + self.rejected - self.before) / max(self.seconds, 1e-9)
+        earlier = f" ({self.before:,} of both before this start)" if self.before else ""
+        return f"{self.classified:,} classified, {self.rejected:,} rejected{earlier}, {rate:,.0f} alerts/s"
+
+
+def predict(
+    classifier: Classifier,
+    source: Source,
+    out: Path,
+    shard: Shard = (0, 1),
+    overwrite: bool = False,
+    seen: Seen | None = None,
+    size: int = CHUNK,
+) -> Outcome:
+    """Classify a source into one file; what a stopped process left of the same command is gone on with.
+
+    seen: keys that count as duplicates, to which those of this source are added. Memory is bounded by `size`
+    rows, whatever the length of the input. Raises InputError where the input is not for this network or the
+    output cannot be written; a row that cannot be read, is misshaped or a duplicate is set aside.
+    """
+    seen = seen or Seen()
+    shown = [name for name in slices.COLUMNS if name in source.format.columns]
+    started = time.perf_counter()
+    with Parts(out, _command(classifier, source, shard, size), overwrite) as parts:
+        before = parts.counts["read"]
+        for keys in parts.column("candid"):
+            seen.add(keys)
+        with tqdm(unit=" alerts", initial=before, disable=not sys.stderr.isatty()) as bar:
+            for chunk in source.chunks(size, shard, skip=before):
+                parts.add(*_classified(classifier, chunk, seen, shown), chunk.read)
+                bar.update(chunk.read)
+        first = next(parts.reasons(), None)
+        parts.finish()
+    seconds = time.perf_counter() - started
+    return Outcome(parts.counts["rows"], parts.counts["rejected"], before, seconds, first)
+
+
+def _command(classifier: Classifier, source: Source, shard: Shard, size: int) -> dict[str, Any]:
+    """What decides the rows, as plain values: files count by name, size and time of change."""
+    digest = hashlib.sha256()
+    for file in source.files:
+        facts = file.stat()
+        digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return {
+        "network": classifier.model,
+        "runtime": classifier.runtime,
+        "input": digest.hexdigest(),
+        "shard": list(shard),
+        "chunk": size,
+    }
+
+
+def _classified(classifier: Classifier, chunk: Chunk, seen: Seen, shown: Sequence[str]) -> tuple[Table, list[Rejected]]:
+    """The rows of a chunk that are here for the first time, and all that was set aside."""
+    table = _table(classifier, chunk, shown)
+    fresh = seen.add(chunk.keys)
+    again = zip(chunk.sources[~fresh].tolist(), chunk.keys[~fresh].tolist(), strict=True)
+    rejected = [Rejected(source, key, "duplicate of a row before it") for source, key in again]
+    return {name: column[fresh] for name, column in table.items()}, [*chunk.rejected, *rejected]
+
+
+def _table(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> Table:
+    """What is known of the rows of a chunk, and what the network says of them."""
+    known: dict[str, np.ndarray] = {}
+    if chunk.records is None:
+        found, ids, labels = classifier.predict([]), chunk.keys, chunk.keys
+    else:
+        known = dict(zip(chunk.records.feature_names, chunk.records.features.T, strict=True))
+        found, ids = classifier.of_records(chunk.records), chunk.records.ids
+        labels = np.array([*chunk.records.classes, ""])[chunk.records.labels]
+    columns = {name: known.get(name, np.full(len(ids), np.nan)) for name in shown}
+    return {
+        "candid": chunk.keys,
+        "id": ids,
+        "source": chunk.sources,
+        "label": np.where(np.isin(labels, classifier.spec.classes), labels, ""),
+        **found,
+        **{name: np.where(column == MISSING, np.nan, column) for name, column in columns.items()},
+    }
+
+
+def watch(classifier: Classifier, folder: Path, results: Path) -> None:
+    """Classify the files of a folder as they arrive, FILE to results/FILE.parquet, until the process is stopped.
+
+    A file with a result is done and stays so, whatever happens to it; one that a stopped process had begun is gone
+    on with, before all others. So each row is classified exactly once, and one that came in an earlier file
+    is a duplicate. A file that is not for the network is told and tried again at the next start.
+    """
+
+    def out(file: Path) -> Path:
+        return results / f"{file.name}.parquet"
+
+    def done(file: Path) -> bool:
+        return (out(file).exists() or rejected_of(out(file)).exists()) and not partial_of(out(file)).exists()
+
+    results.mkdir(parents=True, exist_ok=True)
+    seen = Seen()
+    for file in sorted(results.glob("*.parquet")):
+        seen.add(tables.read(file, ["candid"])["candid"])
+    ends = inputs.endings(classifier.spec)
+    begun = (folder / path.name.removesuffix(".parquet.partial") for path in sorted(results.glob("*.partial")))
+    print(f"{classifier.model} waits for files in {folder}", flush=True)
+    for file in chain((file for file in begun if file.exists()), incoming.arrivals(folder, ends, done)):
+        try:
+            outcome = predict(classifier, inputs.find([file], classifier.spec), out(file), seen=seen)
+            print(f"{file.name}: {outcome}", flush=True)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+
+
+def gallery(classifier: Classifier, source: Source, shard: Shard, out: Path, picture: Path) -> None:
+    """Draw the stamps of the rows that are surest of each class; reads the input once more to find them."""
+    table = tables.read(out)
+    if not classifier.classes:
+        raise InputError("--gallery: shows the surest of each class; this network tells no classes.")
+    chosen: dict[str, str] = {}
+    for name in classifier.classes:
+        rows = np.flatnonzero(table["predicted"] == name)
+        for row in rows[np.argsort(-table[f"q_{name}"][rows], kind="stable")][:SHOWN]:
+            chosen[str(table["candid"][row])] = f"{name}, q = {table[f'q_{name}'][row]:.2f}\n{table['id'][row]}"
+    found: dict[str, np.ndarray] = {}
+    for chunk in source.chunks(CHUNK, shard):
+        if chunk.records is not None:
+            for i in np.flatnonzero(np.isin(chunk.keys, list(chosen))).tolist():
+                found.setdefault(str(chunk.keys[i]), np.moveaxis(chunk.records.images[i], -1, 0).copy())
+        if len(found) == len(chosen):
+            break
+    stamps = np.stack([found[key] for key in chosen])
+    pictures.save(figures.gallery(stamps, list(chosen.values()), columns=SHOWN), picture)
+
+
+def _shard(text: str) -> Shard:
+    """ "2/4" to (1, 4)."""
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+    index, n = map(int, numbers.groups()) if numbers else (0, 0)
+    if not 1 <= index <= n:
+        raise argparse.ArgumentTypeError(f"{text}: wanted i/n with i from 1 to n, such as 1/4.")
+    return index - 1, n
+
+
+@at_the_door
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m alerce_early.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("run", help="a run folder, or a checkpoint")
+    add("input", nargs="*", metavar="INPUT", help="alert packets, archives of them, stamps or HiTS files, spectra")
+    add("--out", type=Path, required=True, help="the .parquet or .csv to write; of --watch, a folder")
+    add("--overwrite", action="store_true", help="replace what is there")
+    add("--shard", type=_shard, default=(0, 1), metavar="i/n", help="classify the i-th of n parts of the input")
+    add("--ensemble", nargs="+", default=[], metavar="RUN", help="average RUN with these")
+    add("--runtime", default="torch", choices=RUNTIMES, help="what computes (%(default)s)")
+    add("--gallery", type=Path, metavar="PNG", help="draw the surest stamps of each class")
+    add("--watch", type=Path, metavar="FOLDER", help="classify files as they arrive in it; Ctrl-C ends it")
+    given = parser.parse_args()
+    # readers log what they set aside, which here goes to a file
+    logging.getLogger(__package__).setLevel(logging.ERROR)
+    if bool(given.input) == bool(given.watch):
+        raise InputError("give either INPUT ... or --watch FOLDER.")
+    classifier = load(given.run, *given.ensemble, runtime=given.runtime)
+    if given.watch:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end it alike
+        with suppress(KeyboardInterrupt):
+            watch(classifier, given.watch, given.out)
+        return
+    source = inputs.find(given.input, classifier.spec)
+    outcome = predict(classifier, source, given.out, given.shard, given.overwrite)
+    if not outcome.classified and outcome.first:
+        raise InputError(
+            f"not one of {outcome.rejected:,} rows could be classified; the first, {outcome.first.source}: "
+            f"{outcome.first.reason.rstrip('.')}. All: {rejected_of(given.out)}"
+        )
+    print(f"{outcome}: {given.out}" + (f", {rejected_of(given.out)}" if outcome.rejected else ""))
+    if given.gallery:
+        gallery(classifier, source, given.shard, given.out, given.gallery)
+        print(given.gallery)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""From raw files to tables: the same as in training, each row once, whatever stops it and whatever is wrong with it."""
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import alerce_early
+from alerce_early.classifier import Classifier
+from alerce_early.data import inputs
+from alerce_early.data.simulation import packets
+from alerce_early.errors import InputError
+from alerce_early.evaluation import foreign
+from alerce_early.evaluation import table as tables
+from alerce_early.predict import gallery, predict
+from alerce_early.train import train
+
+CHECKOUT = Path(__file__).parent.parent
+SIZE = 40  # rows of a chunk: ten chunks of the stamps file
+
+
+@pytest.fixture(scope="module")
+def run(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with metadata; its network does not matter here."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    config = composed(
+        *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=course_cnn", "features=published"),
+        *("trainer.max_epochs=1", "batches_per_epoch=3", "batch_size=16"),
+    )
+    return train(config, outputs / "run").path
+
+
+@pytest.fixture(scope="module")
+def classifier(run: Path) -> Classifier:
+    return alerce_early.load(run)
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 30 packets, of which one is there twice and one is cut short."""
+    folder = tmp_path_factory.mktemp("night")
+    for i, (packet, _) in enumerate(packets.alerts(30, seed=3)):
+        (folder / f"{i:02}.avro").write_bytes(packets.encode(packet))
+    shutil.copy(folder / "04.avro", folder / "40.avro")
+    (folder / "05.avro").write_bytes((folder / "05.avro").read_bytes()[:9000])
+    return folder
+
+
+def table_of(classifier: Classifier, given: Any, out: Path, **options: Any) -> dict[str, np.ndarray]:
+    predict(classifier, inputs.find([given], classifier.spec), out, **{"size": SIZE} | options)
+    return tables.read(out)
+
+
+@pytest.fixture(scope="module")
+def whole(classifier: Classifier, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "whole.parquet"
+    table_of(classifier, stamps_file, out)
+    return out
+
+
+def test_raw_rows_give_the_table_of_training(run: Path, whole: Path, survey: dict[str, Any]) -> None:
+    trained, table = tables.read(run / "predictions.parquet"), tables.read(whole)
+    square = [i for i, image in enumerate(survey["images"]) if image.shape == (63, 63, 3)]
+    assert table["candid"].tolist() == [f"stamps.pkl:{i}" for i in square]  # in order
+    shared = [name for name in trained if name in table]
+    assert {"id", "label", "predicted", "p_SN", "q_SN", "set", "set_aps", "magpsf"} <= set(shared)
+    for name in shared:
+        here = table[name][trained["row"]]
+        if trained[name].dtype == object:
+            assert (here == trained[name]).all(), name
+        else:
+            assert np.abs(here - trained[name]).max() <= 1e-6, name
+    q = np.stack([table[name] for name in table if name.startswith("q_")], 1).astype(np.float64)
+    assert table["entropy"] == pytest.approx(-(q * np.log(q)).sum(1), abs=1e-5)
+    metadata = np.array(survey["metadata"])[square]
+    assert table["imputed"].max() > 0
+    assert (table["imputed"] <= (metadata == -999).sum(1)).all()
+    assert set(table["model"]) == {alerce_early.load(run).model}
+
+
+def test_shards_make_the_whole_and_csv_is_the_same(
+    classifier: Classifier, stamps_file: Path, whole: Path, tmp_path: Path
+) -> None:
+    expected = tables.read(whole)
+    parts = [table_of(classifier, stamps_file, tmp_path / f"{i}.csv", shard=(i, 3)) for i in range(3)]
+    joined = tables.joined(parts)
+    order = np.argsort([int(key.split(":")[1]) for key in joined["candid"]])
+    assert joined["candid"][order].tolist() == expected["candid"].tolist()
+    assert joined["set"][order].tolist() == expected["set"].tolist()
+    assert np.abs(joined["q_SN"][order] - expected["q_SN"]).max() < 1e-6
+
+
+def test_killed_and_continued_is_the_same_file(run: Path, stamps_file: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "whole.parquet"
+    code = (
+        "import sys, pathlib, alerce_early; from alerce_early.data import inputs; "
+        "from alerce_early.predict import predict; c = alerce_early.load(sys.argv[1]); "
+        f"predict(c, inputs.find([sys.argv[2]], c.spec), pathlib.Path(sys.argv[3]), size={SIZE})"
+    )
+    command = [sys.executable, "-c", code, str(run), str(stamps_file), str(out)]
+    process = subprocess.Popen(command, cwd=CHECKOUT)
+    parts = tmp_path / "whole.parquet.partial"
+    wait_for(lambda: (parts / "000002.parquet").exists() or process.poll() is not None)
+    process.kill()
+    process.wait()
+    left = len(list(parts.glob("*.parquet")))
+    assert 3 <= left <= 10 and not out.exists()  # it was killed in the middle
+    other = alerce_early.load(run, run)  # another network
+    with pytest.raises(InputError, match="unfinished output of another command: it differs in network"):
+        table_of(other, stamps_file, out)
+    found = predict(c := alerce_early.load(run), inputs.find([stamps_file], c.spec), out, size=SIZE)
+    assert found.before == left * SIZE or left == 10
+    assert out.read_bytes() == whole.read_bytes()
+    assert (tmp_path / "whole.rejected.csv").read_text() == whole.with_name("whole.rejected.csv").read_text()
+    assert not parts.exists()
+
+
+def test_packets(classifier: Classifier, night: Path, tmp_path: Path) -> None:
+    table = table_of(classifier, night, tmp_path / "night.parquet", size=8)
+    rejected = (tmp_path / "night.rejected.csv").read_text()
+    assert len(set(table["candid"])) == len(table["candid"])
+    assert "40.avro" in rejected and "duplicate of a row before it" in rejected
+    assert "05.avro" in rejected and "cut short" in rejected
+    assert len(table["candid"]) + len(rejected.splitlines()) - 1 == 31
+    source = inputs.find([night], classifier.spec)
+    picture = tmp_path / "surest.png"
+    gallery(classifier, source, (0, 1), tmp_path / "night.parquet", picture)
+    assert picture.stat().st_size > 10_000
+
+
+def test_real_packets_and_labels_that_come_later(classifier: Classifier, real_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "real.csv"
+    found = predict(classifier, inputs.find([real_data / "alerts"], classifier.spec), out)
+    assert (found.classified, found.rejected) == (62, 6)
+    assert (tmp_path / "real.rejected.csv").read_text().count("wanted 63 x 63") == 6
+    with pytest.raises(InputError, match="no row with a label"):
+        foreign.read(out)
+    assert len(foreign.read(out, real_data / "alerts" / "labels.csv")["label"]) == 49
+
+
+def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
+    table = tables.read(whole)
+    for ours, theirs in (("candid", "candid"), ("id", "objectId")):
+        labels = tmp_path / f"{theirs}.csv"
+        rows = [f"{key},SN" for key in table[ours][:3]] + [f"{table[ours][3]},", "stranger,VS"]
+        labels.write_text("\n".join([f"{theirs},label", *rows]))
+        joined = foreign.labels(labels, table)
+        assert set(table[ours][joined == "SN"]) == set(table[ours][:3]) and set(joined) == {"SN", ""}
+    labels.write_text("candid,label\nstranger,SN\n")
+    with pytest.raises(InputError, match="a label for not one row"):
+        foreign.labels(labels, table)
+    labels.write_text("name,label\nstranger,SN\n")
+    with pytest.raises(InputError, match="wanted label, and candid or id"):
+        foreign.labels(labels, table)
+
+
+def nothing_left(folder: Path) -> bool:
+    return not [path for path in folder.iterdir() if path.name.endswith(".partial")]
+
+
+def test_what_cannot_be_done_is_one_line(
+    classifier: Classifier, stamps_file: Path, whole: Path, tmp_path: Path
+) -> None:
+    empty, bare, mixed = tmp_path / "empty", tmp_path / "bare.pkl", tmp_path / "mixed"
+    empty.mkdir()
+    mixed.mkdir()
+    (mixed / "a.avro").touch()
+    bare.write_bytes(pickle.dumps({"images": np.zeros((3, 63, 63, 3), np.float32)}))
+    shutil.copy(bare, mixed)
+    out = tmp_path / "out.parquet"
+    for given, told in (
+        (empty, "No such .avro or .tar"),
+        (tmp_path / "nothing", "cannot be read"),
+        (bare, "has no metadata sgscore1, .* this network needs 23 columns"),
+        (mixed, "holds alert packets and stamps files; give one of them at a time"),
+        (whole, "is not for this network, which takes stamps with the channels science, template, difference"),
+    ):
+        with pytest.raises(InputError, match=told) as caught:
+            table_of(classifier, given, out)
+        assert "\n" not in str(caught.value)
+        assert nothing_left(tmp_path) and not out.exists()
+    with pytest.raises(InputError, match=r"exists already. Choose another --out, or replace it with --overwrite"):
+        table_of(classifier, stamps_file, whole)
+    with pytest.raises(InputError, match=r"ends in .parquet or .csv"):
+        table_of(classifier, stamps_file, tmp_path / "out.txt")
+
+
+def test_a_file_that_is_no_pickle_leaves_only_its_reason(classifier: Classifier, tmp_path: Path) -> None:
+    bad, out = tmp_path / "bad.pkl", tmp_path / "out.parquet"
+    bad.write_text("garbage")
+    found = predict(classifier, inputs.find([bad], classifier.spec), out)
+    assert (found.classified, found.rejected) == (0, 1) and found.first and "is not a pickle" in found.first.reason
+    assert not out.exists() and "is not a pickle" in (tmp_path / "out.rejected.csv").read_text()
+    found = predict(classifier, inputs.find([bad], classifier.spec), out)  # the same command may be given again
+    assert found.rejected == 1
+
+
+def wait_for(happened: Any, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until, "it took too long"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def watching(run: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    (tmp_path / "in").mkdir()
+    command = [sys.executable, "-m", "alerce_early.predict", str(run), "--watch", "in", "--out", "done"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def test_watch_classifies_what_arrives_once(
+    watching: subprocess.Popen[str], classifier: Classifier, night: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "done").mkdir(exist_ok=True)
+    # what an earlier process had done, and a file with one of its packets
+    before = table_of(classifier, night / "00.avro", tmp_path / "done" / "00.avro.parquet")
+    shutil.copy(night / "00.avro", tmp_path / "in")
+    shutil.copy(night / "00.avro", tmp_path / "in" / "again.avro")
+    shutil.copy(night / "01.avro", tmp_path / "in" / "01.avro.coming")
+    (tmp_path / "in" / "01.avro.coming").rename(tmp_path / "in" / "01.avro")
+    done = tmp_path / "done"
+    wait_for(lambda: (done / "01.avro.parquet").exists() and (done / "again.avro.rejected.csv").exists())
+    watching.send_signal(signal.SIGTERM)
+    assert watching.wait(20) == 0
+    names = sorted(path.name for path in done.iterdir())
+    assert names == ["00.avro.parquet", "01.avro.parquet", "again.avro.rejected.csv"]
+    assert "duplicate" in (done / "again.avro.rejected.csv").read_text()
+    assert tables.read(done / "00.avro.parquet")["candid"].tolist() == before["candid"].tolist()
