@@ -54,12 +54,29 @@ def _table(entries: Sequence[Entry]) -> list[list[str]]:
 def notes(entries: Sequence[Entry]) -> list[str]:
     """What a reader must know before comparing rows of the table."""
     letters = list(dict.fromkeys(_letter(entry, entries) for entry in entries))
+    without_images = [told for best in dict.fromkeys(_bests(entries)) if (told := _without_images(best, entries))]
     if len(letters) == 1:
-        return []
+        return without_images
     return [
         f"Judged on different test rows ({', '.join(letters)}): configs of different letters are not ranked against "
-        "each other, and no test compares them."
+        "each other, and no test compares them.",
+        *without_images,
     ]
+
+
+def _without_images(best: Entry, entries: Sequence[Entry]) -> str:
+    """What the baselines beside the runs reach on the same rows, so that a reader sees what the images bought."""
+    metric = best.kind.RANKED_BY
+    runs = [run.result.get("baselines", {}) for entry in entries if entry.rows == best.rows for run in entry.runs]
+    reached = {
+        words: [run[key]["values"][metric] for run in runs if key in run and metric in run[key].get("values", {})]
+        for key, words in (("metadata", "a random forest on the metadata alone"), ("majority", "the commonest class"))
+    }
+    told = [f"{words} {mean(values):.3f}" for words, values in reached.items() if values]
+    if not told:
+        return ""
+    what = best.kind.WORDS[metric]
+    return f"Without the images, {what} on {_letter(best, entries)}: {', '.join(told)} (mean over runs)."
 
 
 def text(rows: list[list[str]]) -> str:

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from alerce_early import checkpoints
+from alerce_early.errors import InputError
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -39,6 +40,12 @@ class Patience(EarlyStopping):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.wait_count >= self.patience:
             trainer.should_stop = True
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.monitor not in trainer.callback_metrics:
+            known = sorted(name.removeprefix("val/") for name in trainer.callback_metrics if name.startswith("val/"))
+            raise InputError(f"monitor={self.monitor.removeprefix('val/')} is not measured; wanted {', '.join(known)}.")
+        super().on_validation_end(trainer, pl_module)
 
 
 class Randomness(Callback):

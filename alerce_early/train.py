@@ -132,7 +132,7 @@ def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> 
         resuming.Randomness(),
         *watch.progress_bar(),
         *more,
-        resuming.Patience(monitor, patience=config.patience, mode=mode, check_finite=False),
+        construct(resuming.Patience, monitor=monitor, patience=config.patience, mode=mode, check_finite=False),
         best,
         last,
     ]

@@ -104,10 +104,10 @@ def test_mistakes_are_told(quick: Callable[..., DictConfig], tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"none\.ckpt cannot be read"):
         Deployed.load(tmp_path / "none.ckpt")
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
-    with pytest.raises(InputError, match="no checkpoint of this version"):
+    with pytest.raises(InputError, match="is no checkpoint"):
         Deployed.load(tmp_path / "text.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(InputError, match="no checkpoint of this version"):
+    with pytest.raises(InputError, match="is no checkpoint"):
         Deployed.load(tmp_path / "other.ckpt")
     spec = DataSpec("stamps", (3, 21, 21), ("a", "b"), ("fwhm",), (0.0,), (1.0,), (), 0, 9, "", "a test", (3, 63, 63))
     deployed = Deployed(task_of(quick("model=stamp_classifier"), spec))

@@ -184,6 +184,20 @@ def test_a_non_finite_loss_stops_and_keeps_the_best(quick, tmp_path: Path, caplo
     assert "Training was cut short" in run.page.read_text()
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("monitor=beauty", "monitor=beauty is not measured; wanted accuracy, "),
+        ("patience=long", "patience='long'; wanted int"),
+        ("split.validation=many", "split: validation='many'; wanted float"),
+        ("+split.vlidation=3", "unexpected keyword argument 'vlidation'"),
+    ],
+)
+def test_a_value_that_does_not_fit_its_key_is_told(quick, tmp_path: Path, override: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        train(quick(override), tmp_path / "run")
+
+
 def test_a_loss_that_explodes_at_once_is_an_error(quick, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the loss is (nan|inf) at epoch 1.*no checkpoint yet"):
         train(quick("optim.optimizer.lr=1e25", "batches_per_epoch=20"), tmp_path / "run")

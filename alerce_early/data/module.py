@@ -120,7 +120,7 @@ class AlertData(L.LightningDataModule):
         if self.store.part is not None:
             part = splits.prescribed(self.store.part, self.labels, self.store.ids, self.classes, **self.split)
         else:
-            part = splits.split(self.labels, self.store.ids, self.classes, **self.split)
+            part = construct(splits.split, self.labels, self.store.ids, self.classes, **self.split)
         labelled = self.labels >= 0
         # a test file may come without labels: its rows are predicted and not judged
         blind = (part == splits.TEST) & (self.store.labels == UNLABELLED) & self._kept

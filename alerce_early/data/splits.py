@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early.build import construct
 from alerce_early.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -126,10 +127,10 @@ def prescribed(
     number = {**{name: i for i, name in enumerate(PARTS)}, "extra": TRAIN, "": TRAIN}
     parts = np.array([number[str(name)] for name in names], dtype=np.int8)[index]
     if len(free := np.flatnonzero(part == "")):
-        parts[free] = split(labels[free], ids[free], classes, **options)
+        parts[free] = construct(split, labels[free], ids[free], classes, **options)
     elif options.get("folds") is not None:
         raise InputError("split.folds: this file itself says which rows are for test; leave split.folds away.")
     elif not (parts == VALIDATION).any():
         train = np.flatnonzero(part == "train")
-        parts[train] = split(labels[train], ids[train], classes, **{**options, "test": 0})
+        parts[train] = construct(split, labels[train], ids[train], classes, **{**options, "test": 0})
     return parts
