@@ -114,8 +114,8 @@ def training(model: str, batches: int, folder: Path) -> Iterator[Row]:
     taken = [data.rows[rows] for rows in data.train_dataloader().sampler or ()]
 
     turns = TakingTurns(lambda: None)
-    task, trainer, _ = assemble(config, data, Run(folder / model), turns)
-    net = build(plain(config.model.net), spec=task.spec).train()
+    fitting, trainer, _ = assemble(config, data, Run(folder / model), turns)
+    net = build(plain(config.model.net), spec=fitting.task.spec).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=config.optim.optimizer.lr)
 
     def bare() -> None:
@@ -126,7 +126,7 @@ def training(model: str, batches: int, folder: Path) -> Iterator[Row]:
             optimizer.step()
 
     turns.bare = bare
-    trainer.fit(task, datamodule=data)
+    trainer.fit(fitting, datamodule=data)
     ours, rival = turns.ours[2:], turns.rival[2:]  # the first epoch warms both up
     ratio = median(r / o for o, r in zip(ours, rival, strict=True))
     shown = batches * config.batch_size

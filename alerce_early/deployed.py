@@ -92,7 +92,13 @@ class Deployed(nn.Module):
         return {**found, **{f"q_{name}": calibrated[:, i] for i, name in enumerate(self.classes)}}
 
     def _hash(self) -> str:
-        facts = [FORMAT, type(self.task).__name__, self.task.hparams["net"], self.spec.plain(), self.calibration]
+        facts = [
+            FORMAT,
+            type(self.task).__name__,
+            self.task.hyper_parameters["net"],
+            self.spec.plain(),
+            self.calibration,
+        ]
         digest = hashlib.sha256(json.dumps([*facts, self.conformal], sort_keys=True, default=str).encode())
         for name, weights in sorted(self.task.net.state_dict().items()):
             digest.update(name.encode() + weights.contiguous().numpy().tobytes())

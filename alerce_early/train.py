@@ -26,10 +26,11 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import baseline, calibration, conformal, slices, thresholds
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
+from alerce_early.fitting import Fitting, NonFiniteLoss
 from alerce_early.processes import agreed
 from alerce_early.runs import Run, differences, flat
 from alerce_early.signals import Stopped
-from alerce_early.tasks.base import NonFiniteLoss, Task
+from alerce_early.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
@@ -73,17 +74,18 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
 
 def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     data = data_of(config)
-    task, trainer, best = assemble(config, data, run, *more)
+    fitting, trainer, best = assemble(config, data, run, *more)
+    task = fitting.task
     if trainer.is_global_zero:
         run.begin(config)
         log.info("%s\n%s", summary.text(data.store.meta), summary.parts_text(data.part_sizes()))
         log.info("%s: %s parameters; run folder: %s", config.model.name, f"{_parameters(task):,}", run.path)
 
-    stopped = _fit(trainer, task, data, best, run.last if run.cut else None)
+    stopped = _fit(trainer, fitting, data, best, run.last if run.cut else None)
 
     task.load_state_dict(checkpoints.read(best.best_model_path)["state_dict"])
     started = time.perf_counter()
-    predictions = _predictions(trainer, task, data)
+    predictions = _predictions(trainer, fitting, data)
     judging = time.perf_counter() - started
     if trainer.is_global_zero:
         columns, fitted = _fitted(predictions, config)
@@ -113,8 +115,10 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
         log.info("%s\nreport: %s", report.headline_text(result, predictions), page)
 
 
-def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> tuple[Task, L.Trainer, ModelCheckpoint]:
-    """Task, trainer and the callback that keeps the best checkpoint, for a whole config; more: extra callbacks."""
+def assemble(
+    config: DictConfig, data: AlertData, run: Run, *more: Callback
+) -> tuple[Fitting, L.Trainer, ModelCheckpoint]:
+    """For a whole config its task, to be fitted, trainer and what keeps the best checkpoint; more: extra callbacks."""
     L.seed_everything(config.seed, verbose=False)
     task = task_of(config, data.spec)
     monitor = f"val/{config.monitor}"
@@ -153,16 +157,16 @@ def assemble(config: DictConfig, data: AlertData, run: Run, *more: Callback) -> 
         raise InputError(f"trainer: {error} Try trainer=cpu.") from None
     # the same initial weights everywhere, but each rank its own dropout and augmentation
     torch.manual_seed(config.seed + trainer.global_rank)
-    return task, trainer, best
+    return Fitting(task), trainer, best
 
 
-def _fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint, last: Path | None) -> str | None:
+def _fit(trainer: L.Trainer, fitting: Fitting, data: AlertData, best: ModelCheckpoint, last: Path | None) -> str | None:
     """Train, from a last checkpoint on if there is one.
 
     Returns why it ended early, where a non-finite loss did that, and keeps the best checkpoint.
     """
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+        trainer.fit(fitting, datamodule=data, ckpt_path=last, weights_only=True)
     except NonFiniteLoss as error:
         if not best.best_model_path:
             raise InputError(f"{error} There is no checkpoint yet to fall back on.") from None
@@ -171,16 +175,16 @@ def _fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint,
     return None
 
 
-def _predictions(trainer: L.Trainer, task: Task, data: AlertData) -> dict[str, np.ndarray]:
+def _predictions(trainer: L.Trainer, fitting: Fitting, data: AlertData) -> dict[str, np.ndarray]:
     """The predictions table over validation and test rows."""
     parts = []
     for split, loader in (("validation", data.val_dataloader), ("test", data.test_dataloader)):
-        trainer.test(task, dataloaders=loader(), verbose=False)
-        parts.append(task.table | {"split": np.full(len(task.table["row"]), split)})
+        trainer.test(fitting, dataloaders=loader(), verbose=False)
+        parts.append(fitting.table | {"split": np.full(len(fitting.table["row"]), split)})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     row = joined.pop("row")
     keys = {"id": data.store.ids[row], "row": row, "split": joined.pop("split")}
-    return keys | task.named(joined) | data.metadata(slices.COLUMNS, row)
+    return keys | fitting.task.named(joined) | data.metadata(slices.COLUMNS, row)
 
 
 def _fitted(predictions: tables.Table, config: DictConfig) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

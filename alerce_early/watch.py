@@ -17,8 +17,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from alerce_early.evaluation import figures, metrics
+from alerce_early.fitting import Fitting
 from alerce_early.runs import write_text
-from alerce_early.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
@@ -72,19 +72,20 @@ class Board(Callback):
         self.drawn_for: torch.Tensor | None = None
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, index: int) -> None:
-        if trainer.global_step or not isinstance(pl_module, Task):
+        if trainer.global_step or not isinstance(pl_module, Fitting):
             return
+        task = pl_module.task
         with torch.random.fork_rng():  # a picture must not change the run
-            seen = pl_module.recipe.finish(pl_module.augment(batch["image"][:SHOWN]))
-        captions = [pl_module.spec.classes[label] for label in batch["label"][:SHOWN].tolist()]
+            seen = task.recipe.finish(task.augment(batch["image"][:SHOWN]))
+        captions = [task.spec.classes[label] for label in batch["label"][:SHOWN].tolist()]
         shown = figures.gallery(seen.cpu().numpy(), captions)
-        self._add(trainer, f"{pl_module.spec.kind} as the net sees them", shown)
+        self._add(trainer, f"{task.spec.kind} as the net sees them", shown)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not isinstance(pl_module, Task) or self.best.best_model_score == self.drawn_for:
+        if not isinstance(pl_module, Fitting) or self.best.best_model_score == self.drawn_for:
             return
         self.drawn_for = self.best.best_model_score
-        table, classes = pl_module.table, pl_module.spec.classes
+        table, classes = pl_module.table, pl_module.task.spec.classes
         if f"p_{classes[0]}" in table:
             predicted = np.stack([table[f"p_{name}"] for name in classes], 1).argmax(1)
             counts = metrics.confusion(table["label"], predicted, len(classes))

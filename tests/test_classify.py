@@ -7,7 +7,9 @@ import lightning as L
 import pytest
 import torch
 
+from alerce_early import checkpoints
 from alerce_early.data.spec import DataSpec
+from alerce_early.fitting import Fitting
 from alerce_early.tasks.bayes import BayesTask
 from alerce_early.tasks.classify import ClassifyTask
 
@@ -34,8 +36,9 @@ def test_the_entropy_of_the_prediction_is_taken_off_the_loss() -> None:
 def test_a_checkpoint_opens_without_arguments(cls: type[ClassifyTask], options: dict, tmp_path: Path) -> None:
     saved = task(cls, **options)
     trainer = L.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, default_root_dir=tmp_path)
-    trainer.strategy.connect(saved)
+    trainer.strategy.connect(Fitting(saved))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    opened = cls.load_from_checkpoint(tmp_path / "a.ckpt")
+    opened = checkpoints.task(tmp_path / "a.ckpt")
+    assert type(opened) is cls
     assert {name: getattr(opened, name) for name in options} == options
     assert torch.equal(opened.net.layers[0].rho, saved.net.layers[0].rho)

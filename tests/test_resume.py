@@ -32,7 +32,7 @@ class Falls(ClassifyTask):
     trap = Path("nowhere")
 
     def losses(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if self.training and self.trainer.current_epoch == 2 and self.trainer.global_step % 2 and self.trap.exists():
+        if self.training and self.steps_done == 5 and self.trap.exists():  # two steps an epoch
             raise KeyError("fallen")
         return super().losses(z, batch)
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alerce_early.configs import CONF, data_of, task_of
 from alerce_early.data.alerce import PUBLISHED_COLUMNS
+from alerce_early.fitting import Fitting
 
 TINY = 600  # rows of a simulated data set: enough to give the rarest class a row in each split
 
@@ -58,7 +59,7 @@ def trains_two_steps(config: DictConfig) -> None:
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(task, datamodule=data)
+    trainer.fit(Fitting(task), datamodule=data)
     assert trainer.global_step == 2
     after = list(task.net.parameters())
     assert all(p.isfinite().all() for p in after)

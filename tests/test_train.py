@@ -17,6 +17,7 @@ from alerce_early.configs import CONF, data_of, task_of
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration, conformal, thresholds
 from alerce_early.evaluation import table as tables
+from alerce_early.fitting import Fitting
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.train import train
@@ -97,7 +98,7 @@ def test_a_checkpoint_loads_bare_and_gives_the_table(finished: Path) -> None:
     task = checkpoints.task(finished / "checkpoints" / "best.ckpt")
     assert isinstance(task, ClassifyTask)
     data = data_of(OmegaConf.load(finished / "config.yaml"))  # type: ignore[arg-type]
-    assert task.spec == data.spec and set(task.hparams["augment"]) == {"margin", "steps"}
+    assert task.spec == data.spec and set(task.hyper_parameters["augment"]) == {"margin", "steps"}
     table = tables.read(finished / "predictions.parquet")
     image = torch.from_numpy(data.store.images[table["row"]])
     with torch.no_grad():
@@ -146,7 +147,7 @@ def test_a_net_can_learn_64_rows_by_heart(quick, model: str) -> None:
     torch.manual_seed(0)
     task = task_of(config, data.spec)
     batch = data.rows[data.parts["train"][:64]]
-    optimizer = task.configure_optimizers()
+    optimizer = Fitting(task).configure_optimizers()
     for _ in range(60):
         loss = task.losses(task.net(batch), batch)["loss"]
         optimizer.zero_grad()
@@ -170,7 +171,7 @@ class Explodes(ClassifyTask):
 
     def losses(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         losses = super().losses(z, batch)
-        late = self.training and self.trainer.current_epoch == 1
+        late = self.training and self.steps_done >= 3  # three steps an epoch
         return {"loss": losses["loss"] / (0.0 if late else 1.0)}
 
 

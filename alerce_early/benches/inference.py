@@ -29,7 +29,7 @@ def classifying(checkpoint: Path, seconds: float, folder: Path, tensorflow: str)
     """
     whole = Deployed.load(checkpoint)
     spec = replace(whole.spec, recipe=(), margin=0, raw_shape=whole.spec.shape).plain()
-    alone = Deployed(type(whole.task)(**{**whole.task.hparams, "spec": spec}), whole.calibration)
+    alone = Deployed(type(whole.task)(**{**whole.task.hyper_parameters, "spec": spec}), whole.calibration)
     alone.task.load_state_dict(whole.task.state_dict())
     images = [image for image in simulate(JUDGED, seed=5)["images"] if image.shape == (63, 63, 3)]
     stamps = np.ascontiguousarray(np.moveaxis(np.stack(images).astype(np.float32), -1, 1))

@@ -1,18 +1,22 @@
 """Generation: what else could there be of this class?"""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
 from alerce_early.evaluation import figures
 from alerce_early.models.vae import Coded, StampVAE
 from alerce_early.tasks.base import Batch, Task
+
+if TYPE_CHECKING:
+    from alerce_early.data.module import AlertData
 
 SHOWN = 4  # stamps of each class and kind
 AT_ONCE = 256  # stamps generated together; bounds memory
@@ -43,7 +47,7 @@ class GenerateTask(Task):
 
     def losses(self, z: Coded, batch: Batch) -> dict[str, Tensor]:
         nll, kl = z.pixels.nll(batch["image"]).mean(), z.kl().mean()
-        grown = min(1.0, self.global_step / self.anneal_steps) if self.anneal_steps and self.training else 1.0
+        grown = min(1.0, self.steps_done / self.anneal_steps) if self.anneal_steps and self.training else 1.0
         return {"loss": nll + grown * self.beta * kl / batch["image"][0].numel(), "nll": nll, "kl": kl}
 
     def outputs(self, z: Coded, batch: Batch) -> dict[str, Tensor]:
