@@ -1,6 +1,7 @@
 """Where the configs are, and what is built from one."""
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -79,20 +81,42 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
 
     composed = hydra.main(version_base="1.3", config_path=CONF, config_name="train")(one_or_many)
 
+    @at_the_door
     def main() -> None:
         signals.listen()
-        composed()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what it refuses, in several lines, and exits itself
+        with understood():
+            composed()
 
     return main
 
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Turn what OmegaConf says of a config (a reference to nothing, a list for a number) into an `InputError`."""
+    """Turn what Hydra says of the options and OmegaConf of a config (an unknown key, a list for a number) into an
+    `InputError`.
+    """
     try:
         yield
+    except HydraException as error:
+        raise InputError(_refused(error)) from None
     except OmegaConfBaseException as error:
         raise InputError(f"config: {one_line(error)}.") from None
+
+
+def _refused(error: HydraException) -> str:
+    """What Hydra refused and what there is instead. Its own advice, to add the key with +, hides a misspelling."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"{group}={choice} is no choice; wanted one of {', '.join(error.options)}."
+    cause = error.__cause__
+    parent = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
+    if isinstance(cause, OmegaConfBaseException) and isinstance(parent, DictConfig):
+        known = ", ".join(str(key) for key in parent if key not in ("hydra", "source", "steps"))
+        return f"{parent._get_full_key(None) or 'the config'} has no key {cause.key}; wanted one of {known}."
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} is no option; wanted KEY=VALUE, quoted where it has brackets or commas."
+    return f"options: {one_line(error)}."
 
 
 def plain(config: Any) -> Any:

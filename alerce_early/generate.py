@@ -37,7 +37,7 @@ def generate(run: Run, names: list[str], n: int, seed: int, out: Path, force: bo
     if out.suffix != ".pkl":
         raise InputError(f"--out {out}: the raw format is a pickle; wanted a name that ends in .pkl.")
     if not force and (found := [str(file) for file in (out, picture) if file.exists()]):
-        raise InputError(f"{', '.join(found)} exists already. Choose another --out, or overwrite it with --force.")
+        raise InputError(f"{', '.join(found)} exists already. Choose another --out, or overwrite it with --overwrite.")
     if n < 1:
         raise InputError(f"--n {n}: wanted 1 or more.")
     config = run.config()
@@ -89,16 +89,16 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=64, help="stamps of each class (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="other stamps for another seed (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="what to write; a picture or labels go beside it")
-    parser.add_argument("--force", action="store_true", help="overwrite")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite")
     given = parser.parse_args()
     if (given.run is None) == (given.night is None):
         raise InputError("wanted either the folder of a RUN or --night N.")
     if given.night is not None:
         from alerce_early.data.simulation import packets  # needs what the extra `alerts` installs
 
-        print(*packets.write(given.out, given.night, given.seed, given.force), sep="\n")
+        print(*packets.write(given.out, given.night, given.seed, given.overwrite), sep="\n")
         return
-    print(*generate(Run.find(given.run), given.names, given.n, given.seed, given.out, given.force), sep="\n")
+    print(*generate(Run.find(given.run), given.names, given.n, given.seed, given.out, given.overwrite), sep="\n")
 
 
 if __name__ == "__main__":

@@ -154,12 +154,12 @@ def main() -> None:
     parser.add_argument("source", type=Path, metavar="RUN|TABLE", help="a run folder, or a .csv or .parquet table")
     parser.add_argument("--out", type=Path, help="folder for the page of a table; default: TABLE_report beside it")
     parser.add_argument("--labels", type=Path, help="a table of candid (or id) and label, for a TABLE without labels")
-    parser.add_argument("--force", action="store_true", help="write into a folder that is there already")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is there already")
     given = parser.parse_args()
     if given.source.suffix in tables.EXTENSIONS:
         folder = given.out or given.source.with_name(f"{given.source.stem}_report")
-        if folder.exists() and not given.force:
-            raise InputError(f"{folder} is there already; give another --out, or --force to write into it.")
+        if folder.exists() and not given.overwrite:
+            raise InputError(f"{folder} is there already; give another --out, or --overwrite to write into it.")
         print(write_foreign(given.source, folder, given.labels))
     else:
         run = Run.find(given.source)

@@ -97,6 +97,10 @@ def openvino(deployed: Deployed) -> Runtime:
         inputs = [image.numpy()] + ([columns.numpy()] if deployed.features else [])
         return own.request.infer(inputs)[0].copy()
 
+    # The first use of openvino's bindings must be over before two threads can meet in it: there each would wait for
+    # what the other holds, for ever.
+    blank = torch.zeros(1, *deployed.spec.raw_shape)
+    part(blank, torch.zeros(1, len(deployed.features)) if deployed.features else None)
     return _in_parts(part, deployed.columns)
 
 

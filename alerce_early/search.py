@@ -19,13 +19,12 @@ import lightning as L
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from hydra.errors import HydraException
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
 from alerce_early import disk, signals
 from alerce_early.build import module_class
-from alerce_early.configs import CONF, plain
+from alerce_early.configs import CONF, plain, understood
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.runs import Run, write_text
 from alerce_early.train import train
@@ -65,6 +64,8 @@ class Search:
         if not self.space:
             raise InputError("nothing to search. Give a range of options: search=optimiser, or batch_size=32,64,128.")
         config = composed(self.fixed)
+        # a wrong key is refused now, not by every trial
+        composed([*self.fixed, *(f"{key}={_one_of(space)}" for key, space in self.space.items())])
         if config.trainer.get("devices", 1) != 1:
             raise InputError(
                 f"trainer.devices={config.trainer.devices}: a trial trains on one. "
@@ -143,7 +144,7 @@ class Search:
             log.info("trial %d pruned: %s", trial.number, reason)
             value, state = None, TrialState.PRUNED
         except Exception as error:
-            why = str(error) if isinstance(error, (InputError, HydraException)) else traceback.format_exc()
+            why = str(error) if isinstance(error, InputError) else traceback.format_exc()
             write_text(run.path / "failed.txt", f"{why}\n")
             log.error("trial %d failed: %s", trial.number, error)
             value, state = None, TrialState.FAIL
@@ -172,11 +173,8 @@ class Search:
 
 def composed(options: Sequence[str], hydra: bool = False) -> DictConfig:
     """Compose train.yaml as train does; raises InputError for an option that train would refuse."""
-    with initialize_config_dir(CONF, version_base="1.3"):
-        try:
-            return compose("train", overrides=list(options), return_hydra_config=hydra)
-        except HydraException as error:
-            raise InputError(" ".join(str(error).split())) from None
+    with initialize_config_dir(CONF, version_base="1.3"), understood():
+        return compose("train", overrides=list(options), return_hydra_config=hydra)
 
 
 def _parsed(options: Sequence[str]) -> tuple[dict[str, str | None], dict[str, "BaseDistribution"]]:
@@ -194,10 +192,8 @@ def _parsed(options: Sequence[str]) -> tuple[dict[str, str | None], dict[str, "B
 
 
 def _overrides(options: Sequence[str]) -> list[Override]:
-    try:
+    with understood():
         return OverridesParser.create().parse_overrides(list(options))
-    except HydraException as error:
-        raise InputError(" ".join(str(error).split())) from None
 
 
 def _distribution(override: Override) -> "BaseDistribution":
@@ -211,6 +207,11 @@ def _distribution(override: Override) -> "BaseDistribution":
         kind = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
         return kind(min(values), max(values), step=abs(sweep.step))
     return CategoricalDistribution(list(override.sweep_string_iterator()))
+
+
+def _one_of(space: "BaseDistribution") -> Any:
+    """Any value of a distribution."""
+    return space.choices[0] if isinstance(space, CategoricalDistribution) else space.low  # type: ignore[attr-defined]
 
 
 def _reached(run: Run, monitor: str) -> float:

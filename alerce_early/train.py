@@ -82,7 +82,8 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
         log.info("%s: %s parameters; run folder: %s", config.model.name, f"{_parameters(task):,}", run.path)
 
     stopped = _fit(trainer, fitting, data, best, run.last if run.cut else None)
-
+    if not best.best_model_path:
+        raise InputError("no epoch was trained. Let trainer.max_epochs or another limit of the trainer allow one.")
     task.load_state_dict(checkpoints.read(best.best_model_path)["state_dict"])
     started = time.perf_counter()
     predictions = _predictions(trainer, fitting, data)

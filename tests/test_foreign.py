@@ -74,6 +74,6 @@ def test_a_table_is_reported_from_the_command_line(
     assert json.loads((folder / "metrics.json").read_text())["n"] == 500
     with pytest.raises(SystemExit, match="2"):
         main()
-    assert "is there already; give another --out, or --force" in capsys.readouterr().err
-    monkeypatch.setattr("sys.argv", ["report", str(path), "--force"])
+    assert "is there already; give another --out, or --overwrite" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["report", str(path), "--overwrite"])
     main()

@@ -131,3 +131,9 @@ def test_errors_at_the_door(options: list[str], monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(sys, "argv", ["search", *options])
     with pytest.raises(SystemExit, match="2"):
         searches.main()
+
+
+def test_a_key_that_is_none_is_refused_before_the_first_trial(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the config has no key modle"):
+        Search(["modle=a,b", f"outputs={tmp_path}"])
+    assert not list(tmp_path.iterdir())

@@ -117,6 +117,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(quick, tmp
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
+def test_no_epoch_at_all_is_told(quick, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no epoch was trained.*trainer\.max_epochs"):
+        train(quick("trainer.max_epochs=0"), tmp_path / "run")
+
+
 def test_pictures_do_not_change_the_run(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def weights(name: str) -> dict[str, torch.Tensor]:
         run = train(quick(), tmp_path / name)

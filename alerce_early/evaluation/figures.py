@@ -59,7 +59,8 @@ def curves(history: Sequence[Mapping[str, float]], best_epoch: int | None, score
         for name, told in names.items():
             if history and name in history[0]:
                 style = {"ls": "--", "lw": 1.1} if name.count("/") > 1 else {"lw": 1.8}
-                axes.plot(epochs, [row[name] for row in history], label=told, **style)
+                marker = "o" if len(epochs) == 1 else None  # a line of one point does not show
+                axes.plot(epochs, [row[name] for row in history], label=told, marker=marker, **style)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="grey", lw=0.8, ls=":")
         axes.set_xlabel("epoch")

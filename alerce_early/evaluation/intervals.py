@@ -18,9 +18,13 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 
 def share(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """Interval of the share of hits (n,) bool: Wilson's, or over objects where rows share one in groups (n,)."""
-    if len(np.unique(groups)) == len(groups):
-        return wilson(int(hits.sum()), len(hits))
+    """Interval of the share of hits (n,) bool: Wilson's, or over objects where rows share one in groups (n,).
+
+    Where all rows or none are hits every draw says the same, which is no certainty: Wilson's, each object one trial.
+    """
+    objects = len(np.unique(groups))
+    if objects == len(groups) or hits.all() or not hits.any():
+        return wilson(round(objects * float(hits.mean())) if len(hits) else 0, objects)
     return bootstrap(lambda drawn: {"share": float(hits[drawn].mean())}, groups)["share"]
 
 

@@ -44,6 +44,8 @@ def read(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray
         if repeated := [name for name, times in Counter(rows.column_names).items() if times > 1]:
             raise ValueError(f"it has the column {repeated[0][:40]} more than once")
         return {name: _plain(name, rows[name]) for name in rows.column_names}
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there; wanted a table, .csv or .parquet.") from None
     except Exception as error:  # a damaged table may raise nearly anything
         raise InputError(f"{path} is no predictions table: {one_line(error)}.") from None
 

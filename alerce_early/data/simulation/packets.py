@@ -88,7 +88,7 @@ def write(out: Path, n: int, seed: int = 0, force: bool = False) -> tuple[Path, 
         raise InputError(f"--out {out}: wanted a name that ends in .tar.gz.")
     classes = out.with_name(f"{out.name.removesuffix('.tar.gz')}_labels.csv")
     if not force and (found := [str(file) for file in (out, classes) if file.exists()]):
-        raise InputError(f"{', '.join(found)} exists already. Choose another --out, or overwrite it with --force.")
+        raise InputError(f"{', '.join(found)} exists already. Choose another --out, or overwrite it with --overwrite.")
     partial = out.with_name(f".{out.name}.partial"), out.with_name(f".{classes.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(alerts(n, seed), total=n, desc="packets", unit="", disable=None)
