@@ -22,13 +22,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback
 
-from alerce_early import watch
 from alerce_early.benches import GIGABYTE, ROUNDS, Row
 from alerce_early.build import build
 from alerce_early.configs import CONF, data_of, plain
 from alerce_early.data.simulation.survey import simulate
 from alerce_early.errors import InputError, at_the_door
-from alerce_early.runs import Run
+from alerce_early.runs import watch
+from alerce_early.runs.folder import Run
 from alerce_early.train import assemble
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from alerce_early import disk
 from alerce_early.errors import at_the_door
 from alerce_early.evaluation import comparison, page, parallel
 from alerce_early.evaluation.entries import Entry, Finished, find, join
 from alerce_early.evaluation.page import Section, number
-from alerce_early.runs import write_text
 
 READ_AS = (
     "n: seeds, the folds of a seed judged as one table; +-: standard deviation over seeds. Brackets: 95 % interval of "
@@ -226,9 +226,9 @@ def main() -> None:
     if entries:
         print(text(_table(entries)))
         if asked.csv:
-            write_text(asked.csv, as_csv(entries))
+            disk.write_text(asked.csv, as_csv(entries))
         if asked.html:
-            write_text(asked.html, as_html(entries, said))
+            disk.write_text(asked.html, as_html(entries, said))
     for sentence in [*notes(entries), *said]:
         print(sentence)
 

@@ -18,14 +18,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alerce_early import disk, signals, sweeps
+from alerce_early import disk
 from alerce_early.build import build, construct, module_class
 from alerce_early.data.module import AlertData
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError, at_the_door, one_line
 from alerce_early.models.net import EXAMPLES, Net
-from alerce_early.processes import agreed
-from alerce_early.runs import Run
+from alerce_early.runs import signals, sweeps
+from alerce_early.runs.folder import Run
+from alerce_early.runs.processes import agreed
 from alerce_early.tasks.base import Task
 
 log = logging.getLogger(__name__)

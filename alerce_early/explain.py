@@ -18,7 +18,7 @@ from alerce_early.data import pictures
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.models.relevance import RULES, Relevance, explain
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alerce_early import runs
-from alerce_early.deployed import FORMAT, Deployed
+from alerce_early import disk
 from alerce_early.errors import InputError, at_the_door
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run
+from alerce_early.serving.deployed import FORMAT, Deployed
 
 TOLERANCE = 1e-5  # of a probability, or of 1 + a redshift; float32 sums in another order
 LICENCE = "MIT"
@@ -203,7 +203,7 @@ def main() -> None:
     deployed = Deployed.load(run.best)
     content, different = content_of(deployed, asked.format)
     out = asked.out or run.path / {"onnx": "model.onnx", "torch": "model.pt2"}[asked.format]
-    runs.write_bytes(out, content)
+    disk.write_bytes(out, content)
     print(
         f"{out}: {len(content) / 1e6:.1f} MB, model {deployed.model_id}, classes {', '.join(deployed.classes)}.\n"
         f"Largest difference from the checkpoint, on random and broken stamps: {different:.1g} "

@@ -22,11 +22,12 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
-from alerce_early import disk, signals
+from alerce_early import disk
 from alerce_early.build import module_class
 from alerce_early.configs import CONF, plain, understood
 from alerce_early.errors import InputError, at_the_door
-from alerce_early.runs import Run, write_text
+from alerce_early.runs import signals
+from alerce_early.runs.folder import Run
 from alerce_early.train import train
 
 try:
@@ -145,7 +146,7 @@ class Search:
             value, state = None, TrialState.PRUNED
         except Exception as error:
             why = str(error) if isinstance(error, InputError) else traceback.format_exc()
-            write_text(run.path / "failed.txt", f"{why}\n")
+            disk.write_text(run.path / "failed.txt", f"{why}\n")
             log.error("trial %d failed: %s", trial.number, error)
             value, state = None, TrialState.FAIL
         self.study.tell(trial.number, value, state=state, skip_if_finished=True)

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from alerce_early import checkpoints, disk, report, resuming, watch
+from alerce_early import checkpoints, disk, report
 from alerce_early.build import construct
 from alerce_early.configs import command, data_of, plain, task_of
 from alerce_early.data import pictures, summary
@@ -27,9 +27,10 @@ from alerce_early.evaluation import baseline, calibration, conformal, slices, th
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
 from alerce_early.fitting import Fitting, NonFiniteLoss
-from alerce_early.processes import agreed
-from alerce_early.runs import Run, differences, flat
-from alerce_early.signals import Stopped
+from alerce_early.runs import resuming, watch
+from alerce_early.runs.folder import Run, differences, flat
+from alerce_early.runs.processes import agreed
+from alerce_early.runs.signals import Stopped
 from alerce_early.tasks.base import Task
 
 log = logging.getLogger(__name__)

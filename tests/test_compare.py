@@ -12,7 +12,7 @@ import pytest
 from alerce_early import compare
 from alerce_early.errors import InputError
 from alerce_early.evaluation.entries import join
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run
 from alerce_early.train import train
 
 

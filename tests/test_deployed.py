@@ -13,10 +13,10 @@ from alerce_early.configs import task_of
 from alerce_early.data.alerce import COLUMNS
 from alerce_early.data.features import Clip
 from alerce_early.data.spec import DataSpec
-from alerce_early.deployed import Calibrate, Deployed
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration
 from alerce_early.evaluation import table as tables
+from alerce_early.serving.deployed import Calibrate, Deployed
 from alerce_early.train import train
 
 Survey = dict[str, Any]

@@ -17,8 +17,8 @@ from alerce_early import export
 from alerce_early.configs import plain, task_of
 from alerce_early.data.alerce import CLASSES, COLUMNS
 from alerce_early.data.spec import DataSpec
-from alerce_early.deployed import Deployed
 from alerce_early.errors import InputError
+from alerce_early.serving.deployed import Deployed
 
 Composed = Callable[..., DictConfig]
 

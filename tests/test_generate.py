@@ -17,7 +17,7 @@ from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.models.vae import Coded, Pixels, StampVAE
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run
 from alerce_early.train import train
 
 

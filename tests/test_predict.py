@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 import alerce_early
-from alerce_early.classifier import Classifier
-from alerce_early.data import inputs
 from alerce_early.data.simulation import packets
 from alerce_early.errors import InputError
 from alerce_early.evaluation import foreign
 from alerce_early.evaluation import table as tables
 from alerce_early.predict import gallery, predict
+from alerce_early.serving import inputs
+from alerce_early.serving.classifier import Classifier
 from alerce_early.train import train
 
 CHECKOUT = Path(__file__).parent.parent
@@ -102,7 +102,7 @@ def test_shards_make_the_whole_and_csv_is_the_same(
 def test_killed_and_continued_is_the_same_file(run: Path, stamps_file: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "whole.parquet"
     code = (
-        "import sys, pathlib, alerce_early; from alerce_early.data import inputs; "
+        "import sys, pathlib, alerce_early; from alerce_early.serving import inputs; "
         "from alerce_early.predict import predict; c = alerce_early.load(sys.argv[1]); "
         f"predict(c, inputs.find([sys.argv[2]], c.spec), pathlib.Path(sys.argv[3]), size={SIZE})"
     )

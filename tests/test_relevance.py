@@ -12,7 +12,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import table as tables
 from alerce_early.explain import write
 from alerce_early.models.relevance import Relevance, explain
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run
 from alerce_early.train import train
 
 NETS = ("rotinv.RotInv", "stamp_classifier.StampClassifier", "deep_hits.DeepHiTS")

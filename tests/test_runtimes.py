@@ -12,9 +12,9 @@ from alerce_early import export
 from alerce_early.configs import plain, task_of
 from alerce_early.data.alerce import CLASSES
 from alerce_early.data.spec import DataSpec
-from alerce_early.deployed import Deployed
 from alerce_early.errors import InputError
-from alerce_early.runtimes import PART, RUNTIMES, start
+from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.runtimes import PART, RUNTIMES, start
 
 NAMES = ("distnr", "ra", "ndethist")
 ALLOWED = {"torch": 0.0, "onnx": 1e-5}  # the others: bfloat16

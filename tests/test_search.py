@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from alerce_early import search as searches
 from alerce_early.configs import CONF
 from alerce_early.errors import InputError
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run
 from alerce_early.search import Search
 
 

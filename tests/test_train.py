@@ -128,7 +128,7 @@ def test_pictures_do_not_change_the_run(quick, tmp_path: Path, monkeypatch: pyte
         return torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
     with_pictures = weights("a")
-    monkeypatch.setattr("alerce_early.watch.Board.on_train_batch_start", lambda *_: None)
+    monkeypatch.setattr("alerce_early.runs.watch.Board.on_train_batch_start", lambda *_: None)
     without = weights("b")
     assert all(torch.equal(with_pictures[name], without[name]) for name in without)
 

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early import bounds, names
-from alerce_early.data import files, pickles
+from alerce_early.data import bounds, files, names, pickles
 from alerce_early.data.records import UNLABELLED, Records, join, numbered, numbers
 from alerce_early.data.wavelengths import PIXELS, rebin
 from alerce_early.errors import InputError, one_line

@@ -90,7 +90,7 @@ def open_or_prepare(
     path = Path(root) / f"{name}-{key}"
     if (path / "meta.json").exists():
         return Store(path)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = disk.partial_of(path)
     _clear(path.parent)
     with disk.told(path), disk.alone(_lock(partial)):
         if not (path / "meta.json").exists():  # else another process made it while this one waited
@@ -138,7 +138,7 @@ def _sample(found: Sequence[Path]) -> bytes:
 def _clear(root: Path) -> None:
     """Remove what killed processes left; what a living one works on is locked."""
     for partial in root.glob(".*.partial"):
-        with suppress(disk.Busy), disk.alone(_lock(partial), wait=False):
+        with suppress(disk.Busy), disk.alone(_lock(partial), patience=0):
             shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -16,7 +16,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.comparison import Outcome
 from alerce_early.evaluation.kinds import kind_of
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run
 
 # What may differ between runs of one entry: the seed, the fold, and where things lie.
 NOT_A_CHOICE = {"seed", "split.fold", "outputs", "name", "hydra"}

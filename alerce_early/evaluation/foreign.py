@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alerce_early import names
+from alerce_early.data import names
 from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics, slices, thresholds
 from alerce_early.evaluation import table as tables

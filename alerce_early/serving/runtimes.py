@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from alerce_early import export
-from alerce_early.deployed import Deployed
 from alerce_early.errors import InputError
+from alerce_early.serving.deployed import Deployed
 
 # Raw stamps (B, C, H, W) float32, NaN where there is no data, and metadata (B, F) float32 or None, to all
 # `Deployed.columns`, each (B,) float32.

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alerce_early import runtimes
 from alerce_early.data.features import MISSING
 from alerce_early.data.records import Records
-from alerce_early.deployed import Deployed
 from alerce_early.errors import InputError
 from alerce_early.evaluation import conformal
 from alerce_early.evaluation import table as tables
-from alerce_early.runs import Run
-from alerce_early.runtimes import Runtime
+from alerce_early.runs.folder import Run
+from alerce_early.serving import runtimes
+from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.runtimes import Runtime
 
 BATCH = 32  # rows a core through the network at once: what is in between stays in the cache
 
