@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from alerce_early.configs import CONF
+from alerce_early.configs import composed
 from alerce_early.data.simulation.survey import simulate
 
 torch.set_num_threads(1)  # the suite runs one worker a core; more threads than cores wait for each other
@@ -32,14 +31,9 @@ def stamps_file(survey: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
     return path
 
 
-@pytest.fixture(scope="session")
-def composed() -> Callable[..., DictConfig]:
+@pytest.fixture(scope="session", name="composed")
+def composed_() -> Callable[..., DictConfig]:
     """Compose train.yaml with overrides, as the command line does."""
-
-    def composed(*overrides: str) -> DictConfig:
-        with initialize_config_dir(CONF, version_base="1.3"):
-            return compose("train", overrides=list(overrides))
-
     return composed
 
 
