@@ -8,11 +8,11 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from alerce_early import export
 from alerce_early.configs import plain, task_of
 from alerce_early.data.alerce import CLASSES
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
+from alerce_early.serving import exporting
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.runtimes import PART, RUNTIMES, start
 
@@ -36,7 +36,7 @@ def test_gives_what_the_checkpoint_gives(name: str, deployed: Deployed) -> None:
         pytest.importorskip("openvino")
     run = start(name, deployed)
     for n in (1, 2 * PART + 3):
-        rows = export.edge_cases(deployed, n, seed=1)
+        rows = exporting.edge_cases(deployed, n, seed=1)
         stamps, metadata = rows["stamps"][:n], rows["metadata"][:n]
         with torch.no_grad():
             wanted = deployed.table(torch.from_numpy(stamps), torch.from_numpy(metadata))
@@ -52,5 +52,5 @@ def test_mistakes_are_told(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) 
         start("tensorrt", deployed)
     for name, extra in (("openvino", "fast"), ("onnxruntime", "export")):
         monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(InputError, match=rf"Install the extra: alerce-early\[{extra}\]"):
+        with pytest.raises(InputError, match=rf"{name} is not installed. Try pip install .alerce-early\[{extra}\]"):
             start(name.removesuffix("runtime"), deployed)

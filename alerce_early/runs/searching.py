@@ -1,14 +1,7 @@
-"""Search for good options with Optuna: `python -m alerce_early.search search=optimiser model=course_cnn --trials 40`.
+"""A search with Optuna: a study beside its trials' runs, shared by processes and gone on with after any end."""
 
-Options are written as for train, and what is to be searched as for a sweep of train -m: choices a,b, ranges, and
-also intervals: 'optim.optimizer.lr=tag(log,interval(1e-4,1e-1))'. The study is a file beside its runs, so the same
-command goes on with it, and several processes, also of several machines, share it.
-"""
-
-import argparse
 import logging
 import shlex
-import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,28 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+import optuna
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import Trial, TrialState
 
 from alerce_early import disk
 from alerce_early.build import module_class
-from alerce_early.configs import CONF, plain, understood
-from alerce_early.errors import InputError, at_the_door
-from alerce_early.runs import signals
+from alerce_early.configs import composed
+from alerce_early.errors import InputError
+from alerce_early.runs import space
 from alerce_early.runs.folder import Run
 from alerce_early.train import train
-
-try:
-    import optuna
-    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-    from optuna.trial import Trial, TrialState
-except ModuleNotFoundError:
-    optuna = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +31,7 @@ STARTUP, WARMUP = 5, 2  # trials, and epochs of each, before the median prunes
 class Pruner(Callback):
     """Tells the study what was reached after each epoch, and ends a trial that lies behind the others."""
 
-    def __init__(self, trial: "Trial", monitor: str):
+    def __init__(self, trial: Trial, monitor: str):
         self.trial, self.monitor = trial, monitor
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -60,13 +44,13 @@ class Search:
     """One study and the options it is about."""
 
     def __init__(self, options: Sequence[str]):
-        fixed, self.space = _parsed(options)
+        fixed, self.space = space.parsed(options)
         self.fixed = [f"{key}={value}" if value is not None else key for key, value in fixed.items()]
         if not self.space:
             raise InputError("nothing to search. Give a range of options: search=optimiser, or batch_size=32,64,128.")
-        config = composed(self.fixed)
+        config = composed(*self.fixed)
         # a wrong key is refused now, not by every trial
-        composed([*self.fixed, *(f"{key}={_one_of(space)}" for key, space in self.space.items())])
+        composed(*self.fixed, *(f"{key}={space.one_of(values)}" for key, values in self.space.items()))
         if config.trainer.get("devices", 1) != 1:
             raise InputError(
                 f"trainer.devices={config.trainer.devices}: a trial trains on one. "
@@ -78,7 +62,7 @@ class Search:
         self.folder = Path(config.outputs) / "searches" / config.name
         self.study = self._opened(config.name)
 
-    def _opened(self, name: str) -> "optuna.Study":
+    def _opened(self, name: str) -> optuna.Study:
         """The study on disk, new or as it was left; raises InputError if that was of other options."""
         with disk.told(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +94,7 @@ class Search:
                 break
             self._try(trial)
 
-    def _open(self) -> list["Trial"]:
+    def _open(self) -> list[Trial]:
         """Trials that have begun and not ended, of living processes and of dead ones: their runs' locks tell which."""
         with disk.alone(self.folder / ".lock"):  # nobody is just choosing options
             begun = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
@@ -121,7 +105,7 @@ class Search:
                 Trial(self.study, frozen._trial_id) for frozen in begun if frozen.params.keys() == self.space.keys()
             ]
 
-    def _asked(self, trials: int) -> "Trial | None":
+    def _asked(self, trials: int) -> Trial | None:
         """A new trial with its options chosen, or None if there are enough."""
         with disk.alone(self.folder / ".lock"):
             number = len(self.study.get_trials(deepcopy=False))
@@ -131,13 +115,13 @@ class Search:
             self.study.sampler = optuna.samplers.TPESampler(seed=self.seed * 100_000 + number, constant_liar=True)
             return self.study.ask(self.space)
 
-    def _try(self, trial: "Trial") -> None:
+    def _try(self, trial: Trial) -> None:
         """Train one trial and tell the study; one that another process trains is left to it."""
         run = Run((self.folder / f"trial-{trial.number:03d}").absolute())
         try:
             with _logged(run.path):
                 log.info("trial %d: %s", trial.number, " ".join(_chosen(trial)))
-                train(composed([*self.fixed, *_chosen(trial)]), run.path, Pruner(trial, self.monitor))
+                train(composed(*self.fixed, *_chosen(trial)), run.path, Pruner(trial, self.monitor))
             value, state = _reached(run, self.monitor), TrialState.COMPLETE
         except disk.Busy:
             return
@@ -172,55 +156,12 @@ class Search:
         return "\n".join(lines)
 
 
-def composed(options: Sequence[str], hydra: bool = False) -> DictConfig:
-    """Compose train.yaml as train does; raises InputError for an option that train would refuse."""
-    with initialize_config_dir(CONF, version_base="1.3"), understood():
-        return compose("train", overrides=list(options), return_hydra_config=hydra)
-
-
-def _parsed(options: Sequence[str]) -> tuple[dict[str, str | None], dict[str, "BaseDistribution"]]:
-    """What is fixed and what is to be searched, by key: of the command line and, below it, of its yamls' sweeps."""
-    given = _overrides(options)
-    config = composed([o.input_line or "" for o in given if not o.is_sweep_override()], hydra=True)
-    params = plain(config.hydra.sweeper.get("params")) or {}
-    named = {o.get_key_element(): o for o in [*_overrides([f"{k}={v}" for k, v in params.items()]), *given]}
-    fixed = {
-        key: None if o.is_delete() and o.value() is None else o.get_value_element_as_str()
-        for key, o in named.items()
-        if not o.is_sweep_override()
-    }
-    return fixed, {key: _distribution(o) for key, o in named.items() if o.is_sweep_override()}
-
-
-def _overrides(options: Sequence[str]) -> list[Override]:
-    with understood():
-        return OverridesParser.create().parse_overrides(list(options))
-
-
-def _distribution(override: Override) -> "BaseDistribution":
-    """Hydra's sweep as Optuna's distribution: intervals and ranges are ordered, all else are names."""
-    sweep = override.value()
-    if isinstance(sweep, IntervalSweep):
-        kind: Any = IntDistribution if isinstance(sweep.start, int) else FloatDistribution
-        return kind(sweep.start, sweep.end, log="log" in sweep.tags)
-    if isinstance(sweep, RangeSweep):
-        values: list[Any] = list(override.sweep_iterator())
-        kind = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
-        return kind(min(values), max(values), step=abs(sweep.step))
-    return CategoricalDistribution(list(override.sweep_string_iterator()))
-
-
-def _one_of(space: "BaseDistribution") -> Any:
-    """Any value of a distribution."""
-    return space.choices[0] if isinstance(space, CategoricalDistribution) else space.low  # type: ignore[attr-defined]
-
-
 def _reached(run: Run, monitor: str) -> float:
     """What is searched for: the monitored number of the best epoch."""
     return run.history()[run.read_json("metrics.json")["best_epoch"] - 1][monitor]
 
 
-def _chosen(trial: "Trial | optuna.trial.FrozenTrial") -> list[str]:
+def _chosen(trial: Trial | optuna.trial.FrozenTrial) -> list[str]:
     """The options of a trial, numbers to four digits: that is what it trains with and what its command says."""
     short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.params.items()}
     return [f"{key}={value}" for key, value in short.items()]
@@ -237,27 +178,3 @@ def _logged(folder: Path) -> Iterator[None]:
     finally:
         logging.getLogger().removeHandler(file)
         file.close()
-
-
-@at_the_door
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m alerce_early.search", description=__doc__.splitlines()[0])
-    parser.add_argument("options", nargs="*", help="as for train -m: search=optimiser model=... batch_size=32,64")
-    parser.add_argument("--trials", type=int, default=40, help="how many the study is to have in all (default 40)")
-    arguments = parser.parse_intermixed_args()
-    if optuna is None:
-        raise InputError("search needs Optuna, which is not installed. Try pip install 'alerce-early[sweep]'.")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    signals.listen()
-    search = Search(arguments.options)
-    try:
-        search.run(arguments.trials)
-    except signals.Stopped as stopped:
-        print(f"stopped by {stopped.name}; the same command goes on", file=sys.stderr)
-        raise
-    print(search.summary())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,26 +1,19 @@
-"""A trained network as one file for where this package is not: `python -m alerce_early.export RUN --out model.onnx`.
+"""A deployed network as the content of one file, checked against the checkpoint on random and on broken stamps."""
 
-Raw stamps and raw metadata in, calibrated probabilities out: recipe, clips, network and calibration are inside.
-The file is written only if it gives what the checkpoint gives, on random and on broken stamps.
-"""
-
-import argparse
 import contextlib
 import io
 import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alerce_early import disk
-from alerce_early.errors import InputError, at_the_door
-from alerce_early.runs.folder import Run
+from alerce_early.data.features import MISSING
+from alerce_early.errors import InputError, extra
 from alerce_early.serving.deployed import FORMAT, Deployed
 
 TOLERANCE = 1e-5  # of a probability, or of 1 + a redshift; float32 sums in another order
@@ -88,17 +81,15 @@ def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.n
         columns = np.array(deployed.spec.feature_mean) + 2 * np.array(deployed.spec.feature_std) * rng.standard_normal(
             (n + 8, len(deployed.features))
         )
-        columns[n], columns[n + 1], columns[n + 2] = np.nan, -999.0, np.inf
+        columns[n], columns[n + 1], columns[n + 2] = np.nan, MISSING, np.inf
         inputs["metadata"] = columns
     return {name: value.astype(np.float32) for name, value in inputs.items()}
 
 
 def traced(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> bytes:
     """A module as ONNX; inputs: two rows of each, by name; the batch stays free."""
-    try:
+    with extra("ONNX files", "export"):
         import onnxscript  # noqa: F401  torch's exporter asks for it only half way
-    except ImportError:
-        raise InputError("ONNX files need onnx and onnxscript. Install the extra: alerce-early[export].") from None
     with _quietly():
         program = torch.onnx.export(
             module,
@@ -115,11 +106,9 @@ def traced(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[st
 
 def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
     """The network as an ONNX file, and onnxruntime on it; dynamic batch."""
-    try:
+    with extra("--format onnx", "export"):
         import onnx
         import onnxruntime
-    except ImportError as error:
-        raise InputError(f"--format onnx needs {error.name}. Install the extra: alerce-early[export].") from None
     graph, inputs = _example(deployed)
     model = onnx.load_from_string(traced(graph, inputs, graph.outputs))
     model.doc_string = f"{deployed.spec.kind}: {', '.join(deployed.columns)}"
@@ -141,6 +130,7 @@ def to_torch(deployed: Deployed) -> tuple[bytes, Check]:
 
 
 FORMATS: dict[str, Callable[[Deployed], tuple[bytes, Check]]] = {"onnx": to_onnx, "torch": to_torch}
+ENDS = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 def content_of(deployed: Deployed, form: str = "onnx") -> tuple[bytes, float]:
@@ -188,28 +178,3 @@ def _quietly() -> Any:
             yield
     finally:
         logging.disable(before)
-
-
-@at_the_door
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m alerce_early.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="a run folder")
-    parser.add_argument("--out", type=Path, help="default: model.onnx or model.pt2 in the run folder")
-    parser.add_argument("--format", default="onnx", choices=FORMATS, help="default: onnx")
-    asked = parser.parse_args()
-    run = Run.find(asked.run)
-    deployed = Deployed.load(run.best)
-    content, different = content_of(deployed, asked.format)
-    out = asked.out or run.path / {"onnx": "model.onnx", "torch": "model.pt2"}[asked.format]
-    disk.write_bytes(out, content)
-    print(
-        f"{out}: {len(content) / 1e6:.1f} MB, model {deployed.model_id}, classes {', '.join(deployed.classes)}.\n"
-        f"Largest difference from the checkpoint, on random and broken stamps: {different:.1g} "
-        f"(allowed: {TOLERANCE:g})."
-    )
-
-
-if __name__ == "__main__":
-    main()

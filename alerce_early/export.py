@@ -1,0 +1,39 @@
+"""A trained network as one file for where this package is not: `python -m alerce_early.export RUN --out model.onnx`.
+
+Raw stamps and raw metadata in, calibrated probabilities out: recipe, clips, network and calibration are inside.
+The file is written only if it gives what the checkpoint gives, on random and on broken stamps.
+"""
+
+import argparse
+from pathlib import Path
+
+from alerce_early import disk
+from alerce_early.errors import at_the_door
+from alerce_early.runs.folder import Run
+from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.exporting import ENDS, FORMATS, TOLERANCE, content_of
+
+
+@at_the_door
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m alerce_early.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", help="a run folder")
+    parser.add_argument("--out", type=Path, help="default: model.onnx or model.pt2 in the run folder")
+    parser.add_argument("--format", default="onnx", choices=FORMATS, help="default: onnx")
+    asked = parser.parse_args()
+    run = Run.find(asked.run)
+    deployed = Deployed.load(run.best)
+    content, different = content_of(deployed, asked.format)
+    out = asked.out or run.path / f"model{ENDS[asked.format]}"
+    disk.write_bytes(out, content)
+    print(
+        f"{out}: {len(content) / 1e6:.1f} MB, model {deployed.model_id}, classes {', '.join(deployed.classes)}.\n"
+        f"Largest difference from the checkpoint, on random and broken stamps: {different:.1g} "
+        f"(allowed: {TOLERANCE:g})."
+    )
+
+
+if __name__ == "__main__":
+    main()
