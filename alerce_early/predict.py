@@ -76,7 +76,7 @@ def predict(
         before = parts.counts["read"]
         for keys in parts.column("candid"):
             seen.add(keys)
-        with tqdm(unit=" alerts", initial=before, disable=not sys.stderr.isatty()) as bar:
+        with tqdm(unit=" alerts", initial=before, disable=None) as bar:
             for chunk in source.chunks(size, shard, skip=before):
                 parts.add(*_classified(classifier, chunk, seen, shown), chunk.read)
                 bar.update(chunk.read)
