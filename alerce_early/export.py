@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--format", default="onnx", choices=FORMATS, help="default: onnx")
     asked = parser.parse_args()
     run = Run.find(asked.run)
-    deployed = Deployed.load(run.best)
+    deployed = Deployed.load(run.trained())
     content, different = content_of(deployed, asked.format)
     out = asked.out or run.path / f"model{ENDS[asked.format]}"
     disk.write_bytes(out, content)

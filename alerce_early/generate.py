@@ -65,12 +65,11 @@ def generate(run: Run, names: list[str], n: int, seed: int, out: Path, force: bo
 
 def load(run: Run) -> GenerateTask:
     """The generator of a finished run; raises InputError if the run is of another kind."""
-    config = run.config()
-    if not run.best.exists():
-        raise InputError(f"{run.path} has no checkpoint yet.")
-    task = checkpoints.task(run.best)
+    task = checkpoints.task(run.trained())
     if not isinstance(task, GenerateTask):
-        raise InputError(f"{run.path} is a run of {config.model.name}, which generates nothing. Try model=stamp_vae.")
+        raise InputError(
+            f"{run.path} is a run of {run.config().model.name}, which generates nothing. Try model=stamp_vae."
+        )
     return task
 
 

@@ -74,6 +74,12 @@ class Run:
     def best(self) -> Path:
         return self.path / "checkpoints" / "best.ckpt"
 
+    def trained(self) -> Path:
+        """The best checkpoint; raises InputError if there is none yet."""
+        if not self.best.exists():
+            raise InputError(f"{self.path} has no checkpoint yet.")
+        return self.best
+
     @property
     def last(self) -> Path:
         return self.path / "checkpoints" / "last.ckpt"

@@ -27,16 +27,8 @@ def load(*sources: str | Path, runtime: str = "torch") -> "Classifier":
     runtime: what computes, one of `runtimes.RUNTIMES`. Raises InputError where there is none, or where several do not
     belong together.
     """
-    return Classifier([Deployed.load(_checkpoint(Path(source))) for source in sources], runtime)
-
-
-def _checkpoint(path: Path) -> Path:
-    if path.is_file():
-        return path
-    best = Run.find(path).best
-    if not best.exists():
-        raise InputError(f"{path} has no checkpoint yet.")
-    return best
+    found = (path if path.is_file() else Run.find(path).trained() for path in map(Path, sources))
+    return Classifier([Deployed.load(checkpoint) for checkpoint in found], runtime)
 
 
 class Classifier:
