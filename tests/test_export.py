@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from conftest import spec
 from omegaconf import DictConfig
 
 from alerce_early.configs import plain, task_of
@@ -30,23 +31,11 @@ def deployed(composed: Composed, *overrides: str, kind: str = "stamps") -> Deplo
     raw = (2, 443) if kind == "spectra" else (3, 63, 63)
     channels = {"joint": 4, "two_scales": 8}.get(str(overrides[0]).partition("=")[2], raw[0])
     names = COLUMNS if "features=all" in overrides else ()
-    spec = DataSpec(
-        kind,
-        (1, 443) if kind == "spectra" else (channels, 21, 21),
-        CLASSES,
-        names,
-        tuple(float(i) for i in range(len(names))),
-        (2.0,) * len(names),
-        tuple(steps),
-        0,
-        100,
-        "",
-        "a test",
-        raw,
-    )
+    shape = (1, 443) if kind == "spectra" else (channels, 21, 21)
+    facts = spec(names, kind=kind, shape=shape, classes=CLASSES, recipe=tuple(steps), raw_shape=raw)
     torch.manual_seed(0)
     fitted = {"scale": [1.5] * 5, "bias": [0.1, 0.0, 0.0, -0.1, 0.0]}
-    return Deployed(task_of(config, spec), fitted if kind == "stamps" else None)
+    return Deployed(task_of(config, facts), fitted if kind == "stamps" else None)
 
 
 def session(content: bytes) -> onnxruntime.InferenceSession:

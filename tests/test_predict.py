@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import CHECKOUT
 
 import alerce_early
 from alerce_early.data.simulation import packets
@@ -24,7 +25,6 @@ from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.train import train
 
-CHECKOUT = Path(__file__).parent.parent
 SIZE = 40  # rows of a chunk: ten chunks of the stamps file
 
 

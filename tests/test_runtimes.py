@@ -6,11 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from conftest import spec
 from omegaconf import DictConfig
 
 from alerce_early.configs import plain, task_of
 from alerce_early.data.alerce import CLASSES
-from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.serving import exporting
 from alerce_early.serving.deployed import Deployed
@@ -25,9 +25,10 @@ def deployed(composed: Callable[..., DictConfig]) -> Deployed:
     """A network of stamps and metadata that nobody trained, sharp enough to tell rows apart."""
     config = composed("model=stamp_classifier", "recipe=joint")
     steps, mean, std = tuple(plain(config.recipe.steps)), (5.0, 180.0, 4.0), (3.0, 90.0, 3.0)
-    spec = DataSpec("stamps", (4, 21, 21), CLASSES, NAMES, mean, std, steps, 0, 100, "", "a test", (3, 63, 63))
+    shapes = {"shape": (4, 21, 21), "raw_shape": (3, 63, 63)}
+    facts = spec(NAMES, feature_mean=mean, feature_std=std, classes=CLASSES, recipe=steps, **shapes)
     torch.manual_seed(0)
-    return Deployed(task_of(config, spec), {"scale": [2.0] * 5, "bias": [0.0] * 5})
+    return Deployed(task_of(config, facts), {"scale": [2.0] * 5, "bias": [0.0] * 5})
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
