@@ -26,8 +26,8 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import baseline, calibration, conformal, slices, thresholds
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
-from alerce_early.fitting import Fitting, NonFiniteLoss
 from alerce_early.runs import resuming, watch
+from alerce_early.runs.fitting import Fitting, NonFiniteLoss
 from alerce_early.runs.folder import Run, differences, flat
 from alerce_early.runs.processes import agreed
 from alerce_early.runs.signals import Stopped

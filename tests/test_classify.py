@@ -9,7 +9,7 @@ import torch
 from conftest import spec
 
 from alerce_early import checkpoints
-from alerce_early.fitting import Fitting
+from alerce_early.runs.fitting import Fitting
 from alerce_early.tasks.bayes import BayesTask
 from alerce_early.tasks.classify import ClassifyTask
 

@@ -17,7 +17,7 @@ from alerce_early.configs import CONF, data_of, task_of
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration, conformal, thresholds
 from alerce_early.evaluation import table as tables
-from alerce_early.fitting import Fitting
+from alerce_early.runs.fitting import Fitting
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.train import train

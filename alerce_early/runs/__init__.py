@@ -1,1 +1,1 @@
-"""What a run is beside its network: a folder, processes, signals, what to go on from, what people see, sweeps."""
+"""What a run is beside its network: a trainer, a folder, processes, what to go on from, what people see; and sweeps."""

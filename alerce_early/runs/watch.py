@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from alerce_early import disk
 from alerce_early.evaluation import figures, metrics
-from alerce_early.fitting import Fitting
+from alerce_early.runs.fitting import Fitting
 
 log = logging.getLogger(__name__)
 
