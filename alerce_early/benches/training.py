@@ -14,7 +14,7 @@ from alerce_early.benches import ROUNDS, Row
 from alerce_early.build import build
 from alerce_early.configs import composed, data_of, plain
 from alerce_early.runs.folder import Run
-from alerce_early.train import assemble
+from alerce_early.runs.trainer import assemble
 
 
 class TakingTurns(Callback):
