@@ -13,8 +13,9 @@ from pathlib import Path
 from alerce_early.errors import InputError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-PLACE = "outputs=FOLDER"  # how the user chooses another one, where nothing else is said
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+ANY = frozenset(errno.errorcode)  # where nothing is done but to write
+PLACE = "outputs=FOLDER"  # how the user chooses another one, where nothing else is said
 
 
 class Busy(InputError):
@@ -45,7 +46,7 @@ def whole(path: Path, place: str = PLACE) -> Iterator[Path]:
     place: how the user chooses another place. Raises InputError where the disk refuses.
     """
     partial = partial_of(path)
-    with told(path, place=place):
+    with told(path, ANY, place):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
@@ -92,7 +93,7 @@ def alone(lock: Path, patience: float = math.inf, place: str = PLACE) -> Iterato
 
     Raises Busy if another process still holds it after so many seconds.
     """
-    with told(lock, place=place):
+    with told(lock, ANY, place):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("w")
     with file:

@@ -124,6 +124,11 @@ def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(quick, tmp_path:
     assert [path.name for path in stores.glob(".*.partial")] == [".alive.partial"]
 
 
+def test_a_table_where_no_folder_can_be() -> None:
+    with pytest.raises(InputError, match=r"/proc/nowhere.* cannot be written: .*--out"):
+        Parts(Path("/proc/nowhere/out.parquet"), {})
+
+
 def test_a_disk_full_in_the_middle_of_a_table(tmp_path: Path) -> None:
     out, rows = tmp_path / "out.parquet", {"candid": np.arange(64).astype(str)}
     with Parts(out, {}) as parts:
