@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from alerce_early.classifier import Classifier
+    from alerce_early.serving.classifier import Classifier
 
 __version__ = "0.1.0"
 
@@ -18,8 +18,8 @@ def load(*runs: str | Path, runtime: str = "torch") -> "Classifier":
     """The classifier of a run folder or checkpoint; of several, the mean of their probabilities.
 
     runtime: what computes: torch, bfloat16, onnx or openvino. The classifier has `predict(stamps, metadata=None)`,
-    `classes` and `features`; see `classifier.Classifier`. Raises `errors.InputError` where there is none.
+    `classes` and `features`; see `serving.classifier.Classifier`. Raises `errors.InputError` where there is none.
     """
-    from alerce_early.classifier import load  # brings torch, which `import alerce_early` must not
+    from alerce_early.serving.classifier import load  # brings torch, which `import alerce_early` must not
 
     return load(*runs, runtime=runtime)

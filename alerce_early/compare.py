@@ -3,18 +3,18 @@
 import argparse
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from alerce_early import disk
 from alerce_early.errors import at_the_door
 from alerce_early.evaluation import comparison, page, parallel
-from alerce_early.evaluation.entries import Entry, Finished, find, join
+from alerce_early.evaluation.entries import Entry, find, join
 from alerce_early.evaluation.page import Section, number
-from alerce_early.runs import write_text
 
 READ_AS = (
     "n: seeds, the folds of a seed judged as one table; +-: standard deviation over seeds. Brackets: 95 % interval of "
@@ -24,12 +24,8 @@ READ_AS = (
 )
 
 
-def leaderboard(finished: Iterable[Finished]) -> list[list[str]]:
+def leaderboard(entries: Sequence[Entry]) -> list[list[str]]:
     """Header and one row a config, best first: the model and what else sets it apart, mean +- sd over its n seeds."""
-    return _table(join(finished)[0])
-
-
-def _table(entries: Sequence[Entry]) -> list[list[str]]:
     header = ["system", "apart by", "result here", "95 % interval", "n", "against the best"]
     rows = []
     for entry, best in zip(entries, _bests(entries), strict=True):
@@ -130,7 +126,7 @@ def as_html(entries: Sequence[Entry], said: Sequence[str]) -> str:
         drawn = parallel.picture(configs, [mean(entry.scores) for entry in peers], what, best.kind.LOWER_IS_BETTER)
         caption = f"A line is a config; it ends at its {what}, mean over seeds, on {_letter(best, entries)}."
         pictures.append((caption, drawn))
-    header, *rows = _table(entries)
+    header, *rows = leaderboard(entries)
     kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
     return page.render(
         title="Comparison",
@@ -224,11 +220,11 @@ def main() -> None:
     entries, said = join(finished)
     said += [f"not finished: {folder}" for folder in unfinished]
     if entries:
-        print(text(_table(entries)))
+        print(text(leaderboard(entries)))
         if asked.csv:
-            write_text(asked.csv, as_csv(entries))
+            disk.write_text(asked.csv, as_csv(entries))
         if asked.html:
-            write_text(asked.html, as_html(entries, said))
+            disk.write_text(asked.html, as_html(entries, said))
     for sentence in [*notes(entries), *said]:
         print(sentence)
 

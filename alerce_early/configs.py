@@ -11,21 +11,23 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import hydra
+from hydra import compose, initialize_config_dir
+from hydra import main as hydra_main
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alerce_early import disk, signals, sweeps
+from alerce_early import disk
 from alerce_early.build import build, construct, module_class
 from alerce_early.data.module import AlertData
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError, at_the_door, one_line
 from alerce_early.models.net import EXAMPLES, Net
-from alerce_early.processes import agreed
-from alerce_early.runs import Run
+from alerce_early.runs import signals, sweeps
+from alerce_early.runs.folder import Run
+from alerce_early.runs.processes import agreed
 from alerce_early.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -79,14 +81,14 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
         else:
             at_the_door(guarded)(config)
 
-    composed = hydra.main(version_base="1.3", config_path=CONF, config_name="train")(one_or_many)
+    composing = hydra_main(version_base="1.3", config_path=CONF, config_name="train")(one_or_many)
 
     @at_the_door
     def main() -> None:
         signals.listen()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what it refuses, in several lines, and exits itself
         with understood():
-            composed()
+            composing()
 
     return main
 
@@ -117,6 +119,15 @@ def _refused(error: HydraException) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override} is no option; wanted KEY=VALUE, quoted where it has brackets or commas."
     return f"options: {one_line(error)}."
+
+
+def composed(*options: str, hydra: bool = False) -> DictConfig:
+    """train.yaml with these options, as train composes it; raises InputError for an option that train would refuse.
+
+    hydra: with Hydra's own part of it.
+    """
+    with initialize_config_dir(CONF, version_base="1.3"), understood():
+        return compose("train", overrides=list(options), return_hydra_config=hydra)
 
 
 def plain(config: Any) -> Any:

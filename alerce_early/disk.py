@@ -2,8 +2,10 @@
 
 import errno
 import fcntl
+import math
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from alerce_early.errors import InputError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+ANY = frozenset(errno.errorcode)  # where nothing is done but to write
+PLACE = "outputs=FOLDER"  # how the user chooses another one, where nothing else is said
 
 
 class Busy(InputError):
@@ -20,14 +24,29 @@ class Busy(InputError):
     status = os.EX_TEMPFAIL
 
 
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that is whole or not there. Raises InputError where the disk refuses."""
+    with whole(path) as partial:
+        partial.write_bytes(content)
+
+
+def partial_of(path: Path) -> Path:
+    """The temporary name of what becomes `path` when it is complete."""
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, place: str = PLACE) -> Iterator[Path]:
     """A temporary name to write to, renamed to `path` at the end: a reader sees all of the file, the old one or none.
 
-    Raises InputError where the disk refuses.
+    place: how the user chooses another place. Raises InputError where the disk refuses.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    with told(path):
+    partial = partial_of(path)
+    with told(path, ANY, place):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
@@ -39,7 +58,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def told(path: Path, refusals: Collection[int] = FULL | REFUSED) -> Iterator[None]:
+def told(path: Path, refusals: Collection[int] = FULL | REFUSED, place: str = PLACE) -> Iterator[None]:
     """Turn what a disk refuses at `path` into an `InputError`; any other error stays what it is."""
     try:
         yield
@@ -48,38 +67,43 @@ def told(path: Path, refusals: Collection[int] = FULL | REFUSED) -> Iterator[Non
         if not short and error.errno not in refusals:
             raise
         if short or error.errno in FULL:
-            raise _full(path, f"cannot be written ({error.strerror or error})") from None
+            raise _full(path, f"cannot be written ({error.strerror or error})", place) from None
         what = f"{error.filename or path} cannot be written: {error.strerror}"
-        raise InputError(f"{what}. Choose another place with outputs=FOLDER.") from None
+        raise InputError(f"{what}. Choose another place with {place}.") from None
 
 
 def room(path: Path, wanted: int) -> None:
     """Raises InputError if so many bytes do not fit on the disk of `path`."""
     if wanted > _free(path):
-        raise _full(path, f"wants {wanted / 1e6:,.1f} MB")
+        raise _full(path, f"wants {wanted / 1e6:,.1f} MB", PLACE)
 
 
 def _free(path: Path) -> int:
     return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
 
 
-def _full(path: Path, what: str) -> InputError:
+def _full(path: Path, what: str, place: str) -> InputError:
     free = f"{_free(path) / 1e6:,.1f} MB are free there"
-    return InputError(f"disk full: {path} {what}, {free}. Free space, or choose another place with outputs=FOLDER.")
+    return InputError(f"disk full: {path} {what}, {free}. Free space, or choose another place with {place}.")
 
 
 @contextmanager
-def alone(lock: Path, wait: bool = True) -> Iterator[None]:
+def alone(lock: Path, patience: float = math.inf, place: str = PLACE) -> Iterator[None]:
     """Hold a lock file; the operating system frees it when its holder ends in whatever way.
 
-    Raises Busy if another process holds it and `wait` is False.
+    Raises Busy if another process still holds it after so many seconds.
     """
-    with told(lock):
+    with told(lock, ANY, place):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("w")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise Busy(f"another process works in {lock.parent}.") from None
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if patience == math.inf else fcntl.LOCK_NB))
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise Busy(f"another process works in {lock.parent}.") from None
+                time.sleep(0.1)
         yield

@@ -1,7 +1,8 @@
 """One kind of error for what the user can mend, shown as one line and no traceback."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -26,6 +27,18 @@ def one_line(error: BaseException) -> str:
     """A library's own words for an error in one line, not long, without a full stop."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words[:200].rstrip(".")
+
+
+@contextmanager
+def extra(what: str, name: str) -> Iterator[None]:
+    """What is imported inside comes with the extra `name`; raises InputError where it is not installed.
+
+    what: what wants it, for people.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(f"{what}: {error.name} is not installed. Try pip install 'alerce-early[{name}]'.") from None
 
 
 def at_the_door(command: Callable[P, T]) -> Callable[P, T]:

@@ -18,7 +18,7 @@ from alerce_early.data import pictures
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.models.relevance import RULES, Relevance, explain
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
 
@@ -94,7 +94,7 @@ def _title(task: Task, data: AlertData, row: int, found: Relevance, i: int) -> s
 def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
     """Draw every row of these objects; returns the pictures' paths. Raises InputError for an unknown object."""
     config = run.config()
-    task = checkpoints.task(run.best)
+    task = checkpoints.task(run.trained())
     if not isinstance(task, ClassifyTask):
         raise InputError(f"{config.model.name} is no classifier: relevance is that of the logit of a class.")
     data = data_of(config)

@@ -5,189 +5,13 @@ The file is written only if it gives what the checkpoint gives, on random and on
 """
 
 import argparse
-import contextlib
-import io
-import json
-import logging
-import warnings
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
-from alerce_early import runs
-from alerce_early.deployed import FORMAT, Deployed
-from alerce_early.errors import InputError, at_the_door
-from alerce_early.runs import Run
-
-TOLERANCE = 1e-5  # of a probability, or of 1 + a redshift; float32 sums in another order
-LICENCE = "MIT"
-Check = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # named inputs to outputs, by the written content
-
-
-class Graph(nn.Module):
-    """The outputs of the file: probabilities (B, K), where there are classes, and table (B, M), all columns."""
-
-    def __init__(self, deployed: Deployed):
-        super().__init__()
-        self.deployed = deployed
-        self.outputs = ("probabilities", "table") if deployed.chosen != deployed.columns else ("table",)
-
-    def forward(self, stamps: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, ...]:
-        found = self.deployed.table(stamps, metadata)
-        names = {"probabilities": self.deployed.chosen, "table": self.deployed.columns}
-        return tuple(torch.stack([found[name] for name in names[output]], 1) for output in self.outputs)
-
-
-def facts(deployed: Deployed) -> dict[str, str]:
-    """What a reader of the file must know, as text; lists and dicts as JSON."""
-    return {
-        "format_version": str(FORMAT),
-        "model_id": deployed.model_id,
-        "licence": LICENCE,
-        "classes": json.dumps(deployed.classes),
-        "features": json.dumps(deployed.features),
-        "columns": json.dumps(deployed.columns),
-        "spec": json.dumps(deployed.spec.plain()),
-        "calibration": json.dumps(deployed.calibration),
-        "conformal": json.dumps(deployed.conformal),
-    }
-
-
-def read_facts(told: Mapping[str, str]) -> dict[str, Any]:
-    """`facts` back from their texts; raises InputError where a file was not written by `export`."""
-    if told.get("format_version") != str(FORMAT):
-        raise InputError(f"this file was not written by export, format {FORMAT}. Export it again.")
-    words = ("format_version", "model_id", "licence")
-    return {key: value if key in words else json.loads(value) for key, value in told.items()}
-
-
-def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
-    """Inputs by name, float32: n random rows, then rows without data, constant, infinite and with one odd pixel.
-
-    stamps (n + 8, C, H, W) or (n + 8, C, L) and, where the network takes it, metadata (n + 8, F).
-    """
-    rng = np.random.default_rng(seed)
-    shape = deployed.spec.raw_shape
-    stamps = 200 + np.exp(rng.uniform(-2, 6, (n + 8, *[1] * len(shape)))) * rng.standard_normal((n + 8, *shape))
-    centre = (..., *(side // 2 for side in shape[1:]))
-    stamps[n] = np.nan
-    stamps[n + 1] = 7.0
-    stamps[n + 2], stamps[n + 3] = np.inf, -np.inf
-    stamps[n + 4, 0], stamps[n + 4, :, 0] = np.nan, np.inf  # no science image; an edge
-    stamps[n + 5] = np.nan
-    stamps[n + 5][centre] = 1.0  # one pixel with data
-    stamps[n + 6] = 0.0
-    stamps[n + 6][centre] = 1e6
-    stamps[n + 7][rng.random(shape) < 0.5] = np.nan
-    inputs = {"stamps": stamps}
-    if deployed.features:
-        columns = np.array(deployed.spec.feature_mean) + 2 * np.array(deployed.spec.feature_std) * rng.standard_normal(
-            (n + 8, len(deployed.features))
-        )
-        columns[n], columns[n + 1], columns[n + 2] = np.nan, -999.0, np.inf
-        inputs["metadata"] = columns
-    return {name: value.astype(np.float32) for name, value in inputs.items()}
-
-
-def traced(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> bytes:
-    """A module as ONNX; inputs: two rows of each, by name; the batch stays free."""
-    try:
-        import onnxscript  # noqa: F401  torch's exporter asks for it only half way
-    except ImportError:
-        raise InputError("ONNX files need onnx and onnxscript. Install the extra: alerce-early[export].") from None
-    with _quietly():
-        program = torch.onnx.export(
-            module,
-            tuple(inputs.values()),
-            dynamo=True,
-            verbose=False,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_shapes=_free_batch(inputs),
-        )
-    assert program is not None
-    return program.model_proto.SerializeToString()
-
-
-def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
-    """The network as an ONNX file, and onnxruntime on it; dynamic batch."""
-    try:
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(f"--format onnx needs {error.name}. Install the extra: alerce-early[export].") from None
-    graph, inputs = _example(deployed)
-    model = onnx.load_from_string(traced(graph, inputs, graph.outputs))
-    model.doc_string = f"{deployed.spec.kind}: {', '.join(deployed.columns)}"
-    onnx.helper.set_model_props(model, facts(deployed))
-    content = model.SerializeToString()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return content, lambda rows: session.run(list(graph.outputs), rows)
-
-
-def to_torch(deployed: Deployed) -> tuple[bytes, Check]:
-    """The network as a program of `torch.export`, which `torch.export.load` opens without this package."""
-    graph, inputs = _example(deployed)
-    with _quietly():
-        program = torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=_free_batch(inputs))
-        file = io.BytesIO()
-        torch.export.save(program, file, extra_files={"facts.json": json.dumps(facts(deployed))})
-        module = torch.export.load(io.BytesIO(file.getvalue())).module()
-    return file.getvalue(), lambda rows: [z.numpy() for z in module(*map(torch.from_numpy, rows.values()))]
-
-
-FORMATS: dict[str, Callable[[Deployed], tuple[bytes, Check]]] = {"onnx": to_onnx, "torch": to_torch}
-
-
-def content_of(deployed: Deployed, form: str = "onnx") -> tuple[bytes, float]:
-    """The file's content and by how much it differs from the checkpoint on `edge_cases`, at most `TOLERANCE`.
-
-    Raises InputError where the network cannot be exported, or its file would differ by more.
-    """
-    if not deployed.spec.raw_shape:
-        raise InputError("this checkpoint does not tell the shape of raw stamps. Train again.")
-    try:
-        content, check = FORMATS[form](deployed)
-    except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
-        why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(f"this network cannot be exported as {form}: {why[:200]}") from None
-    inputs = edge_cases(deployed)
-    found = np.concatenate(check(inputs), 1)
-    with torch.no_grad():
-        wanted = torch.cat(Graph(deployed)(*map(torch.from_numpy, inputs.values())), 1).numpy()
-    different = np.abs(found - wanted) / np.maximum(1, np.abs(wanted))
-    different[np.isnan(found) & np.isnan(wanted)] = 0  # of a network whose recipe lets NaN pass
-    largest = float(different.max())
-    if not largest <= TOLERANCE:  # NaN counts
-        raise InputError(f"the {form} file would differ from the checkpoint by {largest:.2g}; allowed: {TOLERANCE:g}.")
-    return content, largest
-
-
-def _example(deployed: Deployed) -> tuple[Graph, dict[str, Tensor]]:
-    """The graph, and inputs to trace it with."""
-    return Graph(deployed).eval(), {name: torch.from_numpy(rows[:2]) for name, rows in edge_cases(deployed).items()}
-
-
-def _free_batch(inputs: Mapping[str, Tensor]) -> tuple[dict[int, Any], ...]:
-    batch = torch.export.Dim("batch")
-    return tuple({0: batch} for _ in inputs)
-
-
-@contextlib.contextmanager
-def _quietly() -> Any:
-    """Without the exporters' progress and their advice to their own developers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+from alerce_early import disk
+from alerce_early.errors import at_the_door
+from alerce_early.runs.folder import Run
+from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.exporting import ENDS, FORMATS, TOLERANCE, content_of
 
 
 @at_the_door
@@ -200,10 +24,10 @@ def main() -> None:
     parser.add_argument("--format", default="onnx", choices=FORMATS, help="default: onnx")
     asked = parser.parse_args()
     run = Run.find(asked.run)
-    deployed = Deployed.load(run.best)
+    deployed = Deployed.load(run.trained())
     content, different = content_of(deployed, asked.format)
-    out = asked.out or run.path / {"onnx": "model.onnx", "torch": "model.pt2"}[asked.format]
-    runs.write_bytes(out, content)
+    out = asked.out or run.path / f"model{ENDS[asked.format]}"
+    disk.write_bytes(out, content)
     print(
         f"{out}: {len(content) / 1e6:.1f} MB, model {deployed.model_id}, classes {', '.join(deployed.classes)}.\n"
         f"Largest difference from the checkpoint, on random and broken stamps: {different:.1g} "

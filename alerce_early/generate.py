@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alerce_early import checkpoints
+from alerce_early import checkpoints, disk
 from alerce_early.build import function
 from alerce_early.configs import data_of
 from alerce_early.data import pictures
@@ -19,7 +19,7 @@ from alerce_early.data.module import AlertData
 from alerce_early.data.recipe import centre_crop
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.evaluation import figures
-from alerce_early.runs import Run, write_bytes
+from alerce_early.runs.folder import Run
 from alerce_early.tasks.generate import GenerateTask
 
 SHOWN = 6  # stamps of each class and kind in the picture
@@ -53,7 +53,7 @@ def generate(run: Run, names: list[str], n: int, seed: int, out: Path, force: bo
     raw = task.recipe.undo(stamps).movedim(1, -1).numpy()
     ids = [f"generated-{name}-seed{seed}-{i}" for name in names for i in range(n)]
     to_raw = function(f"{config.data.source._target_.rpartition('.')[0]}.to_raw")
-    write_bytes(out, pickle.dumps(to_raw(raw, np.repeat(names, n).tolist(), ids)))
+    disk.write_bytes(out, pickle.dumps(to_raw(raw, np.repeat(names, n).tolist(), ids)))
 
     shown = np.concatenate([np.arange(SHOWN) % n + i * n for i in range(len(names))])
     real = task.recipe.finish(torch.from_numpy(data.store.images[_real_rows(data, names)]))
@@ -65,12 +65,11 @@ def generate(run: Run, names: list[str], n: int, seed: int, out: Path, force: bo
 
 def load(run: Run) -> GenerateTask:
     """The generator of a finished run; raises InputError if the run is of another kind."""
-    config = run.config()
-    if not run.best.exists():
-        raise InputError(f"{run.path} has no checkpoint yet.")
-    task = checkpoints.task(run.best)
+    task = checkpoints.task(run.trained())
     if not isinstance(task, GenerateTask):
-        raise InputError(f"{run.path} is a run of {config.model.name}, which generates nothing. Try model=stamp_vae.")
+        raise InputError(
+            f"{run.path} is a run of {run.config().model.name}, which generates nothing. Try model=stamp_vae."
+        )
     return task
 
 

@@ -21,17 +21,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from alerce_early.classifier import Classifier, Table, load
-from alerce_early.data import incoming, inputs, pictures
+from alerce_early.data import pictures
 from alerce_early.data.chunks import Chunk, Rejected
-from alerce_early.data.duplicates import Seen
 from alerce_early.data.features import MISSING
-from alerce_early.data.inputs import Shard, Source
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.evaluation import figures, slices
 from alerce_early.evaluation import table as tables
-from alerce_early.parts import Parts, partial_of, rejected_of
-from alerce_early.runtimes import RUNTIMES
+from alerce_early.serving import incoming, inputs
+from alerce_early.serving.classifier import Classifier, Table, load
+from alerce_early.serving.duplicates import Seen
+from alerce_early.serving.inputs import Shard, Source
+from alerce_early.serving.parts import Parts, partial_of, rejected_of
+from alerce_early.serving.runtimes import RUNTIMES
 
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
 SHOWN = 5  # of each class, in the gallery
@@ -75,7 +76,7 @@ def predict(
         before = parts.counts["read"]
         for keys in parts.column("candid"):
             seen.add(keys)
-        with tqdm(unit=" alerts", initial=before, disable=not sys.stderr.isatty()) as bar:
+        with tqdm(unit=" alerts", initial=before, disable=None) as bar:
             for chunk in source.chunks(size, shard, skip=before):
                 parts.add(*_classified(classifier, chunk, seen, shown), chunk.read)
                 bar.update(chunk.read)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from alerce_early import checkpoints
+from alerce_early import checkpoints, disk
 from alerce_early.configs import data_of
 from alerce_early.data import pictures, splits, summary
 from alerce_early.data.module import AlertData
@@ -23,7 +23,7 @@ from alerce_early.evaluation import baseline, classification, figures, foreign, 
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
 from alerce_early.evaluation.page import Section
-from alerce_early.runs import Run, write_text
+from alerce_early.runs.folder import Run
 
 BEST_OF = "The epoch marked by the dotted line gave the checkpoint that is judged here."
 
@@ -57,7 +57,7 @@ def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
             _model(run, result),
         ],
     )
-    write_text(run.page, text)
+    disk.write_text(run.page, text)
     return run.page
 
 
@@ -141,8 +141,8 @@ def write_foreign(source: Path, folder: Path, labels: Path | None = None) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():
         pictures.save(figure, folder / f"{name}.png")
-    write_text(folder / "metrics.json", json.dumps(judged, indent=1))
-    write_text(folder / "index.html", text)
+    disk.write_text(folder / "metrics.json", json.dumps(judged, indent=1))
+    disk.write_text(folder / "index.html", text)
     return folder / "index.html"
 
 

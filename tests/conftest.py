@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from alerce_early.configs import CONF
+from alerce_early.configs import composed
 from alerce_early.data.simulation.survey import simulate
+from alerce_early.data.spec import DataSpec
+
+CHECKOUT = Path(__file__).parent.parent
 
 torch.set_num_threads(1)  # the suite runs one worker a core; more threads than cores wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the processes that tests start
@@ -32,14 +34,9 @@ def stamps_file(survey: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
     return path
 
 
-@pytest.fixture(scope="session")
-def composed() -> Callable[..., DictConfig]:
+@pytest.fixture(scope="session", name="composed")
+def composed_() -> Callable[..., DictConfig]:
     """Compose train.yaml with overrides, as the command line does."""
-
-    def composed(*overrides: str) -> DictConfig:
-        with initialize_config_dir(CONF, version_base="1.3"):
-            return compose("train", overrides=list(overrides))
-
     return composed
 
 
@@ -69,6 +66,16 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("ALERCE_EARLY_REAL_DATA names no folder of real data")
     return Path(folder)
+
+
+def spec(features: tuple[str, ...] = (), **facts: Any) -> DataSpec:
+    """The facts of a small data set of stamps, but for those given."""
+    usual: dict[str, Any] = {
+        **{"kind": "stamps", "shape": (3, 21, 21), "classes": ("a", "b", "c"), "recipe": (), "margin": 0},
+        **{"n_train": 100, "fingerprint": "", "origin": "a test"},
+        **{"feature_mean": tuple(100.0 + i for i in range(len(features))), "feature_std": (10.0,) * len(features)},
+    }
+    return DataSpec(features=features, **usual | facts)
 
 
 def stamp(value: float = 0.0, height: int = 63, width: int = 63) -> np.ndarray:

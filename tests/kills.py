@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 
-from alerce_early.configs import CONF, data_of
+from alerce_early.configs import composed, data_of
 from alerce_early.data.simulation.survey import simulate
 from alerce_early.train import train
 
@@ -39,9 +38,8 @@ class Verb:
 
 def config(outputs: Path, file: Path) -> Any:
     options = ("trainer.max_epochs=4", "batches_per_epoch=4", "batch_size=16", "patience=2", "augment=rotations")
-    with initialize_config_dir(CONF, version_base="1.3"):
-        where = ("data=alerce", f"data.path={file}", f"outputs={outputs}")
-        return compose("train", overrides=["model=course_cnn", *where, *options])
+    where = ("data=alerce", f"data.path={file}", f"outputs={outputs}")
+    return composed("model=course_cnn", *where, *options)
 
 
 def verbs(file: Path) -> dict[str, Verb]:

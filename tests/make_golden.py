@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
 
 from alerce_early import checkpoints
 from alerce_early.build import function
-from alerce_early.configs import CONF, plain
+from alerce_early.configs import composed, plain
 from alerce_early.evaluation import calibration, conformal
 from alerce_early.tasks.generate import GenerateTask
 from alerce_early.train import train
@@ -52,8 +51,8 @@ def outputs(path: Path, raw: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def make(name: str, overrides: list[str], folder: Path) -> None:
-    with tempfile.TemporaryDirectory() as place, initialize_config_dir(CONF, version_base="1.3"):
-        config = compose("train", overrides=[*overrides, f"outputs={place}"])
+    with tempfile.TemporaryDirectory() as place:
+        config = composed(*overrides, f"outputs={place}")
         run = train(config, Path(place) / "run")
         held = {key: value for key, value in checkpoints.read(run.best).items() if key in PLAIN}
         torch.save(held, folder / f"{name}.ckpt")

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import CHECKOUT
 
 import alerce_early
 from alerce_early.data.simulation import packets
 from alerce_early.errors import InputError
 from alerce_early.train import train
-
-CHECKOUT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")

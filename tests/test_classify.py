@@ -6,14 +6,14 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from conftest import spec
 
 from alerce_early import checkpoints
-from alerce_early.data.spec import DataSpec
-from alerce_early.fitting import Fitting
+from alerce_early.runs.fitting import Fitting
 from alerce_early.tasks.bayes import BayesTask
 from alerce_early.tasks.classify import ClassifyTask
 
-SPEC = DataSpec("stamps", (2, 5, 5), ("a", "b"), (), (), (), (), 0, 10, "", "a test").plain()
+SPEC = spec(shape=(2, 5, 5), classes=("a", "b")).plain()
 ADAM = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3}, "schedule": None}
 FLIPOUT = {"_target_": "alerce_early.models.flipout.FlipoutMLP", "hidden": [8]}
 

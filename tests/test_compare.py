@@ -12,7 +12,7 @@ import pytest
 from alerce_early import compare
 from alerce_early.errors import InputError
 from alerce_early.evaluation.entries import join
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run
 from alerce_early.train import train
 
 
@@ -32,7 +32,7 @@ def sweep(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_seeds_of_one_config_are_one_row(sweep: Path) -> None:
     finished, unfinished = compare.find([str(sweep)])
     assert len(finished) == 4 and not unfinished
-    header, *rows = compare.leaderboard(finished)
+    header, *rows = compare.leaderboard(join(finished)[0])
     assert len(rows) == 2
     for row in rows:
         told = dict(zip(header, row, strict=True))
@@ -51,7 +51,7 @@ def test_the_best_comes_first_and_the_other_is_tested_against_it(sweep: Path) ->
     forest = [run.result["baselines"]["metadata"]["values"]["balanced_accuracy"] for e in entries for run in e.runs]
     (without_images,) = compare.notes(entries)
     assert f"a random forest on the metadata alone {sum(forest) / len(forest):.3f}, " in without_images
-    header, first, second = compare.leaderboard(compare.find([str(sweep)])[0])
+    header, first, second = compare.leaderboard(join(compare.find([str(sweep)])[0])[0])
     against = header.index("against the best")
     assert first[against] == "" and all(
         f"{test}: " in second[against] for test in ("balanced accuracy", "rows right (McNemar)", "over seeds (Welch)")
@@ -67,7 +67,7 @@ def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, compo
     entries, _ = join(compare.find([str(sweep), str(other.path)])[0])
     assert [len(entry.runs) for entry in entries] == [2, 2, 1] and len({entry.rows for entry in entries}) == 2
     assert "not ranked against each other" in compare.notes(entries)[0]
-    header, *rows = compare.leaderboard(compare.find([str(sweep), str(other.path)])[0])
+    header, *rows = compare.leaderboard(join(compare.find([str(sweep), str(other.path)])[0])[0])
     assert [row[header.index("test rows")][0] for row in rows] == ["A", "A", "B"]
     assert rows[2][header.index("against the best")] == ""
 
@@ -92,7 +92,7 @@ def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[s
     assert len(entry.tables[0]["row"]) == len(set(entry.tables[0]["row"])) == kept
     recalls = [entry.values[0][f"recall/{name}"] for name in ("AGN", "SN", "VS", "asteroid", "bogus")]
     assert entry.scores[0] == pytest.approx(np.mean(recalls))
-    assert "1 x 2 folds" in compare.leaderboard(compare.find([str(folds)])[0])[1]
+    assert "1 x 2 folds" in compare.leaderboard(join(compare.find([str(folds)])[0])[0])[1]
 
 
 def test_a_repeated_run_counts_once(sweep: Path, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_files(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_single_run_has_no_spread(sweep: Path) -> None:
     finished, _ = compare.find([str(sweep / "course0")])
-    assert "+-" not in compare.text(compare.leaderboard(finished))
+    assert "+-" not in compare.text(compare.leaderboard(join(finished)[0]))
 
 
 def test_a_run_that_has_not_finished_is_named(sweep: Path, tmp_path: Path) -> None:

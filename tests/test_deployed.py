@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import spec
 from omegaconf import DictConfig
 
 from alerce_early.configs import task_of
 from alerce_early.data.alerce import COLUMNS
 from alerce_early.data.features import Clip
-from alerce_early.data.spec import DataSpec
-from alerce_early.deployed import Calibrate, Deployed
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration
 from alerce_early.evaluation import table as tables
+from alerce_early.serving.deployed import Calibrate, Deployed
 from alerce_early.train import train
 
 Survey = dict[str, Any]
@@ -90,8 +90,7 @@ def test_calibration_is_that_of_the_table() -> None:
 
 
 def test_model_id_follows_weights_and_calibration(quick: Callable[..., DictConfig]) -> None:
-    spec = DataSpec("stamps", (3, 21, 21), ("a", "b"), (), (), (), (), 0, 10, "", "a test", (3, 63, 63))
-    task = task_of(quick(), spec)
+    task = task_of(quick(), spec(classes=("a", "b"), raw_shape=(3, 63, 63)))
     plain = Deployed(task).model_id
     assert plain == Deployed(task).model_id
     assert plain != Deployed(task, {"scale": [1.0, 1.0], "bias": [0.0, 0.0]}).model_id
@@ -109,11 +108,10 @@ def test_mistakes_are_told(quick: Callable[..., DictConfig], tmp_path: Path) -> 
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(InputError, match="is no checkpoint"):
         Deployed.load(tmp_path / "other.ckpt")
-    spec = DataSpec("stamps", (3, 21, 21), ("a", "b"), ("fwhm",), (0.0,), (1.0,), (), 0, 9, "", "a test", (3, 63, 63))
-    deployed = Deployed(task_of(quick("model=stamp_classifier"), spec))
+    deployed = Deployed(task_of(quick("model=stamp_classifier"), spec(("fwhm",), raw_shape=(3, 63, 63))))
     with pytest.raises(InputError, match=r"\(3, 60, 63\).*wants \(3, 63, 63\)"):
         deployed(torch.zeros(2, 3, 60, 63), torch.zeros(2, 1))
     with pytest.raises(InputError, match="0 metadata columns; the network wants 1: fwhm"):
         deployed(torch.zeros(2, 3, 63, 63))
     with pytest.raises(InputError, match="GenerateTask predicts nothing"):
-        Deployed(task_of(quick("model=stamp_vae"), spec))
+        Deployed(task_of(quick("model=stamp_vae"), spec()))

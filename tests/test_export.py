@@ -11,14 +11,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from conftest import spec
 from omegaconf import DictConfig
 
-from alerce_early import export
 from alerce_early.configs import plain, task_of
 from alerce_early.data.alerce import CLASSES, COLUMNS
 from alerce_early.data.spec import DataSpec
-from alerce_early.deployed import Deployed
 from alerce_early.errors import InputError
+from alerce_early.serving import exporting
+from alerce_early.serving.deployed import Deployed
 
 Composed = Callable[..., DictConfig]
 
@@ -30,23 +31,11 @@ def deployed(composed: Composed, *overrides: str, kind: str = "stamps") -> Deplo
     raw = (2, 443) if kind == "spectra" else (3, 63, 63)
     channels = {"joint": 4, "two_scales": 8}.get(str(overrides[0]).partition("=")[2], raw[0])
     names = COLUMNS if "features=all" in overrides else ()
-    spec = DataSpec(
-        kind,
-        (1, 443) if kind == "spectra" else (channels, 21, 21),
-        CLASSES,
-        names,
-        tuple(float(i) for i in range(len(names))),
-        (2.0,) * len(names),
-        tuple(steps),
-        0,
-        100,
-        "",
-        "a test",
-        raw,
-    )
+    shape = (1, 443) if kind == "spectra" else (channels, 21, 21)
+    facts = spec(names, kind=kind, shape=shape, classes=CLASSES, recipe=tuple(steps), raw_shape=raw)
     torch.manual_seed(0)
     fitted = {"scale": [1.5] * 5, "bias": [0.1, 0.0, 0.0, -0.1, 0.0]}
-    return Deployed(task_of(config, spec), fitted if kind == "stamps" else None)
+    return Deployed(task_of(config, facts), fitted if kind == "stamps" else None)
 
 
 def session(content: bytes) -> onnxruntime.InferenceSession:
@@ -65,11 +54,11 @@ def session(content: bytes) -> onnxruntime.InferenceSession:
 )
 def test_onnx_gives_what_the_checkpoint_gives(overrides: tuple[str, ...], composed: Composed) -> None:
     net = deployed(composed, *overrides)
-    content, different = export.content_of(net)
-    assert different <= export.TOLERANCE
+    content, different = exporting.content_of(net)
+    assert different <= exporting.TOLERANCE
     run = session(content)
     for n in (1, 7):
-        rows = {name: rows[:n] for name, rows in export.edge_cases(net, n=7, seed=3).items()}
+        rows = {name: rows[:n] for name, rows in exporting.edge_cases(net, n=7, seed=3).items()}
         with torch.no_grad():
             wanted = net(*map(torch.from_numpy, rows.values())).numpy()
         probabilities, table = run.run(["probabilities", "table"], rows)
@@ -87,9 +76,9 @@ def test_onnx_gives_what_the_checkpoint_gives(overrides: tuple[str, ...], compos
 def test_spectra(composed: Composed) -> None:
     """Also the regression of a redshift: a table, and no probabilities."""
     net = deployed(composed, "model=spectra_redshift", "recipe=spectra", kind="spectra")
-    run = session(export.content_of(net)[0])
+    run = session(exporting.content_of(net)[0])
     assert [output.name for output in run.get_outputs()] == ["table"]
-    rows = export.edge_cases(net)
+    rows = exporting.edge_cases(net)
     found = run.run(None, rows)[0]
     assert np.isfinite(found[:16]).all()  # this recipe lets NaN and infinite fluxes of weight through
     wanted = net(torch.from_numpy(rows["stamps"])).detach().numpy()
@@ -99,8 +88,8 @@ def test_spectra(composed: Composed) -> None:
 def test_torch_program_opens_without_the_package(composed: Composed, tmp_path: Path) -> None:
     net = deployed(composed, "recipe=joint", "model=course_cnn")
     file = tmp_path / "model.pt2"
-    file.write_bytes(export.content_of(net, "torch")[0])
-    rows = export.edge_cases(net, n=3)["stamps"]
+    file.write_bytes(exporting.content_of(net, "torch")[0])
+    rows = exporting.edge_cases(net, n=3)["stamps"]
     np.save(tmp_path / "rows.npy", rows)
     code = (
         "import sys, json, torch, numpy; files = {'facts.json': ''}; "
@@ -122,6 +111,6 @@ def test_torch_program_opens_without_the_package(composed: Composed, tmp_path: P
 
 def test_a_file_that_differs_is_not_written(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
     net = deployed(composed, "recipe=course", "model=course_cnn")
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     with pytest.raises(InputError, match="would differ from the checkpoint"):
-        export.content_of(net, "torch")
+        exporting.content_of(net, "torch")

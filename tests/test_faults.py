@@ -17,7 +17,8 @@ from alerce_early.configs import data_of, run_folder
 from alerce_early.data import pictures
 from alerce_early.errors import InputError
 from alerce_early.evaluation import table as tables
-from alerce_early.runs import Run, write_text
+from alerce_early.runs.folder import Run
+from alerce_early.serving.parts import Parts
 from alerce_early.train import train
 
 ROWS = {"id": np.arange(5000).astype(str), "p_SN": np.random.default_rng(0).random(5000)}
@@ -25,7 +26,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "predictions.parquet": lambda path: tables.write(path, ROWS),
     "predictions.csv": lambda path: tables.write(path, ROWS),
     "curves.png": lambda path: pictures.save(Figure(), path),
-    "index.html": lambda path: write_text(path, "page " * 2000),
+    "index.html": lambda path: disk.write_text(path, "page " * 2000),
     "last.ckpt": lambda path: checkpoints.save({"weights": torch.zeros(5000)}, path),
 }
 
@@ -121,3 +122,19 @@ def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(quick, tmp_path:
     with disk.alone(stores / ".alive.lock"):
         _ = data_of(quick()).store
     assert [path.name for path in stores.glob(".*.partial")] == [".alive.partial"]
+
+
+def test_a_table_where_no_folder_can_be() -> None:
+    with pytest.raises(InputError, match=r"/proc/nowhere.* cannot be written: .*--out"):
+        Parts(Path("/proc/nowhere/out.parquet"), {})
+
+
+def test_a_disk_full_in_the_middle_of_a_table(tmp_path: Path) -> None:
+    out, rows = tmp_path / "out.parquet", {"candid": np.arange(64).astype(str)}
+    with Parts(out, {}) as parts:
+        parts.add(rows, [], 64)
+        message = r"^disk full: .*000001\.parquet cannot be written .* go on from here with the same command"
+        with largest_file(200), pytest.raises(InputError, match=message):
+            parts.add(rows, [], 64)
+    with Parts(out, {}) as parts:
+        assert parts.counts["read"] == 64 and not list(parts.folder.glob(".*"))

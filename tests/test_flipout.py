@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from conftest import spec
 from torch.distributions import Normal, kl_divergence
 
-from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.models.flipout import FlipoutLinear, FlipoutMLP
 from alerce_early.tasks.bayes import BayesTask
@@ -12,8 +12,7 @@ from alerce_early.tasks.bayes import BayesTask
 NET = {"_target_": "alerce_early.models.flipout.FlipoutMLP", "hidden": [8]}
 
 
-def spec(n_train: int = 10) -> DataSpec:
-    return DataSpec("stamps", (2, 5, 5), ("artefact", "real"), (), (), (), (), 0, n_train, "", "a test")
+SPEC = spec(shape=(2, 5, 5), classes=("artefact", "real"), n_train=10)
 
 
 def layer(inputs: int = 6, outputs: int = 4, sigma: float = 0.5) -> FlipoutLinear:
@@ -26,7 +25,7 @@ def layer(inputs: int = 6, outputs: int = 4, sigma: float = 0.5) -> FlipoutLinea
 
 def task(net: dict | None = None, **options) -> BayesTask:
     optim = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3}, "schedule": None}
-    return BayesTask(net or NET, spec().plain(), optim, {"margin": 0, "steps": []}, **options)
+    return BayesTask(net or NET, SPEC.plain(), optim, {"margin": 0, "steps": []}, **options)
 
 
 def test_divergence_is_that_of_the_distributions() -> None:
@@ -37,7 +36,7 @@ def test_divergence_is_that_of_the_distributions() -> None:
 
 
 def test_divergence_counts_all_layers() -> None:
-    net = FlipoutMLP(spec(), hidden=(8, 8))
+    net = FlipoutMLP(SPEC, hidden=(8, 8))
     assert torch.allclose(net.kl(), sum((part.kl() for part in net.layers), torch.tensor(0.0)))
     assert len(net.layers) == 3
 
@@ -80,7 +79,7 @@ def test_gradients_vary_less_than_with_one_draw_for_the_batch() -> None:
 
 
 def test_draws_do_not_depend_on_the_batch() -> None:
-    net = FlipoutMLP(spec()).eval()
+    net = FlipoutMLP(SPEC).eval()
     image = torch.rand(7, 2, 5, 5)
     whole = net.draws({"image": image}, 5)
     assert whole.shape == (5, 7, 2) and whole.std(0).min() > 0
@@ -89,7 +88,7 @@ def test_draws_do_not_depend_on_the_batch() -> None:
 
 
 def test_eval_mode_is_the_mean_weights() -> None:
-    net = FlipoutMLP(spec())
+    net = FlipoutMLP(SPEC)
     batch = {"image": torch.rand(3, 2, 5, 5)}
     assert not torch.equal(net(batch), net(batch))
     net.eval()

@@ -9,37 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import spec
 
 from alerce_early import generate
 from alerce_early.configs import data_of, task_of
 from alerce_early.data import alerce, hits, splits
 from alerce_early.data.recipe import Recipe
-from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.models.vae import Coded, Pixels, StampVAE
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run
 from alerce_early.train import train
-
-
-def spec(*shape: int, classes: int = 3) -> DataSpec:
-    return DataSpec(
-        kind="stamps",
-        shape=shape,
-        classes=tuple("abcdefg"[:classes]),
-        features=(),
-        feature_mean=(),
-        feature_std=(),
-        recipe=(),
-        margin=0,
-        n_train=100,
-        fingerprint="",
-        origin="a test",
-    )
 
 
 @pytest.mark.parametrize("shape", ((3, 21, 21), (4, 21, 21), (1, 16, 16), (2, 33, 33)))
 def test_any_channels_and_size(shape: tuple[int, ...]) -> None:
-    net = StampVAE(spec(*shape), latent=5, width=4)
+    net = StampVAE(spec(shape=shape), latent=5, width=4)
     batch = {"image": torch.randn(6, *shape), "label": torch.arange(6) % 3}
     coded = net(batch)
     assert coded.mean.shape == coded.log_variance.shape == (6, 5) and coded.kl().shape == (6,)
@@ -91,7 +75,7 @@ def test_draws_have_the_covariance_of_the_likelihood() -> None:
 
 def test_codes_are_remembered_by_class() -> None:
     torch.manual_seed(0)
-    net = StampVAE(spec(1, 16, 16, classes=2), latent=2, width=4)
+    net = StampVAE(spec(shape=(1, 16, 16), classes=("a", "b")), latent=2, width=4)
     label = torch.arange(256) % 2
     centre = torch.tensor([[3.0, 0.0], [-3.0, 1.0]])
     for _ in range(800):

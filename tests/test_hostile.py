@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from alerce_early import build, names
-from alerce_early.data import alerce, hits, pickles, sdss
+from alerce_early import build
+from alerce_early.data import alerce, hits, names, pickles, sdss
 from alerce_early.errors import InputError
 from alerce_early.evaluation import foreign
 from tests.fuzz import TARGETS, Trial, mutated

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from conftest import spec
 
 from alerce_early.configs import data_of
-from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.models.rotations import TURNS, cyclic_mean, orbit
 from alerce_early.models.rotinv import RotInv
@@ -12,17 +12,11 @@ from alerce_early.models.stamp_classifier import StampClassifier
 from alerce_early.models.stamp_cnn import StampCNN
 
 
-def spec(channels: int = 3, classes: int = 5, size: int = 21, kind: str = "stamps", features: int = 0) -> DataSpec:
-    names, columns = (tuple(f"{word}{i}" for i in range(n)) for word, n in (("class", classes), ("column", features)))
-    means, stds = tuple(100.0 + i for i in range(features)), (10.0,) * features
-    return DataSpec(kind, (channels, size, size), names, columns, means, stds, (), 0, 1, "", "a test")
-
-
 @pytest.mark.parametrize("kernel", (3, 5))
 @pytest.mark.parametrize("size", (21, 25))
 def test_rotinv_is_invariant_under_quarter_turns(kernel: int, size: int) -> None:
     torch.manual_seed(0)
-    net = RotInv(spec(size=size), kernel=kernel).eval()
+    net = RotInv(spec(shape=(3, size, size)), kernel=kernel).eval()
     image = torch.rand(8, 3, size, size)
     z = net({"image": image})
     assert z.std(0).min() > 1e-3  # not invariant by ignoring its input
@@ -33,7 +27,7 @@ def test_rotinv_is_invariant_under_quarter_turns(kernel: int, size: int) -> None
 @pytest.mark.parametrize("features", (0, 23))
 def test_stamp_classifier_is_invariant_under_quarter_turns(features: int) -> None:
     torch.manual_seed(0)
-    net = StampClassifier(spec(features=features)).eval()
+    net = StampClassifier(spec(tuple(f"column{i}" for i in range(features)))).eval()
     batch = {"image": torch.rand(8, 3, 21, 21), "features": 100 + 10 * torch.randn(8, features)}
     z = net(batch)
     assert z.std(0).min() > 1e-3
@@ -44,7 +38,7 @@ def test_stamp_classifier_is_invariant_under_quarter_turns(features: int) -> Non
 
 def test_stamp_classifier_sees_features_in_units_of_their_scatter() -> None:
     torch.manual_seed(0)
-    net = StampClassifier(spec(features=2)).eval()
+    net = StampClassifier(spec(("one", "other"))).eval()
     seen: list[torch.Tensor] = []
     net.metadata.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     net({"image": torch.rand(1, 3, 21, 21), "features": torch.tensor([[110.0, 81.0]])})
@@ -52,7 +46,7 @@ def test_stamp_classifier_sees_features_in_units_of_their_scatter() -> None:
 
 
 def test_same_padding_of_even_kernels_is_below_and_right_as_in_keras() -> None:
-    net = StampCNN(spec(channels=1, classes=1, size=4), ["conv 1 2 same", "flatten"])
+    net = StampCNN(spec(shape=(1, 4, 4), classes=("a",)), ["conv 1 2 same", "flatten"])
     convolution = net.layers[0]
     image = torch.rand(1, 1, 4, 4)
     padded = torch.nn.functional.pad(image, (0, 1, 0, 1))
@@ -68,7 +62,7 @@ def test_a_misspelt_layer_is_refused_by_name(layer: str) -> None:
 
 def test_stamps_too_small_for_the_layers_are_refused() -> None:
     with pytest.raises(InputError, match="do not fit stamps"):
-        StampCNN(spec(size=4), ["conv 8 7", "flatten"])
+        StampCNN(spec(shape=(3, 4, 4)), ["conv 8 7", "flatten"])
 
 
 def test_a_plain_net_is_not_invariant() -> None:

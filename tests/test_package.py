@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).parent.parent
+from conftest import CHECKOUT
 
 
 def test_a_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:

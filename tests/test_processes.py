@@ -70,7 +70,8 @@ def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "early", "SLURM_NODELIST": "127.0.0.1"}
     nodes = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
     code = (
-        "import os; from alerce_early.processes import agreed; print(*[agreed(lambda: f'{os.getpid()}') for _ in 'ab'])"
+        "import os; from alerce_early.runs.processes import agreed; "
+        "print(*[agreed(lambda: f'{os.getpid()}') for _ in 'ab'])"
     )
     tasks = [
         subprocess.Popen(

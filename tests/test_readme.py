@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import CHECKOUT
 
-CHECKOUT = Path(__file__).parent.parent
 SHORT = ("trainer.max_epochs=1", "batches_per_epoch=2")
 
 

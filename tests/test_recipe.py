@@ -112,7 +112,9 @@ def test_errors_say_what_to_do() -> None:
         build({"_target_": f"{RECIPE}.Crop", "size": 21, "sise": 3})
 
 
-@pytest.mark.parametrize("target", ("os.system", "alerce_early.runs.versions", "subprocess.Popen", "nowhere.Step", ""))
+@pytest.mark.parametrize(
+    "target", ("os.system", "alerce_early.runs.folder.flat", "subprocess.Popen", "nowhere.Step", "")
+)
 def test_only_modules_of_networks_are_built(target: str) -> None:
     with pytest.raises(InputError, match="_target_"):
         build({"_target_": target})

@@ -9,7 +9,7 @@ import pytest
 from alerce_early.evaluation import metrics, regression
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run
 from alerce_early.train import train
 
 TABLE = {

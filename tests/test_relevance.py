@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import spec
 from torch import Tensor, nn
 
 from alerce_early.build import module_class
@@ -12,23 +13,21 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import table as tables
 from alerce_early.explain import write
 from alerce_early.models.relevance import Relevance, explain
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run
 from alerce_early.train import train
 
 NETS = ("rotinv.RotInv", "stamp_classifier.StampClassifier", "deep_hits.DeepHiTS")
 
 
-def spec(features: int = 0) -> DataSpec:
-    names = tuple(f"column{i}" for i in range(features))
+def known(features: int = 0) -> DataSpec:
     mean, std = tuple(float(i) for i in range(features)), (2.0,) * features
-    classes = ("AGN", "SN", "VS")
-    return DataSpec("stamps", (3, 21, 21), classes, names, mean, std, (), 0, 100, "0", "nowhere")
+    return spec(tuple(f"column{i}" for i in range(features)), feature_mean=mean, feature_std=std)
 
 
 def network(name: str, features: int = 0) -> nn.Module:
     """With biases and batch statistics that are not zero, as after training."""
     torch.manual_seed(0)
-    net = module_class(f"alerce_early.models.{name}")(spec(features)).eval()
+    net = module_class(f"alerce_early.models.{name}")(known(features)).eval()
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.uniform_(module.bias, -0.1, 0.1)
@@ -78,7 +77,7 @@ def test_one_layer_by_hand() -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_relevance_sums_to_the_logit(name: str, rule: str) -> None:
     features = 5 if "Classifier" in name else 0
-    net, neutral = network(name, features), {"features": torch.tensor(spec(features).feature_mean)}
+    net, neutral = network(name, features), {"features": torch.tensor(known(features).feature_mean)}
     found = explain(net, batch(features), rule, neutral)
     with torch.no_grad():
         logit, predicted = net(batch(features)).max(1)

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from alerce_early import disk
 from alerce_early.errors import InputError
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.train import train
 

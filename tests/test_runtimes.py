@@ -6,15 +6,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from conftest import spec
 from omegaconf import DictConfig
 
-from alerce_early import export
 from alerce_early.configs import plain, task_of
 from alerce_early.data.alerce import CLASSES
-from alerce_early.data.spec import DataSpec
-from alerce_early.deployed import Deployed
 from alerce_early.errors import InputError
-from alerce_early.runtimes import PART, RUNTIMES, start
+from alerce_early.serving import exporting
+from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.runtimes import PART, RUNTIMES, start
 
 NAMES = ("distnr", "ra", "ndethist")
 ALLOWED = {"torch": 0.0, "onnx": 1e-5}  # the others: bfloat16
@@ -25,9 +25,10 @@ def deployed(composed: Callable[..., DictConfig]) -> Deployed:
     """A network of stamps and metadata that nobody trained, sharp enough to tell rows apart."""
     config = composed("model=stamp_classifier", "recipe=joint")
     steps, mean, std = tuple(plain(config.recipe.steps)), (5.0, 180.0, 4.0), (3.0, 90.0, 3.0)
-    spec = DataSpec("stamps", (4, 21, 21), CLASSES, NAMES, mean, std, steps, 0, 100, "", "a test", (3, 63, 63))
+    shapes = {"shape": (4, 21, 21), "raw_shape": (3, 63, 63)}
+    facts = spec(NAMES, feature_mean=mean, feature_std=std, classes=CLASSES, recipe=steps, **shapes)
     torch.manual_seed(0)
-    return Deployed(task_of(config, spec), {"scale": [2.0] * 5, "bias": [0.0] * 5})
+    return Deployed(task_of(config, facts), {"scale": [2.0] * 5, "bias": [0.0] * 5})
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
@@ -36,7 +37,7 @@ def test_gives_what_the_checkpoint_gives(name: str, deployed: Deployed) -> None:
         pytest.importorskip("openvino")
     run = start(name, deployed)
     for n in (1, 2 * PART + 3):
-        rows = export.edge_cases(deployed, n, seed=1)
+        rows = exporting.edge_cases(deployed, n, seed=1)
         stamps, metadata = rows["stamps"][:n], rows["metadata"][:n]
         with torch.no_grad():
             wanted = deployed.table(torch.from_numpy(stamps), torch.from_numpy(metadata))
@@ -52,5 +53,5 @@ def test_mistakes_are_told(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) 
         start("tensorrt", deployed)
     for name, extra in (("openvino", "fast"), ("onnxruntime", "export")):
         monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(InputError, match=rf"Install the extra: alerce-early\[{extra}\]"):
+        with pytest.raises(InputError, match=rf"{name} is not installed. Try pip install .alerce-early\[{extra}\]"):
             start(name.removesuffix("runtime"), deployed)

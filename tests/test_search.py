@@ -13,11 +13,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from alerce_early import search as searches
-from alerce_early.configs import CONF
+from alerce_early.configs import CONF, composed
 from alerce_early.errors import InputError
-from alerce_early.runs import Run
-from alerce_early.search import Search
+from alerce_early.runs.folder import Run
+from alerce_early.runs.searching import STARTUP, WARMUP, Search
+from alerce_early.search import main
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_every_ready_search_has_a_space_that_composes(file: Path, tmp_path: Path
     search = Search([f"search={file.stem}", f"outputs={tmp_path}"])
     trial = optuna.create_study().ask(search.space)
     assert len(trial.params) > 1
-    searches.composed([*search.fixed, *(f"{key}={value}" for key, value in trial.params.items())])
+    composed(*search.fixed, *(f"{key}={value}" for key, value in trial.params.items()))
 
 
 def test_a_space_is_written_as_a_sweep(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_killed_search_goes_on_to_as_many_trials_as_wanted(options: list[str],
     assert len({trial.params["optim.optimizer.lr"] for trial in trials}) == 3
     best = shlex.split(search.summary().splitlines()[-1])
     assert best[:3] == ["python", "-m", "alerce_early.train"]
-    assert searches.composed(best[3:]) == Run(folder / f"trial-{search.study.best_trial.number:03d}").config()
+    assert composed(*best[3:]) == Run(folder / f"trial-{search.study.best_trial.number:03d}").config()
 
 
 def test_two_processes_share_a_study(options: list[str], tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_hopeless_trials_are_pruned_and_bad_ones_fail(
     options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     search = Search([*options, "sampling=balanced,fair"])
-    for _ in range(searches.STARTUP):
+    for _ in range(STARTUP):
         trial = search.study.ask(search.space)
-        for epoch in range(searches.WARMUP + 1):
+        for epoch in range(WARMUP + 1):
             trial.report(2.0, epoch)  # better than can be reached
         search.study.tell(trial, 2.0)
     for sampling, state in (("balanced", TrialState.PRUNED), ("fair", TrialState.FAIL)):
@@ -111,8 +111,8 @@ def test_hopeless_trials_are_pruned_and_bad_ones_fail(
         assert trial is not None
         search._try(trial)
         assert search.study.get_trials()[trial.number].state == state
-    pruned, failed = (Run(tmp_path / "searches" / "mine" / f"trial-{searches.STARTUP + i:03d}") for i in range(2))
-    assert len(pruned.history()) == searches.WARMUP + 1 and not pruned.finished
+    pruned, failed = (Run(tmp_path / "searches" / "mine" / f"trial-{STARTUP + i:03d}") for i in range(2))
+    assert len(pruned.history()) == WARMUP + 1 and not pruned.finished
     assert (failed.path / "failed.txt").read_text().startswith("sampling=fair is unknown")
     assert "7 trials: 5 finished, 1 pruned, 1 failed" in search.summary()
 
@@ -127,10 +127,10 @@ def test_errors_at_the_door(options: list[str], monkeypatch: pytest.MonkeyPatch,
     Search(options)
     with pytest.raises(InputError, match=r"search with other options \(seed=3\).*name="):
         Search([*options, "seed=3"])
-    monkeypatch.setattr(searches, "optuna", None)
+    monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.setattr(sys, "argv", ["search", *options])
     with pytest.raises(SystemExit, match="2"):
-        searches.main()
+        main()
 
 
 def test_a_key_that_is_none_is_refused_before_the_first_trial(tmp_path: Path) -> None:

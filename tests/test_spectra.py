@@ -2,14 +2,14 @@
 
 import pytest
 import torch
+from conftest import spec
 
-from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.models.rotinv import RotInv
 from alerce_early.models.spectra import SpectraClass, SpectraRedshift
 from alerce_early.models.spectra_lines import LINES, SpectraLines
 
-SPEC = DataSpec("spectra", (1, 443), ("STAR", "GALAXY", "QSO", "QSO_BAL"), (), (), (), (), 0, 1, "", "a test")
+SPEC = spec(kind="spectra", shape=(1, 443), classes=("STAR", "GALAXY", "QSO", "QSO_BAL"))
 
 
 def parameters(net: torch.nn.Module) -> int:

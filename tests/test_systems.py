@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alerce_early.configs import CONF, data_of, task_of
 from alerce_early.data.alerce import PUBLISHED_COLUMNS
-from alerce_early.fitting import Fitting
+from alerce_early.runs.fitting import Fitting
 
 TINY = 600  # rows of a simulated data set: enough to give the rarest class a row in each split
 

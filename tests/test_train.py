@@ -17,7 +17,7 @@ from alerce_early.configs import CONF, data_of, task_of
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration, conformal, thresholds
 from alerce_early.evaluation import table as tables
-from alerce_early.fitting import Fitting
+from alerce_early.runs.fitting import Fitting
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.train import train
@@ -128,7 +128,7 @@ def test_pictures_do_not_change_the_run(quick, tmp_path: Path, monkeypatch: pyte
         return torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
     with_pictures = weights("a")
-    monkeypatch.setattr("alerce_early.watch.Board.on_train_batch_start", lambda *_: None)
+    monkeypatch.setattr("alerce_early.runs.watch.Board.on_train_batch_start", lambda *_: None)
     without = weights("b")
     assert all(torch.equal(with_pictures[name], without[name]) for name in without)
 

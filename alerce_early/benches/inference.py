@@ -15,8 +15,8 @@ import torch
 
 from alerce_early.benches import ROUNDS, Row
 from alerce_early.data.simulation.survey import simulate
-from alerce_early.deployed import Deployed
-from alerce_early.runtimes import RUNTIMES, Runtime, start
+from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.runtimes import RUNTIMES, Runtime, start
 
 BATCH = 256
 JUDGED = 4096  # stamps on which a runtime must agree with float32

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early import names
-from alerce_early.data import pickles
+from alerce_early.data import names, pickles
 from alerce_early.data.records import UNLABELLED, Records, join, label_numbers, numbered, numbers, with_extra
 from alerce_early.errors import InputError
 

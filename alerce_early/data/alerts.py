@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alerce_early.data import containers, packets
+from alerce_early.data import containers, labels, packets
 from alerce_early.data.alerce import CLASSES, COLUMNS
 from alerce_early.data.chunks import Chunk
 from alerce_early.data.containers import Block
@@ -65,9 +65,9 @@ def decode(messages: Sequence[bytes]) -> Chunk:
 def read(path: str | Path | None, labels_path: str | Path | None = None) -> Records:
     """All packets of a file, folder, pattern or archive at once, to train on or be judged on.
 
-    labels_path: a CSV of class names with the columns candid (or objectId) and label (or class); default:
-    labels.csv in the folder, if there is one. A packet it does not name, or gives no class, is unlabelled. A packet
-    that cannot be read is set aside, logged and counted by reason.
+    labels_path: a CSV of class names, see `labels.known`; default: labels.csv in the folder, if there is one. A packet
+    it does not name, or gives no class, is unlabelled. A packet that cannot be read is set aside, logged and counted
+    by reason.
     Raises InputError if nothing can be read or the labels are of another form.
     """
     if path is None:
@@ -102,17 +102,15 @@ def _labels(file: Path, keys: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """(n,) int64 labels of the packets with these candids and objectIds."""
     try:
         with file.open(newline="", encoding="utf-8") as text:
-            rows = [{str(k).lower(): v or "" for k, v in row.items()} for row in csv.DictReader(text)]
+            reader = csv.DictReader(text, restval="")
+            names, rows = reader.fieldnames or (), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file} is no readable CSV: {error}.") from None
-    columns = set(rows[0]) if rows else set()
-    by = next((name for name in ("candid", "objectid") if name in columns), None)
-    label = next((name for name in ("label", "class") if name in columns), None)
-    if by is None or label is None:
-        raise InputError(f"{file} has the columns {sorted(columns)}; wanted candid (or objectId) and label (or class).")
-    known = {row[by]: row[label].strip() for row in rows if row[label].strip()}
+    table = {name: [row[name].strip() for row in rows] for name in names}
+    named = {"candid": keys, "id": ids}
+    by, known = labels.known(table, named, str(file))
     numbers = dict(zip(known, label_numbers(list(known.values()), CLASSES, str(file)), strict=True))
-    return np.array([numbers.get(key, UNLABELLED) for key in (keys if by == "candid" else ids)], dtype=np.int64)
+    return np.array([numbers.get(key, UNLABELLED) for key in named[by]], dtype=np.int64)
 
 
 def _chunks(

@@ -10,12 +10,10 @@ from typing import Any
 from alerce_early.data.alerce import COLUMNS
 from alerce_early.data.containers import LARGEST_BLOCK, Block
 from alerce_early.data.inflate import BARE, NotWhole, inflate
-from alerce_early.errors import InputError
+from alerce_early.errors import extra
 
-try:
+with extra("alert packets", "alerts"):
     from fastavro import parse_schema, schemaless_reader
-except ImportError:
-    raise InputError("alert packets need fastavro: pip install 'alerce-early[alerts]'.") from None
 
 CUTOUTS = ("cutoutScience", "cutoutTemplate", "cutoutDifference")
 DERIVED = ("ecl_lat", "ecl_long", "gal_lat", "gal_long", "non_detections")

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from alerce_early.data import files
 from alerce_early.data.inflate import DAMAGE, unzipped
-from alerce_early.names import shown
+from alerce_early.data.names import shown
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 ENDS = (".avro", *ARCHIVES)

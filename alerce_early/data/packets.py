@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early import names
+from alerce_early.data import names
 from alerce_early.data.alerce import COLUMNS
 from alerce_early.data.avro import CUTOUTS, RAW, records
 from alerce_early.data.chunks import Rejected

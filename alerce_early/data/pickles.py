@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early import bounds
+from alerce_early.data import bounds
 from alerce_early.errors import InputError, one_line
 
 STEPS = 1 << 18  # of any file; one more for each 8 bytes, which what holds data exceeds by far

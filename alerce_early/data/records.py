@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early.data.names import LONGEST
 from alerce_early.errors import InputError
-from alerce_early.names import LONGEST
 
 UNLABELLED = -1
 

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early import bounds, names
-from alerce_early.data import files, pickles
+from alerce_early.data import bounds, files, names, pickles
 from alerce_early.data.records import UNLABELLED, Records, join, numbered, numbers
 from alerce_early.data.wavelengths import PIXELS, rebin
-from alerce_early.errors import InputError, one_line
+from alerce_early.errors import InputError, extra, one_line
 
 log = logging.getLogger(__name__)
 
@@ -117,10 +116,8 @@ def _npy(content: bytes) -> np.ndarray:
 
 
 def _from_fits(found: Sequence[Path], origin: str) -> Records:
-    try:
+    with extra("FITS spectra", "alerts"):
         from astropy.io import fits
-    except ImportError:
-        raise InputError("FITS spectra need astropy: pip install 'alerce-early[alerts]'.") from None
 
     known = {"", *CLASSES}
 

@@ -169,7 +169,7 @@ def _mistakes(
     if not len(shown):
         page.words.append("There is none.")
     elif images:
-        page.pictures.append(("As the net sees them.", figures.mistakes(table, classes, shown, images)))
+        page.pictures.append(("As the net sees them.", figures.mistakes(table, shown, images)))
     else:
         columns = ("id", "label", "predicted", *(f"p_{name}" for name in classes))
         rows = [

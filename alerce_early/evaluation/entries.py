@@ -10,16 +10,14 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from alerce_early.errors import InputError
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.comparison import Outcome
 from alerce_early.evaluation.kinds import kind_of
-from alerce_early.runs import Run
+from alerce_early.runs.folder import Run, flat
 
-# What may differ between runs of one entry: the seed, the fold, and where things lie.
-NOT_A_CHOICE = {"seed", "split.fold", "outputs", "name", "hydra"}
+NOT_A_CHOICE = {"seed", "split.fold"}  # may differ between runs of one entry
 NUMBERS = 2  # of a kind's headline, in the table
 
 
@@ -35,10 +33,11 @@ class Finished:
 
     @classmethod
     def read(cls, run: Run) -> "Finished":
-        flat = dict(_flat(OmegaConf.to_container(run.config())))
-        choices = {key: value for key, value in flat.items() if not {key, _first(key)} & NOT_A_CHOICE}
-        fold = flat.get("split.fold") if flat.get("split.folds") else None
-        return cls(run, choices, run.read_json("metrics.json"), flat["seed"], fold)
+        # the name of a group is the value of the group
+        options = {key.removesuffix(".name"): value for key, value in flat(run.config()).items()}
+        choices = {key: value for key, value in options.items() if key not in NOT_A_CHOICE}
+        fold = options.get("split.fold") if options.get("split.folds") else None
+        return cls(run, choices, run.read_json("metrics.json"), options["seed"], fold)
 
     @cached_property
     def table(self) -> dict[str, np.ndarray]:
@@ -116,8 +115,8 @@ def find(paths: Iterable[str]) -> tuple[list[Finished], list[Path]]:
         if not runs:
             raise InputError(f"{path} holds no run: there is no config.yaml in it or below.")
         for folder in runs:
-            if (folder / "metrics.json").exists():
-                finished.append(Finished.read(Run(folder)))
+            if (run := Run(folder)).finished:
+                finished.append(Finished.read(run))
             else:
                 unfinished.append(folder)
     return finished, unfinished
@@ -165,16 +164,3 @@ def _rows(table: Mapping[str, np.ndarray], origin: str) -> str:
     """A name for these rows of this data under these labels, in whatever order they come."""
     lines = sorted(zip(table["id"].tolist(), table["row"].tolist(), table["label"].tolist(), strict=True))
     return sha256(repr((origin, lines)).encode()).hexdigest()
-
-
-def _flat(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Nested dicts as dotted keys; lists count as values, and the name of a group is the value of the group."""
-    if not isinstance(node, dict):
-        yield prefix, node
-        return
-    for key, value in node.items():
-        yield from _flat(value, prefix if prefix and key == "name" else f"{prefix}.{key}" if prefix else str(key))
-
-
-def _first(key: str) -> str:
-    return key.partition(".")[0]

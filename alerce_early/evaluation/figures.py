@@ -145,12 +145,7 @@ def most_confident_mistakes(table: Mapping[str, np.ndarray], classes: Sequence[s
     return wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
 
 
-def mistakes(
-    table: Mapping[str, np.ndarray],
-    classes: Sequence[str],
-    shown: np.ndarray,
-    images: Callable[[np.ndarray], np.ndarray],
-) -> Figure:
+def mistakes(table: Mapping[str, np.ndarray], shown: np.ndarray, images: Callable[[np.ndarray], np.ndarray]) -> Figure:
     """Mistakes of a table, as pictures with id, true and predicted class and probability.
 
     shown: positions (n,) in the table; images: row numbers (n,) to (n, C, ...).

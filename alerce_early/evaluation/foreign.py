@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alerce_early import names
+from alerce_early.data import names
+from alerce_early.data.labels import LABEL, known
 from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics, slices, thresholds
 from alerce_early.evaluation import table as tables
@@ -64,19 +65,14 @@ def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
 def labels(path: Path, table: tables.Table) -> np.ndarray:
     """(N,) class names for the rows of a table, "" where there is none, from a CSV or parquet table of labels.
 
-    That has the columns label (or class) and candid, or else id (or objectId, oid), in any capitalisation. Raises
-    InputError where it does not, or names not one of the rows.
+    Its columns are told at `known` in `data.labels`. Raises InputError where it has others, or names not one of
+    the rows.
     """
-    found = {name.lower(): column for name, column in tables.read(path).items()}
-    label = next((found[name] for name in ("label", "class") if name in found), None)
-    joins = (("candid", "candid"), ("id", "id"), ("id", "objectid"), ("id", "oid"))
-    join = next((pair for pair in joins if pair[0] in table and pair[1] in found), None)
-    if label is None or join is None:
-        raise InputError(f"{path} has the columns {', '.join(found)}; wanted label, and candid or id.")
-    known = dict(zip(found[join[1]].astype(str), _labels(path, label), strict=True))
-    joined = np.array([known.get(key, "") for key in table[join[0]].astype(str)], dtype=str)
+    found = {name: _labels(path, c) if name.lower() in LABEL else c for name, c in tables.read(path).items()}
+    by, label_of = known(found, table, str(path))
+    joined = np.array([label_of.get(key, "") for key in table[by].astype(str)], dtype=str)
     if not (joined != "").any():
-        raise InputError(f"{path} has a label for not one row of the table, by {join[0]}.")
+        raise InputError(f"{path} has a label for not one row of the table, by {by}.")
     return joined
 
 

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 LEVEL = 0.95
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Wilson score interval of a proportion, in [0, 1]; (0, 1) where there were no trials."""
+    from scipy.stats import binomtest  # half a second and 40 MB, which who only predicts can spare
+
     if trials == 0:
         return 0.0, 1.0
     interval = binomtest(successes, trials).proportion_ci(LEVEL, method="wilson")

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import tarfile
 from collections.abc import Iterator
 from gzip import compress
@@ -13,6 +12,7 @@ import numpy as np
 from fastavro import parse_schema, writer
 from tqdm import tqdm
 
+from alerce_early import disk
 from alerce_early.data import inflate
 from alerce_early.data.alerce import CLASSES, COLUMNS
 from alerce_early.data.avro import CUTOUTS, RAW
@@ -89,22 +89,23 @@ def write(out: Path, n: int, seed: int = 0, force: bool = False) -> tuple[Path, 
     classes = out.with_name(f"{out.name.removesuffix('.tar.gz')}_labels.csv")
     if not force and (found := [str(file) for file in (out, classes) if file.exists()]):
         raise InputError(f"{', '.join(found)} exists already. Choose another --out, or overwrite it with --overwrite.")
-    partial = out.with_name(f".{out.name}.partial"), out.with_name(f".{classes.name}.partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(alerts(n, seed), total=n, desc="packets", unit="", disable=None)
-    with inflate.zipping(partial[0]) as zipped, partial[1].open("w", newline="") as text:
+    with (
+        disk.whole(classes, "--out") as labels,
+        disk.whole(out, "--out") as night,
+        labels.open("w", newline="") as text,
+        inflate.zipping(night) as zipped,
+        tarfile.open(fileobj=zipped, mode="w|") as archive,
+    ):
         table = csv.writer(text)
         table.writerow(("candid", "objectId", "label"))
-        with tarfile.open(fileobj=zipped, mode="w|") as archive:
-            for packet, label in bar:
-                content = encode(packet)
-                member = tarfile.TarInfo(f"{packet['candid']}.avro")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-                vars(archive)["members"].clear()  # kept for a listing nobody asks for
-                table.writerow((packet["candid"], packet["objectId"], label))
-    for part, whole in zip(partial, (out, classes), strict=True):
-        os.replace(part, whole)
+        for packet, label in bar:
+            content = encode(packet)
+            member = tarfile.TarInfo(f"{packet['candid']}.avro")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+            vars(archive)["members"].clear()  # kept for a listing nobody asks for
+            table.writerow((packet["candid"], packet["objectId"], label))
     return out, classes
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alerce_early import runtimes
 from alerce_early.data.features import MISSING
 from alerce_early.data.records import Records
-from alerce_early.deployed import Deployed
 from alerce_early.errors import InputError
 from alerce_early.evaluation import conformal
 from alerce_early.evaluation import table as tables
-from alerce_early.runs import Run
-from alerce_early.runtimes import Runtime
+from alerce_early.runs.folder import Run
+from alerce_early.serving import runtimes
+from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.runtimes import Runtime
 
 BATCH = 32  # rows a core through the network at once: what is in between stays in the cache
 
@@ -27,16 +27,8 @@ def load(*sources: str | Path, runtime: str = "torch") -> "Classifier":
     runtime: what computes, one of `runtimes.RUNTIMES`. Raises InputError where there is none, or where several do not
     belong together.
     """
-    return Classifier([Deployed.load(_checkpoint(Path(source))) for source in sources], runtime)
-
-
-def _checkpoint(path: Path) -> Path:
-    if path.is_file():
-        return path
-    best = Run.find(path).best
-    if not best.exists():
-        raise InputError(f"{path} has no checkpoint yet.")
-    return best
+    found = (path if path.is_file() else Run.find(path).trained() for path in map(Path, sources))
+    return Classifier([Deployed.load(checkpoint) for checkpoint in found], runtime)
 
 
 class Classifier:

@@ -23,8 +23,8 @@ from omegaconf import DictConfig
 
 from alerce_early import disk
 from alerce_early.errors import InputError
-from alerce_early.processes import first, launched
-from alerce_early.runs import Run, write_text
+from alerce_early.runs.folder import Run
+from alerce_early.runs.processes import first, launched
 
 LAUNCH = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{socket.gethostname()}-{os.getpid()}"
 FINISHED, BEFORE, FAILED = "finished", "finished before", "failed"
@@ -53,11 +53,11 @@ def run(job: Callable[[DictConfig], None], config: DictConfig, launch: str) -> N
         whole = str(error) if isinstance(error, (InputError, Failed)) else traceback.format_exc()
         print(f"error: {reason}", file=sys.stderr)
         if first():
-            write_text(folder / "failed.txt", f"{whole}\n")
+            disk.write_text(folder / "failed.txt", f"{whole}\n")
         if launched() and not isinstance(error, InputError):
             sys.exit(1)  # the other processes may be waiting for this one: their launcher must end them
     if first():
-        write_text(folder.parent / ".launches" / launch / folder.name, f"{outcome}\n{reason}")
+        disk.write_text(folder.parent / ".launches" / launch / folder.name, f"{outcome}\n{reason}")
 
 
 def _apart(options: list[str], folder: Path) -> None:

@@ -10,28 +10,28 @@ says where to go on, and the same command, however often killed, ends in the sam
 """
 
 import csv
-import fcntl
 import json
-import os
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
+from alerce_early import disk
 from alerce_early.data.chunks import Rejected
 from alerce_early.errors import InputError
 from alerce_early.evaluation import table as tables
 
 REJECTED = ("source", "key", "reason")
 ROW_GROUP = 1 << 16  # rows written together at the end
-PATIENCE = 3.0  # seconds to wait for the lock
+PATIENCE = 3.0  # seconds to wait for the lock, which the last workers of a killed process may hold for a moment longer
+PLACE = "--out, or go on from here with the same command"
 COUNTS = ("read", "rows", "rejected")  # of the input so far, in the metadata of a part
 
 
@@ -46,13 +46,11 @@ class Parts:
         if out.suffix not in tables.EXTENSIONS:
             raise InputError(f"--out {out}: wanted a name that ends in {' or '.join(tables.EXTENSIONS)}.")
         self.out, self.folder, self.rejected_file = out, partial_of(out), rejected_of(out)
+        self._held = ExitStack()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / "lock").open("w")
-        except OSError as error:
-            raise InputError(f"--out {out} cannot be written: {error.strerror}.") from None
-        if not _held(self._lock):
-            raise InputError(f"{out} is being written by another process.")
+            self._held.enter_context(disk.alone(self.folder / "lock", PATIENCE, PLACE))
+        except disk.Busy:
+            raise InputError(f"{out} is being written by another process.") from None
         self._begin(json.loads(json.dumps(command)), overwrite)
         self.files = sorted(self.folder.glob("*.parquet"))
         known = parquet.read_schema(self.files[-1]).metadata if self.files else {}
@@ -64,7 +62,7 @@ class Parts:
     def __exit__(self, *_: object) -> None:
         if not self.files:  # there is nothing to go on with
             self._remove()
-        self._lock.close()
+        self._held.close()
 
     def _begin(self, command: dict[str, Any], overwrite: bool) -> None:
         file = self.folder / "command.json"
@@ -84,7 +82,8 @@ class Parts:
         file.unlink(missing_ok=True)
         for old in self.folder.glob("*.*"):
             old.unlink()
-        _written(file, lambda partial: partial.write_text(json.dumps(command)))
+        with disk.whole(file, PLACE) as partial:
+            partial.write_text(json.dumps(command))
 
     def _remove(self) -> None:
         """Parts without their command are nothing, so that goes first: half a folder is never gone on with."""
@@ -98,9 +97,10 @@ class Parts:
         self.counts["rejected"] += len(rejected)
         path = self.folder / f"{len(self.files):06}.parquet"
         if rejected:
-            _written(path.with_suffix(".rejected.csv"), lambda partial: _write_rejected(partial, rejected))
+            _write_rejected(path.with_suffix(".rejected.csv"), rejected)
         rows = pyarrow.table(dict(table)).replace_schema_metadata({k: str(v) for k, v in self.counts.items()})
-        _written(path, lambda partial: parquet.write_table(rows, partial))
+        with disk.whole(path, PLACE) as partial:
+            parquet.write_table(rows, partial)
         self.files.append(path)
 
     def column(self, name: str) -> Iterator[np.ndarray]:
@@ -118,11 +118,12 @@ class Parts:
     def finish(self) -> None:
         """Join the parts to the output file, or to none where not one row was classified, and remove them."""
         if self.counts["rejected"]:
-            _written(self.rejected_file, lambda partial: _write_rejected(partial, self.reasons()))
+            _write_rejected(self.rejected_file, self.reasons())
         else:
             self.rejected_file.unlink(missing_ok=True)  # of what is overwritten
         if self.counts["rows"]:
-            _written(self.out, self._join)
+            with disk.whole(self.out, PLACE) as partial:
+                self._join(partial)
         self._remove()
 
     def _join(self, path: Path) -> None:
@@ -147,33 +148,8 @@ def rejected_of(out: Path) -> Path:
     return out.with_name(f"{out.stem}.rejected.csv")
 
 
-def _held(lock: IO[str]) -> bool:
-    """Whether this process now has the lock; the last workers of a killed one may hold it for a moment longer."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.1)
-        else:
-            return True
-
-
-def _write_rejected(path: Path, rejected: Sequence[Rejected] | Iterator[Rejected]) -> None:
-    with path.open("w", newline="") as file:
+def _write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
+    with disk.whole(path, PLACE) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(REJECTED)
         writer.writerows(astuple(one) for one in rejected)
-
-
-def _written(path: Path, write: Any) -> None:
-    """Call `write` with a temporary name, then rename; a full disk is the user's to mend."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written: {error.strerror}. The same command goes on from here.") from None

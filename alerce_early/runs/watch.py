@@ -16,9 +16,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from alerce_early import disk
 from alerce_early.evaluation import figures, metrics
-from alerce_early.fitting import Fitting
-from alerce_early.runs import write_text
+from alerce_early.runs.fitting import Fitting
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class EpochLine(Callback):
         self.history.append({"epoch": epoch, "step": trainer.global_step, "learning_rate": rate, **values})
         if not trainer.is_global_zero:
             return
-        write_text(self.file, "".join(json.dumps(row) + "\n" for row in self.history))
+        disk.write_text(self.file, "".join(json.dumps(row) + "\n" for row in self.history))
         numbers = "  ".join(f"{_spoken(name)} {values[name]:.3f}" for name in self.shown if name in values)
         log.info("epoch %3d/%s  %s  %.1f s", epoch, trainer.max_epochs, numbers, seconds)
 
@@ -112,7 +112,7 @@ def progress_bar() -> list[Callback]:
 def quiet() -> None:
     """Leave the log to what this run has to say, once: Lightning's hints go, its errors stay."""
     if getattr(rank_zero_only, "rank", 0):
-        logging.getLogger(__package__).setLevel(logging.ERROR)
+        logging.getLogger("alerce_early").setLevel(logging.ERROR)
     logging.raiseExceptions = False  # a line that a full disk refuses in train.log is still on the screen
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -55,7 +55,7 @@ class Run:
 
     def alone(self) -> AbstractContextManager[None]:
         """Hold the folder while writing in it; raises `disk.Busy` if another process does."""
-        return disk.alone(self.path / ".lock", wait=False)
+        return disk.alone(self.path / ".lock", patience=0)
 
     @property
     def finished(self) -> bool:
@@ -73,6 +73,12 @@ class Run:
     @property
     def best(self) -> Path:
         return self.path / "checkpoints" / "best.ckpt"
+
+    def trained(self) -> Path:
+        """The best checkpoint; raises InputError if there is none yet."""
+        if not self.best.exists():
+            raise InputError(f"{self.path} has no checkpoint yet.")
+        return self.best
 
     @property
     def last(self) -> Path:
@@ -119,8 +125,8 @@ class Run:
             left.unlink()
         if self.cut:
             return
-        write_text(self.config_file, OmegaConf.to_yaml(config, resolve=True))
-        write_text(self.path / "versions.json", json.dumps(versions(), indent=1))
+        disk.write_text(self.config_file, OmegaConf.to_yaml(config, resolve=True))
+        disk.write_text(self.path / "versions.json", json.dumps(versions(), indent=1))
 
     def history(self) -> list[dict[str, float]]:
         """One dict an epoch, as logged."""
@@ -134,16 +140,7 @@ class Run:
             raise InputError(f"{self.path} has no {name}: the run has not finished.") from None
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
-        write_text(self.path / name, json.dumps(values, indent=1))
-
-
-def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    with disk.whole(path) as partial:
-        partial.write_bytes(content)
+        disk.write_text(self.path / name, json.dumps(values, indent=1))
 
 
 def flat(config: DictConfig) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alerce_early import export
-from alerce_early.deployed import Deployed
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, extra
+from alerce_early.serving import exporting
+from alerce_early.serving.deployed import Deployed
 
 # Raw stamps (B, C, H, W) float32, NaN where there is no data, and metadata (B, F) float32 or None, to all
 # `Deployed.columns`, each (B,) float32.
@@ -51,21 +51,19 @@ def bfloat16(deployed: Deployed) -> Runtime:
 
 def onnx(deployed: Deployed) -> Runtime:
     """onnxruntime, float32, on what `export` writes."""
-    return of_file(export.content_of(deployed)[0])
+    return of_file(exporting.content_of(deployed)[0])
 
 
 def of_file(file: str | Path | bytes) -> Runtime:
     """onnxruntime on an exported file, or its content."""
-    try:
+    with extra("--runtime onnx", "export"):
         import onnxruntime
-    except ImportError:
-        raise InputError("--runtime onnx needs onnxruntime. Install the extra: alerce-early[export].") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(
         file if isinstance(file, bytes) else str(file), options, providers=["CPUExecutionProvider"]
     )
-    columns = export.read_facts(session.get_modelmeta().custom_metadata_map)["columns"]
+    columns = exporting.read_facts(session.get_modelmeta().custom_metadata_map)["columns"]
     takes_metadata = len(session.get_inputs()) > 1
 
     def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -77,10 +75,8 @@ def of_file(file: str | Path | bytes) -> Runtime:
 
 def openvino(deployed: Deployed) -> Runtime:
     """OpenVINO with the network in bfloat16 where the processor has it; the recipe in torch, in float32."""
-    try:
+    with extra("--runtime openvino", "fast"):
         import openvino as ov
-    except ImportError:
-        raise InputError("--runtime openvino needs openvino. Install the extra: alerce-early[fast].") from None
     network = _Network(deployed).eval()
     core = ov.Core()
     with warnings.catch_warnings():

@@ -1,0 +1,28 @@
+"""Labels that come in a table of their own: by which column they belong to rows, and what they say."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from alerce_early.errors import InputError
+
+LABEL = ("label", "class")
+JOINS = (("candid", "candid"), ("id", "id"), ("id", "objectid"), ("id", "oid"))  # what names rows, and its column
+
+
+def known(
+    table: Mapping[str, np.ndarray | Sequence[str]], named_by: Collection[str], origin: str
+) -> tuple[str, dict[str, str]]:
+    """What of candid and id joins a table of labels to rows that have these names, and the label of each.
+
+    table: columns (N,) of any capitalisation: label (or class), and candid, or else id (or objectId, oid); a row
+    without a label does not count. Raises InputError where it has them not.
+    """
+    columns = {name.lower(): column for name, column in table.items()}
+    label = next((columns[name] for name in LABEL if name in columns), None)
+    join = next((pair for pair in JOINS if pair[0] in named_by and pair[1] in columns), None)
+    if label is None or join is None:
+        told = ", ".join(columns)[:200]
+        raise InputError(f"{origin} has the columns {told}; wanted candid (or id, objectId) and label (or class).")
+    keys = np.asarray(columns[join[1]]).astype(str).tolist()
+    return join[0], {key: name for key, name in zip(keys, label, strict=True) if name}
