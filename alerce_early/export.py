@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from alerce_early import disk
-from alerce_early.errors import at_the_door
+from alerce_early.errors import InputError, at_the_door
 from alerce_early.runs.folder import Run
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.exporting import ENDS, FORMATS, TOLERANCE, content_of
@@ -22,11 +22,14 @@ def main() -> None:
     parser.add_argument("run", help="a run folder")
     parser.add_argument("--out", type=Path, help="default: model.onnx or model.pt2 in the run folder")
     parser.add_argument("--format", default="onnx", choices=FORMATS, help="default: onnx")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     asked = parser.parse_args()
     run = Run.find(asked.run)
+    out = asked.out or run.path / f"model{ENDS[asked.format]}"
+    if out.exists() and not asked.overwrite:
+        raise InputError(f"{out} exists already. Choose another --out, or replace it with --overwrite.")
     deployed = Deployed.load(run.trained())
     content, different = content_of(deployed, asked.format)
-    out = asked.out or run.path / f"model{ENDS[asked.format]}"
     disk.write_bytes(out, content)
     print(
         f"{out}: {len(content) / 1e6:.1f} MB, model {deployed.model_id}, classes {', '.join(deployed.classes)}.\n"

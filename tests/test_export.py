@@ -14,12 +14,14 @@ import torch
 from conftest import spec
 from omegaconf import DictConfig
 
+from alerce_early import export
 from alerce_early.configs import plain, task_of
 from alerce_early.data.alerce import CLASSES, COLUMNS
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.serving import exporting
 from alerce_early.serving.deployed import Deployed
+from alerce_early.train import train
 
 Composed = Callable[..., DictConfig]
 
@@ -114,3 +116,19 @@ def test_a_file_that_differs_is_not_written(composed: Composed, monkeypatch: pyt
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     with pytest.raises(InputError, match="would differ from the checkpoint"):
         exporting.content_of(net, "torch")
+
+
+def test_what_is_there_stays_unless_asked(
+    quick: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = train(quick("trainer.max_epochs=1"), tmp_path / "run"), tmp_path / "model.pt2"
+    asked = ["export", str(run.path), "--out", str(out), "--format", "torch"]
+    monkeypatch.setattr(sys, "argv", asked)
+    export.main()
+    written = out.read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        export.main()
+    assert f"{out} exists already" in capsys.readouterr().err and out.read_bytes() == written
+    monkeypatch.setattr(sys, "argv", [*asked, "--overwrite"])
+    export.main()
+    assert out.stat().st_size
