@@ -226,7 +226,7 @@ def test_mistakes_end_with_one_line(
     assert not out.exists()
     out.write_text("mine")
     assert "exists already" in said(run) and out.read_text() == "mine"
-    monkeypatch.setattr(sys, "argv", ["generate", run, "--n", "1", "--out", str(out), "--force"])
+    monkeypatch.setattr(sys, "argv", ["generate", run, "--n", "1", "--out", str(out), "--overwrite"])
     generate.main()
     assert len(alerce.read(out)) == 5 and not list(tmp_path.glob(".*partial"))
 
