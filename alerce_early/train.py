@@ -23,7 +23,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import baseline, calibration, conformal, slices, thresholds
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
-from alerce_early.runs import watch
+from alerce_early.runs import resuming, watch
 from alerce_early.runs.fitting import Fitting, NonFiniteLoss
 from alerce_early.runs.folder import Run, differences, flat
 from alerce_early.runs.processes import agreed
@@ -77,6 +77,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     task = fitting.task
     if trainer.is_global_zero:
         run.begin(config)
+        resuming.put_in_order(run.path)
         log.info("%s\n%s", summary.text(data.store.meta), summary.parts_text(data.part_sizes()))
         log.info("%s: %s parameters; run folder: %s", config.model.name, f"{_parameters(task):,}", run.path)
 
