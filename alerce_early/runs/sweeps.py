@@ -47,7 +47,7 @@ def run(job: Callable[[DictConfig], None], config: DictConfig, launch: str) -> N
             job(config)
         (folder / "failed.txt").unlink(missing_ok=True)
     except disk.Busy:
-        outcome = TAKEN
+        outcome = BEFORE if outcome == BEFORE else TAKEN  # a finished job may be looked at by another launch
     except Exception as error:
         outcome, reason = FAILED, str(error).strip().rpartition("\n")[2]
         whole = str(error) if isinstance(error, (InputError, Failed)) else traceback.format_exc()
