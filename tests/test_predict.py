@@ -211,6 +211,10 @@ def wait_for(happened: Any, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 @pytest.fixture
 def watching(run: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     (tmp_path / "in").mkdir()
@@ -232,10 +236,10 @@ def test_watch_classifies_what_arrives_once(
     shutil.copy(night / "01.avro", tmp_path / "in" / "01.avro.coming")
     (tmp_path / "in" / "01.avro.coming").rename(tmp_path / "in" / "01.avro")
     done = tmp_path / "done"
-    wait_for(lambda: (done / "01.avro.parquet").exists() and (done / "again.avro.rejected.csv").exists())
+    wanted = ["00.avro.parquet", "01.avro.parquet", "again.avro.rejected.csv"]
+    wait_for(lambda: names_in(done) == wanted)  # the folders of their parts are gone too
     watching.send_signal(signal.SIGTERM)
     assert watching.wait(20) == 0
-    names = sorted(path.name for path in done.iterdir())
-    assert names == ["00.avro.parquet", "01.avro.parquet", "again.avro.rejected.csv"]
+    assert names_in(done) == wanted
     assert "duplicate" in (done / "again.avro.rejected.csv").read_text()
     assert tables.read(done / "00.avro.parquet")["candid"].tolist() == before["candid"].tolist()
