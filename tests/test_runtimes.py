@@ -14,10 +14,11 @@ from alerce_early.data.alerce import CLASSES
 from alerce_early.errors import InputError
 from alerce_early.serving import exporting
 from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.precision import mixed
 from alerce_early.serving.runtimes import PART, RUNTIMES, start
 
 NAMES = ("distnr", "ra", "ndethist")
-ALLOWED = {"torch": 0.0, "onnx": 1e-5}  # the others: bfloat16
+ALLOWED = {"torch": 0.0, "onnx": 1e-5}  # the others: mixed precision
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,31 @@ def test_gives_what_the_checkpoint_gives(name: str, deployed: Deployed) -> None:
         largest = max(float(np.abs(found[column] - wanted[column].numpy()).max()) for column in deployed.columns)
         assert largest <= ALLOWED.get(name, 0.01)
     assert np.ptp(found["p_SN"]) > 0.05  # else a shuffled batch would pass
+
+
+@pytest.mark.parametrize("model", ["rotinv", "resnet18", "hits_two_conv"])
+def test_mixed_precision_rounds_the_inner_convolutions_alone(model: str, composed: Callable[..., DictConfig]) -> None:
+    pytest.importorskip("openvino")
+    config = composed(f"model={model}", "recipe=course")
+    facts = spec(shape=(3, 21, 21), raw_shape=(3, 63, 63), classes=CLASSES, recipe=tuple(plain(config.recipe.steps)))
+    torch.manual_seed(0)
+    net = Deployed(task_of(config, facts))
+    inner = [layer.weight for layer in mixed(net).task.net.modules() if getattr(layer, "in_channels", 3) != 3]
+    others = {weight.dtype for weight in mixed(net).task.net.parameters()} - {torch.bfloat16}
+    assert {weight.dtype for weight in inner} == {torch.bfloat16} and others == {torch.float32}
+    assert all(weight.dtype == torch.float32 for weight in net.task.net.parameters())
+    rows = exporting.edge_cases(net, 2 * PART)["stamps"]
+    wanted = start("torch", net)(rows, None)
+    for name in ("bfloat16", "openvino"):
+        found = start(name, net)(rows, None)
+        assert 0 < max(float(np.abs(found[column] - wanted[column]).max()) for column in net.columns) <= 0.01
+
+
+def test_a_network_that_openvino_cannot_run(composed: Callable[..., DictConfig]) -> None:
+    pytest.importorskip("openvino")
+    net = Deployed(task_of(composed("model=hits_flipout"), spec(shape=(3, 21, 21), raw_shape=(3, 63, 63))))
+    with pytest.raises(InputError, match="--runtime openvino cannot run this network .*randn.*; torch can"):
+        start("openvino", net)
 
 
 def test_mistakes_are_told(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:

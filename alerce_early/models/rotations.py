@@ -8,7 +8,10 @@ TURNS = 4
 
 def orbit(image: Tensor) -> Tensor:
     """Stack the four quarter turns along the batch: (B, C, S, S) -> (4 B, C, S, S), all of turn 0 first."""
-    return torch.cat([image.rot90(turn, (2, 3)) for turn in range(TURNS)])
+    pixels = torch.arange(image.shape[2] * image.shape[3], device=image.device).view(image.shape[2:])
+    # one look-up a turn: deployed runtimes have no fast reversal, of which `rot90` is made
+    turned = [image.flatten(2).index_select(2, pixels.rot90(turn).flatten()) for turn in range(TURNS)]
+    return torch.cat(turned).unflatten(2, pixels.shape)
 
 
 def cyclic_mean(features: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from alerce_early.errors import InputError, extra
 from alerce_early.serving import exporting
 from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.precision import mixed
 
 # Raw stamps (B, C, H, W) float32, NaN where there is no data, and metadata (B, F) float32 or None, to all
 # `Deployed.columns`, each (B,) float32.
@@ -38,13 +39,11 @@ def eager(deployed: Deployed) -> Runtime:
 
 
 def bfloat16(deployed: Deployed) -> Runtime:
-    """Torch with the network's matrix products and convolutions in bfloat16; recipe and probabilities in float32."""
+    """Torch in mixed precision, see `precision.mixed`."""
+    network = _Network(mixed(deployed))
 
     def part(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
-        image, columns = deployed.prepare(stamps, metadata)
-        with torch.autocast("cpu", torch.bfloat16):
-            found = deployed.network(image, columns)
-        return torch.stack([found[name].float() for name in deployed.columns], 1).numpy()
+        return network(*deployed.prepare(stamps, metadata)).numpy()
 
     return _in_parts(part, deployed.columns)
 
@@ -74,19 +73,25 @@ def of_file(file: str | Path | bytes) -> Runtime:
 
 
 def openvino(deployed: Deployed) -> Runtime:
-    """OpenVINO with the network in bfloat16 where the processor has it; the recipe in torch, in float32."""
+    """OpenVINO in mixed precision where the processor has bfloat16, see `precision.mixed`; the recipe in torch."""
     with extra("--runtime openvino", "fast"):
         import openvino as ov
-    network = _Network(deployed).eval()
     core = ov.Core()
+    has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    network = _Network(mixed(deployed) if has_bfloat16 else deployed).eval()
+    network.to(memory_format=torch.contiguous_format)  # it reads bfloat16 weights in that order, whatever theirs is
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it traces in a way that torch wants to leave behind
-        # not by ONNX: what torch imports for that takes a fifth of a gibibyte for the rest of the process
-        model = ov.convert_model(network, example_input=tuple(network.example().values()))
+        try:
+            # not by ONNX: what torch imports for that takes a fifth of a gibibyte for the rest of the process
+            model = ov.convert_model(network, example_input=tuple(network.example().values()))
+        except Exception as error:  # its converters have a kind of their own for each
+            why = next((line for line in str(error).splitlines() if line.startswith("-- ")), type(error).__name__)
+            raise InputError(f"--runtime openvino cannot run this network ({why[:80]}); torch can.") from None
     threads = str(torch.get_num_threads())
     asked = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": "NO"}
-    wide = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
-    compiled = core.compile_model(model, "CPU", {**asked, "INFERENCE_PRECISION_HINT": wide})
+    # f32: no operation is to be in less than the model says
+    compiled = core.compile_model(model, "CPU", {**asked, "INFERENCE_PRECISION_HINT": "f32"})
     own = threading.local()
 
     def part(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
@@ -129,7 +134,7 @@ class _Network(nn.Module):
         if columns is None:
             columns = image.new_zeros(image.shape[0], 0)
         found = self.deployed.network(image, columns)
-        return torch.stack([found[name] for name in self.deployed.columns], 1)
+        return torch.stack([found[name].float() for name in self.deployed.columns], 1)
 
     def example(self) -> dict[str, Tensor]:
         spec = self.deployed.spec
