@@ -31,8 +31,7 @@ def _training(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
 def _inference(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     from alerce_early.benches import inference  # needs what the extra `export` installs
 
-    list(training.throughput("rotinv", options.batches, folder))  # a network to run; its speed is another part's
-    yield from inference.classifying(Run(folder / "rotinv").best, options.seconds, folder, options.tensorflow)
+    yield from inference.classifying(_trained(options, folder), options.seconds, folder, options.tensorflow)
 
 
 def _packets(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
@@ -41,11 +40,26 @@ def _packets(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     yield from packets.reading(options.packets, folder)
 
 
+def _night(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    from alerce_early.benches import night  # needs what the extra `alerts` installs
+
+    yield from night.classifying(_trained(options, folder), options.packets, folder)
+
+
+def _trained(options: argparse.Namespace, folder: Path) -> Path:
+    """The checkpoint of the run that is given, or else of one that hardly trained, which is as quick."""
+    if options.run:
+        return Run.find(options.run).trained()
+    list(training.throughput("rotinv", options.batches, folder))
+    return Run(folder / "rotinv").best
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
     "training": _training,
     "cleaning": lambda options, folder: cleaning.time_and_memory(options.n, folder),
     "inference": _inference,
     "packets": _packets,
+    "night": _night,
 }
 
 
@@ -56,6 +70,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=52_244, help="stamps of the file that is cleaned")
     parser.add_argument("--packets", type=int, default=4_000, help="alert packets of the night that is read")
     parser.add_argument("--batches", type=int, default=50, help="batches of a round of training")
+    parser.add_argument("--run", help="a run folder whose network to classify with; default: rotinv, hardly trained")
     parser.add_argument("--seconds", type=float, default=5, help="of a round of one runtime")
     parser.add_argument("--tensorflow", default=sys.executable, help="a Python that has tensorflow, for the rival")
     parser.add_argument("--folder", help="where to work; several gigabytes, removed afterwards")

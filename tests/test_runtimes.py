@@ -70,7 +70,7 @@ def test_mixed_precision_rounds_the_inner_convolutions_alone(model: str, compose
 def test_a_network_that_openvino_cannot_run(composed: Callable[..., DictConfig]) -> None:
     pytest.importorskip("openvino")
     net = Deployed(task_of(composed("model=hits_flipout"), spec(shape=(3, 21, 21), raw_shape=(3, 63, 63))))
-    with pytest.raises(InputError, match="--runtime openvino cannot run this network .*randn.*; torch can"):
+    with pytest.raises(InputError, match=r"--runtime openvino cannot run this network .*randn.*; torch can"):
         start("openvino", net)
 
 

@@ -15,6 +15,8 @@ import torch
 
 from alerce_early.benches import ROUNDS, Row
 from alerce_early.data.simulation.survey import simulate
+from alerce_early.errors import InputError
+from alerce_early.models.rotinv import RotInv
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.runtimes import RUNTIMES, Runtime, start
 
@@ -23,14 +25,15 @@ JUDGED = 4096  # stamps on which a runtime must agree with float32
 
 
 def classifying(checkpoint: Path, seconds: float, folder: Path, tensorflow: str) -> Iterator[Row]:
-    """Every runtime on a trained network of the kind `RotInv`: from cleaned stamps, and from raw ones.
+    """Every runtime on a trained network: from cleaned stamps, and from raw ones.
 
-    The rival, from cleaned stamps, is the TensorFlow graph, by the interpreter that is given, or else onnxruntime.
+    The rival, from cleaned stamps, is `RotInv` as a TensorFlow graph, by the interpreter that is given; onnxruntime
+    where that has no tensorflow or the network is another.
     """
     whole = Deployed.load(checkpoint)
-    spec = replace(whole.spec, recipe=(), margin=0, raw_shape=whole.spec.shape).plain()
-    alone = Deployed(type(whole.task)(**{**whole.task.hyper_parameters, "spec": spec}), whole.calibration)
-    alone.task.load_state_dict(whole.task.state_dict())
+    if whole.spec.raw_shape != (3, 63, 63) or whole.features:
+        raise InputError(f"--run {checkpoint} is no network of 63 x 63 stamps alone, which are what is simulated here.")
+    alone = without_recipe(whole)
     images = [image for image in simulate(JUDGED, seed=5)["images"] if image.shape == (63, 63, 3)]
     stamps = np.ascontiguousarray(np.moveaxis(np.stack(images).astype(np.float32), -1, 1))
     cleaned = whole.task.recipe(torch.from_numpy(stamps[:BATCH])).numpy()
@@ -56,6 +59,14 @@ def classifying(checkpoint: Path, seconds: float, folder: Path, tensorflow: str)
         yield Row(f"  {name}: largest |dp|, share alike", f"{apart:.1g}, {same:.2%}", told, same, "<= .01, >= 0.999")
 
 
+def without_recipe(whole: Deployed) -> Deployed:
+    """The same network, whose raw stamps are what the recipe made of them."""
+    spec = replace(whole.spec, recipe=(), margin=0, raw_shape=whole.spec.shape).plain()
+    alone = Deployed(type(whole.task)(**{**whole.task.hyper_parameters, "spec": spec}), whole.calibration)
+    alone.task.load_state_dict(whole.task.state_dict())
+    return alone
+
+
 def _probabilities(run: Runtime, stamps: np.ndarray, net: Deployed) -> np.ndarray:
     """(N, C) of many stamps."""
     parts = [run(stamps[start : start + BATCH], None) for start in range(0, len(stamps), BATCH)]
@@ -72,7 +83,9 @@ def _speed(run: Runtime, rows: np.ndarray, seconds: float) -> float:
 
 
 def _graph(net: Deployed, rows: np.ndarray, seconds: float, folder: Path, python: str) -> float | None:
-    """Stamps/s of the rival program; None where the interpreter has no tensorflow."""
+    """Stamps/s of the rival program; None where the interpreter has no tensorflow, or the network is no `RotInv`."""
+    if not isinstance(net.task.net, RotInv):
+        return None
     layers = [m for m in net.task.net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
     turned = [m.weight.permute(2, 3, 1, 0) if m.weight.ndim == 4 else m.weight.T for m in layers]
     held: dict[str, Any] = {f"{i}.weight": weight.contiguous().numpy() for i, weight in enumerate(turned)}
