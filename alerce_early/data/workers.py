@@ -1,4 +1,4 @@
-"""Processes that decode packets: encoded blocks go in, stamps come back through memory that all of them share."""
+"""Processes that decode packets: encoded blocks go in and stamps come back through memory that all of them share."""
 
 import mmap
 import os
@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import chain, islice
+from dataclasses import replace
+from itertools import accumulate, chain, islice
 from multiprocessing import connection, get_context, parent_process
 
 import numpy as np
@@ -44,7 +45,7 @@ def decoded(batches: Iterator[Work], largest: int, workers: int | None) -> Itera
             if len(waiting) == len(slots):
                 slot, done = waiting.popleft()
                 yield done.result(), slots[slot]
-            waiting.append((slot, pool.submit(_decode, slot, batch)))
+            waiting.append((slot, pool.submit(_decode, slot, *_laid(batch, slots[slot]))))
         for slot, done in waiting:
             yield done.result(), slots[slot]
     except BrokenProcessPool:
@@ -72,5 +73,26 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _decode(slot: int, work: Work) -> Packets:
+def _laid(work: Work, slot: np.ndarray) -> tuple[Work, list[int]]:
+    """A batch whose encoded bytes lie in the slot, one block after the other, and where each ends.
+
+    To send them would take a fifth of the time that decoding takes. A batch that does not fit stays as it is.
+    """
+    data = b"".join(block.data for block, _ in work)
+    if len(data) > slot.nbytes:
+        return work, []
+    _bytes(slot)[: len(data)] = np.frombuffer(data, np.uint8)
+    schemas = {block.schema: block.schema for block, _ in work}  # one object, so that it is sent once
+    empty = [(replace(block, data=b"", schema=schemas[block.schema]), wanted) for block, wanted in work]
+    return empty, list(accumulate(len(block.data) for block, _ in work))
+
+
+def _decode(slot: int, work: Work, ends: list[int]) -> Packets:
+    if ends:  # copies, since the stamps come where these lie
+        data = [_bytes(_slots[slot])[start:end].tobytes() for start, end in zip([0, *ends], ends, strict=False)]
+        work = [(replace(block, data=some), wanted) for (block, wanted), some in zip(work, data, strict=True)]
     return decode(work, _slots[slot])
+
+
+def _bytes(slot: np.ndarray) -> np.ndarray:
+    return slot.view(np.uint8).reshape(-1)
