@@ -3,6 +3,7 @@
 import collections
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,39 @@ def test_arrays_and_containers_survive_every_protocol(tmp_path: Path, protocol: 
         assert found[name].dtype.name == held[name].dtype.name  # whatever the byte order
     assert [part.tolist() for part in found["objects"]] == [part.tolist() for part in held["objects"]]
     assert found["numbers"] == held["numbers"] and found["ordered"] == held["ordered"]
+
+
+@pytest.mark.parametrize("protocol", (2, 4, 5))
+def test_arrays_of_any_order_and_size_survive(tmp_path: Path, protocol: int) -> None:
+    cube = np.arange(2 * 30 * 20, dtype="f4").reshape(2, 30, 20)
+    held = [cube, cube.T, cube.transpose(1, 0, 2), cube[:, ::2], cube[:, :1], cube[:0] if protocol > 2 else cube]
+    path = tmp_path / "held.pkl"
+    path.write_bytes(pickle.dumps([*held, held[0], cube.tobytes()], protocol))
+    found = pickles.load(path)
+    path.unlink()  # what was read does not need the file's name
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, held, strict=False))
+    assert found[6] is found[0] and found[7] == cube.tobytes()
+    assert not found[0].flags.writeable  # another array may be of the same bytes
+
+
+def test_an_array_without_its_data_is_refused(tmp_path: Path) -> None:
+    hollow = b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
+    path = tmp_path / "hollow.pkl"
+    for ending, told in ((b".", "an array has no data"), (b"\x94h\x00\x86.", "named before its data")):
+        path.write_bytes(hollow + ending)
+        with pytest.raises(InputError, match=told):
+            pickles.load(path)
+
+
+@pytest.mark.parametrize("protocol", (4, 5))
+def test_the_data_of_arrays_are_not_copied(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "arrays.pkl"
+    path.write_bytes(pickle.dumps([np.full((2, 63, 63, 3), i, "f4") for i in range(200)], protocol))
+    tracemalloc.start()
+    found = pickles.load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == 200 and peak < path.stat().st_size / 20
 
 
 class Calls:
