@@ -176,9 +176,10 @@ def load(path: str | Path) -> Any:
     Returns whatever the file holds: numbers of at most 64 bits, text, bytes, lists, tuples, dicts (of plain keys)
     and arrays of plain dtypes, at most `bounds.DEEPEST` within each other. Arrays, and bytes of more than `SHORT`,
     are read-only views of the file, which may be replaced or removed meanwhile, but not cut short. Takes less
-    memory than 128 MiB plus 30 times the file's size; of a file of arrays, its size. Raises `InputError` if the
-    file cannot be read, is not a pickle, is cut short, holds anything else, or names a callable outside the
-    allow-list; the latter is refused before any of it runs.
+    memory than 128 MiB plus 30 times the file's size; of a file of arrays, its size, and three times that if they
+    are written as text, as protocols below 3 do. Raises `InputError` if the file cannot be read, is not a pickle,
+    is cut short, holds anything else, or names a callable outside the allow-list; the latter is refused before any
+    of it runs.
     """
     try:
         with open(path, "rb") as file:
