@@ -14,12 +14,13 @@ __version__ = "0.1.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def load(*runs: str | Path, runtime: str = "torch") -> "Classifier":
-    """The classifier of a run folder or checkpoint; of several, the mean of their probabilities.
+def load(*runs: str | Path, runtime: str | None = None) -> "Classifier":
+    """The classifier of a run folder, a checkpoint or an exported .onnx file; of several, their mean probabilities.
 
-    runtime: what computes: torch, bfloat16, onnx or openvino. The classifier has `predict(stamps, metadata=None)`,
-    `classes` and `features`; see `serving.classifier.Classifier`. Raises `errors.InputError` where there is none.
+    runtime: what computes: torch, bfloat16, onnx or openvino; None: onnx for an exported file, which needs no torch,
+    and torch for the others. The classifier has `predict(stamps, metadata=None)`, `classes` and `features`; see
+    `serving.classifier.Classifier`. Raises `errors.InputError` where there is none.
     """
-    from alerce_early.serving.classifier import load  # brings torch, which `import alerce_early` must not
+    from alerce_early.serving.classifier import load  # brings numpy and pyarrow, which a version number must not
 
     return load(*runs, runtime=runtime)

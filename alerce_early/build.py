@@ -7,17 +7,15 @@ built, and only from this package or from a module that the running program has 
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
 from alerce_early.errors import InputError
+from alerce_early.schema import construct
 
 PACKAGE = __name__.split(".")[0]
-
-T = TypeVar("T")
 
 
 def build(config: Mapping[str, Any], **arguments: Any) -> Any:
@@ -27,52 +25,6 @@ def build(config: Mapping[str, Any], **arguments: Any) -> Any:
     """
     options = {**config, **arguments}
     return construct(module_class(str(options.pop("_target_", ""))), **options)
-
-
-def construct(cls: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Call a constructor whose signature is the schema: a key it does not know is refused by name."""
-    signature = inspect.signature(cls)
-    try:
-        signature.bind(*arguments, **options)
-    except TypeError as error:
-        raise InputError(
-            f"{getattr(cls, '__name__', cls)}: {error}. It takes {', '.join(signature.parameters)}."
-        ) from None
-    asked: Any = cls.__init__ if isinstance(cls, type) else cls  # type: ignore[misc]
-    hints = get_type_hints(asked)
-    for name, value in options.items():
-        if not _fits(value, hints.get(name, Any)):
-            raise InputError(f"{cls.__name__}: {name}={str(value)[:60]!r}; wanted {_told(hints[name])}.")
-    try:
-        return cls(*arguments, **options)
-    except TypeError as error:  # of a base class, to which a subclass hands on what it does not know itself
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise InputError(f"{cls.__name__}: {error}.") from None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Is a plain value of the type that a signature asks for? Types that are not plain let everything in."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_fits(value, one) for one in inner)
-    if origin is Literal:
-        return value in inner
-    if hint is None or hint is type(None):
-        return value is None
-    if hint in (int, float):
-        return isinstance(value, int | hint) and (hint is not int or not isinstance(value, bool))
-    if hint in (str, bool):
-        return isinstance(value, hint)
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(_fits(one, inner[1]) for one in value.values())
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Sequence):
-        return isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(one, inner[0]) for one in value)
-    return True
-
-
-def _told(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace("collections.abc.", "")
 
 
 def module_class(target: str) -> type[nn.Module]:

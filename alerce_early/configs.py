@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alerce_early import disk
-from alerce_early.build import build, construct, module_class
+from alerce_early.build import build, module_class
 from alerce_early.data.module import AlertData
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError, at_the_door, one_line
@@ -28,6 +28,7 @@ from alerce_early.models.net import EXAMPLES, Net
 from alerce_early.runs import signals, sweeps
 from alerce_early.runs.folder import Run
 from alerce_early.runs.processes import agreed
+from alerce_early.schema import construct
 from alerce_early.tasks.base import Task
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alerce_early import disk
 from alerce_early.errors import InputError, at_the_door
-from alerce_early.runs.folder import Run
+from alerce_early.runs.folder import checkpoint_of
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.exporting import ENDS, FORMATS, TOLERANCE, content_of
 
@@ -19,16 +19,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m alerce_early.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", help="a run folder")
-    parser.add_argument("--out", type=Path, help="default: model.onnx or model.pt2 in the run folder")
+    parser.add_argument("run", type=Path, help="a run folder, or a checkpoint")
+    parser.add_argument(
+        "--out", type=Path, help="default: model.onnx or .pt2 in the run folder, or beside the checkpoint"
+    )
     parser.add_argument("--format", default="onnx", choices=FORMATS, help="default: onnx")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     asked = parser.parse_args()
-    run = Run.find(asked.run)
-    out = asked.out or run.path / f"model{ENDS[asked.format]}"
+    checkpoint, end = checkpoint_of(asked.run), ENDS[asked.format]
+    out = asked.out or (asked.run / f"model{end}" if asked.run.is_dir() else checkpoint.with_suffix(end))
     if out.exists() and not asked.overwrite:
         raise InputError(f"{out} exists already. Choose another --out, or replace it with --overwrite.")
-    deployed = Deployed.load(run.trained())
+    deployed = Deployed.load(checkpoint)
     content, different = content_of(deployed, asked.format)
     disk.write_bytes(out, content)
     print(

@@ -21,18 +21,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from alerce_early.data import pictures
 from alerce_early.data.chunks import Chunk, Rejected
-from alerce_early.data.features import MISSING
+from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError, at_the_door
-from alerce_early.evaluation import figures, slices
 from alerce_early.evaluation import table as tables
 from alerce_early.serving import incoming, inputs
 from alerce_early.serving.classifier import Classifier, Table, load
 from alerce_early.serving.duplicates import Seen
 from alerce_early.serving.inputs import Shard, Source
 from alerce_early.serving.parts import Parts, partial_of, rejected_of
-from alerce_early.serving.runtimes import RUNTIMES
 
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
 SHOWN = 5  # of each class, in the gallery
@@ -70,7 +67,7 @@ def predict(
     output cannot be written; a row that cannot be read, is misshaped or a duplicate is set aside.
     """
     seen = seen or Seen()
-    shown = [name for name in slices.COLUMNS if name in source.format.columns]
+    shown = [name for name in tables.METADATA if name in source.format.columns]
     started = time.perf_counter()
     with Parts(out, _command(classifier, source, shard, size), overwrite) as parts:
         before = parts.counts["read"]
@@ -161,6 +158,9 @@ def watch(classifier: Classifier, folder: Path, results: Path) -> None:
 
 def gallery(classifier: Classifier, source: Source, shard: Shard, out: Path, picture: Path) -> None:
     """Draw the stamps of the rows that are surest of each class; reads the input once more to find them."""
+    from alerce_early.data import pictures  # with matplotlib, which who only classifies can spare
+    from alerce_early.evaluation import figures
+
     table = tables.read(out)
     if not classifier.classes:
         raise InputError("--gallery: shows the surest of each class; this network tells no classes.")
@@ -195,13 +195,13 @@ def main() -> None:
         prog="python -m alerce_early.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("run", help="a run folder, or a checkpoint")
+    add("run", help="a run folder, a checkpoint, or a file that export wrote")
     add("input", nargs="*", metavar="INPUT", help="alert packets, archives of them, stamps or HiTS files, spectra")
     add("--out", type=Path, required=True, help="the .parquet or .csv to write; of --watch, a folder")
     add("--overwrite", action="store_true", help="replace what is there")
     add("--shard", type=_shard, default=(0, 1), metavar="i/n", help="classify the i-th of n parts of the input")
     add("--ensemble", nargs="+", default=[], metavar="RUN", help="average RUN with these")
-    add("--runtime", default="torch", choices=RUNTIMES, help="what computes (%(default)s)")
+    add("--runtime", help="what computes: torch (default), bfloat16, openvino; onnx (default of an exported file)")
     add("--gallery", type=Path, metavar="PNG", help="draw the surest stamps of each class")
     add("--watch", type=Path, metavar="FOLDER", help="classify files as they arrive in it; Ctrl-C ends it")
     given = parser.parse_args()

@@ -20,7 +20,7 @@ from alerce_early.configs import command, data_of
 from alerce_early.data import pictures, summary
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
-from alerce_early.evaluation import baseline, calibration, conformal, slices, thresholds
+from alerce_early.evaluation import baseline, calibration, conformal, thresholds
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.kinds import kind_of
 from alerce_early.runs import resuming, watch
@@ -140,7 +140,7 @@ def _predictions(trainer: L.Trainer, fitting: Fitting, data: AlertData) -> dict[
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     row = joined.pop("row")
     keys = {"id": data.store.ids[row], "row": row, "split": joined.pop("split")}
-    return keys | fitting.task.named(joined) | data.metadata(slices.COLUMNS, row)
+    return keys | fitting.task.named(joined) | data.metadata(tables.METADATA, row)
 
 
 def _fitted(predictions: tables.Table, config: DictConfig) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

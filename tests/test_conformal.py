@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 
 from alerce_early.errors import InputError
-from alerce_early.evaluation import conformal, intervals
+from alerce_early.evaluation import conformal, coverage, intervals
 
 CLASSES = ("AGN", "SN", "VS")
 
@@ -34,7 +34,7 @@ def test_sets_are_joined_and_read_back() -> None:
     columns = conformal.columns(fitted, table)
     assert columns["set"].tolist() == ["AGN|SN", ""]
     assert columns["set_aps"].tolist() == ["AGN", "VS"]  # the most probable class is always in
-    judged = conformal.judge(table | columns)
+    judged = coverage.judge(table | columns)
     assert judged["wanted"] == 0.8 and judged["sets"]["set"]["all"]["size"] == 1
     assert judged["sets"]["set"]["AGN"]["coverage"] == 1 and judged["sets"]["set"]["VS"]["coverage"] == 0
     assert judged["sets"]["set"]["all"]["interval"] == list(intervals.wilson(1, 2))
@@ -43,7 +43,7 @@ def test_sets_are_joined_and_read_back() -> None:
 def test_coverage_by_class_is_within_its_binomial_interval() -> None:
     validation, test = simulated(40_000, seed=0), simulated(4_000, seed=1)
     fitted = conformal.fit(validation, 0.9)
-    judged = conformal.judge(test | conformal.columns(fitted, test))["sets"]
+    judged = coverage.judge(test | conformal.columns(fitted, test))["sets"]
     for name in CLASSES:
         low, high = judged["set"][name]["interval"]
         assert low <= 0.9 <= high
@@ -51,7 +51,7 @@ def test_coverage_by_class_is_within_its_binomial_interval() -> None:
     assert judged["set_lac"]["all"]["interval"][0] <= 0.9 <= judged["set_lac"]["all"]["interval"][1]
     assert judged["set_lac"]["SN"]["coverage"] < 0.85  # what one threshold for all does to a rare class
     assert judged["set_aps"]["all"]["coverage"] > 0.88
-    section = conformal.section(conformal.judge(test | conformal.columns(fitted, test)), {})
+    section = coverage.section(coverage.judge(test | conformal.columns(fitted, test)), {})
     assert section is not None and [len(rows) for _, rows in section.tables] == [4, 4]
 
 
@@ -68,4 +68,4 @@ def test_what_cannot_be_promised() -> None:
     with pytest.raises(InputError, match=r"coverage=90 cannot be promised; wanted a number between 0 and 1"):
         conformal.fit(simulated(10, seed=0), 90)
     assert conformal.fit({"label": np.array(["a"]), "true": np.array([0.1])}, 0.9) is None
-    assert conformal.columns(None, simulated(10, seed=0)) == {} == conformal.judge(simulated(10, seed=0))
+    assert conformal.columns(None, simulated(10, seed=0)) == {} == coverage.judge(simulated(10, seed=0))

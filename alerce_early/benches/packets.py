@@ -18,7 +18,7 @@ from alerce_early.data import alerts, containers, cutouts
 from alerce_early.data.avro import CUTOUTS, records
 from alerce_early.data.inflate import GZIP, inflate
 from alerce_early.data.simulation import packets
-from alerce_early.data.workers import cores
+from alerce_early.machine import cores
 
 
 def by_fastavro(file: bytes) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-MISSING = -999.0
+from alerce_early.data.records import MISSING
 
 # Carrasco-Davis et al. 2021: lower and upper bound; -1 stands for missing (-999) where a column has a floor.
 CLIPS: dict[str, tuple[float, float]] = {

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from alerce_early.build import construct, function
+from alerce_early.build import function
 from alerce_early.data import splits
 from alerce_early.data.batches import EpochBatches
-from alerce_early.data.features import MISSING
 from alerce_early.data.pictures import draw
-from alerce_early.data.records import UNLABELLED
+from alerce_early.data.records import MISSING, UNLABELLED
 from alerce_early.data.spec import DataSpec
 from alerce_early.data.store import Store, open_or_prepare
 from alerce_early.errors import InputError
+from alerce_early.schema import construct
 
 EVALUATION_BATCH = 256  # rows; bounds memory, changes no result
 

@@ -18,7 +18,7 @@ from alerce_early.data.chunks import Rejected
 from alerce_early.data.containers import Block
 from alerce_early.data.coordinates import to_ecliptic, to_galactic
 from alerce_early.data.cutouts import Unreadable, image
-from alerce_early.data.features import MISSING
+from alerce_early.data.records import MISSING
 
 SIDE = 63  # pixels of a cutout that is not cut by a chip's edge
 LONGEST = 200  # characters of a reason

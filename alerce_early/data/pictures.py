@@ -1,17 +1,21 @@
 """What was read, as pictures: class counts, what was dropped, and examples before and after cleaning."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alerce_early.data.records import Records
-from alerce_early.data.store import Store
 from alerce_early.data.wavelengths import CENTRES
 from alerce_early.disk import whole
+
+if TYPE_CHECKING:  # the store brings torch, which a gallery of classified stamps does without
+    from alerce_early.data.store import Store
 
 EXAMPLES = 4  # rows of each class
 CAPTIONS = {

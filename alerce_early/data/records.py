@@ -11,6 +11,7 @@ from alerce_early.data.names import LONGEST
 from alerce_early.errors import InputError
 
 UNLABELLED = -1
+MISSING = -999.0  # a metadata value that is not known
 
 
 @dataclass(frozen=True)

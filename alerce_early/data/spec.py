@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from alerce_early.schema import construct
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -42,6 +44,9 @@ class DataSpec:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "DataSpec":
-        """From `plain()`, also after a round trip through JSON or a checkpoint."""
+        """From `plain()`, also after a round trip through JSON or a checkpoint.
+
+        Raises InputError for a value that is missing, unknown or of another type.
+        """
         frozen: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        return cls(**frozen)
+        return construct(cls, **frozen)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.build import construct
 from alerce_early.errors import InputError
+from alerce_early.schema import construct
 
 log = logging.getLogger(__name__)
 

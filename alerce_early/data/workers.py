@@ -16,6 +16,7 @@ import numpy as np
 
 from alerce_early.data.packets import PLANES, Packets, Work, decode
 from alerce_early.errors import InputError
+from alerce_early.machine import cores
 
 IN_FLIGHT = 3  # batches a process: one at work, one before it and one behind
 
@@ -52,11 +53,6 @@ def decoded(batches: Iterator[Work], largest: int, workers: int | None) -> Itera
         raise InputError("a process that decodes packets was killed, for lack of memory perhaps; try again.") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def cores() -> int:
-    """How many cores this process may use, which on a shared machine are not all there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _begin(slots: np.ndarray) -> None:

@@ -20,7 +20,6 @@ from alerce_early.evaluation import table as tables
 log = logging.getLogger(__name__)
 
 METHODS = ("temperature", "vector", "none")
-SMALLEST = 1e-12  # probability; a network's zero is a rounded one
 PENALTY = 1e-3  # on the distance of vector scaling from none, so that a class without mistakes stays finite
 FOLDS = 5  # over which a scaling must pay before it is used
 
@@ -107,4 +106,4 @@ def columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, 
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(probabilities, SMALLEST))
+    return np.log(np.maximum(probabilities, tables.SMALLEST))

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alerce_early.evaluation import (
-    conformal,
+    coverage,
     figures,
     intervals,
     metrics,
@@ -57,7 +57,7 @@ PARTS: dict[str, ModuleType] = {
     "thresholds": thresholds,
     "by_column": slices,
     "calibration": reliability,
-    "conformal": conformal,
+    "conformal": coverage,
     "doubt": uncertainty,
 }
 

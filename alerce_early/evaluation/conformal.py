@@ -11,12 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from alerce_early.errors import InputError
-from alerce_early.evaluation import intervals
 from alerce_early.evaluation import table as tables
-from alerce_early.evaluation.page import Section, number
 
 # Column of the predictions table, and what it is; the first is the one to use: it does not give up rare classes.
 KINDS = {
@@ -27,14 +24,6 @@ KINDS = {
 }
 WANTED = "set_coverage"  # the column with the coverage that was promised
 JOINED = "|"
-WORDS = (
-    "A set holds the true class with a probability of {coverage:.0%}, if these rows are like the validation rows that "
-    "set its thresholds: over all rows, or, by class, over the rows of each class. The promise is kept on average "
-    "over validation sets; with few validation rows of a class a single one may be off by a few per cent. The same "
-    "rows chose the epoch, which flatters them a little. Brackets are 95 % binomial intervals, for rows of "
-    "different objects. An empty set says that no class is typical of the row; a class with too few "
-    "validation rows for the promise is in every set."
-)
 
 
 def lac(probabilities: np.ndarray) -> np.ndarray:
@@ -109,62 +98,8 @@ def columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, 
     return {**told, WANTED: np.full(len(probabilities), fitted["coverage"])}
 
 
-def judge(table: tables.Table) -> dict[str, Any]:
-    """How often the sets of a table hold the true class, and how large they are; {} where it has none.
-
-    Returns {"wanted": coverage, "sets": {name of `KINDS`: {"all" or class: {"n", "coverage", "interval": [low,
-    high] (Wilson), "size": mean}}}}.
-    """
-    if not all(name in table for name in (*KINDS, WANTED)):
-        return {}
-    classes = tables.classes_of(table)
-    labels = tables.label_indices(table, classes)
-    rows = {"all": np.full(len(labels), True)} | {name: labels == i for i, name in enumerate(classes)}
-    judged: dict[str, Any] = {"wanted": float(table[WANTED][0]), "sets": {}}
-    for name in KINDS:
-        inside = _apart(table[name], classes)
-        held = inside[np.arange(len(labels)), labels]
-        judged["sets"][name] = {part: _part(held[of], inside[of]) for part, of in rows.items() if of.any()}
-    return judged
-
-
-def pictures(judged: Mapping[str, Any], table: tables.Table) -> dict[str, Figure]:
-    """None: two tables say it."""
-    return {}
-
-
-def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section | None:
-    """What the page says; judged: of `judge`."""
-    if not judged:
-        return None
-    page = Section("Conformal sets", words=[WORDS.format(coverage=judged["wanted"])])
-    parts = list(judged["sets"]["set"])
-    for what, told in (
-        ("coverage", lambda part: number(part["coverage"], part["interval"])),
-        ("mean size", lambda part: f"{part['size']:.2f}"),
-    ):
-        rows = [[part, *(told(judged["sets"][name][part]) for name in KINDS)] for part in parts]
-        page.tables.append(((what, *(f"{words} ({name})" for name, words in KINDS.items())), rows))
-    return page
-
-
-def _part(held: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
-    return {
-        "n": len(held),
-        "coverage": float(held.mean()),
-        "interval": list(intervals.wilson(int(held.sum()), len(held))),
-        "size": float(inside.sum(1).mean()),
-    }
-
-
 def _joined(inside: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     """(N,) str of (N, C) bool; few different sets, so each is joined once."""
     different, which = np.unique(inside, axis=0, return_inverse=True)
     names = [JOINED.join(name for name, there in zip(classes, row, strict=True) if there) for row in different]
     return np.array(names)[which.reshape(-1)]
-
-
-def _apart(joined: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """(N, C) bool of (N,) str."""
-    names, which = np.unique(joined.astype(str), return_inverse=True)
-    return np.array([[name in text.split(JOINED) for name in classes] for text in names])[which]

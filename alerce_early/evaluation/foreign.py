@@ -7,7 +7,7 @@ import numpy as np
 from alerce_early.data import names
 from alerce_early.data.labels import LABEL, known
 from alerce_early.errors import InputError
-from alerce_early.evaluation import metrics, slices, thresholds
+from alerce_early.evaluation import metrics, thresholds
 from alerce_early.evaluation import table as tables
 
 SPLIT = "table"  # of all rows that are not said to be test rows
@@ -84,7 +84,7 @@ def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
 
 def _known(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
     """The other columns that the evaluation reads, where the table has them, as the numbers they are to be."""
-    wanted = [name for name in found if name.startswith("q_") or name in slices.COLUMNS]
+    wanted = [name for name in found if name.startswith("q_") or name in tables.METADATA]
     return {name: _numbers(path, name, found[name]) for name in wanted}
 
 

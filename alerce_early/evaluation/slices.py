@@ -8,13 +8,8 @@ from matplotlib.figure import Figure
 
 from alerce_early.evaluation import intervals
 from alerce_early.evaluation.page import Section
+from alerce_early.evaluation.table import METADATA
 
-# Column of the predictions table, taken from the store where it is there, and what it is called.
-COLUMNS = {
-    "magpsf": "magnitude (magpsf)",
-    "sigmapsf": "magnitude error (sigmapsf)",
-    "snr": "signal-to-noise ratio (snr)",
-}
 BINS, FEWEST = 8, 20  # of a column, and rows in one
 
 
@@ -36,14 +31,14 @@ def by_column(right: np.ndarray, values: np.ndarray) -> list[tuple[float, float,
 
 def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """{column: `by_column`} for each known column that the table has."""
-    known = [name for name in COLUMNS if name in table]
+    known = [name for name in METADATA if name in table]
     binned = {name: by_column(table["label"] == table["predicted"], table[name]) for name in known}
     return {name: bins for name, bins in binned.items() if bins}
 
 
 def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
     """A figure by_<column> for each column of `judge`."""
-    return {f"by_{name}": _figure(bins, COLUMNS[name]) for name, bins in judged.items()}
+    return {f"by_{name}": _figure(bins, METADATA[name]) for name, bins in judged.items()}
 
 
 def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section | None:
@@ -53,7 +48,7 @@ def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section |
     return Section(
         "Where it works",
         words=["Bins of equally many rows with 95 % intervals. The mix of classes changes from bin to bin as well."],
-        pictures=[(f"Accuracy against {COLUMNS[name]}.", drawn[f"by_{name}"]) for name in judged],
+        pictures=[(f"Accuracy against {METADATA[name]}.", drawn[f"by_{name}"]) for name in judged],
     )
 
 

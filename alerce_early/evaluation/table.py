@@ -2,7 +2,7 @@
 
 Columns: id, row, split ("validation" or "test"), label and predicted (class names), p_<class> for each class,
 q_<class>, the same calibrated, the sets of classes of `conformal.KINDS`, threshold_<what is wanted>, see `thresholds`,
-and what of `slices.COLUMNS` the store has.
+and what of `METADATA` the store has.
 The label of a row that nobody has labelled is empty.
 """
 
@@ -21,6 +21,13 @@ COLUMNS = 10_000
 CELLS = 1 << 20  # of any parquet file, and 8 for each of its bytes: columns of equal values take next to none
 LONGEST = 1000  # bytes of a text
 EXTENSIONS = (".parquet", ".csv")
+# Of a row, taken from the store where it is there, and what it is called.
+METADATA = {
+    "magpsf": "magnitude (magpsf)",
+    "sigmapsf": "magnitude error (sigmapsf)",
+    "snr": "signal-to-noise ratio (snr)",
+}
+SMALLEST = 1e-12  # probability; a network's zero is a rounded one
 Table = Mapping[str, np.ndarray]
 
 

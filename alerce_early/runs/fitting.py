@@ -7,8 +7,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from alerce_early.build import construct, torch_class
+from alerce_early.build import torch_class
 from alerce_early.errors import InputError, one_line
+from alerce_early.schema import construct
 from alerce_early.tasks.base import FORMAT, Batch, Table, Task
 
 

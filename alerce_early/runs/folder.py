@@ -143,6 +143,11 @@ class Run:
         disk.write_text(self.path / name, json.dumps(values, indent=1))
 
 
+def checkpoint_of(path: Path) -> Path:
+    """The best checkpoint of a run folder, or the file itself; raises InputError where there is none."""
+    return path if path.is_file() else Run.find(path).trained()
+
+
 def flat(config: DictConfig) -> dict[str, Any]:
     """Dotted key to plain value, of the keys that can change a result."""
 

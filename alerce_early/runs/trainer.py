@@ -8,13 +8,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from alerce_early import checkpoints
-from alerce_early.build import construct
 from alerce_early.configs import plain, task_of
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
 from alerce_early.runs import resuming, watch
 from alerce_early.runs.fitting import Fitting
 from alerce_early.runs.folder import Run
+from alerce_early.schema import construct
 
 
 def assemble(

@@ -1,34 +1,49 @@
-"""A trained network, or several as one, ready for raw input: from a run folder or checkpoint to tables."""
+"""A trained network, or several as one, ready for raw input: from a run folder or file to tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from alerce_early.data.features import MISSING
-from alerce_early.data.records import Records
+from alerce_early.data.records import MISSING, Records
 from alerce_early.errors import InputError
 from alerce_early.evaluation import conformal
 from alerce_early.evaluation import table as tables
-from alerce_early.runs.folder import Run
-from alerce_early.serving import runtimes
-from alerce_early.serving.deployed import Deployed
-from alerce_early.serving.runtimes import Runtime
+from alerce_early.machine import threads
+from alerce_early.serving import exported
+from alerce_early.serving.facts import Facts, Runtime
 
 BATCH = 32  # rows a core through the network at once: what is in between stays in the cache
 
 Table = dict[str, np.ndarray]
 
 
-def load(*sources: str | Path, runtime: str = "torch") -> "Classifier":
-    """The classifier of a run folder or checkpoint file; of several, the mean of their probabilities.
+def load(*sources: str | Path, runtime: str | None = None) -> "Classifier":
+    """The classifier of a run folder, a checkpoint or an exported .onnx file; of several, the mean of their outputs.
 
-    runtime: what computes, one of `runtimes.RUNTIMES`. Raises InputError where there is none, or where several do not
-    belong together.
+    runtime: what computes, one of `runtimes.RUNTIMES`; None: onnx for an exported file, torch for the others. With
+    onnx nothing here imports torch. Raises InputError where there is no network, or where several do not belong
+    together.
     """
-    found = (path if path.is_file() else Run.find(path).trained() for path in map(Path, sources))
-    return Classifier([Deployed.load(checkpoint) for checkpoint in found], runtime)
+    names = [runtime or ("onnx" if _is_exported(source) else "torch") for source in sources]
+    members = [_member(Path(source), name) for source, name in zip(sources, names, strict=True)]
+    return Classifier(members, "+".join(dict.fromkeys(names)))
+
+
+def _is_exported(source: str | Path) -> bool:
+    return Path(source).suffix == exported.END
+
+
+def _member(path: Path, runtime: str) -> tuple[Facts, Runtime]:
+    if _is_exported(path):
+        if runtime != "onnx":
+            raise InputError(f"--runtime {runtime}: {path} runs with onnx alone; {runtime} needs the run folder.")
+        return exported.opened(path)
+    if runtime == "onnx":
+        return exported.of_run(path)
+    from alerce_early.serving import runtimes  # brings torch, which who has an exported file need not have
+
+    return runtimes.of_run(path, runtime)
 
 
 class Classifier:
@@ -36,18 +51,18 @@ class Classifier:
 
     classes: names, in the order of the probabilities; () of a redshift. features: names of the metadata columns
     it needs, in order; () if none. shape: of a raw stamp, (H, W, C), or of a spectrum, (L, C). model: id of the
-    network; those of an ensemble are joined by "+". spec: all facts of the training data.
+    network; those of an ensemble are joined by "+". spec: all facts of the training data. runtime: the name of what
+    computes.
     """
 
-    def __init__(self, members: Sequence[Deployed], runtime: str = "torch"):
-        first = members[0]
-        self.members, self.spec, self.features = members, first.spec, first.features
-        self.classes = tuple(name for name in first.classes if f"p_{name}" in first.columns)
+    def __init__(self, members: Sequence[tuple[Facts, Runtime]], runtime: str):
+        self.members, self.runtime = [facts for facts, _ in members], runtime
+        self._runs = [run for _, run in members]
+        first = self.members[0]
+        self.spec, self.features, self.classes = first.spec, first.spec.features, first.classes
         self.shape = (*first.spec.raw_shape[1:], first.spec.raw_shape[0])
-        self.model = "+".join(member.model_id for member in members)
-        self.runtime = runtime
-        self._runs = [runtimes.start(runtime, member) for member in members]
-        for member in members[1:]:
+        self.model = "+".join(member.model_id for member in self.members)
+        for member in self.members[1:]:
             for what in ("classes", "features", "raw_shape", "channels", "kind"):
                 one, other = getattr(first.spec, what), getattr(member.spec, what)
                 if one != other:
@@ -131,13 +146,11 @@ class Classifier:
             np.moveaxis(images.astype(np.float32, copy=False), -1, 1),
             metadata.astype(np.float32) if self.features else None,
         )
-        at_once = BATCH * torch.get_num_threads()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # a network that draws its weights says the same of the same rows
-            parts = []
-            for start in range(0, len(stamps), at_once):
-                rows = slice(start, start + at_once)
-                parts.append(run(np.ascontiguousarray(stamps[rows]), None if columns is None else columns[rows]))
+        at_once = BATCH * threads()
+        parts = []
+        for start in range(0, len(stamps), at_once):
+            rows = slice(start, start + at_once)
+            parts.append(run(np.ascontiguousarray(stamps[rows]), None if columns is None else columns[rows]))
         table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         uncalibrated = {f"q_{name}": table[f"p_{name}"] for name in self.classes}
         return {**table, **{name: table.get(name, column) for name, column in uncalibrated.items()}}

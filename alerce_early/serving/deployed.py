@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from alerce_early import checkpoints
 from alerce_early.data.features import Clip
 from alerce_early.errors import InputError
-from alerce_early.evaluation.calibration import SMALLEST
+from alerce_early.evaluation.table import SMALLEST
+from alerce_early.serving.facts import FORMAT, Facts
 from alerce_early.tasks.base import Task
-
-FORMAT = 1  # of what a deployed network takes and puts out
 
 
 class Deployed(nn.Module):
@@ -24,8 +23,8 @@ class Deployed(nn.Module):
     spec: the `DataSpec` it was trained on, with the recipe. classes, features: names, in the order of what
     comes out and goes in. calibration, conformal: the fits of the validation rows as plain values, or None.
     columns: names of all it puts out, as in the predictions table: p_<class>, what else the task has, and the
-    calibrated q_<class>. chosen: those of them that `forward` returns. model_id: 12 hex digits, of the weights and
-    of all else that decides what comes out.
+    calibrated q_<class>. facts: what a reader of its exported file is told. chosen: those of the columns that
+    `forward` returns. model_id: 12 hex digits, of the weights and of all else that decides what comes out.
     """
 
     def __init__(
@@ -42,9 +41,9 @@ class Deployed(nn.Module):
         with torch.no_grad():
             image = torch.zeros(2, *self.spec.shape)  # a batch of one means something else to some layers
             self.columns = tuple(self.network(image, torch.zeros(2, len(self.features))))
-        probabilities = [f"{'q' if calibration else 'p'}_{name}" for name in self.classes]
-        self.chosen = tuple(probabilities) if probabilities[0] in self.columns else self.columns
         self.model_id = self._hash()
+        self.facts = Facts(self.model_id, self.spec, self.columns, self.calibration, self.conformal)
+        self.chosen = self.facts.chosen
         self.eval()
 
     @classmethod

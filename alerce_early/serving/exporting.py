@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alerce_early.data.features import MISSING
+from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError, extra
-from alerce_early.serving.deployed import FORMAT, Deployed
+from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.exported import END
 
 TOLERANCE = 1e-5  # of a probability, or of 1 + a redshift; float32 sums in another order
-LICENCE = "MIT"
 Check = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # named inputs to outputs, by the written content
 
 
@@ -33,29 +33,6 @@ class Graph(nn.Module):
         found = self.deployed.table(stamps, metadata)
         names = {"probabilities": self.deployed.chosen, "table": self.deployed.columns}
         return tuple(torch.stack([found[name] for name in names[output]], 1) for output in self.outputs)
-
-
-def facts(deployed: Deployed) -> dict[str, str]:
-    """What a reader of the file must know, as text; lists and dicts as JSON."""
-    return {
-        "format_version": str(FORMAT),
-        "model_id": deployed.model_id,
-        "licence": LICENCE,
-        "classes": json.dumps(deployed.classes),
-        "features": json.dumps(deployed.features),
-        "columns": json.dumps(deployed.columns),
-        "spec": json.dumps(deployed.spec.plain()),
-        "calibration": json.dumps(deployed.calibration),
-        "conformal": json.dumps(deployed.conformal),
-    }
-
-
-def read_facts(told: Mapping[str, str]) -> dict[str, Any]:
-    """`facts` back from their texts; raises InputError where a file was not written by `export`."""
-    if told.get("format_version") != str(FORMAT):
-        raise InputError(f"this file was not written by export, format {FORMAT}. Export it again.")
-    words = ("format_version", "model_id", "licence")
-    return {key: value if key in words else json.loads(value) for key, value in told.items()}
 
 
 def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
@@ -112,7 +89,7 @@ def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
     graph, inputs = _example(deployed)
     model = onnx.load_from_string(traced(graph, inputs, graph.outputs))
     model.doc_string = f"{deployed.spec.kind}: {', '.join(deployed.columns)}"
-    onnx.helper.set_model_props(model, facts(deployed))
+    onnx.helper.set_model_props(model, deployed.facts.texts())
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return content, lambda rows: session.run(list(graph.outputs), rows)
@@ -124,13 +101,13 @@ def to_torch(deployed: Deployed) -> tuple[bytes, Check]:
     with _quietly():
         program = torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=_free_batch(inputs))
         file = io.BytesIO()
-        torch.export.save(program, file, extra_files={"facts.json": json.dumps(facts(deployed))})
+        torch.export.save(program, file, extra_files={"facts.json": json.dumps(deployed.facts.texts())})
         module = torch.export.load(io.BytesIO(file.getvalue())).module()
     return file.getvalue(), lambda rows: [z.numpy() for z in module(*map(torch.from_numpy, rows.values()))]
 
 
 FORMATS: dict[str, Callable[[Deployed], tuple[bytes, Check]]] = {"onnx": to_onnx, "torch": to_torch}
-ENDS = {"onnx": ".onnx", "torch": ".pt2"}
+ENDS = {"onnx": END, "torch": ".pt2"}
 
 
 def content_of(deployed: Deployed, form: str = "onnx") -> tuple[bytes, float]:

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from alerce_early.errors import InputError, extra
-from alerce_early.serving import exporting
+from alerce_early.runs.folder import checkpoint_of
+from alerce_early.serving import exported, exporting
 from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.facts import Facts, Runtime
 from alerce_early.serving.precision import mixed
 
-# Raw stamps (B, C, H, W) float32, NaN where there is no data, and metadata (B, F) float32 or None, to all
-# `Deployed.columns`, each (B,) float32.
-Runtime = Callable[[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
 Part = Callable[[Tensor, Tensor | None], np.ndarray]  # some of the rows to (n, M), one column each
 
 PART = 32  # rows; 1.5 MB of raw stamps
@@ -50,26 +49,7 @@ def bfloat16(deployed: Deployed) -> Runtime:
 
 def onnx(deployed: Deployed) -> Runtime:
     """onnxruntime, float32, on what `export` writes."""
-    return of_file(exporting.content_of(deployed)[0])
-
-
-def of_file(file: str | Path | bytes) -> Runtime:
-    """onnxruntime on an exported file, or its content."""
-    with extra("--runtime onnx", "export"):
-        import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(
-        file if isinstance(file, bytes) else str(file), options, providers=["CPUExecutionProvider"]
-    )
-    columns = exporting.read_facts(session.get_modelmeta().custom_metadata_map)["columns"]
-    takes_metadata = len(session.get_inputs()) > 1
-
-    def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        inputs = {"stamps": stamps} | ({"metadata": metadata} if takes_metadata else {})
-        return dict(zip(columns, session.run(["table"], inputs)[0].T, strict=True))
-
-    return run
+    return exported.of_content(exporting.content_of(deployed)[0], f"model {deployed.model_id}")[1]
 
 
 def openvino(deployed: Deployed) -> Runtime:
@@ -114,6 +94,12 @@ RUNTIMES: dict[str, Callable[[Deployed], Runtime]] = {
     "onnx": onnx,
     "openvino": openvino,
 }
+
+
+def of_run(path: Path, name: str) -> tuple[Facts, Runtime]:
+    """What is known of the network of a run folder or checkpoint, and the runtime of this name for it."""
+    deployed = Deployed.load(checkpoint_of(path))
+    return deployed.facts, start(name, deployed)
 
 
 def start(name: str, deployed: Deployed) -> Runtime:

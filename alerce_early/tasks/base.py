@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from alerce_early.augment import Augment
@@ -16,7 +15,9 @@ from alerce_early.build import build
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
 
-if TYPE_CHECKING:  # a deployed task has no use for Lightning, which the data module needs
+if TYPE_CHECKING:  # a deployed task draws nothing, and has no use for Lightning, which the data module needs
+    from matplotlib.figure import Figure
+
     from alerce_early.data.module import AlertData
 
 FORMAT = 1  # of checkpoints; see `alerce_early.checkpoints`

@@ -1,0 +1,14 @@
+"""How much of the machine this process may use."""
+
+import os
+
+
+def cores() -> int:
+    """How many cores this process may use, which on a shared machine are not all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads() -> int:
+    """How many of them one computation takes: all, or as many as OMP_NUM_THREADS says, which torch heeds too."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else cores()

@@ -1,0 +1,71 @@
+"""Exported files at work: onnxruntime on what `export` wrote, in a process that needs neither torch nor the run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from alerce_early.errors import InputError, extra, one_line
+from alerce_early.machine import threads
+from alerce_early.serving.facts import Facts, Runtime
+
+PACKAGE = Path(__file__).parents[1]
+END = ".onnx"  # of a file's name
+
+
+def opened(file: Path) -> tuple[Facts, Runtime]:
+    """What an exported ONNX file tells, and onnxruntime on it; raises InputError for any other file."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}.") from None
+    return of_content(content, str(file))
+
+
+def of_content(content: bytes, name: str) -> tuple[Facts, Runtime]:
+    """The same of the content of such a file; name: what it is called, for messages."""
+    with extra("--runtime onnx", "export"):
+        import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.log_severity_level = 4  # errors come as exceptions too
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        facts = Facts.from_texts(session.get_modelmeta().custom_metadata_map)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    except Exception as error:  # a damaged file may raise nearly anything
+        raise InputError(f"{name} is no ONNX file, or is damaged: {one_line(error)}.") from None
+
+    def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        inputs = {"stamps": stamps} | ({"metadata": metadata} if facts.spec.features else {})
+        try:
+            found = session.run(["table"], inputs)[0]
+        except Exception as error:  # onnxruntime has an exception for everything
+            raise InputError(f"{name}: onnxruntime cannot run it: {one_line(error)}.") from None
+        if found.shape != (len(stamps), len(facts.columns)) or found.dtype != np.float32:
+            raise InputError(f"{name}: its table is {found.dtype} {found.shape}, not {len(facts.columns)} columns.")
+        return dict(zip(facts.columns, found.T, strict=True))
+
+    # what it tells and what it does may differ, which one row shows
+    run(np.full((1, *facts.spec.raw_shape), np.nan, np.float32), np.full((1, len(facts.spec.features)), np.nan, "f4"))
+    return facts, run
+
+
+def of_run(run: Path) -> tuple[Facts, Runtime]:
+    """The same of a run folder or checkpoint, exported by another process.
+
+    That takes a quarter of a minute and a gibibyte, which are gone when it ends. Raises InputError where `export` does.
+    """
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / f"model{END}"
+        command = [sys.executable, "-m", f"{PACKAGE.name}.export", str(run), "--out", str(file)]
+        path = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+        if done.returncode:
+            told = done.stderr.strip().splitlines() or [f"export ended with status {done.returncode}."]
+            raise InputError(told[-1].removeprefix("error: "))
+        return opened(file)

@@ -1,0 +1,103 @@
+"""What must be known of a trained network to classify with it, whatever computes it; an exported file tells it."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alerce_early.data import bounds, names
+from alerce_early.data.spec import DataSpec
+from alerce_early.errors import InputError, one_line
+from alerce_early.evaluation import conformal
+from alerce_early.schema import construct
+
+FORMAT = 1  # of what a deployed network takes and puts out
+LICENCE = "MIT"
+LARGEST = 1 << 24  # values of one raw row; a stamp has 12,000
+
+# Raw stamps (B, C, H, W) float32, NaN where there is no data, and metadata (B, F) float32 or None, to all
+# `Facts.columns`, each (B,) float32.
+Runtime = Callable[[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One trained network, but for its weights.
+
+    model_id: 12 hex digits, of the weights and of all else that decides what comes out. spec: what it was trained
+    on, with the recipe. columns: names of all it puts out, as in the predictions table. calibration, conformal:
+    the fits of the validation rows as plain values, or None.
+    """
+
+    model_id: str
+    spec: DataSpec
+    columns: tuple[str, ...]
+    calibration: Mapping[str, Any] | None = None
+    conformal: Mapping[str, Any] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those it tells apart, in the order of their probabilities; () of a redshift."""
+        return tuple(name for name in self.spec.classes if f"p_{name}" in self.columns)
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The columns with the probabilities to use, calibrated if they can be; all, where there are none."""
+        return tuple(f"{'q' if self.calibration else 'p'}_{name}" for name in self.classes) or self.columns
+
+    def texts(self) -> dict[str, str]:
+        """As an exported file holds them, by name; lists and dicts as JSON. Classes and features are in `spec` too."""
+        words = {"format_version": str(FORMAT), "model_id": self.model_id, "licence": LICENCE}
+        plain = {
+            "classes": self.spec.classes,
+            "features": self.spec.features,
+            "columns": self.columns,
+            "spec": self.spec.plain(),
+            "calibration": self.calibration,
+            "conformal": self.conformal,
+        }
+        return words | {name: json.dumps(value) for name, value in plain.items()}
+
+    @classmethod
+    def from_texts(cls, told: Mapping[str, str]) -> "Facts":
+        """`texts` back. Raises InputError where `export` wrote none, those of another format, or they make no sense."""
+        if "format_version" not in told:
+            raise InputError("it does not tell what it classifies, so export did not write it.")
+        if told["format_version"] != str(FORMAT):
+            raise InputError(f"its format is {told['format_version'][:20]}, and this reads {FORMAT}. Export it again.")
+        try:
+            read = {name: json.loads(told[name]) for name in ("spec", "columns", "calibration", "conformal")}
+            bounds.check(read, sum(map(len, told.values())))
+            spec = DataSpec.from_plain(read["spec"])
+            rest = {name: read[name] for name in ("calibration", "conformal")}
+            facts = construct(cls, told["model_id"], spec, columns=tuple(read["columns"]), **rest)
+            facts._check()
+        except Exception as error:  # nonsense may raise nearly anything
+            raise InputError(f"what it tells of itself is damaged: {one_line(error)}.") from None
+        return facts
+
+    def _check(self) -> None:
+        """Raises InputError for values of the right types that no network can have."""
+        spec = self.spec
+        if not re.fullmatch("[0-9a-f]{12}", self.model_id):
+            raise InputError(f"model_id={self.model_id[:20]!r}; wanted 12 hex digits")
+        if not (len(spec.raw_shape) in (2, 3) and min(spec.raw_shape) > 0 and math.prod(spec.raw_shape) <= LARGEST):
+            raise InputError(f"raw_shape={spec.raw_shape}; wanted the sides of a stamp or spectrum")
+        for what in ("classes", "features", "channels"):
+            _check_names(what, getattr(spec, what))
+        _check_names("columns", self.columns)
+        if self.classes and self.conformal:  # of one row, whatever its probabilities
+            conformal.check(self.conformal["coverage"])
+            conformal.columns(self.conformal, {f"p_{name}": np.zeros(1) for name in self.classes})
+        if self.classes not in ((), spec.classes) or not (self.classes or "predicted" in self.columns):
+            raise InputError(f"columns={self.columns[:4]}; wanted p_<class> of every class, or predicted")
+
+
+def _check_names(what: str, given: tuple[str, ...]) -> None:
+    names.checked(given, what, "it")
+    if len(set(given)) < len(given):
+        raise InputError(f"{what} repeat a name")
