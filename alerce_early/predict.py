@@ -204,7 +204,7 @@ def main() -> None:
     add("--runtime", help="what computes: torch (default), bfloat16, openvino; onnx (default of an exported file)")
     add("--gallery", type=Path, metavar="PNG", help="draw the surest stamps of each class")
     add("--watch", type=Path, metavar="FOLDER", help="classify files as they arrive in it; Ctrl-C ends it")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()  # options may stand anywhere
     # readers log what they set aside, which here goes to a file
     logging.getLogger(__package__).setLevel(logging.ERROR)
     if bool(given.input) == bool(given.watch):

@@ -90,11 +90,11 @@ class Facts:
         for what in ("classes", "features", "channels"):
             _check_names(what, getattr(spec, what))
         _check_names("columns", self.columns)
+        if self.classes not in ((), spec.classes) or not (self.classes or "predicted" in self.columns):
+            raise InputError(f"columns={self.columns[:4]}; wanted p_<class> of every class, or predicted")
         if self.classes and self.conformal:  # of one row, whatever its probabilities
             conformal.check(self.conformal["coverage"])
             conformal.columns(self.conformal, {f"p_{name}": np.zeros(1) for name in self.classes})
-        if self.classes not in ((), spec.classes) or not (self.classes or "predicted" in self.columns):
-            raise InputError(f"columns={self.columns[:4]}; wanted p_<class> of every class, or predicted")
 
 
 def _check_names(what: str, given: tuple[str, ...]) -> None:
