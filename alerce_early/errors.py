@@ -30,15 +30,16 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def extra(what: str, name: str) -> Iterator[None]:
-    """What is imported inside comes with the extra `name`; raises InputError where it is not installed.
+def extra(what: str, name: str = "") -> Iterator[None]:
+    """What is imported inside comes with the extra `name`, or with the package; raises InputError where it does not.
 
     what: what wants it, for people.
     """
     try:
         yield
     except ImportError as error:
-        raise InputError(f"{what}: {error.name} is not installed. Try pip install 'alerce-early[{name}]'.") from None
+        wanted = f"'alerce-early[{name}]'" if name else "alerce-early"
+        raise InputError(f"{what}: {error.name} is not installed. Try pip install {wanted}.") from None
 
 
 def at_the_door(command: Callable[P, T]) -> Callable[P, T]:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from alerce_early.data.chunks import Chunk, Rejected
 from alerce_early.data.records import MISSING
-from alerce_early.errors import InputError, at_the_door
+from alerce_early.errors import InputError, at_the_door, extra
 from alerce_early.evaluation import table as tables
 from alerce_early.serving import incoming, inputs
 from alerce_early.serving.classifier import Classifier, Table, load
@@ -158,9 +158,9 @@ def watch(classifier: Classifier, folder: Path, results: Path) -> None:
 
 def gallery(classifier: Classifier, source: Source, shard: Shard, out: Path, picture: Path) -> None:
     """Draw the stamps of the rows that are surest of each class; reads the input once more to find them."""
-    from alerce_early.data import pictures  # with matplotlib, which who only classifies can spare
-    from alerce_early.evaluation import figures
-
+    with extra("--gallery"):
+        from alerce_early.data import pictures  # with matplotlib, which who only classifies can spare
+        from alerce_early.evaluation import figures
     table = tables.read(out)
     if not classifier.classes:
         raise InputError("--gallery: shows the surest of each class; this network tells no classes.")

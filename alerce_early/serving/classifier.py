@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from alerce_early.data.records import MISSING, Records
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, extra
 from alerce_early.evaluation import conformal
 from alerce_early.evaluation import table as tables
 from alerce_early.machine import threads
@@ -41,8 +41,8 @@ def _member(path: Path, runtime: str) -> tuple[Facts, Runtime]:
         return exported.opened(path)
     if runtime == "onnx":
         return exported.of_run(path)
-    from alerce_early.serving import runtimes  # brings torch, which who has an exported file need not have
-
+    with extra(f"{path} is no exported file"):
+        from alerce_early.serving import runtimes  # brings torch, which who has an exported file need not have
     return runtimes.of_run(path, runtime)
 
 
