@@ -17,8 +17,8 @@ from alerce_early.benches.inference import without_recipe
 from alerce_early.benches.packets import by_libraries, members
 from alerce_early.data import alerts
 from alerce_early.data.simulation import packets
-from alerce_early.data.workers import cores
 from alerce_early.evaluation import table as tables
+from alerce_early.machine import cores
 from alerce_early.predict import CHUNK, predict
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import BATCH, load
