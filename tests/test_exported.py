@@ -29,10 +29,10 @@ from alerce_early.train import train
 
 Table = dict[str, np.ndarray]
 
-# What also who predicts with torch can spare: drawing, judging and training.
+# What also who predicts with torch can spare: drawing, judging, training and compiling.
 SPARED = (
     *("torchvision", "lightning", "hydra", "openvino"),
-    *("sklearn", "scipy", "matplotlib", "jinja2", "astropy", "tensorboard"),
+    *("sklearn", "scipy", "matplotlib", "jinja2", "astropy", "tensorboard", "torch._dynamo"),
 )
 PREDICT_WITHOUT = """
 import sys

@@ -24,7 +24,10 @@ class SpectraTrunk(nn.Sequential):
             inputs = outputs
         super().__init__(*layers, nn.Flatten())
         with torch.no_grad():
-            self.width = self(torch.zeros(1, *shape)).shape[1]
+            x = torch.zeros(1, *shape)
+            for layer in self:
+                x = x if isinstance(layer, nn.ReLU) else layer(x)  # see `stamp_cnn._put_out`
+        self.width = x.shape[1]
 
 
 class SpectraClass(Net):

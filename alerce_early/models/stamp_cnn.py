@@ -10,8 +10,8 @@ from alerce_early.errors import InputError
 from alerce_early.models.net import Net, glorot
 
 
-def _convolution(filters: str, side: str, padding: str = "valid") -> nn.Module:
-    convolution = nn.LazyConv2d(int(filters), int(side))
+def _convolution(x: Tensor, filters: str, side: str, padding: str = "valid") -> nn.Module:
+    convolution = nn.Conv2d(x.shape[1], int(filters), int(side))
     if padding == "valid":
         return convolution
     if padding != "same":
@@ -20,16 +20,16 @@ def _convolution(filters: str, side: str, padding: str = "valid") -> nn.Module:
     return nn.Sequential(nn.ZeroPad2d((before, after, before, after)), convolution)
 
 
-# What a layer's first word stands for; the words after it are the arguments. The lazy ones learn their number
-# of inputs from the data.
+# What a layer's first word stands for; the words after it are the arguments. Before them comes what the layer is given,
+# which tells the number of its inputs.
 LAYERS: dict[str, Callable[..., nn.Module]] = {
     "conv": _convolution,
-    "pool": lambda side="2": nn.MaxPool2d(int(side)),
-    "flatten": nn.Flatten,
-    "dense": lambda outputs: nn.LazyLinear(int(outputs)),
-    "dropout": lambda share: nn.Dropout(float(share)),
-    "relu": lambda: nn.ReLU(),
-    "sigmoid": lambda: nn.Sigmoid(),
+    "pool": lambda x, side="2": nn.MaxPool2d(int(side)),
+    "flatten": lambda x: nn.Flatten(),
+    "dense": lambda x, outputs: nn.Linear(x.shape[-1], int(outputs)),
+    "dropout": lambda x, share: nn.Dropout(float(share)),
+    "relu": lambda x: nn.ReLU(),
+    "sigmoid": lambda x: nn.Sigmoid(),
 }
 
 
@@ -45,13 +45,13 @@ class StampCNN(Net):
     def __init__(self, spec: DataSpec, layers: Sequence[str], dropout: float = 0.5):
         super().__init__(spec)
         told = [f"dropout {dropout}" if words == "dropout" else words for words in layers]
-        self.layers = nn.Sequential(*map(_layer, told), nn.LazyLinear(len(spec.classes)))
+        self.layers, x = nn.Sequential(), torch.zeros(1, *spec.shape)
         try:
-            with torch.no_grad():
-                self.layers.eval()(torch.zeros(1, *spec.shape))  # the lazy layers see their sizes
+            for words in (*told, f"dense {len(spec.classes)}"):
+                self.layers.append(layer := _layer(words, x))
+                x = _put_out(layer, x)
         except RuntimeError as error:
             raise InputError(f"layers: {', '.join(layers)} do not fit stamps of {spec.shape}: {error}") from None
-        self.train()
         glorot(self)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -59,10 +59,22 @@ class StampCNN(Net):
         return self.layers(batch["image"])
 
 
-def _layer(words: str) -> nn.Module:
+@torch.no_grad()
+def _put_out(layer: nn.Module, x: Tensor) -> Tensor:
+    """Something of the shape that a layer makes of x.
+
+    The layers whose shapes are plain do not run: of a tensor without data, with which an opened checkpoint is first
+    tried, torch would for these import its compiler, which takes an eighth of a gibibyte.
+    """
+    if isinstance(layer, nn.Linear):
+        return x.new_zeros(*x.shape[:-1], layer.out_features)
+    return x if isinstance(layer, nn.ReLU | nn.Sigmoid | nn.Dropout) else layer(x)
+
+
+def _layer(words: str, x: Tensor) -> nn.Module:
     name, *arguments = str(words).split()
     try:
-        return LAYERS[name](*arguments)
+        return LAYERS[name](x, *arguments)
     except (KeyError, TypeError, ValueError):
         raise InputError(
             f"layers: {words!r} is no layer; wanted {', '.join(LAYERS)} and their numbers, e.g. 'conv 32 3 same'."
