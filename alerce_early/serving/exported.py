@@ -58,7 +58,7 @@ def of_content(content: bytes, name: str) -> tuple[Facts, Runtime]:
 def of_run(run: Path) -> tuple[Facts, Runtime]:
     """The same of a run folder or checkpoint, exported by another process.
 
-    That takes a quarter of a minute and a gibibyte, which are gone when it ends. Raises InputError where `export` does.
+    That takes ten seconds and a gibibyte, which is free again when it ends. Raises InputError where `export` does.
     """
     with TemporaryDirectory() as folder:
         file = Path(folder) / f"model{END}"
