@@ -209,6 +209,10 @@ def main() -> None:
     logging.getLogger(__package__).setLevel(logging.ERROR)
     if bool(given.input) == bool(given.watch):
         raise InputError("give either INPUT ... or --watch FOLDER.")
+    if given.watch:
+        for name in ("shard", "gallery", "overwrite"):
+            if getattr(given, name) != parser.get_default(name):
+                raise InputError(f"--watch classifies each file that arrives, whole and once; leave out --{name}.")
     classifier = load(given.run, *given.ensemble, runtime=given.runtime)
     if given.watch:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end it alike

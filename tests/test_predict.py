@@ -20,7 +20,7 @@ from alerce_early.data.simulation import packets
 from alerce_early.errors import InputError
 from alerce_early.evaluation import foreign
 from alerce_early.evaluation import table as tables
-from alerce_early.predict import gallery, predict
+from alerce_early.predict import gallery, main, predict
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.train import train
@@ -192,6 +192,17 @@ def test_what_cannot_be_done_is_one_line(
         table_of(classifier, stamps_file, whole)
     with pytest.raises(InputError, match=r"ends in .parquet or .csv"):
         table_of(classifier, stamps_file, tmp_path / "out.txt")
+
+
+@pytest.mark.parametrize("option", [["--shard", "1/2"], ["--overwrite"], ["--gallery", "surest.png"]])
+def test_watch_takes_files_whole_and_once(
+    option: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["predict", "RUN", "--watch", ".", "--out", "done", *option])
+    with pytest.raises(SystemExit):
+        main()
+    told = f"error: --watch classifies each file that arrives, whole and once; leave out {option[0]}.\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_file_that_is_no_pickle_leaves_only_its_reason(classifier: Classifier, tmp_path: Path) -> None:
