@@ -59,7 +59,7 @@ def decode(messages: Sequence[bytes]) -> Chunk:
     ]
     planes = np.empty((sum(block.count for block in blocks), *PLANES), np.float32)
     part = packets.decode([(block, range(block.count)) for block in blocks], planes)
-    return _chunk([part], [planes[: len(part.keys)]], f"{len(messages):,} messages")
+    return _chunk([part], planes, f"{len(messages):,} messages")
 
 
 def read(path: str | Path | None, labels_path: str | Path | None = None) -> Records:
@@ -118,13 +118,15 @@ def _chunks(
 ) -> Iterator[Chunk]:
     origin = f"packets of {found[0].name}" + (f" and {len(found) - 1:,} more files" if len(found) > 1 else "")
     parts: list[Packets] = []
-    planes: list[np.ndarray] = []
     for part, stamps in decoded(_batches(found, size, shard, skip), min(BATCH, size), workers):
+        if not parts:
+            planes, filled = np.empty((size, *PLANES), np.float32), 0
+        planes[filled : filled + len(part.keys)] = stamps[: len(part.keys)]
+        filled += len(part.keys)
         parts.append(part)
-        planes.append(stamps[: len(part.keys)].copy())
         if sum(len(held.keys) + len(held.rejected) for held in parts) == size:
             yield _chunk(parts, planes, origin)
-            parts, planes = [], []
+            parts = []
     if parts:
         yield _chunk(parts, planes, origin)
 
@@ -162,14 +164,15 @@ def _wanted(found: Sequence[Path], shard: tuple[int, int], skip: int) -> Iterato
         raise InputError(f"{found[0]}{' and the others' * (len(found) > 1)}: holds no alert packet.")
 
 
-def _chunk(parts: Sequence[Packets], planes: Sequence[np.ndarray], origin: str) -> Chunk:
+def _chunk(parts: Sequence[Packets], planes: np.ndarray, origin: str) -> Chunk:
+    """Decoded packets whose stamps are the first of planes (n or more, *PLANES)."""
     keys = np.array([key for part in parts for key in part.keys], dtype=str)
     rejected = tuple(packet for part in parts for packet in part.rejected)
     records = None
     if len(keys):
         records = Records(
             # planes lie one after the other, as networks want them; the shape is that of a stamps file
-            images=np.moveaxis(np.concatenate(planes), 1, 3),
+            images=np.moveaxis(planes[: len(keys)], 1, 3),
             labels=np.full(len(keys), UNLABELLED),
             ids=np.array([name for part in parts for name in part.ids]),
             features=np.concatenate([part.features for part in parts]),
