@@ -59,12 +59,12 @@ def openvino(deployed: Deployed) -> Runtime:
     core = ov.Core()
     has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     network = _Network(mixed(deployed) if has_bfloat16 else deployed).eval()
-    network.to(memory_format=torch.contiguous_format)  # it reads bfloat16 weights in that order, whatever theirs is
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it traces in a way that torch wants to leave behind
         try:
             # not by ONNX: what torch imports for that takes a fifth of a gibibyte for the rest of the process
-            model = ov.convert_model(network, example_input=tuple(network.example().values()))
+            # nor with weights in memory that it shares: that is free for others when the network is gone
+            model = ov.convert_model(network, example_input=tuple(network.example().values()), share_weights=False)
         except Exception as error:  # its converters have a kind of their own for each
             why = next((line for line in str(error).splitlines() if line.startswith("-- ")), type(error).__name__)
             raise InputError(f"--runtime openvino cannot run this network ({why[:80]}); torch can.") from None
