@@ -5,7 +5,6 @@ median ratio of the rounds counts.
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,7 +71,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=50, help="batches of a round of training")
     parser.add_argument("--run", help="a run folder whose network to classify with; default: rotinv, hardly trained")
     parser.add_argument("--seconds", type=float, default=5, help="of a round of one runtime")
-    parser.add_argument("--tensorflow", default=sys.executable, help="a Python that has tensorflow, for the rival")
+    parser.add_argument("--tensorflow", default="", help="a Python that has tensorflow, for the rival")
     parser.add_argument("--folder", help="where to work; several gigabytes, removed afterwards")
     options = parser.parse_args()
     if strangers := [part for part in options.parts if part not in PARTS]:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.runtimes import RUNTIMES, Runtime, start
 
 BATCH = 256
+SAME = 1e-4  # by how much a rival's probability may differ
 JUDGED = 4096  # stamps on which a runtime must agree with float32
 
 
@@ -43,7 +45,7 @@ def classifying(checkpoint: Path, seconds: float, folder: Path, tensorflow: str)
     speeds: dict[tuple[str, str], list[float]] = {key: [] for key in running}
     rivals, rival = [], ""
     for _ in range(ROUNDS):
-        graph = _graph(alone, cleaned, seconds, folder, tensorflow)
+        graph = _rival_speed(alone, cleaned, seconds, folder, tensorflow)
         for (what, name), run in running.items():
             speeds[what, name].append(_speed(run, given[what][1], seconds))
         rivals.append(graph or speeds["cleaned", "onnx"][-1])
@@ -82,9 +84,10 @@ def _speed(run: Runtime, rows: np.ndarray, seconds: float) -> float:
     return batches * len(rows) / took
 
 
-def _graph(net: Deployed, rows: np.ndarray, seconds: float, folder: Path, python: str) -> float | None:
-    """Stamps/s of the rival program; None where the interpreter has no tensorflow, or the network is no `RotInv`."""
-    if not isinstance(net.task.net, RotInv):
+def _rival_speed(net: Deployed, rows: np.ndarray, seconds: float, folder: Path, python: str) -> float | None:
+    """Stamps/s of the rival program; None where nobody named an interpreter and this one has no tensorflow, or the
+    network is no `RotInv`. Raises InputError if the program fails or computes something else."""
+    if not isinstance(net.task.net, RotInv) or not (python or find_spec("tensorflow")):
         return None
     layers = [m for m in net.task.net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
     turned = [m.weight.permute(2, 3, 1, 0) if m.weight.ndim == 4 else m.weight.T for m in layers]
@@ -93,8 +96,13 @@ def _graph(net: Deployed, rows: np.ndarray, seconds: float, folder: Path, python
     np.savez(folder / "weights.npz", **held)
     np.save(folder / "stamps.npy", np.ascontiguousarray(np.moveaxis(rows, 1, -1)))
     files = [str(folder / "weights.npz"), str(folder / "stamps.npy")]
-    program = [python, str(Path(__file__).with_name("tensorflow_rival.py")), *files]
+    program = [python or sys.executable, str(Path(__file__).with_name("tensorflow_rival.py")), *files]
     done = subprocess.run([*program, str(torch.get_num_threads()), str(seconds)], capture_output=True, text=True)
     if done.returncode:
-        return None
-    return json.loads(done.stdout.splitlines()[-1])["speed"]
+        raise InputError(f"--tensorflow {python}: {(done.stderr.strip().splitlines() or ['it failed'])[-1]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    exact = start("torch", net)(rows, None)
+    wanted = np.stack([exact[f"p_{name}"] for name in net.classes], 1)
+    if not (apart := float(np.abs(np.array(found["probabilities"]) - wanted).max())) < SAME:
+        raise InputError(f"--tensorflow {python}: its graph differs from the network by {apart:.2g}, more than {SAME}.")
+    return found["speed"]
