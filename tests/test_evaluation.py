@@ -142,6 +142,13 @@ def test_bootstrap_rows_belong_to_the_drawn_objects() -> None:
     intervals.bootstrap(whole, groups, draws=50)
 
 
+def test_ten_of_ten_is_no_certainty_also_where_rows_share_an_object() -> None:
+    labels = np.array(["a"] * 10 + ["b"] * 2)
+    p_a = np.where(labels == "a", 0.9, 0.1)
+    table = {"id": np.array([0, 0, *range(2, 12)]), "label": labels, "p_a": p_a, "p_b": 1 - p_a}
+    assert judge(table)["intervals"]["recall/a"] == list(intervals.wilson(9, 9))
+
+
 def test_the_interval_of_a_calibration_error_of_nothing_reaches_nothing() -> None:
     rng = np.random.default_rng(0)
     p = rng.dirichlet([1, 1], 2_000)

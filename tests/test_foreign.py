@@ -30,6 +30,18 @@ def test_rows_without_a_label_and_rows_that_trained_are_left_out(tmp_path: Path)
     assert foreign.read(written(tmp_path / "t.csv", text))["id"].tolist() == ["1"]
 
 
+def test_labels_that_contradict_each_other_or_name_others_are_refused(tmp_path: Path) -> None:
+    table = written(tmp_path / "t.csv", "id,candid,p_a,p_b|x,7,.9,.1|y,8,.1,.9")
+    assert foreign.read(table, written(tmp_path / "l.csv", "candid,label|7,a|7,a|8,|8,b"))["label"].tolist() == [
+        "a",
+        "b",
+    ]
+    with pytest.raises(InputError, match=r"gives 7 two labels, a and b \(1 such\)\."):
+        foreign.read(table, written(tmp_path / "l.csv", "candid,label|7,a|7,b|8,b"))
+    with pytest.raises(InputError, match=r"not one row of the table, by candid: it names 7\.0, the table 7\."):
+        foreign.read(table, written(tmp_path / "l.csv", "candid,label|7.0,a|8.0,b"))
+
+
 def test_validation_rows_choose_the_thresholds(tmp_path: Path) -> None:
     text = "id,label,split,score|1,1,test,.9|2,1,validation,.6|3,0,validation,.5|4,0,test,.7|5,1,train,.8"
     table = foreign.read(written(tmp_path / "t.csv", text))

@@ -45,6 +45,14 @@ def test_stamp_classifier_sees_features_in_units_of_their_scatter() -> None:
     assert seen[0].tolist() == [[1.0, -2.0]]
 
 
+def test_a_value_that_training_never_lacked_is_taken_as_its_mean() -> None:
+    net = StampClassifier(spec(("rare", "often"), feature_mean=(2.5, -300.0), feature_std=(0.5, 450.0))).eval()
+    seen: list[torch.Tensor] = []
+    net.metadata.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    net({"image": torch.rand(1, 3, 21, 21), "features": torch.tensor([[-999.0, -999.0]])})
+    assert seen[0].tolist() == [[0.0, pytest.approx(-699 / 450)]]
+
+
 def test_same_padding_of_even_kernels_is_below_and_right_as_in_keras() -> None:
     net = StampCNN(spec(shape=(1, 4, 4), classes=("a",)), ["conv 1 2 same", "flatten"])
     convolution = net.layers[0]

@@ -16,7 +16,7 @@ def known(
     """What of candid and id joins a table of labels to rows that have these names, and the label of each.
 
     table: columns (N,) of any capitalisation: label (or class), and candid, or else id (or objectId, oid); a row
-    without a label does not count. Raises InputError where it has them not.
+    without a label does not count. Raises InputError where it has them not, or gives one row two labels.
     """
     columns = {name.lower(): column for name, column in table.items()}
     label = next((columns[name] for name in LABEL if name in columns), None)
@@ -25,4 +25,9 @@ def known(
         told = ", ".join(columns)[:200]
         raise InputError(f"{origin} has the columns {told}; wanted candid (or id, objectId) and label (or class).")
     keys = np.asarray(columns[join[1]]).astype(str).tolist()
-    return join[0], {key: name for key, name in zip(keys, label, strict=True) if name}
+    pairs = {(key, str(name)) for key, name in zip(keys, label, strict=True) if name}
+    label_of = dict(sorted(pairs))
+    if twice := sorted((key, name) for key, name in pairs if label_of[key] != name):
+        key, name = twice[0]
+        raise InputError(f"{origin} gives {key} two labels, {name} and {label_of[key]} ({len(twice):,} such).")
+    return join[0], label_of

@@ -77,8 +77,7 @@ def numbers(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
     Returns {"n": rows, "classes": names, "values": {name: number}, "intervals": {name: [low, high]},
     "confusion": counts by true and predicted class}.
-    Recall, precision and accuracy have Wilson intervals where every row is another object; all else, and
-    everything where rows share an object, has a bootstrap over objects.
+    Recall, precision and accuracy have the intervals of `intervals.share`; all else has a bootstrap over objects.
     """
     classes = tables.classes_of(table)
     labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
@@ -86,8 +85,7 @@ def numbers(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     bounds = judged["intervals"]
     bounds["ece"] = intervals.reflected(judged["values"]["ece"], bounds["ece"])
     counts = metrics.confusion(labels, probabilities.argmax(1), len(classes))
-    if len(np.unique(table["id"])) == len(table["id"]):
-        bounds |= _wilson(counts, classes)
+    bounds |= _of_shares(labels, probabilities.argmax(1), table["id"], classes)
     return {**judged, "classes": list(classes), "confusion": counts.tolist()}
 
 
@@ -102,13 +100,13 @@ def strata(table: Mapping[str, np.ndarray]) -> np.ndarray:
     return table["label"].astype(str)
 
 
-def _wilson(counts: np.ndarray, classes: tuple[str, ...]) -> dict[str, list[float]]:
-    right, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
-    bounds = {"accuracy": intervals.wilson(int(right.sum()), int(counts.sum()))}
+def _of_shares(
+    labels: np.ndarray, predicted: np.ndarray, ids: np.ndarray, classes: tuple[str, ...]
+) -> dict[str, list[float]]:
+    parts = {"accuracy": np.full(len(labels), True)}
     for i, name in enumerate(classes):
-        bounds[f"recall/{name}"] = intervals.wilson(int(right[i]), int(true[i]))
-        bounds[f"precision/{name}"] = intervals.wilson(int(right[i]), int(predicted[i]))
-    return {name: list(bound) for name, bound in bounds.items()}
+        parts |= {f"recall/{name}": labels == i, f"precision/{name}": predicted == i}
+    return {name: list(intervals.share((labels == predicted)[part], ids[part])) for name, part in parts.items()}
 
 
 def headline(judged: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -72,7 +72,8 @@ def labels(path: Path, table: tables.Table) -> np.ndarray:
     by, label_of = known(found, table, str(path))
     joined = np.array([label_of.get(key, "") for key in table[by].astype(str)], dtype=str)
     if not (joined != "").any():
-        raise InputError(f"{path} has a label for not one row of the table, by {by}.")
+        examples = f"it names {next(iter(label_of), 'nothing')}, the table {next(iter(table[by]), 'nothing')}"
+        raise InputError(f"{path} has a label for not one row of the table, by {by}: {examples}.")
     return joined
 
 

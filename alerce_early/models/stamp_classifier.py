@@ -3,10 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from alerce_early.data.records import MISSING
 from alerce_early.data.spec import DataSpec
 from alerce_early.models.net import Net, glorot
 from alerce_early.models.rotations import cyclic_mean, orbit
 from alerce_early.models.rotinv import ConvTrunk, dense
+
+RARE = 10.0  # sigmas from the mean of training, where a value is that fewer than one row in a hundred has
 
 
 class StampClassifier(Net):
@@ -38,5 +41,8 @@ class StampClassifier(Net):
         """image (B, C, S, S) float32, features (B, F) float32 unscaled -> (B, classes) logits."""
         turns = orbit(batch["image"]).contiguous(memory_format=torch.channels_last)
         stamp = cyclic_mean(self.stamp(self.trunk(turns)))
-        metadata = self.metadata((batch["features"] - self.mean) / self.std)
+        columns = (batch["features"] - self.mean) / self.std
+        # a value that training hardly ever lacked: how far -999 is from the mean has no meaning then
+        columns = columns.where((batch["features"] != MISSING) | (columns.abs() < RARE), 0.0)
+        metadata = self.metadata(columns)
         return self.output(self.head(torch.cat([stamp, metadata], 1)))
