@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from alerce_early.errors import InputError
 
@@ -93,17 +94,31 @@ def alone(lock: Path, patience: float = math.inf, place: str = PLACE) -> Iterato
 
     Raises Busy if another process still holds it after so many seconds.
     """
-    with told(lock, ANY, place):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    with file:
-        until = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if patience == math.inf else fcntl.LOCK_NB))
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise Busy(f"another process works in {lock.parent}.") from None
-                time.sleep(0.1)
-        yield
+    until = time.monotonic() + patience
+    while True:
+        with told(lock, ANY, place):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("w")
+        with file:
+            _wait(file, lock, until)
+            if _is_at(file, lock):  # whoever held it may have removed it, and others hold the one that came after
+                yield
+                return
+
+
+def _wait(file: IO[str], lock: Path, until: float) -> None:
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if until == math.inf else fcntl.LOCK_NB))
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise Busy(f"another process works in {lock.parent}.") from None
+            time.sleep(0.1)
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,7 +1,10 @@
 """A disk that is full, refuses or holds half files: one clear line, and afterwards the same command does it."""
 
 import resource
+import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,3 +141,26 @@ def test_a_disk_full_in_the_middle_of_a_table(tmp_path: Path) -> None:
             parts.add(rows, [], 64)
     with Parts(out, {}) as parts:
         assert parts.counts["read"] == 64 and not list(parts.folder.glob(".*"))
+
+
+def test_a_lock_that_its_holder_removes_is_no_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "out.partial" / "lock"
+    waits, goes = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with disk.alone(lock, 10):
+            waits.set()
+            goes.wait(10)
+
+    waiter = threading.Thread(target=wait)
+    with disk.alone(lock):
+        waiter.start()
+        time.sleep(0.3)  # it has the file open and waits
+        shutil.rmtree(lock.parent)
+    assert waits.wait(10)
+    try:
+        with pytest.raises(disk.Busy), disk.alone(lock, 0):
+            pass
+    finally:
+        goes.set()
+        waiter.join()
