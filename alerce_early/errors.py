@@ -33,11 +33,13 @@ def one_line(error: BaseException) -> str:
 def extra(what: str, name: str = "") -> Iterator[None]:
     """What is imported inside comes with the extra `name`, or with the package; raises InputError where it does not.
 
-    what: what wants it, for people.
+    what: what wants it, for people. What is there and cannot be loaded says why itself.
     """
     try:
         yield
     except ImportError as error:
+        if not (isinstance(error, ModuleNotFoundError) and error.name):
+            raise InputError(f"{what}: {one_line(error)}.") from None
         wanted = f"'alerce-early[{name}]'" if name else "alerce-early"
         raise InputError(f"{what}: {error.name} is not installed. Try pip install {wanted}.") from None
 

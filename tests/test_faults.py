@@ -1,5 +1,6 @@
 """A disk that is full, refuses or holds half files: one clear line, and afterwards the same command does it."""
 
+import importlib
 import resource
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 from alerce_early import checkpoints, disk
 from alerce_early.configs import data_of, run_folder
 from alerce_early.data import pictures
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, extra
 from alerce_early.evaluation import table as tables
 from alerce_early.runs.folder import Run
 from alerce_early.serving.parts import Parts
@@ -125,6 +126,19 @@ def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(quick, tmp_path:
     with disk.alone(stores / ".alive.lock"):
         _ = data_of(quick()).store
     assert [path.name for path in stores.glob(".*.partial")] == [".alive.partial"]
+
+
+def test_a_library_that_is_there_and_does_not_load_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in (
+        ("broken_a", 'raise ImportError("libgomp.so.1: cannot open")'),
+        ("broken_b", "import nowhere"),
+    ):
+        (tmp_path / f"{name}.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"^--fast: libgomp.so.1: cannot open\.$"), extra("--fast", "fast"):
+        importlib.import_module("broken_a")
+    with pytest.raises(InputError, match=r"^--fast: nowhere is not installed. .*\[fast\]"), extra("--fast", "fast"):
+        importlib.import_module("broken_b")
 
 
 def test_a_table_where_no_folder_can_be() -> None:
