@@ -29,9 +29,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file that is whole or not there. Raises InputError where the disk refuses."""
-    with whole(path) as partial:
+def write_bytes(path: Path, content: bytes | memoryview, place: str = PLACE) -> None:
+    """Write a file that is whole or not there; place: as of `whole`. Raises InputError where the disk refuses."""
+    with whole(path, place) as partial:
         partial.write_bytes(content)
 
 

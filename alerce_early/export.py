@@ -26,13 +26,16 @@ def main() -> None:
     parser.add_argument("--format", default="onnx", choices=FORMATS, help="default: onnx")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     asked = parser.parse_args()
-    checkpoint, end = checkpoint_of(asked.run), ENDS[asked.format]
+    end = ENDS[asked.format]
+    if asked.out and asked.out.suffix != end:  # by which it is known again
+        raise InputError(f"--out {asked.out}: wanted a name that ends in {end} for --format {asked.format}.")
+    checkpoint = checkpoint_of(asked.run)
     out = asked.out or (asked.run / f"model{end}" if asked.run.is_dir() else checkpoint.with_suffix(end))
     if out.exists() and not asked.overwrite:
         raise InputError(f"{out} exists already. Choose another --out, or replace it with --overwrite.")
     deployed = Deployed.load(checkpoint)
     content, different = content_of(deployed, asked.format)
-    disk.write_bytes(out, content)
+    disk.write_bytes(out, content, "--out")
     print(
         f"{out}: {len(content) / 1e6:.1f} MB, model {deployed.model_id}, classes {', '.join(deployed.classes)}.\n"
         f"Largest difference from the checkpoint, on random and broken stamps: {different:.1g} "

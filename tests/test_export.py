@@ -118,6 +118,17 @@ def test_a_file_that_differs_is_not_written(composed: Composed, monkeypatch: pyt
         exporting.content_of(net, "torch")
 
 
+@pytest.mark.parametrize(("name", "form"), [("model.bin", "onnx"), ("model.pt2", "onnx"), ("model.onnx", "torch")])
+def test_a_name_that_would_not_be_known_again(
+    name: str, form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", "RUN", "--out", name, "--format", form])
+    with pytest.raises(SystemExit, match="2"):
+        export.main()
+    wanted = f"wanted a name that ends in {exporting.ENDS[form]} for --format {form}"
+    assert capsys.readouterr().err == f"error: --out {name}: {wanted}.\n"
+
+
 def test_what_is_there_stays_unless_asked(
     quick: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,3 +143,7 @@ def test_what_is_there_stays_unless_asked(
     monkeypatch.setattr(sys, "argv", [*asked, "--overwrite"])
     export.main()
     assert out.stat().st_size
+    monkeypatch.setattr(sys, "argv", [*asked, "--out", str(out / "model.pt2")])
+    with pytest.raises(SystemExit, match="2"):
+        export.main()
+    assert (err := capsys.readouterr().err).endswith("Choose another place with --out.\n") and err.count("\n") == 1
