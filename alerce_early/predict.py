@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from alerce_early import disk
 from alerce_early.data.chunks import Chunk, Rejected
 from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError, at_the_door, extra
 from alerce_early.evaluation import table as tables
+from alerce_early.runs.signals import Stopped
 from alerce_early.serving import incoming, inputs
 from alerce_early.serving.classifier import Classifier, Table, load
 from alerce_early.serving.duplicates import Seen
@@ -33,6 +35,7 @@ from alerce_early.serving.parts import Parts, partial_of, rejected_of
 
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
 SHOWN = 5  # of each class, in the gallery
+NOTHING = Chunk(None, np.array([], dtype=str), np.array([], dtype=str), (), 0)
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,12 @@ def predict(
             seen.add(keys)
         with tqdm(unit=" alerts", initial=before, disable=None) as bar:
             for chunk in source.chunks(size, shard, skip=before):
-                parts.add(*_classified(classifier, chunk, seen, shown), chunk.read)
+                table, rejected = _classified(classifier, chunk, seen, shown)
+                parts.add(table, rejected, chunk.read)
+                seen.add(table["candid"])  # now that they are on disk
                 bar.update(chunk.read)
+        if not parts.files:  # a shard may have no rows
+            parts.add(_table(classifier, NOTHING, shown), [], 0)
         first = next(parts.reasons(), None)
         parts.finish()
     seconds = time.perf_counter() - started
@@ -87,7 +94,10 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
     """What decides the rows, as plain values: files count by name, size and time of change."""
     digest = hashlib.sha256()
     for file in source.files:
-        facts = file.stat()
+        try:
+            facts = file.stat()
+        except OSError as error:  # it may have been removed since it was found
+            raise InputError(f"{file} cannot be read: {error.strerror}.") from None
         digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return {
         "network": classifier.model,
@@ -101,27 +111,33 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
 def _classified(classifier: Classifier, chunk: Chunk, seen: Seen, shown: Sequence[str]) -> tuple[Table, list[Rejected]]:
     """The rows of a chunk that are here for the first time, and all that was set aside."""
     table = _table(classifier, chunk, shown)
-    fresh = seen.add(chunk.keys)
+    fresh = seen.fresh(chunk.keys)
     again = zip(chunk.sources[~fresh].tolist(), chunk.keys[~fresh].tolist(), strict=True)
     rejected = [Rejected(source, key, "duplicate of a row before it") for source, key in again]
     return {name: column[fresh] for name, column in table.items()}, [*chunk.rejected, *rejected]
 
 
 def _table(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> Table:
-    """What is known of the rows of a chunk, and what the network says of them."""
+    """What is known of the rows of a chunk, and what the network says of them.
+
+    Where the network lacks one of the classes of the input, as with `groups`, the labels of the others would be a
+    biased part: all stay empty.
+    """
     known: dict[str, np.ndarray] = {}
     if chunk.records is None:
         found, ids, labels = classifier.predict([]), chunk.keys, chunk.keys
     else:
         known = dict(zip(chunk.records.feature_names, chunk.records.features.T, strict=True))
         found, ids = classifier.of_records(chunk.records), chunk.records.ids
-        labels = np.array([*chunk.records.classes, ""])[chunk.records.labels]
+        classes = chunk.records.classes
+        shared = classes if set(classes) <= set(classifier.spec.classes) else [""] * len(classes)
+        labels = np.array([*shared, ""])[chunk.records.labels]
     columns = {name: known.get(name, np.full(len(ids), np.nan)) for name in shown}
     return {
         "candid": chunk.keys,
         "id": ids,
         "source": chunk.sources,
-        "label": np.where(np.isin(labels, classifier.spec.classes), labels, ""),
+        "label": labels,
         **found,
         **{name: np.where(column == MISSING, np.nan, column) for name, column in columns.items()},
     }
@@ -141,10 +157,14 @@ def watch(classifier: Classifier, folder: Path, results: Path) -> None:
     def done(file: Path) -> bool:
         return (out(file).exists() or rejected_of(out(file)).exists()) and not partial_of(out(file)).exists()
 
-    results.mkdir(parents=True, exist_ok=True)
+    with disk.told(results, disk.ANY, "--out"):
+        results.mkdir(parents=True, exist_ok=True)
     seen = Seen()
     for file in sorted(results.glob("*.parquet")):
-        seen.add(tables.read(file, ["candid"])["candid"])
+        try:
+            seen.add(tables.read(file, ["candid"])["candid"].astype(str))
+        except InputError as error:  # not from here
+            print(f"passed over: {error}", file=sys.stderr, flush=True)
     ends = inputs.endings(classifier.spec)
     begun = (folder / path.name.removesuffix(".parquet.partial") for path in sorted(results.glob("*.partial")))
     print(f"{classifier.model} waits for files in {folder}", flush=True)
@@ -164,9 +184,12 @@ def gallery(classifier: Classifier, source: Source, shard: Shard, out: Path, pic
     table = tables.read(out)
     if not classifier.classes:
         raise InputError("--gallery: shows the surest of each class; this network tells no classes.")
+    if not len(table["candid"]):
+        raise InputError(f"--gallery: {out} has no row to show.")
     chosen: dict[str, str] = {}
-    for name in classifier.classes:
-        rows = np.flatnonzero(table["predicted"] == name)
+    predicted = tables.probabilities(table, classifier.classes).argmax(1)  # a CSV may take names for numbers
+    for number, name in enumerate(classifier.classes):
+        rows = np.flatnonzero(predicted == number)
         for row in rows[np.argsort(-table[f"q_{name}"][rows], kind="stable")][:SHOWN]:
             chosen[str(table["candid"][row])] = f"{name}, q = {table[f'q_{name}'][row]:.2f}\n{table['id'][row]}"
     found: dict[str, np.ndarray] = {}
@@ -213,6 +236,15 @@ def main() -> None:
         for name in ("shard", "gallery", "overwrite"):
             if getattr(given, name) != parser.get_default(name):
                 raise InputError(f"--watch classifies each file that arrives, whole and once; leave out --{name}.")
+    try:
+        _do(given)
+    except KeyboardInterrupt:
+        stopped = Stopped(signal.SIGINT)
+        print(stopped, file=sys.stderr)
+        raise stopped from None
+
+
+def _do(given: argparse.Namespace) -> None:
     classifier = load(given.run, *given.ensemble, runtime=given.runtime)
     if given.watch:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end it alike

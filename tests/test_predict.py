@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,16 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CHECKOUT
+from conftest import CHECKOUT, spec, stamp
 
 import alerce_early
+from alerce_early.data import alerce
 from alerce_early.data.simulation import packets
 from alerce_early.errors import InputError
 from alerce_early.evaluation import foreign
 from alerce_early.evaluation import table as tables
-from alerce_early.predict import gallery, main, predict
+from alerce_early.predict import gallery, main, predict, watch
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
+from alerce_early.serving.duplicates import Seen
+from alerce_early.serving.facts import Facts
 from alerce_early.train import train
 
 SIZE = 40  # rows of a chunk: ten chunks of the stamps file
@@ -141,7 +145,7 @@ def test_real_packets_and_labels_that_come_later(classifier: Classifier, real_da
     out = tmp_path / "real.csv"
     found = predict(classifier, inputs.find([real_data / "alerts"], classifier.spec), out)
     assert (found.classified, found.rejected) == (62, 6)
-    assert (tmp_path / "real.rejected.csv").read_text().count("wanted 63 x 63") == 6
+    assert (tmp_path / "real.csv.rejected.csv").read_text().count("wanted 63 x 63") == 6
     with pytest.raises(InputError, match="no row with a label"):
         foreign.read(out)
     assert len(foreign.read(out, real_data / "alerts" / "labels.csv")["label"]) == 49
@@ -161,6 +165,85 @@ def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
     labels.write_text("name,label\nstranger,SN\n")
     with pytest.raises(InputError, match=r"wanted candid .or id, objectId. and label"):
         foreign.labels(labels, table)
+
+
+def constant(*classes: str) -> Classifier:
+    """A network that finds every class as probable."""
+    facts = spec(classes=classes, raw_shape=(3, 63, 63), channels=alerce.CHANNELS)
+    columns = tuple(f"p_{name}" for name in classes)
+
+    def run(stamps: np.ndarray, metadata: np.ndarray | None) -> dict[str, np.ndarray]:
+        return {name: np.full(len(stamps), 1 / len(columns), np.float32) for name in columns}
+
+    return Classifier([(Facts("0" * 12, facts, columns), run)], "torch")
+
+
+@pytest.fixture
+def stamps(tmp_path: Path) -> Path:
+    """A file of five rows, one of each class."""
+    path = tmp_path / "stamps.pkl"
+    path.write_bytes(pickle.dumps({"images": np.stack([stamp()] * 5), "labels": list(alerce.CLASSES)}))
+    return path
+
+
+def test_labels_of_all_classes_or_none(stamps: Path, tmp_path: Path) -> None:
+    """Of a network that tells SN from the rest, the SN alone would have one."""
+    table = table_of(constant("SN", "rest"), stamps, tmp_path / "two.parquet")
+    assert table["label"].tolist() == [""] * 5
+    table = table_of(constant(*alerce.CLASSES), stamps, tmp_path / "five.parquet")
+    assert table["label"].tolist() == list(alerce.CLASSES)
+
+
+def test_rows_that_did_not_reach_the_disk_are_not_duplicates(stamps: Path, tmp_path: Path) -> None:
+    network, seen, out = constant("SN", "rest"), Seen(), tmp_path / "out.parquet"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(InputError, match=r"^disk full"):
+            table_of(network, stamps, out, seen=seen)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(table_of(network, stamps, out, seen=seen)["candid"]) == 5
+    again = predict(network, inputs.find([stamps], network.spec), tmp_path / "again.parquet", seen=seen)
+    assert (again.classified, again.rejected) == (0, 5)
+
+
+@pytest.mark.parametrize("end", tables.EXTENSIONS)
+def test_a_shard_without_rows_is_a_table_without_rows(end: str, stamps: Path, tmp_path: Path) -> None:
+    network = constant("SN", "rest")
+    table = table_of(network, stamps, tmp_path / f"7{end}", shard=(7, 20))
+    assert list(table) == list(table_of(network, stamps, tmp_path / f"0{end}", shard=(0, 20)))
+    assert not any(len(column) for column in table.values())
+    with pytest.raises(InputError, match=rf"^--gallery: .*7{end} has no row to show\.$"):
+        gallery(network, inputs.find([stamps], network.spec), (7, 20), tmp_path / f"7{end}", tmp_path / "surest.png")
+
+
+def test_a_gallery_of_classes_that_look_like_numbers(stamps: Path, tmp_path: Path) -> None:
+    network = constant("0", "1")
+    table_of(network, stamps, tmp_path / "out.csv")
+    gallery(network, inputs.find([stamps], network.spec), (0, 1), tmp_path / "out.csv", tmp_path / "surest.png")
+    assert (tmp_path / "surest.png").stat().st_size > 1_000
+
+
+def test_a_file_that_goes_before_it_is_read(stamps: Path, tmp_path: Path) -> None:
+    network = constant("SN", "rest")
+    source = inputs.find([stamps], network.spec)
+    stamps.unlink()
+    with pytest.raises(InputError, match=r"stamps.pkl cannot be read: No such file"):
+        predict(network, source, tmp_path / "out.parquet")
+    assert nothing_left(tmp_path)
+
+
+def test_what_watch_finds_in_its_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file cannot be written: File exists. Choose another place with --out\.$"):
+        watch(constant("SN", "rest"), tmp_path, tmp_path / "file")
+    tables.write(tmp_path / "done" / "mine.parquet", {"x": np.zeros(2)})
+    tables.write(tmp_path / "done" / "numbers.parquet", {"candid": np.arange(2)})
+    with pytest.raises(InputError, match=r"--watch .* cannot be read"):  # it has got so far
+        watch(constant("SN", "rest"), tmp_path / "nowhere", tmp_path / "done")
+    assert (err := capsys.readouterr().err).startswith("passed over: ") and "mine.parquet" in err
+    assert err.count("\n") == 1
 
 
 def nothing_left(folder: Path) -> bool:
@@ -224,6 +307,21 @@ def wait_for(happened: Any, seconds: float = 60) -> None:
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_ctrl_c_is_one_line(run: Path, night: Path, tmp_path: Path) -> None:
+    (tmp_path / "nights").mkdir()
+    for i in range(50):
+        for file in night.iterdir():
+            (tmp_path / "nights" / f"{i}-{file.name}").symlink_to(file)
+    command = [sys.executable, "-m", "alerce_early.predict", str(run), "nights", "--out", "out.parquet"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE) as process:
+        wait_for(lambda: (tmp_path / "out.parquet.partial" / "command.json").exists())
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "stopped by SIGINT; the same command goes on\n"
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
     FILE.partial/command.json            what the parts are of
     FILE.partial/000000.parquet          one chunk of rows; its metadata say how much input is behind it
     FILE.partial/000000.rejected.csv     what of the same chunk was set aside, if anything; written before it
-    NAME.rejected.csv FILE               at the end, in this order; then the folder goes
+    NAME.rejected.csv FILE               at the end, in this order; then the folder goes (of a .csv: FILE.rejected.csv)
 
 Every file is written under a temporary name and renamed. So the parts that can be seen are whole, the last one
 says where to go on, and the same command, however often killed, ends in the same table.
@@ -46,12 +46,13 @@ class Parts:
         if out.suffix not in tables.EXTENSIONS:
             raise InputError(f"--out {out}: wanted a name that ends in {' or '.join(tables.EXTENSIONS)}.")
         self.out, self.folder, self.rejected_file = out, partial_of(out), rejected_of(out)
-        self._held = ExitStack()
-        try:
-            self._held.enter_context(disk.alone(self.folder / "lock", PATIENCE, PLACE))
-        except disk.Busy:
-            raise InputError(f"{out} is being written by another process.") from None
-        self._begin(json.loads(json.dumps(command)), overwrite)
+        with ExitStack() as held:
+            try:
+                held.enter_context(disk.alone(self.folder / "lock", PATIENCE, PLACE))
+            except disk.Busy:
+                raise InputError(f"{out} is being written by another process.") from None
+            self._begin(json.loads(json.dumps(command)), overwrite)
+            self._held = held.pop_all()
         self.files = sorted(self.folder.glob("*.parquet"))
         known = parquet.read_schema(self.files[-1]).metadata if self.files else {}
         self.counts = {name: int(known.get(name.encode(), 0)) for name in COUNTS}
@@ -76,18 +77,21 @@ class Parts:
         if before is not None and any(self.folder.glob("*.parquet")) and not overwrite:
             differs = ", ".join(name for name in command if before.get(name) != command[name])
             raise InputError(
-                f"{self.folder} is the unfinished output of another command: it differs in {differs}. "
-                "Finish that one, choose another --out, or start afresh with --overwrite."
+                f"{self.folder} is the unfinished output of another command: it differs in {differs}. Go on with "
+                "what it was begun with, choose another --out, or remove that folder to start afresh."
             )
-        file.unlink(missing_ok=True)
-        for old in self.folder.glob("*.*"):
-            old.unlink()
+        self._clear()
         with disk.whole(file, PLACE) as partial:
             partial.write_text(json.dumps(command))
 
-    def _remove(self) -> None:
+    def _clear(self) -> None:
         """Parts without their command are nothing, so that goes first: half a folder is never gone on with."""
         (self.folder / "command.json").unlink(missing_ok=True)
+        for old in self.folder.glob("*.*"):
+            old.unlink()
+
+    def _remove(self) -> None:
+        self._clear()  # before the lock goes, after which another process may begin here
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, table: tables.Table, rejected: Sequence[Rejected], read: int) -> None:
@@ -96,8 +100,10 @@ class Parts:
         self.counts["rows"] += len(next(iter(table.values())))
         self.counts["rejected"] += len(rejected)
         path = self.folder / f"{len(self.files):06}.parquet"
+        aside = path.with_suffix(".rejected.csv")
+        aside.unlink(missing_ok=True)  # of a process that was stopped before it wrote the rows
         if rejected:
-            _write_rejected(path.with_suffix(".rejected.csv"), rejected)
+            _write_rejected(aside, rejected)
         rows = pyarrow.table(dict(table)).replace_schema_metadata({k: str(v) for k, v in self.counts.items()})
         with disk.whole(path, PLACE) as partial:
             parquet.write_table(rows, partial)
@@ -116,14 +122,16 @@ class Parts:
                     yield from (Rejected(*row) for row in list(csv.reader(lines))[1:])
 
     def finish(self) -> None:
-        """Join the parts to the output file, or to none where not one row was classified, and remove them."""
+        """Join the parts to the output file and remove them; where all that was read was set aside there is none."""
         if self.counts["rejected"]:
             _write_rejected(self.rejected_file, self.reasons())
         else:
             self.rejected_file.unlink(missing_ok=True)  # of what is overwritten
-        if self.counts["rows"]:
+        if self.counts["rows"] or not self.counts["rejected"]:
             with disk.whole(self.out, PLACE) as partial:
                 self._join(partial)
+        else:
+            self.out.unlink(missing_ok=True)
         self._remove()
 
     def _join(self, path: Path) -> None:
@@ -144,8 +152,8 @@ def partial_of(out: Path) -> Path:
 
 
 def rejected_of(out: Path) -> Path:
-    """The file beside an output with what was set aside."""
-    return out.with_name(f"{out.stem}.rejected.csv")
+    """The file beside an output with what was set aside; of a CSV it has the whole name, for its own."""
+    return out.with_name(f"{out.stem if out.suffix == '.parquet' else out.name}.rejected.csv")
 
 
 def _write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:

@@ -1,0 +1,69 @@
+"""A table in parts: what stands at the end is of this command alone, whatever another one left."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alerce_early.data.chunks import Rejected
+from alerce_early.errors import InputError
+from alerce_early.evaluation import table as tables
+from alerce_early.serving.parts import Parts, rejected_of
+
+ROWS = {"candid": np.array(["1", "2"]), "q_SN": np.array([0.25, 0.5])}
+NONE = {name: column[:0] for name, column in ROWS.items()}
+ASIDE = [Rejected("night.avro", "3", "cut short")]
+
+
+def write(out: Path, table: tables.Table, rejected: list[Rejected]) -> None:
+    with Parts(out, {}, overwrite=True) as parts:
+        parts.add(table, rejected, len(table["candid"]) + len(rejected))
+        parts.finish()
+
+
+@pytest.mark.parametrize("end", tables.EXTENSIONS)
+def test_the_table_of_before_does_not_outlive_its_overwriting(end: str, tmp_path: Path) -> None:
+    out = tmp_path / f"night{end}"
+    write(out, ROWS, [])
+    assert out.exists() and not rejected_of(out).exists()
+    write(out, NONE, ASIDE)
+    assert not out.exists() and rejected_of(out).exists()
+    write(out, ROWS, [])
+    assert out.exists() and not rejected_of(out).exists()
+
+
+@pytest.mark.parametrize("end", tables.EXTENSIONS)
+def test_an_input_without_rows_is_a_table_without_rows(end: str, tmp_path: Path) -> None:
+    out = tmp_path / f"night{end}"
+    write(out, NONE, [])
+    table = tables.read(out)
+    assert list(table) == list(ROWS) and not len(table["candid"])
+
+
+def test_two_tables_of_one_name_have_each_what_was_set_aside(tmp_path: Path) -> None:
+    write(tmp_path / "night.parquet", ROWS, ASIDE)
+    write(tmp_path / "night.csv", ROWS, [])
+    assert "cut short" in (tmp_path / "night.rejected.csv").read_text()
+    write(tmp_path / "night.csv", ROWS, ASIDE)
+    assert "cut short" in (tmp_path / "night.csv.rejected.csv").read_text()
+
+
+def test_what_a_killed_process_set_aside_of_a_chunk_it_did_not_end_is_forgotten(tmp_path: Path) -> None:
+    out = tmp_path / "night.parquet"
+    with Parts(out, {}) as parts:
+        parts.add(ROWS, [], 2)
+    (parts.folder / "000001.rejected.csv").write_text("source,key,reason\nnight.avro,3,of before\n")
+    with Parts(out, {}) as parts:
+        parts.add(ROWS, [], 2)
+        assert list(parts.reasons()) == []
+
+
+def test_what_was_begun_otherwise_is_told_with_what_can_be_done(tmp_path: Path) -> None:
+    out = tmp_path / "night.parquet"
+    with Parts(out, {"network": "a"}) as parts:
+        parts.add(ROWS, [], 2)
+    with pytest.raises(InputError, match=r"differs in network\. .* or remove that folder to start afresh\.$") as told:
+        Parts(out, {"network": "b"})
+    assert str(parts.folder) in str(told.value) and "--overwrite" not in str(told.value)  # which --watch has not
+    with Parts(out, {"network": "b"}, overwrite=True) as parts:
+        assert parts.counts["read"] == 0
