@@ -11,8 +11,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,31 +22,35 @@ import numpy as np
 from tqdm import tqdm
 
 from alerce_early import disk
-from alerce_early.data.chunks import Chunk, Rejected
+from alerce_early.data.chunks import CUT_SHORT, Chunk, Rejected
 from alerce_early.data.records import MISSING
-from alerce_early.errors import InputError, at_the_door, extra
+from alerce_early.errors import InputError, at_the_door
 from alerce_early.evaluation import table as tables
 from alerce_early.runs.signals import Stopped
-from alerce_early.serving import incoming, inputs
+from alerce_early.serving import gallery, incoming, inputs
 from alerce_early.serving.classifier import Classifier, Table, load
 from alerce_early.serving.duplicates import Seen
 from alerce_early.serving.inputs import Shard, Source
 from alerce_early.serving.parts import Parts, partial_of, rejected_of
 
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
-SHOWN = 5  # of each class, in the gallery
 NOTHING = Chunk(None, np.array([], dtype=str), np.array([], dtype=str), (), 0)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the input; before: how much of it an earlier process had read; first: the first reason."""
+    """What became of the input.
+
+    before: how much of it an earlier process had read. first: of what was set aside. cut: the archives that end before
+    they should, with the reason; how many rows are missing nobody knows.
+    """
 
     classified: int
     rejected: int
     before: int
     seconds: float
     first: Rejected | None
+    cut: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rate = (self.classified + self.rejected - self.before) / max(self.seconds, 1e-9)
@@ -85,9 +89,10 @@ def predict(
         if not parts.files:  # a shard may have no rows
             parts.add(_table(classifier, NOTHING, shown), [], 0)
         first = next(parts.reasons(), None)
+        cut = tuple(f"{row.source}: {row.reason}" for row in parts.reasons() if row.reason.startswith(CUT_SHORT))
         parts.finish()
     seconds = time.perf_counter() - started
-    return Outcome(parts.counts["rows"], parts.counts["rejected"], before, seconds, first)
+    return Outcome(parts.counts["rows"], parts.counts["rejected"], before, seconds, first, cut)
 
 
 def _command(classifier: Classifier, source: Source, shard: Shard, size: int) -> dict[str, Any]:
@@ -172,35 +177,14 @@ def watch(classifier: Classifier, folder: Path, results: Path) -> None:
         try:
             outcome = predict(classifier, inputs.find([file], classifier.spec), out(file), seen=seen)
             print(f"{file.name}: {outcome}", flush=True)
+            _tell_of_cuts(outcome)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def gallery(classifier: Classifier, source: Source, shard: Shard, out: Path, picture: Path) -> None:
-    """Draw the stamps of the rows that are surest of each class; reads the input once more to find them."""
-    with extra("--gallery"):
-        from alerce_early.data import pictures  # with matplotlib, which who only classifies can spare
-        from alerce_early.evaluation import figures
-    table = tables.read(out)
-    if not classifier.classes:
-        raise InputError("--gallery: shows the surest of each class; this network tells no classes.")
-    if not len(table["candid"]):
-        raise InputError(f"--gallery: {out} has no row to show.")
-    chosen: dict[str, str] = {}
-    predicted = tables.probabilities(table, classifier.classes).argmax(1)  # a CSV may take names for numbers
-    for number, name in enumerate(classifier.classes):
-        rows = np.flatnonzero(predicted == number)
-        for row in rows[np.argsort(-table[f"q_{name}"][rows], kind="stable")][:SHOWN]:
-            chosen[str(table["candid"][row])] = f"{name}, q = {table[f'q_{name}'][row]:.2f}\n{table['id'][row]}"
-    found: dict[str, np.ndarray] = {}
-    for chunk in source.chunks(CHUNK, shard):
-        if chunk.records is not None:
-            for i in np.flatnonzero(np.isin(chunk.keys, list(chosen))).tolist():
-                found.setdefault(str(chunk.keys[i]), np.moveaxis(chunk.records.images[i], -1, 0).copy())
-        if len(found) == len(chosen):
-            break
-    stamps = np.stack([found[key] for key in chosen])
-    pictures.save(figures.gallery(stamps, list(chosen.values()), columns=SHOWN), picture)
+def _tell_of_cuts(outcome: Outcome) -> None:
+    for cut in outcome.cut:
+        print(f"warning: {cut}; what comes after is not classified", file=sys.stderr, flush=True)
 
 
 def _shard(text: str) -> Shard:
@@ -231,7 +215,8 @@ def main() -> None:
     # readers log what they set aside, which here goes to a file
     logging.getLogger(__package__).setLevel(logging.ERROR)
     if bool(given.input) == bool(given.watch):
-        raise InputError("give either INPUT ... or --watch FOLDER.")
+        taken = f" --ensemble took {', '.join(given.ensemble)}; write INPUT before it." if given.ensemble else ""
+        raise InputError(f"give either INPUT ... or --watch FOLDER.{taken}")
     if given.watch:
         for name in ("shard", "gallery", "overwrite"):
             if getattr(given, name) != parser.get_default(name):
@@ -244,11 +229,21 @@ def main() -> None:
         raise stopped from None
 
 
+@contextmanager
+def alone(results: Path) -> Iterator[None]:
+    """Be the only one that watches for this folder; raises InputError if another process does."""
+    try:
+        with disk.alone(results / ".watch", 0, "--out"):
+            yield
+    except disk.Busy:
+        raise InputError(f"--out {results}: another --watch writes there, and would classify the same rows.") from None
+
+
 def _do(given: argparse.Namespace) -> None:
     classifier = load(given.run, *given.ensemble, runtime=given.runtime)
     if given.watch:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end it alike
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt), alone(given.out):
             watch(classifier, given.watch, given.out)
         return
     source = inputs.find(given.input, classifier.spec)
@@ -260,8 +255,11 @@ def _do(given: argparse.Namespace) -> None:
         )
     print(f"{outcome}: {given.out}" + (f", {rejected_of(given.out)}" if outcome.rejected else ""))
     if given.gallery:
-        gallery(classifier, source, given.shard, given.out, given.gallery)
+        gallery.draw(classifier, source, given.shard, given.out, given.gallery)
         print(given.gallery)
+    if outcome.cut:
+        _tell_of_cuts(outcome)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

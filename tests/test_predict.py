@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +23,8 @@ from alerce_early.data.simulation import packets
 from alerce_early.errors import InputError
 from alerce_early.evaluation import foreign
 from alerce_early.evaluation import table as tables
-from alerce_early.predict import gallery, main, predict, watch
-from alerce_early.serving import inputs
+from alerce_early.predict import alone, main, predict, watch
+from alerce_early.serving import gallery, inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.duplicates import Seen
 from alerce_early.serving.facts import Facts
@@ -137,7 +138,7 @@ def test_packets(classifier: Classifier, night: Path, tmp_path: Path) -> None:
     assert len(table["candid"]) + len(rejected.splitlines()) - 1 == 31
     source = inputs.find([night], classifier.spec)
     picture = tmp_path / "surest.png"
-    gallery(classifier, source, (0, 1), tmp_path / "night.parquet", picture)
+    gallery.draw(classifier, source, (0, 1), tmp_path / "night.parquet", picture)
     assert picture.stat().st_size > 10_000
 
 
@@ -215,13 +216,15 @@ def test_a_shard_without_rows_is_a_table_without_rows(end: str, stamps: Path, tm
     assert list(table) == list(table_of(network, stamps, tmp_path / f"0{end}", shard=(0, 20)))
     assert not any(len(column) for column in table.values())
     with pytest.raises(InputError, match=rf"^--gallery: .*7{end} has no row to show\.$"):
-        gallery(network, inputs.find([stamps], network.spec), (7, 20), tmp_path / f"7{end}", tmp_path / "surest.png")
+        gallery.draw(
+            network, inputs.find([stamps], network.spec), (7, 20), tmp_path / f"7{end}", tmp_path / "surest.png"
+        )
 
 
 def test_a_gallery_of_classes_that_look_like_numbers(stamps: Path, tmp_path: Path) -> None:
     network = constant("0", "1")
     table_of(network, stamps, tmp_path / "out.csv")
-    gallery(network, inputs.find([stamps], network.spec), (0, 1), tmp_path / "out.csv", tmp_path / "surest.png")
+    gallery.draw(network, inputs.find([stamps], network.spec), (0, 1), tmp_path / "out.csv", tmp_path / "surest.png")
     assert (tmp_path / "surest.png").stat().st_size > 1_000
 
 
@@ -288,6 +291,19 @@ def test_watch_takes_files_whole_and_once(
     assert capsys.readouterr().err == told
 
 
+def test_an_archive_that_is_cut_short_is_no_success(run: Path, night: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "night.tar.gz", "w:gz") as archive:
+        archive.add(night, "night")
+    content = (tmp_path / "night.tar.gz").read_bytes()
+    (tmp_path / "night.tar.gz").write_bytes(content[: len(content) // 2])
+    command = [sys.executable, "-m", "alerce_early.predict", str(run), "night.tar.gz", "--out", "out.parquet"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
+    assert done.returncode == 1 and 5 < len(tables.read(tmp_path / "out.parquet")["candid"]) < 25
+    assert done.stderr.startswith("warning: night.tar.gz: archive cannot be read further: ")
+    assert done.stderr.endswith("; what comes after is not classified\n") and done.stderr.count("\n") == 1
+
+
 def test_a_file_that_is_no_pickle_leaves_only_its_reason(classifier: Classifier, tmp_path: Path) -> None:
     bad, out = tmp_path / "bad.pkl", tmp_path / "out.parquet"
     bad.write_text("garbage")
@@ -306,7 +322,7 @@ def wait_for(happened: Any, seconds: float = 60) -> None:
 
 
 def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".watch")  # the lock
 
 
 def test_ctrl_c_is_one_line(run: Path, night: Path, tmp_path: Path) -> None:
@@ -347,6 +363,9 @@ def test_watch_classifies_what_arrives_once(
     done = tmp_path / "done"
     wanted = ["00.avro.parquet", "01.avro.parquet", "again.avro.rejected.csv"]
     wait_for(lambda: names_in(done) == wanted)  # the folders of their parts are gone too
+    told = r"done: another --watch writes there, and would classify the same rows\."
+    with pytest.raises(InputError, match=told), alone(done):
+        pass
     watching.send_signal(signal.SIGTERM)
     assert watching.wait(20) == 0
     assert names_in(done) == wanted

@@ -6,6 +6,8 @@ import numpy as np
 
 from alerce_early.data.records import Records
 
+CUT_SHORT = "archive cannot be read further"  # how the reason begins of what stands for an archive's missing rest
+
 
 @dataclass(frozen=True)
 class Rejected:
