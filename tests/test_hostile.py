@@ -221,17 +221,14 @@ def test_table_and_archive_bombs_are_refused(tmp_path: Path) -> None:
 TEXT = "x" * 1_000_000
 
 
-@pytest.mark.parametrize(
-    "kind", (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view(), pyarrow.list_(pyarrow.string())), ids=str
-)
-def test_a_long_text_that_repeats_is_not_written_out(kind: pyarrow.DataType, tmp_path: Path) -> None:
-    one = [TEXT] if pyarrow.types.is_nested(kind) else TEXT
-    rows = pyarrow.table({"id": pyarrow.array([one] * 400, kind)})
+@pytest.mark.parametrize("kind", (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()), ids=str)
+def test_a_long_text_that_repeats_is_refused(kind: pyarrow.DataType, tmp_path: Path) -> None:
+    """Which is told only of texts that are read once: written out, few bytes of a file take any memory."""
+    rows = pyarrow.table({"id": pyarrow.array([TEXT] * 50, kind)})
     parquet.write_table(rows, tmp_path / "long.parquet", compression="zstd")
     assert (tmp_path / "long.parquet").stat().st_size < 1000
-    *told, memory = measured("parquet", tmp_path / "long.parquet")
-    assert told[0].startswith("refused") and ("text of 1,000,000 bytes" in told[0]) != pyarrow.types.is_nested(kind)
-    assert int(memory.removeprefix("MiB ")) < 256  # 400 in all
+    with pytest.raises(InputError, match="column id has a text of 1,000,000 bytes"):
+        tables.read(tmp_path / "long.parquet")
 
 
 def test_text_of_any_writer_is_read(tmp_path: Path) -> None:
