@@ -109,6 +109,8 @@ SETS = {name: [0.5] * 5 for name in ("set", "set_lac", "set_aps_by_class", "set_
         ({"calibration": {"scale": [1.0] * 5, "bias": [0.0] * 4}}, r"calibration: bias=.*; wanted 5 finite numbers"),
         ({"calibration": {"scale": [np.nan] * 5, "bias": [0.0] * 5}}, r"calibration: scale=.*; wanted 5 finite"),
         ({"calibration": {"scale": "abcde", "bias": [0.0] * 5}}, r"calibration: scale=.*; wanted 5 finite"),
+        ({"calibration": {"scale": [1e39] * 5, "bias": [0.0] * 5}}, r"calibration: scale=.*; wanted 5 finite"),
+        ({"calibration": {"scale": [1.0] * 5, "bias": [0.0] * 5, 1: 2}}, "'<' not supported"),
         ({"calibration": "abc"}, r"calibration='abc'; wanted scale, bias"),
         ({"conformal": {"coverage": 0.9}}, r"conformal=.*; wanted coverage, thresholds"),
         ({"conformal": {"coverage": 9, "thresholds": SETS}}, r"coverage=9 cannot be promised"),

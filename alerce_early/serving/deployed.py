@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alerce_early import checkpoints
 from alerce_early.data.features import Clip
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, one_line
 from alerce_early.evaluation.table import SMALLEST
 from alerce_early.serving.facts import FORMAT, Facts
 from alerce_early.tasks.base import Task
@@ -58,8 +58,8 @@ class Deployed(nn.Module):
         task = checkpoints.task_from(held, checkpoint)
         try:
             return cls(task, held.get("calibration"), held.get("conformal"))
-        except InputError as error:
-            raise InputError(f"{checkpoint}: {error}") from None
+        except Exception as error:  # nonsense may raise nearly anything
+            raise InputError(f"{checkpoint}: {one_line(error)}.") from None
 
     def forward(self, stamps: Tensor, metadata: Tensor | None = None) -> Tensor:
         """Raw stamps to what they are.
