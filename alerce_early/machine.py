@@ -9,6 +9,9 @@ def cores() -> int:
 
 
 def threads() -> int:
-    """How many of them one computation takes: all, or as many as OMP_NUM_THREADS says, which torch heeds too."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
+    """How many of them one computation takes: all, or as many as OMP_NUM_THREADS says, which torch heeds too.
+
+    Of a list as "4,2", one number a level of nesting, the first counts.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(asked) if asked.isdecimal() and int(asked) else cores()

@@ -16,9 +16,7 @@ def construct(cls: Callable[..., T], *arguments: Any, **options: Any) -> T:
     try:
         signature.bind(*arguments, **options)
     except TypeError as error:
-        raise InputError(
-            f"{getattr(cls, '__name__', cls)}: {error}. It takes {', '.join(signature.parameters)}."
-        ) from None
+        raise InputError(f"{cls.__name__}: {error}. It takes {', '.join(signature.parameters)}.") from None
     asked: Any = cls.__init__ if isinstance(cls, type) else cls  # type: ignore[misc]
     hints = get_type_hints(asked)
     for name, value in options.items():
@@ -48,7 +46,11 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(_fits(one, inner[1]) for one in value.values())
     if origin is not None and isinstance(origin, type) and issubclass(origin, Sequence):
-        return isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(one, inner[0]) for one in value)
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return False
+        if origin is tuple and inner[-1:] != (Ellipsis,):  # of that many, each of its own type
+            return len(value) == len(inner) and all(map(_fits, value, inner))
+        return all(_fits(one, inner[0]) for one in value)
     return True
 
 

@@ -1,5 +1,6 @@
 """The few names for notebooks and brokers."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CHECKOUT
+from conftest import CHECKOUT, spec
 
 import alerce_early
 from alerce_early.data.simulation import packets
 from alerce_early.errors import InputError
+from alerce_early.serving.classifier import Classifier
+from alerce_early.serving.facts import Facts
 from alerce_early.train import train
 
 
@@ -63,6 +66,33 @@ def test_an_ensemble_is_the_mean(runs: list[Path]) -> None:
     assert both["model"][0] == f"{one['model'][0]}+{two['model'][0]}" and "set" not in both
 
 
+def test_a_data_frame_is_taken_by_name(runs: list[Path]) -> None:
+    pandas = pytest.importorskip("pandas")
+    classifier, stamps = alerce_early.load(runs[0]), np.random.default_rng(2).normal(size=(2, 63, 63, 3))
+    metadata = np.array([[2.0, 15.0], [8.0, 1.0]])
+    frame = pandas.DataFrame({"more": ["a", "b"], "ndethist": metadata[:, 1], "fwhm": metadata[:, 0]})
+    found, wanted = classifier.predict(stamps, frame), classifier.predict(stamps, metadata)
+    assert all((found[name] == wanted[name]).all() for name in wanted)
+    assert (classifier.predict(stamps, frame[["ndethist", "fwhm"]])["p_SN"] == wanted["p_SN"]).all()
+
+
+def test_what_float32_cannot_hold_is_missing(runs: list[Path]) -> None:
+    stamps = np.random.default_rng(3).normal(size=(2, 63, 63, 3))
+    table = alerce_early.load(runs[0]).predict(stamps[[0, 0]], [[1e39, 2.0], [-999.0, 2.0]])
+    assert table["imputed"].tolist() == [1, 1] and table["p_SN"][0] == table["p_SN"][1]
+
+
+OUTPUTS = (("p_QSO", "p_BAL"), ("predicted",), ("predicted", "confidence"))
+
+
+@pytest.mark.parametrize(("one", "other"), itertools.permutations(OUTPUTS, 2), ids=str)
+def test_an_ensemble_is_of_one_task(one: tuple[str, ...], other: tuple[str, ...]) -> None:
+    facts = spec(kind="spectra", classes=("QSO", "BAL"), shape=(1, 40), raw_shape=(2, 40))
+    members = [(Facts("0" * 12, facts, columns), lambda stamps, metadata: {}) for columns in (one, other)]
+    with pytest.raises(InputError, match=r"^--ensemble: the runs differ in what they put out: .*predicted"):
+        Classifier(members, "torch")
+
+
 STAMPS = np.zeros((2, 63, 63, 3))
 
 
@@ -74,6 +104,12 @@ STAMPS = np.zeros((2, 63, 63, 3))
         (STAMPS, None, r"metadata: shape none; wanted \(2, 2\): fwhm, ndethist"),
         (STAMPS, np.ones((2, 3)), r"shape \(2, 3\); wanted"),
         (STAMPS, {"fwhm": [1, 2]}, "has no metadata ndethist; this network needs 2 columns"),
+        (STAMPS, [[1, 2], [3]], "metadata: rows differ in length or hold no numbers"),
+        (STAMPS, [["a", "b"], ["c", "d"]], "metadata: rows differ in length or hold no numbers"),
+        (STAMPS, {"fwhm": [1, 2], "ndethist": [1]}, r"metadata: ndethist has shape \(1,\); wanted \(2,\)"),
+        (STAMPS, {"fwhm": ["a", "b"], "ndethist": [1, 2]}, "metadata: values of fwhm differ in length or hold no num"),
+        (np.float32(3), np.ones((2, 2)), "stamps are no list of arrays"),
+        ([[[1], [2, 3]]], np.ones((1, 2)), "stamps are no list of arrays"),
         ([STAMPS[0].astype(object), np.full((63, 63, 3), "x", object)], np.ones((2, 2)), "no number"),
     ),
 )

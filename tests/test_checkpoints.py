@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+import alerce_early
 from alerce_early import checkpoints
 from alerce_early.errors import InputError
+from alerce_early.schema import construct
+from alerce_early.serving.deployed import Deployed
 from alerce_early.tasks import base
 from tests.make_golden import PLAIN, SYSTEMS, outputs
 
@@ -94,6 +97,49 @@ def test_what_does_not_fit_says_so_in_one_line(changes: dict, told: str, tmp_pat
     with pytest.raises(InputError, match=told) as error:
         checkpoints.task(changed(tmp_path / "a.ckpt", **changes))
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+SETS = {name: [0.5] * 5 for name in ("set", "set_lac", "set_aps_by_class", "set_aps")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    (
+        ({"calibration": {"scale": [1.0] * 5}}, r"calibration=.*; wanted scale, bias"),
+        ({"calibration": {"scale": [1.0] * 5, "bias": [0.0] * 4}}, r"calibration: bias=.*; wanted 5 finite numbers"),
+        ({"calibration": {"scale": [np.nan] * 5, "bias": [0.0] * 5}}, r"calibration: scale=.*; wanted 5 finite"),
+        ({"calibration": {"scale": "abcde", "bias": [0.0] * 5}}, r"calibration: scale=.*; wanted 5 finite"),
+        ({"calibration": {"scale": [1e39] * 5, "bias": [0.0] * 5}}, r"calibration: scale=.*; wanted 5 finite"),
+        ({"calibration": {"scale": [1.0] * 5, "bias": [0.0] * 5, 1: 2}}, "'<' not supported"),
+        ({"calibration": "abc"}, r"calibration='abc'; wanted scale, bias"),
+        ({"conformal": {"coverage": 0.9}}, r"conformal=.*; wanted coverage, thresholds"),
+        ({"conformal": {"coverage": 9, "thresholds": SETS}}, r"coverage=9 cannot be promised"),
+        ({"conformal": {"coverage": "a", "thresholds": SETS}}, r"conformal: coverage=.*; wanted 1 finite"),
+        ({"conformal": {"coverage": 0.9, "thresholds": {"set": [0.5] * 5}}}, r"conformal: thresholds=.*; wanted set, "),
+        ({"conformal": {"coverage": 0.9, "thresholds": SETS | {"set": [0.5]}}}, r"conformal: set=.*; wanted 5 finite"),
+    ),
+)
+def test_fits_that_are_none_say_so_in_one_line(changes: dict, told: str, tmp_path: Path) -> None:
+    path = changed(tmp_path / "a.ckpt", **changes)
+    with pytest.raises(InputError, match=rf"^{path}: {told}") as error:
+        Deployed.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_does_not_tell_the_shape_of_stamps_says_so(tmp_path: Path) -> None:
+    untold = hyper()["spec"] | {"raw_shape": ()}
+    with pytest.raises(InputError, match=r"does not tell the shape of raw stamps\. Train again"):
+        alerce_early.load(changed(tmp_path / "a.ckpt", hyper_parameters=hyper(spec=untold)))
+
+
+def test_a_tuple_of_fixed_length_is_one_of_its_own_types() -> None:
+    def named(pair: tuple[int, str]) -> tuple[int, str]:
+        return pair
+
+    assert construct(named, pair=[1, "a"]) == [1, "a"]
+    for pair in ([1, 2], [1], [1, "a", "b"], []):
+        with pytest.raises(InputError, match=r"named: pair=.*; wanted tuple\[int, str\]"):
+            construct(named, pair=pair)
 
 
 def test_a_net_of_billions_of_layers_is_not_built(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import spec
 from scipy.special import softmax
 
 from alerce_early.errors import InputError
@@ -62,6 +63,11 @@ def test_the_promise_is_kept_over_small_validation_sets() -> None:
     held = [rng.random() <= conformal.threshold(row, 0.9) for row in scores]
     low, high = intervals.wilson(sum(held), len(held))
     assert low < 0.9 + 1 / 31 and high > 0.9
+
+
+def test_a_class_that_could_not_be_told_apart_in_a_set_is_refused() -> None:
+    with pytest.raises(InputError, match=r"class 'a\|b' has a \|, which stands between the classes of a set"):
+        spec(classes=("a|b", "c"))
 
 
 def test_what_cannot_be_promised() -> None:

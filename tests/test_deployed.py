@@ -79,6 +79,10 @@ def test_clip_is_that_of_training_and_missing_is_one_value() -> None:
     columns = torch.tensor([[50.0, -999.0, 3.0, torch.nan], [torch.inf, torch.nan, torch.nan, 99.0]])
     by_hand = torch.tensor([[10.0, -1.0, 3.0, -1.0], [-999.0, -1.0, -999.0, 15.0]])
     assert torch.equal(Clip(names)(columns), by_hand)
+    # what float32 cannot hold is missing, whether it is clipped before or after it becomes float32
+    large = torch.tensor([[1e39, -1e39, 3e38, 1.0]], dtype=torch.float64)
+    by_hand = torch.tensor([[-999.0, -1.0, 3e38, 1.0]])
+    assert torch.equal(Clip(names)(large).float(), by_hand) and torch.equal(Clip(names)(large.float()), by_hand)
     assert Clip(names)(columns.double()).dtype == torch.float64
     assert Clip(())(torch.zeros(3, 0)).shape == (3, 0)
 

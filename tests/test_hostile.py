@@ -21,6 +21,7 @@ from alerce_early import build
 from alerce_early.data import alerce, hits, names, pickles, sdss
 from alerce_early.errors import InputError
 from alerce_early.evaluation import foreign
+from alerce_early.evaluation import table as tables
 from tests.fuzz import TARGETS, Trial, mutated
 
 QUICK = settings(max_examples=40, derandomize=True, deadline=None, database=None)
@@ -215,6 +216,28 @@ def test_table_and_archive_bombs_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=r"too many for its size|more than|text of 100,000 bytes"):
             TARGETS[target][2](tmp_path / name)
+
+
+TEXT = "x" * 1_000_000
+
+
+@pytest.mark.parametrize("kind", (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()), ids=str)
+def test_a_long_text_that_repeats_is_refused(kind: pyarrow.DataType, tmp_path: Path) -> None:
+    """Which is told only of texts that are read once: written out, few bytes of a file take any memory."""
+    rows = pyarrow.table({"id": pyarrow.array([TEXT] * 50, kind)})
+    parquet.write_table(rows, tmp_path / "long.parquet", compression="zstd")
+    assert (tmp_path / "long.parquet").stat().st_size < 1000
+    with pytest.raises(InputError, match="column id has a text of 1,000,000 bytes"):
+        tables.read(tmp_path / "long.parquet")
+
+
+def test_text_of_any_writer_is_read(tmp_path: Path) -> None:
+    for kind in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+        parquet.write_table(pyarrow.table({"id": pyarrow.array(["a", "b", "a"], kind)}), tmp_path / "t.parquet")
+        assert tables.read(tmp_path / "t.parquet")["id"].tolist() == ["a", "b", "a"]
+    parquet.write_table(pyarrow.table({"id": [b"a"]}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="column id is of binary, neither numbers nor text"):
+        tables.read(tmp_path / "t.parquet")
 
 
 # --- configs ---------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from conftest import spec
 from omegaconf import DictConfig
 
+from alerce_early import machine
 from alerce_early.configs import plain, task_of
 from alerce_early.data.alerce import CLASSES
 from alerce_early.errors import InputError
@@ -72,6 +73,12 @@ def test_a_network_that_openvino_cannot_run(composed: Callable[..., DictConfig])
     net = Deployed(task_of(composed("model=hits_flipout"), spec(shape=(3, 21, 21), raw_shape=(3, 63, 63))))
     with pytest.raises(InputError, match=r"--runtime openvino cannot run this network .*randn.*; torch can"):
         start("openvino", net)
+
+
+@pytest.mark.parametrize(("asked", "count"), (("3", 3), ("4,2", 4), (" 2 ", 2), ("", None), ("0", None), ("x", None)))
+def test_threads_are_as_many_as_asked_for(asked: str, count: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert machine.threads() == (count or machine.cores())
 
 
 def test_mistakes_are_told(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ CLIPS: dict[str, tuple[float, float]] = {
 
 
 class Clip(nn.Module):
-    """Raw columns of these names to their physical ranges; NaN and infinities count as missing (-999).
+    """Raw columns of these names to their physical ranges; NaN and what is infinite in float32 count as missing (-999).
 
     (B, F) of any float dtype -> the same. Columns without a known range pass unchanged. All bounds are exact in
     float32, so it makes no difference whether columns are clipped before or after they become float32.
@@ -40,7 +40,7 @@ class Clip(nn.Module):
         self.register_buffer("high", bounds[:, 1].contiguous(), persistent=False)
 
     def forward(self, columns: Tensor) -> Tensor:
-        known = columns.where(columns.isfinite(), MISSING)
+        known = columns.where(columns.float().isfinite(), MISSING)
         return known.clamp(self.low.to(columns.dtype), self.high.to(columns.dtype))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from alerce_early.errors import InputError
 
+JOINED = "|"  # between the classes of a set, so no class has it in its name
 LONGEST = 100  # characters; no survey's ids have half of it
 # Spreadsheets run cells that begin so, and figures set text between $ as formulae; no object is called that.
 FORMULA = re.compile(r"[=@]|[+-](?![\w.+-]*$)|[^$]*\$")
@@ -40,6 +41,12 @@ def checked(values: Any, what: str, origin: str) -> np.ndarray:
                 "of them $ and no formula."
             )
     return np.array(names, dtype=str)
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raises InputError for class names that could not be told apart in a set of classes."""
+    if joined := [name for name in classes if JOINED in name]:
+        raise InputError(f"class {joined[0][:LONGEST]!r} has a {JOINED}, which stands between the classes of a set.")
 
 
 def _text(name: Any, what: str, origin: str) -> str:

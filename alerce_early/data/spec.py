@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from alerce_early.data import names
 from alerce_early.schema import construct
 
 
@@ -22,6 +23,8 @@ class DataSpec:
     origin: in words, which file or simulation this was.
     raw_shape: what the recipe is given, (C, H, W) or (C, L); () where nobody told.
     channels: names of the raw channels; they tell which reader's files the network can take.
+
+    Raises InputError for a class name that has a "|".
     """
 
     kind: str
@@ -37,6 +40,9 @@ class DataSpec:
     origin: str
     raw_shape: tuple[int, ...] = ()
     channels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names.check_classes(self.classes)
 
     def plain(self) -> dict[str, Any]:
         """As a dict of plain values."""

@@ -8,22 +8,15 @@ the rows of every class.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from alerce_early.data.names import JOINED
 from alerce_early.errors import InputError
 from alerce_early.evaluation import table as tables
 
-# Column of the predictions table, and what it is; the first is the one to use: it does not give up rare classes.
-KINDS = {
-    "set": "LAC by class",
-    "set_lac": "LAC",
-    "set_aps_by_class": "APS by class",
-    "set_aps": "APS",
-}
 WANTED = "set_coverage"  # the column with the coverage that was promised
-JOINED = "|"
 
 
 def lac(probabilities: np.ndarray) -> np.ndarray:
@@ -40,13 +33,21 @@ def aps(probabilities: np.ndarray) -> np.ndarray:
     return np.minimum(scores, 1)
 
 
-SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "set": lac,
-    "set_lac": lac,
-    "set_aps_by_class": aps,
-    "set_aps": aps,
+class Kind(NamedTuple):
+    """words: for people. score: (N, C) of probabilities (N, C). by_class: whether each class has its own threshold."""
+
+    words: str
+    score: Callable[[np.ndarray], np.ndarray]
+    by_class: bool
+
+
+# By column of the predictions table; the first is the one to use: it does not give up rare classes.
+KINDS = {
+    "set": Kind("LAC by class", lac, by_class=True),
+    "set_lac": Kind("LAC", lac, by_class=False),
+    "set_aps_by_class": Kind("APS by class", aps, by_class=True),
+    "set_aps": Kind("APS", aps, by_class=False),
 }
-BY_CLASS = ("set", "set_aps_by_class")
 
 
 def check(coverage: float) -> None:
@@ -67,9 +68,9 @@ def fit(table: tables.Table, coverage: float) -> dict[str, Any] | None:
         return None
     labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
     thresholds = {}
-    for name, score in SCORES.items():
-        own = np.take_along_axis(score(probabilities), labels[:, None], 1)[:, 0]
-        parts = [own[labels == i] if name in BY_CLASS else own for i in range(len(classes))]
+    for name, kind in KINDS.items():
+        own = np.take_along_axis(kind.score(probabilities), labels[:, None], 1)[:, 0]
+        parts = [own[labels == i] if kind.by_class else own for i in range(len(classes))]
         thresholds[name] = [threshold(part, coverage) for part in parts]
     return {"coverage": coverage, "thresholds": thresholds}
 
@@ -81,9 +82,13 @@ def threshold(scores: np.ndarray, coverage: float) -> float:
 
 
 def sets(fitted: Mapping[str, Any], name: str, probabilities: np.ndarray) -> np.ndarray:
-    """(N, C) bool: the classes in the set of each row; name: of `KINDS`. APS always has the most probable one."""
-    inside = SCORES[name](probabilities) <= np.array(fitted["thresholds"][name])
-    if SCORES[name] is aps:
+    """(N, C) bool, the classes in the set of each row, of probabilities (N, C) as put out; name: of `KINDS`.
+
+    APS always has the most probable one.
+    """
+    score = KINDS[name].score
+    inside = score(probabilities) <= np.array(fitted["thresholds"][name])
+    if score is aps:
         inside[np.arange(len(inside)), probabilities.argmax(1)] = True
     return inside
 

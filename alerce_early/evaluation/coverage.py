@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from alerce_early.data.names import JOINED
 from alerce_early.evaluation import conformal, intervals
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.page import Section, number
@@ -55,7 +56,7 @@ def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section |
         ("mean size", lambda part: f"{part['size']:.2f}"),
     ):
         rows = [[part, *(told(judged["sets"][name][part]) for name in conformal.KINDS)] for part in parts]
-        page.tables.append(((what, *(f"{words} ({name})" for name, words in conformal.KINDS.items())), rows))
+        page.tables.append(((what, *(f"{kind.words} ({name})" for name, kind in conformal.KINDS.items())), rows))
     return page
 
 
@@ -71,4 +72,4 @@ def _part(held: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
 def _apart(joined: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     """(N, C) bool of (N,) str."""
     names, which = np.unique(joined.astype(str), return_inverse=True)
-    return np.array([[name in text.split(conformal.JOINED) for name in classes] for text in names])[which]
+    return np.array([[name in text.split(JOINED) for name in classes] for text in names])[which]

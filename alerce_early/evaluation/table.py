@@ -32,7 +32,10 @@ Table = Mapping[str, np.ndarray]
 
 
 def write(path: Path, table: Table) -> None:
-    """Write columns (N,) under a temporary name, then rename."""
+    """Write columns (N,) of numbers or text under a temporary name, then rename.
+
+    Raises InputError for another ending of the file's name, or where the file cannot be written.
+    """
     if path.suffix not in EXTENSIONS:
         raise InputError(f"{path}: a predictions table ends in {' or '.join(EXTENSIONS)}.")
     rows = pyarrow.table({name: np.asarray(column) for name, column in table.items()})
@@ -43,8 +46,9 @@ def write(path: Path, table: Table) -> None:
 def read(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Read columns (N,) of numbers or text, all or those named.
 
-    Takes less memory than 256 MiB plus 200 times the file's size. Raises InputError if there is no such table, it
-    is damaged, or what it holds is nested, no text, or far larger than the file.
+    Takes less memory than 256 MiB plus 200 times the file's size; equal texts share theirs, so that making a column
+    of fixed width of them takes more. Raises InputError if there is no such table, it is damaged, or what it holds is
+    nested, no text, or far larger than the file.
     """
     try:
         rows = _csv(path, names) if path.suffix == ".csv" else _parquet(path, names)
@@ -71,8 +75,24 @@ def _parquet(path: Path, names: Sequence[str] | None) -> pyarrow.Table:
         meta = file.metadata
         if meta.num_columns > COLUMNS or meta.num_rows * meta.num_columns > CELLS + 8 * path.stat().st_size:
             raise ValueError(f"it has {meta.num_rows:,} rows of {meta.num_columns:,} columns, too many for its size")
-        texts = [field.name for field in file.schema_arrow if pyarrow.types.is_string(field.type)]
+        fields = [field for field in file.schema_arrow if names is None or field.name in names]
+    for field in fields:
+        _check_kind(field.name, field.type)
+    texts = [field.name for field in fields if _is_text(field.type)]
     return parquet.read_table(path, columns=names, read_dictionary=texts)  # each text once, until its length is known
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    """Is it text, however it lies in memory? Other writers have kinds of their own."""
+    of = pyarrow.types
+    return of.is_string(kind) or of.is_large_string(kind) or of.is_string_view(kind)
+
+
+def _check_kind(name: str, kind: pyarrow.DataType) -> None:
+    of = pyarrow.types
+    bytes_ = of.is_binary(kind) or of.is_large_binary(kind) or of.is_binary_view(kind) or of.is_fixed_size_binary(kind)
+    if of.is_nested(kind) or bytes_:
+        raise ValueError(f"column {name[:40]} is of {kind}, neither numbers nor text")
 
 
 def _plain(name: str, column: pyarrow.ChunkedArray) -> np.ndarray:
@@ -81,9 +101,8 @@ def _plain(name: str, column: pyarrow.ChunkedArray) -> np.ndarray:
         kind, chunks = kind.value_type, [chunk.dictionary for chunk in column.chunks]
     else:
         chunks = column.chunks
-    if pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
-        raise ValueError(f"column {name[:40]} is of {kind}, neither numbers nor text")
-    if pyarrow.types.is_string(kind):
+    _check_kind(name, kind)
+    if _is_text(kind):
         longest = max((compute.max(compute.binary_length(chunk)).as_py() or 0 for chunk in chunks), default=0)
         if longest > LONGEST:
             raise ValueError(f"column {name[:40]} has a text of {longest:,} bytes; wanted at most {LONGEST:,}")

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from alerce_early.data.records import MISSING, Records
+from alerce_early.data.records import MISSING, Records, numbers
 from alerce_early.errors import InputError, extra
 from alerce_early.evaluation import conformal
 from alerce_early.evaluation import table as tables
@@ -60,6 +61,8 @@ class Classifier:
         self._runs = [run for _, run in members]
         first = self.members[0]
         self.spec, self.features, self.classes = first.spec, first.spec.features, first.classes
+        if not first.spec.raw_shape:
+            raise InputError(f"model {first.model_id} does not tell the shape of raw stamps. Train again.")
         self.shape = (*first.spec.raw_shape[1:], first.spec.raw_shape[0])
         self.model = "+".join(member.model_id for member in self.members)
         for member in self.members[1:]:
@@ -67,6 +70,10 @@ class Classifier:
                 one, other = getattr(first.spec, what), getattr(member.spec, what)
                 if one != other:
                     raise InputError(f"--ensemble: the runs differ in {what}: {one} and {other}.")
+            if first.averaged != member.averaged:
+                raise InputError(
+                    f"--ensemble: the runs differ in what they put out: {first.averaged} and {member.averaged}."
+                )
 
     def predict(
         self,
@@ -76,18 +83,22 @@ class Classifier:
         """Raw stamps to a table: a dict of columns (N,), which `pandas.DataFrame` and `pyarrow.table` take.
 
         stamps: N arrays (H, W, C) as read, NaN where there is no data, or one array (N, H, W, C); spectra (L, C).
-        metadata: (N, F) raw columns in the order of `features`, or a dict of columns by name, which may hold
-        more; NaN or -999 where a value is missing. Columns of the table: predicted; p_<class> as put out, and
-        q_<class> calibrated (the same where the run has no calibration), float32 in [0, 1]; entropy of the
-        latter, nats; set, the classes that hold the true one with the probability set_coverage, joined by "|",
-        and its variants (not of an ensemble, to whose mean no promise applies); imputed, how many metadata
-        values were missing; model. Of a redshift: predicted, and confidence if the network tells it.
-        Raises InputError for another shape, or metadata that are lacking.
+        metadata: (N, F) raw columns in the order of `features`, or columns by name, a dict or a data frame, which
+        may hold more; NaN or -999 where a value is missing, as which what float32 cannot hold counts too. Columns of
+        the table: predicted; p_<class> as put out, and q_<class> calibrated (the same where the run has no
+        calibration), float32 in [0, 1]; entropy of the latter, nats; set, the classes that hold the true one with
+        the probability set_coverage, joined by "|", and its variants (not of an ensemble, to whose mean no promise
+        applies); imputed, how many metadata values were missing; model. Of a redshift: predicted, and confidence if
+        the network tells it.
+        Raises InputError for another shape, for what is no number, or metadata that are lacking.
         """
-        rows = len(stamps)
-        # the pixels of an array are of one shape; those of a list are asked one by one
-        whole = np.empty(0) if not isinstance(stamps, np.ndarray) or stamps.dtype == object else stamps
-        shapes = [whole.shape[1:]] if whole.ndim > 1 else [np.shape(stamp) for stamp in stamps]
+        try:
+            rows = len(stamps)
+            # the pixels of an array are of one shape; those of a list are asked one by one
+            whole = np.empty(0) if not isinstance(stamps, np.ndarray) or stamps.dtype == object else stamps
+            shapes = [whole.shape[1:]] if whole.ndim > 1 else [np.shape(stamp) for stamp in stamps]
+        except (TypeError, ValueError):
+            raise InputError(f"stamps are no list of arrays, each of shape {self.shape}.") from None
         odd = [(i, shape) for i, shape in enumerate(shapes) if shape != self.shape]
         if odd:
             raise InputError(f"stamp {odd[0][0]} has shape {odd[0][1]}; this network takes {self.shape}.")
@@ -103,29 +114,39 @@ class Classifier:
         columns = dict(zip(records.feature_names, records.features.T, strict=True))
         return self._table(np.asarray(records.images), self._columns(columns, len(records), records.origin))
 
-    def _columns(self, metadata: object, rows: int, origin: str) -> np.ndarray:
-        """(rows, F) float64 metadata in the order of `features`."""
+    def _columns(self, metadata: Any, rows: int, origin: str) -> np.ndarray:
+        """(rows, F) float32 metadata in the order of `features`; what float32 cannot hold is infinite."""
         if not self.features or not rows:
-            return np.empty((rows, len(self.features)))
-        if isinstance(metadata, Mapping):
-            lacking = [name for name in self.features if name not in metadata]
-            if lacking:
-                raise InputError(
-                    f"{origin}: has no metadata {', '.join(lacking[:4])}{', ...' if len(lacking) > 4 else ''}; "
-                    f"this network needs {len(self.features)} columns. Try a run with features=none."
-                )
-            metadata = np.stack([np.asarray(metadata[name], np.float64) for name in self.features], 1)
-        found = np.empty((0, 0)) if metadata is None else np.asarray(metadata, dtype=np.float64)
+            return np.empty((rows, len(self.features)), np.float32)
+        if hasattr(metadata, "keys") and hasattr(metadata, "__getitem__"):
+            found = self._named(metadata, rows, origin)
+        else:
+            found = np.empty((0, 0)) if metadata is None else numbers(metadata, "rows", origin)
         if found.shape != (rows, len(self.features)):
             raise InputError(
                 f"{origin}: shape {found.shape if metadata is not None else 'none'}; wanted ({rows}, "
                 f"{len(self.features)}): {', '.join(self.features)}."
             )
-        return found
+        with np.errstate(over="ignore"):
+            return found.astype(np.float32)
+
+    def _named(self, metadata: Any, rows: int, origin: str) -> np.ndarray:
+        """(rows, F) float64 of columns by name."""
+        lacking = [name for name in self.features if name not in metadata]
+        if lacking:
+            raise InputError(
+                f"{origin}: has no metadata {', '.join(lacking[:4])}{', ...' if len(lacking) > 4 else ''}; "
+                f"this network needs {len(self.features)} columns. Try a run with features=none."
+            )
+        columns = {name: numbers(metadata[name], f"values of {name}", origin) for name in self.features}
+        for name, column in columns.items():
+            if column.shape != (rows,):
+                raise InputError(f"{origin}: {name} has shape {column.shape}; wanted ({rows},).")
+        return np.stack(list(columns.values()), 1)
 
     def _table(self, images: np.ndarray, metadata: np.ndarray) -> Table:
         if not len(images):  # a table without rows has the columns of any other
-            blank = self._table(np.full((1, *self.shape), np.nan), np.full((1, len(self.features)), np.nan))
+            blank = self._table(np.full((1, *self.shape), np.nan), np.full((1, len(self.features)), np.nan, np.float32))
             return {name: column[:0] for name, column in blank.items()}
         found = [self._put_out(run, images, metadata) for run in self._runs]
         table = found[0] if len(found) == 1 else _mean(found, self.classes)
@@ -142,10 +163,8 @@ class Classifier:
 
     def _put_out(self, run: Runtime, images: np.ndarray, metadata: np.ndarray) -> Table:
         """All columns of one network, batch by batch."""
-        stamps, columns = (
-            np.moveaxis(images.astype(np.float32, copy=False), -1, 1),
-            metadata.astype(np.float32) if self.features else None,
-        )
+        stamps = np.moveaxis(images.astype(np.float32, copy=False), -1, 1)
+        columns = metadata if self.features else None
         at_once = BATCH * threads()
         parts = []
         for start in range(0, len(stamps), at_once):

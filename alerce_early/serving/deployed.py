@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alerce_early import checkpoints
 from alerce_early.data.features import Clip
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, one_line
 from alerce_early.evaluation.table import SMALLEST
 from alerce_early.serving.facts import FORMAT, Facts
 from alerce_early.tasks.base import Task
@@ -30,19 +30,24 @@ class Deployed(nn.Module):
     def __init__(
         self, task: Task, calibration: Mapping[str, Any] | None = None, conformal: Mapping[str, Any] | None = None
     ):
+        """Raises InputError for a task that predicts nothing, and for fits that are none of its classes."""
         super().__init__()
         if not task.deployable:
             raise InputError(f"{type(task).__name__} predicts nothing of a stamp whose class is unknown.")
         self.task, self.spec = task.eval().requires_grad_(False), task.spec
         self.classes, self.features = task.spec.classes, task.spec.features
-        self.calibration = dict(calibration) if calibration else None
-        self.conformal = dict(conformal) if conformal else None
-        self.clip, self.calibrate = Clip(self.features), Calibrate(calibration) if calibration else None
+        self.calibration, self.conformal = calibration or None, conformal or None
+        self.clip = Clip(self.features)
+        self.calibrate: Calibrate | None = None  # until it is known to be one
         with torch.no_grad():
             image = torch.zeros(2, *self.spec.shape)  # a batch of one means something else to some layers
             self.columns = tuple(self.network(image, torch.zeros(2, len(self.features))))
+        if self.calibration:
+            self.columns += tuple(f"q_{name}" for name in self.classes)
         self.model_id = self._hash()
         self.facts = Facts(self.model_id, self.spec, self.columns, self.calibration, self.conformal)
+        self.facts.check()
+        self.calibrate = Calibrate(self.calibration) if self.calibration else None
         self.chosen = self.facts.chosen
         self.eval()
 
@@ -51,7 +56,10 @@ class Deployed(nn.Module):
         """From a checkpoint of `train`, which is opened as plain values; raises InputError if it is none."""
         held = checkpoints.read(checkpoint)
         task = checkpoints.task_from(held, checkpoint)
-        return cls(task, held.get("calibration"), held.get("conformal"))
+        try:
+            return cls(task, held.get("calibration"), held.get("conformal"))
+        except Exception as error:  # nonsense may raise nearly anything
+            raise InputError(f"{checkpoint}: {one_line(error)}.") from None
 
     def forward(self, stamps: Tensor, metadata: Tensor | None = None) -> Tensor:
         """Raw stamps to what they are.

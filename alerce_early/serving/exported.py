@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -28,12 +29,9 @@ def opened(file: Path) -> tuple[Facts, Runtime]:
 def of_content(content: bytes, name: str) -> tuple[Facts, Runtime]:
     """The same of the content of such a file; name: what it is called, for messages."""
     with extra("--runtime onnx", "export"):
-        import onnxruntime
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads()
-    options.log_severity_level = 4  # errors come as exceptions too
+        import onnxruntime  # noqa: F401  whose lack is no damage
     try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = session_of(content)
         facts = Facts.from_texts(session.get_modelmeta().custom_metadata_map)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
@@ -53,6 +51,16 @@ def of_content(content: bytes, name: str) -> tuple[Facts, Runtime]:
     # what it tells and what it does may differ, which one row shows
     run(np.full((1, *facts.spec.raw_shape), np.nan, np.float32), np.full((1, len(facts.spec.features)), np.nan, "f4"))
     return facts, run
+
+
+def session_of(content: bytes) -> Any:
+    """onnxruntime's `InferenceSession` on the content of an ONNX file, with as many threads as this process may use."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.log_severity_level = 4  # errors come as exceptions too
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def of_run(run: Path) -> tuple[Facts, Runtime]:

@@ -18,6 +18,10 @@ from alerce_early.schema import construct
 FORMAT = 1  # of what a deployed network takes and puts out
 LICENCE = "MIT"
 LARGEST = 1 << 24  # values of one raw row; a stamp has 12,000
+# What tasks put out, with classes and without; all other columns of a table are not the network's to fill.
+OF_EACH_CLASS = ("p", "q", "std")  # p_<class> and so on
+OF_CLASSES = ("entropy", "mutual_information")
+OF_REDSHIFT = ("predicted", "confidence")
 
 # Raw stamps (B, C, H, W) float32, NaN where there is no data, and metadata (B, F) float32 or None, to all
 # `Facts.columns`, each (B,) float32.
@@ -43,6 +47,11 @@ class Facts:
     def classes(self) -> tuple[str, ...]:
         """Those it tells apart, in the order of their probabilities; () of a redshift."""
         return tuple(name for name in self.spec.classes if f"p_{name}" in self.columns)
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """What an ensemble is the mean of: the probabilities of the classes, or, of a redshift, all columns."""
+        return tuple(f"p_{name}" for name in self.classes) or self.columns
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -75,26 +84,56 @@ class Facts:
             spec = DataSpec.from_plain(read["spec"])
             rest = {name: read[name] for name in ("calibration", "conformal")}
             facts = construct(cls, told["model_id"], spec, columns=tuple(read["columns"]), **rest)
-            facts._check()
+            facts.check()
         except Exception as error:  # nonsense may raise nearly anything
             raise InputError(f"what it tells of itself is damaged: {one_line(error)}.") from None
         return facts
 
-    def _check(self) -> None:
-        """Raises InputError for values of the right types that no network can have."""
+    def check(self) -> None:
+        """Raises InputError for values that no network can have."""
         spec = self.spec
         if not re.fullmatch("[0-9a-f]{12}", self.model_id):
             raise InputError(f"model_id={self.model_id[:20]!r}; wanted 12 hex digits")
-        if not (len(spec.raw_shape) in (2, 3) and min(spec.raw_shape) > 0 and math.prod(spec.raw_shape) <= LARGEST):
+        sides = len(spec.raw_shape) in (2, 3) and min(spec.raw_shape) > 0 and math.prod(spec.raw_shape) <= LARGEST
+        if spec.raw_shape and not sides:
             raise InputError(f"raw_shape={spec.raw_shape}; wanted the sides of a stamp or spectrum")
         for what in ("classes", "features", "channels"):
             _check_names(what, getattr(spec, what))
         _check_names("columns", self.columns)
         if self.classes not in ((), spec.classes) or not (self.classes or "predicted" in self.columns):
             raise InputError(f"columns={self.columns[:4]}; wanted p_<class> of every class, or predicted")
-        if self.classes and self.conformal:  # of one row, whatever its probabilities
-            conformal.check(self.conformal["coverage"])
-            conformal.columns(self.conformal, {f"p_{name}": np.zeros(1) for name in self.classes})
+        of_each = (f"{kind}_{name}" for kind in OF_EACH_CLASS for name in self.classes)
+        known = {*of_each, *OF_CLASSES} if self.classes else set(OF_REDSHIFT)
+        if strange := [name for name in self.columns if name not in known]:
+            raise InputError(f"columns include {strange[0]!r}, which no network puts out")
+        self._check_fits()
+
+    def _check_fits(self) -> None:
+        """Are they what `calibration.fit` and `conformal.fit` return for these classes?"""
+        if self.calibration is not None:
+            fitted = _with("calibration", self.calibration, ("scale", "bias"))
+            for name in ("scale", "bias"):
+                _check_numbers(f"calibration: {name}", fitted[name], len(self.classes))
+        if self.conformal is not None:
+            fitted = _with("conformal", self.conformal, ("coverage", "thresholds"))
+            _check_numbers("conformal: coverage", [fitted["coverage"]], 1)
+            conformal.check(fitted["coverage"])
+            thresholds = _with("conformal: thresholds", fitted["thresholds"], tuple(conformal.KINDS))
+            for name in conformal.KINDS:
+                _check_numbers(f"conformal: {name}", thresholds[name], len(self.classes))
+
+
+def _with(what: str, held: object, wanted: tuple[str, ...]) -> Mapping[str, Any]:
+    if not isinstance(held, Mapping) or not all(name in held for name in wanted):
+        raise InputError(f"{what}={str(held)[:60]!r}; wanted {', '.join(wanted)}")
+    return held
+
+
+def _check_numbers(what: str, given: object, n: int) -> None:
+    listed = given if isinstance(given, list | tuple) else ()
+    most = float(np.finfo(np.float32).max)  # which NaN is not within either
+    if not n or len(listed) != n or not all(type(one) in (int, float) and abs(one) <= most for one in listed):
+        raise InputError(f"{what}={str(given)[:60]}; wanted {n or 'no'} finite numbers")
 
 
 def _check_names(what: str, given: tuple[str, ...]) -> None:

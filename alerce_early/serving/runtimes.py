@@ -15,15 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from alerce_early.errors import InputError, extra
+from alerce_early.machine import threads
 from alerce_early.runs.folder import checkpoint_of
 from alerce_early.serving import exported, exporting
+from alerce_early.serving.classifier import BATCH
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.facts import Facts, Runtime
 from alerce_early.serving.precision import mixed
 
 Part = Callable[[Tensor, Tensor | None], np.ndarray]  # some of the rows to (n, M), one column each
 
-PART = 32  # rows; 1.5 MB of raw stamps
+PART = BATCH  # rows; 1.5 MB of raw stamps
 
 
 def eager(deployed: Deployed) -> Runtime:
@@ -68,8 +70,8 @@ def openvino(deployed: Deployed) -> Runtime:
         except Exception as error:  # its converters have a kind of their own for each
             why = next((line for line in str(error).splitlines() if line.startswith("-- ")), type(error).__name__)
             raise InputError(f"--runtime openvino cannot run this network ({why[:80]}); torch can.") from None
-    threads = str(torch.get_num_threads())
-    asked = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": "NO"}
+    cores = str(threads())
+    asked = {"NUM_STREAMS": cores, "INFERENCE_NUM_THREADS": cores, "ENABLE_CPU_PINNING": "NO"}
     # f32: no operation is to be in less than the model says
     compiled = core.compile_model(model, "CPU", {**asked, "INFERENCE_PRECISION_HINT": "f32"})
     own = threading.local()
@@ -130,7 +132,7 @@ class _Network(nn.Module):
 
 def _in_parts(part: Part, names: Sequence[str]) -> Runtime:
     """All cores on one batch, each on parts of its own, in the order of the rows."""
-    cores = torch.get_num_threads()
+    cores = threads()
     pool = ThreadPoolExecutor(cores, initializer=lambda: torch.set_num_threads(1))
 
     def work(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
