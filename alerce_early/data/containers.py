@@ -20,7 +20,8 @@ MAGIC, SYNC = b"Obj\x01", 16
 LARGEST_TEXT = 1 << 20  # bytes of a schema, or of a name in an archive
 ENTRY = 64  # bytes that an entry of a header counts for, were it empty
 LARGEST_BLOCK = 1 << 24  # bytes; a real one is about that of one packet, 60,000
-SMALLEST_RECORD = 32  # bytes; bounds how many records a block may declare
+SMALLEST_RECORD = 32  # bytes; bounds how many records a block may declare, with
+MOST_RECORDS = 1 << 10  # packets of 16,000 bytes fill the largest block; to take one decodes all before it
 READ_AHEAD = 1 << 15  # bytes of an archive; tarfile copies what is left of them at every read
 MOST_ZIPPED = 1032  # bytes that one byte can stand for, https://zlib.net/zlib_tech.html
 BROKEN: tuple[type[Exception], ...] = (OSError, tarfile.TarError, *DAMAGE)
@@ -129,7 +130,7 @@ def avro(file: IO[bytes], source: str) -> Iterator[Block]:
         sync = _take(file, SYNC)
         while lead := file.read(1):
             count, size = _long(file, lead), _long(file)
-            if not 0 <= size <= LARGEST_BLOCK or not 0 < count <= max(1, size // SMALLEST_RECORD):
+            if not 0 <= size <= LARGEST_BLOCK or not 0 < count <= min(MOST_RECORDS, max(1, size // SMALLEST_RECORD)):
                 raise Damaged(f"Avro file is damaged: a block declares {count:,} records in {size:,} bytes")
             data = _take(file, size)
             if _take(file, SYNC) != sync:
