@@ -24,6 +24,8 @@ SMALLEST_RECORD = 32  # bytes; bounds how many records a block may declare, with
 MOST_RECORDS = 1 << 10  # packets of 16,000 bytes fill the largest block; to take one decodes all before it
 READ_AHEAD = 1 << 15  # bytes of an archive; tarfile copies what is left of them at every read
 MOST_ZIPPED = 1032  # bytes that one byte can stand for, https://zlib.net/zlib_tech.html
+# of a header; the first two tarfile itself takes for the end of the archive
+NONSENSE = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, ValueError, RecursionError)  # type: ignore[attr-defined]
 BROKEN: tuple[type[Exception], ...] = (OSError, tarfile.TarError, *DAMAGE)
 
 
@@ -74,8 +76,7 @@ class _Member(tarfile.TarInfo):
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(archive)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, ValueError, RecursionError) as error:
-            # of which tarfile takes some for the archive's end
+        except NONSENSE as error:
             raise tarfile.ReadError(f"header cannot be read: {type(error).__name__}: {error}") from None
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
