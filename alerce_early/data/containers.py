@@ -20,8 +20,8 @@ MAGIC, SYNC = b"Obj\x01", 16
 LARGEST_TEXT = 1 << 20  # bytes of a schema, or of a name in an archive
 ENTRY = 64  # bytes that an entry of a header counts for, were it empty
 LARGEST_BLOCK = 1 << 24  # bytes; a real one is about that of one packet, 60,000
-SMALLEST_RECORD = 32  # bytes; bounds how many records a block may declare, with
-MOST_RECORDS = 1 << 10  # packets of 16,000 bytes fill the largest block; to take one decodes all before it
+SMALLEST_RECORD = 32  # bytes; a block may not declare more records than it has room for
+MOST_RECORDS = 1 << 10  # of a block, since to reach one all before it are decoded; of 16,000 bytes each they fill it
 READ_AHEAD = 1 << 15  # bytes of an archive; tarfile copies what is left of them at every read
 MOST_ZIPPED = 1032  # bytes that one byte can stand for, https://zlib.net/zlib_tech.html
 # of a header; the first two tarfile itself takes for the end of the archive
@@ -106,7 +106,7 @@ def _archive(file: Path) -> Iterator[Block]:
     with file.open("rb") as raw, tarfile.open(fileobj=unzipped(raw), **options) as archive:
         while (member := archive.next()) is not None:
             vars(archive)["members"].clear()  # kept for a rewind, which a stream has not
-            if member.size < 0 or vars(archive)["offset"] > most:  # tarfile would read on to there, long after the end
+            if member.size < 0 or vars(archive)["offset"] > most:  # tarfile would go there, for years after the end
                 raise tarfile.ReadError(f"member of {member.size:,} bytes")
             name = Path(member.name).name
             if not member.isreg() or not name.endswith(".avro") or name.startswith("."):
