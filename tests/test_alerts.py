@@ -253,6 +253,7 @@ def test_workers_say_nothing_when_all_are_told_to_end(folder: Path) -> None:
         start_new_session=True,
     )
     assert parent.stdout is not None and len(parent.stdout.readline().split()) == 2
+    time.sleep(0.5)  # so that they have done what there is to do, and wait
     os.killpg(parent.pid, signal.SIGTERM)
     _, told = parent.communicate(timeout=20)
     assert parent.returncode and told.count("Traceback") == 1 and "ForkProcess" not in told  # that of the parent
