@@ -23,6 +23,7 @@ from alerce_early import generate
 from alerce_early.configs import data_of
 from alerce_early.data import alerts, summary
 from alerce_early.data.alerce import CLASSES, COLUMNS
+from alerce_early.data.containers import Block
 from alerce_early.data.records import UNLABELLED
 from alerce_early.data.simulation import packets
 from alerce_early.data.simulation.survey import simulate
@@ -201,9 +202,24 @@ def test_the_door_of_a_simulated_night(tmp_path: Path, capsys: pytest.CaptureFix
         assert words in capsys.readouterr().err
 
 
+def test_batches_end_by_bytes_and_chunks_do_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = list(alerts.stream([folder], size=40, workers=0))
+    monkeypatch.setattr(alerts, "LARGEST_BATCH", 100_000)
+    found = [(Block("a", i, 30, data=bytes(40_000)), range(30)) for i in range(0, 300, 30)]
+    batches = list(alerts._batches(iter(found), 100))
+    assert max(sum(len(block.data) for block, _ in batch) for batch in batches) == 120_000
+    ends = np.cumsum([sum(len(rows) for _, rows in batch) for batch in batches]).tolist()
+    assert {100, 200, 300} <= set(ends) and len(ends) < 10
+    for one, other in zip(alerts.stream([folder], size=40, workers=0), wanted, strict=True):
+        assert one.keys.tolist() == other.keys.tolist() and one.rejected == other.rejected and one.read == other.read
+        assert one.records is not None and other.records is not None
+        assert np.array_equal(one.records.images, other.records.images, equal_nan=True)
+
+
 KILLED = """
-import sys
+import signal, sys
 from multiprocessing import active_children
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 from alerce_early.data import alerts
 chunks = alerts.stream(sys.argv[1:], size=20, workers=2)
 next(chunks)
@@ -225,6 +241,22 @@ def test_workers_end_with_a_killed_parent(folder: Path) -> None:
     while any(running(pid) for pid in workers) and time.monotonic() < until:
         time.sleep(0.05)
     assert not any(running(pid) for pid in workers)
+
+
+def test_workers_say_nothing_when_all_are_told_to_end(folder: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert parent.stdout is not None and len(parent.stdout.readline().split()) == 2
+    time.sleep(0.5)  # so that they have done what there is to do, and wait
+    os.killpg(parent.pid, signal.SIGTERM)
+    _, told = parent.communicate(timeout=20)
+    assert parent.returncode and told.count("Traceback") == 1 and "ForkProcess" not in told  # that of the parent
 
 
 def test_a_worker_that_dies_is_told(folder: Path) -> None:

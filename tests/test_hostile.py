@@ -19,9 +19,12 @@ from pyarrow import parquet
 
 from alerce_early import build
 from alerce_early.data import alerce, hits, names, pickles, sdss
+from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.evaluation import foreign
 from alerce_early.evaluation import table as tables
+from alerce_early.serving import inputs
+from alerce_early.serving.duplicates import Seen
 from tests.fuzz import TARGETS, Trial, mutated
 
 QUICK = settings(max_examples=40, derandomize=True, deadline=None, database=None)
@@ -101,6 +104,21 @@ def test_such_ids_are_refused_everywhere(name: str, tmp_path: Path) -> None:
 def test_ordinary_ids_are_kept() -> None:
     given = ["ZTF18abc", "-12.5+33.1", "M 31", "train/row0", "νέφος", 7]
     assert names.checked(given, "ids", "a test").tolist() == [*given[:-1], "7"]
+
+
+def test_file_names_that_are_no_text_are_shown_and_stay_distinct(tmp_path: Path) -> None:
+    spec = DataSpec("stamps", (3, 9, 9), ("a",), (), (), (), (), 0, 1, "", "", (3, 9, 9), alerce.CHANNELS)
+    for name in (b"caf\xe9.pkl", b"caf\xe8.pkl", b"\xe9/caf\xe9.pkl", b"bad\xff.pkl", b"a\xe9.avro", b"b\xe9.tar"):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" if b"bad" in name else pickle.dumps({"images": np.zeros((2, 9, 9, 3), "f4")}))
+    chunks = list(inputs.find(tmp_path.rglob("*.pkl"), spec).chunks(99))
+    keys, sources = (np.concatenate([getattr(chunk, what) for chunk in chunks]) for what in ("keys", "sources"))
+    assert len(keys) == 6 and Seen().add(keys).all() and len(set(sources.tolist())) == 3
+    packets = inputs.find([*tmp_path.rglob("*.avro"), *tmp_path.rglob("*.tar")], spec).chunks(99)
+    rejected = [row for chunk in (*chunks, *packets) for row in chunk.rejected]
+    assert len(rejected) == 3 and all(row.source.isprintable() and row.reason.isprintable() for row in rejected)
+    assert "".join([*keys, *sources]).encode()  # as a table does
 
 
 # --- bombs: the file is small, and what it asks for is not; each runs in a process of its own -----------------

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -121,15 +122,21 @@ BAD: dict[str, tuple[bytes, str]] = {
     "deflate": (header(packets.SCHEMA, b"deflate") + block(1, b"nothing"), "Avro block is damaged"),
     "deflate bomb": (header(packets.SCHEMA, b"deflate")
                      + block(1, gzip.zlib.compress(bytes(containers.LARGEST_BLOCK + 1), wbits=-15)),  # type: ignore[attr-defined]
-                     "Avro block is more than 67,108,864 bytes"),
+                     "Avro block is more than 16,777,216 bytes"),
     "record cut short": (header(packets.SCHEMA) + block(1, b"\x08abcd"), "Avro record cannot be decoded"),
     "many records": (header(packets.SCHEMA) + block(10**15, b"\x08abcd"), "block declares 1,000,000,000,000,000"),
+    "many small records": (header(packets.SCHEMA) + block(20_000, bytes(640_000)), "block declares 20,000 records"),
     "negative": (header(packets.SCHEMA) + block(-3, b"\x08abcd"), "block declares -3 records"),
+    "empty blocks": (header(packets.SCHEMA) + bytes(18 * 1000), "block declares 0 records in 0 bytes"),
+    "empty entries": (containers.MAGIC + b"\x80\x80\x80\x80\x80\x01" + bytes(1 << 16),
+                      "header holds more than 1,048,576 bytes"),
     "negative size": (header(packets.SCHEMA) + block(1, b"", -1), "block declares 1 records in -1 bytes"),
     "large block": (header(packets.SCHEMA) + block(1, b"", 1 << 60), "records in 1,152,921,504,606,846,976 bytes"),
     "contains itself": (header(NESTED) + block(1, b"\x02" * 10**6), "Avro schema contains itself"),
     "no bytes": (header(NULLS) + block(1, b"\x02" * 99), "Avro schema has a type of no bytes"),
     "a list": (header(LIST) + block(1, b"\x02" * 99), "Avro schema is not that of a packet: array instead of a field"),
+    "control characters": (header({"type": "record", "name": "a", "fields": [{"name": "candid", "type": "\x1b[31m"}]})
+                           + block(1, b"\x02" * 99), "Avro schema cannot be used: \\x1b[31m"),
     "deep": (header(json.loads('{"type":"array","items":' * 300 + '"int"' + "}" * 300)) + block(1, b"\x02" * 99),
              "Avro schema"),
 }  # fmt: skip
@@ -144,7 +151,7 @@ def test_a_bad_packet_is_set_aside_and_the_rest_is_read(what: str, tmp_path: Pat
     assert chunk.keys.tolist() == [str(GOOD[0]["candid"]), str(GOOD[2]["candid"])]
     (rejected,) = chunk.rejected
     assert chunk.read == 3 and rejected.source == str(tmp_path / "b.avro")
-    assert reason in rejected.reason and "\n" not in rejected.reason and len(rejected.reason) <= 200
+    assert reason in rejected.reason and rejected.reason.isprintable() and len(rejected.reason) <= 200
     assert rejected.key in ("", str(GOOD[1]["candid"]))
 
 
@@ -162,6 +169,18 @@ def test_a_block_that_breaks_in_the_middle(tmp_path: Path) -> None:
     assert [packet.source[-2:] for packet in chunk.rejected] == ["#1", "#2"] and chunk.read == 4
     (rest,) = alerts.stream([tmp_path], skip=2)
     assert rest.keys.tolist() == chunk.keys.tolist()[1:] and rest.rejected == chunk.rejected[1:]
+
+
+def test_a_message_that_declares_many_records() -> None:
+    """What it costs is bounded by what it holds, not by what it declares."""
+    many = header(packets.SCHEMA) + 5 * block(1000, b"\xff" * 32_000)
+    tracemalloc.start()
+    chunk = alerts.decode([packets.encode(GOOD[0]), many, WHOLE])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert chunk.keys.tolist() == [str(GOOD[0]["candid"]), str(GOOD[1]["candid"])]
+    assert chunk.records is not None and np.array_equal(chunk.records.images[1, ..., 1], image(STAMP), equal_nan=True)
+    assert len(chunk.rejected) == 5000 and chunk.read == 5002 and peak < 100 << 20
 
 
 def archive(path: Path, members: dict[str, bytes], mode: Any = "w:gz") -> Path:
@@ -201,6 +220,57 @@ def test_what_an_archive_may_hold_beside_packets(tmp_path: Path) -> None:
         out.addfile(member)
     (chunk,) = alerts.stream([path])
     assert "header of 2," in chunk.rejected[0].reason
+
+
+def member(name: str, size: int, data: bytes = b"", kind: bytes = tarfile.REGTYPE, /, **headers: str) -> bytes:
+    """A member of an archive that says it has this many bytes, and those that it has."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.pax_headers = size, kind, headers
+    blocks = -(-len(data) // tarfile.BLOCKSIZE)
+    return info.tobuf(tarfile.PAX_FORMAT if headers else tarfile.GNU_FORMAT) + data.ljust(512 * blocks, b"\0")
+
+
+def sparse(name: str, size: int, data: bytes, more: int) -> bytes:
+    """GNU's own sparse member: a header with the size it stands for, blocks of its map, data."""
+    header = bytearray(member(name, len(data), b"", tarfile.GNUTYPE_SPARSE))
+    header[482], header[483:495] = more > 0, b"\x80" + size.to_bytes(11, "big")
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:512]) + 8 * 32)
+    maps = b"".join(b"".ljust(504, b"0") + bytes([i < more - 1]) + bytes(7) for i in range(more))
+    return bytes(header) + maps + data.ljust(-(-len(data) // 512) * 512, b"\0")
+
+
+EMPTY = containers.MAGIC + b"\0"  # a header of no entries, then zeros: empty blocks without end
+LOST = "archive cannot be read further: "
+STRANGE: dict[str, tuple[bytes, str, bool]] = {
+    "huge": (member("a.avro", 1 << 55), LOST + "member of 36,028,797,018,963,968 bytes", False),
+    "huge and no packet": (member("a.txt", 1 << 55), LOST + "member of 36,028,797,018,963,968 bytes", False),
+    "huge by an extended header": (member("a.avro", 0, size="9" * 30), LOST + "member of 999,999,999", False),
+    "negative, extended": (member("a.avro", 0, size="-5000"), LOST + "member of -5,000 bytes", False),
+    "sparse": (sparse("a.avro", 1 << 60, EMPTY, 0), "archive holds it as a sparse file", True),
+    "sparse with a long map": (sparse("a.avro", 1 << 60, EMPTY, 9), "archive holds it as a sparse file", True),
+    "sparse 0.0": (member("a.avro", 5, b"abcd\n", **{"GNU.sparse.size": "9"}), "holds it as a sparse file", True),
+    "sparse 0.1": (member("a.avro", 5, b"abcd\n", **{"GNU.sparse.map": "abc"}), "holds it as a sparse file", True),
+    "sparse 1.0": (member("a.avro", 600, b"9" * 600, **{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}),
+                   "holds it as a sparse file", True),
+    "sparse nonsense": (member("a.avro", 5, b"abcd\n", **{"GNU.sparse.size": "x"}), LOST + "header cannot", False),
+    "a chain of names": (member("././@LongLink", 2, b"a", tarfile.GNUTYPE_LONGNAME) * 2000, LOST + "header", False),
+    "damaged header": (member("a.txt", 0)[:-200].ljust(512, b"x"), LOST + "header cannot be read", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("zipped", (False, True))
+@pytest.mark.parametrize("what", STRANGE)
+def test_a_strange_member_is_one_rejected_row(what: str, zipped: bool, tmp_path: Path) -> None:
+    """What is before it is read, and so are what follows it, if that can be found, and the next file."""
+    content, reason, goes_on = STRANGE[what]
+    good = [packets.encode(packet) for packet in GOOD]
+    night = member("x.avro", len(good[0]), good[0]) + content + member("y.avro", len(good[1]), good[1]) + bytes(1024)
+    (tmp_path / "a.tar").write_bytes(gzip.compress(night, 1) if zipped else night)
+    (tmp_path / "b.avro").write_bytes(good[2])
+    (chunk,) = alerts.stream([tmp_path])
+    assert chunk.keys.tolist() == [str(packet["candid"]) for packet in (GOOD if goes_on else [GOOD[0], GOOD[2]])]
+    (rejected,) = chunk.rejected
+    assert reason in rejected.reason and rejected.reason.isprintable()
 
 
 def test_an_unreadable_file_is_set_aside(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from astropy.io import fits
 
 from alerce_early.benches import GIGABYTE, Row, taking_turns
 from alerce_early.data import alerts, containers, cutouts
-from alerce_early.data.avro import CUTOUTS, records
+from alerce_early.data.avro import CUTOUTS
+from alerce_early.data.avro import decoded as records
 from alerce_early.data.inflate import GZIP, inflate
 from alerce_early.data.simulation import packets
 from alerce_early.machine import cores

@@ -5,7 +5,7 @@ import io
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from alerce_early.data import containers, labels, packets
 from alerce_early.data.alerce import CLASSES, COLUMNS
 from alerce_early.data.chunks import Chunk
 from alerce_early.data.containers import Block
+from alerce_early.data.names import shown
 from alerce_early.data.packets import PLANES, Packets, Work
 from alerce_early.data.records import UNLABELLED, Records, label_numbers
 from alerce_early.data.workers import decoded
@@ -23,6 +24,7 @@ from alerce_early.errors import InputError
 log = logging.getLogger(__name__)
 
 BATCH = 64  # packets decoded in one go
+LARGEST_BATCH = 1 << 24  # bytes of their blocks from which on there are fewer
 
 
 def stream(
@@ -50,16 +52,21 @@ def stream(
 def decode(messages: Sequence[bytes]) -> Chunk:
     """Packets as a broker's stream delivers them: each message the bytes of one Avro file, with its schema.
 
-    As `stream`, in order and in this process; a message that cannot be read is among `rejected`.
+    Records as those of `stream`, in order, decoded in this process. What cannot be read is among `rejected`: a
+    message, or a record of one that holds several.
     """
-    blocks = [
-        block
+    held = (
+        (block, range(block.count))
         for number, message in enumerate(messages)
         for block in containers.avro(io.BytesIO(message), f"message {number}")
-    ]
-    planes = np.empty((sum(block.count for block in blocks), *PLANES), np.float32)
-    part = packets.decode([(block, range(block.count)) for block in blocks], planes)
-    return _chunk([part], planes, f"{len(messages):,} messages")
+    )
+    # in runs, since a message may declare records by the thousand that it does not hold
+    planes = np.empty((BATCH, *PLANES), np.float32)
+    parts, stamps = [], [planes[:0]]
+    for batch in _batches(held, BATCH):
+        parts.append(packets.decode(batch, planes))
+        stamps.append(planes[: len(parts[-1].keys)].copy())
+    return _chunk(parts, np.concatenate(stamps), f"{len(messages):,} messages")
 
 
 def read(path: str | Path | None, labels_path: str | Path | None = None) -> Records:
@@ -116,9 +123,9 @@ def _labels(file: Path, keys: np.ndarray, ids: np.ndarray) -> np.ndarray:
 def _chunks(
     found: Sequence[Path], size: int, shard: tuple[int, int], skip: int, workers: int | None
 ) -> Iterator[Chunk]:
-    origin = f"packets of {found[0].name}" + (f" and {len(found) - 1:,} more files" if len(found) > 1 else "")
+    origin = f"packets of {shown(found[0].name)}" + (f" and {len(found) - 1:,} more files" if len(found) > 1 else "")
     parts: list[Packets] = []
-    for part, stamps in decoded(_batches(found, size, shard, skip), min(BATCH, size), workers):
+    for part, stamps in decoded(_batches(_wanted(found, shard, skip), size), min(BATCH, size), workers):
         if not parts:
             planes, filled = np.empty((size, *PLANES), np.float32), 0
         planes[filled : filled + len(part.keys)] = stamps[: len(part.keys)]
@@ -131,20 +138,21 @@ def _chunks(
         yield _chunk(parts, planes, origin)
 
 
-def _batches(found: Sequence[Path], size: int, shard: tuple[int, int], skip: int) -> Iterator[Work]:
-    """The shard's records cut into work for one process each, so that none reaches over the end of a chunk."""
+def _batches(found: Iterable[tuple[Block, range]], size: int) -> Iterator[Work]:
+    """Records cut into work for one process each, so that none reaches over the end of a chunk of `size`."""
     batch: list[tuple[Block, range]] = []
     room = min(BATCH, size)
     left = size
-    for block, wanted in _wanted(found, shard, skip):
+    held = 0  # bytes of the batch's blocks
+    for block, wanted in found:
         while wanted:
             batch.append((block, wanted[:room]))
             taken = len(wanted[:room])
             wanted = wanted[taken:]
-            room, left = room - taken, left - taken
-            if not room:
+            room, left, held = room - taken, left - taken, held + len(block.data)
+            if not room or held >= LARGEST_BATCH:
                 yield batch
-                batch, left = [], left or size
+                batch, left, held = [], left or size, 0
                 room = min(BATCH, left)
     if batch:
         yield batch

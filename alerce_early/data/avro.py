@@ -40,7 +40,7 @@ class Schema:
     head: tuple[Any, Any] | None
 
 
-def records(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any] | Unreadable]]:
+def decoded(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any] | Unreadable]]:
     """(number, record) of each wanted record; from the first that cannot be decoded on, the reason instead."""
     number = 0
     try:

@@ -13,11 +13,11 @@ import numpy as np
 
 from alerce_early.data import names
 from alerce_early.data.alerce import COLUMNS
-from alerce_early.data.avro import CUTOUTS, RAW, records
+from alerce_early.data.avro import CUTOUTS, RAW, Unreadable, decoded
 from alerce_early.data.chunks import Rejected
 from alerce_early.data.containers import Block
 from alerce_early.data.coordinates import to_ecliptic, to_galactic
-from alerce_early.data.cutouts import Unreadable, image
+from alerce_early.data.cutouts import image
 from alerce_early.data.records import MISSING
 
 SIDE = 63  # pixels of a cutout that is not cut by a chip's edge
@@ -53,7 +53,7 @@ def decode(work: Work, planes: np.ndarray) -> Packets:
     sources: list[str] = []
     rejected: list[Rejected] = []
     for block, wanted in work:
-        for number, record in records(block, wanted):
+        for number, record in decoded(block, wanted):
             source = f"{block.source}#{block.first + number}" if block.first + number else block.source
             row, key = len(keys), ""
             try:
@@ -64,7 +64,8 @@ def decode(work: Work, planes: np.ndarray) -> Packets:
                 raw[row] = _row(record.get("candidate"))
                 _fill(planes[row], record)
             except Unreadable as error:
-                rejected.append(Rejected(source, key, shorten(str(error), LONGEST, placeholder="...")))
+                reason = names.shown(" ".join(str(error).split()))
+                rejected.append(Rejected(source, key, shorten(reason, LONGEST, placeholder="...")))
             else:
                 keys.append(key)
                 ids.append(name)

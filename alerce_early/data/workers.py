@@ -58,6 +58,7 @@ def decoded(batches: Iterator[Work], largest: int, workers: int | None) -> Itera
 def _begin(slots: np.ndarray) -> None:
     _slots.extend(slots)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not by what the parent does about it
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

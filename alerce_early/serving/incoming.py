@@ -12,31 +12,37 @@ PAUSE = 1.0  # seconds between two looks
 def arrivals(folder: Path, ends: tuple[str, ...], known: Callable[[Path], bool]) -> Iterator[Path]:
     """The files of a folder whose names end in one of `ends`, for ever: the oldest first, each once.
 
-    A file is whole when its size and time have not changed from one look to the next, `PAUSE` seconds later; one
-    that is written under a name with another ending, or a leading dot, and then renamed cannot be met too early.
+    A file is taken for whole when its size and time are those of a look at least `PAUSE` seconds before, so one whose
+    writer stops for as long may be met too early; one that is written under a name with another ending, or a leading
+    dot, and then renamed cannot. One that cannot be looked at is passed over until it can.
     known: whether a file need not be given, asked once. Raises InputError if there is no such folder.
     """
     given: set[str] = set()
-    last: dict[str, tuple[int, int]] = {}
+    since: dict[str, tuple[tuple[int, int], float]] = {}  # how each file looks, and when it first looked so
     while True:
         try:
             there = [file for file in folder.iterdir() if file.name.endswith(ends) and not file.name.startswith(".")]
         except OSError as error:
             raise InputError(f"--watch {folder} cannot be read: {error.strerror}.") from None
-        looks: dict[str, tuple[int, int]] = {}
+        looks: dict[str, tuple[tuple[int, int], float]] = {}
+        whole = []
         for file in there:
             if file.name in given:
                 continue
+            now = time.monotonic()
             try:
                 facts = file.stat()
-            except FileNotFoundError:  # gone again
+            except OSError:  # gone again, or a link to nothing
                 continue
-            looks[file.name] = (facts.st_mtime_ns, facts.st_size)
-        whole = [name for name in sorted(looks, key=lambda name: (looks[name], name)) if last.get(name) == looks[name]]
-        for name in whole:
+            look = (facts.st_mtime_ns, facts.st_size)
+            before = since.get(file.name)
+            looks[file.name] = before if before and before[0] == look else (look, now)
+            if now - looks[file.name][1] >= PAUSE:
+                whole.append(file.name)
+        for name in sorted(whole, key=lambda name: (looks[name][0], name)):
             given.add(name)
             if not known(folder / name):
                 yield folder / name
-        last = {name: look for name, look in looks.items() if name not in given}
+        since = {name: look for name, look in looks.items() if name not in given}
         if not whole:
             time.sleep(PAUSE)

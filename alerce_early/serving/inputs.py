@@ -15,6 +15,7 @@ import numpy as np
 
 from alerce_early.data import alerce, containers, files, hits, pickles, sdss
 from alerce_early.data.chunks import Chunk, Rejected
+from alerce_early.data.names import shown
 from alerce_early.data.records import Records
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
@@ -124,11 +125,12 @@ def _pieces(
 ) -> Iterator[Chunk]:
     """The rows of one file, at most `size` at a time; a file that cannot be read is one rejected row."""
     index, n = shard
+    source = shown(str(path))
     try:
         records = read(path, spec)
     except InputError as error:
         if index == 0:
-            yield _chunk(None, [], path, name, [Rejected(str(path), "", str(error))], 1)
+            yield _chunk(None, [], source, name, [Rejected(source, "", shown(str(error)))], 1)
         return
     wanted = (*spec.raw_shape[1:], spec.raw_shape[0])
     rows = np.arange(index, len(records), n)
@@ -136,10 +138,10 @@ def _pieces(
         part = rows[start : start + size].tolist()
         fits = [row for row in part if records.images[row].shape == wanted]
         rejected = [
-            Rejected(str(path), f"{name}:{row}", f"stamp is {_by(records.images[row].shape)}, wanted {_by(wanted)}")
+            Rejected(source, f"{name}:{row}", f"stamp is {_by(records.images[row].shape)}, wanted {_by(wanted)}")
             for row in sorted(set(part) - set(fits))
         ]
-        yield _chunk(_taken(records, fits) if fits else None, fits, path, name, rejected, len(part))
+        yield _chunk(_taken(records, fits) if fits else None, fits, source, name, rejected, len(part))
 
 
 def _taken(records: Records, rows: list[int]) -> Records:
@@ -155,10 +157,10 @@ def _taken(records: Records, rows: list[int]) -> Records:
 
 
 def _chunk(
-    records: Records | None, rows: list[int], path: Path, name: str, rejected: list[Rejected], read: int
+    records: Records | None, rows: list[int], source: str, name: str, rejected: list[Rejected], read: int
 ) -> Chunk:
     keys = np.array([f"{name}:{row}" for row in rows], dtype=str)
-    return Chunk(records, keys, np.full(len(rows), str(path)), tuple(rejected), read)
+    return Chunk(records, keys, np.full(len(rows), source), tuple(rejected), read)
 
 
 def _layout(piece: Chunk) -> tuple[str, ...] | None:
@@ -182,9 +184,10 @@ def _merged(pieces: list[Chunk]) -> Chunk:
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """What rows are named by: the file's name, or its whole path where two files share that."""
-    shared = Counter(path.name for path in paths)
-    return {path: path.name if shared[path.name] == 1 else str(path) for path in paths}
+    """What rows are named by, printable: the file's name, or its whole path where two files share that."""
+    names = {path: shown(path.name) for path in paths}
+    shared = Counter(names.values())
+    return {path: name if shared[name] == 1 else shown(str(path)) for path, name in names.items()}
 
 
 def _by(shape: tuple[int, ...]) -> str:
