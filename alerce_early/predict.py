@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from alerce_early import disk
+from alerce_early.data import names
 from alerce_early.data.chunks import CUT_SHORT, Chunk, Rejected
 from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError, at_the_door
@@ -103,7 +104,7 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
             facts = file.stat()
         except OSError as error:  # it may have been removed since it was found
             raise InputError(f"{file} cannot be read: {error.strerror}.") from None
-        digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+        digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return {
         "network": classifier.model,
         "runtime": classifier.runtime,
@@ -176,7 +177,7 @@ def watch(classifier: Classifier, folder: Path, results: Path) -> None:
     for file in chain((file for file in begun if file.exists()), incoming.arrivals(folder, ends, done)):
         try:
             outcome = predict(classifier, inputs.find([file], classifier.spec), out(file), seen=seen)
-            print(f"{file.name}: {outcome}", flush=True)
+            print(f"{names.shown(file.name)}: {outcome}", flush=True)
             _tell_of_cuts(outcome)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
@@ -212,8 +213,6 @@ def main() -> None:
     add("--gallery", type=Path, metavar="PNG", help="draw the surest stamps of each class")
     add("--watch", type=Path, metavar="FOLDER", help="classify files as they arrive in it; Ctrl-C ends it")
     given = parser.parse_intermixed_args()  # options may stand anywhere
-    # readers log what they set aside, which here goes to a file
-    logging.getLogger(__package__).setLevel(logging.ERROR)
     if bool(given.input) == bool(given.watch):
         taken = f" --ensemble took {', '.join(given.ensemble)}; write INPUT before it." if given.ensemble else ""
         raise InputError(f"give either INPUT ... or --watch FOLDER.{taken}")
@@ -221,6 +220,8 @@ def main() -> None:
         for name in ("shard", "gallery", "overwrite"):
             if getattr(given, name) != parser.get_default(name):
                 raise InputError(f"--watch classifies each file that arrives, whole and once; leave out --{name}.")
+    # readers log what they set aside, which here goes to a file
+    logging.getLogger(__package__).setLevel(logging.ERROR)
     try:
         _do(given)
     except KeyboardInterrupt:

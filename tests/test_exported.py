@@ -243,5 +243,7 @@ def test_what_is_no_such_file_is_told(file: Path, tmp_path: Path) -> None:
     for path in (tmp_path / "none.onnx", tmp_path):
         with pytest.raises(InputError):
             alerce_early.load(path)
+    with pytest.raises(InputError, match=r"model\.pt2 is a program for torch\.export\.load; predict takes"):
+        alerce_early.load(tmp_path / "model.pt2")
     with pytest.raises(InputError, match=r"--runtime openvino: .*model\.onnx runs with onnx alone; openvino needs"):
         alerce_early.load(file, runtime="openvino")

@@ -16,7 +16,7 @@ import pytest
 from astropy.io import fits
 
 from alerce_early.data import alerts, avro, containers
-from alerce_early.data.avro import Unreadable
+from alerce_early.data.avro import CUTOUTS, Unreadable
 from alerce_early.data.cutouts import LARGEST, image
 from alerce_early.data.inflate import GZIP, NotWhole, inflate
 from alerce_early.data.simulation import packets
@@ -78,6 +78,7 @@ WHOLE = packets.encode(GOOD[1])
 STAMP = GOOD[1]["cutoutTemplate"]["stampData"]
 FLIPPED = STAMP[:-6] + bytes([STAMP[-6] ^ 1]) + STAMP[-5:]
 IMAGE = gzip.decompress(STAMP)
+BLANK = gzip.compress(fits_of(np.full((63, 63), np.nan, np.float32)))
 BOMB = gzip.compress(bytes(50 * LARGEST))
 HUGE = IMAGE.replace(b"NAXIS1  =                   63", b"NAXIS1  =         999999999999")
 NESTED = {"type": "record", "name": "self", "fields": [{"name": "objectId", "type": ["null", "self"]}]}
@@ -101,6 +102,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no candid": (written(GOOD[1], without("candid")), "candid is missing"),
     "no template": (packets.encode(GOOD[1] | {"cutoutTemplate": None}), "cutoutTemplate is missing"),
     "no template field": (written(GOOD[1], without("cutoutTemplate")), "cutoutTemplate is missing"),
+    "nothing but NaN": (packets.encode(GOOD[1] | {key: {"fileName": "", "stampData": BLANK} for key in CUTOUTS}),
+                        "no cutout holds data"),
     "empty stamp": (packets.encode(with_stamp(b"")), "cutoutTemplate is missing"),
     "no gzip": (packets.encode(with_stamp(IMAGE)), "cutoutTemplate gzip is damaged"),
     "gzip cut short": (packets.encode(with_stamp(STAMP[:-100])), "cutoutTemplate gzip is cut short"),

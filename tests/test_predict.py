@@ -305,7 +305,7 @@ def test_an_archive_that_is_cut_short_is_no_success(run: Path, night: Path, tmp_
 
 
 def test_a_file_that_is_no_pickle_leaves_only_its_reason(classifier: Classifier, tmp_path: Path) -> None:
-    bad, out = tmp_path / "bad.pkl", tmp_path / "out.parquet"
+    bad, out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.pkl")), tmp_path / "out.parquet"
     bad.write_text("garbage")
     found = predict(classifier, inputs.find([bad], classifier.spec), out)
     assert (found.classified, found.rejected) == (0, 1) and found.first and "is not a pickle" in found.first.reason

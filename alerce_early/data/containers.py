@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from alerce_early.data import files
+from alerce_early.data.chunks import CUT_SHORT
 from alerce_early.data.inflate import DAMAGE, unzipped
 from alerce_early.data.names import shown
 
@@ -64,9 +65,9 @@ def blocks(found: Sequence[Path]) -> Iterator[Block]:
                 with file.open("rb") as content:
                     yield from avro(content, shown(str(file)))
         except BROKEN as error:
-            kind = "archive" if file.name.endswith(ARCHIVES) else "file"
+            what = CUT_SHORT if file.name.endswith(ARCHIVES) else "file cannot be read further"
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            yield Block(shown(str(file)), 0, 1, damage=f"{kind} cannot be read further: {reason}")
+            yield Block(shown(str(file)), 0, 1, damage=f"{what}: {reason}")
 
 
 class _Member(tarfile.TarInfo):

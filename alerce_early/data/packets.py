@@ -112,6 +112,8 @@ def _fill(planes: np.ndarray, record: dict[str, Any]) -> None:
         if stamp.shape != plane.shape:
             raise Unreadable("stamp is {} x {}, wanted {} x {}".format(*stamp.shape, *plane.shape))
         plane[:] = stamp
+    if not np.isfinite(planes).any():
+        raise Unreadable("no cutout holds data")
 
 
 def _columns(raw: np.ndarray) -> np.ndarray:

@@ -40,6 +40,8 @@ def _member(path: Path, runtime: str) -> tuple[Facts, Runtime]:
         if runtime != "onnx":
             raise InputError(f"--runtime {runtime}: {path} runs with onnx alone; {runtime} needs the run folder.")
         return exported.opened(path)
+    if path.suffix == ".pt2":
+        raise InputError(f"{path} is a program for torch.export.load; predict takes a .onnx file, or the run.")
     if runtime == "onnx":
         return exported.of_run(path)
     with extra(f"{path} is no exported file"):

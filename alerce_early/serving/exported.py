@@ -57,6 +57,7 @@ def session_of(content: bytes) -> Any:
     """onnxruntime's `InferenceSession` on the content of an ONNX file, with as many threads as this process may use."""
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # what is classified is nobody else's business
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
     options.log_severity_level = 4  # errors come as exceptions too
