@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 from alerce_early.configs import composed
 from alerce_early.data.simulation.survey import simulate
 from alerce_early.data.spec import DataSpec
+from alerce_early.train import train
 
 CHECKOUT = Path(__file__).parent.parent
 
@@ -41,22 +43,28 @@ def composed_() -> Callable[..., DictConfig]:
 
 
 @pytest.fixture
-def quick(composed: Callable[..., DictConfig], stamps_file: Path, tmp_path: Path) -> Callable[..., DictConfig]:
+def quick(stamps_file: Path, tmp_path: Path) -> Callable[..., DictConfig]:
     """A config for the tiny stamps file: two epochs of three small batches."""
 
-    def quick(*overrides: str) -> DictConfig:
-        return composed(
-            "data=alerce",
-            f"data.path={stamps_file}",
-            f"outputs={tmp_path}",
-            "model=course_cnn",
-            "trainer.max_epochs=2",
-            "batches_per_epoch=3",
-            "batch_size=16",
-            *overrides,
-        )
+    return partial(_quick, stamps_file, tmp_path)
 
-    return quick
+
+def tiny_run(stamps_file: Path, outputs: Path, *overrides: str) -> Path:
+    """A finished run of one such epoch; its network does not matter."""
+    return train(_quick(stamps_file, outputs, "trainer.max_epochs=1", *overrides), outputs / "run").path
+
+
+def _quick(stamps_file: Path, outputs: Path, *overrides: str) -> DictConfig:
+    return composed(
+        "data=alerce",
+        f"data.path={stamps_file}",
+        f"outputs={outputs}",
+        "model=course_cnn",
+        "trainer.max_epochs=2",
+        "batches_per_epoch=3",
+        "batch_size=16",
+        *overrides,
+    )
 
 
 @pytest.fixture(scope="session")

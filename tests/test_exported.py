@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import CHECKOUT, spec
+from conftest import CHECKOUT, spec, tiny_run
 from omegaconf import DictConfig
 
 import alerce_early
@@ -25,7 +25,6 @@ from alerce_early.predict import predict
 from alerce_early.serving import exporting, inputs, runtimes
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.deployed import Deployed
-from alerce_early.train import train
 
 Table = dict[str, np.ndarray]
 
@@ -47,14 +46,9 @@ main()
 
 
 @pytest.fixture(scope="module")
-def run(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with metadata, calibration and sets."""
-    outputs = tmp_path_factory.mktemp("outputs")
-    config = composed(
-        *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=course_cnn"),
-        *("trainer.max_epochs=1", "batches_per_epoch=3", "batch_size=16", "features.names=[fwhm,ndethist]"),
-    )
-    return train(config, outputs / "run").path
+    return tiny_run(stamps_file, tmp_path_factory.mktemp("outputs"), "features.names=[fwhm,ndethist]")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CHECKOUT, spec, stamp
+from conftest import CHECKOUT, spec, stamp, tiny_run
 
 import alerce_early
 from alerce_early.data import alerce
@@ -28,20 +28,14 @@ from alerce_early.serving import gallery, inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.duplicates import Seen
 from alerce_early.serving.facts import Facts
-from alerce_early.train import train
 
 SIZE = 40  # rows of a chunk: ten chunks of the stamps file
 
 
 @pytest.fixture(scope="module")
-def run(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with metadata; its network does not matter here."""
-    outputs = tmp_path_factory.mktemp("outputs")
-    config = composed(
-        *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=course_cnn", "features=published"),
-        *("trainer.max_epochs=1", "batches_per_epoch=3", "batch_size=16"),
-    )
-    return train(config, outputs / "run").path
+    return tiny_run(stamps_file, tmp_path_factory.mktemp("outputs"), "features=published")
 
 
 @pytest.fixture(scope="module")
