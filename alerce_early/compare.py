@@ -8,11 +8,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from alerce_early import disk
 from alerce_early.errors import at_the_door
-from alerce_early.evaluation import comparison, page, parallel
+from alerce_early.evaluation import comparison, page
 from alerce_early.evaluation.entries import Entry, find, join
 from alerce_early.evaluation.page import Section, number
 
@@ -115,17 +113,7 @@ def as_csv(entries: Sequence[Entry]) -> str:
 
 
 def as_html(entries: Sequence[Entry], said: Sequence[str]) -> str:
-    """The table and, for each set of test rows, a picture of what each option did."""
-    pictures: list[tuple[str, Figure | Path]] = []
-    for best in dict.fromkeys(_bests(entries)):
-        peers = [entry for entry in entries if entry.rows == best.rows]
-        if len(peers) == 1:
-            continue  # nothing beside it
-        what = best.kind.WORDS[best.kind.RANKED_BY]
-        configs = [{key: _short(value) for key, value in _system_first(entry).items()} for entry in peers]
-        drawn = parallel.picture(configs, [mean(entry.scores) for entry in peers], what, best.kind.LOWER_IS_BETTER)
-        caption = f"A line is a config; it ends at its {what}, mean over seeds, on {_letter(best, entries)}."
-        pictures.append((caption, drawn))
+    """Return the table as a page."""
     header, *rows = leaderboard(entries)
     kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
     return page.render(
@@ -137,8 +125,7 @@ def as_html(entries: Sequence[Entry], said: Sequence[str]) -> str:
                 "Leaderboard",
                 words=[*notes(entries), *said, READ_AS],
                 tables=[([header[i] for i in kept], [[row[i] for i in kept] for row in rows])],
-            ),
-            *([Section("What each option did", pictures=pictures)] if pictures else []),
+            )
         ],
     )
 
@@ -174,12 +161,13 @@ def _apart(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
         for key, column in differ.items()
         if key in entry.choices
         and first[str(column)] == key
-        and not any(key.startswith(f"{name}.") and parallel.follows(column, differ[name]) for name in differ)
+        and not any(key.startswith(f"{name}.") and _follows(column, differ[name]) for name in differ)
     }
 
 
-def _system_first(entry: Entry) -> dict[str, Any]:
-    return {"model": entry.choices["model"], **entry.choices}
+def _follows(column: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether who knows the values (n,) of another option knows those (n,) of this one."""
+    return len(set(zip(other, column, strict=True))) == len(set(other))
 
 
 def _short(value: Any) -> str:
@@ -214,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.compare", description=__doc__)
     parser.add_argument("folder", nargs="+", help="a run folder, or one with runs below it")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, a number a column")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with a picture of what each option did")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the table there as a page")
     asked = parser.parse_args()
     finished, unfinished = find(asked.folder)
     entries, said = join(finished)

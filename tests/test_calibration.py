@@ -10,6 +10,7 @@ from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.classification import judge
 
 CLASSES = ("AGN", "SN", "VS")
+GRID = np.geomspace(0.2, 5, 200)
 
 
 def overconfident(n: int, seed: int, scale: object = 2.5, bias: object = 0.0) -> dict[str, np.ndarray]:
@@ -28,30 +29,34 @@ def log_loss(table: dict[str, np.ndarray], prefix: str) -> float:
     return -np.log(np.stack([table[f"{prefix}_{name}"] for name in CLASSES], 1)[np.arange(len(labels)), labels]).mean()
 
 
+def scaled_loss(table: dict[str, np.ndarray], temperature: float) -> float:
+    return log_loss(table | calibration.columns({"temperature": temperature}, table), "q")
+
+
 def test_the_temperature_is_found() -> None:
     fitted = calibration.fit(overconfident(20_000, seed=0), "temperature")
-    assert fitted is not None and fitted["bias"] == [0, 0, 0]
-    assert fitted["scale"] == pytest.approx([1 / 2.5] * 3, rel=0.03) and len(set(fitted["scale"])) == 1
+    assert fitted is not None and fitted["temperature"] == pytest.approx(2.5, rel=0.03)
 
 
-def test_vector_scaling_undoes_what_a_temperature_cannot() -> None:
-    validation, test = (overconfident(5_000, seed, scale=[2.0, 0.7, 1.0], bias=[0.5, -1, 0]) for seed in (0, 1))
-    losses = {}
-    for method in ("temperature", "vector"):
-        losses[method] = judge(test | calibration.columns(calibration.fit(validation, method), test))
-    assert (
-        losses["vector"]["calibration"]["q"]["values"]["log_loss"]
-        < losses["temperature"]["calibration"]["q"]["values"]["log_loss"] - 0.02
-        < losses["temperature"]["values"]["log_loss"] - 0.02
-    )
+@pytest.mark.parametrize("scale", (0.3, 1.5, 4.0))
+def test_no_other_temperature_has_a_lower_log_loss(scale: float) -> None:
+    table = overconfident(300, seed=0, scale=scale)
+    fitted = calibration.fit(table, "temperature")
+    assert fitted is not None and fitted["kept"] is None
+    others = [fitted["temperature"] * factor for factor in (0.5, 0.99, 0.999, 1.001, 1.01, 2.0)]
+    assert scaled_loss(table, fitted["temperature"]) < min(scaled_loss(table, one) for one in others)
 
 
-@pytest.mark.parametrize("method", ("temperature", "vector"))
-def test_few_validation_rows_lower_the_loss_on_other_rows(method: str) -> None:
+def test_q_by_hand() -> None:
+    columns = calibration.columns({"temperature": 2.0}, {"p_a": np.array([0.8]), "p_b": np.array([0.2])})
+    assert columns["q_a"] == pytest.approx(2 / 3) and columns["q_b"] == pytest.approx(1 / 3)  # roots: 2 to 1
+
+
+def test_few_validation_rows_lower_the_loss_on_other_rows() -> None:
     better, errors = 0, []
     for seed in range(10):
         validation, test = overconfident(500, seed), overconfident(2_500, 100 + seed)
-        columns = calibration.columns(calibration.fit(validation, method), test)
+        columns = calibration.columns(calibration.fit(validation, "temperature"), test)
         assert np.allclose(np.sum(list(columns.values()), 0), 1)
         judged = judge(test | columns) if not seed else None
         before, after = log_loss(test, "p"), log_loss(test | columns, "q")
@@ -73,41 +78,33 @@ def test_a_class_without_rows_or_mistakes_stays_finite() -> None:
         "p_SN": np.ones(5),
         "p_VS": np.zeros(5),
     }
-    for method in ("temperature", "vector"):
-        fitted = calibration.fit(perfect, method)
-        assert fitted is not None and np.isfinite([*fitted["scale"], *fitted["bias"]]).all()
-        assert np.isfinite(calibration.apply(fitted, np.array([[0.0, 1, 0]]))).all()
+    fitted = calibration.fit(perfect, "temperature")
+    assert fitted is not None and np.isfinite(calibration.apply(fitted, np.array([[0.0, 1, 0]]))).all()
 
 
 def test_nothing_is_fitted_where_there_is_nothing_to_fit() -> None:
     table = overconfident(10, seed=0)
     assert calibration.fit(table, "none") is None and calibration.columns(None, table) == {}
-    assert calibration.fit({"label": np.array(["a"]), "true": np.array([0.1])}, "vector") is None
+    assert calibration.fit({"label": np.array(["a"]), "true": np.array([0.1])}, "temperature") is None
     assert set(judge(table)["calibration"]) == {"p"}
-    with pytest.raises(InputError, match="calibration=platt is unknown; there are temperature, vector, none"):
+    with pytest.raises(InputError, match="calibration=platt is unknown; there are temperature, none"):
         calibration.fit(table, "platt")
 
 
-@pytest.mark.parametrize("method", ("temperature", "vector"))
-def test_a_scaling_that_does_not_pay_is_not_used(method: str) -> None:
+def test_a_scaling_that_does_not_pay_is_not_used() -> None:
     """47 rows of a network that is right about itself: nearly all there is to learn from them is wrong."""
     losses, kept = [], 0
     for seed in range(40):
         validation, test = overconfident(47, seed, scale=1.0), overconfident(2_500, 100 + seed, scale=1.0)
-        fitted = calibration.fit(validation, method)
+        fitted = calibration.fit(validation, "temperature")
         assert fitted is not None
-        scale, bias = calibration._scaling(
-            tables.label_indices(validation, CLASSES), np.log(tables.probabilities(validation, CLASSES)), method
-        )
-        unguarded = fitted | {"scale": scale.tolist(), "bias": bias.tolist()}
+        unguarded = {"temperature": min(GRID, key=lambda one: scaled_loss(validation, one))}
         if fitted["kept"]:
             kept += 1
-            assert fitted["scale"] == [1, 1, 1] and fitted["bias"] == [0, 0, 0]
-            assert f"{method} scaling, cross-fitted over 47 validation rows, would take their log" in fitted["kept"]
+            assert fitted["temperature"] == 1 and "cross-fitted over 47 validation rows" in fitted["kept"]
         else:
-            assert fitted == unguarded
-        for one in (fitted, unguarded):
-            losses.append(log_loss(test | calibration.columns(one, test), "q") - log_loss(test, "p"))
+            assert fitted["temperature"] == pytest.approx(unguarded["temperature"], rel=0.02)
+        losses += [scaled_loss(test, one["temperature"]) - log_loss(test, "p") for one in (fitted, unguarded)]
     guarded, without = np.array(losses).reshape(-1, 2).mean(0)
     assert kept >= 20 and 0 < guarded < 0.7 * without  # what cross-validation lets through still costs a little
 
@@ -122,5 +119,5 @@ def test_rows_of_one_object_are_left_out_together() -> None:
     few = overconfident(20, seed=3, scale=1.0)
     many = {name: np.repeat(column, 100) for name, column in few.items()}
     apart = many | {"id": np.arange(2_000).astype(str)}
-    fits = [calibration.fit(table, "vector") for table in (few, many, apart)]
+    fits = [calibration.fit(table, "temperature") for table in (few, many, apart)]
     assert [fitted is not None and bool(fitted["kept"]) for fitted in fits] == [True, True, False]

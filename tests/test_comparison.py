@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alerce_early.evaluation import comparison, parallel
+from alerce_early.evaluation import comparison
 from alerce_early.evaluation.comparison import Outcome
 
 
@@ -73,14 +73,3 @@ def test_welch_and_its_words() -> None:
     assert p is not None and p < 0.001 and comparison.verdict(p) == "p < 0.001"
     assert comparison.verdict(0.2) == "not distinguishable (p 0.20)"
     assert comparison.verdict(0.05).startswith("not distinguishable")
-
-
-def test_axes_of_the_picture_tell_no_choice_twice() -> None:
-    configs = [
-        {"model": model, "net": f"the net of {model}", "recipe": recipe, "lr": "1"}
-        for model in ("a", "b")
-        for recipe in ("course", "joint")
-    ]
-    assert parallel.options(configs) == ["model", "recipe"]
-    figure = parallel.picture(configs, [0.1, 0.2, 0.3, 0.4], "score")
-    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["model", "recipe", "score"]

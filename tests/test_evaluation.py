@@ -79,6 +79,19 @@ def test_two_classes_worked_out_by_hand() -> None:
     assert values["roc_auc/SN"] == pytest.approx(13 / 16) and values["mcc"] == pytest.approx(0.5)
 
 
+def test_the_misses_at_a_false_positive_rate_count_tied_rows_together_and_reach_the_rate_itself() -> None:
+    # by falling score: real | bogus | real | real and bogus, tied | real | 8 bogus, one of ten may be taken for real
+    labels = np.array([1, 0, 1, 1, 0, 1, *[0] * 8])
+    p = np.array([0.9, 0.8, 0.7, 0.6, 0.6, 0.5, *[0.1] * 8])
+    order = np.random.default_rng(0).permutation(len(p))
+
+    def misses(labels: np.ndarray, p: np.ndarray) -> list[float]:
+        values = metrics.classification(labels, np.stack([1 - p, p], 1), ("bogus", "real"))
+        return [values["fnr_at_fpr_0.01/real"], values["fnr_at_fpr_0.1/real"]]
+
+    assert misses(labels, p) == misses(labels[order], p[order]) == [3 / 4, 1 / 2]
+
+
 def test_numbers_are_those_of_scikit_learn_also_for_ties_and_draws() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=300)
@@ -106,7 +119,7 @@ def test_calibration_error_over_bins_of_equal_counts() -> None:
     labels = np.concatenate([np.arange(20) < 15, np.arange(20) < 16]).astype(int)
     values = metrics.classification(labels, np.stack([1 - p, p], 1), ("bogus", "real"))
     assert values["ece"] == pytest.approx((0.15 + 0.1) / 2)
-    assert np.bincount(metrics.calibration_bins(np.arange(300) / 300)).tolist() == [20] * 15
+    assert np.bincount(metrics.equal_bins(np.arange(300) / 300)).tolist() == [20] * 15
 
 
 def test_wilson_interval() -> None:
@@ -119,27 +132,19 @@ def test_wilson_interval() -> None:
 def test_the_bootstrap_draws_whole_objects() -> None:
     """100 rows of one object say no more than one row."""
     right = np.repeat([0.0, 1.0], 200)
-    seen: list[int] = []
 
-    def accuracy(rows: np.ndarray) -> dict[str, float]:
-        seen.append(len(rows))
-        return {"accuracy": float(right[rows].mean())}
+    def accuracy(times: np.ndarray) -> dict[str, float]:
+        return {"accuracy": float(times @ right / times.sum())}
 
     alone = intervals.bootstrap(accuracy, np.arange(400).astype(str))["accuracy"]
     grouped = intervals.bootstrap(accuracy, (np.arange(400) // 100).astype(str))["accuracy"]
     assert alone[1] - alone[0] < 0.15 and grouped[1] - grouped[0] >= 0.75
-    assert set(seen) == {400}
 
 
-def test_bootstrap_rows_belong_to_the_drawn_objects() -> None:
-    groups = np.array(["a", "b", "b", "c", "c", "c"])
-
-    def whole(rows: np.ndarray) -> dict[str, float]:
-        counts = np.bincount(rows, minlength=6)
-        assert counts[1] == counts[2] and counts[3] == counts[4] == counts[5]
-        return {"n": 1.0}
-
-    intervals.bootstrap(whole, groups, draws=50)
+def test_as_many_objects_are_drawn_as_there_are_and_each_whole() -> None:
+    drawn = list(intervals.resamples(np.array(["a", "b", "b", "c", "c", "c"]), draws=2_000))
+    assert all(a + b + c == 3 and b == also and c == d == e for a, b, also, c, d, e in drawn)
+    assert np.mean(drawn, 0) == pytest.approx(1, abs=0.1)
 
 
 def test_ten_of_ten_is_no_certainty_also_where_rows_share_an_object() -> None:

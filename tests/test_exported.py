@@ -174,7 +174,7 @@ def changed(file: Path, out: Path, **texts: Any) -> Path:
 
 REDSHIFT = {"columns": ["predicted", "confidence"], "conformal": " null", "calibration": " null"}
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
-SETS = {name: [0.5] * 5 for name in ("set", "set_lac", "set_aps_by_class", "set_aps")}
+SETS = {name: [0.5] * 5 for name in ("set", "set_marginal")}
 
 
 @pytest.mark.parametrize(
@@ -194,9 +194,9 @@ SETS = {name: [0.5] * 5 for name in ("set", "set_lac", "set_aps_by_class", "set_
         ({"columns": [*PROBABILITIES, "candid"]}, "columns include 'candid', which no network puts out"),
         ({"columns": [*PROBABILITIES, "predicted"]}, "columns include 'predicted', which no network puts out"),
         ({"columns": [*PROBABILITIES, "p_other"]}, "columns include 'p_other', which no network puts out"),
-        ({"calibration": {"scale": [1.0]}}, "calibration=.*; wanted scale, bias"),
-        ({"calibration": {"scale": [1.0] * 4, "bias": [0.0] * 5}}, "calibration: scale=.*; wanted 5 finite numbers"),
-        ({**REDSHIFT, "calibration": {"scale": [], "bias": []}}, "calibration: scale=.*; wanted no finite numbers"),
+        ({"calibration": {"scale": [1.0]}}, "calibration=.*; wanted temperature"),
+        ({"calibration": {"temperature": [1.0]}}, "calibration: temperature=.*; wanted 1 finite number"),
+        ({**REDSHIFT, "calibration": {"temperature": 1.0}}, "calibration: temperature=.*; wanted no finite numbers"),
         (REDSHIFT, "its table is float32 .1, 10., not 2 columns"),
         ({"conformal": {"coverage": "a", "thresholds": SETS}}, "what it tells of itself is damaged"),
         ({"conformal": {"coverage": 0.9, "thresholds": SETS | {"set": [0.5] * 4}}}, "what it tells .* is damaged"),

@@ -1,5 +1,6 @@
 """Networks: exact parameter counts, and invariance under rotation of the input."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import spec
@@ -22,6 +23,40 @@ def test_rotinv_is_invariant_under_quarter_turns(kernel: int, size: int) -> None
     assert z.std(0).min() > 1e-3  # not invariant by ignoring its input
     for turn in range(1, TURNS):
         assert (net({"image": image.rot90(turn, (2, 3))}) - z).abs().max() <= 1e-5
+
+
+def test_rotinv_is_the_published_arithmetic() -> None:
+    """Reyes et al. 2018, table 2: four turned copies through the same layers, and the mean of what the dense ones say.
+
+    Any symmetric pooling is invariant, so invariance cannot tell a mean from a maximum.
+    """
+    torch.manual_seed(0)
+    net = RotInv(spec()).eval()
+    weights = iter(list(net.parameters()))
+    layers = [(next(weights).numpy(force=True), next(weights).numpy(force=True)) for _ in range(8)]
+    image = torch.rand(3, 3, 21, 21).numpy()
+    seen = []
+    for turn in range(4):
+        x = np.pad(np.rot90(image, turn, (2, 3)), [(0, 0), (0, 0), (3, 3), (3, 3)])
+        for i, (kernel, bias) in enumerate(layers[:5]):
+            x = np.maximum(correlate(x if i == 0 else np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)]), kernel, bias), 0)
+            if i in (1, 4):
+                n, channels, side, _ = x.shape
+                x = x.reshape(n, channels, side // 2, 2, side // 2, 2).max((3, 5))
+        x = x.reshape(len(x), -1)
+        for matrix, bias in layers[5:7]:
+            x = np.maximum(x @ matrix.T + bias, 0)
+        seen.append(x)
+    assert np.ptp(seen, axis=0).max() > 1e-3  # the four turns do not say the same
+    matrix, bias = layers[7]
+    expected = sum(seen) / 4 @ matrix.T + bias
+    assert net({"image": torch.from_numpy(image)}).numpy(force=True) == pytest.approx(expected, abs=1e-5)
+
+
+def correlate(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """(N, I, S, S) with kernel (O, I, K, K): (N, O, S - K + 1, S - K + 1)."""
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[2:], (2, 3))
+    return np.einsum("nihwab,oiab->nohw", windows, kernel, optimize=True) + bias[:, None, None]
 
 
 @pytest.mark.parametrize("features", (0, 23))

@@ -71,7 +71,7 @@ def test_raw_rows_give_the_table_of_training(run: Path, whole: Path, survey: dic
     square = [i for i, image in enumerate(survey["images"]) if image.shape == (63, 63, 3)]
     assert table["candid"].tolist() == [f"stamps.pkl:{i}" for i in square]  # in order
     shared = [name for name in trained if name in table]
-    assert {"id", "label", "predicted", "p_SN", "q_SN", "set", "set_aps", "magpsf"} <= set(shared)
+    assert {"id", "label", "predicted", "p_SN", "q_SN", "set", "set_marginal", "magpsf"} <= set(shared)
     for name in shared:
         here = table[name][trained["row"]]
         if trained[name].dtype == object:

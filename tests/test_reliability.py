@@ -77,8 +77,7 @@ def test_wrong_probabilities_are_not() -> None:
 @pytest.mark.parametrize("pays", (True, False))
 def test_the_page_shows_before_and_after(pays: bool) -> None:
     rows = table(PROBABILITIES, LABELS)
-    scale = [1.2, 1.2] if pays else [1.0, 1.0]
-    rows |= calibration.columns({"scale": scale, "bias": [0.0, 0.0]}, rows)
+    rows |= calibration.columns({"temperature": 0.8 if pays else 1.0}, rows)
     judged = reliability.judge(rows)
     drawn = reliability.pictures(judged, rows)
     section = reliability.section(judged, drawn)

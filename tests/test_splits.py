@@ -45,6 +45,16 @@ def test_no_object_makes_up_a_part() -> None:
     assert part[0] == PARTS.index("train") and np.bincount(part).tolist() == [120, 10, 20]
 
 
+def test_no_object_makes_up_more_than_a_fifth_of_a_part() -> None:
+    objects = np.repeat(np.arange(120), [3] * 20 + [2] * 20 + [1] * 80)
+    parts = [
+        split(np.zeros(180, int), objects.astype(str), ("AGN",), validation=10, test=20, seed=s) for s in range(20)
+    ]
+    held = np.array([part != PARTS.index("train") for part in parts])
+    assert not held[:, :60].any() and held[:, 60:100].any()  # a fifth of 10 are 2 rows
+    assert all(np.bincount(part)[1] >= 9 and np.bincount(part)[2] >= 19 for part in parts)
+
+
 def test_a_pure_function_of_its_seed() -> None:
     labels, ids = np.arange(900) % 3, np.arange(900).astype(str)
     first, again, other = (split(labels, ids, CLASSES, validation=20, test=20, seed=seed) for seed in (0, 0, 1))
@@ -89,6 +99,17 @@ def test_folds_are_stratified_to_one_row_where_every_row_is_an_object() -> None:
     fold = fold_of(labels, np.arange(171).astype(str), 5)
     by_class = [np.bincount(fold[labels == c], minlength=5) for c in range(3)]
     assert all(np.ptp(sizes) <= 1 for sizes in by_class) and by_class[1].tolist().count(3) == 1
+
+
+def test_objects_are_dealt_there_and_back_from_the_largest_on() -> None:
+    rows = np.arange(8, 0, -1)  # of the objects 0 to 7
+    objects = np.repeat(np.arange(8), rows)
+    fold = fold_of(np.zeros(36, int), objects.astype(str), 4)
+    assert [int(fold[objects == o][0]) for o in range(8)] == [0, 1, 2, 3, 3, 2, 1, 0]
+    assert np.bincount(fold).tolist() == [9] * 4
+    # every class begins one fold later, so that remainders do not pile up on the first
+    both = fold_of(np.repeat([0, 1, 2], 36), np.concatenate([objects, objects + 8, objects + 16]).astype(str), 4)
+    assert [int(both[36 * c]) for c in range(3)] == [0, 1, 2]
 
 
 def test_folds_are_a_pure_function_of_the_seed_of_the_split() -> None:

@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from alerce_early.configs import CONF, data_of, task_of
+from alerce_early.runs.folder import Run
 
 
 def ready() -> list[Path]:
@@ -74,6 +75,23 @@ def test_killed_launchers_block_nothing_and_no_job_runs_twice(stamps_file: Path,
             assert any(f"{job.name}: Early stopping conditioned" in err for _, err in said)
         else:
             assert (job / "train.log").read_text().count("report: ") == 1
+
+
+def test_a_job_is_told_as_what_came_of_it_and_its_failure_is_forgotten_once_it_succeeds(
+    stamps_file: Path, tmp_path: Path
+) -> None:
+    def outcome(*overrides: str) -> str:
+        out, _ = sweep(stamps_file, tmp_path, "seed=0", "trainer.max_epochs=1", *overrides).communicate()
+        return out.splitlines()[-1].partition(" jobs, ")[2]
+
+    (tmp_path / "damaged.pkl").write_bytes(b"no pickle")
+    assert outcome(f"data.test_path={tmp_path / 'damaged.pkl'}") == "1 failed"
+    (failed,) = tmp_path.glob("sweeps/mine/*/failed.txt")
+    assert "damaged.pkl" in failed.read_text()
+    assert outcome() == "1 finished" and not failed.exists()
+    assert outcome() == "1 finished before"
+    with Run(failed.parent).alone():
+        assert outcome() == "1 finished before"  # also while another launch looks at it
 
 
 def test_jobs_that_run_elsewhere_are_told_of_at_the_end(stamps_file: Path, tmp_path: Path) -> None:

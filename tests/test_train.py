@@ -3,8 +3,8 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from alerce_early import checkpoints
-from alerce_early.configs import CONF, data_of, task_of
+from alerce_early.configs import data_of, task_of
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration, conformal, thresholds
 from alerce_early.evaluation import table as tables
 from alerce_early.runs.fitting import Fitting
-from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.train import train
 
@@ -76,6 +75,23 @@ def test_what_validation_taught_is_kept_and_applied(finished: Path) -> None:
         for column, values in columns.items():
             np.testing.assert_array_equal(values, table[column])  # of a purity that nothing has: NaN
     assert {"set", "q_SN", "magpsf"} <= set(table) and result["test"]["conformal"]["wanted"] == 0.9
+
+
+def test_the_validation_rows_alone_teach_them(finished: Path) -> None:
+    result = json.loads((finished / "metrics.json").read_text())
+    table = tables.read(finished / "predictions.parquet")
+
+    def fits(split: str) -> dict[str, Any]:
+        rows = tables.part(table, split)
+        return {
+            "calibration": calibration.fit(rows, "temperature"),
+            "conformal": conformal.fit(rows, 0.9),
+            "thresholds": thresholds.fit(rows),
+        }
+
+    of_validation, of_test = fits("validation"), fits("test")
+    for name, fitted in of_validation.items():
+        assert result[name] == fitted != of_test[name], name
 
 
 def test_the_page_says_which_data_it_was_and_shows_pictures(finished: Path) -> None:
@@ -216,12 +232,6 @@ def test_errors_at_the_door(quick, tmp_path: Path) -> None:
         train(quick("features.names=[colour]"), tmp_path / "b")
     with pytest.raises(InputError, match=r"trainer: .*Try trainer=cpu"):
         train(quick("trainer=gpu"), tmp_path / "c")
-
-
-@pytest.mark.parametrize("file", sorted(Path(CONF, "model").glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_model_is_a_task_with_a_net(composed: Callable[..., DictConfig], file: Path) -> None:
-    assert isinstance(composed(f"model={file.stem}").model.name, str)
-    assert issubclass(Task, torch.nn.Module)
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -81,7 +81,7 @@ def numbers(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """
     classes = tables.classes_of(table)
     labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
-    judged = intervals.judged_by_weight(metrics.Classification(labels, probabilities, classes), table["id"])
+    judged = intervals.judged(metrics.Classification(labels, probabilities, classes), table["id"])
     bounds = judged["intervals"]
     bounds["ece"] = intervals.reflected(judged["values"]["ece"], bounds["ece"])
     counts = metrics.confusion(labels, probabilities.argmax(1), len(classes))

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy.stats import binomtest, ttest_ind
 
-from alerce_early.evaluation.intervals import LEVEL
+from alerce_early.evaluation.intervals import LEVEL, resamples
 from alerce_early.evaluation.kinds import kind_of
 
 DRAWS = 2000
@@ -53,18 +53,13 @@ class Outcome:
 
     def _scores(self, values: np.ndarray) -> np.ndarray:
         """(DRAWS,) of the mean over strata of the mean of values (N,), bootstrapped over whole objects."""
-        rng = np.random.default_rng(0)
-        objects, group = np.unique(self.ids, return_inverse=True)
-        strata, stratum = np.unique(self.strata, return_inverse=True)
-        cell, shape = group * len(strata) + stratum, (len(objects), len(strata))
-        sums, counts = (np.bincount(cell, w, np.prod(shape)).reshape(shape) for w in (values, np.ones(len(values))))
+        _, stratum = np.unique(self.strata, return_inverse=True)
 
-        def score() -> float:
-            times = np.bincount(rng.integers(len(objects), size=len(objects)), minlength=len(objects))
-            total = times @ counts
-            return float(((times @ sums)[total > 0] / total[total > 0]).mean())
+        def score(times: np.ndarray) -> float:
+            total = np.bincount(stratum, times)
+            return float((np.bincount(stratum, times * values)[total > 0] / total[total > 0]).mean())
 
-        return np.array([score() for _ in range(DRAWS)])
+        return np.array([score(times) for times in resamples(self.ids, DRAWS)])
 
 
 def _keys(table: Mapping[str, np.ndarray]) -> np.ndarray:

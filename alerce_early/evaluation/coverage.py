@@ -56,7 +56,7 @@ def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section |
         ("mean size", lambda part: f"{part['size']:.2f}"),
     ):
         rows = [[part, *(told(judged["sets"][name][part]) for name in conformal.KINDS)] for part in parts]
-        page.tables.append(((what, *(f"{kind.words} ({name})" for name, kind in conformal.KINDS.items())), rows))
+        page.tables.append(((what, *(f"{words} ({name})" for name, words in conformal.KINDS.items())), rows))
     return page
 
 

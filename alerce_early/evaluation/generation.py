@@ -36,8 +36,8 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """
     columns = {name: table[name].astype(np.float64) for name in WORDS}
 
-    def means(rows: np.ndarray) -> dict[str, float]:
-        return {name: float(column[rows].mean()) for name, column in columns.items()}
+    def means(weights: np.ndarray) -> dict[str, float]:
+        return {name: float(weights @ column / weights.sum()) for name, column in columns.items()}
 
     return intervals.judged_by_class(means, table["id"], table["label"])
 

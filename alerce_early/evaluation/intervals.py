@@ -1,6 +1,6 @@
 """How far a number can be trusted: 95 % intervals."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,73 +26,61 @@ def share(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     objects = len(np.unique(groups))
     if objects == len(groups) or hits.all() or not hits.any():
         return wilson(round(objects * float(hits.mean())) if len(hits) else 0, objects)
-    return bootstrap(lambda drawn: {"share": float(hits[drawn].mean())}, groups)["share"]
+    return bootstrap(lambda times: {"share": float(times @ hits / times.sum())}, groups)["share"]
 
 
 def judged(
     statistic: Callable[[np.ndarray], dict[str, float]], groups: np.ndarray, rows: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """{"n", "values": {name: number}, "intervals": {name: [low, high]}} of the rows (n,), or all, as plain values.
+    """Return {"n", "values": {name: number}, "intervals": {name: [low, high]}} of the rows (n,), or all.
 
-    statistic, groups: see `bootstrap`; statistic takes row numbers.
+    statistic: takes how often each row counts, (N,) float64, and returns named numbers; groups: see `resamples`.
     """
     rows = np.arange(len(groups)) if rows is None else rows
-    bounds = bootstrap(lambda drawn: statistic(rows[drawn]), groups[rows])
-    return _plain(len(rows), statistic(rows), bounds)
 
+    def on_all(times: np.ndarray) -> dict[str, float]:
+        weights = np.zeros(len(groups))
+        weights[rows] = times
+        return statistic(weights)
 
-def judged_by_weight(statistic: Callable[[np.ndarray], dict[str, float]], groups: np.ndarray) -> dict[str, Any]:
-    """As `judged`, of all rows, for a statistic that takes how often each was drawn."""
-    return _plain(len(groups), statistic(np.ones(len(groups))), bootstrap(statistic, groups, weights=True))
+    bounds = bootstrap(on_all, groups[rows])
+    intervals = {name: list(bound) for name, bound in bounds.items()}
+    return {"n": len(rows), "values": on_all(np.ones(len(rows))), "intervals": intervals}
 
 
 def judged_by_class(
     statistic: Callable[[np.ndarray], dict[str, float]], groups: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
-    """`judged` of all rows, with "by_class": the same of the rows of each of labels (N,)."""
+    """Return `judged` of all rows, with "by_class": the same of the rows of each of labels (N,)."""
     names = labels.astype(str)
     by_class = {str(name): judged(statistic, groups, np.flatnonzero(names == name)) for name in np.unique(names)}
     return judged(statistic, groups) | {"by_class": by_class}
 
 
-def _plain(n: int, values: dict[str, float], bounds: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
-    return {"n": n, "values": values, "intervals": {name: list(bound) for name, bound in bounds.items()}}
-
-
 def bootstrap(
-    statistic: Callable[[np.ndarray], dict[str, float]],
-    groups: np.ndarray,
-    *,
-    draws: int = 500,
-    seed: int = 0,
-    weights: bool = False,
+    statistic: Callable[[np.ndarray], dict[str, float]], groups: np.ndarray, draws: int = 500
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap over whole objects.
+    """Return (low, high) of each number of a statistic: percentile bootstrap, see `judged` and `resamples`.
 
-    statistic: takes row numbers (n,) int64, with repeats, or, where weights is set, how often each row was drawn,
-    (N,) float64; it returns named numbers. groups: (N,) the object of each row; rows of one object are drawn
-    together, since they are no independent evidence. Returns (low, high) of each name, over the draws in which
-    it is defined.
+    A number that is undefined in some draws has the interval of the others.
     """
-    rng = np.random.default_rng(seed)
-    _, group = np.unique(groups, return_inverse=True)
-    by_group = np.argsort(group, kind="stable")
-    sizes = np.bincount(group)
-    starts = np.cumsum(sizes) - sizes
-
-    def resample() -> np.ndarray:
-        drawn = rng.integers(len(sizes), size=len(sizes))
-        if weights:
-            return np.bincount(drawn, minlength=len(sizes))[group].astype(np.float64)
-        # the rows of each drawn group, laid end to end without a loop over groups
-        offsets = np.arange(sizes[drawn].sum()) - np.repeat(np.cumsum(sizes[drawn]) - sizes[drawn], sizes[drawn])
-        return by_group[np.repeat(starts[drawn], sizes[drawn]) + offsets]
-
-    values = [statistic(resample()) for _ in range(draws)]
+    values = [statistic(times) for times in resamples(groups, draws)]
     tails = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
     names = dict.fromkeys(name for value in values for name in value)
     bounds = {name: np.percentile([value[name] for value in values if name in value], tails) for name in names}
     return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+
+def resamples(groups: np.ndarray, draws: int) -> Iterator[np.ndarray]:
+    """Draw as many objects as there are, with replacement; yield how often each row was drawn, (N,) float64.
+
+    groups: (N,) the object of each row; rows of one object are drawn together, since they are no independent evidence.
+    """
+    rng = np.random.default_rng(0)
+    objects, group = np.unique(groups, return_inverse=True)
+    for _ in range(draws):
+        drawn = rng.integers(len(objects), size=len(objects))
+        yield np.bincount(drawn, minlength=len(objects))[group].astype(np.float64)
 
 
 def reflected(value: float, bounds: Sequence[float]) -> list[float]:

@@ -24,7 +24,7 @@ class Classification:
     Called with weights (N,) >= 0 it returns, the class named SN first where there is one: accuracy; balanced
     accuracy (= macro recall); macro F1; mcc, Matthews' correlation (Gorodkin 2004); roc_auc and
     average_precision, one class against the rest, macro and of each class; log_loss, nats; brier, the squared
-    error summed over classes, in [0, 2]; ece, see `calibration_bins`; recall, precision and F1 of each class.
+    error summed over classes, in [0, 2]; ece, see `equal_bins`; recall, precision and F1 of each class.
     Of two classes the `positive` one also has fnr_at_fpr_<rate>, the lowest share of it that is missed where at
     most that share of the others is taken for it; and f2, F-beta with recall counting twice, if it is SN.
 
@@ -41,7 +41,7 @@ class Classification:
         self.log_loss = log_losses(own)
         self.brier = (probabilities**2).sum(1) - 2 * own + 1
         confidence = probabilities.max(1)
-        self.bin, self.excess = calibration_bins(confidence), confidence - (predicted == labels)
+        self.bin, self.excess = equal_bins(confidence), confidence - (predicted == labels)
 
     def __call__(self, weights: np.ndarray) -> dict[str, float]:
         n, total = len(self.classes), weights.sum()
@@ -98,7 +98,7 @@ class Ranking:
 class CalibrationErrors:
     """How far probabilities are from the shares of rows in which they come true, for any weights of the rows.
 
-    probabilities: (N, C). Rows are binned once, see `calibration_bins`: by the probability of the most probable
+    probabilities: (N, C). Rows are binned once, see `equal_bins`: by the probability of the most probable
     class, and anew by that of each class. Called with `hits` and weights (N,) >= 0 it returns ece, the mean
     distance of the first (top-label, Guo et al. 2017, section 2), and classwise_ece, of the others the mean over
     classes (Nixon et al. 2019, section 3, without their bins of equal width; Kull et al. 2019, section 2).
@@ -109,7 +109,7 @@ class CalibrationErrors:
     def __init__(self, probabilities: np.ndarray):
         self.predicted = probabilities.argmax(1)
         self.scores = np.column_stack([probabilities.max(1), probabilities])
-        bins = np.apply_along_axis(calibration_bins, 0, self.scores)
+        bins = np.apply_along_axis(equal_bins, 0, self.scores)
         self.cell = (bins + BINS * np.arange(self.scores.shape[1])).ravel()
 
     def hits(self, labels: np.ndarray) -> np.ndarray:
@@ -142,21 +142,27 @@ def log_losses(own: np.ndarray) -> np.ndarray:
     return -np.log(np.maximum(own, np.finfo(np.float64).eps))
 
 
+def entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Return the entropy (N,), nats, of probabilities (N, C), each row scaled to add up to 1."""
+    p = probabilities / probabilities.sum(1, keepdims=True)
+    return -(p * np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum(1) + 0.0  # + 0: no -0 where one class has all
+
+
 def positive(classes: Sequence[str]) -> str:
     """The class that is looked for: SN where there is one, or else the last, as in (bogus, real)."""
     return "SN" if "SN" in classes else classes[-1]
 
 
-def calibration_bins(confidence: np.ndarray) -> np.ndarray:
-    """(N,) int64 number of the bin of each row: up to `BINS` bins with equally many rows of (N,) confidence.
+def equal_bins(values: np.ndarray, most: int = BINS) -> np.ndarray:
+    """Return the number, (N,) int64, of the bin of each of (N,) values: up to `most` bins with equally many rows.
 
     Bins have at least `FEWEST` rows, or there is only one; equal values share a bin. The expected calibration
     error over such bins is less biased than over bins of equal width (Nixon et al. 2019, section 3).
     """
-    n = len(confidence)
-    bins = min(BINS, max(1, n // FEWEST))
-    edges = np.sort(confidence)[np.arange(1, bins) * n // bins]
-    return np.searchsorted(edges, confidence, side="right")
+    n = len(values)
+    bins = min(most, max(1, n // FEWEST))
+    edges = np.sort(values)[np.arange(1, bins) * n // bins]
+    return np.searchsorted(edges, values, side="right")
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -172,7 +178,7 @@ def _average_precision(own: np.ndarray, other: np.ndarray) -> float:
 
 
 def _fnr_at_fpr(own: np.ndarray, other: np.ndarray, rate: float) -> float:
-    allowed = np.searchsorted(other, rate * other[-1], side="right")
+    allowed = np.searchsorted(other / other[-1], rate, side="right")
     return 1 - np.append(0, own)[allowed] / own[-1]
 
 

@@ -91,7 +91,7 @@ def _judged(labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray) -> d
         means = {"log_loss": weights @ log_loss / weights.sum(), "brier": weights @ brier / weights.sum()}
         return {name: float(value) for name, value in (means | errors(hits, weights)).items()}
 
-    judged = intervals.judged_by_weight(numbers, ids)
+    judged = intervals.judged(numbers, ids)
     for name in errors.names:
         judged["intervals"][name] = intervals.reflected(judged["values"][name], judged["intervals"][name])
     judged["values"]["debiased_rmsce"] = errors.debiased(hits)
@@ -130,7 +130,7 @@ def _diagram(labels: np.ndarray, shown: Mapping[str, np.ndarray]) -> Figure:
     axes.plot((0, 1), (0, 1), color="grey", lw=0.8, ls=":")
     for name, probabilities in shown.items():
         confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-        bins = metrics.calibration_bins(confidence)
+        bins = metrics.equal_bins(confidence)
         rows = np.bincount(bins)
         counts, sums = np.bincount(bins, right), np.bincount(bins, confidence)
         used = rows > 0

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from alerce_early.evaluation import intervals
+from alerce_early.evaluation import intervals, metrics
 from alerce_early.evaluation.page import Section
 from alerce_early.evaluation.table import METADATA
 
-BINS, FEWEST = 8, 20  # of a column, and rows in one
+BINS = 8  # of a column, at most
 
 
 def by_column(right: np.ndarray, values: np.ndarray) -> list[tuple[float, float, int, int]]:
@@ -20,11 +20,9 @@ def by_column(right: np.ndarray, values: np.ndarray) -> list[tuple[float, float,
     """
     known = np.isfinite(values)
     right, values = right[known], values[known]
-    n = len(values)
-    bins = min(BINS, n // FEWEST)
-    if not bins:
+    if len(values) < metrics.FEWEST:
         return []
-    number = np.searchsorted(np.sort(values)[np.arange(1, bins) * n // bins], values, side="right")
+    number = metrics.equal_bins(values, BINS)
     rows = [np.flatnonzero(number == i) for i in np.unique(number)]
     return [(float(values[r].min()), float(values[r].max()), int(right[r].sum()), len(r)) for r in rows]
 

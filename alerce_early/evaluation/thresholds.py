@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import norm
+from sklearn.metrics import DetCurveDisplay
 
 from alerce_early.evaluation import intervals, metrics
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.page import Section, number
 
 WANTED = (0.9, 0.95)  # completeness or purity for which the page gives the threshold
-TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)  # of the axes of error rates
 WORDS = (
     "Rows count as {name} where its probability is at least the threshold. Completeness is the share of true "
     "{name} among which that holds, purity the share of true {name} among those taken for it; purity depends on how "
@@ -180,14 +179,10 @@ def _purity_completeness(own: np.ndarray, score: np.ndarray, name: str) -> Figur
 def _det(own: np.ndarray, score: np.ndarray, name: str) -> Figure:
     """Axes as Martin et al. 1997: a straight line where the scores of both classes are normal."""
     hits, others = metrics.Ranking(own, score).counts(np.ones(len(own)))
-    missed, false = 1 - hits / hits[-1], others / others[-1]
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
-    axes = figure.add_subplot(xlabel="false positive rate", ylabel=f"false negative rate ({name} missed)")
-    ends = TICKS[0] / 2, 0.9
-    axes.plot(*(norm.ppf(np.clip(rate, *ends)) for rate in (false, missed)))
-    axes.set_xticks(norm.ppf(TICKS), [f"{tick:g}" for tick in TICKS])
-    axes.set_yticks(norm.ppf(TICKS), [f"{tick:g}" for tick in TICKS])
-    axes.set(xlim=norm.ppf(ends), ylim=norm.ppf(ends))
+    axes = figure.add_subplot()
+    DetCurveDisplay(fpr=others / others[-1], fnr=1 - hits / hits[-1]).plot(axes)
+    axes.set(xlabel="false positive rate", ylabel=f"false negative rate ({name} missed)")
     axes.grid(lw=0.4)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

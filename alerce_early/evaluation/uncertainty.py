@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import entropy
 
+from alerce_early.evaluation import metrics
 from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.page import Section, number
 
@@ -15,11 +15,9 @@ KEPT = (1.0, 0.95, 0.9, 0.8, 0.5)  # shares of the rows for which the page gives
 
 def doubt(table: Mapping[str, np.ndarray]) -> np.ndarray:
     """(N,) predictive entropy in nats: the column of that name, or else of the probabilities."""
-    return (
-        table["entropy"]
-        if "entropy" in table
-        else entropy(tables.probabilities(table, tables.classes_of(table)), axis=1)
-    )
+    if "entropy" in table:
+        return table["entropy"]
+    return metrics.entropy(tables.probabilities(table, tables.classes_of(table)))
 
 
 def risk_coverage(right: np.ndarray, doubt: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from alerce_early.data.records import MISSING, Records, numbers
 from alerce_early.errors import InputError, extra
-from alerce_early.evaluation import conformal
+from alerce_early.evaluation import conformal, metrics
 from alerce_early.evaluation import table as tables
 from alerce_early.machine import threads
 from alerce_early.serving import exported
@@ -155,8 +155,7 @@ class Classifier:
         if self.classes:
             probabilities = tables.probabilities(table, self.classes)
             calibrated = np.stack([table[f"q_{name}"] for name in self.classes], 1).astype(np.float64)
-            # adding 0 turns -0 of a sure row into 0
-            entropy = -(calibrated * np.log(np.maximum(calibrated, 1e-300))).sum(1) + 0.0
+            entropy = metrics.entropy(calibrated)
             sets = conformal.columns(self.members[0].conformal, table) if len(self.members) == 1 else {}
             predicted = np.array(self.classes)[probabilities.argmax(1)]
             table = {"predicted": predicted, **table, "entropy": entropy.astype(np.float32), **sets}

@@ -115,13 +115,9 @@ class Deployed(nn.Module):
 class Calibrate(nn.Module):
     """`calibration.apply` as a part of the network: probabilities (B, C) -> (B, C), float32."""
 
-    scale: Tensor
-    bias: Tensor
-
     def __init__(self, fitted: Mapping[str, Any]):
         super().__init__()
-        self.register_buffer("scale", torch.tensor(fitted["scale"]))
-        self.register_buffer("bias", torch.tensor(fitted["bias"]))
+        self.temperature = float(fitted["temperature"])
 
     def forward(self, probabilities: Tensor) -> Tensor:
-        return (probabilities.clamp_min(SMALLEST).log() * self.scale + self.bias).softmax(1)
+        return (probabilities.clamp_min(SMALLEST).log() / self.temperature).softmax(1)

@@ -111,9 +111,10 @@ class Facts:
     def _check_fits(self) -> None:
         """Are they what `calibration.fit` and `conformal.fit` return for these classes?"""
         if self.calibration is not None:
-            fitted = _with("calibration", self.calibration, ("scale", "bias"))
-            for name in ("scale", "bias"):
-                _check_numbers(f"calibration: {name}", fitted[name], len(self.classes))
+            temperature = _with("calibration", self.calibration, ("temperature",))["temperature"]
+            _check_numbers("calibration: temperature", [temperature], min(1, len(self.classes)))
+            if temperature <= 0:
+                raise InputError(f"calibration: temperature={temperature}; wanted a number above 0")
         if self.conformal is not None:
             fitted = _with("conformal", self.conformal, ("coverage", "thresholds"))
             _check_numbers("conformal: coverage", [fitted["coverage"]], 1)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, special
 
 from alerce_early.errors import InputError
 from alerce_early.models.flipout import FlipoutMLP
@@ -38,15 +38,10 @@ class BayesTask(ClassifyTask):
     def outputs(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         draws = self.net.draws(batch, self.draws).float().softmax(2)
         mean, std = draws.mean(0), draws.std(0, correction=0)
-        entropy, expected = _entropy(mean), _entropy(draws).mean(0)
+        entropy, expected = special.entr(mean).sum(1), special.entr(draws).sum(2).mean(0)
         return {
             **{f"p_{name}": mean[:, i] for i, name in enumerate(self.spec.classes)},
             **{f"std_{name}": std[:, i] for i, name in enumerate(self.spec.classes)},
             "entropy": entropy,
             "mutual_information": entropy - expected,
         }
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    """Entropy over the last axis, nats."""
-    return -probabilities.xlogy(probabilities).sum(-1)
