@@ -81,7 +81,7 @@ def test_the_page_shows_before_and_after(pays: bool) -> None:
     judged = reliability.judge(rows)
     drawn = reliability.pictures(judged, rows)
     section = reliability.section(judged, drawn)
-    assert section is not None and section.tables[0][0] == ("", "as put out", "calibrated")
+    assert section is not None and section.tables[0][0] == ("", "uncalibrated", "calibrated")
     assert [row[0] for row in section.tables[0][1]].count("  if perfect") == 2
     assert len(drawn["reliability"].axes[0].containers) == 2
-    assert ("did not lower" in section.words[-1]) is not pays
+    assert ("no temperature lowered" in section.words[-1]) is not pays

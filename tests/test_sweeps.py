@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from alerce_early.configs import CONF, data_of, task_of
+from alerce_early.errors import InputError
+from alerce_early.runs import sweeps
 from alerce_early.runs.folder import Run
 
 
@@ -78,20 +82,36 @@ def test_killed_launchers_block_nothing_and_no_job_runs_twice(stamps_file: Path,
 
 
 def test_a_job_is_told_as_what_came_of_it_and_its_failure_is_forgotten_once_it_succeeds(
-    stamps_file: Path, tmp_path: Path
+    composed: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
-    def outcome(*overrides: str) -> str:
-        out, _ = sweep(stamps_file, tmp_path, "seed=0", "trainer.max_epochs=1", *overrides).communicate()
-        return out.splitlines()[-1].partition(" jobs, ")[2]
+    folder, config = tmp_path / "job", composed("model=course_cnn")
+    context = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)})
+    context.hydra.runtime.output_dir = str(folder)
 
-    (tmp_path / "damaged.pkl").write_bytes(b"no pickle")
-    assert outcome(f"data.test_path={tmp_path / 'damaged.pkl'}") == "1 failed"
-    (failed,) = tmp_path.glob("sweeps/mine/*/failed.txt")
-    assert "damaged.pkl" in failed.read_text()
-    assert outcome() == "1 finished" and not failed.exists()
-    assert outcome() == "1 finished before"
-    with Run(failed.parent).alone():
-        assert outcome() == "1 finished before"  # also while another launch looks at it
+    def damaged(_: DictConfig) -> None:
+        raise InputError("stamps.pkl is damaged.")
+
+    def works(_: DictConfig) -> None:
+        with Run(folder).alone():
+            pass
+
+    def outcome(job: Callable[[DictConfig], None]) -> str:
+        HydraConfig.instance().set_config(context)
+        sweeps.run(job, config, "launch")
+        return (tmp_path / ".launches" / "launch" / "job").read_text()
+
+    try:
+        assert outcome(damaged) == f"{sweeps.FAILED}\nstamps.pkl is damaged."
+        assert (folder / "failed.txt").read_text() == "stamps.pkl is damaged.\n"
+        assert outcome(works) == f"{sweeps.FINISHED}\n" and not (folder / "failed.txt").exists()
+        with Run(folder).alone():
+            assert outcome(works) == f"{sweeps.TAKEN}\n"
+        (folder / "metrics.json").write_text("{}")
+        assert outcome(works) == f"{sweeps.BEFORE}\n"
+        with Run(folder).alone():  # a finished job may be looked at by another launch
+            assert outcome(works) == f"{sweeps.BEFORE}\n"
+    finally:
+        HydraConfig.instance().cfg = None
 
 
 def test_jobs_that_run_elsewhere_are_told_of_at_the_end(stamps_file: Path, tmp_path: Path) -> None:

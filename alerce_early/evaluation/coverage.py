@@ -13,11 +13,11 @@ from alerce_early.evaluation.page import Section, number
 
 WORDS = (
     "A set holds the true class with a probability of {coverage:.0%}, if these rows are like the validation rows that "
-    "set its thresholds: over all rows, or, by class, over the rows of each class. The promise is kept on average "
-    "over validation sets; with few validation rows of a class a single one may be off by a few per cent. The same "
-    "rows chose the epoch, which flatters them a little. Brackets are 95 % binomial intervals, for rows of "
-    "different objects. An empty set says that no class is typical of the row; a class with too few "
-    "validation rows for the promise is in every set."
+    "set its thresholds: over all rows (marginal), or over the rows of each class (class-conditional). The promise "
+    "is kept on average over validation sets; with few validation rows of a class a single one may be off by a few per "
+    "cent. The same rows chose the epoch, which flatters them a little. Brackets are 95 % binomial intervals, for rows "
+    "of different objects. An empty set says that no class is typical of the row; a class with too few validation rows "
+    "for the promise is in every set."
 )
 
 

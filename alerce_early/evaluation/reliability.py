@@ -17,7 +17,7 @@ NUMBERS = {
     "classwise_ece": "calibration error by class, mean",
     "debiased_rmsce": "root mean square calibration error, debiased",
 }
-NAMES = {"p": "as put out", "q": "calibrated"}  # prefix of the columns, and what they are
+NAMES = {"p": "uncalibrated", "q": "calibrated"}  # prefix of the columns, and what they are
 DRAWS = 200  # of labels from the probabilities
 UNMOVED = 1e-6  # of a probability that is only written in another precision
 WORDS = (
@@ -64,11 +64,11 @@ def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section |
     )
     if "q" in judged:
         page.words.append(
-            "The calibrated probabilities, columns q_*, are those as put out: scaling them did not lower the log loss "
-            "of the validation rows when each was left out of the fit."
+            "The calibrated probabilities, columns q_*, are the uncalibrated ones: no temperature lowered the log loss "
+            "of validation rows that were left out of its fit."
             if judged["q"]["unmoved"]
-            else "The calibrated probabilities, columns q_*, were scaled to the lowest log loss on the validation rows "
-            "alone; the class predicted is still that of the columns p_*."
+            else "The calibrated probabilities, columns q_*, have the temperature of the lowest log loss on the "
+            "validation rows alone; the class predicted is still that of the columns p_*."
         )
     return page
 

@@ -87,11 +87,11 @@ class Classifier:
         stamps: N arrays (H, W, C) as read, NaN where there is no data, or one array (N, H, W, C); spectra (L, C).
         metadata: (N, F) raw columns in the order of `features`, or columns by name, a dict or a data frame, which
         may hold more; NaN or -999 where a value is missing, as which what float32 cannot hold counts too. Columns of
-        the table: predicted; p_<class> as put out, and q_<class> calibrated (the same where the run has no
-        calibration), float32 in [0, 1]; entropy of the latter, nats; set, the classes that hold the true one with
-        the probability set_coverage, joined by "|", and its variants (not of an ensemble, to whose mean no promise
-        applies); imputed, how many metadata values were missing; model. Of a redshift: predicted, and confidence if
-        the network tells it.
+        the table: predicted; p_<class> uncalibrated, and q_<class> calibrated (the same where the run has no
+        calibration), float32 in [0, 1]; entropy of the latter, nats; set, the classes, joined by "|", that hold the
+        true one with the probability set_coverage for the rows of every class, and set_marginal, the same over all
+        rows (neither of an ensemble, to whose mean no promise applies); imputed, how many metadata values were
+        missing; model. Of a redshift: predicted, and confidence if the network tells it.
         Raises InputError for another shape, for what is no number, or metadata that are lacking.
         """
         try:
