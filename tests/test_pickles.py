@@ -3,7 +3,6 @@
 import collections
 import os
 import pickle
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -38,34 +37,67 @@ def test_arrays_and_containers_survive_every_protocol(tmp_path: Path, protocol: 
 @pytest.mark.parametrize("protocol", (2, 4, 5))
 def test_arrays_of_any_order_and_size_survive(tmp_path: Path, protocol: int) -> None:
     cube = np.arange(2 * 30 * 20, dtype="f4").reshape(2, 30, 20)
-    held = [cube, cube.T, cube.transpose(1, 0, 2), cube[:, ::2], cube[:, :1], cube[:0] if protocol > 2 else cube]
+    held = [cube, cube.T, cube.transpose(1, 0, 2), cube[:, ::2], cube[:, :1], cube[:0]]
     path = tmp_path / "held.pkl"
     path.write_bytes(pickle.dumps([*held, held[0], cube.tobytes()], protocol))
     found = pickles.load(path)
-    path.unlink()  # what was read does not need the file's name
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, held, strict=False))
     assert found[6] is found[0] and found[7] == cube.tobytes()
-    assert not found[0].flags.writeable  # another array may be of the same bytes
+    assert {type(array) for array in pickle.loads(pickle.dumps(found[:7], protocol))} == {np.ndarray}
 
 
-def test_an_array_without_its_data_is_refused(tmp_path: Path) -> None:
-    hollow = b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR"
-    path = tmp_path / "hollow.pkl"
-    for ending, told in ((b".", "an array has no data"), (b"\x94h\x00\x86.", "named before its data")):
-        path.write_bytes(hollow + ending)
-        with pytest.raises(InputError, match=told):
-            pickles.load(path)
+def _call(name: bytes, *arguments: bytes) -> bytes:
+    return b"c" + name + b"\n(" + b"".join(arguments) + b"tR"
 
 
-@pytest.mark.parametrize("protocol", (4, 5))
-def test_the_data_of_arrays_are_not_copied(tmp_path: Path, protocol: int) -> None:
-    path = tmp_path / "arrays.pkl"
-    path.write_bytes(pickle.dumps([np.full((2, 63, 63, 3), i, "f4") for i in range(200)], protocol))
-    tracemalloc.start()
-    found = pickles.load(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert len(found) == 200 and peak < path.stat().st_size / 20
+def _array(dtype: bytes, data: bytes, core: bytes = b"core") -> bytes:
+    """The steps that make an array of one value."""
+    empty = _call(b"numpy." + core + b".multiarray\n_reconstruct", b"cnumpy\nndarray\n", b"K\x00\x85", b"U\x01b")
+    return empty + b"(K\x01K\x01\x85" + dtype + b"\x89" + data + b"tb"
+
+
+def _dtype(name: bytes, order: bytes, flags: int = 0) -> bytes:
+    made = _call(b"numpy\ndtype", b"U" + bytes([len(name)]) + name, b"K\x00", b"K\x01")
+    return made + b"(K\x03U\x01" + order + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK" + bytes([flags]) + b"tb"
+
+
+@pytest.mark.parametrize("core", (b"core", b"_core"))
+def test_arrays_of_python_2_and_of_numpy_1_and_2_are_read(tmp_path: Path, core: bytes) -> None:
+    path = tmp_path / "old.pkl"
+    path.write_bytes(b"\x80\x02" + _array(_dtype(b"f4", b">"), b"U\x04\x40\xe0\x00\x00", core) + b".")
+    assert pickles.load(path).tolist() == [7.0]
+
+
+POINTER = b"U\x08" + b"A" * 8
+FORGED = {
+    "an array of pointers": _array(_dtype(b"O", b"|"), POINTER),
+    "of a dtype that denies to hold them": _array(_dtype(b"O8", b"|"), POINTER),
+    "a scalar pointer": _call(b"numpy.core.multiarray\nscalar", _dtype(b"O8", b"|"), POINTER),
+    "a buffer of pointers": _call(
+        b"numpy.core.numeric\n_frombuffer", POINTER, _dtype(b"O8", b"|"), b"K\x01\x85", b"U\x01C"
+    ),
+    "the memory of an array": _call(
+        b"numpy.core.numeric\n_frombuffer",
+        *(_array(_dtype(b"f8", b"<"), POINTER), _dtype(b"f8", b"<"), b"K\x01\x85", b"U\x01C"),
+    ),
+    "fields by a comma": _array(_call(b"numpy\ndtype", b"U\x05f4,O8", b"K\x00", b"K\x01"), POINTER),
+    "fewer values than it says": _array(_dtype(b"f8", b"<"), b"U\x04AAAA"),
+    "an array out of nothing": _call(b"numpy\nndarray", b"K\x01\x85"),
+    "a dtype that changes the class": b"cnumpy\ndtype\n(K\x03U\x01<tb",
+    "a name within a name": b"\x8c\x05numpy\x8c\x0dndarray.dumps\x93",
+    "a command by INST": b"(U\x04trueiposix\nsystem\n",
+    "a command by OBJ": b"(cposix\nsystem\nU\x04trueo",
+    "a persistent id": b"U\x01aQ",
+    "an extension": b"\x82\x01",
+}
+
+
+@pytest.mark.parametrize("steps", FORGED.values(), ids=FORGED)
+def test_what_no_honest_writer_writes_is_refused(tmp_path: Path, steps: bytes) -> None:
+    path = tmp_path / "forged.pkl"
+    path.write_bytes(b"\x80\x04" + steps + b".")
+    with pytest.raises(InputError, match=r"forged\.pkl"):
+        pickles.load(path)
 
 
 class Calls:
@@ -90,8 +122,8 @@ def test_a_hostile_pickle_is_refused_by_name_before_it_runs(tmp_path: Path, prot
 
 @pytest.mark.parametrize(
     "call",
-    [Calls(eval, "1 + 1"), Calls(np.load, "x.npy"), Calls(np.ndarray, (10**9,)), Calls(getattr, "text", "upper")],
-    ids=["eval", "numpy.load", "an array out of nothing", "getattr"],
+    [Calls(eval, "1 + 1"), Calls(np.load, "x.npy"), Calls(getattr, "text", "upper")],
+    ids=["eval", "numpy.load", "getattr"],
 )
 def test_no_other_callable_is_called(tmp_path: Path, call: Calls) -> None:
     path = tmp_path / "call.pkl"
