@@ -247,7 +247,7 @@ def _do(given: argparse.Namespace) -> None:
         with suppress(KeyboardInterrupt), alone(given.out):
             watch(classifier, given.watch, given.out)
         return
-    source = inputs.find(given.input, classifier.spec)
+    source = inputs.find(given.input, classifier.spec, given.out)
     outcome = predict(classifier, source, given.out, given.shard, given.overwrite)
     if not outcome.classified and outcome.first:
         raise InputError(

@@ -41,7 +41,7 @@ with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
 
     from alerce_early import checkpoints
     from alerce_early.data import alerce, avro, containers, cutouts, hits, pickles, sdss
-    from alerce_early.data.packets import decode
+    from alerce_early.data.packets import Packet, decode_records
     from alerce_early.data.simulation import packets
     from alerce_early.data.wavelengths import PIXELS
     from alerce_early.errors import InputError, one_line
@@ -120,7 +120,7 @@ def _packets() -> tuple[bytes, ...]:
     names = [{"name": "objectId", "type": "string"}, {"name": "candid", "type": "long"}, candidate]
     schema = {"type": "record", "name": "alert", "fields": [*names, *cutouts]}
     made = []
-    for codec in ("null", "deflate"):
+    for codec in ("null", "deflate", "bzip2", "xz"):
         file = io.BytesIO()
         fastavro.writer(file, schema, [packet], codec=codec)
         made.append(file.getvalue())
@@ -140,26 +140,26 @@ def _tar(zipped: bool) -> bytes:
     return file.getvalue()
 
 
-def _cutout(dtype: str) -> bytes:
-    file = io.BytesIO()
-    fits.PrimaryHDU(np.ones((4, 4), dtype)).writeto(file)
+def _cutout(dtype: str, extended: bool = False) -> bytes:
+    file, pixels = io.BytesIO(), np.ones((4, 4), dtype)
+    units = [fits.PrimaryHDU(), fits.ImageHDU(pixels)] if extended else [fits.PrimaryHDU(pixels)]
+    fits.HDUList(units).writeto(file)
     return file.getvalue()
 
 
 def _image(path: Path) -> None:
     try:
-        cutouts.parse(path.read_bytes())
+        cutouts.image(path.read_bytes())
     except avro.Unreadable as error:
         raise InputError(one_line(error)) from None
 
 
 def _decoded(path: Path) -> None:
     """What `alerts.stream` does in its workers, here in this process; what is no packet must say so in one line."""
-    for block in containers.blocks([path]):
-        wanted = range(min(block.count, 4))
-        found = decode([(block, wanted)] if wanted else [], np.empty((4, 3, 63, 63), "f4"))
-        for told in (*found.ids, *found.keys, *found.sources, *(f"{r.source} {r.reason}" for r in found.rejected)):
-            assert told.isprintable(), told
+    for block in containers.read_blocks([path]):
+        for row in decode_records([(block, range(min(block.count, 4)))]):
+            told = (row.id, row.key, row.source) if isinstance(row, Packet) else (row.source, row.reason)
+            assert all(words.isprintable() for words in told), told
 
 
 # Each: the ending of its files, valid ones to begin with, and what reads them.
@@ -179,7 +179,7 @@ TARGETS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[Path], Any]]]
     "avro": (".avro", lambda: list(_packets()), _decoded),
     "tar": (".tar", lambda: [_tar(False)], _decoded),
     "targz": (".tar.gz", lambda: [_tar(True)], _decoded),
-    "cutouts": (".fits", lambda: [_cutout(">f4"), _cutout(">f8")], _image),
+    "cutouts": (".fits", lambda: [_cutout(">f4"), _cutout(">f8"), _cutout(">f4", True)], _image),
     "checkpoints": (".ckpt", lambda: [path.read_bytes() for path in GOLDEN.rglob("classify.ckpt")], checkpoints.task),
 }
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from multiprocessing import active_children
 from pathlib import Path
@@ -23,7 +24,6 @@ from alerce_early import generate
 from alerce_early.configs import data_of
 from alerce_early.data import alerts, summary
 from alerce_early.data.alerce import CLASSES, COLUMNS
-from alerce_early.data.containers import Block
 from alerce_early.data.records import UNLABELLED
 from alerce_early.data.simulation import packets
 from alerce_early.data.simulation.survey import simulate
@@ -41,13 +41,12 @@ def night() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def folder(night: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an avro file of each packet, in subfolders, and something else."""
+    """A folder with an avro file of each packet, in subfolders."""
     folder = tmp_path_factory.mktemp("night")
     for i, packet in enumerate(night):
         file = folder / f"field{i // 50}" / f"{packet['candid']}.avro"
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(packets.encode(packet))
-    (folder / "readme.txt").write_text("no packet")
     return folder
 
 
@@ -107,7 +106,6 @@ def test_every_kind_of_container_gives_the_same(night: list[dict[str, Any]], fol
     for name, options in (("night.tar.gz", quick), ("night.tar", {}), ("night.tgz", quick)):
         mode: Any = "w:gz" if options else "w"
         with tarfile.open(tmp_path / name, mode, **options) as archive:
-            archive.add(folder / "readme.txt", "readme.txt")
             for file in sorted(folder.rglob("*.avro")):
                 archive.add(file, f"night/{file.name}")
         assert same(wanted, everything(tmp_path / name))
@@ -140,7 +138,7 @@ def test_chunks_shards_and_workers(night: list[dict[str, Any]], folder: Path, tm
 
 
 def test_what_cannot_begin(tmp_path: Path, folder: Path) -> None:
-    for path, words in ((tmp_path, r"No such \.avro"), (tmp_path / "none.avro", "none.avro cannot be read")):
+    for path, words in ((tmp_path, "No such file"), (tmp_path / "none.avro", "none.avro cannot be read")):
         with pytest.raises(InputError, match=words):
             alerts.stream([folder, path])
     for options in ({"shard": (2, 2)}, {"size": 0}, {"skip": -1}):
@@ -153,7 +151,7 @@ def test_what_cannot_begin(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InputError, match=r"data\.path"):
         alerts.read(None)
     (tmp_path / "empty.avro").write_bytes(b"")
-    with pytest.raises(InputError, match="not one of 1 packets can be read; the first: not an Avro file"):
+    with pytest.raises(InputError, match="not one of 1 packets can be read; the first: is empty"):
         alerts.read(tmp_path)
 
 
@@ -169,7 +167,13 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
     table.rename(tmp_path / "labels.csv")
     by_object = "ObjectId,class\n" + "".join(f"{name},sn\n" for name in records.ids[:3]) + f"{records.ids[3]},\n"
     (tmp_path / "other.csv").write_text(by_object)
-    assert alerts.read(tmp_path).labels.tolist() == records.labels.tolist()  # a labels.csv in the folder
+    with pytest.raises(InputError, match="other"):  # as of all that is in a folder, and no packet
+        alerts.read(tmp_path / "other.csv")
+    read = alerts.read(tmp_path)
+    assert read.labels.tolist() == records.labels.tolist()  # a labels.csv in the folder
+    assert read.set_aside == records.set_aside + Counter({"is of another kind, wanted an Avro container": 1})
+    (chunk,) = alerts.stream([tmp_path])  # as predict reads it
+    assert chunk.records is not None and chunk.records.labels.tolist() == records.labels.tolist()
     labels = alerts.read(tmp_path, tmp_path / "other.csv").labels
     assert (labels[:3] == CLASSES.index("SN")).all() and (labels[3:] == UNLABELLED).all()
     for text, words in (
@@ -202,15 +206,10 @@ def test_the_door_of_a_simulated_night(tmp_path: Path, capsys: pytest.CaptureFix
         assert words in capsys.readouterr().err
 
 
-def test_batches_end_by_bytes_and_chunks_do_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_are_the_same_whatever_a_process_gets_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = list(alerts.stream([folder], size=40, workers=0))
     monkeypatch.setattr(alerts, "LARGEST_BATCH", 100_000)
-    found = [(Block("a", i, 30, data=bytes(40_000)), range(30)) for i in range(0, 300, 30)]
-    batches = list(alerts._batches(iter(found), 100))
-    assert max(sum(len(block.data) for block, _ in batch) for batch in batches) == 120_000
-    ends = np.cumsum([sum(len(rows) for _, rows in batch) for batch in batches]).tolist()
-    assert {100, 200, 300} <= set(ends) and len(ends) < 10
-    for one, other in zip(alerts.stream([folder], size=40, workers=0), wanted, strict=True):
+    for one, other in zip(alerts.stream([folder], size=40, workers=2), wanted, strict=True):
         assert one.keys.tolist() == other.keys.tolist() and one.rejected == other.rejected and one.read == other.read
         assert one.records is not None and other.records is not None
         assert np.array_equal(one.records.images, other.records.images, equal_nan=True)
@@ -305,3 +304,15 @@ def test_real_packets(real_data: Path) -> None:
         assert columns["isdiffpos"][row] == {"t": 0, "f": 1}[packet["candidate"]["isdiffpos"]]
     labelled = alerts.read(folder)
     assert np.bincount(labelled.labels[labelled.labels >= 0]).tolist() == [10, 10, 10, 10, 9]
+
+
+def test_real_packets_of_a_pipeline_s_own_samples(real_data: Path) -> None:
+    """42 alerts in one container, its blocks packed with Snappy, its cutouts plain FITS."""
+    (chunk,) = alerts.stream([real_data / "ztf_snappy.avro"])
+    assert chunk.read == len(chunk.keys) + len(chunk.rejected) == 42 and chunk.records is not None
+    assert len(set(chunk.keys)) == len(chunk.keys) and np.isfinite(chunk.records.images).mean() > 0.9
+
+
+def test_a_message_on_the_wire_is_set_aside(real_data: Path) -> None:
+    (chunk,) = alerts.stream([real_data / "rubin" / "wire"])
+    assert chunk.read == len(chunk.rejected) == 1 and "Confluent" in chunk.rejected[0].reason

@@ -1,4 +1,4 @@
-"""Reading a night's archive of alert packets against tarfile, fastavro and astropy, and where the time goes."""
+"""Reading a night's archive of alert packets against tarfile, fastavro and astropy."""
 
 import gzip
 import io
@@ -14,10 +14,8 @@ import numpy as np
 from astropy.io import fits
 
 from alerce_early.benches import GIGABYTE, Row, taking_turns
-from alerce_early.data import alerts, containers, cutouts
+from alerce_early.data import alerts
 from alerce_early.data.avro import CUTOUTS
-from alerce_early.data.avro import decoded as records
-from alerce_early.data.inflate import GZIP, inflate
 from alerce_early.data.simulation import packets
 from alerce_early.machine import cores
 
@@ -49,7 +47,7 @@ def members(archive: Path) -> Iterator[bytes]:
 
 
 def reading(n: int, folder: Path) -> Iterator[Row]:
-    """Packets a second from a night's tar.gz to arrays, in one process and on all cores; then step by step."""
+    """Packets a second from a night's tar.gz to arrays, in one process and on all cores."""
     archive, _ = packets.write(folder / "night.tar.gz", n)
 
     def row(what: str, ours: Callable[[], Any], rival: Callable[[], Any], name: str, aim: str = "") -> Row:
@@ -69,14 +67,3 @@ def reading(n: int, folder: Path) -> Iterator[Row]:
     size = f"{n:,} packets, {archive.stat().st_size / GIGABYTE:.2f} GiB"
     yield row(f"read {size}", everything(0), over(by_libraries, lambda: members(archive)), "astropy", ">= 3")
     yield row(f"  by {cores()} processes", everything(cores()), pooled, "astropy", ">= 2")
-
-    blocks, files = list(containers.blocks([archive])), list(members(archive))
-    zipped = [by_fastavro(file)[name]["stampData"] for file in files for name in CUTOUTS]
-    plain = [gzip.decompress(stamp) for stamp in zipped]
-    yield row("  of it: archive", over(len, lambda: (b.data for b in containers.blocks([archive]))),
-              over(len, lambda: members(archive)), "tarfile")  # fmt: skip
-    yield row("  of it: Avro", over(lambda block: list(records(block, [0])), lambda: blocks),
-              over(by_fastavro, lambda: files), "fastavro")  # fmt: skip
-    yield row("  of it: gzip", over(lambda stamp: inflate(stamp, GZIP, cutouts.LARGEST), lambda: zipped),
-              over(gzip.decompress, lambda: zipped), "gzip")  # fmt: skip
-    yield row("  of it: FITS", over(cutouts.parse, lambda: plain), over(by_astropy, lambda: plain), "astropy")

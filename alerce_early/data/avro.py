@@ -3,13 +3,12 @@
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from alerce_early.data.alerce import COLUMNS
 from alerce_early.data.containers import LARGEST_BLOCK, Block
-from alerce_early.data.inflate import BARE, NotWhole, inflate
+from alerce_early.data.inflate import NotWhole, inflate
 from alerce_early.errors import extra
 
 with extra("alert packets", "alerts"):
@@ -20,98 +19,47 @@ DERIVED = ("ecl_lat", "ecl_long", "gal_lat", "gal_long", "non_detections")
 RAW = tuple(name for name in COLUMNS if name not in DERIVED)  # fields of `candidate`
 WANTED = {"objectId", "candid", "candidate", *CUTOUTS, "stampData", *RAW}
 PRIMITIVE = {"null", "boolean", "int", "long", "float", "double", "string", "bytes"}
-ZIPPED = b"\x1f\x8b\x08"  # how every gzip file begins
 
 
 class Unreadable(Exception):
     """Why one packet cannot be used, in one line."""
 
 
-@dataclass(frozen=True)
-class Schema:
-    """How a survey writes its packets.
-
-    writer, reader: the whole, and the same without what nobody needs. head: both, for the fields up to `candidate`
-    alone, where only the cutouts are wanted of all that follows and nothing follows those; else None.
-    """
-
-    writer: Any
-    reader: Any
-    head: tuple[Any, Any] | None
-
-
-def decoded(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any] | Unreadable]]:
-    """(number, record) of each wanted record; from the first that cannot be decoded on, the reason instead."""
+def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any] | Unreadable]]:
+    """Yield (number, record) of each wanted record; from the first that cannot be decoded on, the reason instead."""
     number = 0
     try:
         if block.damage:
             raise Unreadable(block.damage)
-        data, schema = _plain(block), _schema(block.schema)
-        if schema.head and block.count == 1 and (stamps := _last_stamps(data)):
-            yield 0, schemaless_reader(io.BytesIO(data), *schema.head) | stamps  # type: ignore[operator]
-            return
-        content = io.BytesIO(data)
+        writer, reader = _schemas(block.schema)
+        content = io.BytesIO(inflate(block.data, block.codec, LARGEST_BLOCK))
         while number <= wanted[-1]:
-            record: Any = schemaless_reader(content, schema.writer, schema.reader)
+            record: Any = schemaless_reader(content, writer, reader)
             if number in wanted:
                 yield number, record
             number += 1
-    except Unreadable as error:
-        yield from ((i, error) for i in wanted if i >= number)
     except Exception as error:  # damaged bytes may raise nearly anything
-        why = Unreadable(f"Avro record cannot be decoded: {error or type(error).__name__}")
+        why = error
+        if isinstance(error, NotWhole):
+            why = Unreadable(f"Avro block is {error}")
+        elif not isinstance(error, Unreadable):
+            why = Unreadable(f"Avro record cannot be decoded: {error or type(error).__name__}")
         yield from ((i, why) for i in wanted if i >= number)
 
 
-def _last_stamps(data: bytes) -> dict[str, Any] | None:
-    """The cutouts that end an encoded record, found without decoding the long history of the object before them.
-
-    They are three gzip files, each behind its length, of which the last ends the record; None where the bytes do not
-    bear that out, and the record must be decoded from its beginning.
-    """
-    stamps, at = {}, 0
-    for name in CUTOUTS:
-        at = data.find(ZIPPED, at)
-        if at < 4:
-            return None
-        lead = next((i for i in range(1, 5) if data[at - i - 1] < 0x80), 5)  # bytes of the length, low bits first
-        size = sum((byte & 0x7F) << 7 * i for i, byte in enumerate(data[at - lead : at])) >> 1
-        stamps[name] = {"stampData": data[at : at + size]}
-        at += size
-    return stamps if at == len(data) else None
-
-
-def _plain(block: Block) -> bytes:
-    if block.codec == "null":
-        return block.data
-    if block.codec != "deflate":
-        raise Unreadable(f"Avro codec is neither null nor deflate: {block.codec!r}")
-    try:
-        return inflate(block.data, BARE, LARGEST_BLOCK)
-    except NotWhole as error:
-        raise Unreadable(f"Avro block is {error}") from None
-
-
 @lru_cache(maxsize=64)  # parsing a schema costs more than a packet, and a night has one
-def _schema(text: bytes) -> Schema:
+def _schemas(text: bytes) -> tuple[Any, Any]:
+    """Return how a survey writes its packets, and the same without what nobody needs."""
     try:
         # a logical type turns numbers into dates and decimals, at a stranger's choice of cost
         whole = json.loads(text, object_hook=lambda held: {k: v for k, v in held.items() if k != "logicalType"})
         writer = parse_schema(whole)
         _check(writer, frozenset())
-        reader = parse_schema(_reduced(whole))
-        names = [field["name"] for field in whole["fields"]]
-        upto = names.index("candidate") + 1 if "candidate" in names else 0
-        kept = [name for name in names[upto:] if name in WANTED]
-        head = None
-        if tuple(kept) == tuple(names[-3:]) == CUTOUTS:
-            start = {**whole, "fields": whole["fields"][:upto]}
-            head = parse_schema(start), parse_schema(_reduced(start))
+        return writer, parse_schema(_reduced(whole))
     except Unreadable:
         raise
     except Exception as error:
         raise Unreadable(f"Avro schema cannot be used: {error or type(error).__name__}") from None
-    return Schema(writer, reader, head)
 
 
 def _check(schema: Any, inside: frozenset[str]) -> None:
@@ -139,7 +87,7 @@ def _check(schema: Any, inside: frozenset[str]) -> None:
 
 
 def _reduced(schema: Any, depth: int = 0) -> Any:
-    """A schema with those fields alone that are read: a packet's, and in them those of records, which hold no more.
+    """Return a schema with those fields alone that are read: a packet's, and of records within it theirs.
 
     Raises Unreadable where such a field is of a kind it cannot be, e.g. a list.
     """

@@ -1,11 +1,12 @@
-"""Avro files, folders of them and tar archives, as the encoded blocks inside; no record is decoded here.
+"""Avro containers, folders of them and archives, as the encoded blocks inside; no record is decoded here.
 
-Layout of a file: Avro specification 1.11, "Object Container Files". An archive is read as a stream and nothing of
-it is written to disk. What is held of a file at once is bounded by the constants below, whatever lengths it declares.
+What a file is its first bytes say, not its name. An archive is read as a stream and nothing of it is written to disk.
+What is held of a file at once is bounded by the constants below, whatever lengths it declares.
 """
 
+import io
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
@@ -14,24 +15,25 @@ from alerce_early.data import files
 from alerce_early.data.chunks import CUT_SHORT
 from alerce_early.data.inflate import DAMAGE, unzipped
 from alerce_early.data.names import shown
+from alerce_early.errors import InputError, extra
 
-ARCHIVES = (".tar", ".tar.gz", ".tgz")
-ENDS = (".avro", *ARCHIVES)
-MAGIC, SYNC = b"Obj\x01", 16
-LARGEST_TEXT = 1 << 20  # bytes of a schema, or of a name in an archive
-ENTRY = 64  # bytes that an entry of a header counts for, were it empty
-LARGEST_BLOCK = 1 << 24  # bytes; a real one is about that of one packet, 60,000
-SMALLEST_RECORD = 32  # bytes; a block may not declare more records than it has room for
-MOST_RECORDS = 1 << 10  # of a block, since to reach one all before it are decoded; of 16,000 bytes each they fill it
-READ_AHEAD = 1 << 15  # bytes of an archive; tarfile copies what is left of them at every read
-MOST_ZIPPED = 1032  # bytes that one byte can stand for, https://zlib.net/zlib_tech.html
-# of a header; the first two tarfile itself takes for the end of the archive
-NONSENSE = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, ValueError, RecursionError)  # type: ignore[attr-defined]
-BROKEN: tuple[type[Exception], ...] = (OSError, tarfile.TarError, *DAMAGE)
+with extra("alert packets", "alerts"):
+    from fastavro import parse_schema, schemaless_reader
 
+LARGEST_HEADER = 1 << 20  # bytes of an Avro file's schema, or of the headers before a member of an archive
+LARGEST_MEMBER = 1 << 26  # bytes of one file in an archive
+LARGEST_BLOCK = 1 << 26  # bytes, also unzipped; a real one is about that of one packet, 60,000
+MOST_RECORDS = 1 << 10  # of a block, since to reach one all before it are decoded
+DEEPEST = 4  # files within files, as an .avro.gz in a .tar.gz
+BROKEN = (tarfile.TarError, ValueError, RecursionError, MemoryError, *DAMAGE)
 
-class Damaged(Exception):
-    """Why the rest of one file cannot be read, in one line."""
+# Avro specification 1.11, "Object Container Files", in Avro's own terms; a block's data lie between LEAD and the sync
+_FIXED = [
+    {"type": {"type": "fixed", "name": name, "size": size}, "name": name} for name, size in (("magic", 4), ("sync", 16))
+]
+HEADER = [_FIXED[0], {"name": "meta", "type": {"type": "map", "values": "bytes"}}, _FIXED[1]]
+LEAD = [{"name": "count", "type": "long"}, {"name": "size", "type": "long"}]
+HEADER, LEAD = (parse_schema({"type": "record", "name": "part", "fields": fields}) for fields in (HEADER, LEAD))
 
 
 @dataclass(frozen=True)
@@ -42,145 +44,125 @@ class Block:
     """
 
     source: str
-    first: int
-    count: int
+    first: int = 0
+    count: int = 1
     schema: bytes = b""
     codec: str = "null"
     data: bytes = b""
     damage: str = ""
 
 
-def find(paths: Sequence[str | Path]) -> list[Path]:
-    """The files that these files, folders and patterns stand for, each once; raises InputError where one has none."""
-    return list(dict.fromkeys(file for path in paths for file in files.matching(path, ENDS)))
+def find(paths: Sequence[str | Path], apart: Collection[Path] = ()) -> list[Path]:
+    """Return the files that these files, folders and patterns stand for, each once, but not a folder's labels.csv.
+
+    apart: files to leave out as well. Raises InputError where a path has none.
+    """
+    left_out = {Path(path) / files.LABELS for path in paths} | set(apart)
+    found = dict.fromkeys(file for path in paths for file in files.matching(path) if file not in left_out)
+    if not found:
+        raise InputError(f"{paths[0]}: holds no alert packet.")
+    return list(found)
 
 
-def blocks(found: Sequence[Path]) -> Iterator[Block]:
-    """All blocks of these files in order; what cannot be read is a block of one record with the damage named."""
+def read_blocks(found: Sequence[Path]) -> Iterator[Block]:
+    """Yield all blocks of these files in order; what cannot be read is a block of one record with the damage named."""
     for file in found:
         try:
-            if file.name.endswith(ARCHIVES):
-                yield from _archive(file)
-            else:
-                with file.open("rb") as content:
-                    yield from avro(content, shown(str(file)))
-        except BROKEN as error:
-            what = CUT_SHORT if file.name.endswith(ARCHIVES) else "file cannot be read further"
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            yield Block(shown(str(file)), 0, 1, damage=f"{what}: {reason}")
+            with file.open("rb") as content:
+                yield from look_into(content, shown(str(file)))
+        except OSError as error:
+            yield Block(shown(str(file)), damage=f"file cannot be read: {error.strerror}")
+
+
+def look_into(file: IO[bytes], source: str, depth: int = 0) -> Iterator[Block]:
+    """Yield the blocks of one open file, which can seek; depth: how many files it lies within."""
+    head, is_archive = b"", source.lower().endswith(files.ARCHIVES)
+    try:
+        head = file.read(tarfile.BLOCKSIZE)
+        file.seek(0)
+        if head.startswith(files.AVRO):
+            yield from _container(io.BufferedReader(file) if isinstance(file, io.BytesIO) else file, source)
+        elif depth == DEEPEST:
+            yield Block(source, damage=f"lies within more than {DEEPEST} archives")
+        elif head.startswith(files.GZIP):
+            yield from look_into(unzipped(file), source, depth + 1)
+        elif files.is_tar(head):
+            is_archive = True
+            yield from _members(file, source, depth + 1)
+        else:
+            wanted = "" if ";" in (what := files.describe_content(head)) else ", wanted an Avro container"
+            yield Block(source, damage=f"{CUT_SHORT}: it is {what}" if is_archive else f"is {what}{wanted}")
+    except BROKEN as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        yield Block(source, damage=f"{CUT_SHORT if is_archive else 'file cannot be read further'}: {reason}")
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose headers are of a sane size and sense, or else raise ReadError; a sparse one keeps no map."""
+    """A member whose damaged header is an error, not the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(archive)
-        except NONSENSE as error:
-            raise tarfile.ReadError(f"header cannot be read: {type(error).__name__}: {error}") from None
-
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if not self.isreg() and self.size > LARGEST_TEXT:
-            raise tarfile.ReadError(f"header of {self.size:,} bytes")
-        if self.type == tarfile.XGLTYPE:
-            archive.pax_headers = {}  # so that one after the other they cannot grow without end
-        return super()._proc_member(archive)  # type: ignore[misc]
-
-    def _proc_sparse(self, archive: Any) -> tarfile.TarInfo:
-        """GNU's own form: a map of any length, then the data."""
-        more = self._sparse_structs[1]  # type: ignore[attr-defined]
-        while more:
-            more = archive.fileobj.read(tarfile.BLOCKSIZE)[504:505].strip(b"\0")
-        return self._proc_builtin(archive)  # type: ignore[attr-defined]
-
-    def _marked(self, member: tarfile.TarInfo, *_: Any) -> None:
-        """The forms of an extended header, whose map may be in the data."""
-        member.type = tarfile.GNUTYPE_SPARSE
-
-    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _marked
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"header cannot be read: {error}") from None
 
 
-def _archive(file: Path) -> Iterator[Block]:
-    options: dict[str, Any] = {"mode": "r|", "tarinfo": _Member, "bufsize": READ_AHEAD}
-    most = MOST_ZIPPED * file.stat().st_size
-    with file.open("rb") as raw, tarfile.open(fileobj=unzipped(raw), **options) as archive:
+class _Feed:
+    """An archive's bytes, of which tarfile may take `left` more: it trusts whatever lengths headers declare."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.left = file, LARGEST_HEADER
+
+    def read(self, size: int) -> bytes:
+        if self.left < 0:
+            raise tarfile.ReadError("it ends too early, or a header is too large")
+        data = self.file.read(size)
+        self.left = self.left - len(data) if data else -1  # a member may end years after the archive
+        return data
+
+
+def _members(file: IO[bytes], source: str, depth: int) -> Iterator[Block]:
+    feed: Any = _Feed(file)
+    with tarfile.open(fileobj=feed, mode="r|", tarinfo=_Member, bufsize=1 << 15) as archive:
+        state: Any = archive
         while (member := archive.next()) is not None:
-            vars(archive)["members"].clear()  # kept for a rewind, which a stream has not
-            if member.size < 0 or vars(archive)["offset"] > most:  # tarfile would go there, for years after the end
-                raise tarfile.ReadError(f"member of {member.size:,} bytes")
-            name = Path(member.name).name
-            if not member.isreg() or not name.endswith(".avro") or name.startswith("."):
+            feed.left = state.offset - member.offset_data + LARGEST_HEADER
+            state.members, state.pax_headers = [], {}  # kept for a rewind, which a stream has not
+            name, inside = Path(member.name).name, f"{source}/{shown(member.name)}"
+            if member.isdir() or name.startswith("."):
                 continue
-            source = f"{shown(str(file))}/{shown(member.name)}"
-            if member.type == tarfile.GNUTYPE_SPARSE:
-                yield Block(source, 0, 1, damage="archive holds it as a sparse file")
-                continue
-            held = archive.extractfile(member)
-            assert held is not None
-            yield from avro(held, source)
+            if not member.isreg() or member.issparse():
+                yield Block(inside, damage="is a link, a sparse or a special file of the archive")
+            elif member.size > LARGEST_MEMBER:
+                yield Block(inside, damage=f"is larger than a member may be: {member.size:,} bytes")
+            else:
+                held = archive.extractfile(member)
+                assert held is not None
+                yield from look_into(io.BytesIO(held.read()), inside, depth)
 
 
-def avro(file: IO[bytes], source: str) -> Iterator[Block]:
-    """The blocks of one open Avro file; where it is damaged, the last is of one record with the damage named."""
+def _container(file: Any, source: str) -> Iterator[Block]:
+    """Yield the blocks of one Avro file; where it is damaged, the last is of one record with the damage named."""
     number = 0
     try:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise Damaged("not an Avro file")
-        facts = _metadata(file)
-        schema, codec = facts.get("avro.schema", b""), facts.get("avro.codec", b"null").decode("latin1")
-        sync = _take(file, SYNC)
-        while lead := file.read(1):
-            count, size = _long(file, lead), _long(file)
-            if not 0 <= size <= LARGEST_BLOCK or not 0 < count <= min(MOST_RECORDS, max(1, size // SMALLEST_RECORD)):
-                raise Damaged(f"Avro file is damaged: a block declares {count:,} records in {size:,} bytes")
-            data = _take(file, size)
-            if _take(file, SYNC) != sync:
-                raise Damaged("Avro file is damaged: a block does not end where it says")
-            yield Block(source, number, count, schema, codec, data)
+        head = io.BytesIO(file.read(LARGEST_HEADER))
+        header: Any = schemaless_reader(head, HEADER, None)
+        file.seek(head.tell())
+        schema, codec = header["meta"].get("avro.schema", b""), header["meta"].get("avro.codec", b"null")
+        while file.peek(1):
+            lead: Any = schemaless_reader(file, LEAD, None)
+            count, size = lead["count"], lead["size"]
+            if not (0 <= size <= LARGEST_BLOCK and 0 < count <= min(MOST_RECORDS, max(1, size))):
+                raise ValueError(f"a block declares {count:,} records in {size:,} bytes")
+            data, sync = file.read(size), file.read(len(header["sync"]))
+            if len(sync) < len(header["sync"]):
+                raise EOFError
+            if sync != header["sync"]:
+                raise ValueError("a block does not end where it says")
+            yield Block(source, number, count, schema, codec.decode("latin1"), data)
             number += count
-    except Damaged as damage:
-        yield Block(source, number, 1, damage=str(damage))
-
-
-def _metadata(file: IO[bytes]) -> dict[str, bytes]:
-    facts: dict[str, bytes] = {}
-    held = 0
-    while count := _long(file):
-        if count < 0:  # then the size in bytes follows, which only a reader that skips needs
-            count = -count
-            _long(file)
-        for _ in range(count):
-            key = _text(file).decode("latin1")
-            facts[key] = _text(file)
-            held += ENTRY + len(key) + len(facts[key])
-            if held > LARGEST_TEXT:
-                raise Damaged(f"Avro file is damaged: its header holds more than {LARGEST_TEXT:,} bytes")
-    return facts
-
-
-def _text(file: IO[bytes]) -> bytes:
-    size = _long(file)
-    if not 0 <= size <= LARGEST_TEXT:
-        raise Damaged(f"Avro file is damaged: its header declares an entry of {size:,} bytes")
-    return _take(file, size)
-
-
-def _long(file: IO[bytes], lead: bytes = b"") -> int:
-    """A variable-length zig-zag number whose first byte may have been read already."""
-    value = shift = 0
-    while shift < 64:
-        byte = (lead or _take(file, 1))[0]
-        lead = b""
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return (value >> 1) ^ -(value & 1)
-        shift += 7
-    raise Damaged("Avro file is damaged: a number has no end")
-
-
-def _take(file: IO[bytes], size: int) -> bytes:
-    content = file.read(size)
-    if len(content) < size:
-        raise Damaged("Avro file is cut short")
-    return content
+    except EOFError:
+        yield Block(source, number, damage="Avro file is cut short")
+    except (ValueError, IndexError, MemoryError) as error:
+        yield Block(source, number, damage=f"Avro file is damaged: {error}")

@@ -1,4 +1,4 @@
-"""One cutout of an alert packet: a gzipped FITS image, to an array.
+"""One cutout of an alert packet: a FITS image, mostly gzipped, to an array.
 
 The parser is our own because astropy's takes most of a night's time for a header that never changes (`bench` tells
 both rates); whatever is not the plain image that surveys send goes to astropy.
@@ -12,27 +12,24 @@ from functools import lru_cache
 import numpy as np
 
 from alerce_early.data.avro import Unreadable
-from alerce_early.data.inflate import GZIP, NotWhole, inflate
+from alerce_early.data.files import GZIP, describe_content
+from alerce_early.data.inflate import NotWhole, inflate
 
 LARGEST = 1 << 20  # bytes of an unzipped cutout; a real one has 20,160
 CARD, BLOCK = 80, 2880  # bytes, of FITS
 
 
-def image(zipped: bytes) -> np.ndarray:
-    """(H, W) float32 image of a gzipped FITS file, NaN kept.
+def image(content: bytes) -> np.ndarray:
+    """Return the (H, W) float32 image of a FITS file, gzipped or not, NaN kept.
 
-    Raises Unreadable for what is no gzip, is cut short, damaged or unzips to more than `LARGEST` bytes, and for what
-    is no two-dimensional image of floating-point numbers.
+    Raises Unreadable for a gzip that is cut short, damaged or unzips to more than `LARGEST` bytes, and for what holds
+    no two-dimensional image of floating-point numbers.
     """
-    try:
-        content = inflate(zipped, GZIP, LARGEST)
-    except NotWhole as error:
-        raise Unreadable(f"gzip is {error}") from None
-    return parse(content)
-
-
-def parse(content: bytes) -> np.ndarray:
-    """The same of a FITS file that is unzipped already."""
+    if content.startswith(GZIP):
+        try:
+            content = inflate(content, "gzip", LARGEST)
+        except NotWhole as error:
+            raise Unreadable(f"gzip is {error}") from None
     layout = _plain_layout(content[:BLOCK])
     if layout is None:
         return _by_astropy(content)
@@ -50,7 +47,7 @@ def _plain_layout(header: bytes) -> tuple[int, int] | None:
     Raises Unreadable if it is no FITS header or declares more than a cutout can hold.
     """
     if not header.startswith(b"SIMPLE"):
-        raise Unreadable("is no FITS image")
+        raise Unreadable(f"is {describe_content(header)}, wanted FITS")
     cards = [header[i : i + CARD].decode("latin1") for i in range(0, len(header), CARD)]
     names = [card[:8].rstrip() for card in cards]
     values = {name: card[10:].partition("/")[0].strip() for name, card in zip(names, cards, strict=True)}
@@ -61,7 +58,7 @@ def _plain_layout(header: bytes) -> tuple[int, int] | None:
         raise Unreadable("FITS header lacks NAXIS or BITPIX") from None
     if min(axes, default=0) < 0 or declared > 8 * LARGEST:
         raise Unreadable(f"FITS header declares too much: {' x '.join(map(str, axes))} pixels")
-    plain = "END" in names and values["BITPIX"] == "-32" and len(axes) == 2
+    plain = "END" in names and values["BITPIX"] == "-32" and len(axes) == 2  # else it may be in an extension
     if not plain or {"BSCALE", "BZERO", "GROUPS", "PCOUNT", "GCOUNT"} & set(names):
         return None
     return axes[1], axes[0]
@@ -71,9 +68,17 @@ def _by_astropy(content: bytes) -> np.ndarray:
     from astropy.io import fits
 
     try:
-        with warnings.catch_warnings(), fits.open(io.BytesIO(content), memmap=False) as units:
+        with (
+            warnings.catch_warnings(),
+            fits.open(
+                io.BytesIO(content),
+                memmap=False,
+                disable_image_compression=True,  # which could ask for any memory
+            ) as units,
+        ):
             warnings.simplefilter("ignore")
-            pixels = units[0].data
+            kept = [unit for unit in units if unit.is_image and 0 < unit.size <= LARGEST]
+            pixels = kept[0].data if kept else None
     except Exception as error:  # a damaged file may raise nearly anything
         raise Unreadable(f"is no FITS image: {error or type(error).__name__}") from None
     if pixels is None or pixels.ndim != 2 or pixels.dtype.kind != "f":

@@ -13,7 +13,7 @@ import numpy as np
 
 from alerce_early.data import names
 from alerce_early.data.alerce import COLUMNS
-from alerce_early.data.avro import CUTOUTS, RAW, Unreadable, decoded
+from alerce_early.data.avro import CUTOUTS, RAW, Unreadable, records_of
 from alerce_early.data.chunks import Rejected
 from alerce_early.data.containers import Block
 from alerce_early.data.coordinates import to_ecliptic, to_galactic
@@ -22,8 +22,7 @@ from alerce_early.data.records import MISSING
 
 SIDE = 63  # pixels of a cutout that is not cut by a chip's edge
 LONGEST = 200  # characters of a reason
-PLANES = (len(CUTOUTS), SIDE, SIDE)
-IS_POSITIVE = {"t": 0.0, "1": 0.0, "f": 1.0, "0": 1.0, None: None}  # as the training file has it
+IS_POSITIVE = {"t": 0.0, "true": 0.0, "1": 0.0, "f": 1.0, "false": 1.0, "0": 1.0}  # as the training file has it
 IS_POSITIVE_AT = RAW.index("isdiffpos")
 NUMBER = (float, int, NoneType)
 
@@ -31,46 +30,36 @@ Work = Sequence[tuple[Block, range]]  # the numbers, within each block, of the r
 
 
 @dataclass(frozen=True)
-class Packets:
-    """Decoded packets in order.
+class Packet:
+    """One alert: its candid, objectId and place, and what it holds.
 
-    features: (n, 26) float64 named by `alerce.COLUMNS`, -999 where missing. keys, ids, sources: n candids, objectIds
-    and places. rejected: the others.
+    raw: (21,) float64 `RAW`, NaN where missing. stamps: (3, 63, 63) float32.
     """
 
-    features: np.ndarray
-    keys: list[str]
-    ids: list[str]
-    sources: list[str]
-    rejected: list[Rejected]
+    key: str
+    id: str
+    source: str
+    raw: np.ndarray
+    stamps: np.ndarray
 
 
-def decode(work: Work, planes: np.ndarray) -> Packets:
-    """Decode these records of each block; their stamps are written into the first of planes (n or more, *PLANES)."""
-    raw = np.empty((sum(len(wanted) for _, wanted in work), len(RAW)))
-    keys: list[str] = []
-    ids: list[str] = []
-    sources: list[str] = []
-    rejected: list[Rejected] = []
+def decode_records(work: Work) -> list[Packet | Rejected]:
+    """Decode these records of each block, in order."""
+    found: list[Packet | Rejected] = []
     for block, wanted in work:
-        for number, record in decoded(block, wanted):
+        for number, record in records_of(block, wanted):
             source = f"{block.source}#{block.first + number}" if block.first + number else block.source
-            row, key = len(keys), ""
+            key = ""
             try:
                 if isinstance(record, Unreadable):
                     raise record
                 key = _name(record, "candid", int)
                 name = _name(record, "objectId", str)
-                raw[row] = _row(record.get("candidate"))
-                _fill(planes[row], record)
+                found.append(Packet(key, name, source, _row(record.get("candidate")), _stamps(record)))
             except Unreadable as error:
                 reason = names.shown(" ".join(str(error).split()))
-                rejected.append(Rejected(source, key, shorten(reason, LONGEST, placeholder="...")))
-            else:
-                keys.append(key)
-                ids.append(name)
-                sources.append(source)
-    return Packets(_columns(raw[: len(keys)]), keys, ids, sources, rejected)
+                found.append(Rejected(source, key, shorten(reason, LONGEST, placeholder="...")))
+    return found
 
 
 def _name(record: dict[str, Any], field: str, kind: type) -> str:
@@ -82,31 +71,28 @@ def _name(record: dict[str, Any], field: str, kind: type) -> str:
     return str(value)
 
 
-def _row(candidate: Any) -> list[Any]:
-    """The values of RAW, None where missing."""
+def _row(candidate: Any) -> np.ndarray:
     if not isinstance(candidate, dict):
         raise Unreadable("candidate is missing")
     row = [candidate.get(name) for name in RAW]
     positive = row[IS_POSITIVE_AT]
-    try:
-        row[IS_POSITIVE_AT] = IS_POSITIVE[positive]
-    except KeyError:
-        raise Unreadable(f"isdiffpos is neither t nor f: {str(positive)[:20]!r}") from None
+    row[IS_POSITIVE_AT] = None if positive is None else IS_POSITIVE.get(str(positive).lower(), "")
     wrong = [name for name, value in zip(RAW, row, strict=True) if not isinstance(value, NUMBER)]
     if wrong:
-        raise Unreadable(f"{wrong[0]} is no number: {str(candidate[wrong[0]])[:20]!r}")
-    return row
+        wanted = "neither t nor f" if wrong[0] == "isdiffpos" else "no number"
+        raise Unreadable(f"{wrong[0]} is {wanted}: {str(candidate[wrong[0]])[:20]!r}")
+    return np.array(row, np.float64)
 
 
-def _fill(planes: np.ndarray, record: dict[str, Any]) -> None:
-    """Write the packet's cutouts into (3, 63, 63)."""
+def _stamps(record: dict[str, Any]) -> np.ndarray:
+    planes = np.empty((len(CUTOUTS), SIDE, SIDE), np.float32)
     for plane, name in zip(planes, CUTOUTS, strict=True):
         held = record.get(name)
-        zipped = held.get("stampData") if isinstance(held, dict) else None
-        if not isinstance(zipped, bytes) or not zipped:
+        content = held.get("stampData") if isinstance(held, dict) else held  # some brokers leave the record out
+        if not isinstance(content, bytes) or not content:
             raise Unreadable(f"{name} is missing")
         try:
-            stamp = image(zipped)
+            stamp = image(content)
         except Unreadable as error:
             raise Unreadable(f"{name} {error}") from None
         if stamp.shape != plane.shape:
@@ -114,10 +100,11 @@ def _fill(planes: np.ndarray, record: dict[str, Any]) -> None:
         plane[:] = stamp
     if not np.isfinite(planes).any():
         raise Unreadable("no cutout holds data")
+    return planes
 
 
-def _columns(raw: np.ndarray) -> np.ndarray:
-    """(n, 26) float64 columns as the training file has them from (n, 21) raw fields, NaN where missing."""
+def derive_columns(raw: np.ndarray) -> np.ndarray:
+    """Return (n, 26) float64 `alerce.COLUMNS`, -999 where missing, from (n, 21) raw fields, NaN where missing."""
     by_name = dict(zip(RAW, raw.T, strict=True))
     by_name["non_detections"] = by_name["ncovhist"] - by_name["ndethist"]
     by_name["ecl_long"], by_name["ecl_lat"] = to_ecliptic(by_name["ra"], by_name["dec"])

@@ -21,7 +21,9 @@ def arrivals(folder: Path, ends: tuple[str, ...], known: Callable[[Path], bool])
     since: dict[str, tuple[tuple[int, int], float]] = {}  # how each file looks, and when it first looked so
     while True:
         try:
-            there = [file for file in folder.iterdir() if file.name.endswith(ends) and not file.name.startswith(".")]
+            there = [
+                file for file in folder.iterdir() if file.name.lower().endswith(ends) and not file.name.startswith(".")
+            ]
         except OSError as error:
             raise InputError(f"--watch {folder} cannot be read: {error.strerror}.") from None
         looks: dict[str, tuple[tuple[int, int], float]] = {}

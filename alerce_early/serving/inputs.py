@@ -1,7 +1,8 @@
 """What is to be classified, as a stream of chunks of rows: which reader takes which file is decided here.
 
 A network names the raw channels it was trained on; the readers that deliver these are the ones whose files it can
-take, and of them the ending of a file's name chooses. A new format is one more line of `FORMATS`.
+take, and of them the ending of a file's name chooses; alert packets are known by their first bytes, too. A new format
+is one more line of `FORMATS`.
 """
 
 from collections import Counter
@@ -13,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data import alerce, containers, files, hits, pickles, sdss
+from alerce_early.data import alerce, files, hits, pickles, sdss
 from alerce_early.data.chunks import Chunk, Rejected
 from alerce_early.data.names import shown
 from alerce_early.data.records import Records
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
+from alerce_early.serving.parts import partial_of, rejected_of
 
 Shard = tuple[int, int]  # (i, n): the i-th of n parts, from 0
 
@@ -39,40 +41,60 @@ class Format:
 
 @dataclass(frozen=True)
 class Source:
-    """Files of one format, for a network of one spec."""
+    """Files of one format, for a network of one spec; labels: CSVs of the classes of packets among them."""
 
     files: Sequence[Path]
     format: Format
     spec: DataSpec
+    labels: Sequence[Path] = ()
 
     def chunks(self, size: int, shard: Shard = (0, 1), skip: int = 0) -> Iterator[Chunk]:
         """Rows in the order of the input, about `size` at a time; those of one shard, after its first `skip`.
 
         The same arguments always cut the same chunks, and where `skip` ends one, the rest is cut as without.
         """
-        return self.format.stream(self.files, self.spec, size=size, shard=shard, skip=skip)
+        return self.format.stream(self.files, self.spec, size=size, shard=shard, skip=skip, labels=self.labels)
 
 
-def find(given: Iterable[str | Path], spec: DataSpec) -> Source:
-    """The source of these files, folders and patterns, each file once, in the order given, a folder's sorted.
+def find(given: Iterable[str | Path], spec: DataSpec, out: Path | None = None) -> Source:
+    """Return the source of these files, folders and patterns, each file once, in the order given, a folder's sorted.
 
+    Of a folder with packets every file that is not hidden belongs to the source, apart from its labels.csv, which
+    labels them; of a folder of another format those with its endings. out: an output that may lie among them.
     Raises InputError where there is nothing, or nothing that a network of this spec can take.
     """
-    formats, ends = _formats(spec), endings(spec)
-    wanted = " or ".join(f"{form.told} ({', '.join(form.ends)})" for form in formats)
-    found = list(dict.fromkeys(file for path in given for file in files.matching(path, ends, "as INPUT")))
-    chosen = {}
-    for file in found:
-        fitting = [form for form in formats if file.name.endswith(form.ends)]
-        if not fitting:
-            raise InputError(
-                f"{file} is not for this network, which takes {spec.kind} with the channels "
-                f"{', '.join(spec.channels) or 'unknown'}: {wanted or 'train it again'}."
-            )
-        chosen[fitting[0].told] = fitting[0]
-    if len(chosen) > 1:
-        raise InputError(f"the input holds {' and '.join(chosen)}; give one of them at a time.")
-    return Source(found, next(iter(chosen.values())), spec)
+    formats, paths = _formats(spec), [Path(str(path)) for path in given]
+    packets = next((form for form in formats if form.stream is _packets), None)
+    ends = ("",) if packets else endings(spec)
+    beside = [file for path in paths if packets and (file := path / files.LABELS).is_file()]
+    found = dict.fromkeys(file for path in paths for file in files.matching(path, ends, "as INPUT"))
+    chosen = {file: _format(file, formats) for file in found if not (file in beside or _is_output(file, out))}
+    told = {form.told: form for form in chosen.values() if form}
+    strange = [file for file in dict.fromkeys(paths) if file in chosen and chosen[file] is None]
+    if not told or (strange and packets not in told.values()):
+        wanted = " or ".join(f"{form.told} ({', '.join(form.ends)})" for form in formats)
+        raise InputError(
+            f"{(strange or list(chosen) or paths)[0]} is not for this network, which takes {spec.kind} with the "
+            f"channels {', '.join(spec.channels) or 'unknown'}: {wanted or 'train it again'}."
+        )
+    if len(told) > 1:
+        raise InputError(f"the input holds {' and '.join(told)}; give one of them at a time.")
+    (form,) = told.values()
+    return Source([file for file in chosen if form is packets or chosen[file]], form, spec, beside)
+
+
+def _format(file: Path, formats: Sequence[Format]) -> Format | None:
+    """Return the format of one file, None where it is of none of them."""
+    named = (form for form in formats if file.name.lower().endswith(form.ends))
+    packets = (form for form in formats if form.stream is _packets and files.holds_packets(file))
+    return next(named, None) or next(packets, None)
+
+
+def _is_output(file: Path, out: Path | None) -> bool:
+    if out is None:
+        return False
+    file, out = file.absolute(), out.absolute()
+    return file in (out, rejected_of(out)) or partial_of(out) in file.parents
 
 
 def endings(spec: DataSpec) -> tuple[str, ...]:
@@ -84,10 +106,12 @@ def _formats(spec: DataSpec) -> list[Format]:
     return [form for form in FORMATS if spec.channels and set(spec.channels) <= set(form.channels)]
 
 
-def _packets(paths: Sequence[Path], spec: DataSpec, *, size: int, shard: Shard, skip: int) -> Iterator[Chunk]:
+def _packets(
+    paths: Sequence[Path], spec: DataSpec, *, size: int, shard: Shard, skip: int, labels: Sequence[Path]
+) -> Iterator[Chunk]:
     from alerce_early.data import alerts  # needs an extra, which only those who have packets have
 
-    return alerts.stream(paths, size=size, shard=shard, skip=skip)
+    return alerts.stream(paths, size=size, shard=shard, skip=skip, labels_paths=labels)
 
 
 def _rows(
@@ -98,6 +122,7 @@ def _rows(
     size: int,
     shard: Shard,
     skip: int,
+    labels: Sequence[Path],
 ) -> Iterator[Chunk]:
     """Files that are read whole, each of one row or of many. Shards divide the files, or of few files the rows."""
     index, n = shard
@@ -209,7 +234,7 @@ def _spectra(path: Path, spec: DataSpec) -> Records:
 PICKLES = (".pkl", ".pickle")
 
 FORMATS = (
-    Format("alert packets", alerce.CHANNELS, alerce.COLUMNS, containers.ENDS, _packets),
+    Format("alert packets", alerce.CHANNELS, alerce.COLUMNS, files.PACKETS, _packets),
     Format("stamps files", alerce.CHANNELS, alerce.COLUMNS, PICKLES, partial(_rows, read=_stamps)),
     Format("HiTS files", hits.CHANNELS, (), PICKLES, partial(_rows, read=_hits)),
     Format("spectra", sdss.CHANNELS, sdss.COLUMNS, (*sdss.ENDS, ".npz", *PICKLES), partial(_rows, read=_spectra)),
