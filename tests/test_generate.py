@@ -235,3 +235,18 @@ def test_a_classifier_generates_nothing(quick: Any, tmp_path: Path) -> None:
     run = train(quick("trainer.max_epochs=1"), tmp_path / "run")
     with pytest.raises(InputError, match=r"a run of course_cnn, which generates nothing. Try model=stamp_vae"):
         generate.load(run)
+
+
+def test_pixels_of_the_lowest_number_do_not_stop_training(
+    survey: dict[str, Any], tmp_path: Path, composed: Any
+) -> None:
+    """As in the real files: some templates hold it where science and difference hold NaN."""
+    images = [image.copy() for image in survey["images"]]
+    for image in images[::20]:
+        image[:28, :, [0, 2]], image[:28, :, 1] = np.nan, np.finfo(np.float32).min
+    file = tmp_path / "stamps.pkl"
+    file.write_bytes(pickle.dumps({**survey, "images": images}))
+    limits = ("trainer.max_epochs=1", "batches_per_epoch=20", "+model.net.width=8")
+    config = composed("data=alerce", f"data.path={file}", f"outputs={tmp_path}", "model=stamp_vae", *limits)
+    judged = json.loads((train(config, tmp_path / "run").path / "metrics.json").read_text())
+    assert judged["stopped"] is None and np.isfinite(list(judged["test"]["values"].values())).all()

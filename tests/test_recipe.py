@@ -12,6 +12,7 @@ from alerce_early.data.recipe import (
     Mask,
     MinMax,
     NanToZero,
+    NoData,
     Recipe,
     Renormalise,
     SkySigma,
@@ -87,6 +88,27 @@ def test_every_recipe_gives_finite_numbers(composed, name: str, image: Tensor) -
     assert cleaned.isfinite().all() and cleaned.shape[2:] == (21, 21)
 
 
+def test_no_data_is_nan_infinity_and_what_no_pixel_reaches() -> None:
+    image = torch.tensor([1e30, 1.3e30, -torch.finfo(torch.float32).max, torch.inf, nan, 1e-42, -1.5, 0.0])
+    assert torch.equal(NoData()(image).isnan(), torch.tensor([False, True, True, True, True, False, False, False]))
+    assert torch.equal(NoData()(image)[[0, 5, 6, 7]], image[[0, 5, 6, 7]])
+
+
+@pytest.mark.parametrize(
+    ("name", "margin"),
+    (("course", 0), ("alerce", 0), ("alerce", 8), ("joint", 8), ("two_scales", 0), ("invertible", 8)),
+)
+@pytest.mark.parametrize("value", (-torch.finfo(torch.float32).max, torch.inf, -torch.inf, 2e30))
+def test_every_recipe_takes_what_is_no_data_for_nan(composed, name: str, margin: int, value: float) -> None:
+    """As in real alerts: science and difference hold NaN where the template holds the lowest float32."""
+    image = torch.randn(2, 3, 63, 63)
+    image[0, :, :30] = nan
+    other = image.clone()
+    other[0, 1, :30] = value
+    recipe = Recipe(composed(f"recipe={name}").recipe.steps, margin)
+    assert torch.equal(recipe(image).nan_to_num(9.0), recipe(other).nan_to_num(9.0))
+
+
 @pytest.mark.parametrize("name", ("course", "alerce", "joint"))
 def test_the_margin_changes_nothing(composed, name: str) -> None:
     steps = composed(f"recipe={name}").recipe.steps
@@ -150,10 +172,10 @@ def test_median_ignores_what_is_missing() -> None:
 def test_a_crop_goes_ahead_of_pixelwise_steps_and_of_no_others(composed) -> None:
     steps = composed("recipe=joint").recipe.steps
     names = [type(step).__name__ for step in Recipe(steps).before] + [type(s).__name__ for s in Recipe(steps).after]
-    assert names == ["SkySigma", "Crop", "Asinh", "Mask", "NanToZero"]
+    assert names == ["NoData", "SkySigma", "Crop", "Asinh", "Mask", "NanToZero"]
     image = torch.randn(3, 3, 63, 63).masked_fill(torch.rand(3, 3, 63, 63) < 0.01, nan)
-    in_order = image
+    in_order = NoData()(image)
     for step in steps:
         in_order = build(step)(in_order)
     assert torch.equal(Recipe(steps)(image), in_order)
-    assert [type(step) for step in Recipe(COURSE).before] == [NanToZero, MinMax, Crop]
+    assert [type(step) for step in Recipe(COURSE).before] == [NoData, NanToZero, MinMax, Crop]

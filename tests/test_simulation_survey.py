@@ -5,6 +5,7 @@ import pytest
 
 from alerce_early.data.alerce import CLASSES, COLUMNS
 from alerce_early.data.coordinates import to_ecliptic, to_galactic
+from alerce_early.data.records import LARGEST
 from alerce_early.data.simulation.metadata import nearest
 from alerce_early.data.simulation.painting import SIDE
 from alerce_early.data.simulation.survey import COUNTS, simulate
@@ -88,11 +89,19 @@ def test_some_stamps_are_cut_by_the_chips_edge(survey):
 
 
 def test_some_stamps_hold_masked_pixels_the_same_in_all_channels(full):
-    dead = np.isnan(full[0])
+    dead = ~(np.abs(full[0]) < LARGEST)
     assert 0.05 < dead.any(axis=(1, 2, 3)).mean() < 0.14
     assert 0.015 < dead[:, 21:42, 21:42].any(axis=(1, 2, 3)).mean() < 0.07
     assert (dead[..., 0] == dead[..., 2]).all() and (dead[..., 0] == dead[..., 1]).all()
     assert not dead[full[1] != BOGUS][:, 30:33, 30:33].any()
+
+
+def test_a_few_templates_say_no_data_by_the_lowest_number(full):
+    """As 8 of the 207 real stamps with masked pixels do, of 1,420."""
+    lowest = full[0] == np.finfo(np.float32).min
+    assert not lowest[..., [0, 2]].any() and np.isnan(full[0][..., [0, 2]][lowest[..., 1]]).all()
+    masked = np.isnan(full[0]).any((1, 2, 3))
+    assert 0.01 < lowest.any((1, 2, 3)).sum() / masked.sum() < 0.09
 
 
 def test_sky_rotations_at_known_places():

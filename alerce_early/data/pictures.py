@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alerce_early.data.records import Records
+from alerce_early.data.records import LARGEST, Records
 from alerce_early.data.wavelengths import CENTRES
 from alerce_early.disk import whole
 
@@ -50,8 +50,8 @@ def bars(counts: Sequence[int], names: Sequence[str], title: str, what: str = "s
 
 
 def stretch(tiles: np.ndarray) -> np.ndarray:
-    """Scale each tile of (..., H, W) to [0, 1] between its 1st and 99.5th percentile; NaN stays NaN."""
-    tiles = np.asarray(tiles, dtype=np.float64)
+    """Scale each tile of (..., H, W) to [0, 1] between its 1st and 99.5th percentile; what is no data becomes NaN."""
+    tiles = np.where(np.abs(tiles) < LARGEST, tiles, np.nan).astype(np.float64)
     blank = np.isnan(tiles).all((-2, -1), keepdims=True)
     low, high = np.nanpercentile(np.where(blank, 0, tiles), [1, 99.5], axis=(-2, -1), keepdims=True)
     return np.clip((tiles - low) / np.where(high > low, high - low, 1), 0, 1)

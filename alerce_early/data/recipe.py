@@ -1,8 +1,8 @@
 """The cleaning recipe: written once in torch, batch-wise, and used by training, prediction and export alike.
 
 A recipe is a list of steps, each a module from (B, C, H, W) float32 to (B, C', H', W') float32; one that looks
-at each pixel alone says so (`pixelwise`) and then runs after a crop that follows it, at equal results. A raw stamp
-holds NaN where the detector has no data; infinities, which no detector delivers, are taken for the same.
+at each pixel alone says so (`pixelwise`) and then runs after a crop that follows it, at equal results. The first is
+always `NoData`, so that to all others NaN alone means that the detector has no data.
 
 Augmentation by arbitrary angles and shifts needs more sky than the net sees. For it the store keeps a margin
 around the `Crop`, and what the recipe does from there on runs per batch, after augmentation:
@@ -24,9 +24,24 @@ import torch
 from torch import Tensor, nn
 
 from alerce_early.build import build
+from alerce_early.data.records import LARGEST
 from alerce_early.errors import InputError
 
 MAD_TO_SIGMA = 1.4826  # median absolute deviation to standard deviation, for a normal distribution
+
+
+class NoData(nn.Module):
+    """Make NaN of all that is no data: infinities, and what reaches `LARGEST`."""
+
+    pixelwise = True
+
+    def forward(self, image: Tensor) -> Tensor:
+        # what float32 cannot hold times 2^28 is infinite, and all else comes back exactly: a quarter of a mask's time
+        scale = 2.0**128 / LARGEST
+        return (image * scale).nan_to_num_(torch.nan, torch.nan, torch.nan).mul_(1 / scale)
+
+    def undo(self, image: Tensor) -> Tensor:
+        return image
 
 
 class NanToZero(nn.Module):
@@ -35,7 +50,7 @@ class NanToZero(nn.Module):
     pixelwise = True
 
     def forward(self, image: Tensor) -> Tensor:
-        return image.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        return image.nan_to_num()
 
     def undo(self, image: Tensor) -> Tensor:
         return image
@@ -49,10 +64,10 @@ class MinMax(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         # pixels without data must not decide; replacing them is far quicker than a mask of booleans
-        lowest = image.nan_to_num(torch.inf, torch.inf, torch.inf).amin((2, 3), keepdim=True)
-        highest = image.nan_to_num(-torch.inf, -torch.inf, -torch.inf).amax((2, 3), keepdim=True)
+        lowest = image.nan_to_num(torch.inf).amin((2, 3), keepdim=True)
+        highest = image.nan_to_num(-torch.inf).amax((2, 3), keepdim=True)
         span = highest - lowest
-        usable = (span > 0) & span.isfinite()
+        usable = span > 0
         # dividing by infinity leaves the 0 that is wanted of a channel without a usable span
         return (image - lowest.where(usable, 0.0)).div_(span.where(usable, torch.inf))
 
@@ -71,7 +86,7 @@ class SkySigma(nn.Module):
         self.each = each
 
     def forward(self, image: Tensor) -> Tensor:
-        pixels = image.nan_to_num(torch.nan, torch.nan, torch.nan).flatten(2)
+        pixels = image.flatten(2)
         pixels = pixels - nanmedian(pixels)
         sigma = MAD_TO_SIGMA * nanmedian((pixels if self.each else pixels[:, :1]).abs())
         sigma = sigma.where(sigma > 0, torch.inf)
@@ -106,14 +121,14 @@ class Mask(nn.Module):
     pixelwise = True
 
     def forward(self, image: Tensor) -> Tensor:
-        missing = (0 * image).sum(1, keepdim=True).isnan()  # 0 x inf is NaN; quicker than a mask of every channel
+        missing = image.sum(1, keepdim=True).isnan()  # quicker than a mask of every channel
         return torch.cat([image, missing.to(image.dtype)], 1)
 
 
 class Renormalise(nn.Module):
     """Spectra of flux and inverse variance to one channel: weighted mean 0, weighted rms 1.
 
-    (B, 2, L) becomes (B, 1, L); pixels of weight 0 become 0, as does a spectrum that is constant.
+    (B, 2, L) becomes (B, 1, L); pixels of weight 0 or without data become 0, as does a spectrum that is constant.
     Raises InputError for anything but spectra.
     """
 
@@ -121,7 +136,7 @@ class Renormalise(nn.Module):
         if image.ndim != 3 or image.shape[1] != 2:
             raise InputError(f"recipe: Renormalise wants spectra (flux, ivar); the rows are {tuple(image.shape[1:])}.")
         flux, weight = image[:, :1], image[:, 1:]
-        usable = weight > 0
+        usable = (weight > 0) & ~flux.isnan()
         flux, weight = flux.where(usable, 0.0), weight.where(usable, 0.0)
         weight = weight / weight.sum(2, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
         flux = flux - (weight * flux).sum(2, keepdim=True)
@@ -192,7 +207,7 @@ class Recipe(nn.Module):
 
     def __init__(self, steps: Sequence[dict[str, Any]], margin: int = 0):
         super().__init__()
-        modules = [build(step) for step in steps]
+        modules = [NoData(), *map(build, steps)]
         crops = [i for i, step in enumerate(modules) if isinstance(step, Crop)]
         if margin and not crops:
             raise InputError(

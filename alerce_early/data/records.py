@@ -12,6 +12,7 @@ from alerce_early.errors import InputError
 
 UNLABELLED = -1
 MISSING = -999.0  # a metadata value that is not known
+LARGEST = 2.0**100  # 1.3e30; no pixel reaches it, and -3.4e38 stands for no data in some of the survey's templates
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,19 @@ def numbers(values: Any, what: str, origin: str) -> np.ndarray:
         raise TypeError
     except (TypeError, ValueError, OverflowError):
         raise InputError(f"{origin}: {what} differ in length or hold no numbers.") from None
+
+
+def has_data(images: np.ndarray, size: int, share: float) -> np.ndarray:
+    """Tell which rows hold data, in all channels at once, in at least this share of their central pixels.
+
+    images: raw stamps (N, H, W, C), whose central size x size pixels count, or spectra (N, L, C), all of them.
+    Returns (N,) bool. NaN, infinity and what reaches `LARGEST` is no data.
+    """
+    if images.ndim == 4:
+        top, left = ((side - size) // 2 for side in images.shape[1:3])
+        images = images[:, top : top + size, left : left + size]
+    present = (np.abs(images) < LARGEST).all(-1)
+    return present.reshape(len(images), -1).mean(1) >= share
 
 
 def with_extra(records: Records, extra: Records) -> Records:

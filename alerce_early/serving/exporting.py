@@ -36,15 +36,15 @@ class Graph(nn.Module):
 
 
 def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
-    """Inputs by name, float32: n random rows, then rows without data, constant, infinite and with one odd pixel.
+    """Inputs by name, float32: n random rows, then rows without data, constant, infinite, with one odd pixel or edge.
 
-    stamps (n + 8, C, H, W) or (n + 8, C, L) and, where the network takes it, metadata (n + 8, F).
+    stamps (n + 9, C, H, W) or (n + 9, C, L) and, where the network takes it, metadata (n + 9, F).
     """
     rng = np.random.default_rng(seed)
     shape = deployed.spec.raw_shape
-    scatter = np.exp(rng.uniform(-2, 6, (n + 8, *[1] * len(shape))))
+    scatter = np.exp(rng.uniform(-2, 6, (n + 9, *[1] * len(shape))))
     # on a pedestal, as the sky of a stamp, but of so few sigmas that float32 still resolves them
-    stamps = scatter * (20 + rng.standard_normal((n + 8, *shape)))
+    stamps = scatter * (20 + rng.standard_normal((n + 9, *shape)))
     centre = (..., *(side // 2 for side in shape[1:]))
     stamps[n] = np.nan
     stamps[n + 1] = 7.0
@@ -55,10 +55,11 @@ def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.n
     stamps[n + 6] = 0.0
     stamps[n + 6][centre] = 1e6
     stamps[n + 7][rng.random(shape) < 0.5] = np.nan
+    stamps[n + 8, :, :5], stamps[n + 8, -1, :5] = np.nan, -np.finfo(np.float32).max  # no data, told in two ways
     inputs = {"stamps": stamps}
     if deployed.features:
         columns = np.array(deployed.spec.feature_mean) + 2 * np.array(deployed.spec.feature_std) * rng.standard_normal(
-            (n + 8, len(deployed.features))
+            (n + 9, len(deployed.features))
         )
         columns[n], columns[n + 1], columns[n + 2] = np.nan, MISSING, np.inf
         inputs["metadata"] = columns

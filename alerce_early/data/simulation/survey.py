@@ -86,7 +86,7 @@ def simulate(n: int = 52_244, seed: int = 0) -> dict[str, Any]:
     """A survey of n alerts, a pure function of (n, seed); the default size is the ALeRCE training file's.
 
     images: list of n (height, width, 3) float32 stamps in counts, science, template, difference; 63 x 63 but
-    for about 1.2 %; NaN where the detector has no data.
+    for about 1.2 %; NaN where the detector has no data, and in a few templates -3.4e38.
     labels: (n,) int64 indices into CLASSES, shuffled, in the training file's proportions.
     metadata: (n, 26) float64 in COLUMNS order, -999 where missing.
     oid: list of n str, one object an alert.
