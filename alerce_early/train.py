@@ -27,7 +27,7 @@ from alerce_early.runs import resuming, watch
 from alerce_early.runs.fitting import Fitting, NonFiniteLoss
 from alerce_early.runs.folder import Run, differences, flat
 from alerce_early.runs.processes import agreed
-from alerce_early.runs.signals import Stopped
+from alerce_early.runs.signals import resumed_by
 from alerce_early.runs.trainer import assemble
 from alerce_early.tasks.base import Task
 
@@ -63,11 +63,8 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
         if found == FINISHED:
             log.info("finished already: %s", run.page)
             return run
-        try:
+        with resumed_by(f"python -m alerce_early.train resume={run.path}"):
             _train(config, run, more)
-        except Stopped as stopped:
-            stopped.how = f"go on with: python -m alerce_early.train resume={run.path}"
-            raise
     return run
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,11 @@ from alerce_early.train import train
 SHORT = ("model=course_cnn", "data=alerce", "trainer.max_epochs=1", "batches_per_epoch=3", "batch_size=16")
 EXACT = ("augment=none", "+model.net.dropout=0")  # nothing that each process draws for itself
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1")
+
+
+def command(*options: str) -> subprocess.Popen[str]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-m", "alerce_early.train", *options], text=True, **pipes)
 
 
 def finished(outputs: Path) -> list[Path]:
@@ -64,6 +70,30 @@ def test_two_processes_train_as_one_does(together: Path, composed, stamps_file: 
     assert np.abs(first["p_SN"] - second["p_SN"]).max() < 1e-5
     results = [json.loads((folder / "metrics.json").read_text())["test"]["values"] for folder in (one, both)]
     assert results[0] == pytest.approx(results[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("to", ("the first process", "both"))
+def test_sigterm_ends_all_processes_with_one_line_and_resume_goes_on(to: str, stamps_file: Path, tmp_path: Path) -> None:
+    long = ("trainer.max_epochs=500", "patience=500", "batches_per_epoch=2", f"data.path={stamps_file}")
+    process = command(*SHORT, *TWO, *long, f"outputs={tmp_path}")
+    assert process.stdout is not None
+    assert any("epoch   2" in line for line in process.stdout), process.communicate()[1]
+    children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(children) == 1
+    for pid in [process.pid, *children * (to == "both")]:
+        os.kill(pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=10)  # until the child, too, has let go of the pipe
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err.startswith("stopped by SIGTERM; go on with: ") and err.count("\n") == 1
+    (folder,) = (tmp_path / "runs").glob("*/*")
+    epochs = len((folder / "history.jsonl").read_text().splitlines())
+
+    again = command(f"resume={folder}")
+    assert again.stdout is not None
+    line = next(line for line in again.stdout if line.startswith("epoch"))
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=10)
+    assert int(line.split()[1].split("/")[0]) in (epochs, epochs + 1)  # a last line may be older than its checkpoint
 
 
 def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:

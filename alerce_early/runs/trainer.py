@@ -11,7 +11,7 @@ from alerce_early import checkpoints
 from alerce_early.configs import plain, task_of
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
-from alerce_early.runs import resuming, watch
+from alerce_early.runs import resuming, signals, watch
 from alerce_early.runs.fitting import Fitting
 from alerce_early.runs.folder import Run
 from alerce_early.schema import construct
@@ -57,6 +57,8 @@ def assemble(
         )
     except (MisconfigurationException, ValueError) as error:
         raise InputError(f"trainer: {error} Try trainer=cpu.") from None
+    if trainer.world_size > 1 and (launcher := trainer.strategy.launcher):
+        signals.end_at_once(trainer.is_global_zero, launcher.kill)
     # the same initial weights everywhere, but each rank its own dropout and augmentation
     torch.manual_seed(config.seed + trainer.global_rank)
     return Fitting(task), trainer, best
