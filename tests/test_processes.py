@@ -15,17 +15,16 @@ import torch.distributed as dist
 
 from alerce_early.evaluation import table as tables
 from alerce_early.tasks.classify import ClassifyTask
-from alerce_early.train import train
+from alerce_early.train import main, train
 
 SHORT = ("model=course_cnn", "data=alerce", "trainer.max_epochs=1", "batches_per_epoch=3", "batch_size=17")
 EXACT = ("augment=none", "+model.net.dropout=0")  # nothing that each process draws for itself
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1")
 
 
-def command(*options: str, **variables: str) -> subprocess.Popen[str]:
+def command(*options: str, what: Sequence[str] = ("-m", "alerce_early.train"), **env: str) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    run = [sys.executable, "-m", "alerce_early.train", *options]
-    return subprocess.Popen(run, text=True, env=os.environ | variables, **pipes)
+    return subprocess.Popen([sys.executable, *what, *options], text=True, env=os.environ | env, **pipes)
 
 
 def finished(outputs: Path) -> list[Path]:
@@ -111,8 +110,8 @@ class OneSided(ClassifyTask):
 
 
 def test_a_loss_not_finite_in_one_process_stops_all_and_keeps_the_best(stamps_file: Path, tmp_path: Path) -> None:
-    options = ("model.task._target_=test_processes.OneSided", f"data.path={stamps_file}", f"outputs={tmp_path}")
-    process = command(*SHORT, *TWO, *options, "trainer.max_epochs=3", PYTHONPATH=os.pathsep.join(sys.path))
+    options = ("model.task._target_=__main__.OneSided", f"data.path={stamps_file}", f"outputs={tmp_path}")
+    process = command(*SHORT, *TWO, *options, "trainer.max_epochs=3", what=[__file__])
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     result = json.loads((finished(tmp_path)[0] / "metrics.json").read_text())
@@ -162,7 +161,8 @@ def test_a_mistake_that_the_first_process_sees_ends_all(tmp_path: Path) -> None:
 def test_machines_that_do_not_share_the_outputs_are_told(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from alerce_early.errors import at_the_door; "
-        "from alerce_early.runs import processes; processes.SIGHT = 1; at_the_door(processes.check_sight)(Path('outputs'), bool)"
+        "from alerce_early.runs import processes; processes.SIGHT = 1; "
+        "at_the_door(processes.check_sight)(Path('outputs'), bool)"
     )
     folders = [tmp_path / "one", tmp_path / "other"]
     for folder in folders:
@@ -176,3 +176,7 @@ def test_an_unknown_launcher_is_refused(tmp_path: Path) -> None:
     process = command(f"outputs={tmp_path}", WORLD_SIZE="2", RANK="1")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2 and err.startswith("error: WORLD_SIZE=2") and err.count("\n") == 1
+
+
+if __name__ == "__main__":  # train, with the task above
+    main()

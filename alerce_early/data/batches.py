@@ -48,8 +48,9 @@ class EpochBatches(Sampler[np.ndarray]):
     """Yields the row numbers of each batch of an epoch; Lightning announces the epoch by `set_epoch`.
 
     rows, labels: (N,) int64, row numbers in the store and their classes. batch_size: rows of one step over
-    all ranks together, at least two for each. batches: steps per epoch, or None for as many as the sampling needs to show
-    every row once (balanced: as many rows as there are). world: how many ranks share each batch, see `module.Rows`.
+    all ranks together, at least two for each. batches: steps per epoch, or None for as many as the sampling
+    needs to show every row once (balanced: as many rows as there are). world: how many ranks share each batch,
+    see `module.Rows`.
     """
 
     def __init__(

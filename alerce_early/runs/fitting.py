@@ -73,7 +73,7 @@ class Fitting(L.LightningModule):
         """Raise `NonFiniteLoss` in all processes alike, if in one of them a loss was not finite or now a weight is."""
         weights = torch.stack([weight.isfinite().all() for weight in self.task.parameters()]).all()
         bad = torch.where(weights, self._first_bad, self._first_bad.clamp(max=self._done))
-        if (first := int(torch.as_tensor(self.all_gather(bad)).min())) < NEVER:
+        if (first := int(self.trainer.strategy.reduce(bad, reduce_op="min"))) < NEVER:
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             raise NonFiniteLoss(
                 f"the loss is not finite from epoch {self.current_epoch + 1}, batch {first} on, "
