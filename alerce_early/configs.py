@@ -27,7 +27,7 @@ from alerce_early.errors import InputError, at_the_door, one_line
 from alerce_early.models.net import EXAMPLES, Net
 from alerce_early.runs import signals, sweeps
 from alerce_early.runs.folder import Run
-from alerce_early.runs.processes import agreed
+from alerce_early.runs.processes import agreed, first
 from alerce_early.schema import construct
 from alerce_early.tasks.base import Task
 
@@ -72,7 +72,8 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
             with understood(), disk.told(Path(config.outputs), disk.FULL):
                 job(config)
         except signals.Stopped as stopped:
-            print(stopped, file=sys.stderr)
+            if first():
+                print(stopped, file=sys.stderr)
             raise
 
     @wraps(job)

@@ -4,7 +4,13 @@ Nothing is saved at that moment, because everything is already: a run goes on fr
 where alone it can go on as if it had never stopped.
 """
 
+import os
 import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -26,10 +32,45 @@ class Stopped(SystemExit):
         return f"stopped by {self.name}; {self.how}"
 
 
+@contextmanager
+def resumed_by(command: str) -> Iterator[None]:
+    """Name, within, this command in the line of a stop."""
+    before, Stopped.how = Stopped.how, f"go on with: {command}"
+    try:
+        yield
+    finally:
+        Stopped.how = before
+
+
 def listen() -> None:
     """From now on, the signals raise `Stopped` in the main thread."""
     for number in SIGNALS:
         signal.signal(number, _stop)
+
+
+def end_at_once(speaks: bool, end_others: Callable[[int], None] = lambda _: None) -> None:
+    """From now on, the signals end this process from a thread of its own: one of several that train together.
+
+    Its main thread may be waiting inside a collective operation for a process that is gone; there it would raise
+    nothing, and Lightning's own handler would begin another such operation. speaks: print the line. end_others: is
+    called with a signal to end the processes that this one started.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def wait() -> None:
+        number = reader.recv(1)[0]
+        while number not in SIGNALS:
+            number = reader.recv(1)[0]
+        end_others(signal.SIGKILL)
+        if speaks:
+            print(Stopped(number), file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: None)  # Python writes to the socket before it calls any handler
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    threading.Thread(target=wait, name="signals", daemon=True).start()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

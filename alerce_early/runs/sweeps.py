@@ -63,12 +63,17 @@ def run(job: Callable[[DictConfig], None], config: DictConfig, launch: str) -> N
 def _apart(options: list[str], folder: Path) -> None:
     """Run a job of several processes as a command of its own: if one of them dies, the sweep lives."""
     command = [sys.executable, "-m", "alerce_early.train", *options, f"hydra.run.dir='{folder}'"]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-    print(done.stderr, end="", file=sys.stderr)
-    if done.returncode == disk.Busy.status:
-        raise disk.Busy(done.stderr)
-    if done.returncode:
-        raise Failed(done.stderr.strip() or f"exit status {done.returncode}")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
+        try:
+            told = job.communicate()[1]
+        except BaseException:  # it ends its own processes, which a SIGKILL would leave behind
+            job.terminate()
+            raise
+    print(told, end="", file=sys.stderr)
+    if job.returncode == disk.Busy.status:
+        raise disk.Busy(told)
+    if job.returncode:
+        raise Failed(told.strip() or f"exit status {job.returncode}")
 
 
 class Summary(Callback):
