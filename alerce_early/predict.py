@@ -35,6 +35,7 @@ from alerce_early.serving.inputs import Shard, Source
 from alerce_early.serving.parts import Parts, partial_of, rejected_of
 
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
+NOT_FINITE = "what the network puts out for it is not finite"
 NOTHING = Chunk(None, np.array([], dtype=str), np.array([], dtype=str), (), 0)
 
 
@@ -117,10 +118,13 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
 def _classified(classifier: Classifier, chunk: Chunk, seen: Seen, shown: Sequence[str]) -> tuple[Table, list[Rejected]]:
     """The rows of a chunk that are here for the first time, and all that was set aside."""
     table = _table(classifier, chunk, shown)
-    fresh = seen.fresh(chunk.keys)
-    again = zip(chunk.sources[~fresh].tolist(), chunk.keys[~fresh].tolist(), strict=True)
-    rejected = [Rejected(source, key, "duplicate of a row before it") for source, key in again]
-    return {name: column[fresh] for name, column in table.items()}, [*chunk.rejected, *rejected]
+    fresh, answered = seen.fresh(chunk.keys), classifier.find_answered(table)
+    rejected = [
+        Rejected(source, key, reason)
+        for rows, reason in ((~fresh, "duplicate of a row before it"), (fresh & ~answered, NOT_FINITE))
+        for source, key in zip(chunk.sources[rows].tolist(), chunk.keys[rows].tolist(), strict=True)
+    ]
+    return {name: column[fresh & answered] for name, column in table.items()}, [*chunk.rejected, *rejected]
 
 
 def _table(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> Table:

@@ -72,6 +72,8 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
 
 
 def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
+    if run.cut:
+        checkpoints.read(run.best)  # refuse a damaged one before training, not when it is judged
     data = data_of(config)
     fitting, trainer, best = assemble(config, data, run, *more)
     task = fitting.task
@@ -85,6 +87,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     if not best.best_model_path:
         raise InputError("no epoch was trained. Let trainer.max_epochs or another limit of the trainer allow one.")
     task.load_state_dict(checkpoints.read(best.best_model_path)["state_dict"])
+    checkpoints.check_weights(task, best.best_model_path)
     started = time.perf_counter()
     predictions = _predictions(trainer, fitting, data)
     judging = time.perf_counter() - started
