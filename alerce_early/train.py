@@ -1,6 +1,7 @@
 """Train one system and report on it: `python -m alerce_early.train model=rotinv`."""
 
 import logging
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,8 +16,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from alerce_early import checkpoints, disk, report
-from alerce_early.configs import command, data_of
+from alerce_early import checkpoints, disk, options, report
+from alerce_early.configs import command, data_of, quoted
 from alerce_early.data import pictures, summary
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
@@ -44,6 +45,7 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
     another process works in it. more: extra callbacks.
     """
     watch.quiet()
+    options.check(config)
     calibration.check(config.calibration)
     conformal.check(config.coverage)
     run = Run(folder)
@@ -66,7 +68,8 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
         try:
             _train(config, run, more)
         except Stopped as stopped:
-            stopped.how = f"go on with: python -m alerce_early.train resume={run.path}"
+            command_line = ["python", "-m", "alerce_early.train", f"resume={quoted(run.path)}"]
+            stopped.how = f"go on with: {shlex.join(command_line)}"
             raise
     return run
 

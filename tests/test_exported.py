@@ -236,7 +236,7 @@ def test_a_flipped_bit_is_told(file: Path, tmp_path: Path) -> None:
         damaged = bytearray(content)
         damaged[place] ^= 64
         other.write_bytes(damaged)
-        with pytest.raises(InputError, match="damaged|format"):
+        with pytest.raises(InputError, match=r"damaged|format"):
             alerce_early.load(other)
     unsealed = onnx.load(file)
     (entry,) = [entry for entry in unsealed.metadata_props if entry.key == "sha256"]

@@ -124,6 +124,19 @@ def test_killed_and_continued_is_the_same_file(run: Path, stamps_file: Path, who
     assert not parts.exists()
 
 
+def test_a_command_that_had_ended_is_a_success(
+    classifier: Classifier, stamps_file: Path, whole: Path, tmp_path: Path
+) -> None:
+    """Its last process may have been killed after the table was whole, and before it could say so."""
+    shutil.copy(whole, tmp_path)
+    shutil.copy(rejected_of(whole), tmp_path)
+    out = tmp_path / whole.name
+    before = out.stat().st_mtime_ns
+    found = predict(classifier, inputs.find([stamps_file], classifier.spec), out, size=SIZE)
+    assert found.finished and found.classified == len(tables.read(whole)["candid"]) and found.rejected and found.first
+    assert str(found).startswith("finished already: ") and out.stat().st_mtime_ns == before and nothing_left(tmp_path)
+
+
 def test_packets(classifier: Classifier, night: Path, tmp_path: Path) -> None:
     table = table_of(classifier, night, tmp_path / "night.parquet", size=8)
     rejected = (tmp_path / "night.rejected.csv").read_text()
@@ -305,7 +318,7 @@ def test_what_cannot_be_done_is_one_line(
         assert "\n" not in str(caught.value)
         assert nothing_left(tmp_path) and not out.exists()
     with pytest.raises(InputError, match=r"exists already. Choose another --out, or replace it with --overwrite"):
-        table_of(classifier, stamps_file, whole)
+        table_of(classifier, stamps_file, whole, size=SIZE + 1)
     with pytest.raises(InputError, match=r"ends in .parquet or .csv"):
         table_of(classifier, stamps_file, tmp_path / "out.txt")
 
@@ -355,7 +368,8 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != ".watch")  # the lock
 
 
-def test_ctrl_c_is_one_line(run: Path, night: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
+def test_a_signal_is_one_line(run: Path, night: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "nights").mkdir()
     for i in range(50):
         for file in night.iterdir():
@@ -364,10 +378,10 @@ def test_ctrl_c_is_one_line(run: Path, night: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE) as process:
         wait_for(lambda: (tmp_path / "out.parquet.partial" / "command.json").exists())
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err == "stopped by SIGINT; the same command goes on\n"
+    assert process.returncode == 128 + number
+    assert err == f"stopped by {number.name}; the same command goes on\n"
 
 
 @pytest.fixture

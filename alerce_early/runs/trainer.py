@@ -42,13 +42,17 @@ def assemble(
         best,
         last,
     ]
+    options = plain(config.trainer)
+    board = options.pop("logger", True) and TensorBoardLogger(
+        run.path, name="", version="", default_hp_metric=False, purge_step=purge
+    )
     try:
         trainer = construct(
             L.Trainer,
-            **plain(config.trainer),
+            **options,
             callbacks=callbacks,
             plugins=resuming.WholeFiles(),
-            logger=TensorBoardLogger(run.path, name="", version="", default_hp_metric=False, purge_step=purge),
+            logger=board,
             default_root_dir=run.path,
             use_distributed_sampler=False,  # the data module's batches know their rank
             num_sanity_val_steps=0,
