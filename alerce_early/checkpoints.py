@@ -1,14 +1,14 @@
-"""Checkpoints from any year and from anyone: read without running anything of theirs, and made a task again.
+"""Checkpoints from anyone: read whole or not at all, without running anything of theirs, and made a task again.
 
 A checkpoint holds `format`, the name of its `task` class, `hyper_parameters` (plain: net, spec with the recipe,
 ...), `state_dict` and, of a finished run, `calibration` and `conformal`. `FORMAT` is raised when a change makes
-older ones unreadable; what mends them is then added to `UPGRADES`.
+others unreadable.
 """
 
 import io
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -28,32 +28,14 @@ Checkpoint = dict[str, Any]
 # What a checkpoint of tensors and plain values names. Torch's own list also has callables that take memory at will.
 ALLOWED = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
 STORAGES = {f"torch {name}Storage" for name in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")}
-WANTED = ("task", "hyper_parameters", "state_dict")
 MODULES = 1000  # a net may have that many, and more only as its weights do
-
-TASKS_OF_NETS = {
-    "FlipoutMLP": "bayes.BayesTask",
-    "StampVAE": "generate.GenerateTask",
-    "SpectraLines": "lines.LinesTask",
-    "SpectraRedshift": "regress.RegressTask",
-}
-
-
-def _name_the_task(checkpoint: Checkpoint) -> Checkpoint:
-    """From the time before formats: which task it was, only its net tells."""
-    net = str(checkpoint["hyper_parameters"]["net"]["_target_"]).rpartition(".")[2]
-    return checkpoint | {"task": f"alerce_early.tasks.{TASKS_OF_NETS.get(net, 'classify.ClassifyTask')}"}
-
-
-# From each format to the next.
-UPGRADES: dict[int, Callable[[Checkpoint], Checkpoint]] = {0: _name_the_task}
 
 
 def read(path: str | Path) -> Checkpoint:
-    """What a checkpoint of any format up to `FORMAT` holds, as the present format has it; tensors on the CPU.
+    """Read what a checkpoint holds; tensors on the CPU, mapped from the file and not copied.
 
-    Tensors are mapped from the file, not copied. Takes less memory than 64 MiB plus 20 times the file's size.
-    Raises `InputError` for what is not there, damaged, no checkpoint of ours, or of a later format.
+    Takes less memory than 64 MiB plus 20 times the file's size. Raises `InputError` for what is not there, damaged,
+    no checkpoint of ours, or of another format.
     """
     path = Path(path)
     try:
@@ -66,7 +48,8 @@ def read(path: str | Path) -> Checkpoint:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
     except Exception as error:  # a damaged file may raise nearly anything
         raise InputError(f"{path} is no checkpoint, or is damaged: {one_line(error)}.") from None
-    return _upgraded(found, path)
+    _check_format(found, path)
+    return found
 
 
 def task(path: str | Path) -> Task:
@@ -90,7 +73,15 @@ def task_from(checkpoint: Checkpoint, path: str | Path) -> Task:
         restored.load_state_dict(weights)
     except Exception as error:
         raise InputError(f"{path}: its weights do not fit the net it describes: {one_line(error)}.") from None
+    check_weights(restored, path)
     return restored.eval()
+
+
+def check_weights(task: Task, path: str | Path) -> None:
+    """Raise `InputError` where a task's weights, read from `path`, are not all finite: its answers would be NaN."""
+    for name, weight in task.state_dict().items():
+        if not weight.isfinite().all():
+            raise InputError(f"{path}: {name} is not finite, so it can tell nothing. Train again, or take another one.")
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -106,11 +97,16 @@ def add(path: Path, values: Checkpoint) -> None:
 
 
 def _check_container(path: Path) -> None:
-    """Refuse an archive that grows when unpacked, and pickled names that tensors and plain values do not need."""
+    """Refuse an archive that grows when unpacked, a part whose checksum is not that of its bytes, which torch does
+    not look at, and pickled names that tensors and plain values do not need."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise InputError(f"{path} is no checkpoint: its archive is compressed.")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise InputError(f"{path} is no checkpoint: parts of its archive overlap.")
+        if damaged := archive.testzip():
+            raise InputError(f"{path} is damaged: the checksum of {damaged} is not that of its bytes.")
         (pickled,) = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
         named = {str(arg) for op, arg, _ in pickletools.genops(archive.read(pickled)) if "GLOBAL" in op.name}
     if strange := named - ALLOWED - STORAGES:
@@ -120,21 +116,13 @@ def _check_container(path: Path) -> None:
         )
 
 
-def _upgraded(found: Any, path: Path) -> Checkpoint:
-    known = found.get("format", 0) if isinstance(found, dict) else None
-    if not isinstance(known, int) or not {"hyper_parameters", "state_dict"} <= set(found):
+def _check_format(found: Any, path: Path) -> None:
+    if not isinstance(found, dict) or not {"hyper_parameters", "state_dict"} <= set(found):
         raise InputError(f"{path} is no checkpoint of alerce_early: it has no net with its weights.")
-    if known > FORMAT:
-        raise InputError(
-            f"{path} was made by a later version: format {known}, this knows up to {FORMAT}; upgrade alerce_early."
-        )
-    try:
-        for step in range(known, FORMAT):
-            found = UPGRADES[step](found)
-        assert all(name in found for name in WANTED)
-    except Exception as error:
-        raise InputError(f"{path}: format {known} is damaged: {one_line(error)}.") from None
-    return found | {"format": FORMAT}
+    if found.get("format") != FORMAT:
+        raise InputError(f"{path} has format {str(found.get('format'))[:20]}; this version reads format {FORMAT}.")
+    if "task" not in found:
+        raise InputError(f"{path} is damaged: it names no task.")
 
 
 @contextmanager

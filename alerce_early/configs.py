@@ -4,22 +4,24 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra import main as hydra_main
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alerce_early import disk
+from alerce_early import disk, options
 from alerce_early.build import build, module_class
 from alerce_early.data.module import AlertData
 from alerce_early.data.spec import DataSpec
@@ -76,12 +78,22 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
                 print(stopped, file=sys.stderr)
             raise
 
+    def alone(config: DictConfig) -> None:
+        try:
+            guarded(config)
+        except disk.Busy:
+            raise
+        except InputError:
+            if first():
+                Run(Path(HydraConfig.get().runtime.output_dir)).discard_if_unused()
+            raise
+
     @wraps(job)
     def one_or_many(config: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             sweeps.run(guarded, config, launch)
         else:
-            at_the_door(guarded)(config)
+            at_the_door(alone)(config)
 
     composing = hydra_main(version_base="1.3", config_path=CONF, config_name="train")(one_or_many)
 
@@ -89,7 +101,9 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     def main() -> None:
         signals.listen()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what it refuses, in several lines, and exits itself
+        given = get_args_parser().parse_args()
         with understood():
+            _check_added(given.overrides, given.config_dir)
             composing()
 
     return main
@@ -117,19 +131,40 @@ def _refused(error: HydraException) -> str:
     parent = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
     if isinstance(cause, OmegaConfBaseException) and isinstance(parent, DictConfig):
         known = ", ".join(str(key) for key in parent if key not in ("hydra", "source", "steps"))
-        return f"{parent._get_full_key(None) or 'the config'} has no key {cause.key}; wanted one of {known}."
+        where, root = parent._get_full_key(None), cast(DictConfig, parent._get_root())
+        near = options.suggest(f"{where}.{cause.key}".lstrip("."), root)
+        return f"{where or 'the config'} has no key {cause.key}; wanted one of {known}{near}"
     if isinstance(error, OverrideParseException):
         return f"{error.override} is no option; wanted KEY=VALUE, quoted where it has brackets or commas."
     return f"options: {one_line(error)}."
 
 
-def composed(*options: str, hydra: bool = False) -> DictConfig:
+def composed(*given: str, hydra: bool = False) -> DictConfig:
     """train.yaml with these options, as train composes it; raises InputError for an option that train would refuse.
 
     hydra: with Hydra's own part of it.
     """
-    with initialize_config_dir(CONF, version_base="1.3"), understood():
-        return compose("train", overrides=list(options), return_hydra_config=hydra)
+    with understood():
+        _check_added(given)
+        with initialize_config_dir(CONF, version_base="1.3"):
+            return compose("train", overrides=list(given), return_hydra_config=hydra)
+
+
+def _check_added(given: Sequence[str], more_configs: str | None = None) -> None:
+    """Refuse what is added with + where nothing would read it; more_configs: a folder of the user's own yamls."""
+    parsed = OverridesParser.create().parse_overrides(list(given))
+    added = [o for o in parsed if (o.is_add() or o.is_force_add()) and not o.key_or_group.startswith(options.OPEN)]
+    if added:
+        rest = [o.input_line or "" for o in parsed if o not in added and not o.is_sweep_override()]
+        found = [f"hydra.searchpath=['file://{Path(more_configs).absolute()}']"] if more_configs else []
+        options.check_added(added, composed(*rest, *found))
+
+
+def quoted(value: str | Path) -> str:
+    """Return a text as Hydra reads it back as the value of an option."""
+    if re.fullmatch(r"[\w/.+@-]+", text := str(value), re.ASCII):
+        return text
+    return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), text) + '"'
 
 
 def plain(config: Any) -> Any:

@@ -8,7 +8,6 @@ import argparse
 import hashlib
 import logging
 import re
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from alerce_early.data.chunks import CUT_SHORT, Chunk, Rejected
 from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.evaluation import table as tables
-from alerce_early.runs.signals import Stopped
+from alerce_early.runs import signals
 from alerce_early.serving import gallery, incoming, inputs
 from alerce_early.serving.classifier import Classifier, Table, load
 from alerce_early.serving.duplicates import Seen
@@ -35,6 +34,7 @@ from alerce_early.serving.inputs import Shard, Source
 from alerce_early.serving.parts import Parts, partial_of, rejected_of
 
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
+NOT_FINITE = "what the network puts out for it is not finite"
 NOTHING = Chunk(None, np.array([], dtype=str), np.array([], dtype=str), (), 0)
 
 
@@ -43,7 +43,7 @@ class Outcome:
     """What became of the input.
 
     before: how much of it an earlier process had read. first: of what was set aside. cut: the archives that end before
-    they should, with the reason; how many rows are missing nobody knows.
+    they should, with the reason; how many rows are missing nobody knows. finished: this very command had ended before.
     """
 
     classified: int
@@ -52,8 +52,11 @@ class Outcome:
     seconds: float
     first: Rejected | None
     cut: tuple[str, ...] = ()
+    finished: bool = False
 
     def __str__(self) -> str:
+        if self.finished:
+            return f"finished already: {self.classified:,} classified, {self.rejected:,} rejected"
         rate = (self.classified + self.rejected - self.before) / max(self.seconds, 1e-9)
         earlier = f" ({self.before:,} of both before this start)" if self.before else ""
         return f"{self.classified:,} classified, {self.rejected:,} rejected{earlier}, {rate:,.0f} alerts/s"
@@ -82,18 +85,19 @@ def predict(
         for keys in parts.column("candid"):
             seen.add(keys)
         with tqdm(unit=" alerts", initial=before, disable=None) as bar:
-            for chunk in source.chunks(size, shard, skip=before):
+            for chunk in () if parts.finished else source.chunks(size, shard, skip=before):
                 table, rejected = _classified(classifier, chunk, seen, shown)
                 parts.add(table, rejected, chunk.read)
                 seen.add(table["candid"])  # now that they are on disk
                 bar.update(chunk.read)
-        if not parts.files:  # a shard may have no rows
+        if not parts.files and not parts.finished:  # a shard may have no rows
             parts.add(_table(classifier, NOTHING, shown), [], 0)
         first = next(parts.reasons(), None)
         cut = tuple(f"{row.source}: {row.reason}" for row in parts.reasons() if row.reason.startswith(CUT_SHORT))
-        parts.finish()
+        if not parts.finished:
+            parts.finish()
     seconds = time.perf_counter() - started
-    return Outcome(parts.counts["rows"], parts.counts["rejected"], before, seconds, first, cut)
+    return Outcome(parts.counts["rows"], parts.counts["rejected"], before, seconds, first, cut, parts.finished)
 
 
 def _command(classifier: Classifier, source: Source, shard: Shard, size: int) -> dict[str, Any]:
@@ -117,10 +121,13 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
 def _classified(classifier: Classifier, chunk: Chunk, seen: Seen, shown: Sequence[str]) -> tuple[Table, list[Rejected]]:
     """The rows of a chunk that are here for the first time, and all that was set aside."""
     table = _table(classifier, chunk, shown)
-    fresh = seen.fresh(chunk.keys)
-    again = zip(chunk.sources[~fresh].tolist(), chunk.keys[~fresh].tolist(), strict=True)
-    rejected = [Rejected(source, key, "duplicate of a row before it") for source, key in again]
-    return {name: column[fresh] for name, column in table.items()}, [*chunk.rejected, *rejected]
+    fresh, answered = seen.fresh(chunk.keys), classifier.find_answered(table)
+    rejected = [
+        Rejected(source, key, reason)
+        for rows, reason in ((~fresh, "duplicate of a row before it"), (fresh & ~answered, NOT_FINITE))
+        for source, key in zip(chunk.sources[rows].tolist(), chunk.keys[rows].tolist(), strict=True)
+    ]
+    return {name: column[fresh & answered] for name, column in table.items()}, [*chunk.rejected, *rejected]
 
 
 def _table(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> Table:
@@ -222,12 +229,12 @@ def main() -> None:
                 raise InputError(f"--watch classifies each file that arrives, whole and once; leave out --{name}.")
     # readers log what they set aside, which here goes to a file
     logging.getLogger(__package__).setLevel(logging.ERROR)
+    signals.listen()
     try:
         _do(given)
-    except KeyboardInterrupt:
-        stopped = Stopped(signal.SIGINT)
+    except signals.Stopped as stopped:
         print(stopped, file=sys.stderr)
-        raise stopped from None
+        raise
 
 
 @contextmanager
@@ -243,8 +250,7 @@ def alone(results: Path) -> Iterator[None]:
 def _do(given: argparse.Namespace) -> None:
     classifier = load(given.run, *given.ensemble, runtime=given.runtime)
     if given.watch:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end it alike
-        with suppress(KeyboardInterrupt), alone(given.out):
+        with suppress(signals.Stopped), alone(given.out):
             watch(classifier, given.watch, given.out)
         return
     source = inputs.find(given.input, classifier.spec, given.out)

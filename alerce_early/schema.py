@@ -12,6 +12,17 @@ T = TypeVar("T")
 
 def construct(cls: Callable[..., T], *arguments: Any, **options: Any) -> T:
     """Call a constructor whose signature is the schema: a key it does not know is refused by name."""
+    check_call(cls, *arguments, **options)
+    try:
+        return cls(*arguments, **options)
+    except TypeError as error:  # of a base class, to which a subclass hands on what it does not know itself
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise InputError(f"{cls.__name__}: {error}.") from None
+
+
+def check_call(cls: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    """Raise InputError for arguments that its signature does not take, without calling it."""
     signature = inspect.signature(cls)
     try:
         signature.bind(*arguments, **options)
@@ -22,12 +33,6 @@ def construct(cls: Callable[..., T], *arguments: Any, **options: Any) -> T:
     for name, value in options.items():
         if not _fits(value, hints.get(name, Any)):
             raise InputError(f"{cls.__name__}: {name}={str(value)[:60]!r}; wanted {_told(hints[name])}.")
-    try:
-        return cls(*arguments, **options)
-    except TypeError as error:  # of a base class, to which a subclass hands on what it does not know itself
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise InputError(f"{cls.__name__}: {error}.") from None
 
 
 def _fits(value: Any, hint: Any) -> bool:

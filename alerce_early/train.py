@@ -1,6 +1,7 @@
 """Train one system and report on it: `python -m alerce_early.train model=rotinv`."""
 
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from alerce_early import checkpoints, disk, report
-from alerce_early.configs import command, data_of
+from alerce_early import checkpoints, disk, options, report
+from alerce_early.configs import command, data_of, quoted
 from alerce_early.data import pictures, summary
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
@@ -45,6 +46,7 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
     another process works in it. more: extra callbacks.
     """
     watch.quiet()
+    options.check(config)
     calibration.check(config.calibration)
     conformal.check(config.coverage)
     run = Run(folder)
@@ -65,12 +67,15 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
         if found == FINISHED:
             log.info("finished already: %s", run.page)
             return run
-        with resumed_by(f"python -m alerce_early.train resume={run.path}"):
+        command_line = ["python", "-m", "alerce_early.train", f"resume={quoted(run.path)}"]
+        with resumed_by(shlex.join(command_line)):
             _train(config, run, more)
     return run
 
 
 def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
+    if run.cut:
+        checkpoints.read(run.best)  # refuse a damaged one before training, not when it is judged
     data = data_of(config)
     agreed(lambda: str(data.store.path))  # the first process prepares it for all
     fitting, trainer, best = assemble(config, data, run, *more)
@@ -85,6 +90,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     if not best.best_model_path:
         raise InputError("no epoch was trained. Let trainer.max_epochs or another limit of the trainer allow one.")
     task.load_state_dict(checkpoints.read(best.best_model_path)["state_dict"])
+    checkpoints.check_weights(task, best.best_model_path)
     started = time.perf_counter()
     predictions = _predictions(fitting, data)
     judging = time.perf_counter() - started

@@ -22,7 +22,7 @@ from alerce_early.data.simulation import packets
 from alerce_early.errors import InputError
 from alerce_early.evaluation import table as tables
 from alerce_early.predict import predict
-from alerce_early.serving import exporting, inputs, runtimes
+from alerce_early.serving import exported, exporting, inputs, runtimes
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.deployed import Deployed
 
@@ -164,11 +164,12 @@ def test_other_kinds(
 def changed(file: Path, out: Path, **texts: Any) -> Path:
     """The file with other facts, None to leave one out; the graph stays."""
     model = onnx.load(file)
-    told = {entry.key: entry.value for entry in model.metadata_props}
+    told = {entry.key: entry.value for entry in model.metadata_props if entry.key != "sha256"}
     told |= {name: text if isinstance(text, str) else json.dumps(text) for name, text in texts.items()}
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {name: text for name, text in told.items() if text != "null"})
-    out.write_bytes(model.SerializeToString())
+    content = model.SerializeToString()
+    out.write_bytes(content + exported.seal(content))
     return out
 
 
@@ -225,6 +226,23 @@ def test_a_nonsensical_spec_is_told(values: dict[str, Any], told: str, file: Pat
     right = alerce_early.load(file).spec.plain()
     other = changed(file, tmp_path / "other.onnx", spec=right | values)
     with pytest.raises(InputError, match=told):
+        alerce_early.load(other)
+
+
+def test_a_flipped_bit_is_told(file: Path, tmp_path: Path) -> None:
+    """Most bytes of the file are weights, and onnxruntime takes any."""
+    content, other = file.read_bytes(), tmp_path / "other.onnx"
+    for place in np.linspace(0, len(content) - 1, 20).astype(int):
+        damaged = bytearray(content)
+        damaged[place] ^= 64
+        other.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"damaged|format"):
+            alerce_early.load(other)
+    unsealed = onnx.load(file)
+    (entry,) = [entry for entry in unsealed.metadata_props if entry.key == "sha256"]
+    unsealed.metadata_props.remove(entry)
+    other.write_bytes(unsealed.SerializeToString())
+    with pytest.raises(InputError, match="sha256"):
         alerce_early.load(other)
 
 

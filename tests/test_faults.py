@@ -3,7 +3,9 @@
 import importlib
 import resource
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,17 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_run
 from kills import differences, trained
 from matplotlib.figure import Figure
 
-from alerce_early import checkpoints, disk
+from alerce_early import checkpoints, compare, disk, report
 from alerce_early.configs import data_of, run_folder
 from alerce_early.data import pictures
 from alerce_early.errors import InputError, extra
 from alerce_early.evaluation import table as tables
+from alerce_early.runs import signals
 from alerce_early.runs.folder import Run
 from alerce_early.serving.parts import Parts
-from alerce_early.train import train
+from alerce_early.train import main, train
 
 ROWS = {"id": np.arange(5000).astype(str), "p_SN": np.random.default_rng(0).random(5000)}
 WRITERS: dict[str, Callable[[Path], None]] = {
@@ -33,6 +37,11 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "index.html": lambda path: disk.write_text(path, "page " * 2000),
     "last.ckpt": lambda path: checkpoints.save({"weights": torch.zeros(5000)}, path),
 }
+
+
+@pytest.fixture(scope="module")
+def finished(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run(stamps_file, tmp_path_factory.mktemp("outputs"))
 
 
 @contextmanager
@@ -139,6 +148,108 @@ def test_a_library_that_is_there_and_does_not_load_says_why(tmp_path: Path, monk
         importlib.import_module("broken_a")
     with pytest.raises(InputError, match=r"^--fast: nowhere is not installed. .*\[fast\]"), extra("--fast", "fast"):
         importlib.import_module("broken_b")
+
+
+@pytest.fixture
+def train_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """The real train command in this process, in an empty folder; returns its exit status."""
+    handlers = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def run(*options: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["train", *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    (
+        ("+max_epochs=7", "trainer.max_epochs"),
+        ("+logger=wandb", "+trainer.logger"),
+        ("++split.vlidation=3", "split.validation"),
+        ("max_epochs=7", "trainer.max_epochs"),
+        ("lr=1", "optim.optimizer.lr"),
+        ("optim.lr=1", "optim.optimizer.lr"),
+        ("modle=rotinv", "model"),
+        ("optim=adan", "adam"),
+        ("+trainer.callbacks=[]", "trainer.callbacks"),
+        ("+trainer.plugins=[]", "trainer.plugins"),
+        ("+trainer.default_root_dir=/tmp", "trainer.default_root_dir"),
+        ("+trainer.logger=wandb", "trainer.logger"),
+        ("+trainer.max_epoch=3", "max_epoch"),
+        ("trainer.accelerator=abacus", "abacus"),
+        ("seed=-1", "seed=-1"),
+        ("optim.optimizer.lr=fast", "optim.optimizer.lr"),
+        ("+optim.optimizer.momentum=0.9", "momentum"),
+        ("batch_size=-5", "batch_size=-5"),
+        ("batches_per_epoch=0", "batches_per_epoch=0"),
+        ("patience=long", "patience"),
+        ("split.validation=many", "validation"),
+        ("+model.net.dropuot=.3", "dropuot"),
+        ("coverage=2", "coverage"),
+        ("data=spectra", "sdss"),
+        ("model=spectra_class data=simulated", "data=sdss_simulated"),
+    ),
+)
+def test_a_mistake_is_one_line_and_leaves_no_run(
+    train_command: Callable[..., int], option: str, told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before any work: no data are simulated either."""
+    assert train_command("model=course_cnn", *option.split()) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and told in err
+    assert not list(tmp_path.rglob("train.log")) and not list(tmp_path.rglob("stores/*"))
+
+
+@pytest.mark.parametrize("option", ("-m seed=0,1 +max_epochs=7", "-m +max_epochs=7,8"))
+def test_a_sweep_of_a_mistake_is_not_begun(
+    train_command: Callable[..., int], option: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train_command(*option.split()) == 2
+    assert "trainer.max_epochs" in (err := capfd.readouterr().err) and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_that_are_not_there_leave_no_run(train_command: Callable[..., int], tmp_path: Path) -> None:
+    assert train_command("data=alerce", "data.path=none.pkl") == 2
+    assert not list(tmp_path.rglob("train.log"))
+
+
+def test_a_run_without_a_logger(quick, tmp_path: Path) -> None:
+    run = train(quick("+trainer.logger=false", "trainer.max_epochs=1"), tmp_path / "run")
+    assert run.finished and not list(run.path.glob("events.*"))
+
+
+DAMAGES = ("config.yaml", "metrics.json", "history.jsonl", "versions.json", "predictions.parquet")
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_run_folder_is_one_line(
+    name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (finished / name).read_bytes()
+    cuts = [whole[: len(whole) * part // 12] for part in range(1, 12)]
+    for number, content in enumerate((b"", b"\x80\xff\x00garbage", b"[1, 2]", *cuts)):
+        shutil.copytree(finished, run := tmp_path / str(number))
+        (run / name).write_bytes(content)
+        for verb in (report, compare):
+            monkeypatch.setattr(sys, "argv", [verb.__name__, str(run)])
+            try:
+                verb.main()
+            except SystemExit as ended:
+                assert ended.code == 2
+                err = capsys.readouterr().err
+                assert err.startswith("error: ") and err.count("\n") == 1 and name in err
+        if name == "config.yaml":
+            with pytest.raises(InputError, match=r"config\.yaml"):
+                Run.find(run).config()
 
 
 def test_a_table_where_no_folder_can_be() -> None:

@@ -28,6 +28,7 @@ from alerce_early.serving import gallery, inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.duplicates import Seen
 from alerce_early.serving.facts import Facts
+from alerce_early.serving.parts import rejected_of
 
 SIZE = 40  # rows of a chunk: ten chunks of the stamps file
 
@@ -123,6 +124,19 @@ def test_killed_and_continued_is_the_same_file(run: Path, stamps_file: Path, who
     assert not parts.exists()
 
 
+def test_a_command_that_had_ended_is_a_success(
+    classifier: Classifier, stamps_file: Path, whole: Path, tmp_path: Path
+) -> None:
+    """Its last process may have been killed after the table was whole, and before it could say so."""
+    shutil.copy(whole, tmp_path)
+    shutil.copy(rejected_of(whole), tmp_path)
+    out = tmp_path / whole.name
+    before = out.stat().st_mtime_ns
+    found = predict(classifier, inputs.find([stamps_file], classifier.spec), out, size=SIZE)
+    assert found.finished and found.classified == len(tables.read(whole)["candid"]) and found.rejected and found.first
+    assert str(found).startswith("finished already: ") and out.stat().st_mtime_ns == before and nothing_left(tmp_path)
+
+
 def test_packets(classifier: Classifier, night: Path, tmp_path: Path) -> None:
     table = table_of(classifier, night, tmp_path / "night.parquet", size=8)
     rejected = (tmp_path / "night.rejected.csv").read_text()
@@ -162,6 +176,13 @@ def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
         foreign.labels(labels, table)
 
 
+def predict_command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The real command, in a process of its own."""
+    command = [sys.executable, "-m", "alerce_early.predict", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True)
+
+
 def constant(*classes: str) -> Classifier:
     """A network that finds every class as probable."""
     facts = spec(classes=classes, raw_shape=(3, 63, 63), channels=alerce.CHANNELS)
@@ -187,6 +208,34 @@ def test_labels_of_all_classes_or_none(stamps: Path, tmp_path: Path) -> None:
     assert table["label"].tolist() == [""] * 5
     table = table_of(constant(*alerce.CLASSES), stamps, tmp_path / "five.parquet")
     assert table["label"].tolist() == list(alerce.CLASSES)
+
+
+def test_rows_without_a_finite_output_are_set_aside(stamps: Path, tmp_path: Path) -> None:
+    whole = constant(*alerce.CLASSES)
+    facts, run = whole.members[0], whole._runs[0]
+
+    def partly(stamps: np.ndarray, metadata: np.ndarray | None) -> dict[str, np.ndarray]:
+        found = run(stamps, metadata)
+        found["p_SN"][1], found["p_VS"][3] = np.nan, np.inf
+        return found
+
+    network, out = Classifier([(facts, partly)], "torch"), tmp_path / "out.parquet"
+    assert table_of(network, stamps, out)["candid"].tolist() == [f"stamps.pkl:{i}" for i in (0, 2, 4)]
+    assert [row.split(",")[1] for row in rejected_of(out).read_text().splitlines()] == [
+        *("key", "stamps.pkl:1", "stamps.pkl:3"),
+    ]
+    found = network.predict(np.stack([stamp()] * 5))
+    assert [bool(name) for name in found["predicted"]] == [True, False, True, False, True]
+    assert np.isnan(found["q_AGN"][[1, 3]]).all()
+
+
+def test_a_flipped_bit_in_a_checkpoint_ends_predict(run: Path, stamps: Path, tmp_path: Path) -> None:
+    damaged = bytearray((run / "checkpoints" / "best.ckpt").read_bytes())
+    damaged[len(damaged) // 2] ^= 64
+    (tmp_path / "best.ckpt").write_bytes(damaged)
+    done = predict_command(tmp_path / "best.ckpt", stamps, "--out", "out.parquet", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}/best.ckpt is damaged"), done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "out.parquet").exists()
 
 
 def test_rows_that_did_not_reach_the_disk_are_not_duplicates(stamps: Path, tmp_path: Path) -> None:
@@ -269,7 +318,7 @@ def test_what_cannot_be_done_is_one_line(
         assert "\n" not in str(caught.value)
         assert nothing_left(tmp_path) and not out.exists()
     with pytest.raises(InputError, match=r"exists already. Choose another --out, or replace it with --overwrite"):
-        table_of(classifier, stamps_file, whole)
+        table_of(classifier, stamps_file, whole, size=SIZE + 1)
     with pytest.raises(InputError, match=r"ends in .parquet or .csv"):
         table_of(classifier, stamps_file, tmp_path / "out.txt")
 
@@ -319,7 +368,8 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != ".watch")  # the lock
 
 
-def test_ctrl_c_is_one_line(run: Path, night: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
+def test_a_signal_is_one_line(run: Path, night: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "nights").mkdir()
     for i in range(50):
         for file in night.iterdir():
@@ -328,10 +378,10 @@ def test_ctrl_c_is_one_line(run: Path, night: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE) as process:
         wait_for(lambda: (tmp_path / "out.parquet.partial" / "command.json").exists())
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err == "stopped by SIGINT; the same command goes on\n"
+    assert process.returncode == 128 + number
+    assert err == f"stopped by {number.name}; the same command goes on\n"
 
 
 @pytest.fixture

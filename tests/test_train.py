@@ -1,6 +1,7 @@
 """Whole runs on a tiny raw file: what they leave, what they learn, how they stop, and the command line."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -267,6 +268,19 @@ def test_a_value_that_does_not_fit_its_key_is_told(quick, tmp_path: Path, overri
 def test_a_loss_that_explodes_at_once_is_an_error(quick, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not finite from epoch 1,.*no checkpoint yet"):
         train(quick("optim.optimizer.lr=1e25", "batches_per_epoch=20"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ("best.ckpt", "last.ckpt"))
+def test_a_run_does_not_go_on_from_a_damaged_checkpoint(quick, finished: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(finished, run := tmp_path / "run")
+    (run / "metrics.json").unlink()  # as if it was cut at the last moment
+    damaged = bytearray((run / "checkpoints" / name).read_bytes())
+    damaged[len(damaged) // 2] ^= 64
+    (run / "checkpoints" / name).write_bytes(damaged)
+    config = OmegaConf.load(run / "config.yaml")
+    assert isinstance(config, DictConfig)
+    with pytest.raises(InputError, match=rf"{name} is damaged"):
+        train(config, run)
 
 
 def test_errors_at_the_door(quick, tmp_path: Path) -> None:

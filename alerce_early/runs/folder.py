@@ -8,20 +8,26 @@ metrics.json                                                last: its presence m
 
 import json
 import platform
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from alerce_early import disk
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, one_line
 
 FREE = ("outputs", "name", "resume", "hydra")  # keys of a config that cannot change a result
+# Of a whole config, a truncated one lacks one of these.
+GROUPS = ("seed", "batch_size", "data.source", "recipe.steps", "augment.steps", "features", "optim.optimizer")
+GROUPS += ("trainer", "model.net", "model.task", "split", "sampling", "monitor")
 LIBRARIES = ("alerce-early", "torch", "torchvision", "lightning", "hydra-core", "numpy", "scikit-learn")
 
 
@@ -56,6 +62,13 @@ class Run:
     def alone(self) -> AbstractContextManager[None]:
         """Hold the folder while writing in it; raises `disk.Busy` if another process does."""
         return disk.alone(self.path / ".lock", patience=0)
+
+    def discard_if_unused(self) -> None:
+        """Remove the folder if nothing but a log is in it: a command ended on a mistake before it began to train."""
+        if self.path.is_dir() and {file.name for file in self.path.iterdir()} <= {"train.log", ".lock"}:
+            shutil.rmtree(self.path)
+            with suppress(OSError):  # other runs are beside it
+                self.path.parent.rmdir()
 
     @property
     def finished(self) -> bool:
@@ -103,8 +116,13 @@ class Run:
         return self.path / "report" / "index.html"
 
     def config(self) -> DictConfig:
-        loaded = OmegaConf.load(self.config_file)
-        assert isinstance(loaded, DictConfig)
+        try:
+            loaded = OmegaConf.load(self.config_file)
+            lacking = [name for name in GROUPS if OmegaConf.select(cast(DictConfig, loaded), name) is None]
+        except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
+            raise InputError(f"{self.config_file} is damaged: {one_line(error)}.") from None
+        if not isinstance(loaded, DictConfig) or lacking:
+            raise InputError(f"{self.config_file} is damaged: it has no {', '.join(lacking)}.")
         return loaded
 
     def expect(self, config: DictConfig) -> None:
@@ -131,13 +149,25 @@ class Run:
     def history(self) -> list[dict[str, float]]:
         """One dict an epoch, as logged."""
         file = self.path / "history.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        try:
+            rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+            if not all(isinstance(row, dict) and "epoch" in row for row in rows):
+                raise ValueError("a line is no epoch")
+        except ValueError as error:
+            raise InputError(f"{file} is damaged: {one_line(error)}. Without it the page has no curves.") from None
+        return rows
 
     def read_json(self, name: str) -> dict[str, Any]:
         try:
-            return json.loads((self.path / name).read_text())
+            found = json.loads((self.path / name).read_text())
+            if not isinstance(found, dict):
+                raise ValueError("it holds no names with values")
         except FileNotFoundError:
             raise InputError(f"{self.path} has no {name}: the run has not finished.") from None
+        except ValueError as error:
+            advice = f"Remove it, and train with resume={self.path} to have it again"
+            raise InputError(f"{self.path / name} is damaged: {one_line(error)}. {advice}.") from None
+        return found
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         disk.write_text(self.path / name, json.dumps(values, indent=1))

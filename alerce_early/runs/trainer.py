@@ -42,15 +42,19 @@ def assemble(
         best,
         last,
     ]
+    options = plain(config.trainer)
+    board = options.pop("logger", True) and TensorBoardLogger(
+        run.path, name="", version="", default_hp_metric=False, purge_step=purge
+    )
     try:
         trainer = construct(
             L.Trainer,
             # statistics of batch normalisation over all ranks; a CPU has no such layer
             **{"sync_batchnorm": torch.cuda.is_available() and config.trainer.accelerator != "cpu"},
-            **plain(config.trainer),
+            **options,
             callbacks=callbacks,
             plugins=[resuming.WholeFiles(), *filter(None, [processes.environment()])],
-            logger=TensorBoardLogger(run.path, name="", version="", default_hp_metric=False, purge_step=purge),
+            logger=board,
             default_root_dir=run.path,
             use_distributed_sampler=False,  # the data module's batches know their rank
             num_sanity_val_steps=0,

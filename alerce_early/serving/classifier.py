@@ -91,7 +91,8 @@ class Classifier:
         calibration), float32 in [0, 1]; entropy of the latter, nats; set, the classes, joined by "|", that hold the
         true one with the probability set_coverage for the rows of every class, and set_marginal, the same over all
         rows (neither of an ensemble, to whose mean no promise applies); imputed, how many metadata values were
-        missing; model. Of a redshift: predicted, and confidence if the network tells it.
+        missing; model. Of a redshift: predicted, and confidence if the network tells it. Where the network's output
+        is not finite, predicted is "", of a redshift NaN.
         Raises InputError for another shape, for what is no number, or metadata that are lacking.
         """
         try:
@@ -115,6 +116,10 @@ class Classifier:
         """The same table of records with dense images."""
         columns = dict(zip(records.feature_names, records.features.T, strict=True))
         return self._table(np.asarray(records.images), self._columns(columns, len(records), records.origin))
+
+    def find_answered(self, table: Table) -> np.ndarray:
+        """Return (N,) bool: the rows of a table of `predict` of which the network put out finite numbers alone."""
+        return table["predicted"] != "" if self.classes else np.isfinite(table["predicted"])
 
     def _columns(self, metadata: Any, rows: int, origin: str) -> np.ndarray:
         """(rows, F) float32 metadata in the order of `features`; what float32 cannot hold is infinite."""
@@ -152,6 +157,7 @@ class Classifier:
             return {name: column[:0] for name, column in blank.items()}
         found = [self._put_out(run, images, metadata) for run in self._runs]
         table = found[0] if len(found) == 1 else _mean(found, self.classes)
+        finite = np.isfinite(np.stack(list(table.values()))).all(0)  # of other rows nothing can be told
         if self.classes:
             probabilities = tables.probabilities(table, self.classes)
             calibrated = np.stack([table[f"q_{name}"] for name in self.classes], 1).astype(np.float64)
@@ -159,6 +165,8 @@ class Classifier:
             sets = conformal.columns(self.members[0].conformal, table) if len(self.members) == 1 else {}
             predicted = np.array(self.classes)[probabilities.argmax(1)]
             table = {"predicted": predicted, **table, "entropy": entropy.astype(np.float32), **sets}
+        for name, column in table.items():
+            table[name] = np.where(finite, column, "" if column.dtype.kind == "U" else np.nan).astype(column.dtype)
         missing = ~np.isfinite(metadata) | (metadata == MISSING)
         return {**table, "imputed": missing.sum(1), "model": np.full(len(images), self.model)}
 

@@ -1,5 +1,6 @@
 """Exported files at work: onnxruntime on what `export` wrote, in a process that needs neither torch nor the run."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -15,6 +16,11 @@ from alerce_early.serving.facts import Facts, Runtime
 
 PACKAGE = Path(__file__).parents[1]
 END = ".onnx"  # of a file's name
+
+
+def seal(content: bytes) -> bytes:
+    """Return what ends a file: its metadata `sha256`, in ONNX's encoding, of all the bytes before it."""
+    return b"r\x4a\n\x06sha256\x12\x40" + hashlib.sha256(content).hexdigest().encode()
 
 
 def opened(file: Path) -> tuple[Facts, Runtime]:
@@ -37,6 +43,8 @@ def of_content(content: bytes, name: str) -> tuple[Facts, Runtime]:
         raise InputError(f"{name}: {error}") from None
     except Exception as error:  # a damaged file may raise nearly anything
         raise InputError(f"{name} is no ONNX file, or is damaged: {one_line(error)}.") from None
+    if not content.endswith(seal(content[: -len(seal(b""))])):  # onnxruntime takes any weights
+        raise InputError(f"{name} is damaged, or was changed: its sha256 is not that of its bytes. Export it again.")
 
     def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
         inputs = {"stamps": stamps} | ({"metadata": metadata} if facts.spec.features else {})

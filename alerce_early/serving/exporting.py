@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError, extra
 from alerce_early.serving.deployed import Deployed
-from alerce_early.serving.exported import END, session_of
+from alerce_early.serving.exported import END, seal, session_of
 
 TOLERANCE = 1e-5  # of a probability, or of 1 + a redshift; float32 sums in another order
 Check = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # named inputs to outputs, by the written content
@@ -94,6 +94,7 @@ def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
     model.doc_string = f"{deployed.spec.kind}: {', '.join(deployed.columns)}"
     onnx.helper.set_model_props(model, deployed.facts.texts())
     content = model.SerializeToString()
+    content += seal(content)
     session = session_of(content)
     return content, lambda rows: session.run(list(graph.outputs), rows)
 

@@ -4,9 +4,10 @@
     FILE.partial/000000.parquet          one chunk of rows; its metadata say how much input is behind it
     FILE.partial/000000.rejected.csv     what of the same chunk was set aside, if anything; written before it
     NAME.rejected.csv FILE               at the end, in this order; then the folder goes (of a .csv: FILE.rejected.csv)
+    .FILE.csv.json                       what a parquet file's metadata say: the command, and how much it read
 
 Every file is written under a temporary name and renamed. So the parts that can be seen are whole, the last one
-says where to go on, and the same command, however often killed, ends in the same table.
+says where to go on, and the same command, however often killed, ends in the same table, which it knows for its own.
 """
 
 import csv
@@ -33,13 +34,15 @@ ROW_GROUP = 1 << 16  # rows written together at the end
 PATIENCE = 3.0  # seconds to wait for the lock, which the last workers of a killed process may hold for a moment longer
 PLACE = "--out, or go on from here with the same command"
 COUNTS = ("read", "rows", "rejected")  # of the input so far, in the metadata of a part
+MADE_BY = "alerce_early"  # what made a finished table, in its metadata
 
 
 class Parts:
     """The parts of one output file; counts: read, rows and rejected so far, also of what an earlier process did.
 
-    command: plain values that decide the rows. Raises InputError where the output exists, is being written, or
-    is the unfinished one of another command; overwrite starts it afresh then.
+    command: plain values that decide the rows. finished: the output is there already, whole and of this command.
+    Raises InputError where another output exists, is being written, or is the unfinished one of another command;
+    overwrite starts it afresh then.
     """
 
     def __init__(self, out: Path, command: Mapping[str, Any], overwrite: bool = False):
@@ -51,11 +54,15 @@ class Parts:
                 held.enter_context(disk.alone(self.folder / "lock", PATIENCE, PLACE))
             except disk.Busy:
                 raise InputError(f"{out} is being written by another process.") from None
-            self._begin(json.loads(json.dumps(command)), overwrite)
+            self.command = json.loads(json.dumps(command))
+            made = {} if overwrite else self._read_origin()
+            self.finished = made.get("command") == self.command
+            if not self.finished:
+                self._begin(self.command, overwrite)
             self._held = held.pop_all()
-        self.files = sorted(self.folder.glob("*.parquet"))
+        self.files = [] if self.finished else sorted(self.folder.glob("*.parquet"))
         known = parquet.read_schema(self.files[-1]).metadata if self.files else {}
-        self.counts = {name: int(known.get(name.encode(), 0)) for name in COUNTS}
+        self.counts = {name: int(known.get(name.encode(), 0)) for name in COUNTS} | made.get("counts", {})
 
     def __enter__(self) -> "Parts":
         return self
@@ -116,13 +123,17 @@ class Parts:
 
     def reasons(self) -> Iterator[Rejected]:
         """What was set aside, in the order of the input."""
-        for file in self.files:
-            if (aside := file.with_suffix(".rejected.csv")).exists():
+        asides = [file.with_suffix(".rejected.csv") for file in self.files]
+        for aside in [self.rejected_file] if self.finished else asides:
+            if aside.exists():
                 with aside.open(newline="") as lines:
                     yield from (Rejected(*row) for row in list(csv.reader(lines))[1:])
 
     def finish(self) -> None:
-        """Join the parts to the output file and remove them; where all that was read was set aside there is none."""
+        """Join the parts to the output file, which tells what made it, and remove them.
+
+        Where all that was read was set aside there is no output.
+        """
         if self.counts["rejected"]:
             _write_rejected(self.rejected_file, self.reasons())
         else:
@@ -130,25 +141,52 @@ class Parts:
         if self.counts["rows"] or not self.counts["rejected"]:
             with disk.whole(self.out, PLACE) as partial:
                 self._join(partial)
+            if self.out.suffix == ".csv":  # a CSV has no place for it
+                origin = self._describe_origin() | {"file": _stamp(self.out)}
+                disk.write_bytes(origin_of(self.out), json.dumps(origin).encode(), PLACE)
         else:
             self.out.unlink(missing_ok=True)
         self._remove()
 
     def _join(self, path: Path) -> None:
-        schema = parquet.read_schema(self.files[0]).remove_metadata()
+        origin = {MADE_BY: json.dumps(self._describe_origin())}
+        schema = parquet.read_schema(self.files[0]).with_metadata(origin)
         csv_wanted = self.out.suffix == ".csv"
         with arrow_csv.CSVWriter(path, schema) if csv_wanted else parquet.ParquetWriter(path, schema) as writer:
             held: list[pyarrow.Table] = []
             for file in self.files:
-                held.append(parquet.read_table(file).replace_schema_metadata(None))
+                held.append(parquet.read_table(file).replace_schema_metadata(origin))
                 if file == self.files[-1] or sum(map(len, held)) >= ROW_GROUP:
                     writer.write_table(pyarrow.concat_tables(held))
                     held = []
+
+    def _describe_origin(self) -> dict[str, Any]:
+        return {"command": self.command, "counts": self.counts}
+
+    def _read_origin(self) -> dict[str, Any]:
+        """Return what the output that is there says of its origin; nothing where there is none, or it is not ours."""
+        try:
+            if self.out.suffix == ".parquet":
+                return json.loads((parquet.read_schema(self.out).metadata or {})[MADE_BY.encode()])
+            origin = json.loads(origin_of(self.out).read_text())
+            return origin if origin["file"] == _stamp(self.out) else {}  # it may have been replaced since
+        except (OSError, ValueError, KeyError, pyarrow.ArrowException):
+            return {}
 
 
 def partial_of(out: Path) -> Path:
     """The folder with the parts of an unfinished output."""
     return out.with_name(f"{out.name}.partial")
+
+
+def origin_of(out: Path) -> Path:
+    """The hidden file beside a CSV that tells what made it."""
+    return out.with_name(f".{out.name}.json")
+
+
+def _stamp(path: Path) -> list[int]:
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns]
 
 
 def rejected_of(out: Path) -> Path:
