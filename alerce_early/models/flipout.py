@@ -47,7 +47,7 @@ class FlipoutLinear(nn.Module):
 
         Each draw is the same for all B examples.
         """
-        noise = torch.randn(n, *self.mean.shape, generator=generator, device=x.device)
+        noise = torch.randn(n, *self.mean.shape, generator=generator).to(x.device)
         inputs = "bi" if x.ndim == 2 else "nbi"
         return torch.einsum(f"{inputs},noi->nbo", x, self.mean + self.sigma * noise) + self.bias
 
@@ -79,7 +79,7 @@ class FlipoutMLP(Net):
     def draws(self, batch: dict[str, Tensor], n: int) -> Tensor:
         """(n, B, classes) logits of n draws of the weights, always the same ones, for rows in any batch."""
         x = batch["image"].flatten(1)
-        generator = torch.Generator(x.device).manual_seed(DRAWS_SEED)
+        generator = torch.Generator().manual_seed(DRAWS_SEED)  # on the CPU: every device gets the same draws
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, FlipoutLinear)
             x = layer.drawn(x.relu() if i else x, n, generator)
