@@ -1,6 +1,7 @@
 """Train one system and report on it: `python -m alerce_early.train model=rotinv`."""
 
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from alerce_early.evaluation.kinds import kind_of
 from alerce_early.runs import resuming, watch
 from alerce_early.runs.fitting import Fitting, NonFiniteLoss
 from alerce_early.runs.folder import Run, differences, flat
-from alerce_early.runs.processes import agreed
+from alerce_early.runs.processes import agreed, check_sight, launched
 from alerce_early.runs.signals import resumed_by
 from alerce_early.runs.trainer import assemble
 from alerce_early.tasks.base import Task
@@ -59,6 +60,7 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
         found = agreed(begin)  # the first process holds the folder and writes for all
         if found not in (FINISHED, ""):
             raise disk.Busy(found)
+        check_sight(run.path, lambda: run.cut)
         run.expect(config)
         if found == FINISHED:
             log.info("finished already: %s", run.page)
@@ -70,6 +72,7 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
 
 def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     data = data_of(config)
+    agreed(lambda: str(data.store.path))  # the first process prepares it for all
     fitting, trainer, best = assemble(config, data, run, *more)
     task = fitting.task
     if trainer.is_global_zero:
@@ -83,7 +86,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
         raise InputError("no epoch was trained. Let trainer.max_epochs or another limit of the trainer allow one.")
     task.load_state_dict(checkpoints.read(best.best_model_path)["state_dict"])
     started = time.perf_counter()
-    predictions = _predictions(trainer, fitting, data)
+    predictions = _predictions(fitting, data)
     judging = time.perf_counter() - started
     if trainer.is_global_zero:
         columns, fitted = _fitted(predictions, config)
@@ -122,18 +125,20 @@ def _fit(trainer: L.Trainer, fitting: Fitting, data: AlertData, best: ModelCheck
         trainer.fit(fitting, datamodule=data, ckpt_path=last, weights_only=True)
     except NonFiniteLoss as error:
         if not best.best_model_path:
+            if not (trainer.is_global_zero or launched()):
+                sys.exit()  # it stops all processes alike; the one that started this one says so
             raise InputError(f"{error} There is no checkpoint yet to fall back on.") from None
         log.error("stopped: %s The best checkpoint so far is kept.", error)
         return str(error)
     return None
 
 
-def _predictions(trainer: L.Trainer, fitting: Fitting, data: AlertData) -> dict[str, np.ndarray]:
+def _predictions(fitting: Fitting, data: AlertData) -> dict[str, np.ndarray]:
     """The predictions table over validation and test rows."""
     parts = []
     for split, loader in (("validation", data.val_dataloader), ("test", data.test_dataloader)):
-        trainer.test(fitting, dataloaders=loader(), verbose=False)
-        parts.append(fitting.table | {"split": np.full(len(fitting.table["row"]), split)})
+        table = fitting.judge(loader())
+        parts.append(table | {"split": np.full(len(table["row"]), split)})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     row = joined.pop("row")
     keys = {"id": data.store.ids[row], "row": row, "split": joined.pop("split")}

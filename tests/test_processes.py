@@ -5,23 +5,26 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from alerce_early.evaluation import table as tables
-from alerce_early.train import train
+from alerce_early.tasks.classify import ClassifyTask
+from alerce_early.train import main, train
 
-SHORT = ("model=course_cnn", "data=alerce", "trainer.max_epochs=1", "batches_per_epoch=3", "batch_size=16")
+SHORT = ("model=course_cnn", "data=alerce", "trainer.max_epochs=1", "batches_per_epoch=3", "batch_size=17")
 EXACT = ("augment=none", "+model.net.dropout=0")  # nothing that each process draws for itself
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1")
 
 
-def command(*options: str) -> subprocess.Popen[str]:
+def command(*options: str, what: Sequence[str] = ("-m", "alerce_early.train"), **env: str) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-m", "alerce_early.train", *options], text=True, **pipes)
+    return subprocess.Popen([sys.executable, *what, *options], text=True, env=os.environ | env, **pipes)
 
 
 def finished(outputs: Path) -> list[Path]:
@@ -73,7 +76,9 @@ def test_two_processes_train_as_one_does(together: Path, composed, stamps_file: 
 
 
 @pytest.mark.parametrize("to", ("the first process", "both"))
-def test_sigterm_ends_all_processes_with_one_line_and_resume_goes_on(to: str, stamps_file: Path, tmp_path: Path) -> None:
+def test_sigterm_ends_all_processes_with_one_line_and_resume_goes_on(
+    to: str, stamps_file: Path, tmp_path: Path
+) -> None:
     long = ("trainer.max_epochs=500", "patience=500", "batches_per_epoch=2", f"data.path={stamps_file}")
     process = command(*SHORT, *TWO, *long, f"outputs={tmp_path}")
     assert process.stdout is not None
@@ -96,21 +101,82 @@ def test_sigterm_ends_all_processes_with_one_line_and_resume_goes_on(to: str, st
     assert int(line.split()[1].split("/")[0]) in (epochs, epochs + 1)  # a last line may be older than its checkpoint
 
 
-def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
+class OneSided(ClassifyTask):
+    """Its loss becomes infinite in the second epoch, in the second of two processes alone."""
+
+    def losses(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        bad = self.training and self.steps_done >= 4 and dist.get_rank() == 1  # three steps an epoch
+        return {"loss": super().losses(z, batch)["loss"] / (0.0 if bad else 1.0)}
+
+
+def test_a_loss_not_finite_in_one_process_stops_all_and_keeps_the_best(stamps_file: Path, tmp_path: Path) -> None:
+    options = ("model.task._target_=__main__.OneSided", f"data.path={stamps_file}", f"outputs={tmp_path}")
+    process = command(*SHORT, *TWO, *options, "trainer.max_epochs=3", what=[__file__])
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    result = json.loads((finished(tmp_path)[0] / "metrics.json").read_text())
+    assert "epoch 2, batch 2" in result["stopped"] and result["best_epoch"] == 1
+
+
+def test_a_loss_that_explodes_at_once_ends_all_processes_in_one_line(stamps_file: Path, tmp_path: Path) -> None:
+    options = ("optim.optimizer.lr=1e25", f"data.path={stamps_file}", f"outputs={tmp_path}")
+    process = command(*SHORT, *TWO, *options)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert "epoch 1" in err and "optim.optimizer.lr" in err
+
+
+def tasks(*arguments: str, folders: Sequence[Path | None] = (None, None)) -> list[tuple[int, list[str], list[str]]]:
+    """Start Python with these arguments twice, as srun does; status, output and error lines of both."""
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "early", "SLURM_NODELIST": "127.0.0.1"}
     nodes = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
-    code = (
-        "import os; from alerce_early.runs.processes import agreed; "
-        "print(*[agreed(lambda: f'{os.getpid()}') for _ in 'ab'])"
-    )
-    tasks = [
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    started = [
         subprocess.Popen(
-            [sys.executable, "-c", code],
-            env={**os.environ, **job, **nodes, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
-            stdout=subprocess.PIPE,
+            [sys.executable, *arguments],
+            env={**os.environ, **job, **nodes, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            cwd=folder,
             text=True,
+            **pipes,
         )
-        for rank in ("0", "1")
+        for rank, folder in enumerate(folders)
     ]
-    said = [task.communicate()[0].split() for task in tasks]
-    assert said == [[str(tasks[0].pid)] * 2] * 2
+    said = [task.communicate(timeout=240) for task in started]
+    return [(task.returncode, *map(str.splitlines, lines)) for task, lines in zip(started, said, strict=True)]
+
+
+def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
+    code = (
+        "import os; from alerce_early.runs.processes import agreed; print(os.environ['SLURM_PROCID'], "
+        "*[agreed(lambda: os.environ['SLURM_PROCID'] + name) for name in 'ab'])"
+    )
+    assert [out for _, out, _ in tasks("-c", code)] == [["0 0a 0b"], ["1 0a 0b"]]
+
+
+def test_a_mistake_that_the_first_process_sees_ends_all(tmp_path: Path) -> None:
+    (first, _, told), (second, _, also) = tasks("-m", "alerce_early.train", f"resume={tmp_path / 'nowhere'}")
+    assert first == second == 2 and told == also and len(told) == 1 and "nowhere" in told[0]
+
+
+def test_machines_that_do_not_share_the_outputs_are_told(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from alerce_early.errors import at_the_door; "
+        "from alerce_early.runs import processes; processes.SIGHT = 1; "
+        "at_the_door(processes.check_sight)(Path('outputs'), bool)"
+    )
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        (folder / "outputs").mkdir(parents=True)
+    found = tasks("-c", code, folders=folders)
+    assert [status for status, _, _ in found] == [2, 2] and all("outputs=FOLDER" in err[-1] for _, _, err in found)
+    assert [status for status, _, _ in tasks("-c", code, folders=[folders[0]] * 2)] == [0, 0]
+
+
+def test_an_unknown_launcher_is_refused(tmp_path: Path) -> None:
+    process = command(f"outputs={tmp_path}", WORLD_SIZE="2", RANK="1")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and err.startswith("error: WORLD_SIZE=2") and err.count("\n") == 1
+
+
+if __name__ == "__main__":  # train, with the task above
+    main()

@@ -1,14 +1,17 @@
 """Whole runs on a tiny raw file: what they leave, what they learn, how they stop, and the command line."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -107,6 +110,47 @@ def test_a_checkpoint_loads_bare_and_gives_the_table(finished: Path) -> None:
     assert np.abs(tables.probabilities(table, data.classes) - probabilities.numpy()).max() <= 1e-6
 
 
+def test_a_run_is_judged_in_float32_whatever_trained(quick, tmp_path: Path) -> None:
+    run = train(quick("+trainer.precision=bf16-mixed"), tmp_path / "run")
+    table = tables.read(run.predictions)
+    images = data_of(run.config()).store.images[table["row"]]
+    task = checkpoints.task(run.best)
+    with torch.no_grad():
+        probabilities = task.net({"image": task.recipe.finish(torch.from_numpy(images))}).softmax(1)
+    assert np.abs(tables.probabilities(table, task.spec.classes) - probabilities.numpy()).max() <= 1e-6
+
+
+def test_the_arrays_are_put_in_place_once(quick) -> None:
+    data = data_of(quick())
+    data.setup("fit")
+    before = data.rows
+    data.setup("test")
+    assert before is data.rows
+
+
+class Asks(Callback):
+    """What does the signal do by which SLURM announces the end of a job?"""
+
+    def on_train_start(self, *_: Any) -> None:
+        self.found = signal.getsignal(signal.SIGUSR1)
+
+
+def test_lightning_requeues_nothing_under_slurm(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"JOB_ID": "1", "JOB_NAME": "early", "NODELIST": "127.0.0.1", "NTASKS": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for name in ("PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    asks = Asks()
+    assert train(quick(), tmp_path / "run", asks).finished and asks.found == signal.SIG_DFL
+    with pytest.raises(InputError, match=r"trainer\.devices.*hydra\.launcher\.tasks_per_node"):
+        train(quick("trainer=ddp", "trainer.accelerator=cpu"), tmp_path / "two")
+
+
+def test_a_process_is_given_at_least_two_rows(quick, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"batch_size=3 for 2 processes"):
+        train(quick("trainer=ddp", "trainer.accelerator=cpu", "batch_size=3"), tmp_path / "run")
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(quick, tmp_path: Path) -> None:
     def weights(name: str, *overrides: str) -> dict[str, torch.Tensor]:
         run = train(quick(*overrides), tmp_path / name)
@@ -149,6 +193,7 @@ def test_a_net_can_learn_64_rows_by_heart(quick, model: str) -> None:
     config = quick(f"model={model}", "recipe=joint", "+model.net.dropout=0")
     data = data_of(config)
     data.setup()
+    assert data.rows
     torch.manual_seed(0)
     task = task_of(config, data.spec)
     batch = data.rows[data.parts["train"][:64]]
@@ -185,7 +230,7 @@ def test_a_non_finite_loss_stops_and_keeps_the_best(quick, tmp_path: Path, caplo
     config.model.task._target_ = f"{__name__}.Explodes"
     run = train(config, tmp_path / "run")
     result = json.loads((run.path / "metrics.json").read_text())
-    assert "the loss is inf at epoch 2, batch 1, learning rate 0.001" in result["stopped"]
+    assert "not finite from epoch 2, batch 1 on, learning rate 0.001" in result["stopped"]
     assert result["best_epoch"] == 1 and run.best.exists()
     assert "Training was cut short" in run.page.read_text()
 
@@ -205,7 +250,7 @@ def test_a_value_that_does_not_fit_its_key_is_told(quick, tmp_path: Path, overri
 
 
 def test_a_loss_that_explodes_at_once_is_an_error(quick, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) at epoch 1.*no checkpoint yet"):
+    with pytest.raises(InputError, match=r"not finite from epoch 1,.*no checkpoint yet"):
         train(quick("optim.optimizer.lr=1e25", "batches_per_epoch=20"), tmp_path / "run")
 
 

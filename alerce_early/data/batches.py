@@ -1,4 +1,4 @@
-"""In which order rows are shown: a pure function of (seed, epoch, rank), so that a resumed run sees the same."""
+"""In which order rows are shown: a pure function of (seed, epoch), so that a resumed run sees the same."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -48,9 +48,9 @@ class EpochBatches(Sampler[np.ndarray]):
     """Yields the row numbers of each batch of an epoch; Lightning announces the epoch by `set_epoch`.
 
     rows, labels: (N,) int64, row numbers in the store and their classes. batch_size: rows of one step over
-    all ranks together. batches: steps an epoch, or None for as many as the sampling needs to show every row
-    once (balanced: as many rows as there are). Each rank takes every world-th row of a global batch, so that
-    the ranks' union is what one process would see.
+    all ranks together, at least two for each. batches: steps per epoch, or None for as many as the sampling
+    needs to show every row once (balanced: as many rows as there are). world: how many ranks share each batch,
+    see `module.Rows`.
     """
 
     def __init__(
@@ -62,13 +62,10 @@ class EpochBatches(Sampler[np.ndarray]):
         sampling: str = "as_is",
         batches: int | None = None,
         seed: int = 0,
-        rank: int = 0,
         world: int = 1,
     ):
-        if batch_size < world:
-            raise InputError(f"batch_size={batch_size} cannot be shared by {world} processes.")
         self.rows, self.labels, self.batch_size, self.sampling = rows, labels, batch_size, sampling
-        self.batches, self.seed, self.rank, self.world, self.epoch = batches, seed, rank, world, 0
+        self.batches, self.seed, self.world, self.epoch = batches, seed, world, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -97,4 +94,4 @@ class EpochBatches(Sampler[np.ndarray]):
         order = self._order()
         cuts = self._cuts(len(order))
         for start, stop in pairwise(cuts):
-            yield order[start + self.rank : stop : self.world]
+            yield order[start:stop]

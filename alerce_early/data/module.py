@@ -26,12 +26,23 @@ EVALUATION_BATCH = 256  # rows; bounds memory, changes no result
 class Rows(Dataset[dict[str, Tensor]]):
     """Whole batches by row number: one indexing operation, on the device where the arrays live."""
 
-    def __init__(self, **columns: Tensor):
-        self.columns = columns
+    def __init__(self, rank: int = 0, world: int = 1, **columns: Tensor):
+        self.rank, self.world, self.columns = rank, world, columns
+
+    @property
+    def device(self) -> torch.device:
+        return self.columns["image"].device
 
     def __getitem__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        index = torch.from_numpy(rows).to(self.columns["image"].device)
-        return {name: column[index] for name, column in self.columns.items()} | {"row": index}
+        """This rank's part of a global batch of rows: every world-th, so that all ranks together have what one would.
+
+        share: weighs its mean loss, so that the mean over ranks is the mean over rows, also where they have not
+        equally many.
+        """
+        own = rows[self.rank :: self.world]
+        index = torch.from_numpy(own).to(self.device)
+        share = torch.tensor(len(own) * self.world / len(rows), device=self.device)
+        return {name: column[index] for name, column in self.columns.items()} | {"row": index, "share": share}
 
 
 class AlertData(L.LightningDataModule):
@@ -43,8 +54,8 @@ class AlertData(L.LightningDataModule):
     group is left out. keep: column to the values it may have, e.g. {"z_conf": [3]}; other rows are left out.
     target: the column to predict, for regression; rows without it are left out. split: options of
     `splits.split`. sampling, batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image
-    (B, C, S, S) float32, features (B, F) float32 unscaled, label (B,) int64, row (B,) int64 and, if there is
-    one, target (B,) float32.
+    (B, C, S, S) float32, features (B, F) float32 unscaled, label (B,) int64, row (B,) int64, share () float32
+    (see `Rows`) and, if there is one, target (B,) float32.
     """
 
     def __init__(
@@ -72,6 +83,7 @@ class AlertData(L.LightningDataModule):
         self.keep, self.target = dict(keep or {}), target
         self.sampling, self.batch_size, self.batches_per_epoch = sampling, batch_size, batches_per_epoch
         self.seed, self.outputs = seed, outputs
+        self.rows: Rows | None = None
 
     @cached_property
     def store(self) -> Store:
@@ -193,8 +205,11 @@ class AlertData(L.LightningDataModule):
         return self.store.features[:, [known.index(name) for name in names]].astype(np.float32)
 
     def setup(self, stage: str | None = None) -> None:
-        """Put the arrays where batches are cut: memory-mapped for a CPU, on the device for a GPU."""
+        """Put the arrays where batches are cut, once: memory-mapped for a CPU, on the device for a GPU."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        rank, world = self._rank()
+        if self.rows and (self.rows.device, self.rows.rank, self.rows.world) == (device, rank, world):
+            return
         columns = {
             # a private copy-on-write map: torch wants writable memory and nothing ever writes to it
             "image": np.load(self.store.path / "images.npy", mmap_mode="c"),
@@ -203,7 +218,7 @@ class AlertData(L.LightningDataModule):
         }
         if self.target:
             columns["target"] = self._columns("target", [self.target])[:, 0]
-        self.rows = Rows(**{name: torch.from_numpy(column).to(device) for name, column in columns.items()})
+        self.rows = Rows(rank, world, **{name: torch.from_numpy(one).to(device) for name, one in columns.items()})
 
     def part_sizes(self) -> dict[str, dict[str, int]]:
         """Rows of each class in each part; "unlabelled" counts the rest, where there are any."""
@@ -217,10 +232,14 @@ class AlertData(L.LightningDataModule):
         labels = self.labels[rows]
         return np.bincount(labels[labels >= 0], minlength=len(self.classes)).tolist()
 
+    def _rank(self) -> tuple[int, int]:
+        """The number of this process, and how many train together."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
     def _loader(self, part: str, **options: Any) -> DataLoader[dict[str, Tensor]]:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         rows = self.parts[part]
-        batches = EpochBatches(rows, self.labels[rows], seed=self.seed, rank=rank, world=world, **options)
+        batches = EpochBatches(rows, self.labels[rows], seed=self.seed, world=self._rank()[1], **options)
+        assert self.rows
         return DataLoader(self.rows, sampler=batches, batch_size=None)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:

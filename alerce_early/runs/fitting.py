@@ -1,6 +1,7 @@
 """Fitting a task with Lightning: augment, finish the recipe, losses; and the table of all its outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -12,15 +13,18 @@ from alerce_early.errors import InputError, one_line
 from alerce_early.schema import construct
 from alerce_early.tasks.base import FORMAT, Batch, Table, Task
 
+CHECKED_EVERY = 50  # steps: a check waits for the device and for the other processes
+NEVER = 1 << 62  # a batch that never comes
+
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the message names epoch, batch and learning rate."""
+    """The loss became NaN or infinite, up to `CHECKED_EVERY` steps ago; says in which epoch and batch."""
 
 
 class Fitting(L.LightningModule):
     """A task in a trainer. Its checkpoints hold the task and nothing of this class, so they open without Lightning.
 
-    table: outputs of all rows of the last validation or test, in the order of the store's rows.
+    table: outputs of all rows of the last validation, in the order of the store's rows.
     """
 
     def __init__(self, task: Task):
@@ -44,21 +48,40 @@ class Fitting(L.LightningModule):
             "hyper_parameters": self.task.hyper_parameters,
         }
 
+    def on_train_epoch_start(self) -> None:
+        self._first_bad = torch.full((), NEVER, device=self.device)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.task.steps_done = self.global_step
         batch = self._finished(batch | {"image": self.task.augment(batch["image"])})
         losses = self.task.losses(self.task.net(batch), batch)
-        if not losses["loss"].isfinite():
-            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            raise NonFiniteLoss(
-                f"the loss is {losses['loss'].item()} at epoch {self.current_epoch + 1}, batch {batch_idx + 1}, "
-                f"learning rate {rate:.3g}. Try a smaller optim.optimizer.lr."
-            )
+        bad = self._first_bad.clamp(max=batch_idx + 1)
+        self._first_bad = torch.where(losses["loss"].detach().isfinite(), self._first_bad, bad)
         names = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(names, on_step=False, on_epoch=True, batch_size=len(batch["label"]), sync_dist=True)
-        return losses["loss"]
+        return losses["loss"] * batch["share"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self._done = batch_idx + 1
+        if self._done % CHECKED_EVERY == 0:
+            self._check_finite()
+
+    def on_train_epoch_end(self) -> None:
+        self._check_finite()  # where this epoch is not validated, its checkpoint is written all the same
+
+    def _check_finite(self) -> None:
+        """Raise `NonFiniteLoss` in all processes alike, if in one of them a loss was not finite or now a weight is."""
+        weights = torch.stack([weight.isfinite().all() for weight in self.task.parameters()]).all()
+        bad = torch.where(weights, self._first_bad, self._first_bad.clamp(max=self._done))
+        if (first := int(self.trainer.strategy.reduce(bad, reduce_op="min"))) < NEVER:
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            raise NonFiniteLoss(
+                f"the loss is not finite from epoch {self.current_epoch + 1}, batch {first} on, "
+                f"learning rate {rate:.3g}. Try a smaller optim.optimizer.lr."
+            )
 
     def on_validation_epoch_start(self) -> None:
+        self._check_finite()
         self._collected.clear()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -75,15 +98,17 @@ class Fitting(L.LightningModule):
         values = {name.removeprefix("loss/"): value for name, value in losses.items()} | self.task.report(table)
         self.log_dict({f"val/{name}": value for name, value in values.items()}, rank_zero_only=False)
 
-    def on_test_epoch_start(self) -> None:
+    def judge(self, loader: Iterable[Batch]) -> Table:
+        """Return the outputs of all rows of a loader, over all ranks, in the order of the store's rows.
+
+        In IEEE float32, whatever precision trained: it is what `predict` will compute.
+        """
         self._collected.clear()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        batch = self._finished(batch)
-        self._collect(batch, self.task.outputs(self.task.net(batch), batch))
-
-    def on_test_epoch_end(self) -> None:
-        self.table = self._gather()
+        self.to(self.trainer.strategy.root_device, torch.float32).eval()
+        with torch.inference_mode(), _ieee_float32():
+            for batch in map(self._finished, loader):
+                self._collect(batch, self.task.outputs(self.task.net(batch), batch))
+        return self._gather()
 
     def _finished(self, batch: Batch) -> Batch:
         """What of the recipe runs per batch: the crop out of the margin, and what follows it."""
@@ -109,6 +134,19 @@ class Fitting(L.LightningModule):
             return optimizer
         scheduler = _construct(self.task.optim["schedule"], torch.optim.lr_scheduler.LRScheduler, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+@contextmanager
+def _ieee_float32() -> Iterator[None]:
+    """Let no device round the factors of a product to fewer digits, as GPUs do in convolutions by default."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def _construct(config: Mapping[str, Any], kind: type, first: Any) -> Any:

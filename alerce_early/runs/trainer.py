@@ -11,7 +11,7 @@ from alerce_early import checkpoints
 from alerce_early.configs import plain, task_of
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
-from alerce_early.runs import resuming, signals, watch
+from alerce_early.runs import processes, resuming, signals, watch
 from alerce_early.runs.fitting import Fitting
 from alerce_early.runs.folder import Run
 from alerce_early.schema import construct
@@ -45,9 +45,11 @@ def assemble(
     try:
         trainer = construct(
             L.Trainer,
+            # statistics of batch normalisation over all ranks; a CPU has no such layer
+            **{"sync_batchnorm": torch.cuda.is_available() and config.trainer.accelerator != "cpu"},
             **plain(config.trainer),
             callbacks=callbacks,
-            plugins=resuming.WholeFiles(),
+            plugins=[resuming.WholeFiles(), *filter(None, [processes.environment()])],
             logger=TensorBoardLogger(run.path, name="", version="", default_hp_metric=False, purge_step=purge),
             default_root_dir=run.path,
             use_distributed_sampler=False,  # the data module's batches know their rank
@@ -57,7 +59,11 @@ def assemble(
         )
     except (MisconfigurationException, ValueError) as error:
         raise InputError(f"trainer: {error} Try trainer=cpu.") from None
-    if trainer.world_size > 1 and (launcher := trainer.strategy.launcher):
+    ranks = trainer.num_devices * trainer.num_nodes
+    processes.check_number(ranks)
+    if config.batch_size < 2 * ranks:
+        raise InputError(f"batch_size={config.batch_size} for {ranks} processes; wanted at least 2 rows for each.")
+    if ranks > 1 and (launcher := trainer.strategy.launcher):
         signals.end_at_once(trainer.is_global_zero, launcher.kill)
     # the same initial weights everywhere, but each rank its own dropout and augmentation
     torch.manual_seed(config.seed + trainer.global_rank)
