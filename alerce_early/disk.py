@@ -115,6 +115,8 @@ def _wait(file: IO[str], lock: Path, until: float) -> None:
             if time.monotonic() >= until:
                 raise Busy(f"another process works in {lock.parent}.") from None
             time.sleep(0.1)
+        except OSError as error:  # some network file systems have none
+            raise InputError(f"{lock} cannot be locked: {error.strerror}. Choose another place with {PLACE}.") from None
 
 
 def _is_at(file: IO[str], path: Path) -> bool:

@@ -1,7 +1,10 @@
 """Train one system and report on it: `python -m alerce_early.train model=rotinv`."""
 
 import logging
+<<<<<<< HEAD
 import shlex
+=======
+>>>>>>> h-ranks
 import sys
 import time
 from collections.abc import Sequence

@@ -14,6 +14,7 @@ from kills import differences
 import alerce_early
 from alerce_early import checkpoints
 from alerce_early.errors import InputError
+from alerce_early.tasks import base
 from alerce_early.schema import construct
 from alerce_early.serving.deployed import Deployed
 from tests.make_golden import outputs
