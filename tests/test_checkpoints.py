@@ -14,9 +14,9 @@ from kills import differences
 import alerce_early
 from alerce_early import checkpoints
 from alerce_early.errors import InputError
-from alerce_early.tasks import base
 from alerce_early.schema import construct
 from alerce_early.serving.deployed import Deployed
+from alerce_early.tasks import base
 from tests.make_golden import outputs
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("format*/*.ckpt"))

@@ -1,10 +1,7 @@
 """Whole runs on a tiny raw file: what they leave, what they learn, how they stop, and the command line."""
 
 import json
-<<<<<<< HEAD
 import shutil
-=======
->>>>>>> h-ranks
 import signal
 import subprocess
 import sys

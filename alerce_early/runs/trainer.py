@@ -51,17 +51,10 @@ def assemble(
             L.Trainer,
             # statistics of batch normalisation over all ranks; a CPU has no such layer
             **{"sync_batchnorm": torch.cuda.is_available() and config.trainer.accelerator != "cpu"},
-<<<<<<< HEAD
             **options,
             callbacks=callbacks,
             plugins=[resuming.WholeFiles(), *filter(None, [processes.environment()])],
             logger=board,
-=======
-            **plain(config.trainer),
-            callbacks=callbacks,
-            plugins=[resuming.WholeFiles(), *filter(None, [processes.environment()])],
-            logger=TensorBoardLogger(run.path, name="", version="", default_hp_metric=False, purge_step=purge),
->>>>>>> h-ranks
             default_root_dir=run.path,
             use_distributed_sampler=False,  # the data module's batches know their rank
             num_sanity_val_steps=0,
