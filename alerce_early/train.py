@@ -1,10 +1,7 @@
 """Train one system and report on it: `python -m alerce_early.train model=rotinv`."""
 
 import logging
-<<<<<<< HEAD
 import shlex
-=======
->>>>>>> h-ranks
 import sys
 import time
 from collections.abc import Sequence
