@@ -47,7 +47,7 @@ def inflate(content: bytes, codec: str, largest: int) -> bytes:
         found = _read(content, codec, largest + 1)
     except EOFError:
         raise NotWhole("cut short") from None
-    except (*DAMAGE, ValueError) as error:
+    except (*DAMAGE, ValueError) as error:  # type: ignore[misc]
         raise NotWhole(f"damaged: {error}") from None
     if len(found) > largest:
         raise NotWhole(f"more than {largest:,} bytes")
