@@ -187,6 +187,9 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
     store = data_of(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).store
     assert store.images.shape[0] == len(records)
     assert "set aside by the reader: stamp is" in summary.text(store.meta)
+    (tmp_path / "labels.csv").unlink()
+    with pytest.raises(InputError, match=r"data\.labels"):
+        _ = data_of(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).labels
 
 
 def test_the_door_of_a_simulated_night(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,11 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
+
+import pyarrow  # which every table needs: it unpacks Snappy and Zstandard without packages of their own
 
 from alerce_early.data.files import GZIP
 
@@ -35,72 +38,57 @@ def zipping(path: Path) -> IO[bytes]:
 
 
 def inflate(content: bytes, codec: str, largest: int) -> bytes:
-    """Return the bytes compressed by "gzip" or a codec of Avro, `CODECS`.
+    """Return the bytes compressed by gzip or one of `CODECS`.
 
-    Raises NotWhole if they are damaged, cut short or more than `largest`, of which no more is ever held, and for a
-    codec that is neither.
+    Raises NotWhole if they are damaged, cut short or more than `largest`, of which no more is ever held, and for
+    another codec.
     """
-    if codec not in CODECS:
-        raise NotWhole(f"of the unknown codec {codec!r}")
     try:
-        found = CODECS[codec](content, largest)
+        found = _read(content, codec, largest + 1)
     except EOFError:
         raise NotWhole("cut short") from None
-    except (*DAMAGE, ValueError) as error:
+    except (*DAMAGE, ValueError) as error:  # type: ignore[misc]
         raise NotWhole(f"damaged: {error}") from None
     if len(found) > largest:
         raise NotWhole(f"more than {largest:,} bytes")
     return found
 
 
-def _by_zlib(kind: int) -> Callable[[bytes, int], bytes]:
-    """kind: zlib's number for a gzip header and checksum, or for neither."""
-
-    def read(content: bytes, largest: int) -> bytes:
-        machine = isal_zlib.decompressobj(kind)
-        found = machine.decompress(content, largest + 1)
-        if len(found) <= largest and not machine.eof:
+def _read(content: bytes, codec: str, size: int) -> bytes:
+    """Return the first `size` bytes of what is compressed."""
+    if codec in ("gzip", "deflate"):
+        machine = isal_zlib.decompressobj(31 if codec == "gzip" else -15)  # zlib's numbers: with header, without
+        found = machine.decompress(content, size)
+        if len(found) < size and not machine.eof:
             raise EOFError
-        if machine.unused_data.startswith(GZIP):  # a second member; only a file object joins them, in twice the time
-            return unzipped(io.BytesIO(content)).read(largest + 1)
-        return found
-
-    return read
-
-
-def _by_file(opened: Callable[[IO[bytes]], Any]) -> Callable[[bytes, int], bytes]:
-    return lambda content, largest: opened(io.BytesIO(content)).read(largest + 1)
+        if not machine.unused_data.startswith(GZIP):  # a second member, which a file joins, in twice the time
+            return found
+    if codec == "snappy":
+        return _unsnap(content, size)
+    if codec not in CODECS:
+        raise NotWhole(f"of the unknown codec {codec!r}")
+    return CODECS[codec](io.BytesIO(content)).read(size)
 
 
-def _unsnap(content: bytes, largest: int) -> bytes:
-    """Avro's form of Snappy: its length first, low bits first; last a checksum."""
-    import pyarrow
-
-    size = 0
+def _unsnap(content: bytes, size: int) -> bytes:
+    """Avro's form of Snappy begins with the length, low bits first, and ends with a checksum."""
+    length = 0
     for i, byte in enumerate(content[:5]):
-        size |= (byte & 0x7F) << 7 * i
+        length |= (byte & 0x7F) << 7 * i
         if byte < 0x80:
             break
-    if size > largest:
-        raise NotWhole(f"more than {largest:,} bytes")
-    found = pyarrow.decompress(content[:-4], size, "snappy", asbytes=True)
+    if length >= size:
+        return bytes(size)
+    found = pyarrow.decompress(content[:-4], length, "snappy", asbytes=True)
     if zlib.crc32(found) != int.from_bytes(content[-4:], "big"):
         raise ValueError("checksum differs")
     return found
 
 
-def _zstandard(file: IO[bytes]) -> Any:
-    import pyarrow
-
-    return pyarrow.input_stream(file, compression="zstd")
-
-
-CODECS: dict[str, Callable[[bytes, int], bytes]] = {
-    "gzip": _by_zlib(31),
-    "null": lambda content, largest: content[: largest + 1],
-    "deflate": _by_zlib(-15),
-    "snappy": _unsnap,  # pyarrow, which a table needs anyway, brings this one and the next
-    "zstandard": _by_file(_zstandard),
-    "bzip2": _by_file(bz2.open),
-    "xz": _by_file(lzma.open),
+CODECS: dict[str, Callable[[IO[bytes]], Any]] = {
+    "null": lambda file: file,
+    "gzip": unzipped,
+    "bzip2": bz2.open,
+    "xz": lzma.open,
+    "zstandard": partial(pyarrow.input_stream, compression="zstd"),
 }

@@ -108,6 +108,11 @@ class AlertData(L.LightningDataModule):
     def labels(self) -> np.ndarray:
         """(N,) int64, after grouping; `UNLABELLED` for rows without a label, in no group, or to be left out."""
         known = self.store.meta["classes"]
+        if not (self.store.labels >= 0).any():
+            raise InputError(
+                f"{self.store.meta['origin']}: not one row has a label, which training needs; of alert packets give "
+                "them with data.labels=CSV (candid or objectId, label), or as labels.csv in their folder."
+            )
         renumber = np.arange(len(known))
         if self.groups:
             strangers = sorted({old for members in self.groups.values() for old in members} - set(known))
