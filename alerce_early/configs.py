@@ -189,6 +189,7 @@ def data_of(config: DictConfig) -> AlertData:
         source=plain(config.data.source),
         steps=plain(config.recipe.steps),
         margin=config.augment.margin,
+        min_share=config.recipe.get("min_share", 0.0),
         features=plain(config.features.names),
         groups=plain(config.groups),
         keep=plain(config.keep),

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from alerce_early import disk
 from alerce_early.data import names
 from alerce_early.data.chunks import CUT_SHORT, Chunk, Rejected
-from alerce_early.data.records import MISSING
+from alerce_early.data.records import MISSING, TOO_LITTLE
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.evaluation import table as tables
 from alerce_early.runs import signals
@@ -120,6 +120,8 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
 
 def _classified(classifier: Classifier, chunk: Chunk, seen: Seen, shown: Sequence[str]) -> tuple[Table, list[Rejected]]:
     """The rows of a chunk that are here for the first time, and all that was set aside."""
+    if chunk.records and not (enough := classifier.has_data(np.asarray(chunk.records.images))).all():
+        chunk = chunk.set_aside(~enough, TOO_LITTLE)
     table = _table(classifier, chunk, shown)
     fresh, answered = seen.fresh(chunk.keys), classifier.find_answered(table)
     rejected = [

@@ -18,6 +18,8 @@ from alerce_early.data.alerce import COLUMNS
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
 
+LOWEST = np.finfo(np.float32).min
+
 
 def raw() -> dict[str, Any]:
     """Twelve stamps: one misshaped SN, NaN in a corner of one and in the centre of another."""
@@ -48,7 +50,30 @@ def test_the_counts_of_the_course_report(data: AlertData) -> None:
     assert meta["raw_by_class"] == [2, 4, 2, 2, 2]
     assert meta["dropped_by_class"] == [0, 1, 0, 0, 0]
     assert meta["kept_by_class"] == [2, 3, 2, 2, 2]
-    assert meta["nan_values"] == 8 and meta["kept_with_nan_after_crop"] == 1
+    assert meta["nan_values"] == 8 and meta["odd_values"] == 0 and meta["kept_with_nan_after_crop"] == 1
+
+
+def test_stamps_with_too_little_data_at_the_centre_are_dropped_and_counted(tmp_path: Path, composed) -> None:
+    content = raw()
+    for i, nothing in ((4, np.nan), (5, np.inf), (6, LOWEST)):
+        content["images"][i][:] = nothing
+    content["images"][7][21:37, 21:42, 1] = np.nan  # of 21 lines 5 are left in the template, a share of .238
+    content["images"][8][21:36, 21:42, 1] = np.nan  # and 6 here, .286
+    path = tmp_path / "raw.pkl"
+    path.write_bytes(pickle.dumps(content))
+    store = data_of(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).store
+    assert store.ids.tolist() == [f"row{i}" for i in (0, 2, 3, 8, 9, 10, 11)]
+    assert len(store.images) == len(store.labels) == len(store.features) == 7
+    assert np.allclose(store.images[4][:, :, 0], np.arange(21, 42) / 62)  # row 9 of the file
+    meta = store.meta
+    assert meta["lacking_by_class"] == [1, 1, 1, 0, 1] and meta["dropped_by_class"] == [0, 1, 0, 0, 0]
+    assert meta["nan_values"] == 8 + 63 * 63 * 3 + 16 * 21 + 15 * 21 and meta["odd_values"] == 2 * 63 * 63 * 3
+    assert meta["kept_with_nan_after_crop"] == 2
+    less = composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}", "recipe.min_share=0.2")
+    assert data_of(less).store.meta["lacking_by_class"] == [1, 1, 0, 0, 1]
+    path.write_bytes(pickle.dumps(content | {"images": [stamp(np.nan) for _ in range(12)]}))
+    with pytest.raises(InputError, match="central pixels"):
+        _ = data_of(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).store
 
 
 def test_rows_stay_together(data: AlertData) -> None:
@@ -202,4 +227,5 @@ def test_the_real_stamps(real_data: Path, tmp_path: Path, composed) -> None:
         composed("data=alerce", f"data.path={real_data}/ztf_public_stamps.pkl", f"outputs={tmp_path}")
     ).store.meta
     assert meta["kept_by_class"] == [60, 77, 108, 200, 47]
-    assert meta["nan_values"] == 67_883
+    assert meta["lacking_by_class"] == [0] * 5
+    assert meta["nan_values"] == 67_883 and meta["odd_values"] == 2_992

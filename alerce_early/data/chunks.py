@@ -1,6 +1,6 @@
 """A few consecutive rows of a long input, and what of them could not be read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,3 +35,10 @@ class Chunk:
     sources: np.ndarray
     rejected: tuple[Rejected, ...]
     read: int
+
+    def set_aside(self, rows: np.ndarray, reason: str) -> "Chunk":
+        """Return the chunk with more of its readable rows, (n,) bool, rejected for this reason."""
+        places = zip(self.sources[rows].tolist(), self.keys[rows].tolist(), strict=True)
+        rejected = (*self.rejected, *(Rejected(source, key, reason) for source, key in places))
+        records = self.records.take(~rows) if self.records and not rows.all() else None
+        return replace(self, records=records, keys=self.keys[~rows], sources=self.sources[~rows], rejected=rejected)

@@ -1,6 +1,6 @@
 """Raw records through the recipe into the arrays of a store, chunk by chunk on all cores."""
 
-import os
+import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,25 +14,34 @@ from tqdm import tqdm
 from alerce_early import disk
 from alerce_early.data import features as columns
 from alerce_early.data.recipe import Recipe, centre_crop
-from alerce_early.data.records import Records
+from alerce_early.data.records import LARGEST, Records, has_data
 from alerce_early.errors import InputError
 
 CHUNK = 32  # stamps cleaned at once: 1.5 MB of raw float32, which stays in the processor's cache
 
 
-def write(folder: Path, records: Records, recipe: Recipe) -> dict[str, Any]:
-    """Clean all records into the arrays of a store; returns the counts of the course report, plain values."""
+def write(folder: Path, records: Records, recipe: Recipe, min_share: float = 0.0) -> tuple[dict[str, Any], np.ndarray]:
+    """Clean all records into the arrays of a store.
+
+    Rows of another shape than most, and stamps whose central pixels hold data in less than `min_share`, are dropped.
+    Returns the counts of the 2020 report, plain values, and the numbers of the records that were kept.
+    """
     shapes = [image.shape for image in records.images]
     usual = _usual_shape(shapes, records)
-    kept = np.flatnonzero([shape == usual for shape in shapes])
-    dropped = np.setdiff1d(np.arange(len(records)), kept)
+    fits = np.array([shape == usual for shape in shapes])
     try:
         finished = recipe(torch.zeros(1, usual[-1], *usual[:-1])).shape[1:]
     except (IndexError, RuntimeError):  # a step that counts on another number of axes
         raise InputError(f"this recipe is not for {records.kind} of shape {usual}: {records.origin}.") from None
 
-    nan_dropped = sum(int(np.count_nonzero(np.isnan(records.images[i]))) for i in dropped)
-    nan_kept, nan_cropped = _write_images(folder / "images.npy", records.images, kept, recipe, finished[-1])
+    kept, counts = _write_images(
+        folder / "images.npy", records.images, np.flatnonzero(fits), recipe, finished[-1], min_share
+    )
+    if not len(kept):
+        raise InputError(f"{records.origin}: of not one stamp do {min_share:.0%} of the central pixels hold data.")
+    counts += sum((_count_missing(records.images[i]) for i in np.flatnonzero(~fits)), Counter())
+    lacking = fits.copy()
+    lacking[kept] = False
     np.save(folder / "labels.npy", records.labels[kept])
     np.save(folder / "ids.npy", records.ids[kept])
     np.save(folder / "features.npy", columns.clip(records.features[kept], records.feature_names))
@@ -55,12 +64,12 @@ def write(folder: Path, records: Records, recipe: Recipe) -> dict[str, Any]:
         "without_metadata": int(np.isnan(records.features).all(1).sum()) if records.feature_names else 0,
         "set_aside": dict(records.set_aside),
         "raw_by_class": by_class(records.labels),
-        "dropped_by_class": by_class(records.labels[dropped]),
+        "dropped_by_class": by_class(records.labels[~fits]),
+        "lacking_by_class": by_class(records.labels[lacking]),
         "kept_by_class": by_class(records.labels[kept]),
         "raw_shape": list(usual),
-        "nan_values": nan_dropped + nan_kept,
-        "kept_with_nan_after_crop": nan_cropped,
-    }
+        **{name: counts[name] for name in ("nan_values", "odd_values", "kept_with_nan_after_crop")},
+    }, kept
 
 
 def _usual_shape(shapes: Sequence[tuple[int, ...]], records: Records) -> tuple[int, ...]:
@@ -71,43 +80,66 @@ def _usual_shape(shapes: Sequence[tuple[int, ...]], records: Records) -> tuple[i
     return counted.most_common(1)[0][0]
 
 
+def _count_missing(image: np.ndarray) -> Counter[str]:
+    """Count the values of raw images that are no data: those that are NaN, and the others."""
+    nan = int(np.isnan(image).sum())
+    return Counter(nan_values=nan, odd_values=int((~(np.abs(image) < LARGEST)).sum()) - nan)
+
+
 def _write_images(
-    file: Path, images: Sequence[np.ndarray] | np.ndarray, kept: np.ndarray, recipe: Recipe, size: int
-) -> tuple[int, int]:
-    """Run `Recipe.prepare` over the kept stamps, chunk by chunk on all cores, into one npy file.
+    file: Path,
+    images: Sequence[np.ndarray] | np.ndarray,
+    rows: np.ndarray,
+    recipe: Recipe,
+    size: int,
+    min_share: float,
+) -> tuple[np.ndarray, Counter[str]]:
+    """Run `Recipe.prepare` over these stamps, chunk by chunk on all cores, into one npy file.
 
     Ordinary writes rather than a memory map: a full disk then is an error and not a crash.
-    Returns the number of NaN values, and of stamps that still hold one in their central size x size pixels.
+    Returns which of the rows hold enough data, the only ones that are written, and counts: values that are no data,
+    and stamps written that hold a NaN in their central size x size pixels.
     """
 
-    def clean(start: int) -> tuple[np.ndarray, int, int]:
-        raw = np.stack([images[i] for i in kept[start : start + CHUNK]])
-        stamps = torch.from_numpy(raw.astype(np.float32, copy=False)).movedim(-1, 1).contiguous()
-        suspects = stamps[~stamps.flatten(1).sum(1).isfinite()]  # a sum is quicker than a mask of every pixel
-        missing = suspects.isnan()
-        centre = centre_crop(missing, size) if missing.ndim == 4 else missing
-        return recipe.prepare(stamps).numpy(), int(missing.sum()), int(centre.flatten(1).any(1).sum())
+    def clean(start: int) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
+        raw = np.stack([images[i] for i in rows[start : start + CHUNK]]).astype(np.float32, copy=False)
+        stamps = torch.from_numpy(raw).movedim(-1, 1).contiguous()
+        # a sum is quicker than a mask of every pixel
+        odd = np.flatnonzero(~(stamps.flatten(1).sum(1).abs() < LARGEST))
+        enough = np.ones(len(raw), dtype=bool)
+        enough[odd] = has_data(raw[odd], size, min_share)
+        counts = _count_missing(raw[odd])
+        nan = stamps[odd[enough[odd]]].isnan()
+        centre = centre_crop(nan, size) if nan.ndim == 4 else nan
+        counts["kept_with_nan_after_crop"] = int(centre.flatten(1).any(1).sum())
+        return recipe.prepare(stamps).numpy()[enough], enough, counts
 
-    starts = range(0, len(kept), CHUNK)
-    nan_values = nan_stamps = 0
+    def write_header(n: int, shape: tuple[int, ...]) -> None:
+        # of the same length for every n: numpy leaves room for the first axis to grow
+        np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": (n, *shape)})
+
+    starts = range(0, len(rows), CHUNK)
+    kept: list[np.ndarray] = []
+    totals: Counter[str] = Counter()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # whole chunks in parallel beat parallel loops within one
     pool = ThreadPoolExecutor(threads)
     try:
         with file.open("wb") as out:
-            bar = tqdm(total=len(kept), desc="cleaning", unit=" stamps", disable=None)
-            for start, (stored, n_values, n_stamps) in zip(starts, pool.map(clean, starts), strict=True):
+            bar = tqdm(total=len(rows), desc="cleaning", unit=" stamps", disable=None)
+            for start, (stored, enough, counts) in zip(starts, pool.map(clean, starts), strict=True):
                 if start == 0:
-                    disk.room(file, len(kept) * stored[0].nbytes)
-                    header = {"descr": "<f4", "fortran_order": False, "shape": (len(kept), *stored.shape[1:])}
-                    np.lib.format.write_array_header_1_0(out, header)
+                    shape = stored.shape[1:]
+                    disk.room(file, len(rows) * math.prod(shape) * stored.itemsize)
+                    write_header(len(rows), shape)
                 out.write(np.ascontiguousarray(stored, dtype="<f4").data)
-                nan_values, nan_stamps = nan_values + n_values, nan_stamps + n_stamps
-                bar.update(len(stored))
+                kept.append(rows[start : start + CHUNK][enough])
+                totals.update(counts)
+                bar.update(len(enough))
             bar.close()
-            out.flush()
-            os.fsync(out.fileno())
+            out.seek(0)
+            write_header(sum(map(len, kept)), shape)
     finally:
         pool.shutdown(cancel_futures=True)  # on a full disk or a signal there is no use in cleaning the rest
         torch.set_num_threads(threads)
-    return nan_values, nan_stamps
+    return np.concatenate(kept), totals

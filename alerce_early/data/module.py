@@ -48,11 +48,12 @@ class Rows(Dataset[dict[str, Tensor]]):
 class AlertData(L.LightningDataModule):
     """Rows of one store, split and batched.
 
-    name, source: of the data config; `source` is the plain config of a reader. steps, margin: the recipe and
-    the sky it keeps for augmentation. features: metadata columns to hand to the net, by name, or None for
-    all. groups: new class to the classes it holds, e.g. {"SN": ["SN"], "rest": ["AGN", "VS"]}; a class in no
-    group is left out. keep: column to the values it may have, e.g. {"z_conf": [3]}; other rows are left out.
-    target: the column to predict, for regression; rows without it are left out. split: options of
+    name, source: of the data config; `source` is the plain config of a reader. steps, margin, min_share: the recipe,
+    the sky it keeps for augmentation, and the share of central pixels that must hold data. features: metadata
+    columns to hand to the net, by name, or None for all. groups: new class to the classes it holds, e.g.
+    {"SN": ["SN"], "rest": ["AGN", "VS"]}; a class in no group is left out. keep: column to the values it may have,
+    e.g. {"z_conf": [3]}; other rows are left out. target: the column to predict, for regression; rows without it are
+    left out. split: options of
     `splits.split`. sampling, batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image
     (B, C, S, S) float32, features (B, F) float32 unscaled, label (B,) int64, row (B,) int64, share () float32
     (see `Rows`) and, if there is one, target (B,) float32.
@@ -65,6 +66,7 @@ class AlertData(L.LightningDataModule):
         source: Mapping[str, Any],
         steps: Sequence[dict[str, Any]],
         margin: int = 0,
+        min_share: float = 0.0,
         features: Sequence[str] | None = (),
         groups: Mapping[str, Sequence[str]] | None = None,
         keep: Mapping[str, Sequence[float]] | None = None,
@@ -77,7 +79,7 @@ class AlertData(L.LightningDataModule):
         outputs: str = "outputs",
     ):
         super().__init__()
-        self.source, self.steps, self.margin = dict(source), list(steps), margin
+        self.source, self.steps, self.margin, self.min_share = dict(source), list(steps), margin, min_share
         self.store_name = name  # `name` is the base class's
         self.wanted_features, self.groups, self.split = features, groups, dict(split or {})
         self.keep, self.target = dict(keep or {}), target
@@ -97,6 +99,7 @@ class AlertData(L.LightningDataModule):
             read=lambda: construct(read, **options),
             steps=self.steps,
             margin=self.margin,
+            min_share=self.min_share,
             pictures=draw,
         )
 
@@ -171,6 +174,7 @@ class AlertData(L.LightningDataModule):
             origin=self.store.meta["origin"],
             raw_shape=(self.store.meta["raw_shape"][-1], *self.store.meta["raw_shape"][:-1]),
             channels=tuple(self.store.meta["channels"]),
+            min_share=self.min_share,
         )
 
     @property

@@ -20,18 +20,19 @@ if TYPE_CHECKING:  # the store brings torch, which a gallery of classified stamp
 EXAMPLES = 4  # rows of each class
 CAPTIONS = {
     "labels.png": "Rows by class, as read.",
-    "dropped.png": "Rows dropped for their shape.",
+    "dropped.png": "Rows dropped for their shape, or because too few central pixels hold data.",
     "examples.png": "Examples as read and after the recipe.",
 }
 GAP = 2  # pixels between tiles
 
 
-def draw(records: Records, store: Store) -> None:
-    """Write the pictures that `CAPTIONS` names into the store's folder."""
+def draw(records: Records, kept: np.ndarray, store: Store) -> None:
+    """Write the pictures that `CAPTIONS` names into the store's folder; kept: numbers of the records that it holds."""
     classes, kind = store.meta["classes"], records.kind
+    dropped = np.add(store.meta["dropped_by_class"], store.meta["lacking_by_class"]).tolist()
     save(bars(store.meta["raw_by_class"], classes, f"{kind} by class, as read", kind), store.path / "labels.png")
-    save(bars(store.meta["dropped_by_class"], classes, "dropped for their shape", kind), store.path / "dropped.png")
-    save(EXAMPLES_OF[kind](records, store), store.path / "examples.png")
+    save(bars(dropped, classes, "dropped for shape or lack of data", kind), store.path / "dropped.png")
+    save(EXAMPLES_OF[kind](records, kept, store), store.path / "examples.png")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -83,18 +84,16 @@ def trace(axes: Axes, spectrum: np.ndarray, **style: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _chosen(records: Records, store: Store) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Records that were kept, (N,) row numbers, and a few of these of each class, by position in the store."""
-    usual = tuple(store.meta["raw_shape"])
-    kept = np.flatnonzero([image.shape == usual for image in records.images])
+def _chosen(records: Records, kept: np.ndarray) -> dict[str, np.ndarray]:
+    """A few of the kept rows of each class, by position in the store."""
     labels = records.labels[kept]
     chosen = {name: np.flatnonzero(labels == i)[:EXAMPLES] for i, name in enumerate(records.classes)}
-    return kept, {name: rows for name, rows in chosen.items() if len(rows)} or {"": np.arange(len(kept))[:EXAMPLES]}
+    return {name: rows for name, rows in chosen.items() if len(rows)} or {"": np.arange(len(kept))[:EXAMPLES]}
 
 
-def _stamps(records: Records, store: Store) -> Figure:
+def _stamps(records: Records, kept: np.ndarray, store: Store) -> Figure:
     """Each class: raw stamps on the left, what the recipe made of them on the right."""
-    kept, chosen = _chosen(records, store)
+    chosen = _chosen(records, kept)
     channels = records.channels[: store.images.shape[1]]
 
     figure = Figure(figsize=(13, 1.2 * len(chosen) + 0.6), layout="constrained")
@@ -110,9 +109,9 @@ def _stamps(records: Records, store: Store) -> Figure:
     return figure
 
 
-def _spectra(records: Records, store: Store) -> Figure:
+def _spectra(records: Records, kept: np.ndarray, store: Store) -> Figure:
     """Each class: a column of raw spectra, and beside it what the recipe made of them."""
-    kept, chosen = _chosen(records, store)
+    chosen = _chosen(records, kept)
     figure = Figure(figsize=(4.5 * len(chosen), 1.3 * EXAMPLES), layout="constrained")
     grid = figure.subplots(EXAMPLES, 2 * len(chosen), squeeze=False)
     for column, (name, rows) in enumerate(chosen.items()):
@@ -134,4 +133,4 @@ def _rows_of(stamps: Sequence[np.ndarray]) -> np.ndarray:
     return tiles.reshape(len(stamps), -1, *tiles.shape[3:])
 
 
-EXAMPLES_OF: dict[str, Callable[[Records, Store], Figure]] = {"stamps": _stamps, "spectra": _spectra}
+EXAMPLES_OF: dict[str, Callable[[Records, np.ndarray, Store], Figure]] = {"stamps": _stamps, "spectra": _spectra}

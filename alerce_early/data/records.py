@@ -11,6 +11,7 @@ from alerce_early.data.names import LONGEST
 from alerce_early.errors import InputError
 
 UNLABELLED = -1
+TOO_LITTLE = "too few central pixels hold data"  # why rows that lack `has_data` are set aside
 MISSING = -999.0  # a metadata value that is not known
 LARGEST = 2.0**100  # 1.3e30; no pixel reaches it, and -3.4e38 stands for no data in some of the survey's templates
 
@@ -59,6 +60,11 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def take(self, rows: np.ndarray) -> "Records":
+        """Return some rows of records with dense images; rows: (n,) numbers, or (N,) bool."""
+        columns = {name: np.asarray(getattr(self, name))[rows] for name in ("images", "labels", "ids", "features")}
+        return replace(self, part=None if self.part is None else self.part[rows], **columns)
 
 
 def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
@@ -148,7 +154,7 @@ def has_data(images: np.ndarray, size: int, share: float) -> np.ndarray:
         top, left = ((side - size) // 2 for side in images.shape[1:3])
         images = images[:, top : top + size, left : left + size]
     present = (np.abs(images) < LARGEST).all(-1)
-    return present.reshape(len(images), -1).mean(1) >= share
+    return present.mean(tuple(range(1, present.ndim))) >= share
 
 
 def with_extra(records: Records, extra: Records) -> Records:

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from alerce_early.data import names
+from alerce_early.data.records import has_data
 from alerce_early.schema import construct
 
 
@@ -23,6 +26,7 @@ class DataSpec:
     origin: in words, which file or simulation this was.
     raw_shape: what the recipe is given, (C, H, W) or (C, L); () where nobody told.
     channels: names of the raw channels; they tell which reader's files the network can take.
+    min_share: of a raw row's central pixels, as many as the network sees, the share that must hold data.
 
     Raises InputError for a class name that has a "|".
     """
@@ -40,9 +44,14 @@ class DataSpec:
     origin: str
     raw_shape: tuple[int, ...] = ()
     channels: tuple[str, ...] = ()
+    min_share: float = 0.0
 
     def __post_init__(self) -> None:
         names.check_classes(self.classes)
+
+    def has_data(self, images: np.ndarray) -> np.ndarray:
+        """Tell which raw images (N, H, W, C) or (N, L, C) hold enough data, (N,) bool; the others are set aside."""
+        return has_data(images, self.shape[-1], self.min_share)
 
     def plain(self) -> dict[str, Any]:
         """As a dict of plain values."""

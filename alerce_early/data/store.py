@@ -71,14 +71,16 @@ def open_or_prepare(
     read: Callable[[], Records],
     steps: Sequence[dict[str, Any]],
     margin: int,
-    pictures: Callable[[Records, Store], None],
+    pictures: Callable[[Records, np.ndarray, Store], None],
+    min_share: float = 0.0,
 ) -> Store:
     """Open the store of this source and recipe, preparing it first if there is none.
 
     source: the plain config of `read`, which names the raw file; pictures: draws into the new store's folder
-    what only the raw records can show. Raises InputError where the source or the disk do not allow it.
+    what only the raw records can show, given the numbers of those that were kept. Raises InputError where the
+    source or the disk do not allow it.
     """
-    key = fingerprint(source, steps, margin)
+    key = fingerprint(source, steps, margin, min_share)
     path = Path(root) / f"{name}-{key}"
     if (path / "meta.json").exists():
         return Store(path)
@@ -86,12 +88,12 @@ def open_or_prepare(
     _clear(path.parent)
     with disk.told(path), disk.alone(_lock(partial)):
         if not (path / "meta.json").exists():  # else another process made it while this one waited
-            _prepare(partial, key, read(), steps, margin, pictures)
+            _prepare(partial, key, read(), steps, margin, min_share, pictures)
             partial.rename(path)
     return Store(path)
 
 
-def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], margin: int) -> str:
+def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], margin: int, min_share: float) -> str:
     """Twelve hex digits that change with the raw file, the recipe or the code that reads and cleans.
 
     A file counts by size, modification time and `SAMPLED_BLOCKS` evenly spaced blocks of its content, so
@@ -101,7 +103,7 @@ def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], marg
     digest = hashlib.sha256()
     paths = {key: value for key, value in source.items() if key.endswith("path") and value}
     plain = {key: value for key, value in source.items() if key not in paths}
-    digest.update(json.dumps([plain, list(steps), margin], sort_keys=True, default=str).encode())
+    digest.update(json.dumps([plain, list(steps), margin, min_share], sort_keys=True, default=str).encode())
     for path in paths.values():
         digest.update(_sample(files.matching(path)))
     reader = importlib.import_module(str(source["_target_"]).rpartition(".")[0])
@@ -144,15 +146,16 @@ def _prepare(
     records: Records,
     steps: Sequence[dict[str, Any]],
     margin: int,
-    pictures: Callable[[Records, Store], None],
+    min_share: float,
+    pictures: Callable[[Records, np.ndarray, Store], None],
 ) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed while this one waited for it
     partial.mkdir()
     try:
-        counts = cleaning.write(partial, records, Recipe(steps, margin))
-        meta = {"fingerprint": key, "recipe": list(steps), "margin": margin, **counts}
+        counts, kept = cleaning.write(partial, records, Recipe(steps, margin), min_share)
+        meta = {"fingerprint": key, "recipe": list(steps), "margin": margin, "min_share": min_share, **counts}
         (partial / "meta.json").write_text(json.dumps(meta, indent=1))
-        pictures(records, Store(partial))
+        pictures(records, kept, Store(partial))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

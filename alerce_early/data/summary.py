@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from alerce_early.data.records import TOO_LITTLE
+
 # Published counts of ALERCE_stamps_2020.pkl, in the order of its classes.
 ORACLE: dict[str, Any] = {
     "images": 52_244,
@@ -22,8 +24,10 @@ WORDS = {
     "set_aside": "set aside by the reader",
     "raw_by_class": "read",
     "dropped_by_class": "not {raw_shape[0]} x {raw_shape[1]}, dropped",
+    "lacking_by_class": f"{TOO_LITTLE}, dropped",
     "kept_by_class": "kept",
     "nan_values": "NaN values",
+    "odd_values": "infinite values, or beyond 1.3e30",
     "kept_with_nan_after_crop": "kept, NaN in the crop",
 }
 

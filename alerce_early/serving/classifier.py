@@ -112,6 +112,10 @@ class Classifier:
         images = images.reshape(rows, *self.shape)  # of no stamps at all too
         return self._table(images, self._columns(metadata, rows, "metadata"))
 
+    def has_data(self, images: np.ndarray) -> np.ndarray:
+        """Tell which raw images (N, *shape) hold enough data for every network, (N,) bool; see `DataSpec.has_data`."""
+        return np.all([member.spec.has_data(images) for member in self.members], axis=0)
+
     def of_records(self, records: Records) -> Table:
         """The same table of records with dense images."""
         columns = dict(zip(records.feature_names, records.features.T, strict=True))
