@@ -79,6 +79,12 @@ def test_two_classes_worked_out_by_hand() -> None:
     assert values["roc_auc/SN"] == pytest.approx(13 / 16) and values["mcc"] == pytest.approx(0.5)
 
 
+def test_f2_of_supernovae_counts_recall_twice() -> None:
+    p = np.array([0.9, 0.1, 0.8, 0.7, 0.6])  # one of two SN found, among four taken for one
+    values = metrics.classification(np.array([1, 1, 0, 0, 0]), np.stack([1 - p, p], 1), ("rest", "SN"))
+    assert values["f2/SN"] == pytest.approx(5 * 0.25 * 0.5 / (4 * 0.25 + 0.5))
+
+
 def test_the_misses_at_a_false_positive_rate_count_tied_rows_together_and_reach_the_rate_itself() -> None:
     # by falling score: real | bogus | real | real and bogus, tied | real | 8 bogus, one of ten may be taken for real
     labels = np.array([1, 0, 1, 1, 0, 1, *[0] * 8])
