@@ -5,83 +5,256 @@ median ratio of the rounds counts.
 """
 
 import argparse
+import gzip
+import io
+import json
+import pickle
+import subprocess
+import sys
+import tarfile
 import tempfile
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
+from statistics import median
+from typing import Any
 
+import lightning as L
+import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader, TensorDataset
 
-from alerce_early.benches import ROUNDS, Row, cleaning, training
+from alerce_early.build import build
+from alerce_early.configs import composed, data_of, plain
+from alerce_early.data.simulation.survey import simulate
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.runs import watch
 from alerce_early.runs.folder import Run
+from alerce_early.train import train
+
+ROUNDS = 3
+BATCH = 256  # stamps that a runtime is given at once
+BY_RIVAL = 512  # packets; it takes them one by one
+CUTOUTS = ("Science", "Template", "Difference")
 
 
-def show(rows: Iterator[Row]) -> None:
-    for row in rows:
-        print(f"{row.what:44} {row.ours:>16} {row.rival:>28} {row.ratio:8.2f}   {row.aim}", flush=True)
+def show(what: str, ours: str, rival: str, ratio: float, aim: str) -> None:
+    print(f"{what:44} {ours:>16} {rival:>32} {ratio:8.2f}   {aim}", flush=True)
 
 
-def _training(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
-    yield from training.throughput("rotinv", options.batches, folder)
-    yield from training.throughput("course_cnn", 4 * options.batches, folder)
+def measure_seconds(work: Callable[[], Any], least: float = 0) -> float:
+    """Return the seconds that the work takes; with least, its mean over as many times as fill these seconds."""
+    started, times = time.perf_counter(), 0
+    while not times or time.perf_counter() - started < least:
+        work()
+        times += 1
+    return (time.perf_counter() - started) / times
 
 
-def _inference(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
-    from alerce_early.benches import inference  # needs what the extra `export` installs
-
-    yield from inference.classifying(_trained(options, folder), options.seconds, folder, options.tensorflow)
-
-
-def _packets(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
-    from alerce_early.benches import packets  # needs what the extra `alerts` installs
-
-    yield from packets.reading(options.packets, folder)
+def run_alone(code: str, *arguments: object) -> dict[str, float]:
+    """Run Python in a process of its own; returns the `seconds` that it measures and its `peak` memory in GiB."""
+    # not getrusage: its peak starts from that of the parent process
+    code += "\npeak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))"
+    code += "\nimport json; print(json.dumps({'seconds': seconds, 'peak': int(peak.split()[1]) / (1 << 20)}))"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def _night(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
-    from alerce_early.benches import night  # needs what the extra `alerts` installs
+class TakingTurns(Callback):
+    """Before each epoch of a real run, its rivals do as many batches with a net of the same kind."""
 
-    yield from night.classifying(_trained(options, folder), options.packets, folder)
+    def __init__(self, rivals: dict[str, Callable[[], None]]):
+        self.rivals, self.rounds = rivals, list[dict[str, float]]()
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.rounds.append({name: measure_seconds(rival) for name, rival in self.rivals.items()})
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.is_last_batch:  # validation, which the rivals have not, is left out
+            self.rounds[-1]["ours"] = time.perf_counter() - self.started
 
 
-def _trained(options: argparse.Namespace, folder: Path) -> Path:
-    """The checkpoint of the run that is given, or else of one that hardly trained, which is as quick."""
-    if options.run:
-        return Run.find(options.run).trained()
-    list(training.throughput("rotinv", options.batches, folder))
-    return Run(folder / "rotinv").best
+def train_against_loops(model: str, batches: int, folder: Path) -> Run:
+    """Throughput of `train` against a bare loop over data in memory, and against a row at a time from a DataLoader."""
+    overrides = [f"model={model}", "data.n=2000", f"batches_per_epoch={batches}", f"outputs={folder}", "patience=100"]
+    config = composed(*overrides, f"trainer.max_epochs={ROUNDS + 1}")
+    data = data_of(config)
+    data.setup()
+    taken = [data.rows[rows] for rows in data.train_dataloader().sampler or ()]
+    net = build(plain(config.model.net), spec=data.spec).train()
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.optim.optimizer.lr)
+
+    def step(batch: dict[str, torch.Tensor]) -> None:
+        loss = torch.nn.functional.cross_entropy(net(batch), batch["label"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def bare() -> None:
+        for batch in taken:
+            step(batch)
+
+    def by_rows() -> None:
+        columns = {name: torch.cat([batch[name] for batch in taken]) for name in taken[0]}
+        for values in DataLoader(TensorDataset(*columns.values()), batch_size=len(taken[0]["label"]), shuffle=True):
+            step(dict(zip(columns, values, strict=True)))
+
+    turns = TakingTurns({"bare loop": bare, "DataLoader of rows": by_rows})
+    run = train(config, folder / model, turns)
+    for name in turns.rivals:
+        rounds = turns.rounds[1:]  # the first epoch warms all up
+        ours, rival = (
+            sum(map(len, (b["label"] for b in taken))) / median(r[k] for r in rounds) for k in ("ours", name)
+        )
+        ratio = median(r[name] / r["ours"] for r in rounds)
+        show(f"train {model}", f"{ours:.0f} stamps/s", f"{rival:.0f} {name}", ratio, ">= 0.95")
+    return run
 
 
-PARTS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Row]]] = {
-    "training": _training,
-    "cleaning": lambda options, folder: cleaning.time_and_memory(options.n, folder),
-    "inference": _inference,
-    "packets": _packets,
-    "night": _night,
+LOAD = """
+import pickle, sys, time, numpy
+start = time.perf_counter()
+held = pickle.load(open(sys.argv[1], 'rb'))
+seconds = time.perf_counter() - start
+"""
+# The modules that clean and no others, so that the peak memory is theirs; no pictures are drawn.
+CLEAN = """
+import json, sys, time
+from alerce_early.data import alerce
+from alerce_early.data.store import open_or_prepare
+file, outputs, steps = sys.argv[1:]
+source = {"_target_": "alerce_early.data.alerce.read", "path": file}
+start = time.perf_counter()
+open_or_prepare(outputs, "bench", source, lambda: alerce.read(file), json.loads(steps), 0, lambda *_: None)
+seconds = time.perf_counter() - start
+"""
+
+
+def clean_against_pickle(n: int, folder: Path) -> None:
+    """Reading and cleaning a stamps file against `pickle.load` of it: time and peak memory."""
+    file = folder / "stamps.pkl"
+    with file.open("wb") as out:
+        pickle.dump(simulate(n), out, protocol=4)
+    steps = json.dumps(plain(composed().recipe.steps))
+    run_alone(LOAD, file)  # once before it counts, so that both find the file in the page cache
+    rounds = [(run_alone(CLEAN, file, folder / str(i), steps), run_alone(LOAD, file)) for i in range(ROUNDS)]
+    size = f"{n:,} stamps, {file.stat().st_size / (1 << 30):.2f} GiB"
+    for what, key, unit, aim in ((f"clean {size}", "seconds", "s", "<= 1.5"), ("  memory", "peak", "GiB", "<= 1.3")):
+        ours, rival = (median(r[i][key] for r in rounds) for i in range(2))
+        ratio = median(r[0][key] / r[1][key] for r in rounds)
+        show(what, f"{ours:.2f} {unit}", f"{rival:.2f} {unit} pickle.load", ratio, aim)
+
+
+def classify_against_net(checkpoint: Path, seconds: float) -> None:
+    """Raw stamps/s of every runtime against the network alone, in torch and from cleaned stamps."""
+    from alerce_early.serving.deployed import Deployed  # needs what the extra `export` installs
+    from alerce_early.serving.runtimes import RUNTIMES, start
+
+    whole = Deployed.load(checkpoint)
+    if whole.spec.raw_shape != (3, 63, 63) or whole.features:
+        raise InputError(f"--run {checkpoint} is no network of 63 x 63 stamps alone, which are what is simulated here.")
+    images = [image for image in simulate(2 * BATCH, seed=5)["images"] if image.shape == (63, 63, 3)][:BATCH]
+    stamps = np.ascontiguousarray(np.moveaxis(np.stack(images).astype(np.float32), -1, 1))
+    batch = {"image": whole.task.recipe(torch.from_numpy(stamps)), "features": torch.zeros(len(stamps), 0)}
+
+    def network() -> None:
+        with torch.inference_mode():
+            whole.task.net(batch)
+
+    for name in (name for name in RUNTIMES if name != "openvino" or find_spec("openvino")):
+        runtime = start(name, whole)
+        works = (partial(runtime, stamps, None), network)
+        rounds = [[len(stamps) / measure_seconds(work, seconds) for work in works] for _ in range(ROUNDS)]
+        ours, rival = (median(r[i] for r in rounds) for i in range(2))
+        ratio = median(r[0] / r[1] for r in rounds)
+        show(f"classify raw stamps: {name}", f"{ours:.0f} stamps/s", f"{rival:.0f} network alone", ratio, "")
+
+
+PREDICT = """
+import sys, time
+from alerce_early.predict import main
+start = time.perf_counter()
+main()
+seconds = time.perf_counter() - start
+"""
+
+
+def classify_archive(checkpoint: Path, n: int, folder: Path) -> None:
+    """An archive of packets to a table, and reading it alone, against the route of tutorials in one process."""
+    from alerce_early.data import alerts  # needs what the extra `alerts` installs
+    from alerce_early.data.simulation import packets
+
+    archive, _ = packets.write(folder / "night.tar.gz", n)
+    ours = run_alone(PREDICT, checkpoint, archive, "--out", folder / "night.parquet")
+    works = ((n, lambda: alerts.stream([archive], workers=0)), (min(n, BY_RIVAL), lambda: read_by_libraries(archive)))
+    rounds = [
+        [rows / measure_seconds(lambda read=read: deque(read(), 0)) for rows, read in works] for _ in range(ROUNDS)
+    ]
+    mine, rival = (median(r[i] for r in rounds) for i in range(2))
+    size = f"{n:,} packets, {archive.stat().st_size / (1 << 30):.2f} GiB"
+    show(
+        f"read {size}", f"{mine:,.0f}/s", f"{rival:,.0f}/s astropy, fastavro", median(m / r for m, r in rounds), ">= 2"
+    )
+    rate = n / ours["seconds"]
+    show("  classify it", f"{rate:,.0f}/s", f"{mine:,.0f}/s read alone", rate / mine, f"memory {ours['peak']:.2f} GiB")
+
+
+def read_by_libraries(archive: Path) -> Iterator[np.ndarray]:
+    """Yield the cutouts (3, H, W) of the first packets, one after the other."""
+    import fastavro
+    from astropy.io import fits
+
+    with tarfile.open(archive, "r|gz") as members:
+        for member in islice(members, BY_RIVAL):
+            (packet,) = fastavro.reader(members.extractfile(member))
+            stamps = (gzip.decompress(packet[f"cutout{name}"]["stampData"]) for name in CUTOUTS)
+            yield np.stack([fits.getdata(io.BytesIO(stamp)).astype(np.float32) for stamp in stamps])
+
+
+def measure_training(options: argparse.Namespace, folder: Path) -> None:
+    train_against_loops("rotinv", options.batches, folder)
+    train_against_loops("course_cnn", 4 * options.batches, folder)
+
+
+def measure_classifying(options: argparse.Namespace, folder: Path) -> None:
+    run = Run.find(options.run) if options.run else train_against_loops("rotinv", options.batches, folder)
+    classify_against_net(run.trained(), options.seconds)
+    classify_archive(run.trained(), options.packets, folder)
+
+
+MEASURES: dict[str, Callable[[argparse.Namespace, Path], Any]] = {
+    "train": measure_training,
+    "clean": lambda options, folder: clean_against_pickle(options.n, folder),
+    "classify": measure_classifying,
 }
 
 
 @at_the_door
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"which of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--n", type=int, default=52_244, help="stamps of the file that is cleaned")
-    parser.add_argument("--packets", type=int, default=4_000, help="alert packets of the night that is read")
-    parser.add_argument("--batches", type=int, default=50, help="batches of a round of training")
-    parser.add_argument("--run", help="a run folder whose network to classify with; default: rotinv, hardly trained")
-    parser.add_argument("--seconds", type=float, default=5, help="of a round of one runtime")
-    parser.add_argument("--tensorflow", default="", help="a Python that has tensorflow, for the rival")
-    parser.add_argument("--folder", help="where to work; several gigabytes, removed afterwards")
+    add = parser.add_argument
+    add("measures", nargs="*", metavar="MEASURE", help=f"which of {', '.join(MEASURES)} (default: all)")
+    add("--n", type=int, default=52_244, help="stamps of the file that is cleaned")
+    add("--packets", type=int, default=4_000, help="alert packets of the archive that is classified")
+    add("--batches", type=int, default=50, help="batches of a round of training")
+    add("--run", help="a run folder whose network to classify with; default: rotinv, hardly trained")
+    add("--seconds", type=float, default=5, help="of a round of one runtime")
     options = parser.parse_args()
-    if strangers := [part for part in options.parts if part not in PARTS]:
-        raise InputError(f"there is no part {', '.join(strangers)}; there are {', '.join(PARTS)}.")
+    if unknown := [name for name in options.measures if name not in MEASURES]:
+        raise InputError(f"there is no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}.")
     watch.quiet()
     print(f"{torch.get_num_threads()} threads, median of {ROUNDS} rounds")
-    print(f"{'':44} {'ours':>16} {'rival':>28} {'ratio':>8}   aim")
-    for part in options.parts or PARTS:
-        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            show(PARTS[part](options, Path(folder)))
+    print(f"{'':44} {'ours':>16} {'rival':>32} {'ratio':>8}   aim")
+    for name in options.measures or MEASURES:
+        with tempfile.TemporaryDirectory() as folder:
+            MEASURES[name](options, Path(folder))
 
 
 if __name__ == "__main__":

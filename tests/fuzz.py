@@ -1,8 +1,9 @@
 """Coverage-guided fuzzing of everything that reads files of others: `python -m tests.fuzz TARGET --seconds 120`.
 
 A target reads bytes that a mutated valid file holds. It may refuse them with `InputError` and nothing else, must
-not run what they name, and must end soon. tests/test_hostile.py does the same for a few hundred fixed inputs.
-Needs atheris (extra `fuzz`), which steers the mutations by the branches they reach.
+not run what they name, and must end soon; a pickle may ask for memory, which `ulimit -v` bounds.
+tests/test_hostile.py does the same for a few hundred fixed inputs. Needs atheris (extra `fuzz`), which steers the
+mutations by the branches they reach.
 """
 
 import argparse
