@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from omegaconf import DictConfig
 
-from alerce_early.configs import understood
+from alerce_early.configs import quoted, understood
 from alerce_early.errors import InputError
 
 
@@ -25,6 +25,24 @@ def test_a_misspelt_option_is_told_with_what_there_is(
     with pytest.raises(InputError) as error, understood():
         composed(option)
     assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    "text", ("a/b-1.ckpt", "a b", "it's", 'say "x"', "a\\", 'a\\"b\\\\', "x,y=[1]{2}", "1e3 ", "null")
+)
+def test_a_quoted_text_is_read_back(composed: Callable[..., DictConfig], text: str) -> None:
+    assert composed(f"name={quoted(text)}").name == text
+
+
+@pytest.mark.parametrize(
+    "option",
+    (
+        *("+trainer.precision=32", "+model.net.dropout=0", "+model.task.entropy=.5", "+optim.optimizer.momentum=.9"),
+        *("+groups={SN:[SN],rest:[AGN]}", "+hydra.job.name=x", "++seed=3", "+keep.z_conf=[3]"),
+    ),
+)
+def test_what_something_reads_may_be_added(composed: Callable[..., DictConfig], option: str) -> None:
+    composed(option)
 
 
 def test_the_command_tells_it_in_one_line() -> None:

@@ -227,29 +227,34 @@ def test_a_run_without_a_logger(quick, tmp_path: Path) -> None:
     assert run.finished and not list(run.path.glob("events.*"))
 
 
-DAMAGES = ("config.yaml", "metrics.json", "history.jsonl", "versions.json", "predictions.parquet")
-
-
-@pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.parametrize("content", (b"", b"\x80\xff\x00garbage", b"[1, 2]", None), ids=str)
+@pytest.mark.parametrize("name", ("config.yaml", "metrics.json", "history.jsonl", "predictions.parquet"))
 def test_a_damaged_run_folder_is_one_line(
-    name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, content: bytes | None, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = (finished / name).read_bytes()
-    cuts = [whole[: len(whole) * part // 12] for part in range(1, 12)]
-    for number, content in enumerate((b"", b"\x80\xff\x00garbage", b"[1, 2]", *cuts)):
-        shutil.copytree(finished, run := tmp_path / str(number))
-        (run / name).write_bytes(content)
-        for verb in (report, compare):
-            monkeypatch.setattr(sys, "argv", [verb.__name__, str(run)])
+    """content: None for the first two thirds of what is there."""
+    shutil.copytree(finished, run := tmp_path / "run")
+    whole = (run / name).read_bytes()
+    (run / name).write_bytes(whole[: len(whole) * 2 // 3] if content is None else content)
+    for verb in (report, compare):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [verb.__name__, str(run)])
             try:
                 verb.main()
             except SystemExit as ended:
-                assert ended.code == 2
                 err = capsys.readouterr().err
-                assert err.startswith("error: ") and err.count("\n") == 1 and name in err
-        if name == "config.yaml":
-            with pytest.raises(InputError, match=r"config\.yaml"):
-                Run.find(run).config()
+                assert ended.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and name in err
+            else:  # compare shows no curves, and a history may be empty
+                assert name == "history.jsonl" and (verb is compare or content == b"")
+
+
+def test_a_config_that_is_cut_short_anywhere_is_told(finished: Path, tmp_path: Path) -> None:
+    whole = (finished / "config.yaml").read_text()
+    last = whole.index("\nmodel:")
+    for end in range(0, last, 29):
+        (tmp_path / "config.yaml").write_text(whole[:end])
+        with pytest.raises(InputError, match=r"config\.yaml is damaged"):
+            Run(tmp_path).config()
 
 
 def test_a_table_where_no_folder_can_be() -> None:

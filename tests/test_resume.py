@@ -145,6 +145,23 @@ def test_sigterm_ends_with_one_line_and_resume_goes_on(stamps_file: Path, tmp_pa
     assert list((tmp_path / "outputs" / "runs").glob("*/*")) == [folder]  # no empty folder of a resuming command
 
 
+@pytest.mark.parametrize("name", ("a b", 'it\'s, a="1" \\'))
+def test_the_line_to_resume_works_in_a_shell(name: str, stamps_file: Path, tmp_path: Path) -> None:
+    small = ("model=course_cnn", "data=alerce", f"data.path={stamps_file}", "batches_per_epoch=2", "batch_size=16")
+    (where := tmp_path / name).mkdir()
+    process = command("alerce_early.train", *small, "trainer.max_epochs=500", "patience=500", cwd=where)
+    assert process.stdout is not None
+    assert any("epoch   2" in line for line in process.stdout), process.communicate()[1]
+    process.send_signal(signal.SIGTERM)
+    line = process.communicate(timeout=60)[1].partition("go on with: ")[2].strip()
+    (folder,) = (where / "outputs" / "runs").glob("*/*")
+    environment = CHECKOUT | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    # an option that contradicts the run ends it at once, and says which run was found
+    typed = ["bash", "-c", f"{line} batch_size=8"]
+    done = subprocess.run(typed, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {folder} goes on as it began"), done.stderr
+
+
 def test_random_kills_end_equal(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("kills.py")), "train", "2", "prepare", "3"],
