@@ -87,6 +87,7 @@ def train_against_loops(model: str, batches: int, folder: Path) -> Run:
     config = composed(*overrides, f"trainer.max_epochs={ROUNDS + 1}")
     data = data_of(config)
     data.setup()
+    assert data.rows
     taken = [data.rows[rows] for rows in data.train_dataloader().sampler or ()]
     net = build(plain(config.model.net), spec=data.spec).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=config.optim.optimizer.lr)
@@ -193,9 +194,12 @@ def classify_archive(checkpoint: Path, n: int, folder: Path) -> None:
 
     archive, _ = packets.write(folder / "night.tar.gz", n)
     ours = run_alone(PREDICT, checkpoint, archive, "--out", folder / "night.parquet")
-    works = ((n, lambda: alerts.stream([archive], workers=0)), (min(n, BY_RIVAL), lambda: read_by_libraries(archive)))
+    works: Any = (
+        (n, lambda: alerts.stream([archive], workers=0)),
+        (min(n, BY_RIVAL), lambda: read_by_libraries(archive)),
+    )
     rounds = [
-        [rows / measure_seconds(lambda read=read: deque(read(), 0)) for rows, read in works] for _ in range(ROUNDS)
+        [rows / measure_seconds(lambda read=read: deque(read(), 0)) for rows, read in works]  # type: ignore[misc] for _ in range(ROUNDS)
     ]
     mine, rival = (median(r[i] for r in rounds) for i in range(2))
     size = f"{n:,} packets, {archive.stat().st_size / (1 << 30):.2f} GiB"
@@ -213,7 +217,9 @@ def read_by_libraries(archive: Path) -> Iterator[np.ndarray]:
 
     with tarfile.open(archive, "r|gz") as members:
         for member in islice(members, BY_RIVAL):
-            (packet,) = fastavro.reader(members.extractfile(member))
+            content: Any = members.extractfile(member)
+            packets: Any = fastavro.reader(content)
+            (packet,) = packets
             stamps = (gzip.decompress(packet[f"cutout{name}"]["stampData"]) for name in CUTOUTS)
             yield np.stack([fits.getdata(io.BytesIO(stamp)).astype(np.float32) for stamp in stamps])
 

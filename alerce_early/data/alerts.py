@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,11 +65,11 @@ def decode(messages: Sequence[bytes]) -> Chunk:
     Records as those of `stream`, in order, decoded in this process. What cannot be read is among `rejected`: a
     message, or a record of one that holds several.
     """
-    held = (
+    held = [
         (block, range(block.count))
         for number, message in enumerate(messages)
         for block in containers.look_into(io.BytesIO(message), f"message {number}")
-    )
+    ]
     return _chunk(decode_records(held), f"{len(messages):,} messages", [])
 
 
@@ -92,7 +93,7 @@ def read(path: str | Path | None, labels_path: str | Path | None = None) -> Reco
     readable = [chunk.records for chunk in chunks if chunk.records is not None]
     if not readable:
         raise InputError(f"{path}: not one of {len(rejected):,} packets can be read; the first: {rejected[0].reason}.")
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([getattr(records, name) for records in readable])
         for name in ("images", "labels", "ids", "features")
     }

@@ -39,10 +39,11 @@ def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[
                 yield number, record
             number += 1
     except Exception as error:  # damaged bytes may raise nearly anything
-        why = error
-        if isinstance(error, NotWhole):
+        if isinstance(error, Unreadable):
+            why = error
+        elif isinstance(error, NotWhole):
             why = Unreadable(f"Avro block is {error}")
-        elif not isinstance(error, Unreadable):
+        else:
             why = Unreadable(f"Avro record cannot be decoded: {error or type(error).__name__}")
         yield from ((i, why) for i in wanted if i >= number)
 

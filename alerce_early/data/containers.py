@@ -25,15 +25,17 @@ LARGEST_MEMBER = 1 << 26  # bytes of one file in an archive
 LARGEST_BLOCK = 1 << 26  # bytes, also unzipped; a real one is about that of one packet, 60,000
 MOST_RECORDS = 1 << 10  # of a block, since to reach one all before it are decoded
 DEEPEST = 4  # files within files, as an .avro.gz in a .tar.gz
-BROKEN = (tarfile.TarError, ValueError, RecursionError, MemoryError, *DAMAGE)
+BROKEN: tuple[type[Exception], ...] = (tarfile.TarError, ValueError, RecursionError, MemoryError, *DAMAGE)
 
 # Avro specification 1.11, "Object Container Files", in Avro's own terms; a block's data lie between LEAD and the sync
 _FIXED = [
     {"type": {"type": "fixed", "name": name, "size": size}, "name": name} for name, size in (("magic", 4), ("sync", 16))
 ]
-HEADER = [_FIXED[0], {"name": "meta", "type": {"type": "map", "values": "bytes"}}, _FIXED[1]]
-LEAD = [{"name": "count", "type": "long"}, {"name": "size", "type": "long"}]
-HEADER, LEAD = (parse_schema({"type": "record", "name": "part", "fields": fields}) for fields in (HEADER, LEAD))
+_PARTS: tuple[list[Any], ...] = (
+    [_FIXED[0], {"name": "meta", "type": {"type": "map", "values": "bytes"}}, _FIXED[1]],
+    [{"name": "count", "type": "long"}, {"name": "size", "type": "long"}],
+)
+HEADER, LEAD = (parse_schema({"type": "record", "name": "part", "fields": fields}) for fields in _PARTS)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,10 @@ from alerce_early.errors import InputError, one_line
 
 FREE = ("outputs", "name", "resume", "hydra")  # keys of a config that cannot change a result
 # Of a whole config, a truncated one lacks one of these.
-GROUPS = ("seed", "batch_size", "data.source", "recipe.steps", "augment.steps", "features", "optim.optimizer")
-GROUPS += ("trainer", "model.net", "model.task", "split", "sampling", "monitor")
+WHOLE = (
+    *("seed", "batch_size", "data.source", "recipe.steps", "augment.steps", "features", "optim.optimizer"),
+    *("trainer", "model.net", "model.task", "split", "sampling", "monitor"),
+)
 LIBRARIES = ("alerce-early", "torch", "torchvision", "lightning", "hydra-core", "numpy", "scikit-learn")
 
 
@@ -118,7 +120,7 @@ class Run:
     def config(self) -> DictConfig:
         try:
             loaded = OmegaConf.load(self.config_file)
-            lacking = [name for name in GROUPS if OmegaConf.select(cast(DictConfig, loaded), name) is None]
+            lacking = [name for name in WHOLE if OmegaConf.select(cast(DictConfig, loaded), name) is None]
         except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
             raise InputError(f"{self.config_file} is damaged: {one_line(error)}.") from None
         if not isinstance(loaded, DictConfig) or lacking:
