@@ -100,6 +100,8 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     @at_the_door
     def main() -> None:
         signals.listen()
+        # a shell leaves the ~ of KEY=~/FILE as it is, and Hydra takes it for no value
+        sys.argv[1:] = [re.sub("=~(?=/|$)", lambda _: f"={Path.home()}", option) for option in sys.argv[1:]]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what it refuses, in several lines, and exits itself
         given = get_args_parser().parse_args()
         with understood():

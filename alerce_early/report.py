@@ -86,12 +86,14 @@ def _data(data: AlertData, split: Any) -> Section:
         [name, f"{here:,}", *(["" if there is None else f"{there:,}"] if published else [])]
         for name, here, there in summary.lines(meta)
     ]
+    left = ", ".join(f"{count:,} {name}" for name, count in data.left_out.items())
     parts = [[name, *[f"{sizes[part][name]:,}" for part in splits.PARTS]] for name in sizes["test"]]
     return Section(
         "Data",
         words=[
             f"Data: {meta['origin']}. Store {data.store.path.name}.",
             splits.told(**split),
+            *([f"Left out, in no group: {left}."] if left else []),
         ],
         tables=[(("", "here", *published), read), (("rows", *splits.PARTS), parts)],
         pictures=[(caption, data.store.path / name) for name, caption in pictures.CAPTIONS.items()],

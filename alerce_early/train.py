@@ -83,7 +83,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     if trainer.is_global_zero:
         run.begin(config)
         resuming.put_in_order(run.path)
-        log.info("%s\n%s", summary.text(data.store.meta), summary.parts_text(data.part_sizes()))
+        log.info("%s\n%s", summary.text(data.store.meta), summary.parts_text(data.part_sizes(), data.left_out))
         log.info("%s: %s parameters; run folder: %s", config.model.name, f"{_parameters(task):,}", run.path)
 
     stopped = _fit(trainer, fitting, data, best, run.last if run.cut else None)

@@ -14,6 +14,7 @@ import pytest
 from conftest import stamp
 
 from alerce_early.configs import data_of
+from alerce_early.data import summary
 from alerce_early.data.alerce import COLUMNS
 from alerce_early.data.module import AlertData
 from alerce_early.errors import InputError
@@ -128,6 +129,60 @@ def test_opening_again_reads_no_raw_file(data: AlertData, composed, raw_file: Pa
     assert again.store.path == path and len(again.store.images) == 11
 
 
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+DAMAGES = {
+    "images.npy": cut,
+    "labels.npy": cut,
+    "meta.json": cut,
+    "features.npy": lambda file: file.write_bytes(b""),
+    "ids.npy": Path.unlink,
+    "examples.png": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_store_is_made_again_and_says_so(
+    data: AlertData, raw_file: Path, tmp_path: Path, composed, name: str, caplog
+) -> None:
+    file = data.store.path / name
+    whole = file.read_bytes()
+    DAMAGES[name](file)
+    again = data_of(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}")).store
+    assert again.path == data.store.path and file.read_bytes() == whole and len(again.images) == len(again.ids) == 11
+    assert [name in record.message for record in caplog.records] == [True]
+    _ = data_of(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}")).store
+    assert len(caplog.records) == 1
+
+
+def test_a_folder_is_no_stamps_file(raw_file: Path, tmp_path: Path, composed) -> None:
+    with pytest.raises(InputError, match=r"is a folder.*data=alerts"):
+        _ = data_of(composed("data=alerce", f"data.path={raw_file.parent}", f"outputs={tmp_path}/out")).store
+
+
+def test_the_home_folder_is_known(raw_file: Path, tmp_path: Path, composed, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(raw_file.parent))
+    quoted = composed("data=alerce", f"data.path='~/{raw_file.name}'", f"outputs={tmp_path}")
+    assert len(data_of(quoted).store.images) == 11
+    process = prepare(Path("~") / raw_file.name, tmp_path / "outputs")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+
+
+def test_columns_of_data_without_any_are_refused_with_a_way_out(raw_file: Path, tmp_path: Path, composed) -> None:
+    raw_file.write_bytes(pickle.dumps(raw() | {"metadata": None}))
+    with pytest.raises(InputError, match=r"no metadata.*features=none"):
+        _ = data_of(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}", "features=published")).spec
+
+
+def test_packets_without_labels_say_which_flag_gives_them(real_data: Path, tmp_path: Path, composed) -> None:
+    packet = next((real_data / "alerts").glob("*.avro"))
+    with pytest.raises(InputError, match=r"label.*data\.labels="):
+        _ = data_of(composed("data=alerts", f"data.path={packet}", f"outputs={tmp_path}")).labels
+
+
 def test_an_empty_class_is_named(tmp_path: Path, composed) -> None:
     content = raw()
     content["labels"] = [0 if label == 1 else label for label in content["labels"]]
@@ -142,6 +197,8 @@ def test_classes_can_be_grouped_and_left_out(raw_file: Path, tmp_path: Path, com
     data = data_of(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}", groups))
     assert data.classes == ("SN", "rest")
     assert data.labels.tolist() == [1, 1, -1, -1, 1, 0, 1, -1, -1, 0, 0]
+    assert data.left_out == {"asteroid": 2, "bogus": 2}
+    assert "asteroid 2" in summary.parts_text({}, data.left_out)
     with pytest.raises(InputError, match="groups: there is no class comet"):
         groups = "groups={SN:[SN],rest:[comet]}"
         _ = data_of(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}", groups)).labels

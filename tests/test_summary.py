@@ -2,6 +2,7 @@
 
 from alerce_early.data import summary
 from alerce_early.data.alerce import CLASSES
+from alerce_early.data.simulation.survey import COUNTS
 
 
 def meta(**changes: object) -> dict[str, object]:
@@ -11,14 +12,20 @@ def meta(**changes: object) -> dict[str, object]:
         "raw_shape": [63, 63, 3],
         "origin": "file real.pkl",
         "set_aside": {},
+        "lacking_by_class": [0] * len(CLASSES),
+        "odd_values": 0,
     } | changes
 
 
-def test_a_file_of_the_published_size_is_checked_against_the_published_counts() -> None:
-    text = summary.text(meta())
-    assert "published" in text and "differs" not in text
-    assert text.count("52,244") == 8  # images, labels, metadata and all that was read, here and published
+def test_the_published_counts_add_up() -> None:
+    oracle = summary.ORACLE
+    assert sum(oracle["raw_by_class"]) == oracle["images"] == oracle["labels"] == oracle["metadata"]
+    dropped_and_kept = zip(oracle["dropped_by_class"], oracle["kept_by_class"], strict=True)
+    assert [dropped + kept for dropped, kept in dropped_and_kept] == oracle["raw_by_class"]
+    assert oracle["raw_by_class"] == COUNTS.tolist()
 
+
+def test_a_file_of_the_published_size_is_checked_against_the_published_counts() -> None:
     odd = summary.text(meta(nan_values=9_743_758, dropped_by_class=[224, 24, 273, 101, 29]))
     marked = [line.split("  ")[0].strip() or line.split()[0] for line in odd.splitlines() if "differs" in line]
     assert len(marked) == 3 and "NaN values" in marked  # the class, the sum over classes, the NaN

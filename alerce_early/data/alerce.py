@@ -46,6 +46,8 @@ def read(path: str | Path | None, test_path: str | Path | None = None, extra_pat
     """
     if path is None:
         raise InputError("data=alerce needs the stamps file: data.path=FILE, or ALERCE_STAMPS=FILE set.")
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder; wanted a stamps file with data.path=FILE. data=alerts takes folders.")
     return beside(from_raw(pickles.load(path), origin=f"file {Path(path).name}"), test_path, extra_path)
 
 

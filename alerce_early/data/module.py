@@ -1,5 +1,6 @@
 """The LightningDataModule: store, classes, splits and batches of one data set."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -79,7 +80,9 @@ class AlertData(L.LightningDataModule):
         outputs: str = "outputs",
     ):
         super().__init__()
-        self.source, self.steps, self.margin, self.min_share = dict(source), list(steps), margin, min_share
+        # ~ that the shell has left, as in data.path=~/x
+        home = {key: os.path.expanduser(value) for key, value in source.items() if key.endswith("path") and value}
+        self.source, self.steps, self.margin, self.min_share = {**source, **home}, list(steps), margin, min_share
         self.store_name = name  # `name` is the base class's
         self.wanted_features, self.groups, self.split = features, groups, dict(split or {})
         self.keep, self.target = dict(keep or {}), target
@@ -111,11 +114,9 @@ class AlertData(L.LightningDataModule):
     def labels(self) -> np.ndarray:
         """(N,) int64, after grouping; `UNLABELLED` for rows without a label, in no group, or to be left out."""
         known = self.store.meta["classes"]
-        if not (self.store.labels >= 0).any():
-            raise InputError(
-                f"{self.store.meta['origin']}: not one row has a label, which training needs; of alert packets give "
-                "them with data.labels=CSV (candid or objectId, label), or as labels.csv in their folder."
-            )
+        if (self.store.labels == UNLABELLED).all():
+            flag = " Give them with data.labels=FILE, a CSV of candid, label." if "labels_path" in self.source else ""
+            raise InputError(f"{self.store.meta['origin']}: no row has a label, and training needs them.{flag}")
         renumber = np.arange(len(known))
         if self.groups:
             strangers = sorted({old for members in self.groups.values() for old in members} - set(known))
@@ -209,8 +210,10 @@ class AlertData(L.LightningDataModule):
         """(N, len(names)) float32 columns of the store, for the option that names them."""
         known = list(self.store.meta["features"])
         strangers = [name for name in names if name not in known]
+        if strangers and not known:
+            raise InputError(f"{option}: the data have no metadata. Try features=none, or another model.")
         if strangers:
-            raise InputError(f"{option}: no column {', '.join(strangers)}; there are {', '.join(known) or 'none'}.")
+            raise InputError(f"{option}: no column {', '.join(strangers)}; there are {', '.join(known)}.")
         return self.store.features[:, [known.index(name) for name in names]].astype(np.float32)
 
     def setup(self, stage: str | None = None) -> None:
@@ -228,6 +231,13 @@ class AlertData(L.LightningDataModule):
         if self.target:
             columns["target"] = self._columns("target", [self.target])[:, 0]
         self.rows = Rows(rank, world, **{name: torch.from_numpy(one).to(device) for name, one in columns.items()})
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many rows of each class are in no group."""
+        grouped = {old for members in (self.groups or {}).values() for old in members}
+        counts = zip(self.store.meta["classes"], self.store.meta["kept_by_class"], strict=True)
+        return {name: count for name, count in counts if self.groups and name not in grouped and count}
 
     def part_sizes(self) -> dict[str, dict[str, int]]:
         """Rows of each class in each part; "unlabelled" counts the rest, where there are any."""

@@ -2,13 +2,15 @@
 
     <root>/<name>-<fingerprint>/images.npy labels.npy ids.npy features.npy [part.npy] meta.json *.png
 
-It is written under a temporary name and renamed when complete, so a store that can be seen is whole. A lock
-keeps a second process from doing the same work; the operating system frees it when its holder is killed.
+It is written under a temporary name, synced and renamed when complete; one that was damaged later is made again.
+A lock keeps a second process from doing the same work; the operating system frees it when its holder is killed.
 """
 
 import hashlib
 import importlib
 import json
+import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +27,8 @@ from alerce_early.data.recipe import Recipe
 from alerce_early.data.records import Records
 from alerce_early.errors import InputError
 
+log = logging.getLogger(__name__)
+
 SAMPLED_BLOCKS, BLOCK = 64, 1 << 16  # how much of a raw file its fingerprint reads
 
 
@@ -37,6 +41,15 @@ class Store:
     """
 
     path: Path
+
+    def find_damage(self) -> str | None:
+        """Return which file is missing or not as long as it was written, None if all are whole."""
+        try:
+            sizes = dict(self.meta["sizes"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return "meta.json"
+        found = {file.name: file.stat().st_size for file in self.path.iterdir()}
+        return next((name for name, size in sizes.items() if found.get(name) != size), None)
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -82,13 +95,17 @@ def open_or_prepare(
     """
     key = fingerprint(source, steps, margin, min_share)
     path = Path(root) / f"{name}-{key}"
-    if (path / "meta.json").exists():
+    if path.exists() and not Store(path).find_damage():
         return Store(path)
     partial = disk.partial_of(path)
     _clear(path.parent)
     with disk.told(path), disk.alone(_lock(partial)):
-        if not (path / "meta.json").exists():  # else another process made it while this one waited
+        damage = Store(path).find_damage() if path.exists() else ""
+        if damage is not None:  # else another process made it while this one waited
+            if damage:
+                log.warning("%s: %s is damaged; the store is made again.", path, damage)
             _prepare(partial, key, read(), steps, margin, min_share, pictures)
+            shutil.rmtree(path, ignore_errors=True)
             partial.rename(path)
     return Store(path)
 
@@ -129,6 +146,15 @@ def _sample(found: Sequence[Path]) -> bytes:
     return digest.digest()
 
 
+def _sync(path: Path) -> None:
+    """Have the operating system write a file or folder to the disk now, lest a crash leave its name without content."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _clear(root: Path) -> None:
     """Remove what killed processes left; what a living one works on is locked."""
     for partial in root.glob(".*.partial"):
@@ -156,6 +182,10 @@ def _prepare(
         meta = {"fingerprint": key, "recipe": list(steps), "margin": margin, "min_share": min_share, **counts}
         (partial / "meta.json").write_text(json.dumps(meta, indent=1))
         pictures(records, kept, Store(partial))
+        meta["sizes"] = {file.name: file.stat().st_size for file in partial.iterdir() if file.name != "meta.json"}
+        (partial / "meta.json").write_text(json.dumps(meta, indent=1))
+        for file in (*partial.iterdir(), partial):
+            _sync(file)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -67,9 +67,9 @@ def text(meta: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def parts_text(sizes: Mapping[str, Mapping[str, int]]) -> str:
-    """Rows of each class in each part, one part a line."""
+def parts_text(sizes: Mapping[str, Mapping[str, int]], left_out: Mapping[str, int]) -> str:
+    """Rows of each class in each part, one part per line; last, the classes that are in no group."""
     return "\n".join(
         f"{part:12}" + "".join(f"{name} {count:,}".rjust(18) for name, count in counts.items())
-        for part, counts in sizes.items()
+        for part, counts in [*sizes.items(), *([("in no group", left_out)] if left_out else [])]
     )
