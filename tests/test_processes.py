@@ -112,7 +112,7 @@ class OneSided(ClassifyTask):
 def test_a_loss_not_finite_in_one_process_stops_all_and_keeps_the_best(stamps_file: Path, tmp_path: Path) -> None:
     options = ("model.task._target_=__main__.OneSided", f"data.path={stamps_file}", f"outputs={tmp_path}")
     process = command(*SHORT, *TWO, *options, "trainer.max_epochs=3", what=[__file__])
-    _, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=500)
     assert process.returncode == 0, err
     result = json.loads((finished(tmp_path)[0] / "metrics.json").read_text())
     assert "epoch 2, batch 2" in result["stopped"] and result["best_epoch"] == 1
@@ -121,7 +121,7 @@ def test_a_loss_not_finite_in_one_process_stops_all_and_keeps_the_best(stamps_fi
 def test_a_loss_that_explodes_at_once_ends_all_processes_in_one_line(stamps_file: Path, tmp_path: Path) -> None:
     options = ("optim.optimizer.lr=1e25", f"data.path={stamps_file}", f"outputs={tmp_path}")
     process = command(*SHORT, *TWO, *options)
-    _, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=500)
     assert process.returncode == 2 and err.startswith("error: ") and err.count("\n") == 1
     assert "epoch 1" in err and "optim.optimizer.lr" in err
 
@@ -141,7 +141,7 @@ def tasks(*arguments: str, folders: Sequence[Path | None] = (None, None)) -> lis
         )
         for rank, folder in enumerate(folders)
     ]
-    said = [task.communicate(timeout=240) for task in started]
+    said = [task.communicate(timeout=500) for task in started]
     return [(task.returncode, *map(str.splitlines, lines)) for task, lines in zip(started, said, strict=True)]
 
 
