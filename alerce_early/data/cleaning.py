@@ -39,7 +39,7 @@ def write(folder: Path, records: Records, recipe: Recipe, min_share: float = 0.0
     )
     if not len(kept):
         raise InputError(f"{records.origin}: of not one stamp do {min_share:.0%} of the central pixels hold data.")
-    counts += sum((_count_missing(records.images[i]) for i in np.flatnonzero(~fits)), Counter())
+    counts += sum((_count_missing(records.images[i]) for i in np.flatnonzero(~fits).tolist()), Counter())
     lacking = fits.copy()
     lacking[kept] = False
     np.save(folder / "labels.npy", records.labels[kept])

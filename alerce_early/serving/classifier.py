@@ -91,7 +91,7 @@ class Classifier:
         calibration), float32 in [0, 1]; entropy of the latter, nats; set, the classes that hold the true one with
         the probability set_coverage, joined by "|", and its variants (not of an ensemble, to whose mean no promise
         applies); imputed, how many metadata values were missing; model. Of a redshift: predicted, and confidence if
-        the network tells it.
+        the network tells it. A row without enough data (`has_data`) gets "" and NaN.
         Raises InputError for another shape, for what is no number, or metadata that are lacking.
         """
         try:
@@ -164,6 +164,8 @@ class Classifier:
             sets = conformal.columns(self.members[0].conformal, table) if len(self.members) == 1 else {}
             predicted = np.array(self.classes)[probabilities.argmax(1)]
             table = {"predicted": predicted, **table, "entropy": entropy.astype(np.float32), **sets}
+        lacking = ~self.has_data(images)  # no answer rather than one that rests on nothing
+        table = {name: np.where(lacking, "" if c.dtype.kind in "UO" else np.nan, c) for name, c in table.items()}
         missing = ~np.isfinite(metadata) | (metadata == MISSING)
         return {**table, "imputed": missing.sum(1), "model": np.full(len(images), self.model)}
 
