@@ -87,6 +87,26 @@ def test_raw_rows_give_the_table_of_training(run: Path, whole: Path, survey: dic
     assert set(table["model"]) == {alerce_early.load(run).model}
 
 
+@pytest.mark.parametrize("nothing", (np.nan, np.inf, np.finfo(np.float32).min))
+def test_rows_with_too_little_data_at_the_centre_are_set_aside(
+    classifier: Classifier, survey: dict[str, Any], tmp_path: Path, nothing: float
+) -> None:
+    rows = [i for i, image in enumerate(survey["images"]) if np.isfinite(image).all() and image.size == 63 * 63 * 3]
+    images = [survey["images"][i].copy() for i in rows[:4]]
+    images[1][:] = nothing
+    images[2][21:38, :, 2] = nothing  # 4 lines of the 21 in the centre are left, of the difference alone
+    images[3][21:36, :, 2] = nothing  # and 6
+    content = {name: np.array(survey[name])[rows[:4]] for name in ("labels", "metadata", "oid")}
+    file = tmp_path / "stamps.pkl"
+    file.write_bytes(pickle.dumps({**content, "images": images, "oid": content["oid"].tolist()}))
+    table = table_of(classifier, file, tmp_path / "out.csv")
+    assert table["candid"].tolist() == ["stamps.pkl:0", "stamps.pkl:3"] and np.isfinite(table["q_SN"]).all()
+    (reasons,) = tmp_path.glob("*rejected*")
+    assert reasons.read_text().count("central pixels") == 2
+    by_hand = classifier.predict(images, content["metadata"][:, [alerce.COLUMNS.index(n) for n in classifier.features]])
+    assert (by_hand["predicted"] == "").tolist() == np.isnan(by_hand["q_SN"]).tolist() == [False, True, True, False]
+
+
 def test_shards_make_the_whole_and_csv_is_the_same(
     classifier: Classifier, stamps_file: Path, whole: Path, tmp_path: Path
 ) -> None:

@@ -92,7 +92,7 @@ class Classifier:
         true one with the probability set_coverage for the rows of every class, and set_marginal, the same over all
         rows (neither of an ensemble, to whose mean no promise applies); imputed, how many metadata values were
         missing; model. Of a redshift: predicted, and confidence if the network tells it. Where the network's output
-        is not finite, predicted is "", of a redshift NaN.
+        is not finite, or a row has too little data (`has_data`), predicted is "" and the rest NaN.
         Raises InputError for another shape, for what is no number, or metadata that are lacking.
         """
         try:
@@ -169,8 +169,9 @@ class Classifier:
             sets = conformal.columns(self.members[0].conformal, table) if len(self.members) == 1 else {}
             predicted = np.array(self.classes)[probabilities.argmax(1)]
             table = {"predicted": predicted, **table, "entropy": entropy.astype(np.float32), **sets}
+        answered = finite & self.has_data(images)  # no answer rather than one that rests on nothing
         for name, column in table.items():
-            table[name] = np.where(finite, column, "" if column.dtype.kind == "U" else np.nan).astype(column.dtype)
+            table[name] = np.where(answered, column, "" if column.dtype.kind == "U" else np.nan).astype(column.dtype)
         missing = ~np.isfinite(metadata) | (metadata == MISSING)
         return {**table, "imputed": missing.sum(1), "model": np.full(len(images), self.model)}
 
