@@ -147,6 +147,14 @@ def test_the_bootstrap_draws_whole_objects() -> None:
     assert alone[1] - alone[0] < 0.15 and grouped[1] - grouped[0] >= 0.75
 
 
+def test_the_bootstrap_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
+    values = np.random.default_rng(0).standard_normal(400)
+    found = intervals.bootstrap(
+        lambda times: {"mean": float(times @ values / times.sum())}, np.arange(400), draws=4_000
+    )
+    assert (np.array(found["mean"]) - values.mean()) / (values.std() / 20) == pytest.approx([-1.96, 1.96], abs=0.15)
+
+
 def test_as_many_objects_are_drawn_as_there_are_and_each_whole() -> None:
     drawn = list(intervals.resamples(np.array(["a", "b", "b", "c", "c", "c"]), draws=2_000))
     assert all(a + b + c == 3 and b == also and c == d == e for a, b, also, c, d, e in drawn)
