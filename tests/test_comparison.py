@@ -52,6 +52,14 @@ def test_the_bootstrap_knows_that_rows_of_one_object_are_no_independent_evidence
     assert together > 3 * apart
 
 
+def test_the_bootstrap_asks_both_sides() -> None:
+    one, other = np.ones((400, 1), bool), np.ones((400, 1), bool)
+    one[:20], other[20:55] = False, False  # means differ by 15 rows, of which the standard deviation is 7.4: z = 2.03
+    p = comparison.paired_bootstrap(outcome(one), outcome(other))
+    assert p == pytest.approx(0.042, abs=0.012)
+    assert p == pytest.approx(comparison.paired_bootstrap(outcome(other), outcome(one)))
+
+
 def test_the_bootstrap_is_wrong_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     ids, strata = np.arange(100).astype(str), np.repeat(["SN", "VS"], [30, 70])

@@ -147,6 +147,14 @@ def test_the_bootstrap_draws_whole_objects() -> None:
     assert alone[1] - alone[0] < 0.15 and grouped[1] - grouped[0] >= 0.75
 
 
+def test_the_bootstrap_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
+    values = np.random.default_rng(0).standard_normal(400)
+    found = intervals.bootstrap(
+        lambda times: {"mean": float(times @ values / times.sum())}, np.arange(400), draws=4_000
+    )
+    assert (np.array(found["mean"]) - values.mean()) / (values.std() / 20) == pytest.approx([-1.96, 1.96], abs=0.15)
+
+
 def test_as_many_objects_are_drawn_as_there_are_and_each_whole() -> None:
     drawn = list(intervals.resamples(np.array(["a", "b", "b", "c", "c", "c"]), draws=2_000))
     assert all(a + b + c == 3 and b == also and c == d == e for a, b, also, c, d, e in drawn)
@@ -171,7 +179,7 @@ def test_the_interval_of_a_calibration_error_of_nothing_reaches_nothing() -> Non
 
 def test_a_class_without_rows_does_not_count() -> None:
     values = metrics.classification(np.array([0, 0]), np.array([[0.9, 0.1, 0], [0.8, 0.1, 0.1]]), CLASSES)
-    assert values["balanced_accuracy"] == 1 and values["recall/SN"] == 0
+    assert values["balanced_accuracy"] == values["macro_f1"] == 1 and values["recall/SN"] == values["mcc"] == 0
 
 
 @pytest.mark.parametrize("name", ("table.parquet", "table.csv"))

@@ -31,6 +31,16 @@ def test_numbers_by_hand() -> None:
     assert metrics.velocity(np.array([1.0]), np.array([1.02]))[0] == pytest.approx(2997.92, abs=0.01)
 
 
+def test_errors_count_either_way_and_scatter_is_about_the_bias() -> None:
+    predicted = np.array([0.03, 0.01, 0.02, -0.5])
+    values = metrics.redshift(np.zeros(4), predicted)
+    assert values["bias"] == pytest.approx(0.015) and values["nmad"] == pytest.approx(1.4826 * 0.01)
+    assert values["catastrophic"] == 0.5  # 0.03 c is 8,994 km/s, 0.02 c is 5,996
+    at_the_limit = {"true": np.zeros(1), "predicted": np.array([metrics.CATASTROPHIC / metrics.LIGHT])}
+    assert metrics.velocity(**at_the_limit) == metrics.CATASTROPHIC
+    assert metrics.redshift(**at_the_limit)["catastrophic"] == 0 and regression.right(at_the_limit).all()
+
+
 def test_the_kind_is_known_by_its_columns_and_judges_parts() -> None:
     assert kind_of(TABLE) is regression
     judged = regression.judge(TABLE)

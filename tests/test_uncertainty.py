@@ -21,6 +21,8 @@ def test_accuracy_of_the_surest_rows() -> None:
 def test_doubt_is_the_entropy_of_the_prediction() -> None:
     assert uncertainty.doubt(table())[1] == pytest.approx(-0.6 * np.log(0.6) - 0.4 * np.log(0.4))
     assert uncertainty.doubt(table(entropy=[4.0, 3, 2, 1])).tolist() == [4, 3, 2, 1]
+    rounded = {name: column * 0.999 if name.startswith("p_") else column for name, column in table().items()}
+    assert uncertainty.doubt(rounded) == pytest.approx(uncertainty.doubt(table()), rel=1e-12)
 
 
 def test_the_page_tells_what_is_gained_by_leaving_out_the_doubtful() -> None:
