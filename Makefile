@@ -25,8 +25,9 @@ $(READY): pyproject.toml versions.txt
 train: $(READY)  ## train rotinv on the simulated survey, up to the HTML report (ARGS="model=course_cnn ...")
 	$(RUN) -m alerce_early.train model=rotinv $(ARGS)
 
+# A run that several tests of a file need is trained once: a file stays with one worker.
 test: $(READY)  ## the test suite (ARGS="-k invariance ...")
-	$(RUN) -m pytest -n 2 $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)  ## lint, format and types, changing nothing
 	$(RUN) -m ruff check alerce_early tests

@@ -1,4 +1,4 @@
-"""Networks for spectra: exact parameter counts, lines to boxes and back."""
+"""Networks for spectra: shapes, lines to boxes and back."""
 
 import pytest
 import torch
@@ -10,15 +10,6 @@ from alerce_early.models.spectra import SpectraClass, SpectraRedshift
 from alerce_early.models.spectra_lines import LINES, SpectraLines
 
 SPEC = spec(kind="spectra", shape=(1, 443), classes=("STAR", "GALAXY", "QSO", "QSO_BAL"))
-
-
-def parameters(net: torch.nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())
-
-
-def test_parameter_counts() -> None:
-    assert parameters(SpectraClass(SPEC)) == 330_316
-    assert parameters(SpectraRedshift(SPEC)) == 1_658_593
 
 
 def test_trunk_lengths() -> None:
