@@ -22,7 +22,7 @@ $(READY): pyproject.toml versions.txt
 	  $(RUN) -m pip install --quiet --disable-pip-version-check --constraint versions.txt --editable '.[dev,alerts,export,fast,sweep]'
 	@touch $@
 
-train: $(READY)  ## train rotinv on the simulated survey, up to the HTML report (ARGS="model=course_cnn ...")
+train: $(READY)  ## train rotinv on the simulated survey, up to the HTML report (ARGS="model=preliminary_cnn ...")
 	$(RUN) -m alerce_early.train model=rotinv $(ARGS)
 
 # A run that several tests of a file need is trained once: a file stays with one worker.

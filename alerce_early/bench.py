@@ -29,13 +29,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
-from alerce_early.build import build
-from alerce_early.configs import composed, data_of, plain
-from alerce_early.data.simulation.survey import simulate
+from alerce_early.config import composed, data_of, plain
+from alerce_early.construct import build
 from alerce_early.errors import InputError, at_the_door
-from alerce_early.runs import watch
-from alerce_early.runs.folder import Run
+from alerce_early.runs import Run
+from alerce_early.simulation.survey import simulate
 from alerce_early.train import train
+from alerce_early.training import progress
 
 ROUNDS = 3
 BATCH = 256  # stamps that a runtime is given at once
@@ -83,7 +83,13 @@ class TakingTurns(Callback):
 
 def train_against_loops(model: str, batches: int, folder: Path) -> Run:
     """Throughput of `train` against a bare loop over data in memory, and against a row at a time from a DataLoader."""
-    overrides = [f"model={model}", "data.n=2000", f"batches_per_epoch={batches}", f"outputs={folder}", "patience=100"]
+    overrides = [
+        f"model={model}",
+        "data.n=2000",
+        f"data.batches_per_epoch={batches}",
+        f"outputs={folder}",
+        "patience=100",
+    ]
     config = composed(*overrides, f"trainer.max_epochs={ROUNDS + 1}")
     data = data_of(config)
     data.setup()
@@ -131,7 +137,7 @@ import json, sys, time
 from alerce_early.data import alerce
 from alerce_early.data.store import open_or_prepare
 file, outputs, steps = sys.argv[1:]
-source = {"_target_": "alerce_early.data.alerce.read", "path": file}
+source = {"_target_": "alerce_early.data.readers.stamps_file.read", "path": file}
 start = time.perf_counter()
 open_or_prepare(outputs, "bench", source, lambda: alerce.read(file), json.loads(steps), 0, lambda *_: None)
 seconds = time.perf_counter() - start
@@ -189,10 +195,10 @@ seconds = time.perf_counter() - start
 
 def classify_archive(checkpoint: Path, n: int, folder: Path) -> None:
     """An archive of packets to a table, and reading it alone, against the route of tutorials in one process."""
-    from alerce_early.data import alerts  # needs what the extra `alerts` installs
-    from alerce_early.data.simulation import packets
+    from alerce_early.data.readers import alerts  # needs what the extra `alerts` installs
+    from alerce_early.simulation import simulated_packets
 
-    archive, _ = packets.write(folder / "night.tar.gz", n)
+    archive, _ = simulated_packets.write(folder / "night.tar.gz", n)
     ours = run_alone(PREDICT, checkpoint, archive, "--out", folder / "night.parquet")
 
     def by_us() -> None:
@@ -227,7 +233,7 @@ def read_by_libraries(archive: Path) -> Iterator[np.ndarray]:
 
 def measure_training(options: argparse.Namespace, folder: Path) -> None:
     train_against_loops("rotinv", options.batches, folder)
-    train_against_loops("course_cnn", 4 * options.batches, folder)
+    train_against_loops("preliminary_cnn", 4 * options.batches, folder)
 
 
 def measure_classifying(options: argparse.Namespace, folder: Path) -> None:
@@ -256,7 +262,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := [name for name in options.measures if name not in MEASURES]:
         raise InputError(f"there is no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}.")
-    watch.quiet()
+    progress.quiet()
     print(f"{torch.get_num_threads()} threads, median of {ROUNDS} rounds")
     print(f"{'':44} {'ours':>16} {'rival':>32} {'ratio':>8}   aim")
     for name in options.measures or MEASURES:

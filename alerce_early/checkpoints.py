@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from alerce_early import disk
-from alerce_early.build import module_class
+from alerce_early import files
+from alerce_early.construct import module_class
 from alerce_early.data import bounds
 from alerce_early.errors import InputError, one_line
 from alerce_early.tasks.base import FORMAT, Task
@@ -88,7 +88,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint; a reader, also after a kill in the middle, finds the new one or the one before."""
     content = io.BytesIO()  # torch's own writer dies without a clear error on a full disk
     torch.save(checkpoint, content)
-    disk.write_bytes(path, content.getbuffer())
+    files.write_bytes(path, content.getbuffer())
 
 
 def add(path: Path, values: Checkpoint) -> None:

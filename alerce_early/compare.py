@@ -8,11 +8,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from alerce_early import disk
+from alerce_early import files
 from alerce_early.errors import at_the_door
-from alerce_early.evaluation import comparison, page
-from alerce_early.evaluation.entries import Entry, find, join
-from alerce_early.evaluation.page import Section, number
+from alerce_early.evaluation import comparison
+from alerce_early.report import page
+from alerce_early.report.entries import Entry, find, join
+from alerce_early.report.page import Section, number
 
 READ_AS = (
     "n: seeds, the folds of a seed judged as one table; +-: standard deviation over seeds. Brackets: 95 % interval of "
@@ -184,7 +185,7 @@ def _letter(entry: Entry, entries: Sequence[Entry]) -> str:
 
 
 def _n(entry: Entry) -> str:
-    folds = entry.choices.get("split.folds")
+    folds = entry.choices.get("data.split.folds")
     return f"{len(entry.values)} x {folds} folds" if folds else str(len(entry.values))
 
 
@@ -210,9 +211,9 @@ def main() -> None:
     if entries:
         print(text(leaderboard(entries)))
         if asked.csv:
-            disk.write_text(asked.csv, as_csv(entries))
+            files.write_text(asked.csv, as_csv(entries))
         if asked.html:
-            disk.write_text(asked.html, as_html(entries, said))
+            files.write_text(asked.html, as_html(entries, said))
     for sentence in [*notes(entries), *said]:
         print(sentence)
 

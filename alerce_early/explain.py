@@ -13,12 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alerce_early import checkpoints
-from alerce_early.configs import data_of, folder_name
-from alerce_early.data import pictures
-from alerce_early.data.module import AlertData
+from alerce_early.config import data_of, folder_name
+from alerce_early.data.datamodule import AlertData
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.models.relevance import RULES, Relevance, explain
-from alerce_early.runs.folder import Run
+from alerce_early.report import pictures
+from alerce_early.runs import Run
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
 

@@ -7,11 +7,16 @@ The file is written only if it gives what the checkpoint gives, on random and on
 import argparse
 from pathlib import Path
 
-from alerce_early import disk
+from alerce_early import files
 from alerce_early.errors import InputError, at_the_door
-from alerce_early.runs.folder import checkpoint_of
+from alerce_early.runs import checkpoint_of
 from alerce_early.serving.deployed import Deployed
-from alerce_early.serving.exporting import ENDS, FORMATS, TOLERANCE, content_of
+from alerce_early.serving.exporting import (
+    ENDS,
+    FORMATS,
+    TOLERANCE,
+    content_of,
+)
 
 
 @at_the_door
@@ -35,7 +40,7 @@ def main() -> None:
         raise InputError(f"{out} exists already. Choose another --out, or replace it with --overwrite.")
     deployed = Deployed.load(checkpoint)
     content, different = content_of(deployed, asked.format)
-    disk.write_bytes(out, content, "--out")
+    files.write_bytes(out, content, "--out")
     print(
         f"{out}: {len(content) / 1e6:.1f} MB, model {deployed.model_id}, classes {', '.join(deployed.classes)}.\n"
         f"Largest difference from the checkpoint, on random and broken stamps: {different:.1g} "

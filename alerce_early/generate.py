@@ -11,15 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alerce_early import checkpoints, disk
-from alerce_early.build import function
-from alerce_early.configs import data_of
-from alerce_early.data import pictures
-from alerce_early.data.module import AlertData
+from alerce_early import checkpoints, files
+from alerce_early.config import data_of
+from alerce_early.construct import function
+from alerce_early.data.datamodule import AlertData
 from alerce_early.data.recipe import centre_crop
 from alerce_early.errors import InputError, at_the_door
-from alerce_early.evaluation import figures
-from alerce_early.runs.folder import Run
+from alerce_early.report import figures, pictures
+from alerce_early.runs import Run
 from alerce_early.tasks.generate import GenerateTask
 
 SHOWN = 6  # stamps of each class and kind in the picture
@@ -53,7 +52,7 @@ def generate(run: Run, names: list[str], n: int, seed: int, out: Path, force: bo
     raw = task.recipe.undo(stamps).movedim(1, -1).numpy()
     ids = [f"generated-{name}-seed{seed}-{i}" for name in names for i in range(n)]
     to_raw = function(f"{config.data.source._target_.rpartition('.')[0]}.to_raw")
-    disk.write_bytes(out, pickle.dumps(to_raw(raw, np.repeat(names, n).tolist(), ids)))
+    files.write_bytes(out, pickle.dumps(to_raw(raw, np.repeat(names, n).tolist(), ids)))
 
     shown = np.concatenate([np.arange(SHOWN) % n + i * n for i in range(len(names))])
     real = task.recipe.finish(torch.from_numpy(data.store.images[_real_rows(data, names)]))
@@ -93,9 +92,9 @@ def main() -> None:
     if (given.run is None) == (given.night is None):
         raise InputError("wanted either the folder of a RUN or --night N.")
     if given.night is not None:
-        from alerce_early.data.simulation import packets  # needs what the extra `alerts` installs
+        from alerce_early.simulation import simulated_packets  # needs what the extra `alerts` installs
 
-        print(*packets.write(given.out, given.night, given.seed, given.overwrite), sep="\n")
+        print(*simulated_packets.write(given.out, given.night, given.seed, given.overwrite), sep="\n")
         return
     print(*generate(Run.find(given.run), given.names, given.n, given.seed, given.out, given.overwrite), sep="\n")
 

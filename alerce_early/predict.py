@@ -20,18 +20,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from alerce_early import disk
+from alerce_early import files, tables
 from alerce_early.data import names
-from alerce_early.data.chunks import CUT_SHORT, Chunk, Rejected
+from alerce_early.data.readers.chunks import CUT_SHORT, Chunk, Rejected
 from alerce_early.data.records import MISSING, TOO_LITTLE
 from alerce_early.errors import InputError, at_the_door
-from alerce_early.evaluation import table as tables
-from alerce_early.runs import signals
 from alerce_early.serving import gallery, incoming, inputs
 from alerce_early.serving.classifier import Classifier, Table, load
 from alerce_early.serving.duplicates import Seen
 from alerce_early.serving.inputs import Shard, Source
 from alerce_early.serving.parts import Parts, partial_of, rejected_of
+from alerce_early.training import signals
 
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
 NOT_FINITE = "what the network puts out for it is not finite"
@@ -172,7 +171,7 @@ def watch(classifier: Classifier, folder: Path, results: Path) -> None:
     def done(file: Path) -> bool:
         return (out(file).exists() or rejected_of(out(file)).exists()) and not partial_of(out(file)).exists()
 
-    with disk.told(results, disk.ANY, "--out"):
+    with files.told(results, files.ANY, "--out"):
         results.mkdir(parents=True, exist_ok=True)
     seen = Seen()
     for file in sorted(results.glob("*.parquet")):
@@ -243,9 +242,9 @@ def main() -> None:
 def alone(results: Path) -> Iterator[None]:
     """Be the only one that watches for this folder; raises InputError if another process does."""
     try:
-        with disk.alone(results / ".watch", 0, "--out"):
+        with files.alone(results / ".watch", 0, "--out"):
             yield
-    except disk.Busy:
+    except files.Busy:
         raise InputError(f"--out {results}: another --watch writes there, and would classify the same rows.") from None
 
 

@@ -1,6 +1,6 @@
 """Clean a raw file into a store and show what was in it.
 
-`python -m alerce_early.prepare data=alerce data.path=FILE recipe=course`
+`python -m alerce_early.prepare data=alerce data.path=FILE recipe=minmax`
 """
 
 import logging
@@ -8,7 +8,7 @@ import time
 
 from omegaconf import DictConfig
 
-from alerce_early.configs import command, data_of
+from alerce_early.config import command, data_of
 from alerce_early.data import summary
 
 log = logging.getLogger(__name__)

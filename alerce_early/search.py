@@ -1,4 +1,4 @@
-"""Search for good options with Optuna: `python -m alerce_early.search search=optimiser model=course_cnn --trials 40`.
+"""Search for good options with Optuna: `python -m alerce_early.search search=optimiser --trials 40`.
 
 Options are written as for train, and what is to be searched as for a sweep of train -m: choices a,b, ranges, and
 also intervals: 'optim.optimizer.lr=tag(log,interval(1e-4,1e-1))'. The study is a file beside its runs, so the same
@@ -10,7 +10,7 @@ import logging
 import sys
 
 from alerce_early.errors import at_the_door, extra
-from alerce_early.runs import signals
+from alerce_early.training import signals
 
 
 @at_the_door
@@ -22,7 +22,7 @@ def main() -> None:
     with extra("search", "sweep"):
         import optuna
 
-        from alerce_early.runs.searching import Search
+        from alerce_early.training.searching import Search
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     signals.listen()

@@ -17,21 +17,31 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from alerce_early import checkpoints, disk, options, report
-from alerce_early.configs import command, data_of, quoted
-from alerce_early.data import pictures, summary
-from alerce_early.data.module import AlertData
+from alerce_early import (
+    checkpoints,
+    files,
+    overrides,
+    tables,
+)
+from alerce_early.config import command, data_of, quoted
+from alerce_early.data import summary
+from alerce_early.data.datamodule import AlertData
 from alerce_early.errors import InputError
-from alerce_early.evaluation import baseline, calibration, conformal, thresholds
-from alerce_early.evaluation import table as tables
+from alerce_early.evaluation import (
+    baseline,
+    calibration,
+    conformal,
+    thresholds,
+)
 from alerce_early.evaluation.kinds import kind_of
-from alerce_early.runs import resuming, watch
-from alerce_early.runs.fitting import Fitting, NonFiniteLoss
-from alerce_early.runs.folder import Run, differences, flat
-from alerce_early.runs.processes import agreed, check_sight, launched
-from alerce_early.runs.signals import resumed_by
-from alerce_early.runs.trainer import assemble
+from alerce_early.report import pictures, run_page
+from alerce_early.runs import Run, differences, flat
 from alerce_early.tasks.base import Task
+from alerce_early.training import progress, resuming
+from alerce_early.training.fitting import Fitting, NonFiniteLoss
+from alerce_early.training.processes import agreed, check_sight, launched
+from alerce_early.training.signals import resumed_by
+from alerce_early.training.trainer import assemble
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +52,11 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
     """Run one whole config in a run folder: prepare, fit, predict with the best checkpoint, report.
 
     A run that was cut goes on from its last checkpoint and ends as it would have uncut; a finished one is
-    returned as it is. Raises InputError if the folder holds a run of another config, and `disk.Busy` if
+    returned as it is. Raises InputError if the folder holds a run of another config, and `files.Busy` if
     another process works in it. more: extra callbacks.
     """
-    watch.quiet()
-    options.check(config)
+    progress.quiet()
+    overrides.check(config)
     calibration.check(config.calibration)
     conformal.check(config.coverage)
     run = Run(folder)
@@ -55,13 +65,13 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
         def begin() -> str:
             try:
                 held.enter_context(run.alone())
-            except disk.Busy as busy:
+            except files.Busy as busy:
                 return str(busy)
             return FINISHED if run.finished else ""
 
         found = agreed(begin)  # the first process holds the folder and writes for all
         if found not in (FINISHED, ""):
-            raise disk.Busy(found)
+            raise files.Busy(found)
         check_sight(run.path, lambda: run.cut)
         run.expect(config)
         if found == FINISHED:
@@ -109,17 +119,17 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
             "parameters": _parameters(task),
             "best_epoch": _best_epoch(best),
             "epochs": trainer.current_epoch,
-            "training_seconds": round(watch.training_seconds(trainer), 2),
+            "training_seconds": round(progress.training_seconds(trainer), 2),
             "judged_rows_per_second": round(len(predictions["row"]) / judging, 1),
             "stopped": stopped,
         }
         for caption, figure in task.pictures(data).items():
             pictures.save(figure, run.pictures / f"{caption}.png")
         result["baselines"] = baseline.beside(data, tables.judged(predictions, result["judged"]), config.seed)
-        page = report.write(run, data, result)
+        page = run_page.write(run, data, result)
         _log_result(trainer, config, result)
         run.write_json("metrics.json", result)
-        log.info("%s\nreport: %s", report.headline_text(result, predictions), page)
+        log.info("%s\nreport: %s", run_page.headline_text(result, predictions), page)
 
 
 def _fit(trainer: L.Trainer, fitting: Fitting, data: AlertData, best: ModelCheckpoint, last: Path | None) -> str | None:
@@ -188,7 +198,8 @@ def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) 
                 group: config[group].get("name", "")
                 for group in ("model", "data", "recipe", "augment", "features", "optim")
             },
-            **{key: config[key] for key in ("seed", "batch_size", "sampling")},
+            "seed": config.seed,
+            **{key: config.data[key] for key in ("batch_size", "sampling")},
             "learning_rate": config.optim.optimizer.lr,
         }
         judged = result["judged"]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from alerce_early.configs import composed
-from alerce_early.data.simulation.survey import simulate
+from alerce_early.config import composed
 from alerce_early.data.spec import DataSpec
+from alerce_early.simulation.survey import simulate
 from alerce_early.train import train
 
 CHECKOUT = Path(__file__).parent.parent
@@ -59,10 +59,10 @@ def _quick(stamps_file: Path, outputs: Path, *overrides: str) -> DictConfig:
         "data=alerce",
         f"data.path={stamps_file}",
         f"outputs={outputs}",
-        "model=course_cnn",
+        "model=preliminary_cnn",
         "trainer.max_epochs=2",
-        "batches_per_epoch=3",
-        "batch_size=16",
+        "data.batches_per_epoch=3",
+        "data.batch_size=16",
         *overrides,
     )
 

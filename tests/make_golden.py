@@ -12,17 +12,28 @@ import numpy as np
 import torch
 
 from alerce_early import checkpoints
-from alerce_early.build import function
-from alerce_early.configs import composed, plain
+from alerce_early.config import composed, plain
+from alerce_early.construct import function
 from alerce_early.evaluation import calibration, conformal
 from alerce_early.tasks.generate import GenerateTask
 from alerce_early.train import train
 
-SHORT = ["trainer.max_epochs=2", "batches_per_epoch=20", "split.validation=20", "split.test=20", "batch_size=16"]
+SHORT = [
+    "trainer.max_epochs=2",
+    "data.batches_per_epoch=20",
+    "data.split.validation=20",
+    "data.split.test=20",
+    "data.batch_size=16",
+]
 STAMPS = [*SHORT, "data.n=1500", "recipe.size=9", "augment=none"]
 SPECTRA = [*SHORT, "data.n=800"]
 SYSTEMS = {
-    "classify": [*STAMPS, "model=course_cnn", "recipe=joint", "model.net.layers=[conv 4 3,relu,pool,flatten,dense 8]"],
+    "classify": [
+        *STAMPS,
+        "model=preliminary_cnn",
+        "recipe=joint",
+        "model.net.layers=[conv 4 3,relu,pool,flatten,dense 8]",
+    ],
     "bayes": [*STAMPS, "model=hits_flipout", "+model.net.hidden=[4]", "+model.task.draws=5"],
     "generate": [*STAMPS, "model=stamp_vae", "+model.net.width=2", "+model.net.latent=2"],
     "regress": [*SPECTRA, "model=spectra_redshift", "+model.net.filters=[2,2,2,2]"],

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from alerce_early import disk
+from alerce_early import files
 from alerce_early.data import features as columns
 from alerce_early.data.recipe import Recipe, centre_crop
 from alerce_early.data.records import LARGEST, Records, has_data
@@ -130,7 +130,7 @@ def _write_images(
             for start, (stored, enough, counts) in zip(starts, pool.map(clean, starts), strict=True):
                 if start == 0:
                     shape = stored.shape[1:]
-                    disk.room(file, len(rows) * math.prod(shape) * stored.itemsize)
+                    files.room(file, len(rows) * math.prod(shape) * stored.itemsize)
                     write_header(len(rows), shape)
                 out.write(np.ascontiguousarray(stored, dtype="<f4").data)
                 kept.append(rows[start : start + CHUNK][enough])

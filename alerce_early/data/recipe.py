@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alerce_early.build import build
+from alerce_early.construct import build
 from alerce_early.data.records import LARGEST
 from alerce_early.errors import InputError
 
@@ -212,7 +212,7 @@ class Recipe(nn.Module):
         if margin and not crops:
             raise InputError(
                 "recipe: this augmentation needs a margin of sky around the crop, but the recipe has no Crop. "
-                "Try augment=flips, or recipe=course, alerce or joint."
+                "Try augment=flips, or recipe=minmax, alerce or joint."
             )
         seam = crops[-1] if margin else len(modules)
         stored = [Crop(modules[seam].size + 2 * margin)] if margin else []

@@ -81,7 +81,7 @@ def fold_of(labels: np.ndarray, ids: np.ndarray, folds: int, seed: int = 0) -> n
     time, in every run anew. Raises InputError for fewer than two folds.
     """
     if folds < 2:
-        raise InputError(f"split.folds={folds}: at least 2 are needed, or null for a single split.")
+        raise InputError(f"data.split.folds={folds}: at least 2 are needed, or null for a single split.")
     _, first, group = np.unique(ids, return_index=True, return_inverse=True)
     rng = np.random.default_rng([seed, 0xF01D])
     label, rows = labels[first], np.bincount(group)
@@ -106,7 +106,7 @@ def told(validation: float = 100, test: float = 200, seed: int = 0, folds: int |
 
 def _checked(fold: int, folds: int) -> int:
     if not 0 <= fold < folds:
-        raise InputError(f"split.fold={fold} is not there: split.folds={folds} makes folds 0 to {folds - 1}.")
+        raise InputError(f"data.split.fold={fold} is not there: split.folds={folds} makes folds 0 to {folds - 1}.")
     return fold
 
 
@@ -129,7 +129,7 @@ def prescribed(
     if len(free := np.flatnonzero(part == "")):
         parts[free] = construct(split, labels[free], ids[free], classes, **options)
     elif options.get("folds") is not None:
-        raise InputError("split.folds: this file itself says which rows are for test; leave split.folds away.")
+        raise InputError("data.split.folds: this file itself says which rows are for test; leave split.folds away.")
     elif not (parts == VALIDATION).any():
         train = np.flatnonzero(part == "train")
         parts[train] = construct(split, labels[train], ids[train], classes, **{**options, "test": 0})

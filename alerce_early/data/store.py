@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early import disk
-from alerce_early.data import cleaning, files
+from alerce_early import files
+from alerce_early.data import cleaning
+from alerce_early.data.readers import raw_files
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.records import Records
 from alerce_early.errors import InputError
@@ -97,9 +98,9 @@ def open_or_prepare(
     path = Path(root) / f"{name}-{key}"
     if path.exists() and not Store(path).find_damage():
         return Store(path)
-    partial = disk.partial_of(path)
+    partial = files.partial_of(path)
     _clear(path.parent)
-    with disk.told(path), disk.alone(_lock(partial)):
+    with files.told(path), files.alone(_lock(partial)):
         damage = Store(path).find_damage() if path.exists() else ""
         if damage is not None:  # else another process made it while this one waited
             if damage:
@@ -122,7 +123,7 @@ def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], marg
     plain = {key: value for key, value in source.items() if key not in paths}
     digest.update(json.dumps([plain, list(steps), margin, min_share], sort_keys=True, default=str).encode())
     for path in paths.values():
-        digest.update(_sample(files.matching(path)))
+        digest.update(_sample(raw_files.matching(path)))
     reader = importlib.import_module(str(source["_target_"]).rpartition(".")[0])
     for code in (Path(str(reader.__file__)), *sorted(Path(__file__).parent.rglob("*.py"))):
         digest.update(code.read_bytes())
@@ -158,7 +159,7 @@ def _sync(path: Path) -> None:
 def _clear(root: Path) -> None:
     """Remove what killed processes left; what a living one works on is locked."""
     for partial in root.glob(".*.partial"):
-        with suppress(disk.Busy), disk.alone(_lock(partial), patience=0):
+        with suppress(files.Busy), files.alone(_lock(partial), patience=0):
             shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 
-from alerce_early.data.module import AlertData
+from alerce_early import tables
+from alerce_early.data.datamodule import AlertData
 from alerce_early.data.records import UNLABELLED
 from alerce_early.evaluation import comparison, drift
-from alerce_early.evaluation import table as tables
 from alerce_early.evaluation.classification import WORDS, numbers
 from alerce_early.evaluation.comparison import Outcome
-from alerce_early.evaluation.page import Section, number
+from alerce_early.report.page import Section, number
 
 TREES = 100
 SHOWN = 8  # of the most important columns

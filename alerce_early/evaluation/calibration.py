@@ -12,9 +12,9 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from alerce_early import tables
 from alerce_early.data.splits import fold_of
 from alerce_early.errors import InputError
-from alerce_early.evaluation import table as tables
 
 log = logging.getLogger(__name__)
 

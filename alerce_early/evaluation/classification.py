@@ -7,19 +7,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from alerce_early import tables
 from alerce_early.evaluation import (
     coverage,
-    figures,
     intervals,
     metrics,
-    provenance,
     reliability,
     slices,
     thresholds,
     uncertainty,
 )
-from alerce_early.evaluation import table as tables
-from alerce_early.evaluation.page import Section, number
+from alerce_early.report import figures, provenance
+from alerce_early.report.page import Section, number
 
 WORDS = {
     "recall/SN": "SN recall",

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early import tables
 from alerce_early.data.names import JOINED
 from alerce_early.errors import InputError
-from alerce_early.evaluation import table as tables
 
 WANTED = "set_coverage"  # the column with the coverage that was promised
 # By column of the predictions table; the first is the one to use: it does not give up rare classes.

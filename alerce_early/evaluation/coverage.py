@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from alerce_early import tables
 from alerce_early.data.names import JOINED
 from alerce_early.evaluation import conformal, intervals
-from alerce_early.evaluation import table as tables
-from alerce_early.evaluation.page import Section, number
+from alerce_early.report.page import Section, number
 
 WORDS = (
     "A set holds the true class with a probability of {coverage:.0%}, if these rows are like the validation rows that "

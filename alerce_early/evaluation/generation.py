@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from alerce_early.evaluation import figures, intervals, provenance
-from alerce_early.evaluation.page import Section, by_part, number
+from alerce_early.evaluation import intervals
+from alerce_early.report import figures, provenance
+from alerce_early.report.page import Section, by_part, number
 
 WORDS = {
     "reconstruction": "reconstruction error",

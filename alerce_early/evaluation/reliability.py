@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from alerce_early import tables
 from alerce_early.evaluation import intervals, metrics
-from alerce_early.evaluation import table as tables
-from alerce_early.evaluation.page import Section, number
+from alerce_early.report.page import Section, number
 
 NUMBERS = {
     "log_loss": "log loss (nats)",

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alerce_early.evaluation import intervals, metrics
-from alerce_early.evaluation.page import Section
-from alerce_early.evaluation.table import METADATA
+from alerce_early.report.page import Section
+from alerce_early.tables import METADATA
 
 BINS = 8  # of a column, at most
 

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import DetCurveDisplay
 
+from alerce_early import tables
 from alerce_early.evaluation import intervals, metrics
-from alerce_early.evaluation import table as tables
-from alerce_early.evaluation.page import Section, number
+from alerce_early.report.page import Section, number
 
 WANTED = (0.9, 0.95)  # completeness or purity for which the page gives the threshold
 WORDS = (

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from alerce_early import tables
 from alerce_early.evaluation import metrics
-from alerce_early.evaluation import table as tables
-from alerce_early.evaluation.page import Section, number
+from alerce_early.report.page import Section, number
 
 KEPT = (1.0, 0.95, 0.9, 0.8, 0.5)  # shares of the rows for which the page gives the accuracy
 

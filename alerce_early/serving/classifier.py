@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early import tables
 from alerce_early.data.records import MISSING, Records, numbers
 from alerce_early.errors import InputError, extra
 from alerce_early.evaluation import conformal, metrics
-from alerce_early.evaluation import table as tables
 from alerce_early.machine import threads
 from alerce_early.serving import exported
 from alerce_early.serving.facts import Facts, Runtime

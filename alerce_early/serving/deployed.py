@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from alerce_early import checkpoints
 from alerce_early.data.features import Clip
 from alerce_early.errors import InputError, one_line
-from alerce_early.evaluation.table import SMALLEST
 from alerce_early.serving.facts import FORMAT, Facts
+from alerce_early.tables import SMALLEST
 from alerce_early.tasks.base import Task
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from alerce_early import tables
 from alerce_early.errors import InputError, extra
-from alerce_early.evaluation import table as tables
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.inputs import Shard, Source
 
@@ -16,8 +16,10 @@ ROWS = 256  # read at once
 def draw(classifier: Classifier, source: Source, shard: Shard, out: Path, picture: Path) -> None:
     """Draw the stamps of the rows that are surest of each class; reads the input once more to find them."""
     with extra("--gallery"):
-        from alerce_early.data import pictures  # with matplotlib, which who only classifies can spare
-        from alerce_early.evaluation import figures
+        from alerce_early.report import (
+            figures,
+            pictures,  # with matplotlib, which who only classifies can spare
+        )
     table = tables.read(out)
     if not classifier.classes:
         raise InputError("--gallery: shows the surest of each class; this network tells no classes.")

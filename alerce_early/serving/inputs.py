@@ -14,9 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data import alerce, files, hits, pickles, sdss
-from alerce_early.data.chunks import Chunk, Rejected
 from alerce_early.data.names import shown
+from alerce_early.data.readers import (
+    hits,
+    pickles,
+    raw_files,
+    sdss,
+    stamps_file,
+)
+from alerce_early.data.readers.chunks import Chunk, Rejected
 from alerce_early.data.records import Records
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
@@ -66,8 +72,8 @@ def find(given: Iterable[str | Path], spec: DataSpec, out: Path | None = None) -
     formats, paths = _formats(spec), [Path(str(path)) for path in given]
     packets = next((form for form in formats if form.stream is _packets), None)
     ends = ("",) if packets else endings(spec)
-    beside = [file for path in paths if packets and (file := path / files.LABELS).is_file()]
-    found = dict.fromkeys(file for path in paths for file in files.matching(path, ends, "as INPUT"))
+    beside = [file for path in paths if packets and (file := path / raw_files.LABELS).is_file()]
+    found = dict.fromkeys(file for path in paths for file in raw_files.matching(path, ends, "as INPUT"))
     chosen = {file: _format(file, formats) for file in found if not (file in beside or _is_output(file, out))}
     told = {form.told: form for form in chosen.values() if form}
     strange = [file for file in dict.fromkeys(paths) if file in chosen and chosen[file] is None]
@@ -86,7 +92,7 @@ def find(given: Iterable[str | Path], spec: DataSpec, out: Path | None = None) -
 def _format(file: Path, formats: Sequence[Format]) -> Format | None:
     """Return the format of one file, None where it is of none of them."""
     named = (form for form in formats if file.name.lower().endswith(form.ends))
-    packets = (form for form in formats if form.stream is _packets and files.holds_packets(file))
+    packets = (form for form in formats if form.stream is _packets and raw_files.holds_packets(file))
     return next(named, None) or next(packets, None)
 
 
@@ -109,7 +115,7 @@ def _formats(spec: DataSpec) -> list[Format]:
 def _packets(
     paths: Sequence[Path], spec: DataSpec, *, size: int, shard: Shard, skip: int, labels: Sequence[Path]
 ) -> Iterator[Chunk]:
-    from alerce_early.data import alerts  # needs an extra, which only those who have packets have
+    from alerce_early.data.readers import alerts  # needs an extra, which only those who have packets have
 
     return alerts.stream(paths, size=size, shard=shard, skip=skip, labels_paths=labels)
 
@@ -220,7 +226,7 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def _stamps(path: Path, spec: DataSpec) -> Records:
-    return alerce.from_raw(pickles.load(path), f"file {path.name}", labelled=False)
+    return stamps_file.from_raw(pickles.load(path), f"file {path.name}", labelled=False)
 
 
 def _hits(path: Path, spec: DataSpec) -> Records:
@@ -234,8 +240,8 @@ def _spectra(path: Path, spec: DataSpec) -> Records:
 PICKLES = (".pkl", ".pickle")
 
 FORMATS = (
-    Format("alert packets", alerce.CHANNELS, alerce.COLUMNS, files.PACKETS, _packets),
-    Format("stamps files", alerce.CHANNELS, alerce.COLUMNS, PICKLES, partial(_rows, read=_stamps)),
+    Format("alert packets", stamps_file.CHANNELS, stamps_file.COLUMNS, raw_files.PACKETS, _packets),
+    Format("stamps files", stamps_file.CHANNELS, stamps_file.COLUMNS, PICKLES, partial(_rows, read=_stamps)),
     Format("HiTS files", hits.CHANNELS, (), PICKLES, partial(_rows, read=_hits)),
     Format("spectra", sdss.CHANNELS, sdss.COLUMNS, (*sdss.ENDS, ".npz", *PICKLES), partial(_rows, read=_spectra)),
 )

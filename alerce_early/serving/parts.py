@@ -24,10 +24,9 @@ import pyarrow
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
-from alerce_early import disk
-from alerce_early.data.chunks import Rejected
+from alerce_early import files, tables
+from alerce_early.data.readers.chunks import Rejected
 from alerce_early.errors import InputError
-from alerce_early.evaluation import table as tables
 
 REJECTED = ("source", "key", "reason")
 ROW_GROUP = 1 << 16  # rows written together at the end
@@ -51,8 +50,8 @@ class Parts:
         self.out, self.folder, self.rejected_file = out, partial_of(out), rejected_of(out)
         with ExitStack() as held:
             try:
-                held.enter_context(disk.alone(self.folder / "lock", PATIENCE, PLACE))
-            except disk.Busy:
+                held.enter_context(files.alone(self.folder / "lock", PATIENCE, PLACE))
+            except files.Busy:
                 raise InputError(f"{out} is being written by another process.") from None
             self.command = json.loads(json.dumps(command))
             made = {} if overwrite else self._read_origin()
@@ -88,7 +87,7 @@ class Parts:
                 "what it was begun with, choose another --out, or remove that folder to start afresh."
             )
         self._clear()
-        with disk.whole(file, PLACE) as partial:
+        with files.whole(file, PLACE) as partial:
             partial.write_text(json.dumps(command))
 
     def _clear(self) -> None:
@@ -112,7 +111,7 @@ class Parts:
         if rejected:
             _write_rejected(aside, rejected)
         rows = pyarrow.table(dict(table)).replace_schema_metadata({k: str(v) for k, v in self.counts.items()})
-        with disk.whole(path, PLACE) as partial:
+        with files.whole(path, PLACE) as partial:
             parquet.write_table(rows, partial)
         self.files.append(path)
 
@@ -139,11 +138,11 @@ class Parts:
         else:
             self.rejected_file.unlink(missing_ok=True)  # of what is overwritten
         if self.counts["rows"] or not self.counts["rejected"]:
-            with disk.whole(self.out, PLACE) as partial:
+            with files.whole(self.out, PLACE) as partial:
                 self._join(partial)
             if self.out.suffix == ".csv":  # a CSV has no place for it
                 origin = self._describe_origin() | {"file": _stamp(self.out)}
-                disk.write_bytes(origin_of(self.out), json.dumps(origin).encode(), PLACE)
+                files.write_bytes(origin_of(self.out), json.dumps(origin).encode(), PLACE)
         else:
             self.out.unlink(missing_ok=True)
         self._remove()
@@ -195,7 +194,7 @@ def rejected_of(out: Path) -> Path:
 
 
 def _write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
-    with disk.whole(path, PLACE) as partial, partial.open("w", newline="") as file:
+    with files.whole(path, PLACE) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(REJECTED)
         writer.writerows(astuple(one) for one in rejected)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from alerce_early.errors import InputError, extra
 from alerce_early.machine import threads
-from alerce_early.runs.folder import checkpoint_of
+from alerce_early.runs import checkpoint_of
 from alerce_early.serving import exported, exporting
 from alerce_early.serving.classifier import BATCH
 from alerce_early.serving.deployed import Deployed

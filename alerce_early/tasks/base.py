@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alerce_early.augment import Augment
-from alerce_early.build import build
+from alerce_early.construct import build
+from alerce_early.data.augment import Augment
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
 
 if TYPE_CHECKING:  # a deployed task draws nothing, and has no use for Lightning, which the data module needs
     from matplotlib.figure import Figure
 
-    from alerce_early.data.module import AlertData
+    from alerce_early.data.datamodule import AlertData
 
 FORMAT = 1  # of checkpoints; see `alerce_early.checkpoints`
 

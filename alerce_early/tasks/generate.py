@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from alerce_early.errors import InputError
-from alerce_early.evaluation import figures
 from alerce_early.models.vae import Coded, StampVAE
+from alerce_early.report import figures
 from alerce_early.tasks.base import Batch, Task
 
 if TYPE_CHECKING:
-    from alerce_early.data.module import AlertData
+    from alerce_early.data.datamodule import AlertData
 
 SHOWN = 4  # stamps of each class and kind
 AT_ONCE = 256  # stamps generated together; bounds memory

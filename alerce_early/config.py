@@ -1,0 +1,221 @@
+"""Where the configs are, and what is built from one."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra import main as hydra_main
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from alerce_early import files, overrides
+from alerce_early.construct import build, module_class
+from alerce_early.data.datamodule import AlertData
+from alerce_early.data.spec import DataSpec
+from alerce_early.errors import InputError, at_the_door, one_line
+from alerce_early.models.net import EXAMPLES, Net
+from alerce_early.runs import Run
+from alerce_early.schema import construct
+from alerce_early.tasks.base import Task
+from alerce_early.training import signals, sweeps
+from alerce_early.training.processes import agreed, first
+
+log = logging.getLogger(__name__)
+
+_INSTALLED, _CHECKOUT = Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf"
+CONF = str(_INSTALLED if _INSTALLED.is_dir() else _CHECKOUT)
+
+LONGEST_NAME = 120  # characters of a folder's name; file systems allow 255 bytes
+
+
+def folder_name(overrides: str) -> str:
+    """A job's overrides as one folder name: no path inside, and a hash for what is too long to read."""
+    name = re.sub(r"[^\w.,=+-]+", "_", overrides)
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
+
+
+@at_the_door
+def run_folder(resume: str | None, new: str) -> str:
+    """Where Hydra lets a run write: in the run to go on with, or in a new folder that no other process has got.
+
+    All processes of one run get the same.
+    """
+    return agreed(lambda: str(Run.find(resume).path if resume else Run.new(Path(new)).path))
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+
+
+def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
+    """Make a job a command composed by Hydra from train.yaml and the command line.
+
+    A user's mistake ends it with one line and status 2, a signal with one line and status 128 + its number.
+    Of a sweep, a mistake ends one job, see `sweeps`.
+    """
+    launch = sweeps.LAUNCH  # travels with a job that is sent to another machine
+
+    @wraps(job)
+    def guarded(config: DictConfig) -> None:
+        try:
+            with understood(), files.told(Path(config.outputs), files.FULL):
+                job(config)
+        except signals.Stopped as stopped:
+            if first():
+                print(stopped, file=sys.stderr)
+            raise
+
+    def alone(config: DictConfig) -> None:
+        try:
+            guarded(config)
+        except files.Busy:
+            raise
+        except InputError:
+            if first():
+                Run(Path(HydraConfig.get().runtime.output_dir)).discard_if_unused()
+            raise
+
+    @wraps(job)
+    def one_or_many(config: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            sweeps.run(guarded, config, launch)
+        else:
+            at_the_door(alone)(config)
+
+    composing = hydra_main(version_base="1.3", config_path=CONF, config_name="train")(one_or_many)
+
+    @at_the_door
+    def main() -> None:
+        signals.listen()
+        # a shell leaves the ~ of KEY=~/FILE as it is, and Hydra takes it for no value
+        sys.argv[1:] = [re.sub("=~(?=/|$)", lambda _: f"={Path.home()}", option) for option in sys.argv[1:]]
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what it refuses, in several lines, and exits itself
+        given = get_args_parser().parse_args()
+        with understood():
+            _check_added(given.overrides, given.config_dir)
+            composing()
+
+    return main
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Turn what Hydra says of the options and OmegaConf of a config (an unknown key, a list for a number) into an
+    `InputError`.
+    """
+    try:
+        yield
+    except HydraException as error:
+        raise InputError(_refused(error)) from None
+    except OmegaConfBaseException as error:
+        raise InputError(f"config: {one_line(error)}.") from None
+
+
+def _refused(error: HydraException) -> str:
+    """What Hydra refused and what there is instead. Its own advice, to add the key with +, hides a misspelling."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return f"{group}={choice} is no choice; wanted one of {', '.join(error.options)}."
+    cause = error.__cause__
+    parent = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
+    if isinstance(cause, OmegaConfBaseException) and isinstance(parent, DictConfig):
+        known = ", ".join(str(key) for key in parent if key not in ("hydra", "source", "steps"))
+        where, root = parent._get_full_key(None), cast(DictConfig, parent._get_root())
+        near = overrides.suggest(f"{where}.{cause.key}".lstrip("."), root)
+        return f"{where or 'the config'} has no key {cause.key}; wanted one of {known}{near}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} is no option; wanted KEY=VALUE, quoted where it has brackets or commas."
+    return f"options: {one_line(error)}."
+
+
+def composed(*given: str, hydra: bool = False) -> DictConfig:
+    """train.yaml with these options, as train composes it; raises InputError for an option that train would refuse.
+
+    hydra: with Hydra's own part of it.
+    """
+    with understood():
+        _check_added(given)
+        with initialize_config_dir(CONF, version_base="1.3"):
+            return compose("train", overrides=list(given), return_hydra_config=hydra)
+
+
+def _check_added(given: Sequence[str], more_configs: str | None = None) -> None:
+    """Refuse what is added with + where nothing would read it; more_configs: a folder of the user's own yamls."""
+    parsed = OverridesParser.create().parse_overrides(list(given))
+    added = [o for o in parsed if (o.is_add() or o.is_force_add()) and not o.key_or_group.startswith(overrides.OPEN)]
+    if added:
+        rest = [o.input_line or "" for o in parsed if o not in added and not o.is_sweep_override()]
+        found = [f"hydra.searchpath=['file://{Path(more_configs).absolute()}']"] if more_configs else []
+        overrides.check_added(added, composed(*rest, *found))
+
+
+def quoted(value: str | Path) -> str:
+    """Return a text as Hydra reads it back as the value of an option."""
+    if re.fullmatch(r"[\w/.+@-]+", text := str(value), re.ASCII):
+        return text
+    return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), text) + '"'
+
+
+def plain(config: Any) -> Any:
+    """A config node as plain containers, references resolved."""
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def data_of(config: DictConfig) -> AlertData:
+    """The data module of a whole config; nothing is read yet.
+
+    Raises InputError if the model cannot go with the data.
+    """
+    net = module_class(config.model.net["_target_"])
+    kind = config.data.get("kind")
+    if kind not in EXAMPLES:
+        raise InputError(f"data={config.data.name} has kind {kind}; wanted one of {', '.join(EXAMPLES)} in its yaml.")
+    if issubclass(net, Net):
+        net.check(kind, f"data={config.data.name}")
+    return construct(
+        AlertData,
+        name=config.data.name,
+        source=plain(config.data.source),
+        steps=plain(config.recipe.steps),
+        margin=config.augment.margin,
+        min_share=config.recipe.get("min_share", 0.0),
+        features=plain(config.features.names),
+        groups=plain(config.data.groups),
+        keep=plain(config.data.keep),
+        target=config.data.target,
+        split=plain(config.data.split),
+        sampling=config.data.sampling,
+        batch_size=config.data.batch_size,
+        batches_per_epoch=config.data.batches_per_epoch,
+        seed=config.seed,
+        outputs=config.outputs,
+    )
+
+
+def task_of(config: DictConfig, spec: DataSpec) -> Task:
+    """The task of a whole config, for data of this spec, with fresh weights."""
+    return build(
+        plain(config.model.task),
+        net=plain(config.model.net),
+        spec=spec.plain(),
+        optim=_unnamed(config.optim),
+        augment=_unnamed(config.augment),
+    )
+
+
+def _unnamed(choice: DictConfig) -> dict[str, Any]:
+    """A choice without its name, which is for people; a checkpoint holds what it stands for."""
+    return {key: value for key, value in plain(choice).items() if key != "name"}

@@ -1,0 +1,271 @@
+"""The LightningDataModule: store, classes, splits and batches of one data set."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from alerce_early.construct import function
+from alerce_early.data import splits
+from alerce_early.data.records import MISSING, UNLABELLED
+from alerce_early.data.sampling import EpochBatches
+from alerce_early.data.spec import DataSpec
+from alerce_early.data.store import Store, open_or_prepare
+from alerce_early.errors import InputError
+from alerce_early.report.pictures import draw
+from alerce_early.schema import construct
+
+EVALUATION_BATCH = 256  # rows; bounds memory, changes no result
+
+
+class Rows(Dataset[dict[str, Tensor]]):
+    """Whole batches by row number: one indexing operation, on the device where the arrays live."""
+
+    def __init__(self, rank: int = 0, world: int = 1, **columns: Tensor):
+        self.rank, self.world, self.columns = rank, world, columns
+
+    @property
+    def device(self) -> torch.device:
+        return self.columns["image"].device
+
+    def __getitem__(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """This rank's part of a global batch of rows: every world-th, so that all ranks together have what one would.
+
+        share: weighs its mean loss, so that the mean over ranks is the mean over rows, also where they have not
+        equally many.
+        """
+        own = rows[self.rank :: self.world]
+        index = torch.from_numpy(own).to(self.device)
+        share = torch.tensor(len(own) * self.world / len(rows), device=self.device)
+        return {name: column[index] for name, column in self.columns.items()} | {"row": index, "share": share}
+
+
+class AlertData(L.LightningDataModule):
+    """Rows of one store, split and batched.
+
+    name, source: of the data config; `source` is the plain config of a reader. steps, margin, min_share: the recipe,
+    the sky it keeps for augmentation, and the share of central pixels that must hold data. features: metadata
+    columns to hand to the net, by name, or None for all. groups: new class to the classes it holds, e.g.
+    {"SN": ["SN"], "rest": ["AGN", "VS"]}; a class in no group is left out. keep: column to the values it may have,
+    e.g. {"z_conf": [3]}; other rows are left out. target: the column to predict, for regression; rows without it are
+    left out. split: options of
+    `splits.split`. sampling, batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image
+    (B, C, S, S) float32, features (B, F) float32 unscaled, label (B,) int64, row (B,) int64, share () float32
+    (see `Rows`) and, if there is one, target (B,) float32.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        source: Mapping[str, Any],
+        steps: Sequence[dict[str, Any]],
+        margin: int = 0,
+        min_share: float = 0.0,
+        features: Sequence[str] | None = (),
+        groups: Mapping[str, Sequence[str]] | None = None,
+        keep: Mapping[str, Sequence[float]] | None = None,
+        target: str | None = None,
+        split: Mapping[str, Any] | None = None,
+        sampling: str = "balanced",
+        batch_size: int = 64,
+        batches_per_epoch: int | None = None,
+        seed: int = 0,
+        outputs: str = "outputs",
+    ):
+        super().__init__()
+        # ~ that the shell has left, as in data.path=~/x
+        home = {key: os.path.expanduser(value) for key, value in source.items() if key.endswith("path") and value}
+        self.source, self.steps, self.margin, self.min_share = {**source, **home}, list(steps), margin, min_share
+        self.store_name = name  # `name` is the base class's
+        self.wanted_features, self.groups, self.split = features, groups, dict(split or {})
+        self.keep, self.target = dict(keep or {}), target
+        self.sampling, self.batch_size, self.batches_per_epoch = sampling, batch_size, batches_per_epoch
+        self.seed, self.outputs = seed, outputs
+        self.rows: Rows | None = None
+
+    @cached_property
+    def store(self) -> Store:
+        """The cleaned arrays, made on first use."""
+        options = {key: value for key, value in self.source.items() if key != "_target_"}
+        read: Callable[..., Any] = function(self.source["_target_"])
+        return open_or_prepare(
+            root=f"{self.outputs}/stores",
+            name=self.store_name,
+            source=self.source,
+            read=lambda: construct(read, **options),
+            steps=self.steps,
+            margin=self.margin,
+            min_share=self.min_share,
+            pictures=draw,
+        )
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.groups) if self.groups else tuple(self.store.meta["classes"])
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(N,) int64, after grouping; `UNLABELLED` for rows without a label, in no group, or to be left out."""
+        known = self.store.meta["classes"]
+        if (self.store.labels == UNLABELLED).all():
+            flag = " Give them with data.labels=FILE, a CSV of candid, label." if "labels_path" in self.source else ""
+            raise InputError(f"{self.store.meta['origin']}: no row has a label, and training needs them.{flag}")
+        renumber = np.arange(len(known))
+        if self.groups:
+            strangers = sorted({old for members in self.groups.values() for old in members} - set(known))
+            if strangers:
+                raise InputError(f"groups: there is no class {', '.join(strangers)}; there are {', '.join(known)}.")
+            renumber[:] = UNLABELLED
+            for new, members in enumerate(self.groups.values()):
+                renumber[[known.index(old) for old in members]] = new
+        labels = np.where((self.store.labels >= 0) & self._kept, renumber[self.store.labels], UNLABELLED)
+        counts = np.bincount(labels[labels >= 0], minlength=len(self.classes))
+        empty = [name for name, count in zip(self.classes, counts, strict=True) if count == 0]
+        if empty:
+            raise InputError(
+                f"{self.store.meta['origin']}: class {', '.join(empty)} has no row left after cleaning. "
+                "Name the classes to use with groups, e.g. 'data.groups={SN:[SN],rest:[AGN,VS]}'."
+            )
+        return labels
+
+    @cached_property
+    def parts(self) -> dict[str, np.ndarray]:
+        """Row numbers in the store of each part."""
+        if self.store.part is not None:
+            part = splits.prescribed(self.store.part, self.labels, self.store.ids, self.classes, **self.split)
+        else:
+            part = construct(splits.split, self.labels, self.store.ids, self.classes, **self.split)
+        labelled = self.labels >= 0
+        # a test file may come without labels: its rows are predicted and not judged
+        blind = (part == splits.TEST) & (self.store.labels == UNLABELLED) & self._kept
+        rows = {name: np.flatnonzero((part == i) & (labelled | blind)) for i, name in enumerate(splits.PARTS)}
+        for name, found in rows.items():
+            counts = self._counts(found)
+            lacking = [c for c, count in zip(self.classes, counts, strict=True) if count == 0]
+            # a test file may be about some of the classes only
+            if lacking and (name != "test" or self.store.part is None or not len(found)):
+                raise InputError(
+                    f"the {name} split has no {', '.join(lacking)}: too few rows of it. "
+                    "Give more data, or group classes with groups=..."
+                )
+        return rows
+
+    @cached_property
+    def spec(self) -> DataSpec:
+        """What the model must know; standardisation from the training split only."""
+        values = self._features[self.parts["train"]].astype(np.float64)
+        return DataSpec(
+            kind=self.store.meta["kind"],
+            shape=tuple(self.store.meta["shape"]),
+            classes=self.classes,
+            features=self.feature_names,
+            feature_mean=tuple(values.mean(0).tolist()),
+            feature_std=tuple(np.where(values.std(0) > 0, values.std(0), 1.0).tolist()),
+            recipe=tuple(self.steps),
+            margin=self.margin,
+            n_train=len(self.parts["train"]),
+            fingerprint=self.store.meta["fingerprint"],
+            origin=self.store.meta["origin"],
+            raw_shape=(self.store.meta["raw_shape"][-1], *self.store.meta["raw_shape"][:-1]),
+            channels=tuple(self.store.meta["channels"]),
+            min_share=self.min_share,
+        )
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(self.store.meta["features"] if self.wanted_features is None else self.wanted_features)
+
+    @cached_property
+    def _features(self) -> np.ndarray:
+        if self.feature_names and (lacking := self.store.meta["without_metadata"]):
+            raise InputError(
+                f"features.names: {lacking:,} rows have no metadata at all. Try features=none, or leave out data.extra."
+            )
+        return self._columns("features.names", self.feature_names)
+
+    @cached_property
+    def _kept(self) -> np.ndarray:
+        """(N,) bool: rows with an allowed value in every column of `keep`, and with a target if one is wanted."""
+        kept = np.ones(len(self.store.labels), dtype=bool)
+        for name, values in self.keep.items():
+            kept &= np.isin(self._columns("keep", [name])[:, 0], values)
+        if self.target:
+            kept &= self._columns("target", [self.target])[:, 0] != MISSING
+        return kept
+
+    def metadata(self, names: Iterable[str], rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Those of the named columns that the store has, (n,) float64 of these rows; NaN where a value is missing."""
+        known = list(self.store.meta["features"])
+        found = {name: self.store.features[rows, known.index(name)] for name in names if name in known}
+        return {name: np.where(column == MISSING, np.nan, column) for name, column in found.items()}
+
+    def _columns(self, option: str, names: Sequence[str]) -> np.ndarray:
+        """(N, len(names)) float32 columns of the store, for the option that names them."""
+        known = list(self.store.meta["features"])
+        strangers = [name for name in names if name not in known]
+        if strangers and not known:
+            raise InputError(f"{option}: the data have no metadata. Try features=none, or another model.")
+        if strangers:
+            raise InputError(f"{option}: no column {', '.join(strangers)}; there are {', '.join(known)}.")
+        return self.store.features[:, [known.index(name) for name in names]].astype(np.float32)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Put the arrays where batches are cut, once: memory-mapped for a CPU, on the device for a GPU."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        rank, world = self._rank()
+        if self.rows and (self.rows.device, self.rows.rank, self.rows.world) == (device, rank, world):
+            return
+        columns = {
+            # a private copy-on-write map: torch wants writable memory and nothing ever writes to it
+            "image": np.load(self.store.path / "images.npy", mmap_mode="c"),
+            "features": self._features,
+            "label": self.labels,
+        }
+        if self.target:
+            columns["target"] = self._columns("target", [self.target])[:, 0]
+        self.rows = Rows(rank, world, **{name: torch.from_numpy(one).to(device) for name, one in columns.items()})
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many rows of each class are in no group."""
+        grouped = {old for members in (self.groups or {}).values() for old in members}
+        counts = zip(self.store.meta["classes"], self.store.meta["kept_by_class"], strict=True)
+        return {name: count for name, count in counts if self.groups and name not in grouped and count}
+
+    def part_sizes(self) -> dict[str, dict[str, int]]:
+        """Rows of each class in each part; "unlabelled" counts the rest, where there are any."""
+        sizes = {part: dict(zip(self.classes, self._counts(rows), strict=True)) for part, rows in self.parts.items()}
+        if blind := int((self.labels[self.parts["test"]] == UNLABELLED).sum()):
+            sizes = {part: counts | {"unlabelled": blind * (part == "test")} for part, counts in sizes.items()}
+        return sizes
+
+    def _counts(self, rows: np.ndarray) -> list[int]:
+        """Labelled rows of each class."""
+        labels = self.labels[rows]
+        return np.bincount(labels[labels >= 0], minlength=len(self.classes)).tolist()
+
+    def _rank(self) -> tuple[int, int]:
+        """The number of this process, and how many train together."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, part: str, **options: Any) -> DataLoader[dict[str, Tensor]]:
+        rows = self.parts[part]
+        batches = EpochBatches(rows, self.labels[rows], seed=self.seed, world=self._rank()[1], **options)
+        assert self.rows
+        return DataLoader(self.rows, sampler=batches, batch_size=None)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._loader("train", batch_size=self.batch_size, sampling=self.sampling, batches=self.batches_per_epoch)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._loader("validation", batch_size=EVALUATION_BATCH)
+
+    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self._loader("test", batch_size=EVALUATION_BATCH)

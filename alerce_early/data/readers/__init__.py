@@ -1,0 +1,1 @@
+"""Read raw files: one file for each source, and what only readers need."""

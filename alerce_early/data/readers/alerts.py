@@ -1,0 +1,176 @@
+"""Alert packets of ZTF: Avro files, folders, patterns and nightly tar archives, as records in bounded memory."""
+
+import csv
+import io
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alerce_early.data.names import shown
+from alerce_early.data.readers import containers, labels, raw_files
+from alerce_early.data.readers.chunks import Chunk, Rejected
+from alerce_early.data.readers.containers import Block
+from alerce_early.data.readers.packets import (
+    Packet,
+    Work,
+    decode_records,
+    derive_columns,
+)
+from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
+from alerce_early.data.readers.workers import decode_all
+from alerce_early.data.records import UNLABELLED, Records, label_numbers
+from alerce_early.errors import InputError
+
+log = logging.getLogger(__name__)
+
+BATCH = 64  # packets decoded in one go
+LARGEST_BATCH = 1 << 24  # bytes of their blocks from which on there are fewer
+Labels = list[tuple[str, dict[str, int]]]  # by candid or id, the class of each packet that has one
+
+
+def stream(
+    paths: Sequence[str | Path],
+    *,
+    size: int = 1024,
+    shard: tuple[int, int] = (0, 1),
+    skip: int = 0,
+    workers: int | None = None,
+    labels_paths: Sequence[str | Path] | None = None,
+) -> Iterator[Chunk]:
+    """Read packets, `size` in each chunk (the last may have fewer), in the same order whatever the number of workers.
+
+    shard: (i, n) takes packets i, i + n, i + 2n, ... of the whole input. skip: leaves out that many of the shard's
+    first packets without decoding them. workers: processes that decode; default: as many as there are cores.
+    labels_paths: CSVs of class names, see `labels.known`; default: labels.csv in each folder that has one. A packet
+    they do not name, or give no class, is unlabelled.
+    Raises InputError where a path has no file, none of them holds a packet or labels are of another form.
+    """
+    if not 0 <= shard[0] < shard[1]:
+        raise InputError(f"shard {shard[0]}/{shard[1]}: wanted i/n with i from 0 to n - 1.")
+    if size < 1 or skip < 0:
+        raise InputError(f"size {size}, skip {skip}: wanted 1 or more, 0 or more.")
+    beside = find_labels(paths) if labels_paths is None else [Path(path) for path in labels_paths]
+    found = containers.find(paths, beside)
+    classes = [_read_labels(file) for file in beside]
+    origin = f"packets of {shown(found[0].name)}" + (f" and {len(found) - 1:,} more files" if len(found) > 1 else "")
+    rows = decode_all(_batches(_wanted(found, shard, skip)), workers)
+    return (_chunk(part, origin, classes) for part in iter(lambda: list(islice(rows, size)), []))
+
+
+def decode(messages: Sequence[bytes]) -> Chunk:
+    """Decode packets as a broker's stream delivers them: each message the bytes of one Avro file, with its schema.
+
+    Records as those of `stream`, in order, decoded in this process. What cannot be read is among `rejected`: a
+    message, or a record of one that holds several.
+    """
+    held = [
+        (block, range(block.count))
+        for number, message in enumerate(messages)
+        for block in containers.look_into(io.BytesIO(message), f"message {number}")
+    ]
+    return _chunk(decode_records(held), f"{len(messages):,} messages", [])
+
+
+def find_labels(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the labels.csv of each folder among the paths that has one."""
+    return [file for path in paths if (file := Path(path) / raw_files.LABELS).is_file()]
+
+
+def read(path: str | Path | None, labels_path: str | Path | None = None) -> Records:
+    """Read all packets of a file, folder, pattern or archive at once, to train on or be judged on.
+
+    labels_path: as one of `stream`'s. A packet that cannot be read is set aside, logged and counted by reason.
+    Raises InputError if nothing can be read or the labels are of another form.
+    """
+    if path is None:
+        raise InputError("data=alerts needs packets: data.path=FOLDER, 'PATTERN*' or FILE (avro, tar, tar.gz).")
+    chunks = list(stream([path], labels_paths=None if labels_path is None else [labels_path]))
+    rejected = [packet for chunk in chunks for packet in chunk.rejected]
+    for packet in rejected:
+        log.warning("set aside: %s: %s", packet.source, packet.reason)
+    readable = [chunk.records for chunk in chunks if chunk.records is not None]
+    if not readable:
+        raise InputError(f"{path}: not one of {len(rejected):,} packets can be read; the first: {rejected[0].reason}.")
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(records, name) for records in readable])
+        for name in ("images", "labels", "ids", "features")
+    }
+    return replace(readable[0], **columns, set_aside=Counter(_kind(packet.reason) for packet in rejected))
+
+
+def _kind(reason: str) -> str:
+    """Return a reason without what is about one packet alone: what follows a colon, and the sides of its stamp."""
+    return re.sub(r"^stamp is \d+ x \d+", "stamp is not whole", reason.partition(":")[0])
+
+
+def _read_labels(file: Path) -> tuple[str, dict[str, int]]:
+    try:
+        with file.open(newline="", encoding="utf-8") as text:
+            reader = csv.DictReader(text, restval="")
+            names, rows = reader.fieldnames or (), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file} is no readable CSV: {error}.") from None
+    table = {name: [row[name].strip() for row in rows] for name in names}
+    by, known = labels.known(table, ("candid", "id"), str(file))
+    return by, dict(zip(known, label_numbers(list(known.values()), CLASSES, str(file)).tolist(), strict=True))
+
+
+def _batches(found: Iterable[tuple[Block, range]]) -> Iterator[Work]:
+    """Yield blocks in groups that are work enough for one process."""
+    batch: list[tuple[Block, range]] = []
+    packets = held = 0
+    for block, wanted in found:
+        batch.append((block, wanted))
+        packets, held = packets + len(wanted), held + len(block.data)
+        if packets >= BATCH or held >= LARGEST_BATCH:
+            yield batch
+            batch, packets, held = [], 0, 0
+    if batch:
+        yield batch
+
+
+def _wanted(found: Sequence[Path], shard: tuple[int, int], skip: int) -> Iterator[tuple[Block, range]]:
+    """Yield each block with the numbers of those of its records that are the shard's and not skipped."""
+    index, n = shard
+    first = 0  # number of the block's first record in the whole input
+    for block in containers.read_blocks(found):
+        mine = range((index - first) % n, block.count, n)
+        first += block.count
+        mine, skip = mine[skip:], skip - min(skip, len(mine))
+        if mine:
+            yield block, mine
+    if not first:
+        raise InputError(f"{found[0]}{' and the others' * (len(found) > 1)}: holds no alert packet.")
+
+
+def _chunk(rows: Sequence[Packet | Rejected], origin: str, classes: Labels) -> Chunk:
+    packets = [row for row in rows if isinstance(row, Packet)]
+    rejected = tuple(row for row in rows if isinstance(row, Rejected))
+    keys, ids, sources = (np.array([getattr(p, name) for p in packets], str) for name in ("key", "id", "source"))
+    records = None
+    if packets:
+        numbers = [
+            next(
+                (known[name] for by, known in classes if (name := p.key if by == "candid" else p.id) in known),
+                UNLABELLED,
+            )
+            for p in packets
+        ]
+        records = Records(
+            # planes lie one after the other, as networks want them; the shape is that of a stamps file
+            images=np.moveaxis(np.stack([p.stamps for p in packets]), 1, 3),
+            labels=np.array(numbers, np.int64),
+            ids=ids,
+            features=derive_columns(np.stack([p.raw for p in packets])),
+            feature_names=COLUMNS,
+            classes=CLASSES,
+            origin=origin,
+        )
+    return Chunk(records, keys, sources, rejected, len(rows))

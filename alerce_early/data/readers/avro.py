@@ -1,0 +1,106 @@
+"""The records of an alert packet's Avro block: only the fields that are read, and never more than the bytes hold."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from alerce_early.data.readers.containers import LARGEST_BLOCK, Block
+from alerce_early.data.readers.inflate import NotWhole, inflate
+from alerce_early.data.readers.stamps_file import COLUMNS
+from alerce_early.errors import extra
+
+with extra("alert packets", "alerts"):
+    from fastavro import parse_schema, schemaless_reader
+
+CUTOUTS = ("cutoutScience", "cutoutTemplate", "cutoutDifference")
+DERIVED = ("ecl_lat", "ecl_long", "gal_lat", "gal_long", "non_detections")
+RAW = tuple(name for name in COLUMNS if name not in DERIVED)  # fields of `candidate`
+WANTED = {"objectId", "candid", "candidate", *CUTOUTS, "stampData", *RAW}
+PRIMITIVE = {"null", "boolean", "int", "long", "float", "double", "string", "bytes"}
+
+
+class Unreadable(Exception):
+    """Why one packet cannot be used, in one line."""
+
+
+def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any] | Unreadable]]:
+    """Yield (number, record) of each wanted record; from the first that cannot be decoded on, the reason instead."""
+    number = 0
+    try:
+        if block.damage:
+            raise Unreadable(block.damage)
+        writer, reader = _schemas(block.schema)
+        content = io.BytesIO(inflate(block.data, block.codec, LARGEST_BLOCK))
+        while number <= wanted[-1]:
+            record: Any = schemaless_reader(content, writer, reader)
+            if number in wanted:
+                yield number, record
+            number += 1
+    except Exception as error:  # damaged bytes may raise nearly anything
+        if isinstance(error, Unreadable):
+            why = error
+        elif isinstance(error, NotWhole):
+            why = Unreadable(f"Avro block is {error}")
+        else:
+            why = Unreadable(f"Avro record cannot be decoded: {error or type(error).__name__}")
+        yield from ((i, why) for i in wanted if i >= number)
+
+
+@lru_cache(maxsize=64)  # parsing a schema costs more than a packet, and a night has one
+def _schemas(text: bytes) -> tuple[Any, Any]:
+    """Return how a survey writes its packets, and the same without what nobody needs."""
+    try:
+        # a logical type turns numbers into dates and decimals, at a stranger's choice of cost
+        whole = json.loads(text, object_hook=lambda held: {k: v for k, v in held.items() if k != "logicalType"})
+        writer = parse_schema(whole)
+        _check(writer, frozenset())
+        return writer, parse_schema(_reduced(whole))
+    except Unreadable:
+        raise
+    except Exception as error:
+        raise Unreadable(f"Avro schema cannot be used: {error or type(error).__name__}") from None
+
+
+def _check(schema: Any, inside: frozenset[str]) -> None:
+    """Raise Unreadable for a schema by which a few bytes could ask for endless time, memory or depth.
+
+    That is one that contains itself, or a type that takes no bytes at all, of which there could be any number.
+    """
+    if isinstance(schema, list):
+        for branch in schema:  # null is welcome here: which branch it is takes a byte
+            if branch not in ("null", {"type": "null"}):
+                _check(branch, inside)
+        return
+    kind = schema["type"] if isinstance(schema, dict) else schema
+    if isinstance(kind, dict | list):
+        _check(kind, inside)
+    elif kind in inside:
+        raise Unreadable("Avro schema contains itself")
+    elif kind == "null" or (kind == "record" and not schema["fields"]) or (kind == "fixed" and schema["size"] < 1):
+        raise Unreadable("Avro schema has a type of no bytes")
+    elif kind == "record":
+        for field in schema["fields"]:
+            _check(field["type"], inside | {schema["name"]})
+    elif kind in ("array", "map"):
+        _check(schema["items" if kind == "array" else "values"], inside)
+
+
+def _reduced(schema: Any, depth: int = 0) -> Any:
+    """Return a schema with those fields alone that are read: a packet's, and of records within it theirs.
+
+    Raises Unreadable where such a field is of a kind it cannot be, e.g. a list.
+    """
+    if isinstance(schema, list):
+        return [_reduced(branch, depth) for branch in schema]
+    kind = schema["type"] if isinstance(schema, dict) else schema
+    if kind == "record" and depth < 2:
+        fields = [field for field in schema["fields"] if field["name"] in WANTED]
+        return {**schema, "fields": [{**field, "type": _reduced(field["type"], depth + 1)} for field in fields]}
+    if isinstance(kind, dict | list):
+        return {**schema, "type": _reduced(kind, depth)}
+    # a name in place of a record: that of one seen before, the first cutout's
+    if (depth and kind in PRIMITIVE) or (depth == 1 and isinstance(schema, str)):
+        return schema
+    raise Unreadable(f"Avro schema is not that of a packet: {kind} instead of a {('record', 'field', 'value')[depth]}")

@@ -1,0 +1,170 @@
+"""Avro containers, folders of them and archives, as the encoded blocks inside; no record is decoded here.
+
+What a file is its first bytes say, not its name. An archive is read as a stream and nothing of it is written to disk.
+What is held of a file at once is bounded by the constants below, whatever lengths it declares.
+"""
+
+import io
+import tarfile
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Self
+
+from alerce_early.data.names import shown
+from alerce_early.data.readers import raw_files
+from alerce_early.data.readers.chunks import CUT_SHORT
+from alerce_early.data.readers.inflate import DAMAGE, unzipped
+from alerce_early.errors import InputError, extra
+
+with extra("alert packets", "alerts"):
+    from fastavro import parse_schema, schemaless_reader
+
+LARGEST_HEADER = 1 << 20  # bytes of an Avro file's schema, or of the headers before a member of an archive
+LARGEST_MEMBER = 1 << 26  # bytes of one file in an archive
+LARGEST_BLOCK = 1 << 26  # bytes, also unzipped; a real one is about that of one packet, 60,000
+MOST_RECORDS = 1 << 10  # of a block, since to reach one all before it are decoded
+DEEPEST = 4  # files within files, as an .avro.gz in a .tar.gz
+BROKEN: tuple[type[Exception], ...] = (tarfile.TarError, ValueError, RecursionError, MemoryError, *DAMAGE)
+
+# Avro specification 1.11, "Object Container Files", in Avro's own terms; a block's data lie between LEAD and the sync
+_FIXED = [
+    {"type": {"type": "fixed", "name": name, "size": size}, "name": name} for name, size in (("magic", 4), ("sync", 16))
+]
+_PARTS: tuple[list[Any], ...] = (
+    [_FIXED[0], {"name": "meta", "type": {"type": "map", "values": "bytes"}}, _FIXED[1]],
+    [{"name": "count", "type": "long"}, {"name": "size", "type": "long"}],
+)
+HEADER, LEAD = (parse_schema({"type": "record", "name": "part", "fields": fields}) for fields in _PARTS)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Encoded records of one schema that lie together in a file, or the damage found instead of one.
+
+    source: file, and member of an archive. first: number of the first record in its file. schema: JSON.
+    """
+
+    source: str
+    first: int = 0
+    count: int = 1
+    schema: bytes = b""
+    codec: str = "null"
+    data: bytes = b""
+    damage: str = ""
+
+
+def find(paths: Sequence[str | Path], apart: Collection[Path] = ()) -> list[Path]:
+    """Return the files that these files, folders and patterns stand for, each once, but not a folder's labels.csv.
+
+    apart: files to leave out as well. Raises InputError where a path has none.
+    """
+    left_out = {Path(path) / raw_files.LABELS for path in paths} | set(apart)
+    found = dict.fromkeys(file for path in paths for file in raw_files.matching(path) if file not in left_out)
+    if not found:
+        raise InputError(f"{paths[0]}: holds no alert packet.")
+    return list(found)
+
+
+def read_blocks(found: Sequence[Path]) -> Iterator[Block]:
+    """Yield all blocks of these files in order; what cannot be read is a block of one record with the damage named."""
+    for file in found:
+        try:
+            with file.open("rb") as content:
+                yield from look_into(content, shown(str(file)))
+        except OSError as error:
+            yield Block(shown(str(file)), damage=f"file cannot be read: {error.strerror}")
+
+
+def look_into(file: IO[bytes], source: str, depth: int = 0) -> Iterator[Block]:
+    """Yield the blocks of one open file, which can seek; depth: how many files it lies within."""
+    head, is_archive = b"", source.lower().endswith(raw_files.ARCHIVES)
+    try:
+        head = file.read(tarfile.BLOCKSIZE)
+        file.seek(0)
+        if head.startswith(raw_files.AVRO):
+            yield from _container(io.BufferedReader(file) if isinstance(file, io.BytesIO) else file, source)
+        elif depth == DEEPEST:
+            yield Block(source, damage=f"lies within more than {DEEPEST} archives")
+        elif head.startswith(raw_files.GZIP):
+            yield from look_into(unzipped(file), source, depth + 1)
+        elif raw_files.is_tar(head):
+            is_archive = True
+            yield from _members(file, source, depth + 1)
+        else:
+            wanted = "" if ";" in (what := raw_files.describe_content(head)) else ", wanted an Avro container"
+            yield Block(source, damage=f"{CUT_SHORT}: it is {what}" if is_archive else f"is {what}{wanted}")
+    except BROKEN as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        yield Block(source, damage=f"{CUT_SHORT if is_archive else 'file cannot be read further'}: {reason}")
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose damaged header is an error, not the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"header cannot be read: {error}") from None
+
+
+class _Feed:
+    """An archive's bytes, of which tarfile may take `left` more: it trusts whatever lengths headers declare."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.left = file, LARGEST_HEADER
+
+    def read(self, size: int) -> bytes:
+        if self.left < 0:
+            raise tarfile.ReadError("it ends too early, or a header is too large")
+        data = self.file.read(size)
+        self.left = self.left - len(data) if data else -1  # a member may end years after the archive
+        return data
+
+
+def _members(file: IO[bytes], source: str, depth: int) -> Iterator[Block]:
+    feed: Any = _Feed(file)
+    with tarfile.open(fileobj=feed, mode="r|", tarinfo=_Member, bufsize=1 << 15) as archive:
+        state: Any = archive
+        while (member := archive.next()) is not None:
+            feed.left = state.offset - member.offset_data + LARGEST_HEADER
+            state.members, state.pax_headers = [], {}  # kept for a rewind, which a stream has not
+            name, inside = Path(member.name).name, f"{source}/{shown(member.name)}"
+            if member.isdir() or name.startswith("."):
+                continue
+            if not member.isreg() or member.issparse():
+                yield Block(inside, damage="is a link, a sparse or a special file of the archive")
+            elif member.size > LARGEST_MEMBER:
+                yield Block(inside, damage=f"is larger than a member may be: {member.size:,} bytes")
+            else:
+                held = archive.extractfile(member)
+                assert held is not None
+                yield from look_into(io.BytesIO(held.read()), inside, depth)
+
+
+def _container(file: Any, source: str) -> Iterator[Block]:
+    """Yield the blocks of one Avro file; where it is damaged, the last is of one record with the damage named."""
+    number = 0
+    try:
+        head = io.BytesIO(file.read(LARGEST_HEADER))
+        header: Any = schemaless_reader(head, HEADER, None)
+        file.seek(head.tell())
+        schema, codec = header["meta"].get("avro.schema", b""), header["meta"].get("avro.codec", b"null")
+        while file.peek(1):
+            lead: Any = schemaless_reader(file, LEAD, None)
+            count, size = lead["count"], lead["size"]
+            if not (0 <= size <= LARGEST_BLOCK and 0 < count <= min(MOST_RECORDS, max(1, size))):
+                raise ValueError(f"a block declares {count:,} records in {size:,} bytes")
+            data, sync = file.read(size), file.read(len(header["sync"]))
+            if len(sync) < len(header["sync"]):
+                raise EOFError
+            if sync != header["sync"]:
+                raise ValueError("a block does not end where it says")
+            yield Block(source, number, count, schema, codec.decode("latin1"), data)
+            number += count
+    except EOFError:
+        yield Block(source, number, damage="Avro file is cut short")
+    except (ValueError, IndexError, MemoryError) as error:
+        yield Block(source, number, damage=f"Avro file is damaged: {error}")

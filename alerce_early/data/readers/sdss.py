@@ -1,0 +1,186 @@
+"""Optical spectra of SDSS and BOSS: a folder of `spec-PLATE-MJD-FIBER.fits`, or one file of arrays.
+
+The arrays are (N, 886), 443 fluxes and 443 inverse variances on the grid of `wavelengths`, with the entries
+class, z and Z_CONF_PERSON (how sure a person was of z; 3: certain), in a pickled dict or an npz file.
+"""
+
+import gzip
+import io
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alerce_early.data import names
+from alerce_early.data.readers import pickles, raw_files
+from alerce_early.data.readers.wavelengths import PIXELS, rebin
+from alerce_early.data.records import (
+    UNLABELLED,
+    Records,
+    join,
+    numbered,
+    numbers,
+)
+from alerce_early.errors import InputError, extra, one_line
+
+log = logging.getLogger(__name__)
+
+CLASSES = ("STAR", "GALAXY", "QSO", "QSO_BAL")
+CHANNELS = ("flux", "ivar")
+COLUMNS = ("z", "z_conf")
+CERTAIN = 3  # the value of z_conf of a redshift nobody doubts
+LARGEST = 32 << 20  # bytes of one spectrum's file, unpacked; a spectrum with all its exposures has a tenth
+ENDS = (".fits", ".fits.gz")
+
+# Other names under which the same entry has been seen.
+KEYS = {
+    "spectra": ("spectra", "x", "data", "images"),
+    "class": ("class", "class_person", "labels", "label", "y"),
+    "z": ("z", "z_vi"),
+    "z_conf": ("z_conf", "z_conf_person"),
+    "id": ("id", "ids", "oid", "thing_id"),
+}
+
+
+def read(path: str | Path | None, test_path: str | Path | None = None) -> Records:
+    """Read spectra: a folder, 'pattern*' or file of FITS spectra, or a pickle or npz of arrays.
+
+    test_path: the same for the rows that are to be the test part; without it the rows are split at random.
+    A file that is no spectrum, and a row without one usable pixel, is set aside, logged and counted.
+    Raises `InputError` if nothing is there, an entry is missing, lengths differ or a class is unknown.
+    """
+    if path is None:
+        raise InputError("data=sdss needs spectra: data.path=FOLDER, 'PATTERN*' or FILE, or SDSS_SPECTRA set.")
+    if test_path is not None:
+        return join({"train": read(path), "test": read(test_path)})
+    found = raw_files.matching(path, ENDS)
+    if len(found) == 1 and not found[0].name.endswith(ENDS):
+        return from_raw(_arrays(found[0]), origin=f"file {found[0].name}")
+    return _from_fits(found, origin=f"{len(found):,} files of {Path(path).name}")
+
+
+def from_raw(raw: Any, origin: str) -> Records:
+    """Turn a raw dict of arrays into records; the errors are those of `read`."""
+    if not isinstance(raw, Mapping):
+        raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of spectra, class, z, Z_CONF_PERSON.")
+    entries = {str(key).lower(): value for key, value in raw.items()}
+    spectra, labels, z, conf, ids = (
+        next((entries[key] for key in keys if entries.get(key) is not None), None) for keys in KEYS.values()
+    )
+    wanted = f"wanted spectra (N, {2 * PIXELS}): fluxes, then inverse variances."
+    if spectra is None:
+        raise InputError(f"{origin}: has only the entries {[name[:20] for name in sorted(entries)[:8]]}; {wanted}")
+    rows = numbers(spectra, "spectra", origin).astype(np.float32)
+    if rows.ndim != 2 or rows.shape[1] != 2 * PIXELS:
+        raise InputError(f"{origin}: has shape {rows.shape}; {wanted}")
+    flux, ivar = np.split(rows, 2, axis=1)
+    usable = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
+    n = len(flux)
+    return _records(
+        np.stack([np.where(usable, flux, 0), np.where(usable, ivar, 0)], 2),
+        np.full(n, "") if labels is None else names.checked(labels, "classes", origin),
+        np.full(n, np.nan) if z is None else numbers(z, "z", origin).reshape(-1),
+        np.full(n, float(CERTAIN)) if conf is None else numbers(conf, "z_conf", origin).reshape(-1),
+        numbered(n) if ids is None else names.checked(ids, "ids", origin),
+        origin,
+        Counter(),
+    )
+
+
+def _arrays(path: Path) -> Any:
+    return _npz(path) if path.suffix == ".npz" else pickles.load(path)
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except Exception as error:  # a damaged archive may raise nearly anything
+        raise InputError(f"{path} is not an npz file of plain arrays: {one_line(error)}.") from None
+
+
+def _from_fits(found: Sequence[Path], origin: str) -> Records:
+    with extra("FITS spectra", "alerts"):
+        from astropy.io import fits
+
+    known = {"", *CLASSES}
+
+    def spectrum(file: Path) -> tuple[np.ndarray, str, float, float]:
+        # a compressed image would be unpacked to whatever size it names
+        with fits.open(_content(file), memmap=False, disable_image_compression=True) as units:
+            table = units[1].data
+            image = rebin(table["loglam"], table["flux"], table["ivar"])
+            if len(units) < 3:  # not classified yet
+                return image, "", np.nan, CERTAIN
+            facts = units[2].data
+            doubted = "ZWARNING" in facts.names and facts["ZWARNING"][0] != 0
+            label = str(facts["CLASS"][0]).strip()
+            if label.upper().replace(" ", "_") not in known:
+                raise ValueError(f"unknown class {label[:20]!r}; wanted {', '.join(CLASSES)}")
+            return image, label, float(facts["Z"][0]), 0 if doubted else CERTAIN
+
+    rows, ids, set_aside = [], list[str](), Counter[str]()
+    for file in found:
+        try:
+            rows.append(spectrum(file))
+            ids.append(file.name.partition(".fits")[0])
+        except Exception as error:  # a damaged file may raise nearly anything
+            set_aside["not a FITS spectrum"] += 1
+            log.warning("set aside: %s is not a FITS spectrum: %s", ascii(file.name)[1:-1], one_line(error))
+    if not rows:
+        raise InputError(f"{origin}: not one is a FITS spectrum with flux, loglam, ivar in its first table.")
+    images, labels, z, conf = zip(*rows, strict=True)
+    known_ids = names.checked(ids, "file names", origin)
+    return _records(np.stack(images), np.array(labels), np.array(z), np.array(conf), known_ids, origin, set_aside)
+
+
+def _content(file: Path) -> io.BytesIO:
+    """A FITS file unpacked into memory, if it is no larger than a spectrum may be."""
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        content = stream.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
+    return io.BytesIO(content)
+
+
+def _records(
+    images: np.ndarray,
+    names: np.ndarray,
+    z: np.ndarray,
+    conf: np.ndarray,
+    ids: np.ndarray,
+    origin: str,
+    set_aside: Counter[str],
+) -> Records:
+    lengths = [len(column) for column in (images, names, z, conf, ids)]
+    if len(set(lengths)) > 1:
+        raise InputError(f"{origin}: lengths of spectra, class, z, z_conf and id differ: {lengths}.")
+    kept = images[:, :, 1].any(1)
+    if not kept.all():
+        set_aside["no pixel with weight"] += int((~kept).sum())
+    return Records(
+        images=images[kept],
+        labels=_labels(names, origin)[kept],
+        ids=ids[kept],
+        features=np.stack([z, conf], 1)[kept].astype(np.float64),
+        feature_names=COLUMNS,
+        classes=CLASSES,
+        origin=origin,
+        kind="spectra",
+        channels=CHANNELS,
+        set_aside=set_aside,
+    )
+
+
+def _labels(names: np.ndarray, origin: str) -> np.ndarray:
+    """(N,) class names, "" for none, to numbers."""
+    distinct, index = np.unique(names.astype(str), return_inverse=True)
+    known = {**{name: i for i, name in enumerate(CLASSES)}, "": UNLABELLED}
+    numbers = [known.get(name.strip().upper().replace(" ", "_")) for name in distinct]
+    unknown = [str(name) for name, number in zip(distinct, numbers, strict=True) if number is None]
+    if unknown:
+        raise InputError(f"{origin}: unknown class {', '.join(unknown[:5])}; wanted {', '.join(CLASSES)}.")
+    return np.array(numbers, dtype=np.int64)[index]

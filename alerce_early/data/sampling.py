@@ -1,0 +1,97 @@
+"""In which order rows are shown: a pure function of (seed, epoch), so that a resumed run sees the same."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from alerce_early.errors import InputError
+
+SAMPLINGS = ("balanced", "as_is", "undersample", "oversample")
+
+
+def draws(labels: np.ndarray, sampling: str, n: int, rng: np.random.Generator, seed: int) -> np.ndarray:
+    """Indices into `labels` to show in one epoch, shuffled.
+
+    balanced: n rows, the same number of each class. as_is: every row once. undersample: the same rows of
+    every class in every epoch, as many as the rarest has. oversample: every class replicated to the size of
+    the largest. A class that must give more rows than it has gives each of them equally often, give or take
+    one.
+    """
+    by_class = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    sizes = np.array([len(rows) for rows in by_class])
+    if sampling == "balanced":
+        # the remainder of the division goes to other classes in every epoch
+        wanted = (n + rng.permutation(len(sizes))) // len(sizes)
+    elif sampling == "as_is":
+        wanted = sizes
+    elif sampling == "undersample":
+        chosen = np.random.default_rng([seed, 0xCA7])
+        by_class = [chosen.permutation(rows)[: sizes.min()] for rows in by_class]
+        wanted = np.full(len(sizes), sizes.min())
+    elif sampling == "oversample":
+        wanted = np.full(len(sizes), sizes.max())
+    else:
+        raise InputError(f"data.sampling={sampling} is unknown; wanted one of {', '.join(SAMPLINGS)}.")
+    return rng.permutation(
+        np.concatenate([_repeat(rows, count, rng) for rows, count in zip(by_class, wanted, strict=True)])
+    )
+
+
+def _repeat(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    rounds = -(-count // len(rows))
+    return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:count]
+
+
+class EpochBatches(Sampler[np.ndarray]):
+    """Yields the row numbers of each batch of an epoch; Lightning announces the epoch by `set_epoch`.
+
+    rows, labels: (N,) int64, row numbers in the store and their classes. batch_size: rows of one step over
+    all ranks together, at least two for each. batches: steps per epoch, or None for as many as the sampling
+    needs to show every row once (balanced: as many rows as there are). world: how many ranks share each batch,
+    see `module.Rows`.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        *,
+        batch_size: int,
+        sampling: str = "as_is",
+        batches: int | None = None,
+        seed: int = 0,
+        world: int = 1,
+    ):
+        self.rows, self.labels, self.batch_size, self.sampling = rows, labels, batch_size, sampling
+        self.batches, self.seed, self.world, self.epoch = batches, seed, world, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def _order(self) -> np.ndarray:
+        n = self.batches * self.batch_size if self.batches else len(self.rows)
+        rounds: list[np.ndarray] = []
+        while not rounds or (self.batches and sum(map(len, rounds)) < n):
+            rng = np.random.default_rng([self.seed, self.epoch, len(rounds)])
+            rounds.append(draws(self.labels, self.sampling, n, rng, self.seed))
+        order = self.rows[np.concatenate(rounds)]
+        return order[:n] if self.batches else order
+
+    def __len__(self) -> int:
+        return self.batches or len(self._cuts(len(self._order()))) - 1
+
+    def _cuts(self, n: int) -> np.ndarray:
+        """Where batches begin and end; a last batch of one row for a rank, or none, joins the one before.
+
+        Batch normalisation has no statistics of a single row.
+        """
+        cuts = np.append(np.arange(0, n, self.batch_size), n)
+        return np.delete(cuts, -2) if len(cuts) > 2 and cuts[-1] - cuts[-2] < 2 * self.world else cuts
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        order = self._order()
+        cuts = self._cuts(len(order))
+        for start, stop in pairwise(cuts):
+            yield order[start:stop]

@@ -1,0 +1,107 @@
+"""What is typed and the config it makes: mistakes are refused before any data are read, with the nearest right key."""
+
+import math
+from collections.abc import Sequence
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.core.override_parser.types import Override
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+from alerce_early.construct import module_class, torch_class
+from alerce_early.data import splits
+from alerce_early.errors import InputError, one_line
+from alerce_early.schema import check_call, construct
+
+# Below these a key may be added with +: what it names takes more options than its yaml tells, or any.
+OPEN = (
+    *("trainer.", "model.net.", "model.task.", "optim.optimizer.", "optim.schedule."),
+    *("hydra.", "data.groups.", "data.keep."),
+)
+# What a run itself decides, to end as it would have uncut and to keep everything in its folder.
+OWN = (
+    *("callbacks", "plugins", "default_root_dir", "use_distributed_sampler"),
+    *("num_sanity_val_steps", "enable_model_summary", "enable_progress_bar"),
+)
+# Of a number: its kind, and the least and the most that it may be.
+NUMBERS: dict[str, tuple[type, float, float]] = {
+    "seed": (int, 0, 2**32 - 1),
+    "data.batch_size": (int, 1, math.inf),
+    "data.batches_per_epoch": (int, 1, math.inf),
+    "patience": (int, 0, math.inf),
+    "data.split.seed": (int, 0, math.inf),
+    "optim.optimizer.lr": (float, 0, math.inf),
+}
+OPTIONAL = ("data.batches_per_epoch",)
+
+
+def check_added(added: Sequence[Override], config: DictConfig) -> None:
+    """Raise InputError for a key added with + that nothing reads; config: without what is added."""
+    known = _keys(OmegaConf.to_container(config))
+    for option in added:
+        if option.key_or_group not in known:
+            raise InputError(f"{option.input_line}: nothing reads this{suggest(option.key_or_group, config)}")
+
+
+def suggest(key: str, config: DictConfig) -> str:
+    """Return the key that a misspelt one is nearest to, as words that end a message."""
+    there = _keys(OmegaConf.to_container(config))
+    known = {key: "" for key in there} | {
+        name: "+" for name in (f"trainer.{option}" for option in signature(L.Trainer).parameters) if name not in there
+    }
+    last = {name: name.rpartition(".")[2] for name in known}
+    wanted = key.rpartition(".")[2]
+    near = [name for name in known if last[name] == wanted] or get_close_matches(key, known, n=1)
+    near = near or [name for name in known if last[name] in get_close_matches(wanted, last.values(), n=1)]
+    return f"; did you mean {known[near[0]]}{near[0]}?" if near else "."
+
+
+def _keys(config: Any, above: str = "") -> list[str]:
+    """All dotted keys, but for Hydra's own."""
+    if not isinstance(config, dict):
+        return []
+    names = [name for name in map(str, config) if above or name != "hydra"]
+    return [key for name in names for key in (above + name, *_keys(config[name], f"{above}{name}."))]
+
+
+def check(config: DictConfig) -> None:
+    """Raise InputError for what can be told to be wrong in a whole config without its data."""
+    for key, (kind, least, most) in NUMBERS.items():
+        value = OmegaConf.select(config, key)
+        if value is None and key in OPTIONAL:
+            continue
+        fits = isinstance(value, int | kind) and not isinstance(value, bool)
+        if not fits or not least <= value <= most:  # NaN is not within either
+            limit = f" to {most:.0f}" if most < math.inf else ""
+            raise InputError(f"{key}={value!r}; wanted {kind.__name__} from {least}{limit}.")
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    check_call(splits.split, None, None, None, **plain["split"])
+    for name, given in (("net", {"spec": None}), ("task", {"net": {}, "spec": {}, "optim": {}, "augment": {}})):
+        options = dict(plain["model"][name])
+        check_call(module_class(str(options.pop("_target_", ""))), **{**options, **given})
+    _check_optimizer(dict(plain["optim"]["optimizer"]))
+    _check_trainer(plain["trainer"])
+
+
+def _check_optimizer(options: dict[str, Any]) -> None:
+    kind = torch_class(options.pop("_target_"), torch.optim.Optimizer)
+    try:
+        construct(kind, [torch.nn.Parameter(torch.zeros(1))], **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"optim.optimizer: {one_line(error)}.") from None
+
+
+def _check_trainer(options: dict[str, Any]) -> None:
+    for name in OWN:
+        if name in options:
+            raise InputError(f"trainer.{name} is decided by the run itself; leave it out.")
+    if not isinstance(options.get("logger", True), bool):
+        raise InputError(f"trainer.logger={options['logger']!r}; wanted true (TensorBoard) or false.")
+    try:
+        construct(L.Trainer, **{**options, "logger": False})
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"trainer: {one_line(error)}. Try trainer=cpu.") from None

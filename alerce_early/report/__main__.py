@@ -1,0 +1,40 @@
+"""Write the HTML page of a finished run again, or of a predictions table from elsewhere.
+
+python -m alerce_early.report RUN
+python -m alerce_early.report TABLE.csv|TABLE.parquet [--labels FILE] [--out FOLDER]
+"""
+
+import argparse
+from pathlib import Path
+
+from alerce_early import tables
+from alerce_early.config import data_of
+from alerce_early.errors import InputError, at_the_door
+from alerce_early.report.run_page import write, write_foreign
+from alerce_early.runs import Run
+
+
+@at_the_door
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m alerce_early.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, metavar="RUN|TABLE", help="a run folder, or a .csv or .parquet table")
+    parser.add_argument("--out", type=Path, help="folder for the page of a table; default: TABLE_report beside it")
+    parser.add_argument("--labels", type=Path, help="a table of candid (or id) and label, for a TABLE without labels")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is there already")
+    given = parser.parse_args()
+    if given.source.suffix in tables.EXTENSIONS:
+        folder = given.out or given.source.with_name(f"{given.source.stem}_report")
+        if folder.exists() and not given.overwrite:
+            raise InputError(f"{folder} is there already; give another --out, or --overwrite to write into it.")
+        print(write_foreign(given.source, folder, given.labels))
+    else:
+        run = Run.find(given.source)
+        if given.out or given.labels:
+            raise InputError(f"--out and --labels are for a table; the page of run {run.path} goes into it.")
+        print(write(run, data_of(run.config()), run.read_json("metrics.json")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""A predictions table that somebody else made, read as one of our own."""
+
+from pathlib import Path
+
+import numpy as np
+
+from alerce_early import tables
+from alerce_early.data import names
+from alerce_early.data.readers.labels import LABEL, known
+from alerce_early.errors import InputError
+from alerce_early.evaluation import metrics, thresholds
+
+SPLIT = "table"  # of all rows that are not said to be test rows
+WANTED = "wanted: id, label and either one p_<class> for each class, or score (the probability of the second class)"
+SUM_TOLERANCE = 1e-3
+
+
+def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
+    """Read a CSV or parquet table of classifications with the columns id, label and p_<class>, or score.
+
+    labels_path: a table with the labels, see `labels`; where it is given, the first one needs none.
+
+    Where there is a column split with test rows, only these are kept, with the columns of `thresholds` if there are
+    validation rows to choose them. score, in [0, 1], is the probability of SN
+    if that is one of the two labels, or else of the one that is last in alphabetical order (of 0 and 1, or bogus
+    and real: the second). Returns our columns, with row, split and predicted. Raises InputError, which names
+    the columns that are missing and the values that are no probabilities.
+    """
+    found = tables.read(path)
+    if labels_path:
+        found |= {"label": labels(labels_path, found)}
+    missing = [name for name in ("id", "label") if name not in found]
+    if "score" not in found and not tables.classes_of(found):
+        missing.append("p_<class> or score")
+    if missing:
+        raise InputError(
+            f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(list(found)[:20])[:200]}; {WANTED}."
+        )
+    ids = names.checked(found["id"], "ids", str(path))
+    found |= {"id": ids, "label": _labels(path, found["label"]), **_known(path, found)}
+    names.checked(tables.classes_of(found), "classes", str(path))
+    found = tables.labelled(found)
+    if "split" in found and (found["split"] == "test").any():
+        found = tables.joined([tables.part(found, split) for split in ("test", "validation")])
+    else:
+        found["split"] = np.full(len(found["id"]), SPLIT)
+    if not len(found["id"]):
+        raise InputError(f"{path} has no row with a label.")
+    if not tables.classes_of(found):
+        found |= _of_score(path, found)
+    classes = tables.classes_of(found)
+    if "" in classes:
+        raise InputError(f"{path}: a column is called p_ and nothing else; {WANTED}.")
+    probabilities = _checked(path, {f"p_{name}": found[f"p_{name}"] for name in classes})
+    stacked = np.stack(list(probabilities.values()), 1)
+    worst = np.abs(stacked.sum(1) - 1).argmax()
+    if abs(stacked[worst].sum() - 1) > SUM_TOLERANCE:
+        raise InputError(f"{path}: the columns p_* add up to {stacked[worst].sum():g} in row {worst + 1}; wanted 1.")
+    predicted = np.array(classes)[stacked.argmax(1)]
+    read = {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
+    judged = read if SPLIT in read["split"] else tables.part(read, "test")
+    return judged | thresholds.columns(thresholds.fit(tables.part(read, "validation")), judged)
+
+
+def labels(path: Path, table: tables.Table) -> np.ndarray:
+    """(N,) class names for the rows of a table, "" where there is none, from a CSV or parquet table of labels.
+
+    Its columns are told at `known` in `data.labels`. Raises InputError where it has others, or names not one of
+    the rows.
+    """
+    found = {name: _labels(path, c) if name.lower() in LABEL else c for name, c in tables.read(path).items()}
+    by, label_of = known(found, table, str(path))
+    joined = np.array([label_of.get(key, "") for key in table[by].astype(str)], dtype=str)
+    if not (joined != "").any():
+        examples = f"it names {next(iter(label_of), 'nothing')}, the table {next(iter(table[by]), 'nothing')}"
+        raise InputError(f"{path} has a label for not one row of the table, by {by}: {examples}.")
+    return joined
+
+
+def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
+    """Labels as text; nothing for a missing one."""
+    texts = ["" if label is None or label != label else str(label) for label in labels.tolist()]
+    return names.checked(texts, "labels", str(path))
+
+
+def _known(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
+    """The other columns that the evaluation reads, where the table has them, as the numbers they are to be."""
+    wanted = [name for name in found if name.startswith("q_") or name in tables.METADATA]
+    return {name: _numbers(path, name, found[name]) for name in wanted}
+
+
+def _numbers(path: Path, name: str, column: np.ndarray) -> np.ndarray:
+    try:
+        return column.astype(np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{path}: column {name} holds no numbers; wanted probabilities.") from None
+
+
+def _of_score(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
+    """p_<class> of both classes, the one that is not looked for first."""
+    labels = [str(name) for name in np.unique(found["label"])]
+    if len(labels) != 2:
+        raise InputError(f"{path}: score needs two labels, there are {len(labels)}: {', '.join(labels[:8])}; {WANTED}.")
+    score, chosen = _checked(path, {"score": found["score"]})["score"], metrics.positive(labels)
+    other = next(name for name in labels if name != chosen)
+    return {f"p_{other}": 1 - score, f"p_{chosen}": score}
+
+
+def _checked(path: Path, columns: tables.Table) -> dict[str, np.ndarray]:
+    """The columns as (N,) float64; raises InputError where they are no probabilities."""
+    checked = {}
+    for name, column in columns.items():
+        checked[name] = _numbers(path, name, column)
+        wrong = np.flatnonzero(~((checked[name] >= 0) & (checked[name] <= 1)))
+        if len(wrong):
+            raise InputError(
+                f"{path}: column {name} is {checked[name][wrong[0]]:g} in row {wrong[0] + 1} and no probability in "
+                f"{len(wrong)} rows; wanted values from 0 to 1."
+            )
+    return checked

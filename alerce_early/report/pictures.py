@@ -1,0 +1,136 @@
+"""What was read, as pictures: class counts, what was dropped, and examples before and after cleaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alerce_early.data.readers.wavelengths import CENTRES
+from alerce_early.data.records import LARGEST, Records
+from alerce_early.files import whole
+
+if TYPE_CHECKING:  # the store brings torch, which a gallery of classified stamps does without
+    from alerce_early.data.store import Store
+
+EXAMPLES = 4  # rows of each class
+CAPTIONS = {
+    "labels.png": "Rows by class, as read.",
+    "dropped.png": "Rows dropped for their shape, or because too few central pixels hold data.",
+    "examples.png": "Examples as read and after the recipe.",
+}
+GAP = 2  # pixels between tiles
+
+
+def draw(records: Records, kept: np.ndarray, store: Store) -> None:
+    """Write the pictures that `CAPTIONS` names into the store's folder; kept: numbers of the records that it holds."""
+    classes, kind = store.meta["classes"], records.kind
+    dropped = np.add(store.meta["dropped_by_class"], store.meta["lacking_by_class"]).tolist()
+    save(bars(store.meta["raw_by_class"], classes, f"{kind} by class, as read", kind), store.path / "labels.png")
+    save(bars(dropped, classes, "dropped for shape or lack of data", kind), store.path / "dropped.png")
+    save(EXAMPLES_OF[kind](records, kept, store), store.path / "examples.png")
+
+
+def save(figure: Figure, path: Path) -> None:
+    with whole(path) as partial:
+        figure.savefig(partial, format="png", dpi=100, bbox_inches="tight")
+
+
+def bars(counts: Sequence[int], names: Sequence[str], title: str, what: str = "stamps") -> Figure:
+    """One bar a class, with its count."""
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.add_subplot(title=title, ylabel=what)
+    axes.bar_label(axes.bar(list(names), list(counts)), [f"{count:,}" for count in counts])
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def stretch(tiles: np.ndarray) -> np.ndarray:
+    """Scale each tile of (..., H, W) to [0, 1] between its 1st and 99.5th percentile; what is no data becomes NaN."""
+    tiles = np.where(np.abs(tiles) < LARGEST, tiles, np.nan).astype(np.float64)
+    blank = np.isnan(tiles).all((-2, -1), keepdims=True)
+    low, high = np.nanpercentile(np.where(blank, 0, tiles), [1, 99.5], axis=(-2, -1), keepdims=True)
+    return np.clip((tiles - low) / np.where(high > low, high - low, 1), 0, 1)
+
+
+def mosaic(axes: Axes, tiles: np.ndarray) -> None:
+    """Show (R, K, H, W) as R rows of K tiles, each stretched by itself; pixels without data are blue.
+
+    One picture instead of R x K axes: drawing axes is what takes time.
+    """
+    rows, columns, height, width = tiles.shape
+    canvas = np.full((rows, height + GAP, columns, width + GAP), -1.0)
+    canvas[:, :height, :, :width] = stretch(tiles).transpose(0, 2, 1, 3)
+    colours = np.repeat(canvas.reshape(rows * (height + GAP), -1)[..., None], 3, axis=2)
+    colours[canvas.reshape(colours.shape[:2]) == -1] = 1.0
+    colours[np.isnan(colours).any(2)] = (0.35, 0.45, 0.75)
+    axes.imshow(colours, interpolation="nearest")
+    axes.set_xticks((np.arange(columns) + 0.5) * (width + GAP) - GAP, [""] * columns)
+    axes.set_yticks((np.arange(rows) + 0.5) * (height + GAP) - GAP, [""] * rows)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def trace(axes: Axes, spectrum: np.ndarray, **style: Any) -> None:
+    """One spectrum (L,) against wavelength on the grid of all spectra; pixels that hold exactly 0 are gaps."""
+    axes.plot(CENTRES, np.where(spectrum == 0, np.nan, spectrum), **{"lw": 0.6, **style})
+    axes.set_xticks(range(4000, 10_001, 2000))
+    axes.tick_params(labelsize=6, length=2)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _chosen(records: Records, kept: np.ndarray) -> dict[str, np.ndarray]:
+    """A few of the kept rows of each class, by position in the store."""
+    labels = records.labels[kept]
+    chosen = {name: np.flatnonzero(labels == i)[:EXAMPLES] for i, name in enumerate(records.classes)}
+    return {name: rows for name, rows in chosen.items() if len(rows)} or {"": np.arange(len(kept))[:EXAMPLES]}
+
+
+def _stamps(records: Records, kept: np.ndarray, store: Store) -> Figure:
+    """Each class: raw stamps on the left, what the recipe made of them on the right."""
+    chosen = _chosen(records, kept)
+    channels = records.channels[: store.images.shape[1]]
+
+    figure = Figure(figsize=(13, 1.2 * len(chosen) + 0.6), layout="constrained")
+    raw_axes, stored_axes = figure.subplots(1, 2)
+    raw = _rows_of(
+        [np.stack([records.images[kept[i]] for i in rows]).transpose(0, 3, 1, 2) for rows in chosen.values()]
+    )
+    stored = _rows_of([store.images[rows][:, : len(channels)] for rows in chosen.values()])
+    for axes, tiles, title in ((raw_axes, raw, "raw"), (stored_axes, stored, "after the recipe")):
+        mosaic(axes, tiles)
+        axes.set_title(f"{title}: {', '.join(channels)} of {EXAMPLES} stamps", fontsize=10)
+        axes.set_yticklabels(list(chosen))
+    return figure
+
+
+def _spectra(records: Records, kept: np.ndarray, store: Store) -> Figure:
+    """Each class: a column of raw spectra, and beside it what the recipe made of them."""
+    chosen = _chosen(records, kept)
+    figure = Figure(figsize=(4.5 * len(chosen), 1.3 * EXAMPLES), layout="constrained")
+    grid = figure.subplots(EXAMPLES, 2 * len(chosen), squeeze=False)
+    for column, (name, rows) in enumerate(chosen.items()):
+        grid[0, 2 * column].set_title(f"{name}, raw", fontsize=9)
+        grid[0, 2 * column + 1].set_title("after the recipe", fontsize=9)
+        for row, index in enumerate(rows):
+            trace(grid[row, 2 * column], np.asarray(records.images[kept[index]])[:, 0], color="0.35")
+            trace(grid[row, 2 * column + 1], store.images[index][0])
+    for axes in grid.flat:
+        axes.set_visible(axes.has_data())
+    return figure
+
+
+def _rows_of(stamps: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays (n <= EXAMPLES, C, H, W), one a class, to tiles (rows, EXAMPLES * C, H, W); NaN where n is short."""
+    tiles = np.full((len(stamps), EXAMPLES, *stamps[0].shape[1:]), np.nan)
+    for row, images in zip(tiles, stamps, strict=True):
+        row[: len(images)] = images
+    return tiles.reshape(len(stamps), -1, *tiles.shape[3:])
+
+
+EXAMPLES_OF: dict[str, Callable[[Records, np.ndarray, Store], Figure]] = {"stamps": _stamps, "spectra": _spectra}

@@ -1,0 +1,141 @@
+"""Write the HTML page of a finished run, or of a predictions table from elsewhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from alerce_early import checkpoints, files, tables
+from alerce_early.data import splits, summary
+from alerce_early.data.datamodule import AlertData
+from alerce_early.data.recipe import Recipe
+from alerce_early.evaluation import baseline, classification
+from alerce_early.evaluation.kinds import kind_of
+from alerce_early.report import figures, foreign, page, pictures
+from alerce_early.report.page import Section
+from alerce_early.runs import Run
+
+BEST_OF = "The epoch marked by the dotted line gave the checkpoint that is judged here."
+
+
+def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
+    """Draw the figures of a run and write its page; returns the page's path.
+
+    result: what metrics.json holds.
+    """
+    split = result["judged"]
+    table, judged = tables.labelled(tables.part(tables.read(run.predictions), split)), result[split]
+    kind = kind_of(table)
+    drawn = kind.pictures(judged, table)
+    curves = figures.curves(run.history(), result["best_epoch"], kind.CURVES)
+    for name, figure in {**drawn, "curves": curves}.items():
+        pictures.save(figure, run.path / f"{name}.png")
+
+    config = run.config()
+    recipe = Recipe(data.spec.recipe, data.spec.margin)
+    cut_short = [f"Training was cut short: {result['stopped']}"] if result["stopped"] else []
+    text = page.render(
+        title=f"{config.model.name} on {config.data.name} data",
+        subtitle=f"Data: {result['origin']}. Run {run.path.name}, seed {config.seed}.",
+        headline=kind.headline(judged),
+        sections=[
+            *kind.sections(judged, table, drawn, lambda rows: _finished(recipe, data.store.images[rows])),
+            *([baseline.section(result["baselines"], judged)] if result.get("baselines") else []),
+            *_shown(run),
+            Section("Learning", words=[*cut_short, BEST_OF], pictures=[("Loss and scores by epoch.", curves)]),
+            _data(data, config.data.split),
+            _model(run, result),
+        ],
+    )
+    files.write_text(run.page, text)
+    return run.page
+
+
+def headline_text(result: dict[str, Any], predictions: tables.Table) -> str:
+    """The result in a few lines for the log."""
+    split = result["judged"]
+    numbers = kind_of(predictions).headline(result[split])
+    return "\n".join(
+        [f"{split} split of {result[split]['n']} rows, 95 % intervals:"]
+        + [f"  {name:20} {value}" for name, value in numbers]
+    )
+
+
+def _shown(run: Run) -> list[Section]:
+    """What the task drew at the end of training, if anything."""
+    found = sorted(run.pictures.glob("*.png"))
+    return (
+        [Section("What the network makes of it", pictures=[(f"{file.stem}.", file) for file in found])] if found else []
+    )
+
+
+def _data(data: AlertData, split: Any) -> Section:
+    meta, sizes = data.store.meta, data.part_sizes()
+    published = ["published"] if summary.is_published_file(meta) else []
+    read = [
+        [name, f"{here:,}", *(["" if there is None else f"{there:,}"] if published else [])]
+        for name, here, there in summary.lines(meta)
+    ]
+    left = ", ".join(f"{count:,} {name}" for name, count in data.left_out.items())
+    parts = [[name, *[f"{sizes[part][name]:,}" for part in splits.PARTS]] for name in sizes["test"]]
+    return Section(
+        "Data",
+        words=[
+            f"Data: {meta['origin']}. Store {data.store.path.name}.",
+            splits.told(**split),
+            *([f"Left out, in no group: {left}."] if left else []),
+        ],
+        tables=[(("", "here", *published), read), (("rows", *splits.PARTS), parts)],
+        pictures=[(caption, data.store.path / name) for name, caption in pictures.CAPTIONS.items()],
+    )
+
+
+def _model(run: Run, result: dict[str, Any]) -> Section:
+    facts = {
+        "parameters": f"{result['parameters']:,}",
+        "epochs": result["epochs"],
+        "best epoch": result["best_epoch"],
+        "training time": f"{result['training_seconds']:.0f} s",
+        "seed": run.config().seed,
+    }
+    return Section(
+        "Model",
+        words=["Below: the whole config, and every weight of the checkpoint with its shape."],
+        tables=[((), page.plain(facts)), ((), page.plain(run.read_json("versions.json")))],
+        preformatted=f"{OmegaConf.to_yaml(run.config())}\n{_weights(run)}",
+    )
+
+
+def _weights(run: Run) -> str:
+    """One line a weight: its name, number of values and shape."""
+    weights = checkpoints.read(run.best)["state_dict"]
+    width = max(map(len, weights))
+    return "\n".join(f"{name:{width}} {w.numel():>12,}  {' x '.join(map(str, w.shape))}" for name, w in weights.items())
+
+
+def _finished(recipe: Recipe, stored: np.ndarray) -> np.ndarray:
+    """Stored stamps (n, C, S, S) as the net sees them."""
+    return recipe.finish(torch.from_numpy(np.array(stored))).numpy()
+
+
+def write_foreign(source: Path, folder: Path, labels: Path | None = None) -> Path:
+    """Judge a table from elsewhere (see `foreign.read`) and write page, pictures and numbers into a folder."""
+    table = foreign.read(source, labels)
+    judged = classification.judge(table)
+    drawn = classification.pictures(judged, table)
+    text = page.render(
+        title=source.name,
+        subtitle=f"{judged['n']:,} rows of {len(np.unique(table['id'])):,} objects, classes "
+        f"{', '.join(judged['classes'])}.",
+        headline=classification.headline(judged),
+        sections=classification.sections(judged, table, drawn, images=None),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        pictures.save(figure, folder / f"{name}.png")
+    files.write_text(folder / "metrics.json", json.dumps(judged, indent=1))
+    files.write_text(folder / "index.html", text)
+    return folder / "index.html"

@@ -1,0 +1,210 @@
+"""Run folders: what each holds and how it is written.
+
+config.yaml versions.json train.log events.out.tfevents.*   from the start
+history.jsonl checkpoints/{best,last}.ckpt                  after each epoch
+predictions.parquet [predictions.csv] confusion.png curves.png report/        at the end
+metrics.json                                                last: its presence means finished
+"""
+
+import json
+import platform
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from alerce_early import files
+from alerce_early.errors import InputError, one_line
+
+FREE = ("outputs", "name", "resume", "hydra")  # keys of a config that cannot change a result
+# Of a whole config, a truncated one lacks one of these.
+WHOLE = (
+    *("seed", "data.batch_size", "data.source", "recipe.steps", "augment.steps", "features", "optim.optimizer"),
+    *("trainer", "model.net", "model.task", "data.split", "data.sampling", "monitor"),
+)
+LIBRARIES = ("alerce-early", "torch", "torchvision", "lightning", "hydra-core", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, path: str | Path) -> "Run":
+        """An existing run folder; raises InputError if it is none."""
+        run = cls(Path(path))
+        if not run.config_file.exists():
+            raise InputError(f"{path} is no run folder: there is no config.yaml in it.")
+        return run
+
+    @classmethod
+    def new(cls, path: Path) -> "Run":
+        """A new run folder of this name, or of the first free name after it, that no other process has got."""
+        name, number = path.name, 1
+        with files.told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            while True:
+                try:
+                    path.mkdir()
+                    return cls(path)
+                except FileExistsError:
+                    number += 1
+                    path = path.with_name(f"{name}+{number}")
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Hold the folder while writing in it; raises `files.Busy` if another process does."""
+        return files.alone(self.path / ".lock", patience=0)
+
+    def discard_if_unused(self) -> None:
+        """Remove the folder if nothing but a log is in it: a command ended on a mistake before it began to train."""
+        if self.path.is_dir() and {file.name for file in self.path.iterdir()} <= {"train.log", ".lock"}:
+            shutil.rmtree(self.path)
+            with suppress(OSError):  # other runs are beside it
+                self.path.parent.rmdir()
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "metrics.json").exists()
+
+    @property
+    def cut(self) -> bool:
+        """Ended too early, with a checkpoint to go on from."""
+        return self.last.exists() and not self.finished
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best.ckpt"
+
+    def trained(self) -> Path:
+        """The best checkpoint; raises InputError if there is none yet."""
+        if not self.best.exists():
+            raise InputError(f"{self.path} has no checkpoint yet.")
+        return self.best
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.parquet"
+
+    @property
+    def blind_predictions(self) -> Path:
+        """Of the rows without a label, where there are any."""
+        return self.path / "predictions.csv"
+
+    @property
+    def pictures(self) -> Path:
+        """What the task drew of the finished network, a PNG for each; its name is the caption."""
+        return self.path / "pictures"
+
+    @property
+    def page(self) -> Path:
+        return self.path / "report" / "index.html"
+
+    def config(self) -> DictConfig:
+        try:
+            loaded = OmegaConf.load(self.config_file)
+            lacking = [name for name in WHOLE if OmegaConf.select(cast(DictConfig, loaded), name) is None]
+        except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
+            raise InputError(f"{self.config_file} is damaged: {one_line(error)}.") from None
+        if not isinstance(loaded, DictConfig) or lacking:
+            raise InputError(f"{self.config_file} is damaged: it has no {', '.join(lacking)}.")
+        return loaded
+
+    def expect(self, config: DictConfig) -> None:
+        """Raises InputError, naming the keys that differ, if what the folder holds was made with another config."""
+        if not (self.cut or self.finished):
+            return
+        here, given = flat(self.config()), flat(config)
+        differ = [key for key in sorted(here.keys() | given.keys()) if here.get(key) != given.get(key)]
+        if differ:
+            raise InputError(f"{self.path} was made with another config: {differences(differ, here, given)}.")
+
+    def begin(self, config: DictConfig) -> None:
+        """Write what made the run: its config, with all references resolved, and versions.
+
+        What a killed process left half written goes.
+        """
+        for left in self.path.rglob(".*.partial"):
+            left.unlink()
+        if self.cut:
+            return
+        files.write_text(self.config_file, OmegaConf.to_yaml(config, resolve=True))
+        files.write_text(self.path / "versions.json", json.dumps(versions(), indent=1))
+
+    def history(self) -> list[dict[str, float]]:
+        """One dict an epoch, as logged."""
+        file = self.path / "history.jsonl"
+        try:
+            rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+            if not all(isinstance(row, dict) and "epoch" in row for row in rows):
+                raise ValueError("a line is no epoch")
+        except ValueError as error:
+            raise InputError(f"{file} is damaged: {one_line(error)}. Without it the page has no curves.") from None
+        return rows
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        try:
+            found = json.loads((self.path / name).read_text())
+            if not isinstance(found, dict):
+                raise ValueError("it holds no names with values")
+        except FileNotFoundError:
+            raise InputError(f"{self.path} has no {name}: the run has not finished.") from None
+        except ValueError as error:
+            advice = f"Remove it, and train with resume={self.path} to have it again"
+            raise InputError(f"{self.path / name} is damaged: {one_line(error)}. {advice}.") from None
+        return found
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        files.write_text(self.path / name, json.dumps(values, indent=1))
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The best checkpoint of a run folder, or the file itself; raises InputError where there is none."""
+    return path if path.is_file() else Run.find(path).trained()
+
+
+def flat(config: DictConfig) -> dict[str, Any]:
+    """Dotted key to plain value, of the keys that can change a result."""
+
+    def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict) and value:
+            for name, inner in value.items():
+                yield from leaves(f"{key}.{name}", inner)
+        else:
+            yield key, value
+
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    return dict(chain.from_iterable(leaves(key, value) for key, value in plain.items() if key not in FREE))
+
+
+def differences(keys: Sequence[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """model.name rotinv there, preliminary_cnn here; ..."""
+    return "; ".join(f"{key} {there.get(key)} there, {here.get(key)} here" for key in keys)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide a result."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a checkout that was never installed
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,157 @@
+"""What the camera and the subtraction make of a scene: noise, saturation, dead areas, and a difference image
+that is the science image minus what a slightly wrong model predicts from the template, turned positive at the
+centre as the survey's pipeline does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alerce_early.simulation.painting import (
+    CENTRE,
+    SIDE,
+    Atmosphere,
+    Sources,
+    blur,
+    paint,
+    per_stamp,
+    sersic,
+)
+from alerce_early.simulation.sky import (
+    MASK_EDGE,
+    RESIDUAL,
+    WEAK_STAR,
+    Scene,
+)
+
+Array = NDArray[Any]
+Generator = np.random.Generator
+
+GAIN = 6.2  # electrons a count
+SATURATION = 45_000.0  # counts above the sky
+BLEEDING = 1.2e5  # counts of a star whose charge runs along its row
+TEMPLATE_FRAMES = 20  # exposures stacked
+MASKED = 0.09  # share of the stamps
+LOWEST_FOR_NAN = 8 / 207  # of the stamps with dead areas, the share whose template has the lowest float32 there
+# Resampling and subtraction mix pixels one and two apart, along columns and along rows, so that these share
+# noise; in the grain that bright stars leave, neighbours differ in sign instead.
+SCIENCE_MIX = (0.0, 0.0), (-0.03, 0.0)
+TEMPLATE_MIX = (0.095, -0.055), (0.075, -0.055)
+DIFFERENCE_MIX = (0.025, -0.02), (0.02, -0.03)
+GRAIN_MIX = (-0.2, 0.0), (-0.2, 0.0)
+MIX_SCATTER = 0.025  # of the subtraction's nearer weight from night to night
+
+
+def bleed(sources: Sources) -> Sources:
+    """The charge that runs along the rows of the brightest stars."""
+    s = sources[sources.flux > BLEEDING]
+    return Sources.of(s.row, s.x, s.y, 0.008 * s.flux, size=16.0, ratio=0.03)
+
+
+def draw_atmosphere(fwhm: Array, rng: Generator) -> Atmosphere:
+    n = len(fwhm)
+    ratio = np.maximum(1 - np.abs(0.08 * rng.standard_normal(n)), 0.6)
+    return Atmosphere(fwhm, ratio, rng.uniform(0, np.pi, n), np.zeros((n, 2)))
+
+
+def draw_belief(air: Atmosphere, bad: Array, rng: Generator) -> Atmosphere:
+    """The atmosphere and pointing that the subtraction believes in; far off where bad (n,) is set."""
+    n = len(bad)
+    width = np.exp(np.where(bad, 0.08, 0.04) * rng.standard_normal(n))
+    ratio = air.ratio * (1 + 0.04 * rng.standard_normal(n))
+    shift = np.where(bad, 0.15, 0.05)[:, None] * rng.standard_normal((n, 2))
+    return Atmosphere(air.fwhm * width, ratio, air.angle, shift)
+
+
+def mix(images: Array, weights: tuple[tuple[Any, float], tuple[Any, float]]) -> Array:
+    """Images (n, SIDE, SIDE) with pixels one and two apart mixed along columns, then rows; flux is kept."""
+    for axis, (near, far) in zip((1, 2), weights, strict=True):
+        mixed = images * (1 - 2 * near - 2 * far)
+        for steps, weight in ((1, near), (2, far)):
+            if np.any(weight):
+                mixed += weight * (np.roll(images, steps, axis) + np.roll(images, -steps, axis))
+        images = mixed
+    return images
+
+
+def white(n: int, rng: Generator) -> Array:
+    """Noise (n, SIDE, SIDE) float32 of unit variance."""
+    return rng.standard_normal((n, SIDE, SIDE), dtype=np.float32)
+
+
+def column_pattern(n: int, rng: Generator) -> Array:
+    """Offsets of the detector columns (n, 1, SIDE), in units of the sky noise; strong on a few detectors."""
+    strength = np.where(rng.random(n) < 0.75, 0.035, rng.uniform(0.07, 0.28, n))[:, None]
+    alternate = rng.choice([-1, 1], (n, 1)) * (-1.0) ** np.arange(SIDE)
+    return (strength * (alternate + rng.standard_normal((n, SIDE)))).astype(np.float32)[:, None, :]
+
+
+def dead_area(artefact: Array, rng: Generator) -> Array:
+    """Pixels without data (n, SIDE, SIDE) bool: strips at chip edges, some slanted, or masked rectangles.
+    They spare the alert itself, though an artefact may touch one."""
+    n = len(artefact)
+    at_edge = artefact == MASK_EDGE
+    masked = at_edge | (rng.random(n) < MASKED)
+    strip = (rng.random(n) < 0.45) & ~at_edge
+    grid = np.arange(SIDE)
+    slant = np.where(rng.random(n) < 0.1, rng.uniform(-1, 1, n), 0)[:, None, None]
+    strips = grid + slant * (grid[:, None] - CENTRE) < rng.uniform(2, 27, n)[:, None, None]
+    half = rng.uniform(3, 9, (2, n, 1))
+    gap = np.where(at_edge, rng.uniform(1, 2.5, n), rng.uniform(2, 20, n))[:, None]
+    across = np.abs(grid - (CENTRE - half[0] - gap)) < half[0]
+    along = np.where(at_edge, 3, 20)[:, None] * rng.uniform(-1, 1, (n, 1))
+    down = np.abs(grid - CENTRE - along) < half[1]
+    dead = np.where(strip[:, None, None], strips, across[:, None, :] & down[:, :, None])
+    dead &= masked[:, None, None]
+    turns = rng.integers(0, 4, n)[:, None, None]
+    dead = np.where(turns % 2 == 1, dead.transpose(0, 2, 1), dead)
+    return np.where(turns >= 2, dead[:, ::-1, ::-1], dead)
+
+
+def subtract(science: Array, predicted: Array, noise: Array, artefact: Array, rng: Generator) -> Array:
+    """Difference images (n, SIDE, SIDE): science without sky, less the template as its atmosphere shows it.
+
+    Bright stars leave grain behind; a star too weak in a shallow frame is what cloud or a wrong scale leaves.
+    """
+    n = len(artefact)
+    scale = np.where(artefact == WEAK_STAR, rng.uniform(1.1, 1.4, n), 1 + 0.01 * rng.standard_normal(n))
+    grain = np.where(artefact >= 0, 0.042, 0.014) * np.exp(0.6 * rng.standard_normal(n))
+    predicted = np.minimum(predicted * per_stamp(scale), SATURATION)
+    residue = predicted * per_stamp(grain) * mix(white(n, rng), GRAIN_MIX)
+    scatter = MIX_SCATTER * rng.standard_normal((2, n))
+    (down, down_far), (across, across_far) = DIFFERENCE_MIX
+    weights = (down + per_stamp(scatter[0]), down_far), (across + per_stamp(scatter[1]), across_far)
+    return mix(science - predicted + residue + 0.5 * noise, weights)
+
+
+def observe(scene: Scene, rng: Generator) -> tuple[Array, Array]:
+    """Stamps (n, SIDE, SIDE, 3) float32 in counts, and whether each difference was negative (n,) bool."""
+    n = len(scene.labels)
+    c = {name: per_stamp(values) for name, values in scene.conditions.items()}
+    air = draw_atmosphere(scene.conditions["fwhm"], rng)
+    template_air = draw_atmosphere(scene.conditions["template_fwhm"], rng)
+    belief = draw_belief(air, scene.artefact == RESIDUAL, rng)
+    static, row = Sources.join(scene.static, bleed(scene.static)), scene.galaxies["row"]
+    galaxies = sersic(scene.galaxies)
+    science, template, predicted = (paint(static, a) for a in (air, template_air, belief))
+    for image, a in ((science, air), (template, template_air), (predicted, belief)):
+        image[row] += blur(galaxies, a[row])
+    science += paint(scene.change, air)
+
+    noise = white(n, rng) * np.sqrt(c["noise"] ** 2 + np.maximum(science, 0) / GAIN)
+    noise = mix(noise, SCIENCE_MIX) + column_pattern(n, rng) * c["noise"]
+    science = np.minimum(science, SATURATION) + noise
+    template_noise = white(n, rng) * np.sqrt(c["template_noise"] ** 2 + template / TEMPLATE_FRAMES / GAIN)
+    template = np.minimum(template, SATURATION) + mix(template_noise, TEMPLATE_MIX)
+    difference = subtract(science, predicted, template_noise, scene.artefact, rng)
+    difference += c["noise"] * per_stamp(0.025 * rng.standard_normal(n))  # the background is not quite known
+    template += c["sky"] + c["noise"] * per_stamp(0.06 * rng.standard_normal(n))
+    negative = difference[:, CENTRE - 1 : CENTRE + 2, CENTRE - 1 : CENTRE + 2].mean(axis=(1, 2)) < 0
+    difference = np.where(negative[:, None, None], -difference, difference)
+    images = np.stack([science + c["sky"], template, difference], axis=-1)
+    images[dead := dead_area(scene.artefact, rng)] = np.nan
+    odd = rng.spawn(1)[0].random(n) < LOWEST_FOR_NAN  # by a generator of its own: all else stays what a seed means
+    images[..., 1][dead & odd[:, None, None]] = np.finfo(np.float32).min
+    return images, negative

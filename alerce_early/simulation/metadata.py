@@ -1,0 +1,171 @@
+"""The sky positions and the 26 metadata columns of the simulated survey, consistent with its stamps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alerce_early.data.readers.coordinates import (
+    angles,
+    ecliptic_rotation,
+    galactic_rotation,
+    rotate,
+    to_ecliptic,
+    to_galactic,
+    unit_vectors,
+)
+from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
+
+Array = NDArray[np.float64]
+
+AGN, SN, VS, ASTEROID, BOGUS = range(len(CLASSES))
+MISSING = -999.0
+PIXEL = 1.01  # arcsec
+CATALOGUE_RADIUS = 30.0  # arcsec; the alert packets list no catalogue source beyond it
+CATALOGUE_LIMIT = 22.4  # mag; depth of the all-sky catalogue behind sgscore and distpsnr
+SOUTHERN_LIMIT = -28.0  # degrees of declination that the telescope reaches
+
+# Alerts are cut by the pipeline's own noise estimate, about twice the shot noise of a perfect PSF fit.
+PIPELINE_NOISE = 2.05
+MAX_SIGMAPSF = 0.217  # mag; the five sigma cut
+
+# By class: real-bogus score and scatter; detections and visits so far, median and scatter of the logarithm.
+REAL_BOGUS = np.array([(0.90, 0.08), (0.87, 0.09), (0.70, 0.14), (0.72, 0.15), (0.53, 0.15)])
+DETECTIONS = np.array([(550.0, 1.0), (35.0, 1.2), (170.0, 1.6), (1.0, 0.0), (1.0, 0.0)])
+VISITS = np.array([(650.0, 0.8), (1300.0, 0.7), (550.0, 1.3), (600.0, 1.0), (700.0, 0.9)])
+
+
+def draw_positions(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array, Array]:
+    """Right ascension and declination (n,), degrees: asteroids hug the ecliptic, most variable stars and
+    artefacts the galactic plane, AGN and SN avoid its dust; nothing lies south of the telescope's limit."""
+    n = len(labels)
+    ra, dec = np.empty(n), np.empty(n)
+    clustered = (labels == ASTEROID) | (np.isin(labels, (VS, BOGUS)) & (rng.random(n) < 0.65))
+    todo = np.arange(n)
+    while len(todo):
+        near_plane = np.clip(rng.laplace(0, 9, len(todo)), -89, 89)
+        anywhere = np.rad2deg(np.arcsin(rng.uniform(-1, 1, len(todo))))
+        latitude = np.deg2rad(np.where(clustered[todo], near_plane, anywhere))
+        vectors = unit_vectors(rng.uniform(0, 2 * np.pi, len(todo)), latitude)
+        galactic = np.isin(labels[todo], (VS, BOGUS))[:, None]
+        from_galactic = rotate(vectors, galactic_rotation().T)
+        from_ecliptic = rotate(vectors, ecliptic_rotation().T)
+        ra[todo], dec[todo] = angles(np.where(galactic, from_galactic, from_ecliptic))
+        gal_lat = to_galactic(ra[todo], dec[todo])[1]
+        dusty = np.isin(labels[todo], (AGN, SN)) & (np.abs(gal_lat) < rng.exponential(9, len(todo)))
+        todo = todo[(dec[todo] < SOUTHERN_LIMIT) | dusty]
+    return ra, dec
+
+
+def nearest(row: NDArray[np.int64], distance: Array, n: int, k: int) -> NDArray[np.int64]:
+    """(n, k) indices into the flat source list of the k nearest of each row, -1 where there are fewer."""
+    order = np.lexsort((distance, row))
+    first = np.searchsorted(row[order], np.arange(n))
+    rank = np.arange(len(order)) - first[row[order]]
+    found = np.full((n, k), -1, dtype=np.int64)
+    kept = rank < k
+    found[row[order][kept], rank[kept]] = order[kept]
+    return found
+
+
+def pick(values: Array, index: NDArray[np.int64]) -> Array:
+    """values[index], MISSING where index is -1."""
+    return np.where(index < 0, MISSING, np.append(values, MISSING)[index])
+
+
+def star_score(mag: Array, star: NDArray[np.bool_], rng: np.random.Generator) -> Array:
+    """Star-galaxy score in [0, 1]: near 1 for stars, near 0 for galaxies, undecided for faint sources."""
+    doubt = 1 / (1 + np.exp((20.8 - mag) / 0.5))
+    sure = np.where(star, 1 - rng.exponential(0.03, len(mag)), rng.exponential(0.05, len(mag)))
+    vague = np.where(rng.random(len(mag)) < 0.4, 0.5, rng.beta(0.5, 0.5, len(mag)))
+    return np.clip(np.where(rng.random(len(mag)) < doubt, vague, sure), 0, 1)
+
+
+def profile_fit(mag: Array, star: NDArray[np.bool_], rng: np.random.Generator) -> tuple[Array, Array]:
+    """chi and sharpness of the PSF fit to reference sources: galaxies fit badly, faint ones scatter."""
+    n, faint = len(mag), mag > 21.3
+    chi = np.where(star | faint, 0.65, 2.2) * np.exp(rng.normal(0, 0.45, n))
+    width = np.where(faint, 0.25, np.where(star, 0.035, 0.2))
+    sharp = np.where(faint, -0.2, np.where(star, -0.015, 0.22)) + width * rng.standard_normal(n)
+    return chi, sharp
+
+
+def detection_limit(zero_point: Array, noise: Array, fwhm: Array) -> Array:
+    """Five sigma limit (mag) of the difference image; noise in counts a pixel, fwhm in pixels."""
+    # Fitting a Moffat profile of exponent 3 to a point source takes in the noise of 3.77 fwhm^2 pixels.
+    return zero_point - 2.5 * np.log10(5 * PIPELINE_NOISE * noise * np.sqrt(3.77) * fwhm)
+
+
+def calibration_error(n: int, rng: np.random.Generator) -> Array:
+    """Error (n,) in mag that even the brightest detections keep."""
+    return 0.02 + 0.02 * np.exp(0.5 * rng.standard_normal(n))
+
+
+def history(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array, Array]:
+    """Detections and visits so far at each position: moving objects and most artefacts are seen once."""
+    n = len(labels)
+    median, scatter = DETECTIONS[labels].T
+    detections = np.ceil(median * np.exp(scatter * rng.standard_normal(n)))
+    repeated = (labels == BOGUS) & (rng.random(n) < 0.3)
+    detections[repeated] = np.ceil(8 * np.exp(2 * rng.standard_normal(repeated.sum())))
+    detections += (labels == ASTEROID) & (rng.random(n) < 0.04)
+    median, scatter = VISITS[labels].T
+    return detections, detections + np.floor(median * np.exp(scatter * rng.standard_normal(n)))
+
+
+def metadata_columns(
+    labels: NDArray[np.int64],
+    conditions: dict[str, Array],
+    catalogue: dict[str, NDArray[Any]],
+    mag: Array,
+    negative: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> Array:
+    """(n, 26) columns in COLUMNS order.
+
+    conditions: ra, dec (degrees), zero_point (mag), noise (counts), fwhm (pixels), each (n,).
+    catalogue: every static source of every stamp, flat: row, distance (pixels from the alert), mag, star.
+    mag: of the difference, (n,). negative: (n,) whether the source is fainter than in the template.
+    """
+    n = len(labels)
+    row, distance, known_mag, star = (catalogue[key] for key in ("row", "distance", "mag", "star"))
+    score = star_score(known_mag, star, rng)
+    chi, sharp = profile_fit(known_mag, star, rng)
+    listed = np.flatnonzero((known_mag < CATALOGUE_LIMIT) & (distance * PIXEL < CATALOGUE_RADIUS))
+    three = nearest(row[listed], distance[listed], n, 3)
+    three = np.where(three < 0, -1, np.append(listed, -1)[three])
+    one = nearest(row, distance, n, 1)[:, 0]
+    detections, visits = history(labels, rng)
+    ecl_long, ecl_lat = to_ecliptic(conditions["ra"], conditions["dec"])
+    gal_long, gal_lat = to_galactic(conditions["ra"], conditions["dec"])
+    limit = detection_limit(conditions["zero_point"], conditions["noise"], conditions["fwhm"])
+    sigma = np.hypot(MAX_SIGMAPSF * 10 ** (0.4 * (mag - limit)), calibration_error(n, rng))
+    sigma = np.minimum(sigma, MAX_SIGMAPSF)
+    columns = {
+        "isdiffpos": negative.astype(float),
+        "fwhm": np.clip(1.08 * conditions["fwhm"] * np.exp(0.12 * rng.standard_normal(n)), 1.0, 7.0),
+        "magpsf": mag + 0.4 * sigma * rng.standard_normal(n),
+        "sigmapsf": sigma,
+        "ra": conditions["ra"],
+        "dec": conditions["dec"],
+        "diffmaglim": limit,
+        "rb": np.clip(REAL_BOGUS[labels, 0] + REAL_BOGUS[labels, 1] * rng.standard_normal(n), 0, 1),
+        "distnr": pick(distance, one),
+        "magnr": pick(known_mag, one),
+        "classtar": np.clip(1 - rng.exponential(0.03, n) * np.exp(rng.exponential(0.5, n)), 0, 1),
+        "ndethist": detections,
+        "ncovhist": visits,
+        "ecl_lat": ecl_lat,
+        "ecl_long": ecl_long,
+        "gal_lat": gal_lat,
+        "gal_long": gal_long,
+        "non_detections": visits - detections,
+        "chinr": pick(chi, one),
+        "sharpnr": pick(sharp, one),
+    }
+    for k in range(3):
+        columns[f"sgscore{k + 1}"] = pick(score, three[:, k])
+        columns[f"distpsnr{k + 1}"] = pick(distance * PIXEL, three[:, k])
+    return np.stack([columns[name] for name in COLUMNS], axis=1)

@@ -1,0 +1,238 @@
+"""What is in the sky: the stars and galaxies that science and template share, and what has changed since.
+
+Depths, seeing, sky levels and magnitudes follow the public alert stream's distributions; no row is copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alerce_early.data.readers.coordinates import to_galactic
+from alerce_early.simulation.metadata import (
+    AGN,
+    ASTEROID,
+    BOGUS,
+    SN,
+    VS,
+    detection_limit,
+    draw_positions,
+)
+from alerce_early.simulation.painting import CENTRE, SIDE, Sources
+
+Array = NDArray[Any]
+Generator = np.random.Generator
+
+ZERO_POINT = 26.2  # mag of one count in a frame of the usual exposure
+SHALLOW_ZERO_POINT = 23.2  # the same through clouds or in twilight, where most artefacts come from
+SKY_NOISE = 0.25  # variance of the sky (counts squared) a count of sky level
+TEMPLATE_DEPTH = 0.255  # template sky noise over science sky noise, before resampling
+SHALLOW_TEMPLATE = 1.8  # how much noisier the templates of shallow frames are than their scale explains
+REFERENCE_LIMIT = 23.3  # mag of the faintest sources painted
+
+ARTEFACTS = ("dark pixel", "cosmic ray", "weak star", "residual", "glints", "trail", "flash", "mask edge")
+DARK_PIXEL, COSMIC_RAY, WEAK_STAR, RESIDUAL, GLINTS, TRAIL, FLASH, MASK_EDGE = range(len(ARTEFACTS))
+ARTEFACT_SHARES = np.array([0.28, 0.20, 0.20, 0.11, 0.06, 0.04, 0.06, 0.05])
+SHALLOW_SHARES = np.array([0.7, 0.35, 1.0, 0.0, 0.8, 0.3, 0.6, 0.2])
+
+
+@dataclass
+class Scene:
+    """Everything that decides n stamps but their noise."""
+
+    labels: Array  # (n,)
+    artefact: Array  # (n,) index into ARTEFACTS, -1 for what is in the sky
+    conditions: dict[str, Array]  # of the exposures, as of `draw_conditions`
+    static: Sources  # in science and template alike
+    galaxies: dict[str, Array]  # resolved ones, also static
+    change: Sources  # in the science image alone
+    mag: Array  # (n,) of the change, where it is not an artefact
+
+
+def flux_of(mag: Array, zero_point: Array) -> Array:
+    """Counts of a source of that magnitude."""
+    return 10 ** (0.4 * (zero_point - mag))
+
+
+def draw_conditions(labels: Array, artefact: Array, rng: Generator) -> dict[str, Array]:
+    """Pointing (degrees), depth (mag), sky (counts), sharpness and the alert's x, y (pixels), each (n,)."""
+    n = len(labels)
+    ra, dec = draw_positions(labels, rng)
+    shallow = (artefact >= 0) & (rng.random(n) < SHALLOW_SHARES[artefact])
+    level = np.where(labels == ASTEROID, 108.0, 165.0)  # asteroids are followed in dark time
+    sky = np.maximum(level * np.exp(0.42 * rng.standard_normal(n)), 53.0)
+    noise = np.sqrt(SKY_NOISE * sky) * np.exp(0.1 * rng.standard_normal(n) + rng.exponential(0.08, n))
+    zero_point = ZERO_POINT + 0.15 * rng.standard_normal(n)
+    fwhm = np.clip(2.0 * np.exp(0.28 * rng.standard_normal(n)), 1.25, 5.5)
+    template_noise = TEMPLATE_DEPTH * noise * np.exp(0.25 * rng.standard_normal(n))
+    # The pipeline scales the template to the science image, so that of a shallow frame has hardly any noise.
+    shallow_point = SHALLOW_ZERO_POINT + 0.4 * rng.standard_normal(n)
+    shallow_noise = rng.uniform(9.5, 16, n)
+    scaled = SHALLOW_TEMPLATE * template_noise * 10 ** (0.4 * (shallow_point - zero_point))
+    return {
+        "ra": ra,
+        "dec": dec,
+        "gal_lat": to_galactic(ra, dec)[1],
+        "sky": np.where(shallow, rng.uniform(5, 28, n), sky),
+        "noise": np.where(shallow, shallow_noise, noise),
+        "zero_point": np.where(shallow, shallow_point, zero_point),
+        "fwhm": np.where(shallow, np.minimum(fwhm, 1.8), fwhm),
+        "template_noise": np.where(shallow, scaled, template_noise),
+        "template_fwhm": np.clip(2.1 * np.exp(0.12 * rng.standard_normal(n)), 1.6, 3.5),
+        "x": CENTRE + rng.uniform(-0.5, 0.5, n),
+        "y": CENTRE + rng.uniform(-0.5, 0.5, n),
+    }
+
+
+def draw_field(c: dict[str, Array], rng: Generator) -> Sources:
+    """Unrelated stars and galaxies around every alert; stars crowd towards the galactic plane."""
+    n = len(c["sky"])
+    stars = 4 * np.exp(4.1 * np.exp(-np.abs(c["gal_lat"]) / 10) + 0.55 * rng.standard_normal(n))
+    number = rng.poisson(np.stack([stars, np.full(n, 9.0)]))
+    row = np.concatenate([np.repeat(np.arange(n), k) for k in number])
+    star = np.arange(len(row)) < number[0].sum()
+    slope = np.where(star, 0.25, 0.38)  # of the logarithm of the number, a magnitude
+    mag = np.maximum(REFERENCE_LIMIT + np.log10(1 - rng.random(len(row))) / slope, 12.0)
+    size = 10 ** (0.35 - 0.07 * (mag - 20) + 0.2 * rng.standard_normal(len(row)))
+    return Sources.of(
+        row,
+        rng.uniform(-4, SIDE + 4, len(row)),
+        rng.uniform(-4, SIDE + 4, len(row)),
+        flux_of(mag, c["zero_point"][row]),
+        mag=mag,
+        size=np.where(star, 0.0, size),
+        ratio=rng.uniform(0.3, 1.0, len(row)),
+        angle=rng.uniform(0, np.pi, len(row)),
+        star=star,
+    )
+
+
+def draw_hosts(labels: Array, c: dict[str, Array], rng: Generator) -> dict[str, Array]:
+    """The galaxies of the supernovae and of some active nuclei, in one flat list with the row of each."""
+    row = np.flatnonzero((labels == SN) | ((labels == AGN) & (rng.random(len(labels)) < 0.33)))
+    n, nuclear = len(row), labels[row] == AGN
+    bright = nuclear | (rng.random(n) < 0.75)
+    mag = np.clip(17.3 + 1.4 * rng.standard_normal(n), 14.0, 22.0)
+    mag = np.where(bright, mag, rng.uniform(20.5, REFERENCE_LIMIT, n))
+    radius = 10 ** (0.52 - 0.13 * (mag - 18) + 0.2 * rng.standard_normal(n))
+    ratio = rng.uniform(np.where(nuclear, 0.5, 0.25), 1)
+    angle, turn = rng.uniform(0, np.pi, n), rng.uniform(0, 2 * np.pi, n)
+    # Supernovae follow the light of an exponential disc; active nuclei sit in the middle.
+    along = np.where(nuclear, 0, radius * rng.gamma(2, 0.52, n))
+    u, v = along * np.cos(turn), along * np.sin(turn) * ratio
+    return {
+        "row": row,
+        "x": c["x"][row] - np.cos(angle) * u + np.sin(angle) * v,
+        "y": c["y"][row] - np.sin(angle) * u - np.cos(angle) * v,
+        "flux": flux_of(mag, c["zero_point"][row]),
+        "mag": mag,
+        "radius": radius,
+        "ratio": ratio,
+        "angle": angle,
+        "index": np.where(nuclear, rng.uniform(1.5, 4, n), rng.uniform(0.7, 2.5, n)),
+        "arms": np.where((radius > 4) & (rng.random(n) < 0.6), rng.uniform(0.2, 0.7, n), 0),
+        "winding": rng.uniform(2, 5, n) * rng.choice([-1, 1], n),
+    }
+
+
+def draw_counterparts(labels: Array, artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
+    """The star or nucleus that was already there, at the alert's position, where there is one."""
+    kinds = [labels == AGN, labels == VS, artefact == WEAK_STAR, artefact == RESIDUAL]
+    mean, width = np.select(kinds, [17.9, 16.2, 14.0, 14.8]), np.select(kinds, [0.95, 1.9, 0.8, 0.9])
+    mag = np.clip(mean + width * rng.standard_normal(len(labels)), 12.3, 21.2)
+    outburst = (labels == VS) & (rng.random(len(labels)) < 0.06)  # of a star too faint for most templates
+    mag = np.where(outburst, rng.uniform(19, 23, len(labels)), mag)
+    row = np.flatnonzero(mean)
+    return Sources.of(row, c["x"][row], c["y"][row], flux_of(mag, c["zero_point"])[row], mag=mag[row])
+
+
+def draw_change(labels: Array, before: Array, c: dict[str, Array], rng: Generator) -> tuple[Array, Array]:
+    """Magnitude (n,) of what changed and whether it is a loss of light, given the counterpart's."""
+    n = len(labels)
+    kinds = [labels == AGN, labels == SN, labels == VS]
+    mean = np.select(kinds, [18.8 + 0.7 * (before - 17.9), 18.7, before + 1.65])
+    scatter = np.select(kinds, [0.65, 0.75, np.where(rng.random(n) < 0.2, 1.4, 0.65)])
+    mag = np.where(labels == ASTEROID, 20.3 - rng.gamma(1.5, 0.8, n), mean + scatter * rng.standard_normal(n))
+    outburst = (labels == VS) & (before > 19)
+    mag = np.where(outburst, np.minimum(mag, rng.normal(17, 1.8, n)), np.maximum(mag, 13.3))
+    limit = detection_limit(c["zero_point"], c["noise"], c["fwhm"])
+    mag = np.minimum(mag, limit - rng.exponential(0.3, n))  # the faintest alerts pile up just above the limit
+    may_fade = np.select([labels == AGN, labels == VS], [0.65, 0.6], 0.0)
+    return mag, (rng.random(n) < may_fade) & (mag > before + 0.1)
+
+
+def draw_variables(labels: Array, mag: Array, fades: Array, c: dict[str, Array], rng: Generator) -> Sources:
+    """Flares, losses of light, supernovae, and asteroids, some of them trailed about along the ecliptic."""
+    row = np.flatnonzero(labels != BOGUS)
+    n = len(row)
+    trailed = (labels[row] == ASTEROID) & (rng.random(n) < 0.6)
+    return Sources.of(
+        row,
+        c["x"][row],
+        c["y"][row],
+        np.where(fades, -1, 1)[row] * flux_of(mag, c["zero_point"])[row],
+        size=np.where(trailed, rng.gamma(2, 1.1, n), 0.0),
+        ratio=0.5,
+        angle=0.35 * rng.standard_normal(n),
+    )
+
+
+def draw_pixel_faults(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
+    """Pixels gone dark and pixels hit by particles, sharper than any atmosphere lets a star be."""
+    row = np.flatnonzero(np.isin(artefact, (DARK_PIXEL, COSMIC_RAY, MASK_EDGE)))
+    n = len(row)
+    size, ratio = rng.uniform(1.0, 2.5, n), rng.uniform(0.3, 1, n)
+    peak = 25 * np.exp(0.5 * rng.standard_normal(n)) * c["noise"][row]
+    return Sources.of(
+        row,
+        c["x"][row],
+        c["y"][row],
+        np.where(artefact[row] == DARK_PIXEL, -1.6, 1.6) * peak * size * np.maximum(size * ratio, 0.9),
+        size=size,
+        ratio=ratio,
+        angle=np.pi / 2 + 0.4 * rng.standard_normal(n),
+        blurred=0.0,
+    )
+
+
+def draw_satellites(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
+    """Trains of glints, unbroken trails, and single flashes."""
+    n = len(artefact)
+    kinds = [artefact == GLINTS, artefact == TRAIL, artefact == FLASH]
+    spacing = np.select(kinds, [rng.uniform(5, 24, n), 1.5, 3 * SIDE])
+    direction = np.where(artefact == TRAIL, rng.uniform(0, np.pi, n), 0.15 * rng.standard_normal(n))
+    peak = np.select(kinds, [18.0, 3.0, 45.0]) * np.exp(0.5 * rng.standard_normal(n)) * c["noise"]
+    size = np.select(kinds, [1.0, 1.0, rng.uniform(1, 4, n)])
+    steps = np.arange(-50, 51)
+    satellites = np.flatnonzero(np.logical_or.reduce(kinds))
+    row = np.repeat(satellites, len(steps))
+    along = np.tile(steps, len(satellites)) * spacing[row]
+    x, y = c["x"][row] + along * np.cos(direction[row]), c["y"][row] + along * np.sin(direction[row])
+    inside = np.maximum(np.abs(x - CENTRE), np.abs(y - CENTRE)) < SIDE
+    flux = 1.5 * peak * (c["fwhm"] ** 2 + size**2)
+    return Sources.of(row, x, y, flux[row], size=size[row], ratio=0.6, angle=direction[row])[inside]
+
+
+def draw_scene(labels: Array, rng: Generator) -> Scene:
+    """Scenes for alerts of the given classes (n,)."""
+    artefact = np.where(labels == BOGUS, rng.choice(len(ARTEFACTS), len(labels), p=ARTEFACT_SHARES), -1)
+    conditions = draw_conditions(labels, artefact, rng)
+    galaxies = draw_hosts(labels, conditions, rng)
+    counterparts = draw_counterparts(labels, artefact, conditions, rng)
+    counterpart_mag = np.full(len(labels), 99.0)
+    counterpart_mag[counterparts.row] = counterparts.mag
+    host_mag = np.full(len(labels), 99.0)
+    host_mag[galaxies["row"]] = galaxies["mag"]
+    # A host that outshines its nucleus makes the two a galaxy to the catalogue.
+    counterparts.star = counterparts.mag < host_mag[counterparts.row] + 0.7
+    mag, fades = draw_change(labels, counterpart_mag, conditions, rng)
+    change = Sources.join(
+        draw_variables(labels, mag, fades, conditions, rng),
+        draw_pixel_faults(artefact, conditions, rng),
+        draw_satellites(artefact, conditions, rng),
+    )
+    static = Sources.join(draw_field(conditions, rng), counterparts)
+    return Scene(labels, artefact, conditions, static, galaxies, change, mag)

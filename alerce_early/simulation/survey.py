@@ -1,0 +1,111 @@
+"""A simulated survey of ZTF-like alerts: science, template and difference stamps with their metadata.
+
+Each alert starts as a scene (sky.py), which science and template see through atmospheres of their own
+(painting.py) and with their own noise (camera.py); its metadata are measured on it (metadata.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alerce_early.data.readers import stamps_file
+from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
+from alerce_early.data.records import Records
+from alerce_early.errors import InputError
+from alerce_early.simulation.camera import observe
+from alerce_early.simulation.metadata import (
+    BOGUS,
+    SN,
+    detection_limit,
+    metadata_columns,
+)
+from alerce_early.simulation.painting import CENTRE, SIDE
+from alerce_early.simulation.sky import Scene, draw_scene
+
+Array = NDArray[Any]
+Generator = np.random.Generator
+
+COUNTS = np.array([14_966, 1_620, 14_996, 9_899, 10_763])  # stamps of each class in the ALeRCE training file
+SMALLEST_CLASS = 2
+CHUNK = 256  # stamps painted at once: bounds the memory, and belongs to what a seed means
+MISSHAPED = 0.012  # share of the stamps
+
+to_raw = stamps_file.to_raw  # what is generated from the survey is in the format of the file it stands for
+
+
+def read(
+    n: int = 52_244, seed: int = 0, test_path: str | Path | None = None, extra_path: str | Path | None = None
+) -> Records:
+    """The simulated survey as records, through the same door as the real file; the paths: as there."""
+    records = stamps_file.from_raw(simulate(n, seed), origin=f"simulated survey of {n:,} stamps, seed {seed}")
+    return stamps_file.beside(records, test_path, extra_path)
+
+
+def measure(scene: Scene, images: Array, negative: Array, rng: Generator) -> Array:
+    """Metadata (n, 26) float64 of observed scenes."""
+    c, static, hosts = scene.conditions, scene.static, scene.galaxies
+    # A nucleus and its host are one catalogue entry; a supernova's host is one of its own.
+    own = scene.labels[hosts["row"]] == SN
+    row = np.concatenate([static.row, hosts["row"][own]])
+    x, y = np.concatenate([static.x, hosts["x"][own]]), np.concatenate([static.y, hosts["y"][own]])
+    distance = np.hypot(x - c["x"][row], y - c["y"][row])
+    catalogue = {
+        "row": row,
+        "distance": np.hypot(distance, 0.35 * rng.standard_normal(len(row))),
+        "mag": np.concatenate([static.mag, hosts["mag"][own]]),
+        "star": np.concatenate([static.star, np.zeros(own.sum(), bool)]),
+    }
+    aperture = slice(CENTRE - 3, CENTRE + 4)
+    counts = np.nansum(images[:, aperture, aperture, 2], axis=(1, 2))
+    artefact_mag = c["zero_point"] - 2.5 * np.log10(np.maximum(counts, 1))
+    limit = detection_limit(c["zero_point"], c["noise"], c["fwhm"])
+    mag = np.where(scene.labels == BOGUS, np.minimum(artefact_mag, limit), scene.mag)
+    return metadata_columns(scene.labels, c, catalogue, mag, negative, rng)
+
+
+def class_counts(n: int) -> Array:
+    """How many of n stamps each class gets: its share of the training file, none below SMALLEST_CLASS."""
+    if n < SMALLEST_CLASS * len(CLASSES):
+        raise InputError(f"{n} stamps are too few: ask for at least {SMALLEST_CLASS * len(CLASSES)}.")
+    exact = n * COUNTS / COUNTS.sum()
+    counts = np.maximum(np.floor(exact).astype(np.int64), SMALLEST_CLASS)
+    while counts.sum() > n:
+        counts[np.argmax(counts)] -= 1
+    while counts.sum() < n:
+        counts[np.argmax(exact - counts)] += 1
+    return counts
+
+
+def trim(stamp: Array, rng: Generator) -> Array:
+    """A stamp that runs over the chip's edge: lines or columns of one side are missing."""
+    kept = int(rng.integers(35, SIDE))
+    part = slice(0, kept) if rng.random() < 0.5 else slice(SIDE - kept, SIDE)
+    return (stamp[part] if rng.random() < 0.5 else stamp[:, part]).copy()
+
+
+def simulate(n: int = 52_244, seed: int = 0) -> dict[str, Any]:
+    """A survey of n alerts, a pure function of (n, seed); the default size is the ALeRCE training file's.
+
+    images: list of n (height, width, 3) float32 stamps in counts, science, template, difference; 63 x 63 but
+    for about 1.2 %; NaN where the detector has no data, and in a few templates -3.4e38.
+    labels: (n,) int64 indices into CLASSES, shuffled, in the training file's proportions.
+    metadata: (n, 26) float64 in COLUMNS order, -999 where missing.
+    oid: list of n str, one object an alert.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(CLASSES)), class_counts(n)))
+    misshaped = rng.random(n) < MISSHAPED
+    images: list[Array] = []
+    metadata = np.empty((n, len(COLUMNS)))
+    for start in range(0, n, CHUNK):
+        chunk = slice(start, start + CHUNK)
+        scene = draw_scene(labels[chunk], rng)
+        stamps, negative = observe(scene, rng)
+        metadata[chunk] = measure(scene, stamps, negative, rng)
+        images += [trim(s, rng) if cut else s.copy() for s, cut in zip(stamps, misshaped[chunk], strict=True)]
+    oid = [f"SIM{i:07d}" for i in range(n)]
+    return {"images": images, "labels": labels, "metadata": metadata, "oid": oid}

@@ -1,0 +1,161 @@
+"""The predictions table on disk: one row a stamp, as parquet or CSV by the file's extension.
+
+Columns: id, row, split ("validation" or "test"), label and predicted (class names), p_<class> for each class,
+q_<class>, the same calibrated, the sets of classes of `conformal.KINDS`, threshold_<what is wanted>, see `thresholds`,
+and what of `METADATA` the store has.
+The label of a row that nobody has labelled is empty.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+from pyarrow import compute, csv, parquet
+
+from alerce_early.errors import InputError, one_line
+from alerce_early.files import whole
+
+COLUMNS = 10_000
+CELLS = 1 << 20  # of any parquet file, and 8 for each of its bytes: columns of equal values take next to none
+LONGEST = 1000  # bytes of a text
+EXTENSIONS = (".parquet", ".csv")
+# Of a row, taken from the store where it is there, and what it is called.
+METADATA = {
+    "magpsf": "magnitude (magpsf)",
+    "sigmapsf": "magnitude error (sigmapsf)",
+    "snr": "signal-to-noise ratio (snr)",
+}
+SMALLEST = 1e-12  # probability; a network's zero is a rounded one
+Table = Mapping[str, np.ndarray]
+
+
+def write(path: Path, table: Table) -> None:
+    """Write columns (N,) of numbers or text under a temporary name, then rename.
+
+    Raises InputError for another ending of the file's name, or where the file cannot be written.
+    """
+    if path.suffix not in EXTENSIONS:
+        raise InputError(f"{path}: a predictions table ends in {' or '.join(EXTENSIONS)}.")
+    rows = pyarrow.table({name: np.asarray(column) for name, column in table.items()})
+    with whole(path) as partial:
+        (csv.write_csv if path.suffix == ".csv" else parquet.write_table)(rows, partial)
+
+
+def read(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Read columns (N,) of numbers or text, all or those named.
+
+    Takes less memory than 256 MiB plus 200 times the file's size; equal texts share theirs, so that making a column
+    of fixed width of them takes more. Raises InputError if there is no such table, it is damaged, or what it holds is
+    nested, no text, or far larger than the file.
+    """
+    try:
+        rows = _csv(path, names) if path.suffix == ".csv" else _parquet(path, names)
+        if repeated := [name for name, times in Counter(rows.column_names).items() if times > 1]:
+            raise ValueError(f"it has the column {repeated[0][:40]} more than once")
+        return {name: _plain(name, rows[name]) for name in rows.column_names}
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there; wanted a table, .csv or .parquet.") from None
+    except Exception as error:  # a damaged table may raise nearly anything
+        raise InputError(f"{path} is no predictions table: {one_line(error)}.") from None
+
+
+def _csv(path: Path, names: Sequence[str] | None) -> pyarrow.Table:
+    with path.open("rb") as file:
+        columns = file.readline(1 << 20).count(b",") + 1
+    if columns > COLUMNS:
+        raise ValueError(f"it has {columns:,} columns, more than {COLUMNS:,}")
+    return csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=names))
+
+
+def _parquet(path: Path, names: Sequence[str] | None) -> pyarrow.Table:
+    """A few bytes of a parquet file may stand for any number of equal rows, so what it says of itself is checked."""
+    with parquet.ParquetFile(path) as file:
+        meta = file.metadata
+        if meta.num_columns > COLUMNS or meta.num_rows * meta.num_columns > CELLS + 8 * path.stat().st_size:
+            raise ValueError(f"it has {meta.num_rows:,} rows of {meta.num_columns:,} columns, too many for its size")
+        fields = [field for field in file.schema_arrow if names is None or field.name in names]
+    for field in fields:
+        _check_kind(field.name, field.type)
+    texts = [field.name for field in fields if _is_text(field.type)]
+    return parquet.read_table(path, columns=names, read_dictionary=texts)  # each text once, until its length is known
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    """Is it text, however it lies in memory? Other writers have kinds of their own."""
+    of = pyarrow.types
+    return of.is_string(kind) or of.is_large_string(kind) or of.is_string_view(kind)
+
+
+def _check_kind(name: str, kind: pyarrow.DataType) -> None:
+    of = pyarrow.types
+    bytes_ = of.is_binary(kind) or of.is_large_binary(kind) or of.is_binary_view(kind) or of.is_fixed_size_binary(kind)
+    if of.is_nested(kind) or bytes_:
+        raise ValueError(f"column {name[:40]} is of {kind}, neither numbers nor text")
+
+
+def _plain(name: str, column: pyarrow.ChunkedArray) -> np.ndarray:
+    kind = column.type
+    if pyarrow.types.is_dictionary(kind):
+        kind, chunks = kind.value_type, [chunk.dictionary for chunk in column.chunks]
+    else:
+        chunks = column.chunks
+    _check_kind(name, kind)
+    if _is_text(kind):
+        longest = max((compute.max(compute.binary_length(chunk)).as_py() or 0 for chunk in chunks), default=0)
+        if longest > LONGEST:
+            raise ValueError(f"column {name[:40]} has a text of {longest:,} bytes; wanted at most {LONGEST:,}")
+    return column.to_numpy()
+
+
+def classes_of(table: Table) -> tuple[str, ...]:
+    """The classes in label order, from the names of the probability columns."""
+    return tuple(name.removeprefix("p_") for name in table if name.startswith("p_"))
+
+
+def probabilities(table: Table, classes: Sequence[str]) -> np.ndarray:
+    """(N, C) float64 from the columns p_<class>."""
+    return np.stack([table[f"p_{name}"] for name in classes], 1).astype(np.float64)
+
+
+def label_indices(table: Table, classes: Sequence[str]) -> np.ndarray:
+    """(N,) int64 indices into classes from the column label; raises InputError for another name."""
+    names, index = np.unique(table["label"].astype(str), return_inverse=True)
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        raise InputError(
+            f"label {', '.join(unknown[:5])} has no column p_{unknown[0]}; there are {', '.join(classes[:20])}."
+        )
+    return np.array([classes.index(name) for name in names], dtype=np.int64)[index]
+
+
+def part(table: Table, split: str) -> dict[str, np.ndarray]:
+    """The rows of one split."""
+    return _rows(table, table["split"] == split)
+
+
+def labelled(table: Table) -> dict[str, np.ndarray]:
+    """The rows that can be judged."""
+    return _rows(table, table["label"] != "")
+
+
+def judged(table: Table, split: str) -> dict[str, np.ndarray]:
+    """The rows of one split that can be judged."""
+    return labelled(part(table, split))
+
+
+def unlabelled(table: Table) -> dict[str, np.ndarray]:
+    """The rows that can only be predicted; without the column label."""
+    rows = _rows(table, table["label"] == "")
+    return {name: column for name, column in rows.items() if name != "label"}
+
+
+def joined(parts: Sequence[Table]) -> dict[str, np.ndarray]:
+    """Tables end to end, as far as they have the same columns."""
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in shared}
+
+
+def _rows(table: Table, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: column[chosen] for name, column in table.items()}

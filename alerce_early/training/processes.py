@@ -1,0 +1,149 @@
+"""What the processes of one run must know of each other before they train together.
+
+A launcher (torchrun, srun) starts the same command once for each device. These processes meet at the launcher's
+address, so that what the first decides (the run folder's name, whether to run at all) holds for all. Processes
+that Lightning starts itself come when the first has decided.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from alerce_early.errors import InputError, one_line
+from alerce_early.training import signals
+
+OURS = "ALERCE_EARLY_FIRST_PROCESS"  # for the processes that Lightning starts: the process that did
+COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # how launchers tell how many processes they started
+LONGEST = timedelta(days=1)  # that the first process may take to prepare the data
+SIGHT = 60.0  # seconds until a network file system shows one machine what another wrote
+
+_questions = count()
+
+
+def first() -> bool:
+    """Whether this process is the one that decides and writes."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def launched() -> bool:
+    """Whether a launcher started this process beside others."""
+    return _meeting() is not None
+
+
+def agreed(decide: Callable[[], str]) -> str:
+    """What the first process decides, in all of them; each must ask the same questions in the same order.
+
+    Empty in a process that Lightning started: it is there because the first decided to go on. Raises InputError in
+    all if the first fails.
+    """
+    if not launched():
+        return decide() if first() else ""
+    return _exchange(decide if first() else str)[0]
+
+
+def check_sight(folder: Path, view: Callable[[], object]) -> None:
+    """Raise InputError in all processes unless all see one folder, and in it what the first sees by `view`."""
+    if not launched():
+        return
+    token = folder / ".shared.partial"  # if it stays behind, it is cleared with what is half written
+
+    def see() -> str:
+        return f"{token.read_text() if token.exists() else None} {view()}"
+
+    if first():
+        token.write_text(uuid4().hex)
+    wanted, until = agreed(see), time.monotonic() + SIGHT
+
+    def look() -> str:
+        while see() != wanted:
+            if time.monotonic() > until:
+                raise InputError(
+                    f"{socket.gethostname()} does not see {folder} as the first process does. "
+                    "Choose a place that all machines share with outputs=FOLDER."
+                )
+            time.sleep(0.5)
+        return ""
+
+    _exchange(look)
+    if first():
+        token.unlink()
+
+
+def environment() -> ClusterEnvironment | None:
+    """What the launcher of this process tells, or None of one that was started alone or by Lightning.
+
+    Raises InputError for a launcher that is neither torchrun nor SLURM.
+    """
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if SLURMEnvironment.detect():
+        try:
+            # Lightning would write a checkpoint of its own in the middle of an epoch, and later prefer it to the best
+            return SLURMEnvironment(auto_requeue=False)
+        except RuntimeError as error:  # it wants --ntasks-per-node
+            raise InputError(f"srun: {one_line(error)}.") from None
+    ours = {str(os.getpid()), str(os.getppid())}
+    for name in COUNTS:
+        if os.environ.get(name, "1") != "1" and os.environ.get(OURS) not in ours:
+            raise InputError(
+                f"{name}={os.environ[name]}: a launcher that is neither torchrun nor srun started this process. "
+                f"Start it with one of these, or with unset {name}."
+            )
+    os.environ[OURS] = str(os.getpid())
+    return None
+
+
+def check_number(devices: int) -> None:
+    """Raise InputError if the launcher started more or fewer processes than the trainer has devices."""
+    here = environment()
+    if here and here.world_size() != devices:
+        raise InputError(
+            f"trainer.devices: {devices} in all, but {here.world_size()} processes were started. Let them be equal: "
+            "torchrun --nproc-per-node, sbatch --ntasks-per-node, of a sweep hydra.launcher.tasks_per_node."
+        )
+
+
+@cache
+def _meeting() -> dist.Store | None:
+    """The store of the launcher's processes, or None of one that was started alone."""
+    here = environment()
+    if here is None or here.world_size() == 1:
+        return None
+    signals.end_at_once(here.global_rank() == 0)  # while it waits for another, too
+    address = f"tcp://{here.main_address}:{here.main_port}"
+    store, _, _ = next(iter(dist.rendezvous(address, here.global_rank(), here.world_size())))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"alerce_early/{attempt}", store)
+
+
+def _exchange(say: Callable[[], str]) -> list[str]:
+    """What each process says, by rank; if one fails, it raises its error and all others an InputError of its words."""
+    store, here, question = _meeting(), environment(), next(_questions)
+    assert store and here
+    failed: Exception | None = None
+    try:
+        answer = {"said": say()}
+    except Exception as error:
+        failed, answer = error, {"failed": str(error) if isinstance(error, InputError) else one_line(error)}
+    keys = [f"{question}/{rank}" for rank in range(here.world_size())]
+    store.set(keys[here.global_rank()], json.dumps(answer))
+    store.wait(keys, LONGEST)
+    answers = [json.loads(store.get(key)) for key in keys]
+    if not any("failed" in answer for answer in answers):
+        return [answer["said"] for answer in answers]
+    store.add(f"{question}/heard", 1)
+    until = time.monotonic() + SIGHT
+    while first() and store.add(f"{question}/heard", 0) < len(keys) and time.monotonic() < until:
+        time.sleep(0.05)  # the store ends with the first process
+    raise failed or InputError(next(answer["failed"] for answer in answers if "failed" in answer))

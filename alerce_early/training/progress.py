@@ -1,0 +1,127 @@
+"""What people see while a run trains: one line an epoch, a history file, curves and pictures in TensorBoard."""
+
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from alerce_early import files
+from alerce_early.evaluation import metrics
+from alerce_early.report import figures
+from alerce_early.training.fitting import Fitting
+
+log = logging.getLogger(__name__)
+
+SHOWN = 16  # rows in the picture of a batch
+
+
+class EpochLine(Callback):
+    """Logs one line an epoch and keeps every epoch's numbers, also in the checkpoint, as history.jsonl."""
+
+    def __init__(self, folder: Path, shown: Sequence[str]):
+        self.file, self.shown = folder / "history.jsonl", list(dict.fromkeys(shown))
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0  # of training, up to the end of the last epoch, also before the run was cut
+        self.started = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        epoch = trainer.current_epoch + 1
+        now = time.perf_counter()
+        seconds, self.started = now - self.started, now
+        self.seconds += seconds
+        self.history.append({"epoch": epoch, "step": trainer.global_step, "learning_rate": rate, **values})
+        if not trainer.is_global_zero:
+            return
+        files.write_text(self.file, "".join(json.dumps(row) + "\n" for row in self.history))
+        numbers = "  ".join(f"{_spoken(name)} {values[name]:.3f}" for name in self.shown if name in values)
+        log.info("epoch %3d/%s  %s  %.1f s", epoch, trainer.max_epochs, numbers, seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history, self.seconds = state_dict["history"], state_dict["seconds"]
+
+
+def training_seconds(trainer: L.Trainer) -> float:
+    """What all epochs took, over all processes that one after the other trained this run."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return sum(callback.seconds for callback in callbacks if isinstance(callback, EpochLine))
+
+
+class Board(Callback):
+    """TensorBoard: examples as the net sees them once, the confusion matrix whenever a better net was found."""
+
+    def __init__(self, best: ModelCheckpoint):
+        self.best = best
+        self.drawn_for: torch.Tensor | None = None
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, index: int) -> None:
+        if trainer.global_step or not isinstance(pl_module, Fitting):
+            return
+        task = pl_module.task
+        with torch.random.fork_rng():  # a picture must not change the run
+            seen = task.recipe.finish(task.augment(batch["image"][:SHOWN]))
+        captions = [task.spec.classes[label] for label in batch["label"][:SHOWN].tolist()]
+        shown = figures.gallery(seen.cpu().numpy(), captions)
+        self._add(trainer, f"{task.spec.kind} as the net sees them", shown)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not isinstance(pl_module, Fitting) or self.best.best_model_score == self.drawn_for:
+            return
+        self.drawn_for = self.best.best_model_score
+        table, classes = pl_module.table, pl_module.task.spec.classes
+        if f"p_{classes[0]}" in table:
+            predicted = np.stack([table[f"p_{name}"] for name in classes], 1).argmax(1)
+            counts = metrics.confusion(table["label"], predicted, len(classes))
+            self._add(trainer, "confusion matrix (validation)", figures.confusion(counts, classes))
+
+    def _add(self, trainer: L.Trainer, tag: str, figure: Any) -> None:
+        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
+            trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)
+
+
+def _spoken(name: str) -> str:
+    """val/recall/SN -> SN recall"""
+    split, _, metric = name.partition("/")
+    metric, _, label = metric.partition("/")
+    words = f"{label} {metric}".strip().replace("_", " ")
+    return words if split == "val" and metric != "loss" else f"{split} {words}"
+
+
+def progress_bar() -> list[Callback]:
+    """A bar within the epoch where somebody can see it move; none in a log file."""
+    return [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
+
+
+def quiet() -> None:
+    """Leave the log to what this run has to say, once: Lightning's hints go, its errors stay."""
+    if getattr(rank_zero_only, "rank", 0):
+        logging.getLogger("alerce_early").setLevel(logging.ERROR)
+    logging.raiseExceptions = False  # a line that a full disk refuses in train.log is still on the screen
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for about in (
+        ".*exists and is not empty.*",  # a run that goes on writes where it did
+        ".*LeafSpec.*",  # a deprecation inside Lightning
+        ".*smaller than the logging interval.*",  # every metric here is logged by epoch
+        ".*does not have many workers.*",  # whole batches from memory need none
+        ".*sync_dist=True.*",  # every process computes its metrics over the rows of all
+    ):
+        warnings.filterwarnings("ignore", message=about)

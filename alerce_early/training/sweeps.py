@@ -1,0 +1,101 @@
+"""A sweep's jobs: none runs twice, the others go on after one fails, and the end says what came of each.
+
+A job may run in another process or on another machine (submitit), so each leaves a note of its outcome in a folder
+of this launch, which the end reads and clears away.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from alerce_early import files
+from alerce_early.errors import InputError
+from alerce_early.runs import Run
+from alerce_early.training.processes import first, launched
+
+LAUNCH = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{socket.gethostname()}-{os.getpid()}"
+FINISHED, BEFORE, FAILED = "finished", "finished before", "failed"
+TAKEN, DONE = "running in another process", "finished by another process"
+
+
+class Failed(Exception):
+    """A job of several processes ended badly; the message is what it printed."""
+
+
+def run(job: Callable[[DictConfig], None], config: DictConfig, launch: str) -> None:
+    """Run one job of a sweep, unless it has finished or another process runs it, and note what came of it."""
+    context = HydraConfig.get()
+    folder = Path(context.runtime.output_dir)
+    outcome, reason = BEFORE if Run(folder).finished else FINISHED, ""
+    try:
+        if outcome != BEFORE and config.trainer.get("devices", 1) != 1 and not launched():
+            _apart(list(context.overrides.task), folder)
+        else:
+            job(config)
+        (folder / "failed.txt").unlink(missing_ok=True)
+    except files.Busy:
+        outcome = BEFORE if outcome == BEFORE else TAKEN  # a finished job may be looked at by another launch
+    except Exception as error:
+        outcome, reason = FAILED, str(error).strip().rpartition("\n")[2]
+        whole = str(error) if isinstance(error, (InputError, Failed)) else traceback.format_exc()
+        print(f"error: {reason}", file=sys.stderr)
+        if first():
+            files.write_text(folder / "failed.txt", f"{whole}\n")
+        if launched() and not isinstance(error, InputError):
+            sys.exit(1)  # the other processes may be waiting for this one: their launcher must end them
+    if first():
+        files.write_text(folder.parent / ".launches" / launch / folder.name, f"{outcome}\n{reason}")
+
+
+def _apart(options: list[str], folder: Path) -> None:
+    """Run a job of several processes as a command of its own: if one of them dies, the sweep lives."""
+    command = [sys.executable, "-m", "alerce_early.train", *options, f"hydra.run.dir='{folder}'"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
+        try:
+            told = job.communicate()[1]
+        except BaseException:  # it ends its own processes, which a SIGKILL would leave behind
+            job.terminate()
+            raise
+    print(told, end="", file=sys.stderr)
+    if job.returncode == files.Busy.status:
+        raise files.Busy(told)
+    if job.returncode:
+        raise Failed(told.strip() or f"exit status {job.returncode}")
+
+
+class Summary(Callback):
+    """Hydra calls this when all jobs have ended, wherever they ran."""
+
+    def on_multirun_end(self, config: DictConfig, **also: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        notes = folder / ".launches" / LAUNCH
+        if not first():
+            return
+        jobs = {note.name: note.read_text().split("\n", 1) for note in sorted(notes.glob("[!.]*"))}
+        shutil.rmtree(notes, ignore_errors=True)
+        with suppress(OSError):  # another launch has its notes there
+            notes.parent.rmdir()
+        for name, note in jobs.items():
+            if note[0] == TAKEN and Run(folder / name).finished:
+                note[0] = DONE
+        counts = Counter(outcome for outcome, _ in jobs.values())
+        print(f"{folder}: {len(jobs)} jobs,", ", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
+        for name, (outcome, _) in jobs.items():
+            if outcome == TAKEN:
+                print(f"  {TAKEN}: {name}")
+        if bad := [f"{name}: {reason}" for name, (outcome, reason) in jobs.items() if outcome == FAILED]:
+            print(f"error: {len(bad)} of the jobs failed:", *bad, sep="\n  ", file=sys.stderr)
+            sys.exit(1)

@@ -1,0 +1,81 @@
+"""The trainer of a run: Lightning's, with the callbacks that keep, show and stop it."""
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig
+
+from alerce_early import checkpoints
+from alerce_early.config import plain, task_of
+from alerce_early.data.datamodule import AlertData
+from alerce_early.errors import InputError
+from alerce_early.runs import Run
+from alerce_early.schema import construct
+from alerce_early.training import (
+    processes,
+    progress,
+    resuming,
+    signals,
+)
+from alerce_early.training.fitting import Fitting
+
+
+def assemble(
+    config: DictConfig, data: AlertData, run: Run, *more: Callback
+) -> tuple[Fitting, L.Trainer, ModelCheckpoint]:
+    """For a whole config its task, to be fitted, trainer and what keeps the best checkpoint; more: extra callbacks."""
+    L.seed_everything(config.seed, verbose=False)
+    task = task_of(config, data.spec)
+    monitor = f"val/{config.monitor}"
+    mode = "min" if config.monitor in task.lower_is_better else "max"
+    folder = run.path / "checkpoints"
+    best = resuming.Kept(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+    # after the epoch's line is written, so that a run that goes on has the whole history; and after the best one,
+    # which then, if only that was written, is written again as it is
+    last = resuming.Kept(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    # what the cut run told after its last checkpoint will be told again
+    purge = checkpoints.read(run.last)["global_step"] + 1 if run.cut else 0
+    callbacks: list[Callback] = [
+        progress.EpochLine(run.path, ("train/loss", "val/loss", monitor, *[f"val/{name}" for name in task.shown])),
+        progress.Board(best),
+        resuming.Randomness(),
+        *progress.progress_bar(),
+        *more,
+        construct(resuming.Patience, monitor=monitor, patience=config.patience, mode=mode, check_finite=False),
+        best,
+        last,
+    ]
+    options = plain(config.trainer)
+    board = options.pop("logger", True) and TensorBoardLogger(
+        run.path, name="", version="", default_hp_metric=False, purge_step=purge
+    )
+    try:
+        trainer = construct(
+            L.Trainer,
+            # statistics of batch normalisation over all ranks; a CPU has no such layer
+            **{"sync_batchnorm": torch.cuda.is_available() and config.trainer.accelerator != "cpu"},
+            **options,
+            callbacks=callbacks,
+            plugins=[resuming.WholeFiles(), *filter(None, [processes.environment()])],
+            logger=board,
+            default_root_dir=run.path,
+            use_distributed_sampler=False,  # the data module's batches know their rank
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            enable_progress_bar=bool(progress.progress_bar()),
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise InputError(f"trainer: {error} Try trainer=cpu.") from None
+    ranks = trainer.num_devices * trainer.num_nodes
+    processes.check_number(ranks)
+    if config.data.batch_size < 2 * ranks:
+        raise InputError(
+            f"data.batch_size={config.data.batch_size} for {ranks} processes; wanted at least 2 rows for each."
+        )
+    if ranks > 1 and (launcher := trainer.strategy.launcher):
+        signals.end_at_once(trainer.is_global_zero, launcher.kill)
+    # the same initial weights everywhere, but each rank its own dropout and augmentation
+    torch.manual_seed(config.seed + trainer.global_rank)
+    return Fitting(task), trainer, best

@@ -1,0 +1,128 @@
+"""Every layout of the stamps file, and one clear error for each way it can be wrong."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import stamp
+
+from alerce_early.data.readers import stamps_file
+from alerce_early.errors import InputError
+from alerce_early.simulation import survey
+
+
+def raw(**changes: Any) -> dict[str, Any]:
+    """A correct raw dict of five stamps, one of each class."""
+    return {
+        "images": [stamp(i) for i in range(5)],
+        "labels": list(range(5)),
+        "metadata": [[float(i)] * len(stamps_file.COLUMNS) for i in range(5)],
+    } | changes
+
+
+def read(content: Any, tmp_path: Path) -> stamps_file.Records:
+    path = tmp_path / "stamps.pkl"
+    path.write_bytes(pickle.dumps(content))
+    return stamps_file.read(path)
+
+
+LAYOUTS = {
+    "as published": {},
+    "dense": {"images": np.stack([stamp(i) for i in range(5)])},
+    "object array": {"images": np.array([*[stamp(i) for i in range(4)], stamp(4, 50, 63)], dtype=object)},
+    "float64": {"images": [stamp(i).astype(np.float64) for i in range(5)]},
+    "big-endian": {"images": [stamp(i).astype(">f4") for i in range(5)]},
+    "class names": {"labels": ["AGN", "SN", "VS", "asteroid", "bogus"]},
+    "label array": {"labels": np.arange(5, dtype=np.int8)},
+    "float labels": {"labels": np.arange(5.0)},
+    "metadata array": {"metadata": np.arange(5.0)[:, None].repeat(26, 1)},
+}
+
+
+@pytest.mark.parametrize("changes", LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts_read_alike(tmp_path: Path, changes: dict[str, Any]) -> None:
+    records = read(raw(**changes), tmp_path)
+    assert len(records) == 5 and records.labels.tolist() == [0, 1, 2, 3, 4]
+    assert [float(image[20, 20, 1]) for image in records.images] == [0, 1, 2, 3, 4]
+    assert records.features.tolist() == [[float(i)] * 26 for i in range(5)]
+    assert records.feature_names == stamps_file.COLUMNS
+
+
+@pytest.mark.parametrize("rename", (str.title, str.upper, str.lower))
+def test_keys_in_any_capitalisation(tmp_path: Path, rename: Any) -> None:
+    assert len(read({rename(key): value for key, value in raw().items()}, tmp_path)) == 5
+
+
+def test_without_metadata(tmp_path: Path) -> None:
+    for content in (raw(metadata=None), {key: raw()[key] for key in ("images", "labels")}):
+        assert read(content, tmp_path).features.shape == (5, 0)
+
+
+def test_the_published_columns(tmp_path: Path) -> None:
+    names = read(raw(metadata=np.zeros((5, 23))), tmp_path).feature_names
+    assert len(names) == 23 and not {"rb", "distnr", "magnr"} & set(names)
+
+
+@pytest.mark.parametrize("key", ("oid", "object_ids", "OID"))
+def test_object_ids_are_kept_and_rows_without_one_stand_alone(tmp_path: Path, key: str) -> None:
+    assert read(raw(**{key: ["a", "a", "b", "c", "d"]}), tmp_path).ids.tolist() == ["a", "a", "b", "c", "d"]
+    assert len(set(read(raw(), tmp_path).ids)) == 5
+
+
+def test_a_file_that_prescribes_its_split(tmp_path: Path) -> None:
+    part = {"images": raw()["images"], "labels": raw()["labels"], "features": np.zeros((5, 26))}
+    records = read({"Train": part, "Validation": part, "Test": part}, tmp_path)
+    assert records.part is not None
+    assert records.part.tolist() == ["train"] * 5 + ["validation"] * 5 + ["test"] * 5
+    assert len(set(records.ids)) == 15  # rows of different parts are different objects
+
+
+ERRORS: dict[str, tuple[Any, str]] = {
+    "lengths": (raw(labels=[0, 1]), "5 images, 2 labels, 5 metadata"),
+    "metadata length": (raw(metadata=np.zeros((4, 26))), "5 images, 5 labels, 4 metadata"),
+    "unknown number": (raw(labels=[0, 1, 2, 3, 7]), "unknown label 7; wanted 0 or AGN"),
+    "negative label": (raw(labels=[0, 1, 2, 3, -1]), "unknown label -1"),
+    "half a label": (raw(labels=[0, 1, 2, 3, 0.5]), "unknown label 0.5"),
+    "unknown name": (raw(labels=["AGN", "SN", "VS", "comet", "bogus"]), "unknown label comet"),
+    "no labels": ({"images": [stamp()]}, "has no labels"),
+    "no images": ({"labels": [1]}, r"has the entries \['labels'\]; wanted images"),
+    "no rows": (raw(images=[], labels=[], metadata=[]), "holds no rows"),
+    "a list": ([1, 2], "holds a list; wanted a dict"),
+    "channels first": (raw(images=[stamp().transpose(2, 0, 1)] * 5), r"shape \(3, 63, 63\); wanted"),
+    "not arrays": (raw(images=["a"] * 5), "images must be numpy arrays"),
+    "text pixels": (raw(images=[np.full((63, 63, 3), "a")] * 5), "wanted floating-point numbers"),
+    "columns": (raw(metadata=np.zeros((5, 24))), r"shape \(5, 24\); wanted one row a stamp of 26 columns"),
+    "ragged metadata": (raw(metadata=[[0.0] * 26] * 4 + [[0.0]]), "metadata rows differ in length"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), ERRORS.values(), ids=ERRORS)
+def test_one_clear_error(tmp_path: Path, content: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(content, tmp_path)
+
+
+def test_no_path_names_the_flag() -> None:
+    with pytest.raises(InputError, match=r"data\.path=FILE, or ALERCE_STAMPS=FILE"):
+        stamps_file.read(None)
+
+
+def test_the_real_file(real_data: Path) -> None:
+    records = stamps_file.read(real_data / "ztf_public_stamps.pkl")
+    assert np.bincount(records.labels).tolist() == [60, 77, 110, 201, 48]
+    assert len(set(records.ids)) == 446
+
+
+def test_another_file_to_be_judged_on(tmp_path: Path, stamps_file: Path) -> None:
+    path = tmp_path / "test.pkl"
+    path.write_bytes(pickle.dumps(raw()))
+    records = stamps_file.read(stamps_file, test_path=path)
+    assert records.part is not None and set(records.part[:-5]) == {"train"} and set(records.part[-5:]) == {"test"}
+    assert records.labels[-5:].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_simulation_can_be_judged_on_real_stamps(real_data: Path) -> None:
+    records = survey.read(n=50, test_path=real_data / "ztf_public_stamps.pkl")
+    assert len(records) == 546 and (records.part == "test").sum() == 496

@@ -1,0 +1,322 @@
+"""Alert packets as a stream of records: what is read, in which order, by whom, and what the real ones hold."""
+
+import gzip
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import pytest
+from astropy.io import fits
+from omegaconf import DictConfig
+
+from alerce_early import generate
+from alerce_early.config import data_of
+from alerce_early.data import summary
+from alerce_early.data.readers import alerts
+from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
+from alerce_early.data.records import UNLABELLED
+from alerce_early.errors import InputError
+from alerce_early.simulation import simulated_packets
+from alerce_early.simulation.survey import simulate
+
+N = 150  # more than two batches, so that processes are used
+SEED = 7  # of which stamps 6 and 11 of 40, and 32 of 120, are cut by a chip's edge
+
+
+@pytest.fixture(scope="module")
+def night() -> list[dict[str, Any]]:
+    """N packets; 40 scenes under names of their own."""
+    return [packet for packet, _ in simulated_packets.alerts(N, seed=SEED, pool_size=40)]
+
+
+@pytest.fixture(scope="module")
+def folder(night: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an avro file of each packet, in subfolders."""
+    folder = tmp_path_factory.mktemp("night")
+    for i, packet in enumerate(night):
+        file = folder / f"field{i // 50}" / f"{packet['candid']}.avro"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(simulated_packets.encode(packet))
+    return folder
+
+
+def everything(*paths: Path | str, **options: Any) -> dict[str, Any]:
+    """All that a stream gives, joined."""
+    chunks = list(alerts.stream(paths, **options))
+    records = [chunk.records for chunk in chunks if chunk.records is not None]
+    joined = {name: np.concatenate([getattr(r, name) for r in records]) for name in ("images", "ids", "features")}
+    joined["keys"] = np.concatenate([chunk.keys for chunk in chunks])
+    joined["rejected"] = [(packet.key, packet.reason) for chunk in chunks for packet in chunk.rejected]
+    return joined
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one["rejected"] == other["rejected"] and all(
+        np.array_equal(one[name], other[name], equal_nan=one[name].dtype.kind == "f")
+        for name in ("images", "ids", "features", "keys")
+    )
+
+
+def test_packets_hold_what_was_put_in(night: list[dict[str, Any]], folder: Path) -> None:
+    survey = simulate(40, seed=SEED)
+    rows = np.arange(N) % 40
+    whole = np.array([survey["images"][row].shape == (63, 63, 3) for row in rows])
+    read = everything(folder)
+    assert read["images"].dtype == np.float32 and read["images"].shape == (whole.sum(), 63, 63, 3)
+    wanted = np.stack([survey["images"][row] for row in rows[whole]])
+    assert np.isnan(wanted).any() and np.array_equal(read["images"], wanted, equal_nan=True)
+    assert read["features"] == pytest.approx(survey["metadata"][rows[whole]], abs=1e-9)
+    kept = [packet for packet, there in zip(night, whole, strict=True) if there]
+    assert read["keys"].tolist() == [str(packet["candid"]) for packet in kept]
+    assert read["ids"].tolist() == [packet["objectId"] for packet in kept]
+    assert len(set(read["ids"])) == len(kept) and 0 < len(read["rejected"]) == N - len(kept)
+    assert all("wanted 63 x 63" in reason for _, reason in read["rejected"])
+
+
+def test_a_missing_value_is_as_in_the_training_file(night: list[dict[str, Any]], tmp_path: Path) -> None:
+    lacking = dict.fromkeys(("ra", "ndethist", "rb", "distnr", "isdiffpos")) | {"fwhm": float("nan")}
+    packet = night[0] | {"candidate": night[0]["candidate"] | lacking}
+    (tmp_path / "one.avro").write_bytes(simulated_packets.encode(packet))
+    (row,) = everything(tmp_path)["features"]
+    missing = {name for name, value in zip(COLUMNS, row, strict=True) if value == -999}
+    derived = {"ecl_lat", "ecl_long", "gal_lat", "gal_long", "non_detections"}
+    of_simulation = {name for name, value in night[0]["candidate"].items() if value == -999}
+    assert missing == set(lacking) | derived | of_simulation
+
+
+def test_every_kind_of_container_gives_the_same(night: list[dict[str, Any]], folder: Path, tmp_path: Path) -> None:
+    wanted = everything(folder)
+    assert same(wanted, everything(f"{folder}/field*/*.avro"))
+    assert same(wanted, everything(*(folder / f"field{i}" for i in range(3)), folder))  # each file once
+    for codec, interval in (("null", 1), ("null", 1 << 19), ("deflate", 1 << 19)):
+        with (tmp_path / "many.avro").open("wb") as file:
+            fastavro.writer(file, night.SCHEMA, night, codec=codec, sync_interval=interval)
+        assert same(wanted, everything(tmp_path / "many.avro", size=37))
+    quick = {"compresslevel": 1}
+    for name, options in (("night.tar.gz", quick), ("night.tar", {}), ("night.tgz", quick)):
+        mode: Any = "w:gz" if options else "w"
+        with tarfile.open(tmp_path / name, mode, **options) as archive:
+            for file in sorted(folder.rglob("*.avro")):
+                archive.add(file, f"night/{file.name}")
+        assert same(wanted, everything(tmp_path / name))
+    os.rename(tmp_path / "night.tgz", tmp_path / "unzipped.tar")  # what it is counts, not what it is called
+    assert same(wanted, everything(tmp_path / "unzipped.tar"))
+    assert not list(tmp_path.glob("*/"))
+
+
+@pytest.mark.parametrize("workers", (0, 1, 3))
+def test_chunks_shards_and_workers(night: list[dict[str, Any]], folder: Path, tmp_path: Path, workers: int) -> None:
+    with (tmp_path / "many.avro").open("wb") as file:
+        fastavro.writer(file, night.SCHEMA, night, sync_interval=1 << 18)
+    wanted = everything(folder, workers=0)
+    for path in (folder, tmp_path):
+        chunks = list(alerts.stream([path], size=70, workers=workers))
+        assert [chunk.read for chunk in chunks] == [70, 70, 10]
+        for chunk in chunks:
+            assert chunk.records is not None and len(chunk.records) == len(chunk.keys) == len(chunk.sources)
+            assert (chunk.records.labels == UNLABELLED).all()
+        assert same(wanted, everything(path, size=70, workers=workers))
+    shards = [everything(tmp_path, shard=(i, 4), size=20, workers=workers) for i in range(4)]
+    numbers = [sorted([*map(int, shard["keys"]), *(int(key) for key, _ in shard["rejected"])]) for shard in shards]
+    assert [[key - night.FIRST for key in mine] for mine in numbers] == [list(range(i, N, 4)) for i in range(4)]
+    for skip in (1, 20, 33):
+        rest = everything(tmp_path, shard=(1, 4), skip=skip, workers=workers)
+        assert sorted([*map(int, rest["keys"]), *(int(key) for key, _ in rest["rejected"])]) == numbers[1][skip:]
+        where = np.flatnonzero(shards[1]["keys"] == rest["keys"][0])[0]
+        assert np.array_equal(shards[1]["images"][where:], rest["images"], equal_nan=True)
+    assert list(alerts.stream([folder], skip=N, workers=workers)) == []
+
+
+def test_what_cannot_begin(tmp_path: Path, folder: Path) -> None:
+    for path, words in ((tmp_path, "No such file"), (tmp_path / "none.avro", "none.avro cannot be read")):
+        with pytest.raises(InputError, match=words):
+            alerts.stream([folder, path])
+    for options in ({"shard": (2, 2)}, {"size": 0}, {"skip": -1}):
+        with pytest.raises(InputError, match="wanted"):
+            alerts.stream([folder], **options)  # type: ignore[arg-type]
+    with (tmp_path / "empty.avro").open("wb") as file:
+        fastavro.writer(file, night.SCHEMA, [])
+    with pytest.raises(InputError, match="holds no alert packet"):
+        list(alerts.stream([tmp_path]))
+    with pytest.raises(InputError, match=r"data\.path"):
+        alerts.read(None)
+    (tmp_path / "empty.avro").write_bytes(b"")
+    with pytest.raises(InputError, match="not one of 1 packets can be read; the first: is empty"):
+        alerts.read(tmp_path)
+
+
+def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfig]) -> None:
+    _, table = simulated_packets.write(tmp_path / "night.tar.gz", 120, seed=SEED)
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["night.tar.gz", "night_labels.csv"]
+    records = alerts.read(tmp_path / "night.tar.gz", table)
+    survey = simulate(120, seed=SEED)
+    whole = [image.shape == (63, 63, 3) for image in survey["images"]]
+    assert records.labels.tolist() == survey["labels"][whole].tolist()
+    assert records.set_aside == {"stamp is not whole, wanted 63 x 63": 120 - len(records)}
+    assert (alerts.read(tmp_path / "night.tar.gz").labels == UNLABELLED).all()
+    table.rename(tmp_path / "labels.csv")
+    by_object = "ObjectId,class\n" + "".join(f"{name},sn\n" for name in records.ids[:3]) + f"{records.ids[3]},\n"
+    (tmp_path / "other.csv").write_text(by_object)
+    with pytest.raises(InputError, match="other"):  # as of all that is in a folder, and no packet
+        alerts.read(tmp_path / "other.csv")
+    read = alerts.read(tmp_path)
+    assert read.labels.tolist() == records.labels.tolist()  # a labels.csv in the folder
+    assert read.set_aside == records.set_aside + Counter({"is of another kind, wanted an Avro container": 1})
+    (chunk,) = alerts.stream([tmp_path])  # as predict reads it
+    assert chunk.records is not None and chunk.records.labels.tolist() == records.labels.tolist()
+    labels = alerts.read(tmp_path, tmp_path / "other.csv").labels
+    assert (labels[:3] == CLASSES.index("SN")).all() and (labels[3:] == UNLABELLED).all()
+    for text, words in (
+        ("a,b\n1,2\n", "wanted candid"),
+        ("candid,label\n1,QSO\n", "unknown label QSO"),
+        ("", "wanted"),
+    ):
+        (tmp_path / "other.csv").write_text(text)
+        with pytest.raises(InputError, match=words):
+            alerts.read(tmp_path, tmp_path / "other.csv")
+    store = data_of(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).store
+    assert store.images.shape[0] == len(records)
+    assert "set aside by the reader: stamp is" in summary.text(store.meta)
+    (tmp_path / "labels.csv").unlink()
+    with pytest.raises(InputError, match=r"data\.labels"):
+        _ = data_of(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).labels
+
+
+def test_the_door_of_a_simulated_night(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def command(*arguments: str) -> None:
+        sys.argv = ["generate", *arguments, "--out", str(tmp_path / "night.tar.gz")]
+        generate.main()
+
+    command("--night", "12")
+    assert capsys.readouterr().out.split() == [str(tmp_path / "night.tar.gz"), str(tmp_path / "night_labels.csv")]
+    for arguments, words in (
+        (("--night", "12"), "exists already"),
+        ((), "RUN or --night"),
+        (("run", "--night", "1"), "either"),
+    ):
+        with pytest.raises(SystemExit):
+            command(*arguments)
+        assert words in capsys.readouterr().err
+
+
+def test_chunks_are_the_same_whatever_a_process_gets_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = list(alerts.stream([folder], size=40, workers=0))
+    monkeypatch.setattr(alerts, "LARGEST_BATCH", 100_000)
+    for one, other in zip(alerts.stream([folder], size=40, workers=2), wanted, strict=True):
+        assert one.keys.tolist() == other.keys.tolist() and one.rejected == other.rejected and one.read == other.read
+        assert one.records is not None and other.records is not None
+        assert np.array_equal(one.records.images, other.records.images, equal_nan=True)
+
+
+KILLED = """
+import signal, sys
+from multiprocessing import active_children
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+from alerce_early.data import alerts
+chunks = alerts.stream(sys.argv[1:], size=20, workers=2)
+next(chunks)
+print(*(child.pid for child in active_children()), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_workers_end_with_a_killed_parent(folder: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert len(workers) == 2
+    until = time.monotonic() + 20
+    while any(running(pid) for pid in workers) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(running(pid) for pid in workers)
+
+
+def test_workers_say_nothing_when_all_are_told_to_end(folder: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert parent.stdout is not None and len(parent.stdout.readline().split()) == 2
+    time.sleep(0.5)  # so that they have done what there is to do, and wait
+    os.killpg(parent.pid, signal.SIGTERM)
+    _, told = parent.communicate(timeout=20)
+    assert parent.returncode and told.count("Traceback") == 1 and "ForkProcess" not in told  # that of the parent
+
+
+def test_a_worker_that_dies_is_told(folder: Path) -> None:
+    chunks = alerts.stream([folder], size=10, workers=1)
+    next(chunks)
+    for child in active_children():
+        os.kill(child.pid or 0, signal.SIGKILL)
+    with pytest.raises(InputError, match="was killed"):
+        list(chunks)
+
+
+def running(pid: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def by_the_libraries(file: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """A packet as fastavro and astropy read it."""
+    with file.open("rb") as content:
+        (packet,) = fastavro.reader(content)
+    stamps = []
+    for name in ("cutoutScience", "cutoutTemplate", "cutoutDifference"):
+        with fits.open(io.BytesIO(gzip.decompress(packet[name]["stampData"]))) as units:
+            stamps.append(units[0].data)
+    return packet, stamps
+
+
+@pytest.mark.filterwarnings("ignore:.*SIMPLE card.*")
+def test_real_packets(real_data: Path) -> None:
+    folder = real_data / "alerts"
+    (chunk,) = alerts.stream([folder])
+    assert chunk.records is not None
+    assert chunk.read == 68 and len(chunk.records) == 62
+    assert len(chunk.rejected) == 6 and all("wanted 63 x 63" in packet.reason for packet in chunk.rejected)
+    columns = dict(zip(COLUMNS, chunk.records.features.T, strict=True))
+    for row, source in enumerate(chunk.sources):
+        packet, stamps = by_the_libraries(Path(source))
+        assert chunk.keys[row] == str(packet["candid"]) and chunk.records.ids[row] == packet["objectId"]
+        wanted = np.stack(stamps, axis=-1).astype("<f4")
+        assert np.asarray(chunk.records.images[row]).tobytes() == wanted.tobytes()  # bit for bit, NaN too
+        for name, value in packet["candidate"].items():
+            if name in columns and name != "isdiffpos":
+                assert columns[name][row] == (-999 if value is None else value)
+        assert columns["isdiffpos"][row] == {"t": 0, "f": 1}[packet["candidate"]["isdiffpos"]]
+    labelled = alerts.read(folder)
+    assert np.bincount(labelled.labels[labelled.labels >= 0]).tolist() == [10, 10, 10, 10, 9]
+
+
+def test_real_packets_of_a_pipeline_s_own_samples(real_data: Path) -> None:
+    """42 alerts in one container, its blocks packed with Snappy, its cutouts plain FITS."""
+    (chunk,) = alerts.stream([real_data / "ztf_snappy.avro"])
+    assert chunk.read == len(chunk.keys) + len(chunk.rejected) == 42 and chunk.records is not None
+    assert len(set(chunk.keys)) == len(chunk.keys) and np.isfinite(chunk.records.images).mean() > 0.9
+
+
+def test_a_message_on_the_wire_is_set_aside(real_data: Path) -> None:
+    (chunk,) = alerts.stream([real_data / "rubin" / "wire"])
+    assert chunk.read == len(chunk.rejected) == 1 and "Confluent" in chunk.rejected[0].reason

@@ -1,0 +1,106 @@
+"""Batch order: class shares, coverage, ranks, and that it is a pure function of seed and epoch."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alerce_early.data.datamodule import Rows
+from alerce_early.data.sampling import EpochBatches
+from alerce_early.errors import InputError
+
+SIZES = [300, 20, 130]
+LABELS = np.repeat([0, 1, 2], SIZES)
+ROWS = 1000 + np.arange(len(LABELS))  # row numbers need not start at 0
+
+
+def batches(**options: Any) -> EpochBatches:
+    return EpochBatches(ROWS, LABELS, **{"batch_size": 64, "seed": 3, **options})
+
+
+def shown(**options: Any) -> np.ndarray:
+    return np.concatenate(list(batches(**options)))
+
+
+def shares(rows: np.ndarray) -> list[int]:
+    return np.bincount(LABELS[rows - 1000]).tolist()
+
+
+def test_as_is_shows_every_row_once() -> None:
+    assert sorted(shown(sampling="as_is")) == ROWS.tolist()
+
+
+def test_balanced_shows_classes_alike_and_their_rows_evenly() -> None:
+    rows = shown(sampling="balanced")
+    assert shares(rows) == [150, 150, 150]
+    rare = np.bincount(rows[LABELS[rows - 1000] == 1] - 1000)[300:320]
+    assert set(rare) == {7, 8}  # 150 draws of 20 rows
+    frequent = np.bincount(rows[LABELS[rows - 1000] == 0] - 1000)
+    assert frequent.max() == 1  # no row twice while others wait
+
+
+def test_undersample_shows_the_same_rows_of_each_class_every_epoch() -> None:
+    sampler = batches(sampling="undersample")
+    first = np.concatenate(list(sampler))
+    sampler.set_epoch(1)
+    second = np.concatenate(list(sampler))
+    assert shares(first) == [20, 20, 20]
+    assert sorted(first) == sorted(second) and first.tolist() != second.tolist()
+
+
+def test_oversample_replicates_to_the_largest() -> None:
+    rows = shown(sampling="oversample")
+    assert shares(rows) == [300, 300, 300]
+    assert set(np.bincount(rows - 1000)[300:320]) == {15}
+
+
+@pytest.mark.parametrize("sampling", ("balanced", "as_is", "undersample", "oversample"))
+def test_a_number_of_batches_can_be_asked_for(sampling: str) -> None:
+    for wanted in (1, 5, 40):
+        sizes = [len(rows) for rows in batches(sampling=sampling, batches=wanted)]
+        assert sizes == [64] * wanted == [64] * len(batches(sampling=sampling, batches=wanted))
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    sampler = batches(sampling="balanced")
+    first, again = np.concatenate(list(sampler)), np.concatenate(list(sampler))
+    sampler.set_epoch(1)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, np.concatenate(list(sampler)))
+    assert not np.array_equal(first, shown(sampling="balanced", seed=4))
+
+
+@pytest.mark.parametrize("sampling", ("balanced", "as_is"))
+@pytest.mark.parametrize("world", (2, 3))
+def test_ranks_together_see_what_one_process_would(sampling: str, world: int) -> None:
+    image = torch.arange(2000)
+    whole = list(batches(sampling=sampling, batch_size=61, world=world))
+    assert [len(rows) for rows in whole] == [len(rows) for rows in batches(sampling=sampling, batch_size=61)]
+    for rows in whole:
+        parts = [Rows(rank, world, image=image)[rows] for rank in range(world)]
+        assert sorted(torch.cat([part["image"] for part in parts]).tolist()) == sorted(rows)
+        mean = torch.stack([part["image"].double().mean() * part["share"] for part in parts]).mean()
+        assert mean.item() == pytest.approx(rows.mean())  # as DDP averages over ranks
+
+
+def test_a_last_batch_too_small_for_every_rank_joins_the_one_before() -> None:
+    for n, world, sizes in ((129, 2, [64, 65]), (131, 2, [64, 67]), (132, 2, [64, 64, 4]), (131, 1, [64, 64, 3])):
+        found = list(EpochBatches(ROWS[:n], LABELS[:n], batch_size=64, world=world))
+        assert [len(rows) for rows in found] == sizes and sorted(np.concatenate(found)) == ROWS[:n].tolist()
+
+
+def test_length_is_what_it_yields() -> None:
+    for sampling in ("balanced", "as_is", "undersample", "oversample"):
+        assert len(batches(sampling=sampling)) == len(list(batches(sampling=sampling)))
+
+
+def test_errors() -> None:
+    with pytest.raises(InputError, match="sampling=fair is unknown; wanted one of balanced"):
+        shown(sampling="fair")
+
+
+def test_no_last_batch_of_a_single_row() -> None:
+    rows = np.arange(9)
+    batches = list(EpochBatches(rows, np.zeros(9, np.int64), batch_size=4))
+    assert [len(batch) for batch in batches] == [4, 5]

@@ -1,0 +1,399 @@
+"""What may be wrong with a packet, a file of them or an archive: told in one line, and the rest is read."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import tarfile
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import pyarrow
+import pytest
+from astropy.io import fits
+
+from alerce_early.data.readers import alerts, containers, raw_files
+from alerce_early.data.readers.avro import CUTOUTS, Unreadable
+from alerce_early.data.readers.chunks import CUT_SHORT
+from alerce_early.data.readers.cutouts import LARGEST, image
+from alerce_early.data.readers.inflate import NotWhole, inflate
+from alerce_early.data.readers.stamps_file import COLUMNS
+from alerce_early.simulation import simulated_packets as night
+
+Packet = dict[str, Any]
+GOOD = [packet for packet, _ in night.alerts(3, seed=0)]
+
+
+def with_stamp(data: bytes | None) -> Packet:
+    return GOOD[1] | {"cutoutTemplate": {"fileName": "a stamp", "stampData": data}}
+
+
+def fits_of(pixels: np.ndarray, **header: Any) -> bytes:
+    file = io.BytesIO()
+    unit = fits.PrimaryHDU(pixels)
+    unit.header.update(header)
+    unit.writeto(file)
+    return file.getvalue()
+
+
+def written(packet: Packet, schema: Any = night.SCHEMA, **options: Any) -> bytes:
+    file = io.BytesIO()
+    fastavro.writer(file, schema, [packet], **options)
+    return file.getvalue()
+
+
+def changed(change: Callable[[dict[str, Any]], None]) -> Any:
+    """The schema of a packet after a change to its fields by name."""
+    plain = {key: value for key, value in deepcopy(night.SCHEMA).items() if not key.startswith("__")}
+    change({field["name"]: field for field in plain["fields"]})
+    plain["fields"] = [field for field in plain["fields"] if field["type"] is not None]
+    return plain
+
+
+def without(*names: str) -> Any:
+    return changed(lambda fields: [fields[name].update(type=None) for name in names])
+
+
+def header(schema: Any, codec: bytes = b"null") -> bytes:
+    """An avro file's beginning, whatever the schema."""
+    kinds = [{"name": "magic", "type": {"type": "fixed", "name": "m", "size": 4}}]
+    kinds += [{"name": "meta", "type": {"type": "map", "values": "bytes"}}]
+    kinds += [{"name": "sync", "type": {"type": "fixed", "name": "s", "size": 16}}]
+    file = io.BytesIO()
+    facts = {"avro.schema": json.dumps(schema).encode(), "avro.codec": codec}
+    values = {"magic": raw_files.AVRO, "meta": facts, "sync": bytes(16)}
+    fastavro.schemaless_writer(file, fastavro.parse_schema({"type": "record", "name": "h", "fields": kinds}), values)
+    return file.getvalue()
+
+
+def block(count: int, data: bytes, size: int | None = None) -> bytes:
+    file = io.BytesIO()
+    for number in (count, len(data) if size is None else size):
+        fastavro.schemaless_writer(file, fastavro.parse_schema("long"), number)
+    return file.getvalue() + data + bytes(16)
+
+
+WHOLE = night.encode(GOOD[1])
+STAMP = GOOD[1]["cutoutTemplate"]["stampData"]
+FLIPPED = STAMP[:-6] + bytes([STAMP[-6] ^ 1]) + STAMP[-5:]
+IMAGE = gzip.decompress(STAMP)
+BLANK = gzip.compress(fits_of(np.full((63, 63), np.nan, np.float32)))
+BOMB = gzip.compress(bytes(50 * LARGEST))
+HUGE = IMAGE.replace(b"NAXIS1  =                   63", b"NAXIS1  =         999999999999")
+NESTED = {"type": "record", "name": "self", "fields": [{"name": "objectId", "type": ["null", "self"]}]}
+NULLS = changed(lambda fields: fields["prv_candidates"].update(type={"type": "array", "items": "null"}))
+LIST = changed(lambda fields: fields["objectId"].update(type={"type": "array", "items": "string"}))
+
+SQUEEZED: dict[str, Callable[[bytes], bytes]] = {
+    "bzip2": bz2.compress,
+    "xz": lambda content: lzma.compress(content, preset=0),
+    "zstandard": lambda content: pyarrow.compress(content, codec="zstd", asbytes=True),
+}
+
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is empty"),
+    "text": (b"candid,label\n", "wanted an Avro container"),
+    "header cut short": (WHOLE[:500], "Avro file is cut short"),
+    "cut short": (WHOLE[:-5000], "Avro file is cut short"),
+    "sync": (WHOLE[:-1] + bytes([WHOLE[-1] ^ 1]), "a block does not end where it says"),
+    "no end of a number": (raw_files.AVRO + b"\xff" * 30, "Avro file is"),
+    "schema is no JSON": (WHOLE.replace(b'{"type":', b'{"type"|', 1).replace(b'{"type" :', b"{", 1), "Avro"),
+    "another schema": (written({"x": 1}, {"type": "record", "name": "t", "fields": [{"name": "x", "type": "int"}]}),
+                       "candid is missing"),
+    "a strange type": (WHOLE.replace(b'"record"', b'"pecord"', 1), "Avro schema cannot be used"),
+    "no record": (written(1, "int"), "Avro schema is not that of a packet: int instead of a record"),
+    "no candidate": (written(GOOD[1], without("candidate")), "candidate is missing"),
+    "no objectId": (written(GOOD[1], without("objectId")), "objectId is missing"),
+    "no candid": (written(GOOD[1], without("candid")), "candid is missing"),
+    "no template": (night.encode(GOOD[1] | {"cutoutTemplate": None}), "cutoutTemplate is missing"),
+    "no template field": (written(GOOD[1], without("cutoutTemplate")), "cutoutTemplate is missing"),
+    "nothing but NaN": (night.encode(GOOD[1] | {key: {"fileName": "", "stampData": BLANK} for key in CUTOUTS}),
+                        "no cutout holds data"),
+    "empty stamp": (night.encode(with_stamp(b"")), "cutoutTemplate is missing"),
+    "gzip cut short": (night.encode(with_stamp(STAMP[:-100])), "cutoutTemplate gzip is cut short"),
+    "checksum": (night.encode(with_stamp(FLIPPED)), "cutoutTemplate gzip is damaged"),
+    "bomb": (night.encode(with_stamp(BOMB)), "cutoutTemplate gzip is more than 1,048,576 bytes"),
+    "no FITS": (night.encode(with_stamp(gzip.compress(b"stamp" * 4000))), "cutoutTemplate is of another kind"),
+    "FITS cut short": (night.encode(with_stamp(gzip.compress(IMAGE[:9000]))), "FITS image is cut short"),
+    "huge FITS": (night.encode(with_stamp(gzip.compress(HUGE))), "declares too much: 999999999999 x 63 pixels"),
+    "integers": (night.encode(with_stamp(gzip.compress(fits_of(np.ones((63, 63), np.int16))))),
+                 "FITS file holds no float32 image: int16"),
+    "a cube": (night.encode(with_stamp(gzip.compress(fits_of(np.ones((3, 63, 63), np.float32))))),
+               "FITS file holds no float32 image: float32 of shape"),
+    "no pixels": (night.encode(with_stamp(gzip.compress(fits_of(None)))), "holds no float32 image: no image"),
+    "misshaped": (night.encode(with_stamp(night.gzipped_fits(np.ones((63, 41))))),
+                  "stamp is 63 x 41, wanted 63 x 63"),
+    "isdiffpos": (night.encode(GOOD[1] | {"candidate": GOOD[1]["candidate"] | {"isdiffpos": "maybe"}}),
+                  "isdiffpos is neither t nor f: 'maybe'"),
+    "JPEG": (night.encode(with_stamp(b"\xff\xd8\xff\xe0" + bytes(99))), "is a JPEG picture, wanted FITS"),
+    "Confluent": (b"\0\0\0\x03\x84" + WHOLE[800:], "is a Confluent wire message without its schema (number 900)"),
+    "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4\n", "git lfs pull fetches the file"),
+    "codec": (header(night.SCHEMA, b"lzo") + block(1, b"nothing"), "Avro block is of the unknown codec 'lzo'"),
+    "deflate": (header(night.SCHEMA, b"deflate") + block(1, b"nothing"), "Avro block is damaged"),
+    "deflate bomb": (header(night.SCHEMA, b"deflate")
+                     + block(1, zlib.compress(bytes(containers.LARGEST_BLOCK + 1), wbits=-15)),
+                     "Avro block is more than 67,108,864 bytes"),
+    "record cut short": (header(night.SCHEMA) + block(1, b"\x08abcd"), "Avro record cannot be decoded"),
+    "many records": (header(night.SCHEMA) + block(10**15, b"\x08abcd"), "block declares 1,000,000,000,000,000"),
+    "many small records": (header(night.SCHEMA) + block(20_000, bytes(640_000)), "block declares 20,000 records"),
+    "negative": (header(night.SCHEMA) + block(-3, b"\x08abcd"), "block declares -3 records"),
+    "empty blocks": (header(night.SCHEMA) + bytes(18 * 1000), "block declares 0 records in 0 bytes"),
+    "empty entries": (raw_files.AVRO + b"\x80\x80\x80\x80\x80\x01" + bytes(1 << 16), "Avro file is"),
+    "snappy bomb": (header(night.SCHEMA, b"snappy") + block(1, b"\xff\xff\xff\xff\x0f" + bytes(9)),
+                    "Avro block is more than 67,108,864 bytes"),
+    **{f"{codec} bomb": (header(night.SCHEMA, codec.encode())
+                         + block(1, squeeze(bytes(containers.LARGEST_BLOCK + 1))),
+                         "Avro block is more than 67,108,864 bytes")
+       for codec, squeeze in SQUEEZED.items()},
+    **{f"{codec} damaged": (header(night.SCHEMA, codec.encode()) + block(1, b"nothing"), "Avro block is")
+       for codec in ("snappy", *SQUEEZED)},
+    "negative size": (header(night.SCHEMA) + block(1, b"", -1), "block declares 1 records in -1 bytes"),
+    "large block": (header(night.SCHEMA) + block(1, b"", 1 << 60), "records in 1,152,921,504,606,846,976 bytes"),
+    "contains itself": (header(NESTED) + block(1, b"\x02" * 10**6), "Avro schema contains itself"),
+    "no bytes": (header(NULLS) + block(1, b"\x02" * 99), "Avro schema has a type of no bytes"),
+    "a list": (header(LIST) + block(1, b"\x02" * 99), "Avro schema is not that of a packet: array instead of a field"),
+    "control characters": (header({"type": "record", "name": "a", "fields": [{"name": "candid", "type": "\x1b[31m"}]})
+                           + block(1, b"\x02" * 99), "Avro schema cannot be used: \\x1b[31m"),
+    "deep": (header(json.loads('{"type":"array","items":' * 300 + '"int"' + "}" * 300)) + block(1, b"\x02" * 99),
+             "Avro schema"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_packet_is_set_aside_and_the_rest_is_read(what: str, tmp_path: Path) -> None:
+    content, reason = BAD[what]
+    for name, data in (
+        ("a", night.encode(GOOD[0])),
+        ("b", content),
+        ("c", night.encode(GOOD[2])),
+    ):
+        (tmp_path / f"{name}.avro").write_bytes(data)
+    (chunk,) = alerts.stream([tmp_path])
+    assert chunk.keys.tolist() == [str(GOOD[0]["candid"]), str(GOOD[2]["candid"])]
+    (rejected,) = chunk.rejected
+    assert chunk.read == 3 and rejected.source == str(tmp_path / "b.avro")
+    assert reason in rejected.reason and rejected.reason.isprintable() and len(rejected.reason) <= 200
+    assert rejected.key in ("", str(GOOD[1]["candid"]))
+
+
+def test_a_block_that_breaks_in_the_middle(tmp_path: Path) -> None:
+    """What stands before the damage is read; every record after it is counted, in every shard and after any skip."""
+    encoded = []
+    for packet in GOOD:
+        file = io.BytesIO()
+        fastavro.schemaless_writer(file, night.SCHEMA, packet)
+        encoded.append(file.getvalue())
+    data = encoded[0] + b"\x08\xff\xff\xff\xff\xff\x7f" + encoded[2]
+    (tmp_path / "a.avro").write_bytes(header(night.SCHEMA) + block(3, data) + block(1, encoded[1]))
+    (chunk,) = alerts.stream([tmp_path])
+    assert chunk.keys.tolist() == [str(GOOD[0]["candid"]), str(GOOD[1]["candid"])]
+    assert [packet.source[-2:] for packet in chunk.rejected] == ["#1", "#2"] and chunk.read == 4
+    (rest,) = alerts.stream([tmp_path], skip=2)
+    assert rest.keys.tolist() == chunk.keys.tolist()[1:] and rest.rejected == chunk.rejected[1:]
+
+
+def test_a_message_that_declares_many_records() -> None:
+    """What it costs is bounded by what it holds, not by what it declares."""
+    many = header(night.SCHEMA) + 5 * block(1000, b"\xff" * 32_000)
+    tracemalloc.start()
+    chunk = alerts.decode([night.encode(GOOD[0]), many, WHOLE])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert chunk.keys.tolist() == [str(GOOD[0]["candid"]), str(GOOD[1]["candid"])]
+    assert chunk.records is not None and np.array_equal(chunk.records.images[1, ..., 1], image(STAMP), equal_nan=True)
+    assert len(chunk.rejected) == 5000 and chunk.read == 5002 and peak < 100 << 20
+
+
+def archive(path: Path, members: dict[str, bytes], mode: Any = "w:gz") -> Path:
+    with tarfile.open(path, mode) as out:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            out.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("ending", ("tar.gz", "tar"))
+def test_an_archive_that_is_cut_short(ending: str, tmp_path: Path) -> None:
+    members = {f"{packet['candid']}.avro": night.encode(packet) for packet in GOOD}
+    path = archive(tmp_path / f"night.{ending}", members, "w:gz" if ending == "tar.gz" else "w")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    (chunk,) = alerts.stream([path])
+    assert chunk.keys.tolist() == [str(GOOD[0]["candid"])]
+    (rejected,) = chunk.rejected
+    assert rejected.source.startswith(str(path)) and chunk.read == 2
+    path.write_bytes(b"no archive")
+    (chunk,) = alerts.stream([path])
+    assert chunk.records is None and chunk.rejected[0].reason.startswith("archive cannot be read further")
+
+
+def test_what_is_in_the_input_is_read_or_set_aside(tmp_path: Path) -> None:
+    """By the first bytes, whatever the name, in a folder and in an archive; nothing is skipped but what is hidden."""
+    good = [night.encode(packet) for packet in GOOD]
+    held = {"a.avro": good[0], "b.avro.gz": gzip.compress(good[1]), "C.AVRO": good[2], "d": WHOLE}
+    inner = {"x": good[0], "../../y.avro": gzip.compress(good[1])}
+    held |= {"e.tar": archive(tmp_path / "e.tar", inner, "w").read_bytes()}
+    strange = {"bad.avro": b"x", "readme.txt": b"candid", "nothing": b"", "cut.avro.gz": held["b.avro.gz"][:9000]}
+    folder = tmp_path / "night"
+    folder.mkdir()
+    for name, content in (held | strange | {".hidden.avro": good[0], "._a.avro": b"x"}).items():
+        (folder / name).write_bytes(content)
+    path = archive(tmp_path / "night.tar.gz", held | strange | {"._a.avro": b"x", "deep/.a.avro": b"x"})
+    wanted = [str(GOOD[i]["candid"]) for i in (0, 1, 2, 1, 0, 1)]
+    for given in (folder, path):
+        (chunk,) = alerts.stream([given])
+        assert sorted(chunk.keys.tolist()) == sorted(wanted) and chunk.read == len(wanted) + len(strange)
+        assert {Path(row.source).name for row in chunk.rejected} == set(strange)
+        assert all("Avro" in row.reason or row.reason.startswith(CUT_SHORT) for row in chunk.rejected)
+    chunk = alerts.decode([gzip.compress(good[0]), held["e.tar"], b""])
+    assert len(chunk.keys) == 3 and len(chunk.rejected) == 1
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "e.tar", folder, path]
+    for _ in range(9):
+        good[0] = gzip.compress(good[0])
+    assert "archives" in alerts.decode(good[:1]).rejected[0].reason
+
+
+@pytest.mark.parametrize("codec", ("null", "deflate", "snappy", "zstandard", "bzip2", "xz"))
+def test_every_codec_gives_the_same(codec: str) -> None:
+    """As packed by this file for want of fastavro's own packages: a block is the compressed record."""
+    (plain,) = containers.look_into(io.BytesIO(WHOLE), "a")
+    squeeze = {
+        **SQUEEZED,
+        "null": bytes,
+        "deflate": lambda content: zlib.compress(content, wbits=-15),
+        "snappy": lambda content: (
+            pyarrow.compress(content, codec="snappy", asbytes=True) + zlib.crc32(content).to_bytes(4, "big")
+        ),
+    }
+    packed = squeeze[codec](plain.data)
+    chunk = alerts.decode([header(night.SCHEMA, codec.encode()) + block(1, packed), WHOLE])
+    assert chunk.records is not None and np.array_equal(*chunk.records.images, equal_nan=True) and not chunk.rejected
+    assert np.array_equal(*chunk.records.features) and len(set(chunk.keys)) == 1
+
+
+def test_every_form_of_a_cutout_and_of_its_sign_is_read() -> None:
+    extension = io.BytesIO()
+    (pixels,) = (unit.data for unit in fits.open(io.BytesIO(IMAGE)))
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(pixels)]).writeto(extension)
+    half = len(IMAGE) // 2
+    forms = [STAMP, IMAGE, gzip.compress(IMAGE[:half]) + gzip.compress(IMAGE[half:]), extension.getvalue()]
+    forms += [gzip.compress(extension.getvalue()), STAMP + bytes(10)]
+    chunk = alerts.decode([night.encode(with_stamp(form)) for form in forms])
+    assert len(chunk.keys) == len(forms) and chunk.records is not None
+    assert all(np.array_equal(image, chunk.records.images[0], equal_nan=True) for image in chunk.records.images)
+
+    as_bytes = changed(lambda fields: [fields[name].update(type=["null", "bytes"]) for name in CUTOUTS])
+    bare = GOOD[1] | {name: GOOD[1][name]["stampData"] for name in CUTOUTS}
+    again = alerts.decode([written(bare, as_bytes), WHOLE])
+    assert again.records is not None and np.array_equal(*again.records.images, equal_nan=True)
+
+    def candidate(kind: str) -> Any:
+        schema = changed(lambda fields: None)
+        (of,) = (field["type"] for field in schema["fields"] if field["name"] == "candidate")
+        next(field for field in of["fields"] if field["name"] == "isdiffpos")["type"] = kind
+        return schema
+
+    for kind, values in (("string", ("t", "1", "true", "f", "0", "False")), ("int", (1, 1, 1, 0, 0, 0)),
+                         ("boolean", (True, True, True, False, False, False))):  # fmt: skip
+        rows = [GOOD[1] | {"candidate": GOOD[1]["candidate"] | {"isdiffpos": value}} for value in values]
+        chunk = alerts.decode([written(row, candidate(kind)) for row in rows])
+        assert chunk.records is not None
+        assert chunk.records.features[:, COLUMNS.index("isdiffpos")].tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def member(name: str, size: int, data: bytes = b"", kind: bytes = tarfile.REGTYPE, /, **headers: str) -> bytes:
+    """A member of an archive that says it has this many bytes, and those that it has."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.pax_headers = size, kind, headers
+    blocks = -(-len(data) // tarfile.BLOCKSIZE)
+    return info.tobuf(tarfile.PAX_FORMAT if headers else tarfile.GNU_FORMAT) + data.ljust(512 * blocks, b"\0")
+
+
+def sparse(name: str, size: int, data: bytes, more: int) -> bytes:
+    """GNU's own sparse member: a header with the size it stands for, blocks of its map, data."""
+    header = bytearray(member(name, len(data), b"", tarfile.GNUTYPE_SPARSE))
+    header[482], header[483:495] = more > 0, b"\x80" + size.to_bytes(11, "big")
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:512]) + 8 * 32)
+    maps = b"".join(b"".ljust(504, b"0") + bytes([i < more - 1]) + bytes(7) for i in range(more))
+    return bytes(header) + maps + data.ljust(-(-len(data) // 512) * 512, b"\0")
+
+
+EMPTY = raw_files.AVRO + b"\0"  # a header of no entries, then zeros: empty blocks without end
+LOST = "archive cannot be read further: "
+STRANGE: dict[str, tuple[bytes, str, bool]] = {
+    "huge": (member("a.avro", 1 << 55), LOST, False),
+    "huge and no packet": (member("a.txt", 1 << 55), LOST, False),
+    "huge by an extended header": (member("a.avro", 0, size="9" * 30), LOST, False),
+    "negative, extended": (member("a.avro", 0, size="-5000"), LOST, False),
+    "sparse": (sparse("a.avro", 1 << 60, EMPTY, 0), "a sparse or a special file", True),
+    "sparse with a long map": (sparse("a.avro", 1 << 60, EMPTY, 9), "a sparse or a special file", True),
+    "sparse 0.0": (member("a.avro", 5, b"abcd\n", **{"GNU.sparse.size": "9"}), "a sparse or a special file", True),
+    "sparse 0.1": (member("a.avro", 5, b"abcd\n", **{"GNU.sparse.map": "0,4"}), "a sparse or a special file", True),
+    "sparse 1.0": (member("a.avro", 600, b"1\n0\n4\n".ljust(512, b"\0") + b"abcd" * 22,
+                          **{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}), "a sparse or a special file", True),
+    "sparse 1.0 without end": (member("a.avro", 600, b"9" * 600, **{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}),
+                               LOST, False),
+    "sparse nonsense": (member("a.avro", 5, b"abcd\n", **{"GNU.sparse.size": "x"}), LOST, False),
+    "a chain of names": (member("././@LongLink", 2, b"a", tarfile.GNUTYPE_LONGNAME) * 2000, LOST, False),
+    "a long header": (member("a.txt", 0, comment="x" * 20_000_000), LOST, False),
+    "a link": (member("a.avro", 0, b"", tarfile.SYMTYPE), "a sparse or a special file", True),
+    "damaged header": (member("a.txt", 0)[:-200].ljust(512, b"x"), LOST, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("zipped", (False, True))
+@pytest.mark.parametrize("what", STRANGE)
+def test_a_strange_member_is_one_rejected_row(what: str, zipped: bool, tmp_path: Path) -> None:
+    """What is before it is read, and so are what follows it, if that can be found, and the next file."""
+    content, reason, goes_on = STRANGE[what]
+    good = [night.encode(packet) for packet in GOOD]
+    night = member("x.avro", len(good[0]), good[0]) + content + member("y.avro", len(good[1]), good[1]) + bytes(1024)
+    (tmp_path / "a.tar").write_bytes(gzip.compress(night, 1) if zipped else night)
+    (tmp_path / "b.avro").write_bytes(good[2])
+    (chunk,) = alerts.stream([tmp_path])
+    assert chunk.keys.tolist() == [str(packet["candid"]) for packet in (GOOD if goes_on else [GOOD[0], GOOD[2]])]
+    assert 1 <= len(chunk.rejected) <= 2  # of a huge member it, and the rest of its archive
+    assert reason in chunk.rejected[-1].reason and all(row.reason.isprintable() for row in chunk.rejected)
+
+
+def test_an_unreadable_file_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "a.avro").write_bytes(night.encode(GOOD[0]))
+    found = [*containers.find([tmp_path]), tmp_path / "gone.avro"]
+    blocks = list(containers.read_blocks(found))
+    assert [block.damage for block in blocks] == ["", "file cannot be read: No such file or directory"]
+
+
+def images() -> Iterator[tuple[str, bytes]]:
+    pixels = np.random.default_rng(0).normal(0, 1e4, (63, 63)).astype(np.float32)
+    pixels[:5, 7] = np.nan, np.inf, -np.inf, 0, -0.0
+    yield "plain", fits_of(pixels)
+    yield "not square", fits_of(pixels[:40])
+    yield "double", fits_of(pixels.astype(np.float64))
+    yield "many cards", fits_of(pixels, **{f"CARD{i}": i for i in range(80)})
+    yield "scaled", fits_of(pixels, BSCALE=2.0, BZERO=-3.0)
+    yield "free format", fits_of(pixels).replace(b"SIMPLE  =                    T", b"SIMPLE  =  T".ljust(30))
+
+
+@pytest.mark.filterwarnings("ignore:.*SIMPLE card.*")
+@pytest.mark.parametrize("content", [pytest.param(content, id=name) for name, content in images()])
+def test_an_image_is_what_astropy_reads(content: bytes) -> None:
+    with fits.open(io.BytesIO(content)) as units:
+        wanted = units[0].data.astype("<f4")
+    found = image(gzip.compress(content))
+    assert found.dtype == np.float32 and found.shape == wanted.shape and found.tobytes() == wanted.tobytes()
+
+
+def test_never_more_bytes_than_asked_for() -> None:
+    assert inflate(gzip.compress(b"x" * 100), "gzip", 100) == b"x" * 100
+    with pytest.raises(NotWhole, match="more than 99 bytes"):
+        inflate(gzip.compress(b"x" * 100), "gzip", 99)
+    with pytest.raises(Unreadable, match="FITS header lacks"):
+        image(gzip.compress(b"SIMPLE  =                    T".ljust(2880)))

@@ -1,0 +1,179 @@
+"""Cleaning, against stamps worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nan
+
+from alerce_early.construct import build
+from alerce_early.data.recipe import (
+    MAD_TO_SIGMA,
+    Crop,
+    Mask,
+    MinMax,
+    NanToZero,
+    NoData,
+    Recipe,
+    Renormalise,
+    SkySigma,
+    TwoScales,
+    nanmedian,
+)
+from alerce_early.errors import InputError
+
+RECIPE = "alerce_early.data.recipe"
+NAN_TO_ZERO, MIN_MAX = {"_target_": f"{RECIPE}.NanToZero"}, {"_target_": f"{RECIPE}.MinMax"}
+CROP = {"_target_": f"{RECIPE}.Crop", "size": 2}
+COURSE, ALERCE = [NAN_TO_ZERO, MIN_MAX, CROP], [CROP, MIN_MAX, NAN_TO_ZERO]
+
+# One image of two channels, 4 x 4; the centre is the inner 2 x 2.
+IMAGE = torch.tensor(
+    [
+        [
+            [[9.0, 9.0, 9.0, 9.0], [9.0, 1.0, 2.0, 9.0], [9.0, 3.0, nan, 9.0], [9.0, 9.0, 9.0, -1.0]],
+            [[5.0, 5.0, 5.0, 5.0], [5.0, 5.0, 5.0, 5.0], [5.0, 5.0, 5.0, 5.0], [5.0, 5.0, 5.0, 5.0]],
+        ]
+    ]
+)
+
+
+def test_course_order_by_hand() -> None:
+    # NaN -> 0; the whole channel spans -1..9, so a pixel v becomes (v + 1) / 10; then the crop
+    expected = torch.tensor([[[[0.2, 0.3], [0.4, 0.1]], [[0.0, 0.0], [0.0, 0.0]]]])
+    assert torch.allclose(Recipe(COURSE)(IMAGE), expected)
+
+
+def test_alerce_order_by_hand() -> None:
+    # the crop first: its valid pixels span 1..3; the NaN becomes 0 last
+    expected = torch.tensor([[[[0.0, 0.5], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]])
+    assert torch.allclose(Recipe(ALERCE)(IMAGE), expected)
+
+
+def test_sky_sigma_by_hand() -> None:
+    # science 0..6: median 3, deviations 3 2 1 0 1 2 3 with median 2; template and difference in the same unit
+    science = torch.arange(7.0)
+    image = torch.stack([science, 100 + 2 * science, torch.zeros(7)]).view(1, 3, 7, 1)
+    sigma = 2 * MAD_TO_SIGMA
+    scaled = SkySigma()(image).view(3, 7)
+    assert torch.allclose(scaled[0], (science - 3) / sigma)
+    assert torch.allclose(scaled[1], 2 * (science - 3) / sigma)
+    assert (scaled[2] == 0).all()
+
+
+def test_mask_marks_pixels_missing_in_any_channel() -> None:
+    masked = Mask()(IMAGE)
+    assert masked.shape == (1, 3, 4, 4) and masked[0, 2].sum() == 1 and masked[0, 2, 2, 2] == 1
+
+
+def test_two_scales_by_hand() -> None:
+    image = torch.arange(36.0).view(1, 1, 6, 6)
+    near, far = TwoScales(size=2, factor=3)(image)[0]
+    assert near.tolist() == [[14.0, 15.0], [20.0, 21.0]]
+    assert far.tolist() == [[7.0, 10.0], [25.0, 28.0]]  # means of the four 3 x 3 blocks
+
+
+EDGES = {
+    "nothing but NaN": torch.full((1, 3, 63, 63), nan),
+    "constant": torch.full((1, 3, 63, 63), 7.0),
+    "infinite": torch.randn(1, 3, 63, 63).index_fill(3, torch.tensor([31]), torch.inf),
+    "huge": torch.randn(1, 3, 63, 63) * 3e38,
+    "one bright pixel": torch.zeros(1, 3, 63, 63).index_fill(3, torch.tensor([31]), 1e30),
+}
+
+
+@pytest.mark.parametrize("image", EDGES.values(), ids=EDGES)
+@pytest.mark.parametrize("name", ("course", "alerce", "joint", "two_scales"))
+def test_every_recipe_gives_finite_numbers(composed, name: str, image: Tensor) -> None:
+    cleaned = Recipe(composed(f"recipe={name}").recipe.steps)(image)
+    assert cleaned.isfinite().all() and cleaned.shape[2:] == (21, 21)
+
+
+def test_no_data_is_nan_infinity_and_what_no_pixel_reaches() -> None:
+    image = torch.tensor([1e30, 1.3e30, -torch.finfo(torch.float32).max, torch.inf, nan, 1e-42, -1.5, 0.0])
+    assert torch.equal(NoData()(image).isnan(), torch.tensor([False, True, True, True, True, False, False, False]))
+    assert torch.equal(NoData()(image)[[0, 5, 6, 7]], image[[0, 5, 6, 7]])
+
+
+@pytest.mark.parametrize(
+    ("name", "margin"),
+    (("course", 0), ("alerce", 0), ("alerce", 8), ("joint", 8), ("two_scales", 0), ("invertible", 8)),
+)
+@pytest.mark.parametrize("value", (-torch.finfo(torch.float32).max, torch.inf, -torch.inf, 2e30))
+def test_every_recipe_takes_what_is_no_data_for_nan(composed, name: str, margin: int, value: float) -> None:
+    """As in real alerts: science and difference hold NaN where the template holds the lowest float32."""
+    image = torch.randn(2, 3, 63, 63)
+    image[0, :, :30] = nan
+    other = image.clone()
+    other[0, 1, :30] = value
+    recipe = Recipe(composed(f"recipe={name}").recipe.steps, margin)
+    assert torch.equal(recipe(image).nan_to_num(9.0), recipe(other).nan_to_num(9.0))
+
+
+@pytest.mark.parametrize("name", ("course", "alerce", "joint"))
+def test_the_margin_changes_nothing(composed, name: str) -> None:
+    steps = composed(f"recipe={name}").recipe.steps
+    image = torch.randn(3, 3, 63, 63).masked_fill(torch.rand(3, 3, 63, 63) < 0.01, nan)
+    narrow, wide = Recipe(steps), Recipe(steps, margin=8)
+    assert wide.prepare(image).shape[-1] == 37
+    assert torch.equal(wide(image), narrow(image))
+    assert torch.equal(narrow.finish(narrow.prepare(image)), narrow(image))
+
+
+def test_rows_of_a_batch_do_not_touch_each_other() -> None:
+    images = torch.randn(5, 3, 8, 8)
+    alone = torch.cat([Recipe(COURSE)(image[None]) for image in images])
+    assert torch.equal(Recipe(COURSE)(images), alone)
+
+
+def test_errors_say_what_to_do() -> None:
+    with pytest.raises(InputError, match="wants 21 x 21 pixels of stamps that have 15 x 63"):
+        Crop(21)(torch.zeros(1, 3, 15, 63))
+    with pytest.raises(InputError, match=r"has no Crop.*augment=flips"):
+        Recipe([{"_target_": f"{RECIPE}.MinMax"}], margin=3)
+    with pytest.raises(InputError, match="Crop: got an unexpected keyword argument 'sise'"):
+        build({"_target_": f"{RECIPE}.Crop", "size": 21, "sise": 3})
+
+
+@pytest.mark.parametrize("target", ("os.system", "alerce_early.runs.flat", "subprocess.Popen", "nowhere.Step", ""))
+def test_only_modules_of_networks_are_built(target: str) -> None:
+    with pytest.raises(InputError, match="_target_"):
+        build({"_target_": target})
+
+
+def test_steps_agree_with_numpy() -> None:
+    image = np.random.default_rng(0).normal(size=(4, 3, 9, 9)).astype(np.float32)
+    image[:, :, 2, 3] = np.nan
+    low, high = np.nanmin(image, (2, 3), keepdims=True), np.nanmax(image, (2, 3), keepdims=True)
+    assert np.allclose(MinMax()(torch.from_numpy(image)), (image - low) / (high - low), equal_nan=True)
+    assert np.array_equal(NanToZero()(torch.from_numpy(image)), np.nan_to_num(image))
+
+
+def test_a_spectrum_is_renormalised_by_its_weights() -> None:
+    flux = torch.tensor([[1.0, 3.0, 100.0, 5.0], [2.0, 2.0, 2.0, 2.0], [7.0, 7.0, 7.0, 7.0]])
+    ivar = torch.tensor([[2.0, 1.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    out = Renormalise()(torch.stack([flux, ivar], 1))
+    # mean (2 + 3 + 5) / 4 = 2.5; variance (2 x 1.5^2 + 0.5^2 + 2.5^2) / 4 = 2.75
+    wanted = (torch.tensor([1.0, 3.0, 2.5, 5.0]) - 2.5) / 2.75**0.5
+    assert out.shape == (3, 1, 4) and torch.allclose(out[0, 0], wanted)
+    assert (out[1:] == 0).all()
+    assert torch.allclose(Renormalise()(torch.stack([flux, 1e-30 * ivar], 1))[0], out[0], atol=1e-5)
+    with pytest.raises(InputError, match="wants spectra"):
+        Renormalise()(torch.zeros(1, 3, 21, 21))
+
+
+def test_median_ignores_what_is_missing() -> None:
+    values = torch.randn(3, 4, 50).masked_fill(torch.rand(3, 4, 50) < 0.3, nan)
+    values[0, 0], values[1, 1, 1:] = nan, nan
+    assert torch.equal(nanmedian(values).nan_to_num(9.0), values.nanmedian(2, keepdim=True).values.nan_to_num(9.0))
+
+
+def test_a_crop_goes_ahead_of_pixelwise_steps_and_of_no_others(composed) -> None:
+    steps = composed("recipe=joint").recipe.steps
+    names = [type(step).__name__ for step in Recipe(steps).before] + [type(s).__name__ for s in Recipe(steps).after]
+    assert names == ["NoData", "SkySigma", "Crop", "Asinh", "Mask", "NanToZero"]
+    image = torch.randn(3, 3, 63, 63).masked_fill(torch.rand(3, 3, 63, 63) < 0.01, nan)
+    in_order = NoData()(image)
+    for step in steps:
+        in_order = build(step)(in_order)
+    assert torch.equal(Recipe(steps)(image), in_order)
+    assert [type(step) for step in Recipe(COURSE).before] == [NoData, NanToZero, MinMax, Crop]

@@ -1,0 +1,134 @@
+"""Splits: fixed numbers per class, whole objects, the same every time."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from alerce_early.data.splits import (
+    PARTS,
+    TEST,
+    fold_of,
+    prescribed,
+    split,
+)
+from alerce_early.errors import InputError
+
+CLASSES = ("AGN", "SN", "VS")
+
+
+def counts(part: np.ndarray, labels: np.ndarray) -> list[list[int]]:
+    return [np.bincount(part[labels == c], minlength=3).tolist() for c in range(len(CLASSES))]
+
+
+def test_a_fixed_number_of_every_class() -> None:
+    labels = np.repeat([0, 1, 2], [2000, 1000, 5000])
+    part = split(labels, np.arange(8000).astype(str), CLASSES, validation=100, test=200)
+    assert counts(part, labels) == [[1700, 100, 200], [700, 100, 200], [4700, 100, 200]]
+
+
+def test_a_small_class_keeps_seventy_percent_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    labels = np.repeat([0, 1, 2], [2000, 100, 2000])
+    with caplog.at_level(logging.INFO):
+        part = split(labels, np.arange(4100).astype(str), CLASSES, validation=100, test=200)
+    assert counts(part, labels)[1] == [70, 10, 20]
+    assert "class SN has 100 rows: 10 for validation and 20 for test instead of 100 and 200" in caplog.text
+
+
+def test_objects_stay_whole() -> None:
+    rng = np.random.default_rng(0)
+    objects = rng.integers(300, size=1000)
+    labels = objects % 3
+    part = split(labels, objects.astype(str), CLASSES, validation=30, test=60)
+    assert all(len(set(part[objects == o])) == 1 for o in set(objects))
+    for train, validation, test in counts(part, labels):
+        assert 25 <= validation <= 30 and 55 <= test <= 60 and train > 200
+
+
+def test_no_object_makes_up_a_part() -> None:
+    objects = np.concatenate([np.zeros(50, int), np.arange(1, 101)])
+    part = split(np.zeros(150, int), objects.astype(str), ("AGN",), validation=10, test=20)
+    assert part[0] == PARTS.index("train") and np.bincount(part).tolist() == [120, 10, 20]
+
+
+def test_no_object_makes_up_more_than_a_fifth_of_a_part() -> None:
+    objects = np.repeat(np.arange(120), [3] * 20 + [2] * 20 + [1] * 80)
+    parts = [
+        split(np.zeros(180, int), objects.astype(str), ("AGN",), validation=10, test=20, seed=s) for s in range(20)
+    ]
+    held = np.array([part != PARTS.index("train") for part in parts])
+    assert not held[:, :60].any() and held[:, 60:100].any()  # a fifth of 10 are 2 rows
+    assert all(np.bincount(part)[1] >= 9 and np.bincount(part)[2] >= 19 for part in parts)
+
+
+def test_a_pure_function_of_its_seed() -> None:
+    labels, ids = np.arange(900) % 3, np.arange(900).astype(str)
+    first, again, other = (split(labels, ids, CLASSES, validation=20, test=20, seed=seed) for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_a_prescribed_split() -> None:
+    parts, labels, ids = np.array(["train", "test", "validation", "train"]), np.zeros(4, np.int64), np.arange(4)
+    assert prescribed(parts, labels, ids.astype(str), CLASSES).tolist() == [0, 2, 1, 0]
+
+
+def test_a_class_of_three_has_one_row_in_each_part() -> None:
+    labels = np.repeat([0, 1, 2], [900, 3, 900])
+    part = split(labels, np.arange(1803).astype(str), CLASSES, validation=100, test=200)
+    assert counts(part, labels)[1] == [1, 1, 1]
+    none = split(labels, np.arange(1803).astype(str), CLASSES, validation=0, test=200)
+    assert counts(none, labels)[1] == [2, 0, 1]
+
+
+def test_a_size_below_one_is_a_share_of_each_class() -> None:
+    labels = np.repeat([0, 1, 2], [100, 50, 200])
+    part = split(labels, np.arange(350).astype(str), CLASSES, validation=0.2, test=0.5)
+    assert counts(part, labels) == [[30, 20, 50], [15, 10, 25], [60, 40, 100]]
+    with pytest.raises(InputError, match="leave none for training"):
+        split(labels, np.arange(350).astype(str), CLASSES, validation=0.5, test=0.5)
+
+
+def test_folds_cover_every_row_once_and_objects_stay_whole() -> None:
+    objects = np.random.default_rng(0).integers(300, size=1000)
+    labels, ids = objects % 3, objects.astype(str)
+    parts = np.stack([split(labels, ids, CLASSES, validation=30, folds=5, fold=k) for k in range(5)])
+    assert ((parts == TEST).sum(0) == 1).all()  # so the union of the tests is all rows
+    for part in parts:
+        assert all(len(set(part[objects == o])) == 1 for o in set(objects))
+        for c, (train, validation, test) in enumerate(counts(part, labels)):
+            rows = (labels == c).sum()
+            assert abs(test - rows / 5) <= 0.05 * rows and 25 <= validation <= 30 and train > rows / 2
+
+
+def test_folds_are_stratified_to_one_row_where_every_row_is_an_object() -> None:
+    labels = np.repeat([0, 1, 2], [103, 11, 57])
+    fold = fold_of(labels, np.arange(171).astype(str), 5)
+    by_class = [np.bincount(fold[labels == c], minlength=5) for c in range(3)]
+    assert all(np.ptp(sizes) <= 1 for sizes in by_class) and by_class[1].tolist().count(3) == 1
+
+
+def test_objects_are_dealt_there_and_back_from_the_largest_on() -> None:
+    objects = np.repeat(np.arange(6), [8, 7, 6, 5, 4, 3])
+    fold = fold_of(np.zeros(33, int), objects.astype(str), 4)
+    assert [int(fold[objects == o][0]) for o in range(6)] == [0, 1, 2, 3, 3, 2]
+    assert np.bincount(fold).tolist() == [8, 7, 9, 9]
+    # every class begins one fold later, so that remainders do not pile up on the first
+    both = fold_of(np.repeat([0, 1, 2], 33), np.concatenate([objects, objects + 6, objects + 12]).astype(str), 4)
+    assert [int(both[33 * c]) for c in range(3)] == [0, 1, 2]
+
+
+def test_folds_are_a_pure_function_of_the_seed_of_the_split() -> None:
+    labels, ids = np.arange(900) % 3, np.arange(900).astype(str)
+    first, again, other = (fold_of(labels, ids, 5, seed) for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_a_fold_that_is_not_there() -> None:
+    labels, ids = np.arange(90) % 3, np.arange(90).astype(str)
+    for fold in (-1, 5):
+        with pytest.raises(InputError, match=r"data.split.fold=-?\d is not there: split.folds=5 makes folds 0 to 4"):
+            split(labels, ids, CLASSES, folds=5, fold=fold)
+    with pytest.raises(InputError, match="at least 2"):
+        split(labels, ids, CLASSES, folds=1)
+    with pytest.raises(InputError, match="itself says which rows are for test"):
+        prescribed(np.full(90, "train"), labels, ids, CLASSES, folds=5)

@@ -1,0 +1,288 @@
+"""The store: its counts by hand, its name, and that it is whole or not there."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import stamp
+
+from alerce_early.config import data_of
+from alerce_early.data import summary
+from alerce_early.data.datamodule import AlertData
+from alerce_early.data.readers.stamps_file import COLUMNS
+from alerce_early.errors import InputError
+
+LOWEST = np.finfo(np.float32).min
+
+
+def raw() -> dict[str, Any]:
+    """Twelve stamps: one misshaped SN, NaN in a corner of one and in the centre of another."""
+    images = [stamp(i) + np.arange(63, dtype=np.float32)[:, None, None] for i in range(12)]
+    images[1] = images[1][:, :50]
+    images[1][0, 0] = np.nan  # 3 values in a stamp that is dropped
+    images[2][:2, :2, 0] = np.nan  # 4 values far from the centre
+    images[3][31, 31, 2] = np.nan  # 1 value in the crop
+    labels = [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 1, 1]
+    return {"images": images, "labels": labels, "metadata": np.zeros((12, len(COLUMNS)))}
+
+
+@pytest.fixture
+def raw_file(tmp_path: Path) -> Path:
+    path = tmp_path / "raw.pkl"
+    path.write_bytes(pickle.dumps(raw()))
+    return path
+
+
+@pytest.fixture
+def data(raw_file: Path, tmp_path: Path, composed) -> AlertData:
+    return data_of(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}"))
+
+
+def test_the_counts_of_the_course_report(data: AlertData) -> None:
+    meta = data.store.meta
+    assert (meta["images"], meta["labels"], meta["metadata"]) == (12, 12, 12)
+    assert meta["raw_by_class"] == [2, 4, 2, 2, 2]
+    assert meta["dropped_by_class"] == [0, 1, 0, 0, 0]
+    assert meta["kept_by_class"] == [2, 3, 2, 2, 2]
+    assert meta["nan_values"] == 8 and meta["odd_values"] == 0 and meta["kept_with_nan_after_crop"] == 1
+
+
+def test_stamps_with_too_little_data_at_the_centre_are_dropped_and_counted(tmp_path: Path, composed) -> None:
+    content = raw()
+    for i, nothing in ((4, np.nan), (5, np.inf), (6, LOWEST)):
+        content["images"][i][:] = nothing
+    content["images"][7][21:37, 21:42, 1] = np.nan  # of 21 lines 5 are left in the template, a share of .238
+    content["images"][8][21:36, 21:42, 1] = np.nan  # and 6 here, .286
+    path = tmp_path / "raw.pkl"
+    path.write_bytes(pickle.dumps(content))
+    store = data_of(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).store
+    assert store.ids.tolist() == [f"row{i}" for i in (0, 2, 3, 8, 9, 10, 11)]
+    assert len(store.images) == len(store.labels) == len(store.features) == 7
+    assert np.allclose(store.images[4][:, :, 0], np.arange(21, 42) / 62)  # row 9 of the file
+    meta = store.meta
+    assert meta["lacking_by_class"] == [1, 1, 1, 0, 1] and meta["dropped_by_class"] == [0, 1, 0, 0, 0]
+    assert meta["nan_values"] == 8 + 63 * 63 * 3 + 16 * 21 + 15 * 21 and meta["odd_values"] == 2 * 63 * 63 * 3
+    assert meta["kept_with_nan_after_crop"] == 2
+    less = composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}", "recipe.min_share=0.2")
+    assert data_of(less).store.meta["lacking_by_class"] == [1, 1, 0, 0, 1]
+    path.write_bytes(pickle.dumps(content | {"images": [stamp(np.nan) for _ in range(12)]}))
+    with pytest.raises(InputError, match="central pixels"):
+        _ = data_of(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).store
+
+
+def test_rows_stay_together(data: AlertData) -> None:
+    store = data.store
+    assert store.images.shape == (11, 3, 21, 21) and store.images.dtype == np.float32
+    assert store.labels.tolist() == [0, 2, 3, 4, 0, 1, 2, 3, 4, 1, 1]
+    assert store.ids.tolist() == [f"row{i}" for i in (0, *range(2, 12))]
+    # row 4 of the file: lines rise by 1 from 4 to 66, so after min-max line 21 of 62 is 21/62
+    assert np.allclose(store.images[3][:, :, 0], np.arange(21, 42) / 62)
+
+
+def test_pictures_are_drawn(data: AlertData) -> None:
+    for name in ("labels.png", "dropped.png", "examples.png"):
+        assert (data.store.path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_features_are_clipped_and_missing_becomes_minus_one(tmp_path: Path, composed) -> None:
+    content = raw()
+    content["metadata"][:, COLUMNS.index("sgscore1")] = -999
+    content["metadata"][:, COLUMNS.index("fwhm")] = np.nan
+    content["metadata"][:, COLUMNS.index("ndethist")] = 5000
+    path = tmp_path / "raw.pkl"
+    path.write_bytes(pickle.dumps(content))
+    store = data_of(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).store
+    columns = dict(zip(COLUMNS, store.features[0], strict=True))
+    assert columns["sgscore1"] == -1 and columns["ndethist"] == 20 and columns["fwhm"] == -999
+
+
+def test_the_name_follows_file_recipe_and_margin(raw_file: Path, tmp_path: Path, composed) -> None:
+    def name(*overrides: str) -> str:
+        return data_of(
+            composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}", *overrides)
+        ).store.path.name
+
+    first = name()
+    assert name() == first
+    assert len({first, name("recipe=crop_minmax"), name("recipe.size=31"), name("augment=rotations")}) == 4
+    content = raw()
+    content["labels"][0] = 1
+    raw_file.write_bytes(pickle.dumps(content))
+    assert name() != first
+
+
+def test_opening_again_reads_no_raw_file(data: AlertData, composed, raw_file: Path, monkeypatch) -> None:
+    path = data.store.path
+
+    def fails(*_: object) -> None:
+        raise AssertionError("the raw file was unpickled again")
+
+    monkeypatch.setattr("alerce_early.data.readers.pickles.load", fails)
+    again = data_of(composed("data=alerce", f"data.path={raw_file}", f"outputs={path.parent.parent}"))
+    assert again.store.path == path and len(again.store.images) == 11
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+DAMAGES = {
+    "images.npy": cut,
+    "labels.npy": cut,
+    "meta.json": cut,
+    "features.npy": lambda file: file.write_bytes(b""),
+    "ids.npy": Path.unlink,
+    "examples.png": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_store_is_made_again_and_says_so(
+    data: AlertData, raw_file: Path, tmp_path: Path, composed, name: str, caplog
+) -> None:
+    file = data.store.path / name
+    whole = file.read_bytes()
+    DAMAGES[name](file)
+    again = data_of(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}")).store
+    assert again.path == data.store.path and file.read_bytes() == whole and len(again.images) == len(again.ids) == 11
+    assert [name in record.message for record in caplog.records] == [True]
+    _ = data_of(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}")).store
+    assert len(caplog.records) == 1
+
+
+def test_a_folder_is_no_stamps_file(raw_file: Path, tmp_path: Path, composed) -> None:
+    with pytest.raises(InputError, match=r"is a folder.*data=alerts"):
+        _ = data_of(composed("data=alerce", f"data.path={raw_file.parent}", f"outputs={tmp_path}/out")).store
+
+
+def test_the_home_folder_is_known(raw_file: Path, tmp_path: Path, composed, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(raw_file.parent))
+    quoted = composed("data=alerce", f"data.path='~/{raw_file.name}'", f"outputs={tmp_path}")
+    assert len(data_of(quoted).store.images) == 11
+    process = prepare(Path("~") / raw_file.name, tmp_path / "outputs")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+
+
+def test_columns_of_data_without_any_are_refused_with_a_way_out(raw_file: Path, tmp_path: Path, composed) -> None:
+    raw_file.write_bytes(pickle.dumps(raw() | {"metadata": None}))
+    with pytest.raises(InputError, match=r"no metadata.*features=none"):
+        _ = data_of(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}", "features=published")).spec
+
+
+def test_packets_without_labels_say_which_flag_gives_them(real_data: Path, tmp_path: Path, composed) -> None:
+    packet = next((real_data / "alerts").glob("*.avro"))
+    with pytest.raises(InputError, match=r"label.*data\.labels="):
+        _ = data_of(composed("data=alerts", f"data.path={packet}", f"outputs={tmp_path}")).labels
+
+
+def test_an_empty_class_is_named(tmp_path: Path, composed) -> None:
+    content = raw()
+    content["labels"] = [0 if label == 1 else label for label in content["labels"]]
+    path = tmp_path / "raw.pkl"
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(InputError, match=r"class SN has no row left after cleaning.*groups"):
+        _ = data_of(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).labels
+
+
+def test_classes_can_be_grouped_and_left_out(raw_file: Path, tmp_path: Path, composed) -> None:
+    groups = "data.groups={SN:[SN],rest:[AGN,VS]}"
+    data = data_of(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}", groups))
+    assert data.classes == ("SN", "rest")
+    assert data.labels.tolist() == [1, 1, -1, -1, 1, 0, 1, -1, -1, 0, 0]
+    assert data.left_out == {"asteroid": 2, "bogus": 2}
+    assert "asteroid 2" in summary.parts_text({}, data.left_out)
+    with pytest.raises(InputError, match="groups: there is no class comet"):
+        groups = "data.groups={SN:[SN],rest:[comet]}"
+        _ = data_of(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}", groups)).labels
+
+
+def test_not_one_square_stamp(tmp_path: Path, composed) -> None:
+    path = tmp_path / "raw.pkl"
+    path.write_bytes(pickle.dumps(raw() | {"images": [stamp(i, 63, 50) for i in range(12)]}))
+    with pytest.raises(InputError, match=r"not one stamp is square; most are \(63, 50, 3\)"):
+        _ = data_of(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).store
+
+
+def test_a_file_that_is_not_there(tmp_path: Path, composed) -> None:
+    data = data_of(composed("data=alerce", f"data.path={tmp_path}/none.pkl", f"outputs={tmp_path}"))
+    with pytest.raises(InputError, match=r"none\.pkl cannot be read: No such file.*data\.path=FILE"):
+        _ = data.store
+
+
+def prepare(stamps_file: Path, outputs: Path, before: str = "pass") -> subprocess.Popen[str]:
+    """The prepare command in a process of its own; before: Python that runs first in it."""
+    command = f"import sys; sys.argv = ['prepare', 'data=alerce', 'data.path={stamps_file}', 'outputs={outputs}']; "
+    command += f"{before}; from alerce_early.prepare import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=outputs.parent
+    )
+
+
+def finished_stores(outputs: Path) -> list[Path]:
+    return [path for path in (outputs / "stores").iterdir() if not path.name.startswith(".")]
+
+
+def assert_whole(store: Path) -> None:
+    meta = json.loads((store / "meta.json").read_text())
+    assert len(np.load(store / "images.npy")) == sum(meta["kept_by_class"]) == len(np.load(store / "labels.npy"))
+
+
+def test_two_processes_at_once_end_with_one_good_store(stamps_file: Path, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    both = [prepare(stamps_file, outputs) for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert "kept" in out
+    (store,) = finished_stores(outputs)
+    assert_whole(store)
+
+
+def test_a_killed_prepare_leaves_nothing_that_looks_finished(stamps_file: Path, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    # stop at the last moment before the rename, so that the kill surely falls into the work
+    wait = "import pathlib, time; pathlib.Path.rename = lambda *_: (print('ready', flush=True), time.sleep(60))"
+    process = prepare(stamps_file, outputs, wait)
+    assert process.stdout is not None
+    assert any("ready" in line for line in process.stdout), process.communicate()[1]
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert finished_stores(outputs) == []
+    again = prepare(stamps_file, outputs)
+    _, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    (store,) = finished_stores(outputs)
+    assert_whole(store)
+    assert not list((outputs / "stores").glob(".*.partial"))
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(stamps_file: Path, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    # the operating system refuses to let any file grow beyond 100 kB, as a quota would
+    process = prepare(
+        stamps_file, outputs, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)"
+    )
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "cannot be written" in err and "outputs=FOLDER" in err and "Traceback" not in err
+    assert finished_stores(outputs) == [] and not list((outputs / "stores").glob(".*.partial"))
+
+
+def test_the_real_stamps(real_data: Path, tmp_path: Path, composed) -> None:
+    meta = data_of(
+        composed("data=alerce", f"data.path={real_data}/ztf_public_stamps.pkl", f"outputs={tmp_path}")
+    ).store.meta
+    assert meta["kept_by_class"] == [60, 77, 108, 200, 47]
+    assert meta["lacking_by_class"] == [0] * 5
+    assert meta["nan_values"] == 67_883 and meta["odd_values"] == 2_992

@@ -1,0 +1,239 @@
+"""Checkpoints for years: golden ones of each format open bare and say the same; hostile and broken ones say so."""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kills import differences
+
+import alerce_early
+from alerce_early import checkpoints
+from alerce_early.errors import InputError
+from alerce_early.schema import construct
+from alerce_early.serving.deployed import Deployed
+from alerce_early.tasks import base
+from tests.make_golden import outputs
+
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("format*/*.ckpt"))
+CLASSIFY = next(path for path in GOLDEN if path.stem == "classify")
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_golden_checkpoint_opens_bare_and_gives_the_outputs_it_gave(path: Path) -> None:
+    with np.load(path.with_suffix(".npz")) as held:
+        golden = {name: held[name] for name in held.files}
+    found = outputs(path, golden.pop("raw"))
+    assert set(found) == set(golden)
+    for name, column in found.items():
+        if column.dtype.kind == "f":
+            # not bit for bit: other processors and later torch sum the same terms in another order
+            assert np.allclose(column, golden[name], rtol=1e-4, atol=1e-5, equal_nan=True), name
+        else:
+            assert (column == golden[name]).all(), name
+
+
+def test_what_predicting_needs_is_in_the_file() -> None:
+    held = torch.load(CLASSIFY, weights_only=True)
+    assert held["format"] == base.FORMAT
+    assert held["calibration"] and held["conformal"] and held["hyper_parameters"]["spec"]["recipe"]
+    with np.load(CLASSIFY.with_suffix(".npz")) as golden:
+        assert {"p_SN", "q_SN", "set"} <= set(golden.files)
+
+
+def changed(path: Path, **changes: Any) -> Path:
+    torch.save(torch.load(CLASSIFY, weights_only=True) | changes, path)
+    return path
+
+
+def hyper(**changes: Any) -> dict[str, Any]:
+    held = torch.load(CLASSIFY, weights_only=True)
+    return {**held["hyper_parameters"], **changes}
+
+
+@pytest.mark.parametrize("other", (None, 0, base.FORMAT + 1, "new"))
+def test_another_format_is_refused(other: object, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"has format {other}; this version reads format {base.FORMAT}"):
+        checkpoints.read(changed(tmp_path / "a.ckpt", format=other))
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    """Where it changes nothing it lies in what nobody reads, such as the time of a part or what fills up to 64."""
+    whole, path, refused = CLASSIFY.read_bytes(), tmp_path / "a.ckpt", 0
+    places = range(0, len(whole), 211)
+    wanted = checkpoints.read(CLASSIFY)
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 64
+        path.write_bytes(damaged)
+        try:
+            assert differences(wanted, checkpoints.read(path)) == [], place
+        except InputError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > len(places) / 3
+
+
+@pytest.mark.parametrize("value", (np.nan, np.inf))
+def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    weights = torch.load(CLASSIFY, weights_only=True)["state_dict"]
+    name = list(weights)[-1]
+    weights[name].view(-1)[-1] = value
+    with pytest.raises(InputError, match=rf"a\.ckpt: {name} is not finite"):
+        alerce_early.load(changed(tmp_path / "a.ckpt", state_dict=weights))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    (
+        ({"task": "os.system"}, "_target_ 'os.system' is not a torch module class|no such class"),
+        ({"task": "alerce_early.models.rotinv.RotInv"}, "is no task"),
+        ({"task": 7}, "no such class|'int'"),
+        ({"state_dict": {}}, "Missing key"),
+        ({"state_dict": None}, "no net with its weights|NoneType"),
+        ({"hyper_parameters": []}, "must be a mapping|list"),
+        ({"hyper_parameters": hyper(net={"_target_": "subprocess.Popen", "args": "true"})}, "not a torch module class"),
+        (
+            {"hyper_parameters": hyper(net={**hyper()["net"], "layers": ["flatten", "dense 1000000000"]})},
+            "size mismatch|Missing key",
+        ),
+        (
+            {"hyper_parameters": hyper(net={"_target_": "alerce_early.models.spectra_lines.SpectraLines"})},
+            "do not fit",
+        ),
+        ({"epoch": 10**30}, "more than 64 bits"),
+    ),
+)
+def test_what_does_not_fit_says_so_in_one_line(changes: dict, told: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=told) as error:
+        checkpoints.task(changed(tmp_path / "a.ckpt", **changes))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+SETS = {name: [0.5] * 5 for name in ("set", "set_marginal")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    (
+        ({"calibration": {"scale": 1.0}}, r"calibration=.*; wanted temperature"),
+        ({"calibration": {"temperature": [1.0]}}, r"calibration: temperature=.*; wanted 1 finite"),
+        ({"calibration": {"temperature": np.nan}}, r"calibration: temperature=.*; wanted 1 finite"),
+        ({"calibration": {"temperature": 1e39}}, r"calibration: temperature=.*; wanted 1 finite"),
+        ({"calibration": {"temperature": 0.0}}, r"calibration: temperature=.*; wanted a number above 0"),
+        ({"calibration": {"temperature": "1"}}, r"calibration: temperature=.*; wanted 1 finite"),
+        ({"calibration": {"temperature": 1.0, 1: 2}}, "'<' not supported"),
+        ({"calibration": "abc"}, r"calibration='abc'; wanted temperature"),
+        ({"conformal": {"coverage": 0.9}}, r"conformal=.*; wanted coverage, thresholds"),
+        ({"conformal": {"coverage": 9, "thresholds": SETS}}, r"coverage=9 cannot be promised"),
+        ({"conformal": {"coverage": "a", "thresholds": SETS}}, r"conformal: coverage=.*; wanted 1 finite"),
+        ({"conformal": {"coverage": 0.9, "thresholds": {"set": [0.5] * 5}}}, r"conformal: thresholds=.*; wanted set, "),
+        ({"conformal": {"coverage": 0.9, "thresholds": SETS | {"set": [0.5]}}}, r"conformal: set=.*; wanted 5 finite"),
+    ),
+)
+def test_fits_that_are_none_say_so_in_one_line(changes: dict, told: str, tmp_path: Path) -> None:
+    path = changed(tmp_path / "a.ckpt", **changes)
+    with pytest.raises(InputError, match=rf"^{path}: {told}") as error:
+        Deployed.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_does_not_tell_the_shape_of_stamps_says_so(tmp_path: Path) -> None:
+    untold = hyper()["spec"] | {"raw_shape": ()}
+    with pytest.raises(InputError, match=r"does not tell the shape of raw stamps\. Train again"):
+        alerce_early.load(changed(tmp_path / "a.ckpt", hyper_parameters=hyper(spec=untold)))
+
+
+def test_a_tuple_of_fixed_length_is_one_of_its_own_types() -> None:
+    def named(pair: tuple[int, str]) -> tuple[int, str]:
+        return pair
+
+    assert construct(named, pair=[1, "a"]) == [1, "a"]
+    for pair in ([1, 2], [1], [1, "a", "b"], []):
+        with pytest.raises(InputError, match=r"named: pair=.*; wanted tuple\[int, str\]"):
+            construct(named, pair=pair)
+
+
+def test_a_net_of_billions_of_layers_is_not_built(tmp_path: Path) -> None:
+    lines = torch.load(next(path for path in GOLDEN if path.stem == "lines"), weights_only=True)
+    lines["hyper_parameters"]["net"]["blocks"] = 10**9
+    torch.save(lines, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match="more layers than weights"):
+        checkpoints.task(tmp_path / "a.ckpt")
+
+
+def test_weights_of_more_bytes_than_the_file_are_refused(tmp_path: Path) -> None:
+    huge = torch.zeros(1).expand(10**10)  # 40 GB in 4 bytes
+    with pytest.raises(InputError, match="written out, are more than 64 MiB"):
+        checkpoints.read(changed(tmp_path / "a.ckpt", state_dict={"w": huge}))
+
+
+def test_references_that_multiply_are_refused(tmp_path: Path) -> None:
+    laughs: Any = ["ha"]
+    for _ in range(20):
+        laughs = [laughs] * 10
+    with pytest.raises(InputError, match="written out"):
+        checkpoints.read(changed(tmp_path / "a.ckpt", loops=laughs))
+    path = tmp_path / "deep.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02]" + b"\x85" * 5000 + b".")
+        archive.writestr("a/version", "3\n")
+        archive.writestr("a/byteorder", "little")
+    with pytest.raises(InputError, match="nests containers"):
+        checkpoints.read(path)
+
+
+@pytest.mark.parametrize(
+    "call",
+    ((bytearray, (10**11,)), (torch.Tensor, (10**11,)), (eval, ("1",)), (print, ("x",))),
+    ids=lambda c: str(c[0]),
+)
+def test_names_that_a_checkpoint_has_no_use_for_are_refused(call: tuple, tmp_path: Path) -> None:
+    class Calls:
+        def __reduce__(self) -> tuple:
+            return call
+
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickle.dumps(OrderedDict(a=Calls()), protocol=2))
+        archive.writestr("a/version", "3\n")
+    with pytest.raises(InputError, match="Refused before any of it ran"):
+        checkpoints.read(path)
+
+
+def test_damaged_and_foreign_files_say_so(tmp_path: Path) -> None:
+    whole = CLASSIFY.read_bytes()
+    path = tmp_path / "a.ckpt"
+    for content in (b"", b"id,label\n", whole[:100], whole[:-100], whole[:3000] + whole[3100:], pickle.dumps({"a": 1})):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"is no checkpoint, or is damaged|cannot be read"):
+            checkpoints.task(path)
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        checkpoints.read(tmp_path / "none.ckpt")
+    torch.save({"weights": torch.zeros(2)}, path)
+    with pytest.raises(InputError, match="no checkpoint of alerce_early"):
+        checkpoints.read(path)
+    with zipfile.ZipFile(CLASSIFY) as stored, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as squeezed:
+        for entry in stored.namelist():
+            squeezed.writestr(entry, stored.read(entry))
+    with pytest.raises(InputError, match="compressed"):
+        checkpoints.read(path)
+
+
+def test_a_storage_larger_than_its_bytes_is_refused(tmp_path: Path) -> None:
+    """Torch takes a storage's size from the pickle; past its bytes lies somebody else's memory."""
+    path = tmp_path / "a.ckpt"
+    torch.save({"hyper_parameters": {}, "state_dict": {"w": torch.zeros(258)}}, tmp_path / "small.ckpt")
+    with zipfile.ZipFile(tmp_path / "small.ckpt") as stored, zipfile.ZipFile(path, "w") as forged:
+        for entry in stored.infolist():
+            content = stored.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                assert content.count(b"M\x02\x01") == 2
+                content = content.replace(b"M\x02\x01", b"J\xff\xff\xff\x00")
+            forged.writestr(entry.filename, content)
+    with pytest.raises(InputError, match="damaged"):
+        checkpoints.read(path)

@@ -1,0 +1,52 @@
+"""What is mistyped on the command line is refused in one line that names what there is."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from omegaconf import DictConfig
+
+from alerce_early.config import quoted, understood
+from alerce_early.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    (
+        ("data.pth=FILE", "data has no key pth; wanted one of name, "),
+        ("optim=adan", "optim=adan is no choice; wanted one of adam, "),
+        ("data.groups={SN:[SN]", "data.groups={SN:[SN] is no option; wanted KEY=VALUE"),
+    ),
+)
+def test_a_misspelt_option_is_told_with_what_there_is(
+    composed: Callable[..., DictConfig], option: str, told: str
+) -> None:
+    with pytest.raises(InputError) as error, understood():
+        composed(option)
+    assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    "text", ("a/b-1.ckpt", "a b", "it's", 'say "x"', "a\\", 'a\\"b\\\\', "x,y=[1]{2}", "1e3 ", "null")
+)
+def test_a_quoted_text_is_read_back(composed: Callable[..., DictConfig], text: str) -> None:
+    assert composed(f"name={quoted(text)}").name == text
+
+
+@pytest.mark.parametrize(
+    "option",
+    (
+        *("+trainer.precision=32", "+model.net.dropout=0", "+model.task.entropy=.5", "+optim.optimizer.momentum=.9"),
+        *("data.groups={SN:[SN],rest:[AGN]}", "+hydra.job.name=x", "++seed=3", "+keep.z_conf=[3]"),
+    ),
+)
+def test_what_something_reads_may_be_added(composed: Callable[..., DictConfig], option: str) -> None:
+    composed(option)
+
+
+def test_the_command_tells_it_in_one_line() -> None:
+    done = subprocess.run([sys.executable, "-m", "alerce_early.train", "modle=x"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the config has no key modle; wanted one of seed, ")
+    assert done.stderr.count("\n") == 1

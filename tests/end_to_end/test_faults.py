@@ -1,0 +1,301 @@
+"""A disk that is full, refuses or holds half files: one clear line, and afterwards the same command does it."""
+
+import importlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_run
+from kills import differences, trained
+from matplotlib.figure import Figure
+
+from alerce_early import (
+    checkpoints,
+    compare,
+    files,
+    report,
+    tables,
+)
+from alerce_early.config import data_of, run_folder
+from alerce_early.errors import InputError, extra
+from alerce_early.report import pictures
+from alerce_early.runs import Run
+from alerce_early.serving.parts import Parts
+from alerce_early.train import main, train
+from alerce_early.training import signals
+
+ROWS = {"id": np.arange(5000).astype(str), "p_SN": np.random.default_rng(0).random(5000)}
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "predictions.parquet": lambda path: tables.write(path, ROWS),
+    "predictions.csv": lambda path: tables.write(path, ROWS),
+    "curves.png": lambda path: pictures.save(Figure(), path),
+    "index.html": lambda path: files.write_text(path, "page " * 2000),
+    "last.ckpt": lambda path: checkpoints.save({"weights": torch.zeros(5000)}, path),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run(stamps_file, tmp_path_factory.mktemp("outputs"))
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let the operating system refuse to any file of this process more than so many bytes, as a quota would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 12 MB in memory."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", path], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_that_does_not_fit_leaves_the_one_before(name: str, tmp_path: Path) -> None:
+    path, write = tmp_path / name, WRITERS[name]
+    path.write_bytes(b"before")
+    with largest_file(200), pytest.raises(InputError, match=rf"^disk full: {path} cannot be written .*outputs=FOLDER"):
+        write(path)
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+    write(path)
+    assert path.stat().st_size > 200
+
+
+def test_a_disk_full_at_a_checkpoint(quick, small_disk: Path, tmp_path: Path) -> None:
+    config = quick()
+    store = data_of(config).store  # elsewhere
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(9_000_000))  # leaves room for one checkpoint of 1.8 MB and not for two
+    run = Run(small_disk / "run")
+    with pytest.raises(
+        InputError, match=r"^disk full: .*\.ckpt cannot be written \(No space left on device\), 1\.\d MB"
+    ):
+        train(config, run.path)
+    assert not list(run.path.rglob("*.partial")) and not run.finished
+    filler.unlink()
+    train(config, run.path)
+    train(config, tmp_path / "clean" / "run")
+    assert differences(trained(small_disk), trained(tmp_path / "clean")) == [] and store.path.exists()
+
+
+def test_a_store_that_does_not_fit_is_told_before_the_work(quick, small_disk: Path) -> None:
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(11_000_000))
+    data = data_of(quick(f"outputs={small_disk}"))
+    with pytest.raises(InputError, match=r"^disk full: .*images\.npy wants \d\.\d MB, 1\.\d MB are free there"):
+        _ = data.store
+    assert [path.suffix for path in (small_disk / "stores").iterdir()] == [".lock"]
+    filler.unlink()
+    assert len(data.store.images) == len(data.store.labels)
+
+
+def test_a_read_only_disk_is_told_before_the_work(quick, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(SystemExit, match="2"):
+        run_folder(None, f"{small_disk}/runs/new")
+    err = capsys.readouterr().err
+    assert (
+        err.startswith(f"error: {small_disk}/runs cannot be written: Read-only file system.") and err.count("\n") == 1
+    )
+    with pytest.raises(InputError, match=r"cannot be written: Read-only file system.*outputs=FOLDER"):
+        _ = data_of(quick(f"outputs={small_disk}")).store
+
+
+def test_a_file_in_place_of_the_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "outputs").touch()
+    with pytest.raises(SystemExit, match="2"):
+        run_folder(None, f"{tmp_path}/outputs/runs/new")
+    assert (
+        "outputs/runs cannot be written: Not a directory" in (err := capsys.readouterr().err) and err.count("\n") == 1
+    )
+
+
+def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(quick, tmp_path: Path) -> None:
+    stores = tmp_path / "stores"
+    for name in ("dead", "alive"):
+        (stores / f".{name}.partial").mkdir(parents=True)
+    with files.alone(stores / ".alive.lock"):
+        _ = data_of(quick()).store
+    assert [path.name for path in stores.glob(".*.partial")] == [".alive.partial"]
+
+
+def test_a_library_that_is_there_and_does_not_load_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in (
+        ("broken_a", 'raise ImportError("libgomp.so.1: cannot open")'),
+        ("broken_b", "import nowhere"),
+    ):
+        (tmp_path / f"{name}.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"^--fast: libgomp.so.1: cannot open\.$"), extra("--fast", "fast"):
+        importlib.import_module("broken_a")
+    with pytest.raises(InputError, match=r"^--fast: nowhere is not installed. .*\[fast\]"), extra("--fast", "fast"):
+        importlib.import_module("broken_b")
+
+
+@pytest.fixture
+def train_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """The real train command in this process, in an empty folder; returns its exit status."""
+    handlers = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    def run(*options: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["train", *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    (
+        ("+max_epochs=7", "trainer.max_epochs"),
+        ("+logger=wandb", "+trainer.logger"),
+        ("data.split.vlidation=3", "data.split.validation"),
+        ("max_epochs=7", "trainer.max_epochs"),
+        ("lr=1", "optim.optimizer.lr"),
+        ("optim.lr=1", "optim.optimizer.lr"),
+        ("modle=rotinv", "model"),
+        ("optim=adan", "adam"),
+        ("+trainer.callbacks=[]", "trainer.callbacks"),
+        ("+trainer.plugins=[]", "trainer.plugins"),
+        ("+trainer.default_root_dir=/tmp", "trainer.default_root_dir"),
+        ("+trainer.logger=wandb", "trainer.logger"),
+        ("+trainer.max_epoch=3", "max_epoch"),
+        ("trainer.accelerator=abacus", "abacus"),
+        ("seed=-1", "seed=-1"),
+        ("optim.optimizer.lr=fast", "optim.optimizer.lr"),
+        ("+optim.optimizer.momentum=0.9", "momentum"),
+        ("batch_size=-5", "batch_size=-5"),
+        ("data.batches_per_epoch=0", "data.batches_per_epoch=0"),
+        ("patience=long", "patience"),
+        ("data.split.validation=many", "validation"),
+        ("+model.net.dropuot=.3", "dropuot"),
+        ("coverage=2", "coverage"),
+        ("data=spectra", "sdss"),
+        ("model=spectra_class data=simulated", "data=sdss_simulated"),
+    ),
+)
+def test_a_mistake_is_one_line_and_leaves_no_run(
+    train_command: Callable[..., int], option: str, told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before any work: no data are simulated either."""
+    assert train_command("model=preliminary_cnn", *option.split()) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and told in err
+    assert not list(tmp_path.rglob("train.log")) and not list(tmp_path.rglob("stores/*"))
+
+
+@pytest.mark.parametrize("option", ("-m seed=0,1 +max_epochs=7", "-m +max_epochs=7,8"))
+def test_a_sweep_of_a_mistake_is_not_begun(
+    train_command: Callable[..., int], option: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train_command(*option.split()) == 2
+    assert "trainer.max_epochs" in (err := capfd.readouterr().err) and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_that_are_not_there_leave_no_run(train_command: Callable[..., int], tmp_path: Path) -> None:
+    assert train_command("data=alerce", "data.path=none.pkl") == 2
+    assert not list(tmp_path.rglob("train.log"))
+
+
+def test_a_run_without_a_logger(quick, tmp_path: Path) -> None:
+    run = train(quick("+trainer.logger=false", "trainer.max_epochs=1"), tmp_path / "run")
+    assert run.finished and not list(run.path.glob("events.*"))
+
+
+@pytest.mark.parametrize("content", (b"", b"\x80\xff\x00garbage", b"[1, 2]", None), ids=str)
+@pytest.mark.parametrize("name", ("config.yaml", "metrics.json", "history.jsonl", "predictions.parquet"))
+def test_a_damaged_run_folder_is_one_line(
+    name: str, content: bytes | None, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """content: None for the first two thirds of what is there."""
+    shutil.copytree(finished, run := tmp_path / "run")
+    whole = (run / name).read_bytes()
+    (run / name).write_bytes(whole[: len(whole) * 2 // 3] if content is None else content)
+    for verb in (report, compare):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [verb.__name__, str(run)])
+            try:
+                verb.main()
+            except SystemExit as ended:
+                err = capsys.readouterr().err
+                assert ended.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and name in err
+            else:  # compare shows no curves, and a history may be empty
+                assert name == "history.jsonl" and (verb is compare or content == b"")
+
+
+def test_a_config_that_is_cut_short_anywhere_is_told(finished: Path, tmp_path: Path) -> None:
+    whole = (finished / "config.yaml").read_text()
+    last = whole.index("\nmodel:")
+    for end in range(0, last, 29):
+        (tmp_path / "config.yaml").write_text(whole[:end])
+        with pytest.raises(InputError, match=r"config\.yaml is damaged"):
+            Run(tmp_path).config()
+
+
+def test_a_table_where_no_folder_can_be() -> None:
+    with pytest.raises(InputError, match=r"/proc/nowhere.* cannot be written: .*--out"):
+        Parts(Path("/proc/nowhere/out.parquet"), {})
+
+
+def test_a_disk_full_in_the_middle_of_a_table(tmp_path: Path) -> None:
+    out, rows = tmp_path / "out.parquet", {"candid": np.arange(64).astype(str)}
+    with Parts(out, {}) as parts:
+        parts.add(rows, [], 64)
+        message = r"^disk full: .*000001\.parquet cannot be written .* go on from here with the same command"
+        with largest_file(200), pytest.raises(InputError, match=message):
+            parts.add(rows, [], 64)
+    with Parts(out, {}) as parts:
+        assert parts.counts["read"] == 64 and not list(parts.folder.glob(".*"))
+
+
+def test_a_lock_that_its_holder_removes_is_no_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "out.partial" / "lock"
+    waits, goes = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with files.alone(lock, 10):
+            waits.set()
+            goes.wait(10)
+
+    waiter = threading.Thread(target=wait)
+    with files.alone(lock):
+        waiter.start()
+        time.sleep(0.3)  # it has the file open and waits
+        shutil.rmtree(lock.parent)
+    assert waits.wait(10)
+    try:
+        with pytest.raises(files.Busy), files.alone(lock, 0):
+            pass
+    finally:
+        goes.set()
+        waiter.join()

@@ -1,0 +1,199 @@
+"""Files of others: what fuzzing found once, bombs, and a few hundred fixed mutations a reader."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from alerce_early import construct, tables
+from alerce_early.data import names
+from alerce_early.data.readers import hits, sdss, stamps_file
+from alerce_early.data.spec import DataSpec
+from alerce_early.errors import InputError
+from alerce_early.report import foreign
+from alerce_early.serving import inputs
+from alerce_early.serving.duplicates import Seen
+from tests.end_to_end.fuzz import TARGETS, Trial, mutated
+
+QUICK = settings(max_examples=40, derandomize=True, deadline=None, database=None)
+QUICK = settings(QUICK, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MUTATIONS = 120
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.filterwarnings("ignore")
+def test_mutated_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
+    trial, rng = Trial(name, tmp_path), np.random.default_rng(3)
+    seeds = trial.seeds()
+    for seed in seeds:
+        trial(seed)
+    assert trial.read_whole == len(seeds)  # else nothing but the refusal of a bad beginning would be tested
+    for _ in range(MUTATIONS):
+        trial(mutated(seeds[rng.integers(len(seeds))], rng))
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=12,
+)
+ARRAYS = st.builds(
+    lambda shape, dtype: np.zeros(shape, dtype),
+    st.lists(st.integers(0, 4), max_size=4),
+    st.sampled_from(["f2", ">f8", "i1", "u8", "?", "c8", "U3", "S2", "O"]),
+)
+
+
+@pytest.mark.parametrize(
+    ("read", "keys"),
+    (
+        (stamps_file.from_raw, ("images", "labels", "metadata", "oid", "Train")),
+        (hits.from_raw, ("temp_images", "sci_images", "diff_images", "SNR_images", "labels", "ID")),
+        (sdss.from_raw, ("spectra", "class", "z", "z_conf", "id")),
+    ),
+)
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_the_entries_are_a_reader_names_them(read: Callable, keys: tuple[str, ...]) -> None:
+    @QUICK
+    @given(st.fixed_dictionaries({}, optional=dict.fromkeys(keys, PLAIN | ARRAYS)))
+    def reads(raw: dict[str, Any]) -> None:
+        try:
+            read(raw, "a test")
+        except InputError as error:
+            assert str(error).isprintable()
+
+    reads()
+
+
+@QUICK
+@given(st.lists(st.text(max_size=8) | st.integers() | st.none() | st.floats(), max_size=5))
+def test_names_are_one_printable_line_and_no_formula(given: list[Any]) -> None:
+    try:
+        found = names.checked(given, "ids", "a test").tolist()
+    except InputError as error:
+        assert str(error).isprintable()
+    else:
+        assert all(name.isprintable() and "$" not in name and not name.startswith(("=", "@")) for name in found)
+
+
+@pytest.mark.parametrize(
+    "name", ("=cmd|'/C calc'!A0", "@SUM(1)", "+1+cmd|'x'", "-2+3+cmd()", "a\nb", "\u202egnp", "$\\x$")
+)
+def test_such_ids_are_refused_everywhere(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="object ids include"):
+        stamps_file.from_raw({"images": np.zeros((1, 3, 3, 3)), "labels": [0], "oid": [name]}, "a test")
+    parquet.write_table(
+        pyarrow.table({"id": [name], "label": ["a"], "p_a": [1.0], "p_b": [0.0]}), tmp_path / "t.parquet"
+    )
+    with pytest.raises(InputError, match="ids include"):
+        foreign.read(tmp_path / "t.parquet")
+
+
+def test_ordinary_ids_are_kept() -> None:
+    given = ["ZTF18abc", "-12.5+33.1", "M 31", "train/row0", "νέφος", 7]
+    assert names.checked(given, "ids", "a test").tolist() == [*given[:-1], "7"]
+
+
+def test_file_names_that_are_no_text_are_shown_and_stay_distinct(tmp_path: Path) -> None:
+    spec = DataSpec("stamps", (3, 9, 9), ("a",), (), (), (), (), 0, 1, "", "", (3, 9, 9), stamps_file.CHANNELS)
+    for name in (b"caf\xe9.pkl", b"caf\xe8.pkl", b"\xe9/caf\xe9.pkl", b"bad\xff.pkl", b"a\xe9.avro", b"b\xe9.tar"):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" if b"bad" in name else pickle.dumps({"images": np.zeros((2, 9, 9, 3), "f4")}))
+    chunks = list(inputs.find(tmp_path.rglob("*.pkl"), spec).chunks(99))
+    keys, sources = (np.concatenate([getattr(chunk, what) for chunk in chunks]) for what in ("keys", "sources"))
+    assert len(keys) == 6 and Seen().add(keys).all() and len(set(sources.tolist())) == 3
+    packets = inputs.find([*tmp_path.rglob("*.avro"), *tmp_path.rglob("*.tar")], spec).chunks(99)
+    rejected = [row for chunk in (*chunks, *packets) for row in chunk.rejected]
+    assert len(rejected) == 3 and all(row.source.isprintable() and row.reason.isprintable() for row in rejected)
+    assert "".join([*keys, *sources]).encode()  # as a table does
+
+
+# --- bombs: the file is small, and what it asks for is not ------------------------------------------------------
+
+
+def test_table_bombs_are_refused(tmp_path: Path) -> None:
+    rows = 20_000_000
+    same = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(rows, "i4")), pyarrow.array(["x" * 900]))
+    parquet.write_table(pyarrow.table({"id": same}), tmp_path / "rows.parquet")
+    (tmp_path / "columns.csv").write_bytes(b"," * 200_000 + b"\n")
+    (tmp_path / "long.csv").write_bytes(b"id,label,p_a,p_b\n" + b"x" * 100_000 + b",a,1,0\n" + b"y,b,0,1\n" * 5000)
+    for target, name in (("parquet", "rows.parquet"), ("csv", "columns.csv"), ("csv", "long.csv")):
+        with pytest.raises(InputError, match=r"too many for its size|more than|text of 100,000 bytes"):
+            TARGETS[target][2](tmp_path / name)
+
+
+TEXT = "x" * 1_000_000
+
+
+@pytest.mark.parametrize("kind", (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()), ids=str)
+def test_a_long_text_that_repeats_is_refused(kind: pyarrow.DataType, tmp_path: Path) -> None:
+    """Which is told only of texts that are read once: written out, few bytes of a file take any memory."""
+    rows = pyarrow.table({"id": pyarrow.array([TEXT] * 50, kind)})
+    parquet.write_table(rows, tmp_path / "long.parquet", compression="zstd")
+    assert (tmp_path / "long.parquet").stat().st_size < 1000
+    with pytest.raises(InputError, match="column id has a text of 1,000,000 bytes"):
+        tables.read(tmp_path / "long.parquet")
+
+
+def test_text_of_any_writer_is_read(tmp_path: Path) -> None:
+    for kind in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+        parquet.write_table(pyarrow.table({"id": pyarrow.array(["a", "b", "a"], kind)}), tmp_path / "t.parquet")
+        assert tables.read(tmp_path / "t.parquet")["id"].tolist() == ["a", "b", "a"]
+    parquet.write_table(pyarrow.table({"id": [b"a"]}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="column id is of binary, neither numbers nor text"):
+        tables.read(tmp_path / "t.parquet")
+
+
+# --- configs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "target", ("os.system", "subprocess.Popen", "alerce_early.data.store.shutil", "alerce_early", "")
+)
+def test_a_reader_is_a_function_of_this_package(target: str) -> None:
+    with pytest.raises(InputError, match="_target_"):
+        construct.function(target)
+
+
+def test_a_foreign_run_folder_runs_nothing(composed: Callable, tmp_path: Path) -> None:
+    from alerce_early.config import data_of
+
+    config = composed("data=simulated", f"outputs={tmp_path}")
+    config.data.source = {"_target_": "os.system", "command": f"touch {tmp_path / 'canary'}"}
+    with pytest.raises(InputError, match=r"_target_ 'os\.system' is no function of alerce_early"):
+        _ = data_of(config).store
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    (
+        (["data.batch_size=abc"], "batch_size='abc'; wanted int|batch_size=abc; wanted int"),
+        (["data.batch_size=[1]"], "wanted int"),
+        (["seed={a: 1}"], "wanted int"),
+        (["data.groups=abc"], "wanted Mapping"),
+        (["augment.margin=wide"], "wanted int"),
+    ),
+)
+def test_a_value_of_another_type_is_named(changes: list[str], told: str, composed: Callable, tmp_path: Path) -> None:
+    from alerce_early.config import data_of
+
+    with pytest.raises(InputError, match=told):
+        data_of(composed(f"outputs={tmp_path}", *changes))
+
+
+@pytest.mark.parametrize("target", ("subprocess.Popen", "os.system", "torch.optim.Nothing", "torch.nn.Linear", ""))
+def test_an_optimiser_is_one_of_torch(target: str) -> None:
+    import torch
+
+    with pytest.raises(InputError, match=r"is no Optimizer of torch\.optim"):
+        construct.torch_class(target, torch.optim.Optimizer)

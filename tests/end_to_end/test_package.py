@@ -1,0 +1,30 @@
+"""The wheel: carries the configs and works in an empty folder."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from conftest import CHECKOUT
+
+
+def test_a_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
+    def python(*arguments: str, **options: Any) -> str:
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    python("-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(CHECKOUT))
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = zipfile.ZipFile(wheel)
+    configs = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "conf").rglob("*.yaml")}
+    assert {f"alerce_early/{name}" for name in configs} <= set(packed.namelist())
+    packed.extractall(tmp_path / "site")  # what installing a pure Python wheel does
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    alone = {"cwd": empty, "env": {"PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}}
+    where = python("-c", "from alerce_early.config import CONF; print(CONF)", **alone).strip()
+    assert where == str(tmp_path / "site" / "alerce_early" / "conf")
+    assert "alerce_early.models.rotinv.RotInv" in python("-m", "alerce_early.train", "--cfg", "job", **alone)

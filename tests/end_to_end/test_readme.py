@@ -1,0 +1,40 @@
+"""What the README shows how to add, added as it says in a copy of the project and run."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import CHECKOUT
+
+SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2")
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with every file that the README writes out, by the name it begins with."""
+    copy = tmp_path_factory.mktemp("copy")
+    for folder in ("alerce_early", "conf"):
+        shutil.copytree(CHECKOUT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    named = r"```(?:python|yaml)\n((?:# @package _global_\n)?# ((?:alerce_early|conf)/\S+)\n.*?)```"
+    blocks = re.findall(named, (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    assert {Path(name).parent.name for _, name in blocks} == {"models", "model", "data"}
+    for content, name in blocks:
+        assert not (copy / name).exists()
+        (copy / name).write_text(content)
+    return copy
+
+
+@pytest.mark.parametrize("choice", ("model=linear", "data=night"))
+def test_what_the_readme_adds_runs(extended: Path, choice: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alerce_early.train", choice, "data.n=300", *SHORT],
+        cwd=extended,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(extended)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "report: " in done.stdout

@@ -1,0 +1,114 @@
+"""Every system as its yaml says: composed, of the published size, and able to train.
+
+The folders are walked, so that a new yaml is tested without a word here.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from alerce_early.config import CONF, data_of, task_of
+from alerce_early.data.readers.stamps_file import PUBLISHED_COLUMNS
+from alerce_early.training.fitting import Fitting
+
+TINY = 600  # rows of a simulated data set: enough to give the rarest class a row in each split
+
+
+def names(folder: str) -> list[str]:
+    return sorted(file.stem for file in (Path(CONF) / folder).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("group", ("augment", "data", "features", "model", "optim", "recipe"))
+def test_a_choice_is_called_as_its_file(group: str) -> None:
+    for name in names(group):
+        choice = OmegaConf.load(Path(CONF) / group / f"{name}.yaml")
+        assert choice.get(group, choice).name == name  # some choices bring others along
+
+
+@pytest.fixture(scope="module")
+def tiny(composed: Callable[..., DictConfig], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DictConfig]:
+    """A whole config on little simulated data; stores are shared by the tests of this file."""
+    outputs = tmp_path_factory.mktemp("systems")
+
+    def tiny(*overrides: str) -> DictConfig:
+        config = composed(f"outputs={outputs}", *overrides)
+        OmegaConf.update(config, "data.n", TINY)
+        return config
+
+    return tiny
+
+
+def trains_two_steps(config: DictConfig) -> None:
+    L.seed_everything(0, verbose=False)
+    config.data.batch_size = 8
+    data = data_of(config)
+    task = task_of(config, data.spec)
+    before = [p.detach().clone() for p in task.net.parameters()]
+    trainer = L.Trainer(
+        max_steps=2,
+        limit_val_batches=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(Fitting(task), datamodule=data)
+    assert trainer.global_step == 2
+    after = list(task.net.parameters())
+    assert all(p.isfinite().all() for p in after)
+    assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("model", names("model"))
+def test_every_model_trains_on_its_own_data(model: str, tiny: Callable[..., DictConfig]) -> None:
+    trains_two_steps(tiny(f"model={model}"))
+
+
+@pytest.mark.parametrize("experiment", names("experiment"))
+def test_every_experiment_trains(experiment: str, tiny: Callable[..., DictConfig]) -> None:
+    trains_two_steps(tiny(f"experiment={experiment}"))
+
+
+@pytest.mark.parametrize(
+    "parameters, overrides",
+    [
+        (255_173, ["model=rotinv"]),
+        (255_490, ["model=rotinv", "data=hits_simulated"]),
+        (441_075, ["model=stamp_classifier"]),
+        (261_049, ["model=stamp_classifier", "features=all", "+model.net.kernel=3"]),
+        (697_858, ["model=deep_hits"]),
+        (149_245, ["model=preliminary_cnn"]),
+        (233_872, ["model=hits_shallow"]),
+        (25_552, ["model=hits_two_conv"]),
+        (41_986, ["model=hits_deep"]),
+        (63_042, ["model=hits_wide"]),
+        (242_626, ["model=hits_flipout"]),
+        (11_171_397, ["model=resnet18"]),
+        (490_530, ["model=stamp_vae"]),
+        (489_818, ["model=hits_vae"]),
+        (330_316, ["model=spectra_class"]),
+        (1_658_593, ["model=spectra_redshift"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
+)
+def test_parameter_counts(parameters: int, overrides: Sequence[str], tiny: Callable[..., DictConfig]) -> None:
+    config = tiny(*overrides)
+    net = task_of(config, data_of(config).spec).net
+    assert sum(p.numel() for p in net.parameters()) == parameters
+
+
+def test_feature_lists(tiny: Callable[..., DictConfig]) -> None:
+    def chosen(*overrides: str) -> tuple[str, ...]:
+        return data_of(tiny("model=stamp_classifier", *overrides)).feature_names
+
+    assert chosen() == PUBLISHED_COLUMNS
+    assert len(chosen("features=all")) == 26
+    assert chosen("features=none") == ()
+    assert chosen("features.names=[rb,fwhm]") == ("rb", "fwhm")

@@ -1,0 +1,60 @@
+"""Baselines beside a run: same rows, same judge, no column that gives the labels away."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alerce_early import tables
+from alerce_early.config import data_of
+from alerce_early.evaluation import baseline
+from alerce_early.train import train
+
+
+def table_of(data, part: str = "test") -> dict[str, np.ndarray]:
+    """As a network that knows nothing would give it."""
+    rows, classes = data.parts[part], data.classes
+    columns = {f"p_{name}": np.full(len(rows), 1 / len(classes)) for name in classes}
+    return {"id": data.store.ids[rows], "row": rows, "label": np.array(classes)[data.labels[rows]], **columns}
+
+
+def test_a_run_has_baselines_and_its_page_says_what_the_images_bought(quick, tmp_path: Path) -> None:
+    run = train(quick(), tmp_path / "run")
+    result = json.loads((run.path / "metrics.json").read_text())
+    found = result["baselines"]
+    assert found["metadata"]["n"] == found["majority"]["n"] == result["test"]["n"]
+    assert found["majority"]["values"]["balanced_accuracy"] == pytest.approx(0.2)
+    assert found["left_out"] == ["rb"] and "rb" not in found["importances"] and len(found["importances"]) == 25
+    assert sum(found["importances"].values()) == pytest.approx(1)
+    assert (
+        "What the images bought" in run.page.read_text() and "Not rb: labels were made with it" in run.page.read_text()
+    )
+
+
+def test_a_forest_learns_from_metadata(quick) -> None:
+    data = data_of(quick())
+    found = baseline.beside(data, table_of(data))
+    assert found["metadata"]["values"]["balanced_accuracy"] > 0.4  # chance: 0.2
+    assert max(found["paired"].values()) < 0.05 and len(found["paired"]) == 2
+
+
+def test_rb_may_be_used_where_nothing_is_bogus(quick) -> None:
+    without = data_of(quick("data.groups={SN:[SN],VS:[VS]}"))
+    assert baseline.beside(without, table_of(without))["left_out"] == []
+    inside = data_of(quick("data.groups={SN:[SN],rest:[VS,bogus]}"))
+    assert baseline.beside(inside, table_of(inside))["left_out"] == ["rb"]
+
+
+def test_data_without_metadata(composed, tmp_path: Path) -> None:
+    data = data_of(composed("model=hits_deep", f"outputs={tmp_path}", "data.n=200"))
+    found = baseline.beside(data, table_of(data))
+    assert "no metadata" in found["skipped"] and "metadata" not in found
+    page = baseline.section(found, found["majority"])
+    assert page.words == [found["skipped"]] and len(page.tables[0][1]) == 2
+
+
+def test_numbers_have_no_baseline(quick) -> None:
+    data = data_of(quick())
+    assert baseline.beside(data, {"true": np.zeros(1), "predicted": np.zeros(1)}) == {}
+    assert tables.classes_of({"true": np.zeros(1)}) == ()

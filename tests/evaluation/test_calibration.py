@@ -1,0 +1,123 @@
+"""Scaling of probabilities: finds what was done to them, and tells how far it helps."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from alerce_early import tables
+from alerce_early.errors import InputError
+from alerce_early.evaluation import calibration
+from alerce_early.evaluation.classification import judge
+
+CLASSES = ("AGN", "SN", "VS")
+GRID = np.geomspace(0.2, 5, 200)
+
+
+def overconfident(n: int, seed: int, scale: object = 2.5, bias: object = 0.0) -> dict[str, np.ndarray]:
+    """A table whose logits are those of the labels, scaled and shifted."""
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.standard_normal((n, 3))
+    labels = (logits + rng.gumbel(size=(n, 3))).argmax(1)  # so that softmax(logits) is their distribution
+    put_out = softmax(logits * np.asarray(scale) + np.asarray(bias), axis=1).astype(np.float32)
+    columns = {f"p_{name}": put_out[:, i] for i, name in enumerate(CLASSES)}
+    predicted = np.array(CLASSES)[put_out.argmax(1)]
+    return {"id": np.arange(n).astype(str), "label": np.array(CLASSES)[labels], "predicted": predicted, **columns}
+
+
+def log_loss(table: dict[str, np.ndarray], prefix: str) -> float:
+    labels = tables.label_indices(table, CLASSES)
+    return -np.log(np.stack([table[f"{prefix}_{name}"] for name in CLASSES], 1)[np.arange(len(labels)), labels]).mean()
+
+
+def scaled_loss(table: dict[str, np.ndarray], temperature: float) -> float:
+    return log_loss(table | calibration.columns({"temperature": temperature}, table), "q")
+
+
+def test_the_temperature_is_found() -> None:
+    fitted = calibration.fit(overconfident(20_000, seed=0), "temperature")
+    assert fitted is not None and fitted["temperature"] == pytest.approx(2.5, rel=0.03)
+
+
+@pytest.mark.parametrize("scale", (0.3, 1.5, 4.0))
+def test_no_other_temperature_has_a_lower_log_loss(scale: float) -> None:
+    table = overconfident(300, seed=0, scale=scale)
+    fitted = calibration.fit(table, "temperature")
+    assert fitted is not None and fitted["kept"] is None
+    others = [fitted["temperature"] * factor for factor in (0.5, 0.99, 0.999, 1.001, 1.01, 2.0)]
+    assert scaled_loss(table, fitted["temperature"]) < min(scaled_loss(table, one) for one in others)
+
+
+def test_q_by_hand() -> None:
+    columns = calibration.columns({"temperature": 2.0}, {"p_a": np.array([0.8]), "p_b": np.array([0.2])})
+    assert columns["q_a"] == pytest.approx(2 / 3) and columns["q_b"] == pytest.approx(1 / 3)  # roots: 2 to 1
+
+
+def test_few_validation_rows_lower_the_loss_on_other_rows() -> None:
+    better, errors = 0, []
+    for seed in range(10):
+        validation, test = overconfident(500, seed), overconfident(2_500, 100 + seed)
+        columns = calibration.columns(calibration.fit(validation, "temperature"), test)
+        assert np.allclose(np.sum(list(columns.values()), 0), 1)
+        judged = judge(test | columns) if not seed else None
+        before, after = log_loss(test, "p"), log_loss(test | columns, "q")
+        better += after < before
+        if judged:
+            calibrated = judged["calibration"]["q"]
+            assert calibrated["values"]["log_loss"] == pytest.approx(after)
+            low, high = calibrated["intervals"]["log_loss"]
+            assert low < after < high
+            errors.append((judged["values"]["ece"], calibrated["values"]["ece"]))
+    assert better >= 9 and all(before > 0.05 and after < 0.03 for before, after in errors)
+
+
+def test_a_class_without_rows_or_mistakes_stays_finite() -> None:
+    perfect = {
+        "id": np.arange(5),
+        "label": np.array(["SN"] * 5),
+        "p_AGN": np.zeros(5),
+        "p_SN": np.ones(5),
+        "p_VS": np.zeros(5),
+    }
+    fitted = calibration.fit(perfect, "temperature")
+    assert fitted is not None and np.isfinite(calibration.apply(fitted, np.array([[0.0, 1, 0]]))).all()
+
+
+def test_nothing_is_fitted_where_there_is_nothing_to_fit() -> None:
+    table = overconfident(10, seed=0)
+    assert calibration.fit(table, "none") is None and calibration.columns(None, table) == {}
+    assert calibration.fit({"label": np.array(["a"]), "true": np.array([0.1])}, "temperature") is None
+    assert set(judge(table)["calibration"]) == {"p"}
+    with pytest.raises(InputError, match="calibration=platt is unknown; there are temperature, none"):
+        calibration.fit(table, "platt")
+
+
+def test_a_scaling_that_does_not_pay_is_not_used() -> None:
+    """47 rows of a network that is right about itself: nearly all there is to learn from them is wrong."""
+    losses, kept = [], 0
+    for seed in range(40):
+        validation, test = overconfident(47, seed, scale=1.0), overconfident(2_500, 100 + seed, scale=1.0)
+        fitted = calibration.fit(validation, "temperature")
+        assert fitted is not None
+        unguarded = {"temperature": min(GRID, key=lambda one: scaled_loss(validation, one))}
+        if fitted["kept"]:
+            kept += 1
+            assert fitted["temperature"] == 1 and "cross-fitted over 47 validation rows" in fitted["kept"]
+        else:
+            assert fitted["temperature"] == pytest.approx(unguarded["temperature"], rel=0.02)
+        losses += [scaled_loss(test, one["temperature"]) - log_loss(test, "p") for one in (fitted, unguarded)]
+    guarded, without = np.array(losses).reshape(-1, 2).mean(0)
+    assert kept >= 20 and 0 < guarded < 0.7 * without  # what cross-validation lets through still costs a little
+
+
+def test_a_scaling_that_pays_is_used_also_with_few_rows() -> None:
+    fits = [calibration.fit(overconfident(100, seed), "temperature") for seed in range(20)]
+    assert all(fitted is not None and fitted["kept"] is None for fitted in fits)
+
+
+def test_rows_of_one_object_are_left_out_together() -> None:
+    """Every row a hundred times over is no more evidence: the fit must not be tried on copies of its own rows."""
+    few = overconfident(20, seed=3, scale=1.0)
+    many = {name: np.repeat(column, 100) for name, column in few.items()}
+    apart = many | {"id": np.arange(2_000).astype(str)}
+    fits = [calibration.fit(table, "temperature") for table in (few, many, apart)]
+    assert [fitted is not None and bool(fitted["kept"]) for fitted in fits] == [True, True, False]

@@ -1,0 +1,219 @@
+"""Numbers of a table worked out by hand, intervals, and the table on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from alerce_early import tables
+from alerce_early.errors import InputError
+from alerce_early.evaluation import intervals, metrics
+from alerce_early.evaluation.classification import judge
+from alerce_early.evaluation.kinds import kind_of
+from alerce_early.report import page
+
+CLASSES = ("AGN", "SN", "VS")
+
+# true:      AGN  AGN  SN   SN   SN   VS
+# predicted: AGN  SN   SN   SN   VS   VS
+TABLE = {
+    "id": np.array(list("abcdef")),
+    "row": np.arange(6),
+    "split": np.array(["test"] * 6),
+    "label": np.array(["AGN", "AGN", "SN", "SN", "SN", "VS"]),
+    "predicted": np.array(["AGN", "SN", "SN", "SN", "VS", "VS"]),
+    "p_AGN": np.array([0.8, 0.3, 0.1, 0.2, 0.1, 0.1]),
+    "p_SN": np.array([0.1, 0.6, 0.7, 0.5, 0.3, 0.2]),
+    "p_VS": np.array([0.1, 0.1, 0.2, 0.3, 0.6, 0.7]),
+}
+
+
+def test_a_table_worked_out_by_hand() -> None:
+    values = judge(TABLE)["values"]
+    assert next(iter(values)) == "recall/SN"
+    expected = {
+        "accuracy": 4 / 6,
+        "recall/AGN": 1 / 2,
+        "recall/SN": 2 / 3,
+        "recall/VS": 1,
+        "balanced_accuracy": (1 / 2 + 2 / 3 + 1) / 3,
+        "precision/AGN": 1,
+        "precision/SN": 2 / 3,
+        "precision/VS": 1 / 2,
+        "f1/AGN": 2 / 3,
+        "f1/SN": 2 / 3,
+        "f1/VS": 2 / 3,
+        "macro_f1": 2 / 3,
+        # right 4 of 6; true 2, 3, 1 times and predicted 1, 3, 2 times
+        "mcc": (4 * 6 - (2 * 1 + 3 * 3 + 1 * 2)) / ((36 - 14) * (36 - 14)) ** 0.5,
+        # pairs in which the class has more of its probability than another row; a tie counts half
+        "roc_auc/AGN": 8 / 8,
+        "roc_auc/SN": 7 / 9,
+        "roc_auc/VS": 5 / 5,
+        "roc_auc": (1 + 7 / 9 + 1) / 3,
+        # precision at each row of the class, by falling probability
+        "average_precision/AGN": 1,
+        "average_precision/SN": (1 + 2 / 3 + 3 / 4) / 3,
+        "average_precision/VS": 1,
+        "average_precision": (1 + 29 / 36 + 1) / 3,
+        "log_loss": -np.log(0.8 * 0.3 * 0.7 * 0.5 * 0.3 * 0.7) / 6,
+        "brier": (0.06 + 0.86 + 0.14 + 0.38 + 0.86 + 0.14) / 6,
+        "ece": (4 - 3.9) / 6,  # so few rows are one bin: mean confidence 3.9 / 6
+    }
+    assert {name: pytest.approx(value) for name, value in expected.items()} == values
+    assert judge(TABLE)["confusion"] == [[1, 1, 0], [0, 2, 1], [0, 0, 1]]
+
+
+def test_row_order_changes_nothing() -> None:
+    shuffled = {name: column[[3, 1, 5, 0, 4, 2]] for name, column in TABLE.items()}
+    assert judge(shuffled)["values"] == pytest.approx(judge(TABLE)["values"], rel=1e-12)
+
+
+def test_two_classes_worked_out_by_hand() -> None:
+    # by falling p_SN: SN SN rest SN | rest SN rest rest
+    labels = np.array([1, 1, 0, 1, 0, 1, 0, 0])
+    p = np.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.3, 0.2, 0.1])
+    values = metrics.classification(labels, np.stack([1 - p, p], 1), ("rest", "SN"))
+    assert values["fnr_at_fpr_0.01/SN"] == values["fnr_at_fpr_0.1/SN"] == 1 / 2
+    assert values["f2/SN"] == pytest.approx(5 * 0.75 * 0.75 / (4 * 0.75 + 0.75))
+    assert values["roc_auc/SN"] == pytest.approx(13 / 16) and values["mcc"] == pytest.approx(0.5)
+
+
+def test_f2_of_supernovae_counts_recall_twice() -> None:
+    p = np.array([0.9, 0.1, 0.8, 0.7, 0.6])  # one of two SN found, among four taken for one
+    values = metrics.classification(np.array([1, 1, 0, 0, 0]), np.stack([1 - p, p], 1), ("rest", "SN"))
+    assert values["f2/SN"] == pytest.approx(5 * 0.25 * 0.5 / (4 * 0.25 + 0.5))
+
+
+def test_the_misses_at_a_false_positive_rate_count_tied_rows_together_and_reach_the_rate_itself() -> None:
+    # by falling score: real | bogus | real | real and bogus, tied | real | 8 bogus, one of ten may be taken for real
+    labels = np.array([1, 0, 1, 1, 0, 1, *[0] * 8])
+    p = np.array([0.9, 0.8, 0.7, 0.6, 0.6, 0.5, *[0.1] * 8])
+    order = np.random.default_rng(0).permutation(len(p))
+
+    def misses(labels: np.ndarray, p: np.ndarray) -> list[float]:
+        values = metrics.classification(labels, np.stack([1 - p, p], 1), ("bogus", "real"))
+        return [values["fnr_at_fpr_0.01/real"], values["fnr_at_fpr_0.1/real"]]
+
+    assert misses(labels, p) == misses(labels[order], p[order]) == [3 / 4, 1 / 2]
+
+
+def test_numbers_are_those_of_scikit_learn_also_for_ties_and_draws() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=300)
+    p = rng.dirichlet([1, 1, 1], 300).round(1) + 0.05 * np.eye(3)[labels]
+    p /= p.sum(1, keepdims=True)
+    drawn = rng.integers(300, size=300)
+    values = metrics.Classification(labels, p, CLASSES)(np.bincount(drawn, minlength=300).astype(float))
+    true, q = labels[drawn], p[drawn]
+    options = {"multi_class": "ovr", "average": "macro"}
+    expected = {
+        "mcc": sklearn.metrics.matthews_corrcoef(true, q.argmax(1)),
+        "macro_f1": sklearn.metrics.f1_score(true, q.argmax(1), average="macro"),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(true, q.argmax(1)),
+        "roc_auc": sklearn.metrics.roc_auc_score(true, q, **options),
+        "average_precision": sklearn.metrics.average_precision_score(np.eye(3)[true], q),
+        "log_loss": sklearn.metrics.log_loss(true, q),
+        "brier": ((q - np.eye(3)[true]) ** 2).sum(1).mean(),
+    }
+    assert {name: values[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+
+
+def test_calibration_error_over_bins_of_equal_counts() -> None:
+    # 20 rows sure by .6 of which 15 are right, 20 sure by .9 of which 16 are right
+    p = np.repeat([0.6, 0.9], 20)
+    labels = np.concatenate([np.arange(20) < 15, np.arange(20) < 16]).astype(int)
+    values = metrics.classification(labels, np.stack([1 - p, p], 1), ("bogus", "real"))
+    assert values["ece"] == pytest.approx((0.15 + 0.1) / 2)
+    assert np.bincount(metrics.equal_bins(np.arange(300) / 300)).tolist() == [20] * 15
+
+
+def test_wilson_interval() -> None:
+    # Wilson 1927 with z = 1.96 for 8 of 10: centre (8 + 1.9207) / 13.8414, half width 0.2268
+    low, high = intervals.wilson(8, 10)
+    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert intervals.wilson(0, 0) == (0, 1)
+
+
+def test_the_bootstrap_draws_whole_objects() -> None:
+    """100 rows of one object say no more than one row."""
+    right = np.repeat([0.0, 1.0], 200)
+
+    def accuracy(times: np.ndarray) -> dict[str, float]:
+        return {"accuracy": float(times @ right / times.sum())}
+
+    alone = intervals.bootstrap(accuracy, np.arange(400).astype(str))["accuracy"]
+    grouped = intervals.bootstrap(accuracy, (np.arange(400) // 100).astype(str))["accuracy"]
+    assert alone[1] - alone[0] < 0.15 and grouped[1] - grouped[0] >= 0.75
+
+
+def test_the_bootstrap_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
+    values = np.random.default_rng(0).standard_normal(400)
+    found = intervals.bootstrap(
+        lambda times: {"mean": float(times @ values / times.sum())}, np.arange(400), draws=4_000
+    )
+    assert (np.array(found["mean"]) - values.mean()) / (values.std() / 20) == pytest.approx([-1.96, 1.96], abs=0.15)
+
+
+def test_as_many_objects_are_drawn_as_there_are_and_each_whole() -> None:
+    drawn = list(intervals.resamples(np.array(["a", "b", "b", "c", "c", "c"]), draws=2_000))
+    assert all(a + b + c == 3 and b == also and c == d == e for a, b, also, c, d, e in drawn)
+    assert np.mean(drawn, 0) == pytest.approx(1, abs=0.1)
+
+
+def test_ten_of_ten_is_no_certainty_also_where_rows_share_an_object() -> None:
+    labels = np.array(["a"] * 10 + ["b"] * 2)
+    p_a = np.where(labels == "a", 0.9, 0.1)
+    table = {"id": np.array([0, 0, *range(2, 12)]), "label": labels, "p_a": p_a, "p_b": 1 - p_a}
+    assert judge(table)["intervals"]["recall/a"] == list(intervals.wilson(9, 9))
+
+
+def test_the_interval_of_a_calibration_error_of_nothing_reaches_nothing() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet([1, 1], 2_000)
+    labels = np.where(rng.random(2_000) < p[:, 1], "b", "a")
+    judged = judge({"id": np.arange(2_000), "label": labels, "p_a": p[:, 0], "p_b": p[:, 1]})
+    low, high = judged["intervals"]["ece"]
+    assert low < 0.005 and 0 < judged["values"]["ece"] < 0.05 and high < 0.05
+
+
+def test_a_class_without_rows_does_not_count() -> None:
+    values = metrics.classification(np.array([0, 0]), np.array([[0.9, 0.1, 0], [0.8, 0.1, 0.1]]), CLASSES)
+    assert values["balanced_accuracy"] == values["macro_f1"] == 1 and values["recall/SN"] == values["mcc"] == 0
+
+
+@pytest.mark.parametrize("name", ("table.parquet", "table.csv"))
+def test_a_table_on_disk(tmp_path: Path, name: str) -> None:
+    tables.write(tmp_path / name, TABLE)
+    found = tables.read(tmp_path / name)
+    assert list(found) == list(TABLE)
+    assert all(found[column].tolist() == TABLE[column].tolist() for column in TABLE)
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+
+
+def test_table_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ends in \.parquet or \.csv"):
+        tables.write(tmp_path / "table.txt", TABLE)
+    (tmp_path / "broken.parquet").write_bytes(b"no table")
+    with pytest.raises(InputError, match="is no predictions table"):
+        tables.read(tmp_path / "broken.parquet")
+    with pytest.raises(InputError, match="label comet has no column p_comet"):
+        judge(TABLE | {"label": np.array(["comet"] * 6)})
+    with pytest.raises(InputError, match="no evaluation fits a table with the columns id"):
+        kind_of({"id": TABLE["id"]})
+
+
+def test_a_narrow_interval_is_told_with_more_digits() -> None:
+    assert page.number(0.8731, [0.841, 0.902]) == "0.873 [0.84, 0.90]"
+    assert page.number(0.8731, [0.8701, 0.8762]) == "0.873 [0.870, 0.876]"
+
+
+def test_the_page_escapes_what_files_name() -> None:
+    html = page.render("<script>", "a & b", [("x", "<b>")], [page.Section("<i>", words=["<u>"])])
+    assert "<script>" not in html and "<b>&lt;b&gt;</b>" in html and "<u>" not in html and "a &amp; b" in html
+
+
+def test_a_table_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none.csv is not there; wanted a table"):
+        tables.read(tmp_path / "none.csv")

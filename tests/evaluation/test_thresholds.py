@@ -1,0 +1,109 @@
+"""Purity and completeness worked out by hand, and accuracy in bins of a column."""
+
+import numpy as np
+import pytest
+
+from alerce_early import tables
+from alerce_early.evaluation import intervals, slices, thresholds
+
+# by falling score: SN SN rest (SN rest, tied) SN rest rest
+OWN = np.array([1, 1, 0, 1, 0, 1, 0, 0], dtype=bool)
+SCORE = np.array([0.9, 0.8, 0.7, 0.6, 0.6, 0.3, 0.2, 0.1])
+NAMES = ("completeness_0.9", "completeness_0.95", "purity_0.9", "purity_0.95")
+
+
+def test_purity_and_completeness_by_hand() -> None:
+    threshold, purity, completeness = thresholds.purity_completeness(OWN, SCORE)
+    assert threshold.tolist() == [0.9, 0.8, 0.7, 0.6, 0.3, 0.2, 0.1]
+    assert purity.tolist() == pytest.approx([1, 1, 2 / 3, 3 / 5, 4 / 6, 4 / 7, 4 / 8])
+    assert completeness.tolist() == [0.25, 0.5, 0.5, 0.75, 1, 1, 1]
+
+
+def test_the_threshold_for_what_is_wanted() -> None:
+    complete, _, pure, _ = thresholds.operating_points(OWN, SCORE)
+    assert complete == {"wanted": "completeness", "level": 0.9, "threshold": 0.3, "purity": 4 / 6, "completeness": 1}
+    assert (pure["threshold"], pure["purity"], pure["completeness"]) == (0.8, 1, 0.5)
+    order = np.random.default_rng(0).permutation(8)
+    assert thresholds.operating_points(OWN[order], SCORE[order])[2] == pure
+    assert thresholds.operating_points(~OWN, SCORE)[2]["threshold"] is None  # never 90 % pure
+
+
+def test_which_class_is_looked_for() -> None:
+    assert thresholds.looked_for(("AGN", "SN", "VS")) == "SN" == thresholds.looked_for(("SN", "rest"))
+    assert thresholds.looked_for(("bogus", "real")) == "real" and thresholds.looked_for(("a", "b", "c")) is None
+
+
+def test_thresholds_chosen_on_validation_rows_are_tried_on_others() -> None:
+    chosen = thresholds.fit({"label": np.where(OWN, "SN", "rest"), "p_SN": SCORE, "p_rest": 1 - SCORE})
+    assert chosen == {
+        "of": "SN",
+        "thresholds": {"completeness_0.9": 0.3, "completeness_0.95": 0.3, "purity_0.9": 0.8, "purity_0.95": 0.8},
+    }
+    # by falling score: SN rest | SN SN | rest
+    test = {"id": np.arange(5), "label": np.array(["SN", "rest", "SN", "SN", "rest"]), "split": np.full(5, "test")}
+    test |= {"p_SN": (score := np.array([0.9, 0.85, 0.7, 0.4, 0.2])), "p_rest": 1 - score}
+    complete, _, pure, _ = (judged := thresholds.judge(test | thresholds.columns(chosen, test)))["points"]
+    assert judged["chosen"] and (complete["threshold"], pure["threshold"]) == (0.3, 0.8)
+    assert complete["completeness"] == 1 and complete["purity"] == 3 / 4
+    assert pure["completeness"] == 1 / 3 and pure["purity"] == 1 / 2
+    assert pure["intervals"]["purity"] == list(intervals.wilson(1, 2))
+    section = thresholds.section(judged, {})
+    assert section is not None and "chosen on the validation rows" in section.words[0]
+    assert section.tables[0][1][2][1:] == ["0.800", "0.333 [0.06, 0.79]", "0.500 [0.09, 0.91]"]
+
+    themselves = test | {"split": np.full(5, "validation")}
+    for rows in (test, themselves | thresholds.columns(chosen, test)):  # nobody, or these very rows chose them
+        judged = thresholds.judge(rows)
+        section = thresholds.section(judged, {})
+        assert not judged["chosen"] and section is not None and "read off the very rows" in section.words[0]
+        assert judged["points"] == thresholds.operating_points(test["label"] == "SN", score)
+
+
+def test_each_fold_has_thresholds_of_its_own() -> None:
+    rows = {"id": np.arange(4), "label": np.array(["SN", "rest"] * 2), "split": np.full(4, "test")}
+    rows |= {"p_SN": (score := np.array([0.9, 0.1, 0.4, 0.3])), "p_rest": 1 - score}
+    fits = [{"of": "SN", "thresholds": dict.fromkeys(NAMES, value)} for value in (0.5, 0.35)]
+    first, second = ({name: column[part] for name, column in rows.items()} for part in (slice(2), slice(2, 4)))
+    joined = tables.joined(
+        [part | thresholds.columns(fit, part) for fit, part in zip(fits, (first, second), strict=True)]
+    )
+    assert all(point["purity"] == point["completeness"] == 1 for point in thresholds.judge(joined)["points"])
+
+
+def test_a_purity_that_no_threshold_gives_and_a_threshold_that_nothing_reaches() -> None:
+    rows = {"id": np.arange(3), "label": np.array(["SN", "rest", "rest"]), "split": np.full(3, "test")}
+    rows |= {"p_SN": (score := np.array([0.3, 0.2, 0.1])), "p_rest": 1 - score}
+    fitted = {"of": "SN", "thresholds": dict(zip(NAMES, (0.3, 0.9, None, None), strict=True))}
+    judged = thresholds.judge(rows | thresholds.columns(fitted, rows))
+    section = thresholds.section(judged, {})
+    assert section is not None and [row[1:] for row in section.tables[0][1]] == [
+        ["0.300", "1.000 [0.21, 1.00]", "1.000 [0.21, 1.00]"],
+        ["0.900", "0.000 [0.00, 0.79]", "none taken"],
+        ["none is", "", ""],
+        ["none is", "", ""],
+    ]
+    assert thresholds.fit({"label": np.array(["a"]), "true": np.array([0.1])}) is None
+    assert thresholds.columns(None, rows) == {}
+
+
+def test_pictures_for_two_classes_and_for_more() -> None:
+    two = {"label": np.where(OWN, "SN", "rest"), "p_SN": SCORE, "p_rest": 1 - SCORE}
+    judged = thresholds.judge(two)
+    drawn = thresholds.pictures(judged, two)
+    section = thresholds.section(judged, drawn)
+    assert drawn.keys() == {"purity_completeness", "det"} and section is not None and len(section.pictures) == 2
+    more = two | {"p_AGN": np.zeros(8)}
+    assert thresholds.pictures(thresholds.judge(more), more).keys() == {"purity_completeness"}
+    assert thresholds.judge(two | {"label": np.full(8, "rest")}) == {}
+
+
+def test_bins_of_a_column_hold_equally_many_rows() -> None:
+    values = np.arange(200.0)
+    bins = slices.by_column(values < 100, np.append(values[:160], np.full(40, np.nan)))
+    assert [rows for *_, rows in bins] == [20] * 8 and [right for *_, right, _ in bins] == [20] * 5 + [0] * 3
+    assert bins[0][:2] == (0, 19) and slices.by_column(values < 100, np.full(200, np.nan)) == []
+    table = {"label": np.full(200, "a"), "predicted": np.full(200, "a"), "magpsf": values}
+    drawn = slices.pictures(judged := slices.judge(table), table)
+    section = slices.section(judged, drawn)
+    assert drawn.keys() == {"by_magpsf"} and section is not None and len(section.pictures) == 1
+    assert slices.section({}, {}) is None

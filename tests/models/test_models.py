@@ -1,0 +1,140 @@
+"""Networks: exact parameter counts, and invariance under rotation of the input."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import spec
+
+from alerce_early.config import data_of
+from alerce_early.errors import InputError
+from alerce_early.models.rotations import TURNS, cyclic_mean, orbit
+from alerce_early.models.rotinv import RotInv
+from alerce_early.models.stamp_classifier import StampClassifier
+from alerce_early.models.stamp_cnn import StampCNN
+
+
+@pytest.mark.parametrize("kernel", (3, 5))
+@pytest.mark.parametrize("size", (21, 25))
+def test_rotinv_is_invariant_under_quarter_turns(kernel: int, size: int) -> None:
+    torch.manual_seed(0)
+    net = RotInv(spec(shape=(3, size, size)), kernel=kernel).eval()
+    image = torch.rand(8, 3, size, size)
+    z = net({"image": image})
+    assert z.std(0).min() > 1e-3  # not invariant by ignoring its input
+    for turn in range(1, TURNS):
+        assert (net({"image": image.rot90(turn, (2, 3))}) - z).abs().max() <= 1e-5
+
+
+def test_rotinv_is_the_published_arithmetic() -> None:
+    """Reyes et al. 2018, table 2: four turned copies through the same layers, and the mean of what the dense ones say.
+
+    Any symmetric pooling is invariant, so invariance cannot tell a mean from a maximum.
+    """
+    torch.manual_seed(0)
+    net = RotInv(spec()).eval()
+    weights = iter(list(net.parameters()))
+    layers = [(next(weights).numpy(force=True), next(weights).numpy(force=True)) for _ in range(8)]
+    image = torch.rand(3, 3, 21, 21).numpy()
+    seen = []
+    for turn in range(4):
+        x = np.pad(np.rot90(image, turn, (2, 3)), [(0, 0), (0, 0), (3, 3), (3, 3)])
+        for i, (kernel, bias) in enumerate(layers[:5]):
+            x = np.maximum(correlate(x if i == 0 else np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)]), kernel, bias), 0)
+            if i in (1, 4):
+                n, channels, side, _ = x.shape
+                x = x.reshape(n, channels, side // 2, 2, side // 2, 2).max((3, 5))
+        x = x.reshape(len(x), -1)
+        for matrix, bias in layers[5:7]:
+            x = np.maximum(x @ matrix.T + bias, 0)
+        seen.append(x)
+    assert np.ptp(seen, axis=0).max() > 1e-3  # the four turns do not say the same
+    matrix, bias = layers[7]
+    expected = sum(seen) / 4 @ matrix.T + bias
+    assert net({"image": torch.from_numpy(image)}).numpy(force=True) == pytest.approx(expected, abs=1e-5)
+
+
+def correlate(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """(N, I, S, S) with kernel (O, I, K, K): (N, O, S - K + 1, S - K + 1)."""
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[2:], (2, 3))
+    return np.einsum("nihwab,oiab->nohw", windows, kernel, optimize=True) + bias[:, None, None]
+
+
+@pytest.mark.parametrize("features", (0, 23))
+def test_stamp_classifier_is_invariant_under_quarter_turns(features: int) -> None:
+    torch.manual_seed(0)
+    net = StampClassifier(spec(tuple(f"column{i}" for i in range(features)))).eval()
+    batch = {"image": torch.rand(8, 3, 21, 21), "features": 100 + 10 * torch.randn(8, features)}
+    z = net(batch)
+    assert z.std(0).min() > 1e-3
+    assert (net(batch | {"image": batch["image"].rot90(1, (2, 3))}) - z).abs().max() <= 1e-5
+    other = {"features": batch["features"].flip(0)}
+    assert not features or (net(batch | other) - z).abs().max() > 1e-3
+
+
+def test_stamp_classifier_sees_features_in_units_of_their_scatter() -> None:
+    torch.manual_seed(0)
+    net = StampClassifier(spec(("one", "other"))).eval()
+    seen: list[torch.Tensor] = []
+    net.metadata.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    net({"image": torch.rand(1, 3, 21, 21), "features": torch.tensor([[110.0, 81.0]])})
+    assert seen[0].tolist() == [[1.0, -2.0]]
+
+
+def test_a_value_that_training_never_lacked_is_taken_as_its_mean() -> None:
+    net = StampClassifier(spec(("rare", "often"), feature_mean=(2.5, -300.0), feature_std=(0.5, 450.0))).eval()
+    seen: list[torch.Tensor] = []
+    net.metadata.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    net({"image": torch.rand(1, 3, 21, 21), "features": torch.tensor([[-999.0, -999.0]])})
+    assert seen[0].tolist() == [[0.0, pytest.approx(-699 / 450)]]
+
+
+def test_same_padding_of_even_kernels_is_below_and_right_as_in_keras() -> None:
+    net = StampCNN(spec(shape=(1, 4, 4), classes=("a",)), ["conv 1 2 same", "flatten"])
+    convolution = net.layers[0]
+    image = torch.rand(1, 1, 4, 4)
+    padded = torch.nn.functional.pad(image, (0, 1, 0, 1))
+    expected = torch.nn.functional.conv2d(padded, *convolution[1].parameters())
+    assert torch.allclose(convolution(image), expected)
+
+
+@pytest.mark.parametrize("layer", ("convolution 3", "conv 3", "conv 8 3 full", "dense many", "relu 3"))
+def test_a_misspelt_layer_is_refused_by_name(layer: str) -> None:
+    with pytest.raises(InputError, match=f"'{layer}' is no layer"):
+        StampCNN(spec(), [layer])
+
+
+def test_stamps_too_small_for_the_layers_are_refused() -> None:
+    with pytest.raises(InputError, match="do not fit stamps"):
+        StampCNN(spec(shape=(3, 4, 4)), ["conv 8 7", "flatten"])
+
+
+def test_a_plain_net_is_not_invariant() -> None:
+    torch.manual_seed(0)
+    net = StampCNN(spec(), ["conv 8 3", "relu", "flatten"]).eval()
+    image = torch.rand(8, 3, 21, 21)
+    assert (net({"image": image.rot90(1, (2, 3))}) - net({"image": image})).abs().max() > 1e-3
+
+
+def test_orbit_and_mean_keep_rows_apart() -> None:
+    image = torch.rand(5, 2, 4, 4)
+    turned = orbit(image)
+    assert turned.shape == (20, 2, 4, 4) and torch.equal(turned[5:10], image.rot90(1, (2, 3)))
+    means = cyclic_mean(turned.flatten(1).sum(1, keepdim=True))
+    assert torch.allclose(means[:, 0], image.sum((1, 2, 3)))
+
+
+def test_a_wrong_pair_fails_at_the_door() -> None:
+    with pytest.raises(InputError, match="RotInv needs stamps; a test holds spectra"):
+        RotInv(spec(kind="spectra"))
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (("model=rotinv", "data=sdss"), "RotInv needs stamps; data=sdss holds spectra. Try data=simulated"),
+        (("model=spectra_class", "data=alerce"), "needs spectra; data=alerce holds stamps. Try data=sdss_simulated"),
+    ],
+)
+def test_a_wrong_pair_is_refused_before_anything_is_read(composed, pair: tuple[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        data_of(composed(*pair))

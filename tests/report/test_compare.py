@@ -1,0 +1,144 @@
+"""The table over runs: seeds are joined, choices are told apart, unfinished runs are named."""
+
+import csv
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alerce_early import compare
+from alerce_early.errors import InputError
+from alerce_early.report.entries import join
+from alerce_early.runs import Run
+from alerce_early.train import train
+
+
+@pytest.fixture(scope="module")
+def sweep(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outputs = tmp_path_factory.mktemp("outputs")
+    for seed in (0, 1):
+        for recipe in ("course", "joint"):
+            config = composed(
+                *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=preliminary_cnn"),
+                *(f"seed={seed}", f"recipe={recipe}", "trainer.max_epochs=1", "data.batches_per_epoch=2"),
+            )
+            train(config, outputs / "runs" / f"{recipe}{seed}")
+    return outputs / "runs"
+
+
+def test_seeds_of_one_config_are_one_row(sweep: Path) -> None:
+    finished, unfinished = compare.find([str(sweep)])
+    assert len(finished) == 4 and not unfinished
+    header, *rows = compare.leaderboard(join(finished)[0])
+    assert len(rows) == 2
+    for row in rows:
+        told = dict(zip(header, row, strict=True))
+        name = told["apart by"].removeprefix("recipe=")
+        runs = [Run(sweep / f"{name}{seed}").read_json("metrics.json") for seed in (0, 1)]
+        a, b = (run["test"]["values"]["balanced_accuracy"] for run in runs)
+        spread = abs(a - b) / 2**0.5  # the sample standard deviation of two numbers
+        assert f"balanced accuracy {(a + b) / 2:.3f} +- {spread:.3f}" in told["result here"]
+        assert told["n"] == "2" and told["system"] == "preliminary_cnn" and name in ("course", "joint")
+
+
+def test_the_best_comes_first_and_the_other_is_tested_against_it(sweep: Path) -> None:
+    entries, said = join(compare.find([str(sweep)])[0])
+    best, other = entries
+    assert said == [] and best.order <= other.order
+    forest = [run.result["baselines"]["metadata"]["values"]["balanced_accuracy"] for e in entries for run in e.runs]
+    (without_images,) = compare.notes(entries)
+    assert f"a random forest on the metadata alone {sum(forest) / len(forest):.3f}, " in without_images
+    header, first, second = compare.leaderboard(join(compare.find([str(sweep)])[0])[0])
+    against = header.index("against the best")
+    assert first[against] == "" and all(
+        f"{test}: " in second[against] for test in ("balanced accuracy", "rows right (McNemar)", "over seeds (Welch)")
+    )
+
+
+def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, composed, stamps_file: Path) -> None:
+    config = composed(
+        *(
+            "data=alerce",
+            f"data.path={stamps_file}",
+            f"outputs={sweep.parent}",
+            "model=preliminary_cnn",
+            "data.split.seed=1",
+        ),
+        *("trainer.max_epochs=1", "data.batches_per_epoch=1"),
+    )
+    other = train(config, sweep.parent / "other")
+    entries, _ = join(compare.find([str(sweep), str(other.path)])[0])
+    assert [len(entry.runs) for entry in entries] == [2, 2, 1] and len({entry.rows for entry in entries}) == 2
+    assert "not ranked against each other" in compare.notes(entries)[0]
+    header, *rows = compare.leaderboard(join(compare.find([str(sweep), str(other.path)])[0])[0])
+    assert [row[header.index("test rows")][0] for row in rows] == ["A", "A", "B"]
+    assert rows[2][header.index("against the best")] == ""
+
+
+@pytest.fixture(scope="module")
+def folds(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outputs = tmp_path_factory.mktemp("folds")
+    for seed, fold in ((0, 0), (0, 1), (1, 0)):
+        config = composed(
+            *(
+                "data=alerce",
+                f"data.path={stamps_file}",
+                f"outputs={outputs}",
+                "model=preliminary_cnn",
+                "data.split.folds=2",
+            ),
+            *(f"data.split.fold={fold}", f"seed={seed}", "trainer.max_epochs=1", "data.batches_per_epoch=1"),
+        )
+        train(config, outputs / "runs" / f"{seed}{fold}")
+    return outputs / "runs"
+
+
+def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[str, Any]) -> None:
+    (entry,), said = join(compare.find([str(folds)])[0])
+    assert said == ["preliminary_cnn, seed 1: 1 of 2 folds; left out."]
+    assert len(entry.values) == 1 and len(entry.runs) == 2
+    kept = sum(np.shape(image)[:2] == (63, 63) for image in survey["images"])
+    assert len(entry.tables[0]["row"]) == len(set(entry.tables[0]["row"])) == kept
+    recalls = [entry.values[0][f"recall/{name}"] for name in ("AGN", "SN", "VS", "asteroid", "bogus")]
+    assert entry.scores[0] == pytest.approx(np.mean(recalls))
+    assert "1 x 2 folds" in compare.leaderboard(join(compare.find([str(folds)])[0])[0])[1]
+
+
+def test_a_repeated_run_counts_once(sweep: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(sweep / "course0", tmp_path / name)
+    (entry,), said = join(compare.find([str(tmp_path)])[0])
+    assert len(entry.runs) == 1 and "b repeats" in said[0]
+
+
+def test_files(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["compare", str(sweep), "--csv", f"{tmp_path}/c.csv", "--html", f"{tmp_path}/c.html"]
+    )
+    compare.main()
+    with open(tmp_path / "c.csv") as file:
+        first, second = csv.DictReader(file)
+    assert float(first["balanced_accuracy_mean"]) >= float(second["balanced_accuracy_mean"])
+    for test in ("bootstrap_p", "mcnemar_p", "welch_p"):
+        assert first[test] == "" and 0 < float(second[test]) <= 1
+    page = (tmp_path / "c.html").read_text()
+    assert "balanced accuracy" in page and "recipe=joint" in page
+
+
+def test_a_single_run_has_no_spread(sweep: Path) -> None:
+    finished, _ = compare.find([str(sweep / "course0")])
+    assert "+-" not in compare.text(compare.leaderboard(join(finished)[0]))
+
+
+def test_a_run_that_has_not_finished_is_named(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep / "course0", tmp_path / "cut")
+    (tmp_path / "cut" / "metrics.json").unlink()
+    assert compare.find([str(tmp_path)]) == ([], [tmp_path / "cut"])
+
+
+def test_a_folder_without_runs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run"):
+        compare.find([str(tmp_path)])

@@ -1,0 +1,90 @@
+"""Tables from elsewhere: read as our own, refused with what is missing, reported from the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alerce_early.errors import InputError
+from alerce_early.report import foreign, main
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text.replace("|", "\n"))
+    return path
+
+
+def test_a_score_becomes_two_probabilities(tmp_path: Path) -> None:
+    table = foreign.read(written(tmp_path / "t.csv", "id,label,score|7,1,0.8|8,0,0.4|9,1,0.3"))
+    assert table["id"].tolist() == ["7", "8", "9"] and table["label"].tolist() == ["1", "0", "1"]
+    assert table["p_1"].tolist() == [0.8, 0.4, 0.3] and table["p_0"].tolist() == pytest.approx([0.2, 0.6, 0.7])
+    assert table["predicted"].tolist() == ["1", "0", "0"] and list(foreign.tables.classes_of(table)) == ["0", "1"]
+    named = foreign.read(written(tmp_path / "t.csv", "id,label,score|a,SN,0.8|b,rest,0.4"))
+    assert named["p_SN"].tolist() == [0.8, 0.4]
+
+
+def test_rows_without_a_label_and_rows_that_trained_are_left_out(tmp_path: Path) -> None:
+    text = "id,label,split,p_a,p_b|1,a,test,.9,.1|2,,test,.9,.1|3,b,train,.2,.8"
+    assert foreign.read(written(tmp_path / "t.csv", text))["id"].tolist() == ["1"]
+
+
+def test_labels_that_contradict_each_other_or_name_others_are_refused(tmp_path: Path) -> None:
+    table = written(tmp_path / "t.csv", "id,candid,p_a,p_b|x,7,.9,.1|y,8,.1,.9")
+    assert foreign.read(table, written(tmp_path / "l.csv", "candid,label|7,a|7,a|8,|8,b"))["label"].tolist() == [
+        "a",
+        "b",
+    ]
+    with pytest.raises(InputError, match=r"gives 7 two labels, a and b \(1 such\)\."):
+        foreign.read(table, written(tmp_path / "l.csv", "candid,label|7,a|7,b|8,b"))
+    with pytest.raises(InputError, match=r"not one row of the table, by candid: it names 7\.0, the table 7\."):
+        foreign.read(table, written(tmp_path / "l.csv", "candid,label|7.0,a|8.0,b"))
+
+
+def test_validation_rows_choose_the_thresholds(tmp_path: Path) -> None:
+    text = "id,label,split,score|1,1,test,.9|2,1,validation,.6|3,0,validation,.5|4,0,test,.7|5,1,train,.8"
+    table = foreign.read(written(tmp_path / "t.csv", text))
+    assert table["id"].tolist() == ["1", "4"] and table["threshold_purity_0.9"].tolist() == [0.6, 0.6]
+    assert not any(
+        "threshold" in name for name in foreign.read(written(tmp_path / "u.csv", text.replace("split", "s")))
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    (
+        ("name,label|a,1", r"lacks the columns id, p_<class> or score; it has name, label; wanted: id, label and"),
+        ("id,score|a,1", "lacks the columns label; it has id, score"),
+        ("id,label,score|a,0,0.5|b,1,1.5|c,1,", r"column score is 1.5 in row 2 and no probability in 2 rows"),
+        ("id,label,score|a,0,x|b,1,y", "column score holds no numbers"),
+        ("id,label,score|a,0,0.5|b,0,0.5", "score needs two labels, there are 1: 0"),
+        ("id,label,p_a,p_b|a,b,0.5,0.9", r"p_\* add up to 1.4 in row 1; wanted 1"),
+        ("id,label,p_a|a,,1", "no row with a label"),
+    ),
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        foreign.read(written(tmp_path / "t.csv", text))
+
+
+def test_a_table_is_reported_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(2, size=500)
+    score = rng.beta(1 + 2 * label, 3 - 2 * label)
+    rows = [f"{i},{label[i]},{score[i]:.4f}" for i in range(500)]
+    path = written(tmp_path / "night.csv", "|".join(["id,label,score", *rows]))
+    folder = tmp_path / "night_report"
+    monkeypatch.setattr("sys.argv", ["report", str(path)])
+    main()
+    assert capsys.readouterr().out == f"{folder / 'index.html'}\n"
+    assert {"index.html", "metrics.json", "confusion.png", "by_class.png", "det.png"} <= {
+        file.name for file in folder.iterdir()
+    }
+    assert json.loads((folder / "metrics.json").read_text())["n"] == 500
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "is there already; give another --out, or --overwrite" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["report", str(path), "--overwrite"])
+    main()

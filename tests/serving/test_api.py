@@ -1,0 +1,146 @@
+"""The few names for notebooks and brokers."""
+
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import CHECKOUT, spec
+
+import alerce_early
+from alerce_early.errors import InputError
+from alerce_early.serving.classifier import Classifier
+from alerce_early.serving.facts import Facts
+from alerce_early.simulation import simulated_packets
+from alerce_early.train import train
+
+
+@pytest.fixture(scope="module")
+def runs(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A run with metadata, and a checkpoint like its own with other weights."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    config = composed(
+        *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=preliminary_cnn"),
+        *("trainer.max_epochs=1", "data.batches_per_epoch=2", "data.batch_size=16", "features.names=[fwhm,ndethist]"),
+    )
+    run = train(config, outputs / "run")
+    checkpoint = torch.load(run.best, weights_only=True)
+    checkpoint["state_dict"] = {name: 1.1 * weights for name, weights in checkpoint["state_dict"].items()}
+    torch.save(checkpoint, other := outputs / "other.ckpt")
+    return [run.path, other]
+
+
+def test_lists_arrays_and_columns_give_the_same(runs: list[Path]) -> None:
+    classifier = alerce_early.load(runs[0])
+    assert classifier.classes == ("AGN", "SN", "VS", "asteroid", "bogus") and classifier.features == (
+        "fwhm",
+        "ndethist",
+    )
+    stamps = np.random.default_rng(0).normal(size=(40, 63, 63, 3))
+    stamps[3, 20:40, 20:40] = np.nan
+    stamps[4] = np.nan
+    metadata = np.full((40, 2), 2.0)
+    metadata[5] = (np.nan, -999)
+    table = classifier.predict(stamps, metadata)
+    listed = classifier.predict(list(stamps), {"ndethist": metadata[:, 1], "fwhm": metadata[:, 0], "more": metadata})
+    assert all((table[name] == listed[name]).all() for name in table)
+    q = np.stack([table[f"q_{name}"] for name in classifier.classes], 1)
+    assert q.sum(1) == pytest.approx(np.ones(40), abs=1e-5)
+    assert table["imputed"].tolist() == [0] * 5 + [2] + [0] * 34
+    alone = classifier.predict(stamps[7:8], metadata[7:8])
+    assert alone["q_SN"][0] == pytest.approx(table["q_SN"][7], abs=1e-6)
+    nothing = classifier.predict([])
+    assert list(nothing) == list(table) and all(len(column) == 0 for column in nothing.values())
+
+
+def test_an_ensemble_is_the_mean(runs: list[Path]) -> None:
+    stamps, metadata = np.random.default_rng(1).normal(size=(9, 63, 63, 3)), np.ones((9, 2))
+    one, two, both = (alerce_early.load(*some).predict(stamps, metadata) for some in (runs[:1], runs[1:], runs))
+    assert both["q_SN"] == pytest.approx((one["q_SN"] + two["q_SN"]) / 2, abs=1e-6)
+    assert both["p_VS"] == pytest.approx((one["p_VS"] + two["p_VS"]) / 2, abs=1e-6)
+    assert both["model"][0] == f"{one['model'][0]}+{two['model'][0]}" and "set" not in both
+
+
+def test_a_data_frame_is_taken_by_name(runs: list[Path]) -> None:
+    pandas = pytest.importorskip("pandas")
+    classifier, stamps = alerce_early.load(runs[0]), np.random.default_rng(2).normal(size=(2, 63, 63, 3))
+    metadata = np.array([[2.0, 15.0], [8.0, 1.0]])
+    frame = pandas.DataFrame({"more": ["a", "b"], "ndethist": metadata[:, 1], "fwhm": metadata[:, 0]})
+    found, wanted = classifier.predict(stamps, frame), classifier.predict(stamps, metadata)
+    assert all((found[name] == wanted[name]).all() for name in wanted)
+    assert (classifier.predict(stamps, frame[["ndethist", "fwhm"]])["p_SN"] == wanted["p_SN"]).all()
+
+
+def test_what_float32_cannot_hold_is_missing(runs: list[Path]) -> None:
+    stamps = np.random.default_rng(3).normal(size=(2, 63, 63, 3))
+    table = alerce_early.load(runs[0]).predict(stamps[[0, 0]], [[1e39, 2.0], [-999.0, 2.0]])
+    assert table["imputed"].tolist() == [1, 1] and table["p_SN"][0] == table["p_SN"][1]
+
+
+OUTPUTS = (("p_QSO", "p_BAL"), ("predicted",), ("predicted", "confidence"))
+
+
+@pytest.mark.parametrize(("one", "other"), itertools.permutations(OUTPUTS, 2), ids=str)
+def test_an_ensemble_is_of_one_task(one: tuple[str, ...], other: tuple[str, ...]) -> None:
+    facts = spec(kind="spectra", classes=("QSO", "BAL"), shape=(1, 40), raw_shape=(2, 40))
+    members = [(Facts("0" * 12, facts, columns), lambda stamps, metadata: {}) for columns in (one, other)]
+    with pytest.raises(InputError, match=r"^--ensemble: the runs differ in what they put out: .*predicted"):
+        Classifier(members, "torch")
+
+
+STAMPS = np.zeros((2, 63, 63, 3))
+
+
+@pytest.mark.parametrize(
+    ("stamps", "metadata", "told"),
+    (
+        ([STAMPS[0], STAMPS[0, :50]], np.ones((2, 2)), r"stamp 1 has shape \(50, 63, 3\); this network takes"),
+        (np.zeros((2, 3, 63, 63)), np.ones((2, 2)), "stamp 0 has shape"),
+        (STAMPS, None, r"metadata: shape none; wanted \(2, 2\): fwhm, ndethist"),
+        (STAMPS, np.ones((2, 3)), r"shape \(2, 3\); wanted"),
+        (STAMPS, {"fwhm": [1, 2]}, "has no metadata ndethist; this network needs 2 columns"),
+        (STAMPS, [[1, 2], [3]], "metadata: rows differ in length or hold no numbers"),
+        (STAMPS, [["a", "b"], ["c", "d"]], "metadata: rows differ in length or hold no numbers"),
+        (STAMPS, {"fwhm": [1, 2], "ndethist": [1]}, r"metadata: ndethist has shape \(1,\); wanted \(2,\)"),
+        (STAMPS, {"fwhm": ["a", "b"], "ndethist": [1, 2]}, "metadata: values of fwhm differ in length or hold no num"),
+        (np.float32(3), np.ones((2, 2)), "stamps are no list of arrays"),
+        ([[[1], [2, 3]]], np.ones((1, 2)), "stamps are no list of arrays"),
+        ([STAMPS[0].astype(object), np.full((63, 63, 3), "x", object)], np.ones((2, 2)), "no number"),
+    ),
+)
+def test_what_does_not_fit_is_told(runs: list[Path], stamps: Any, metadata: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        alerce_early.load(runs[0]).predict(stamps, metadata)
+
+
+def test_what_is_no_run_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file.ckpt").write_text("no checkpoint")
+    for path in (tmp_path, tmp_path / "nothing", tmp_path / "file.ckpt"):
+        with pytest.raises(InputError):
+            alerce_early.load(path)
+
+
+def test_the_broker_step_of_the_readme(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(import alerce_early\n.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    messages = [simulated_packets.encode(packet) for packet, _ in simulated_packets.alerts(6, seed=2)]
+    consumer = [[*messages[:3], b"no packet"], messages[3:]]
+    exec(block.replace('"RUN"', repr(str(runs[0]))), {"consumer": consumer})
+    told = capsys.readouterr().out
+    assert "not an Avro file" in told and told.count("SN") >= 1
+
+
+def test_the_import_is_light() -> None:
+    code = "import alerce_early, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT).returncode == 0
+
+
+def test_a_broker_needs_no_training_loop() -> None:
+    """Lightning, what it imports, and Hydra cost a fifth of a gibibyte and seconds at every start."""
+    code = "import alerce_early.predict, sys; print([m for m in ('lightning', 'hydra') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,157 @@
+"""The exported file against the checkpoint: every recipe, any batch, broken stamps; in a process without torch."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import spec
+from omegaconf import DictConfig
+
+from alerce_early import export
+from alerce_early.config import plain, task_of
+from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
+from alerce_early.data.spec import DataSpec
+from alerce_early.errors import InputError
+from alerce_early.serving import exporting
+from alerce_early.serving.deployed import Deployed
+from alerce_early.train import train
+
+Composed = Callable[..., DictConfig]
+
+
+def deployed(composed: Composed, *overrides: str, kind: str = "stamps") -> Deployed:
+    """An untrained network of these choices, calibrated somehow, that takes all metadata if it wants any."""
+    config = composed(*overrides)
+    steps = plain(config.recipe.steps)
+    raw = (2, 443) if kind == "spectra" else (3, 63, 63)
+    channels = {"joint": 4, "two_scales": 8}.get(str(overrides[0]).partition("=")[2], raw[0])
+    names = COLUMNS if "features=all" in overrides else ()
+    shape = (1, 443) if kind == "spectra" else (channels, 21, 21)
+    facts = spec(names, kind=kind, shape=shape, classes=CLASSES, recipe=tuple(steps), raw_shape=raw)
+    torch.manual_seed(0)
+    fitted = {"scale": [1.5] * 5, "bias": [0.1, 0.0, 0.0, -0.1, 0.0]}
+    return Deployed(task_of(config, facts), fitted if kind == "stamps" else None)
+
+
+def session(content: bytes) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("recipe=minmax", "model=rotinv"),
+        ("recipe=joint", "model=preliminary_cnn"),
+        ("recipe=two_scales", "model=stamp_classifier", "features=all"),
+        ("recipe=crop_minmax", "model=preliminary_cnn"),
+    ],
+    ids=lambda overrides: " ".join(overrides),
+)
+def test_onnx_gives_what_the_checkpoint_gives(overrides: tuple[str, ...], composed: Composed) -> None:
+    net = deployed(composed, *overrides)
+    content, different = exporting.content_of(net)
+    assert different <= exporting.TOLERANCE
+    run = session(content)
+    for n in (1, 7):
+        rows = {name: rows[:n] for name, rows in exporting.edge_cases(net, n=7, seed=3).items()}
+        with torch.no_grad():
+            wanted = net(*map(torch.from_numpy, rows.values())).numpy()
+        probabilities, table = run.run(["probabilities", "table"], rows)
+        assert probabilities.shape == (n, 5) and table.shape == (n, 10)
+        assert np.abs(probabilities - wanted).max() < 1e-5
+        assert np.abs(probabilities.sum(1) - 1).max() < 1e-5
+    told = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
+    assert told["model_id"] == net.model_id and told["licence"] == "MIT" and told["format_version"] == "1"
+    assert json.loads(told["classes"]) == list(CLASSES)
+    assert json.loads(told["features"]) == list(net.features)
+    assert json.loads(told["columns"]) == list(net.columns)
+    assert DataSpec.from_plain(json.loads(told["spec"])) == net.spec
+
+
+def test_spectra(composed: Composed) -> None:
+    """Also the regression of a redshift: a table, and no probabilities."""
+    net = deployed(composed, "model=spectra_redshift", "recipe=spectra", kind="spectra")
+    run = session(exporting.content_of(net)[0])
+    assert [output.name for output in run.get_outputs()] == ["table"]
+    rows = exporting.edge_cases(net)
+    found = run.run(None, rows)[0]
+    assert np.isfinite(found[:16]).all()  # this recipe lets NaN and infinite fluxes of weight through
+    wanted = net(torch.from_numpy(rows["stamps"])).detach().numpy()
+    assert np.allclose(found, wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_spectra_are_compared_where_float32_resolves_them(composed: Composed) -> None:
+    """A spectrum of scatter far below its mean is noise after the recipe, and differs by runtime as noise does."""
+    net = deployed(composed, "model=spectra_redshift", "recipe=spectra", kind="spectra")
+    rows = torch.from_numpy(exporting.edge_cases(net)["stamps"][:16])
+    lost = (net.task.recipe(rows).double() - net.task.recipe(rows.double())).abs().max()
+    assert float(lost) < exporting.TOLERANCE
+
+
+def test_torch_program_opens_without_the_package(composed: Composed, tmp_path: Path) -> None:
+    net = deployed(composed, "recipe=joint", "model=preliminary_cnn")
+    file = tmp_path / "model.pt2"
+    file.write_bytes(exporting.content_of(net, "torch")[0])
+    rows = exporting.edge_cases(net, n=3)["stamps"]
+    np.save(tmp_path / "rows.npy", rows)
+    code = (
+        "import sys, json, torch, numpy; files = {'facts.json': ''}; "
+        "net = torch.export.load(sys.argv[1], extra_files=files).module(); "
+        "numpy.save(sys.argv[3], net(torch.from_numpy(numpy.load(sys.argv[2])))[0].numpy()); "
+        "assert not any(name.startswith('alerce_early') for name in sys.modules); "
+        "print(json.loads(files['facts.json'])['model_id'])"
+    )
+    out = tmp_path / "out.npy"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file), str(tmp_path / "rows.npy"), str(out)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == net.model_id
+    assert np.abs(np.load(out) - net(torch.from_numpy(rows)).numpy()).max() < 1e-5
+
+
+def test_a_file_that_differs_is_not_written(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = deployed(composed, "recipe=minmax", "model=preliminary_cnn")
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+    with pytest.raises(InputError, match="would differ from the checkpoint"):
+        exporting.content_of(net, "torch")
+
+
+@pytest.mark.parametrize(("name", "form"), [("model.bin", "onnx"), ("model.pt2", "onnx"), ("model.onnx", "torch")])
+def test_a_name_that_would_not_be_known_again(
+    name: str, form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", "RUN", "--out", name, "--format", form])
+    with pytest.raises(SystemExit, match="2"):
+        export.main()
+    wanted = f"wanted a name that ends in {exporting.ENDS[form]} for --format {form}"
+    assert capsys.readouterr().err == f"error: --out {name}: {wanted}.\n"
+
+
+def test_what_is_there_stays_unless_asked(
+    quick: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = train(quick("trainer.max_epochs=1"), tmp_path / "run"), tmp_path / "model.pt2"
+    asked = ["export", str(run.path), "--out", str(out), "--format", "torch"]
+    monkeypatch.setattr(sys, "argv", asked)
+    export.main()
+    written = out.read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        export.main()
+    assert f"{out} exists already" in capsys.readouterr().err and out.read_bytes() == written
+    monkeypatch.setattr(sys, "argv", [*asked, "--overwrite"])
+    export.main()
+    assert out.stat().st_size
+    monkeypatch.setattr(sys, "argv", [*asked, "--out", str(out / "model.pt2")])
+    with pytest.raises(SystemExit, match="2"):
+        export.main()
+    assert (err := capsys.readouterr().err).endswith("Choose another place with --out.\n") and err.count("\n") == 1

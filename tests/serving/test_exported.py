@@ -1,0 +1,266 @@
+"""An exported file at work: what its run says of the same rows, without torch; and files that are none."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import CHECKOUT, spec, tiny_run
+from omegaconf import DictConfig
+
+import alerce_early
+from alerce_early import tables
+from alerce_early.config import plain, task_of
+from alerce_early.data.readers import hits, sdss
+from alerce_early.data.readers.stamps_file import CLASSES
+from alerce_early.errors import InputError
+from alerce_early.predict import predict
+from alerce_early.serving import (
+    exported,
+    exporting,
+    inputs,
+    runtimes,
+)
+from alerce_early.serving.classifier import Classifier
+from alerce_early.serving.deployed import Deployed
+from alerce_early.simulation import simulated_packets
+
+Table = dict[str, np.ndarray]
+
+# What also who predicts with torch can spare: drawing, judging, training and compiling.
+SPARED = (
+    *("torchvision", "lightning", "hydra", "openvino"),
+    *("sklearn", "scipy", "matplotlib", "jinja2", "astropy", "tensorboard", "torch._dynamo"),
+)
+PREDICT_WITHOUT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name in {absent}:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Absent())
+from alerce_early.predict import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def run(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with metadata, calibration and sets."""
+    return tiny_run(stamps_file, tmp_path_factory.mktemp("outputs"), "features.names=[fwhm,ndethist]")
+
+
+@pytest.fixture(scope="module")
+def file(run: Path) -> Path:
+    """What `export` writes of the run."""
+    file = run.parent / "model.onnx"
+    subprocess.run(
+        [sys.executable, "-m", "alerce_early.export", str(run), "--out", str(file)], check=True, cwd=CHECKOUT
+    )
+    return file
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("night")
+    for i, (packet, _) in enumerate(simulated_packets.alerts(20, seed=3)):
+        (folder / f"{i:02}.avro").write_bytes(simulated_packets.encode(packet))
+    return folder
+
+
+def predict_without(absent: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`predict` where these modules cannot be imported."""
+    command = [sys.executable, "-c", PREDICT_WITHOUT.format(absent=absent), *arguments]
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+
+
+def assert_alike(one: Table, other: Table) -> None:
+    assert list(one) == list(other)
+    for name, column in one.items():
+        if column.dtype.kind in "fi":
+            assert np.allclose(column, other[name], rtol=0, atol=1e-5, equal_nan=True), name
+        else:
+            assert (column == other[name]).all(), name
+
+
+def test_gives_the_table_of_the_run(run: Path, file: Path, night: Path, tmp_path: Path) -> None:
+    of_run, of_file = alerce_early.load(run), alerce_early.load(file)
+    assert (of_file.runtime, of_file.model, of_file.spec) == ("onnx", of_run.model, of_run.spec)
+    found = []
+    for classifier in (of_run, of_file):
+        out = tmp_path / f"{classifier.runtime}.parquet"
+        predict(classifier, inputs.find([night], classifier.spec), out)
+        found.append(tables.read(out))
+    assert_alike(*found)
+    assert {"q_SN", "set", "set_coverage", "imputed", "model"} <= set(found[1]) and len(found[1]["candid"]) > 15
+    assert np.ptp(found[1]["p_SN"]) > 1e-4  # else any table would do
+
+
+def test_classifies_where_there_is_no_torch(run: Path, file: Path, night: Path, tmp_path: Path) -> None:
+    absent = ("torch", "omegaconf", "onnx", "onnxscript", "pandas", *SPARED)
+    done = predict_without(absent, str(file), str(night), "--out", str(tmp_path / "alone.csv"))
+    assert done.returncode == 0, done.stderr
+    classifier = alerce_early.load(run)
+    predict(classifier, inputs.find([night], classifier.spec), tmp_path / "run.csv")
+    alone, wanted = tables.read(tmp_path / "alone.csv"), tables.read(tmp_path / "run.csv")
+    assert alone["candid"].tolist() == wanted["candid"].tolist() and alone["set"].tolist() == wanted["set"].tolist()
+    assert alone["q_SN"] == pytest.approx(wanted["q_SN"], abs=1e-5)
+    done = predict_without(absent, "--help")
+    assert done.returncode == 0 and "exported file" in done.stdout
+
+
+def test_who_predicts_with_torch_needs_no_more(run: Path, night: Path, tmp_path: Path) -> None:
+    """What only judges or draws would take a tenth of a gibibyte."""
+    code = f"import sys; from alerce_early.predict import main; main(); print(*(set({SPARED}) & sys.modules.keys()))"
+    command = [sys.executable, "-c", code, str(run), str(night), "--out", str(tmp_path / "out.csv")]
+    done = subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[1:] == [""]
+
+
+def test_a_run_by_onnx_is_its_exported_file(run: Path, file: Path) -> None:
+    stamps, metadata = np.random.default_rng(0).normal(size=(5, 63, 63, 3)), np.ones((5, 2))
+    classifier = alerce_early.load(run, runtime="onnx")
+    assert_alike(classifier.predict(stamps, metadata), alerce_early.load(file).predict(stamps, metadata))
+    with pytest.raises(InputError, match=r"^.*nothing is no run folder: there is no config\.yaml in it\.$"):
+        alerce_early.load(run / "nothing", runtime="onnx")
+
+
+def test_an_ensemble_mixes_files_and_runs(run: Path, file: Path) -> None:
+    stamps, metadata = np.random.default_rng(0).normal(size=(5, 63, 63, 3)), np.ones((5, 2))
+    both = alerce_early.load(file, run)
+    assert both.runtime == "onnx+torch" and both.model.count("+") == 1
+    alone = alerce_early.load(run).predict(stamps, metadata)
+    assert both.predict(stamps, metadata)["q_SN"] == pytest.approx(alone["q_SN"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "facts"),
+    (
+        (("model=hits_shallow", "recipe=minmax"), {"channels": hits.CHANNELS[:3], "classes": ("bogus", "real")}),
+        (("model=spectra_redshift", "recipe=spectra"), {"channels": sdss.CHANNELS, "classes": sdss.CLASSES}),
+    ),
+    ids=("HiTS", "spectra"),
+)
+def test_other_kinds(
+    overrides: tuple[str, ...], facts: dict[str, Any], composed: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    spectra = "recipe=spectra" in overrides
+    shapes: dict[str, Any] = {"shape": (3, 21, 21), "raw_shape": (3, 63, 63)}
+    if spectra:
+        shapes = {"shape": (1, 443), "raw_shape": (2, 443), "kind": "spectra"}
+    config = composed(*overrides)
+    torch.manual_seed(0)
+    net = Deployed(task_of(config, spec(recipe=tuple(plain(config.recipe.steps)), **shapes, **facts)))
+    (tmp_path / "model.onnx").write_bytes(exporting.content_of(net)[0])
+    classifier = alerce_early.load(tmp_path / "model.onnx")
+    of_run = Classifier([(net.facts, runtimes.start("torch", net))], "torch")
+    assert classifier.classes == (() if spectra else ("bogus", "real"))
+    rows = np.random.default_rng(0).uniform(1, 2, size=(4, *classifier.shape))
+    assert_alike(classifier.predict(rows), of_run.predict(rows))
+    assert inputs.endings(classifier.spec)
+
+
+def changed(file: Path, out: Path, **texts: Any) -> Path:
+    """The file with other facts, None to leave one out; the graph stays."""
+    model = onnx.load(file)
+    told = {entry.key: entry.value for entry in model.metadata_props if entry.key != "sha256"}
+    told |= {name: text if isinstance(text, str) else json.dumps(text) for name, text in texts.items()}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {name: text for name, text in told.items() if text != "null"})
+    content = model.SerializeToString()
+    out.write_bytes(content + exported.seal(content))
+    return out
+
+
+REDSHIFT = {"columns": ["predicted", "confidence"], "conformal": " null", "calibration": " null"}
+PROBABILITIES = [f"p_{name}" for name in CLASSES]
+SETS = {name: [0.5] * 5 for name in ("set", "set_marginal")}
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    (
+        ({"format_version": None}, "it does not tell what it classifies, so export did not write it"),
+        ({"format_version": "2"}, "its format is 2, and this reads 1. Export it again"),
+        ({"model_id": "../x"}, r"model_id='\.\./x'; wanted 12 hex digits"),
+        ({"spec": None}, "what it tells of itself is damaged"),
+        ({"spec": "{"}, "what it tells of itself is damaged"),
+        ({"spec": "[" * 100_000}, "what it tells of itself is damaged"),
+        ({"spec": []}, "what it tells of itself is damaged"),
+        ({"columns": [1, 2]}, "Facts: columns=.*; wanted tuple"),
+        ({"columns": ["p_SN"]}, "wanted p_<class> of every class, or predicted"),
+        ({"columns": ["predicted", "=cmd()"]}, "columns include '=cmd"),
+        ({"columns": ["predicted", "label"]}, "columns include 'label', which no network puts out"),
+        ({"columns": [*PROBABILITIES, "candid"]}, "columns include 'candid', which no network puts out"),
+        ({"columns": [*PROBABILITIES, "predicted"]}, "columns include 'predicted', which no network puts out"),
+        ({"columns": [*PROBABILITIES, "p_other"]}, "columns include 'p_other', which no network puts out"),
+        ({"calibration": {"scale": [1.0]}}, "calibration=.*; wanted temperature"),
+        ({"calibration": {"temperature": [1.0]}}, "calibration: temperature=.*; wanted 1 finite number"),
+        ({**REDSHIFT, "calibration": {"temperature": 1.0}}, "calibration: temperature=.*; wanted no finite numbers"),
+        (REDSHIFT, "its table is float32 .1, 10., not 2 columns"),
+        ({"conformal": {"coverage": "a", "thresholds": SETS}}, "what it tells of itself is damaged"),
+        ({"conformal": {"coverage": 0.9, "thresholds": SETS | {"set": [0.5] * 4}}}, "what it tells .* is damaged"),
+        ({"conformal": [1]}, "Facts: conformal=.*; wanted"),
+    ),
+)
+def test_nonsense_is_told(texts: dict[str, Any], told: str, file: Path, tmp_path: Path) -> None:
+    other = changed(file, tmp_path / "other.onnx", **texts)
+    with pytest.raises(InputError, match=rf"^{other}: .*{told}"):
+        alerce_early.load(other)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    (
+        ({"raw_shape": "abc"}, "DataSpec: raw_shape='abc'; wanted tuple"),
+        ({"raw_shape": [3, -63, 63]}, "wanted the sides of a stamp or spectrum"),
+        ({"raw_shape": [3, 1 << 40, 1 << 40]}, "wanted the sides of a stamp or spectrum"),
+        ({"raw_shape": [3, 21, 21]}, "onnxruntime cannot run it"),
+        ({"classes": [*CLASSES[:4], "SN"]}, "classes repeat a name"),
+        ({"features": ["fwhm"]}, "onnxruntime cannot run it"),
+        ({"stranger": 1}, "what it tells of itself is damaged"),
+    ),
+)
+def test_a_nonsensical_spec_is_told(values: dict[str, Any], told: str, file: Path, tmp_path: Path) -> None:
+    right = alerce_early.load(file).spec.plain()
+    other = changed(file, tmp_path / "other.onnx", spec=right | values)
+    with pytest.raises(InputError, match=told):
+        alerce_early.load(other)
+
+
+def test_a_flipped_bit_is_told(file: Path, tmp_path: Path) -> None:
+    """Most bytes of the file are weights, and onnxruntime takes any."""
+    content, other = file.read_bytes(), tmp_path / "other.onnx"
+    for place in np.linspace(0, len(content) - 1, 20).astype(int):
+        damaged = bytearray(content)
+        damaged[place] ^= 64
+        other.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"damaged|format"):
+            alerce_early.load(other)
+    unsealed = onnx.load(file)
+    (entry,) = [entry for entry in unsealed.metadata_props if entry.key == "sha256"]
+    unsealed.metadata_props.remove(entry)
+    other.write_bytes(unsealed.SerializeToString())
+    with pytest.raises(InputError, match="sha256"):
+        alerce_early.load(other)
+
+
+def test_what_is_no_such_file_is_told(file: Path, tmp_path: Path) -> None:
+    content, other = file.read_bytes(), tmp_path / "other.onnx"
+    for damaged in (b"", b"no network", content[: len(content) // 2], content[:-1000]):
+        other.write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"^{other}"):
+            alerce_early.load(other)
+    for path in (tmp_path / "none.onnx", tmp_path):
+        with pytest.raises(InputError):
+            alerce_early.load(path)
+    with pytest.raises(InputError, match=r"model\.pt2 is a program for torch\.export\.load; predict takes"):
+        alerce_early.load(tmp_path / "model.pt2")
+    with pytest.raises(InputError, match=r"--runtime openvino: .*model\.onnx runs with onnx alone; openvino needs"):
+        alerce_early.load(file, runtime="openvino")

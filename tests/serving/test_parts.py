@@ -1,0 +1,144 @@
+"""A table in parts: what stands at the end is of this command alone, whatever another one left."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alerce_early import tables
+from alerce_early.data.readers.chunks import Rejected
+from alerce_early.errors import InputError
+from alerce_early.serving.parts import (
+    Parts,
+    origin_of,
+    partial_of,
+    rejected_of,
+)
+
+ROWS = {"candid": np.array(["1", "2"]), "q_SN": np.array([0.25, 0.5])}
+NONE = {name: column[:0] for name, column in ROWS.items()}
+ASIDE = [Rejected("night.avro", "3", "cut short")]
+
+
+def write(out: Path, table: tables.Table, rejected: list[Rejected]) -> None:
+    with Parts(out, {}, overwrite=True) as parts:
+        parts.add(table, rejected, len(table["candid"]) + len(rejected))
+        parts.finish()
+
+
+@pytest.mark.parametrize("end", tables.EXTENSIONS)
+def test_the_table_of_before_does_not_outlive_its_overwriting(end: str, tmp_path: Path) -> None:
+    out = tmp_path / f"night{end}"
+    write(out, ROWS, [])
+    assert out.exists() and not rejected_of(out).exists()
+    write(out, NONE, ASIDE)
+    assert not out.exists() and rejected_of(out).exists()
+    write(out, ROWS, [])
+    assert out.exists() and not rejected_of(out).exists()
+
+
+@pytest.mark.parametrize("end", tables.EXTENSIONS)
+def test_an_input_without_rows_is_a_table_without_rows(end: str, tmp_path: Path) -> None:
+    out = tmp_path / f"night{end}"
+    write(out, NONE, [])
+    table = tables.read(out)
+    assert list(table) == list(ROWS) and not len(table["candid"])
+
+
+def test_two_tables_of_one_name_have_each_what_was_set_aside(tmp_path: Path) -> None:
+    write(tmp_path / "night.parquet", ROWS, ASIDE)
+    write(tmp_path / "night.csv", ROWS, [])
+    assert "cut short" in (tmp_path / "night.rejected.csv").read_text()
+    write(tmp_path / "night.csv", ROWS, ASIDE)
+    assert "cut short" in (tmp_path / "night.csv.rejected.csv").read_text()
+
+
+def test_what_a_killed_process_set_aside_of_a_chunk_it_did_not_end_is_forgotten(tmp_path: Path) -> None:
+    out = tmp_path / "night.parquet"
+    with Parts(out, {}) as parts:
+        parts.add(ROWS, [], 2)
+    (parts.folder / "000001.rejected.csv").write_text("source,key,reason\nnight.avro,3,of before\n")
+    with Parts(out, {}) as parts:
+        parts.add(ROWS, [], 2)
+        assert list(parts.reasons()) == []
+
+
+def test_what_was_begun_otherwise_is_told_with_what_can_be_done(tmp_path: Path) -> None:
+    out = tmp_path / "night.parquet"
+    with Parts(out, {"network": "a"}) as parts:
+        parts.add(ROWS, [], 2)
+    with pytest.raises(InputError, match=r"differs in network\. .* or remove that folder to start afresh\.$") as told:
+        Parts(out, {"network": "b"})
+    assert str(parts.folder) in str(told.value) and "--overwrite" not in str(told.value)  # which --watch has not
+    with Parts(out, {"network": "b"}, overwrite=True) as parts:
+        assert parts.counts["read"] == 0
+
+
+CHUNKS = [({"candid": np.array([f"{i}a", f"{i}b"]), "q_SN": np.array([0.25, i])}, ASIDE * (i % 2)) for i in range(4)]
+
+
+def run_command(out: Path) -> None:
+    """What `predict` does: go on behind what was read before, and finish."""
+    with Parts(out, {"network": "a"}) as parts:
+        if not parts.finished:
+            for rows, rejected in CHUNKS[parts.counts["read"] :]:
+                parts.add(rows, rejected, 1)
+            parts.finish()
+
+
+class Killed(BaseException):
+    """As by SIGKILL: from here on, nothing that the process does reaches the disk."""
+
+
+def killed_before(step: int, out: Path) -> bool:
+    """Run the command until it removes or renames a file for the nth time; False where it ends before."""
+    left = [step]
+
+    def dying(change: Any) -> Any:
+        def changed(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return change(*arguments, **options)
+
+        return changed
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("unlink", "replace", "rmdir"):
+            patch.setattr(os, name, dying(getattr(os, name)))
+        try:
+            run_command(out)
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("end", tables.EXTENSIONS)
+def test_the_same_command_ends_in_the_same_table_wherever_it_was_killed(end: str, tmp_path: Path) -> None:
+    run_command(clean := tmp_path / f"clean{end}")
+    step = 0
+    while killed_before(step, out := tmp_path / f"{step}{end}"):
+        run_command(out)
+        assert out.read_bytes() == clean.read_bytes(), step
+        assert rejected_of(out).read_bytes() == rejected_of(clean).read_bytes(), step
+        assert not partial_of(out).exists(), step
+        step += 1
+    assert step > 2 * len(CHUNKS) + 4  # each part written and removed, and what is around them
+
+
+@pytest.mark.parametrize("end", tables.EXTENSIONS)
+def test_a_table_knows_the_command_that_made_it(end: str, tmp_path: Path) -> None:
+    run_command(out := tmp_path / f"night{end}")
+    with Parts(out, {"network": "a"}) as parts:
+        assert parts.finished and parts.counts == {"read": 4, "rows": 8, "rejected": 2}
+        assert list(parts.reasons()) == ASIDE * 2
+    with pytest.raises(InputError, match="--overwrite"):
+        Parts(out, {"network": "b"})
+    with Parts(out, {"network": "a"}, overwrite=True) as parts:
+        assert not parts.finished
+    out.write_bytes(out.read_bytes()[:-9])  # now it is somebody else's
+    with pytest.raises(InputError, match="--overwrite"):
+        Parts(out, {"network": "a"})
+    assert origin_of(out).exists() == (end == ".csv")

@@ -1,0 +1,444 @@
+"""From raw files to tables: the same as in training, each row once, whatever stops it and whatever is wrong with it."""
+
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CHECKOUT, spec, stamp, tiny_run
+
+import alerce_early
+from alerce_early import tables
+from alerce_early.data.readers import stamps_file
+from alerce_early.errors import InputError
+from alerce_early.predict import (
+    alone,
+    main,
+    predict,
+    watch,
+)
+from alerce_early.report import foreign
+from alerce_early.serving import gallery, inputs
+from alerce_early.serving.classifier import Classifier
+from alerce_early.serving.duplicates import Seen
+from alerce_early.serving.facts import Facts
+from alerce_early.serving.parts import rejected_of
+from alerce_early.simulation import simulated_packets
+
+SIZE = 40  # rows of a chunk: ten chunks of the stamps file
+
+
+@pytest.fixture(scope="module")
+def run(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with metadata; its network does not matter here."""
+    return tiny_run(stamps_file, tmp_path_factory.mktemp("outputs"), "features=published")
+
+
+@pytest.fixture(scope="module")
+def classifier(run: Path) -> Classifier:
+    return alerce_early.load(run)
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 30 packets, of which one is there twice and one is cut short."""
+    folder = tmp_path_factory.mktemp("night")
+    for i, (packet, _) in enumerate(simulated_packets.alerts(30, seed=3)):
+        (folder / f"{i:02}.avro").write_bytes(simulated_packets.encode(packet))
+    shutil.copy(folder / "04.avro", folder / "40.avro")
+    (folder / "05.avro").write_bytes((folder / "05.avro").read_bytes()[:9000])
+    return folder
+
+
+def table_of(classifier: Classifier, given: Any, out: Path, **options: Any) -> dict[str, np.ndarray]:
+    predict(classifier, inputs.find([given], classifier.spec), out, **{"size": SIZE} | options)
+    return tables.read(out)
+
+
+@pytest.fixture(scope="module")
+def whole(classifier: Classifier, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "whole.parquet"
+    table_of(classifier, stamps_file, out)
+    return out
+
+
+def test_raw_rows_give_the_table_of_training(run: Path, whole: Path, survey: dict[str, Any]) -> None:
+    trained, table = tables.read(run / "predictions.parquet"), tables.read(whole)
+    square = [i for i, image in enumerate(survey["images"]) if image.shape == (63, 63, 3)]
+    assert table["candid"].tolist() == [f"stamps.pkl:{i}" for i in square]  # in order
+    shared = [name for name in trained if name in table]
+    assert {"id", "label", "predicted", "p_SN", "q_SN", "set", "set_marginal", "magpsf"} <= set(shared)
+    for name in shared:
+        here = table[name][trained["row"]]
+        if trained[name].dtype == object:
+            assert (here == trained[name]).all(), name
+        else:
+            assert np.abs(here - trained[name]).max() <= 1e-6, name
+    q = np.stack([table[name] for name in table if name.startswith("q_")], 1).astype(np.float64)
+    assert table["entropy"] == pytest.approx(-(q * np.log(q)).sum(1), abs=1e-5)
+    metadata = np.array(survey["metadata"])[square]
+    assert table["imputed"].max() > 0
+    assert (table["imputed"] <= (metadata == -999).sum(1)).all()
+    assert set(table["model"]) == {alerce_early.load(run).model}
+
+
+@pytest.mark.parametrize("nothing", (np.nan, np.inf, np.finfo(np.float32).min))
+def test_rows_with_too_little_data_at_the_centre_are_set_aside(
+    classifier: Classifier, survey: dict[str, Any], tmp_path: Path, nothing: float
+) -> None:
+    rows = [i for i, image in enumerate(survey["images"]) if np.isfinite(image).all() and image.size == 63 * 63 * 3]
+    images = [survey["images"][i].copy() for i in rows[:4]]
+    images[1][:] = nothing
+    images[2][21:38, :, 2] = nothing  # 4 lines of the 21 in the centre are left, of the difference alone
+    images[3][21:36, :, 2] = nothing  # and 6
+    content = {name: np.array(survey[name])[rows[:4]] for name in ("labels", "metadata", "oid")}
+    file = tmp_path / "stamps.pkl"
+    file.write_bytes(pickle.dumps({**content, "images": images, "oid": content["oid"].tolist()}))
+    table = table_of(classifier, file, tmp_path / "out.csv")
+    assert table["candid"].tolist() == ["stamps.pkl:0", "stamps.pkl:3"] and np.isfinite(table["q_SN"]).all()
+    (reasons,) = tmp_path.glob("*rejected*")
+    assert reasons.read_text().count("central pixels") == 2
+    by_hand = classifier.predict(
+        images, content["metadata"][:, [stamps_file.COLUMNS.index(n) for n in classifier.features]]
+    )
+    assert (by_hand["predicted"] == "").tolist() == np.isnan(by_hand["q_SN"]).tolist() == [False, True, True, False]
+
+
+def test_shards_make_the_whole_and_csv_is_the_same(
+    classifier: Classifier, stamps_file: Path, whole: Path, tmp_path: Path
+) -> None:
+    expected = tables.read(whole)
+    parts = [table_of(classifier, stamps_file, tmp_path / f"{i}.csv", shard=(i, 3)) for i in range(3)]
+    joined = tables.joined(parts)
+    order = np.argsort([int(key.split(":")[1]) for key in joined["candid"]])
+    assert joined["candid"][order].tolist() == expected["candid"].tolist()
+    assert joined["set"][order].tolist() == expected["set"].tolist()
+    assert np.abs(joined["q_SN"][order] - expected["q_SN"]).max() < 1e-6
+
+
+def test_killed_and_continued_is_the_same_file(run: Path, stamps_file: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "whole.parquet"
+    code = (
+        "import sys, pathlib, alerce_early; from alerce_early.serving import inputs; "
+        "from alerce_early.predict import predict; c = alerce_early.load(sys.argv[1]); "
+        f"predict(c, inputs.find([sys.argv[2]], c.spec), pathlib.Path(sys.argv[3]), size={SIZE})"
+    )
+    command = [sys.executable, "-c", code, str(run), str(stamps_file), str(out)]
+    process = subprocess.Popen(command, cwd=CHECKOUT)
+    parts = tmp_path / "whole.parquet.partial"
+    wait_for(lambda: (parts / "000002.parquet").exists() or process.poll() is not None)
+    process.kill()
+    process.wait()
+    left = len(list(parts.glob("*.parquet")))
+    assert 3 <= left <= 10 and not out.exists()  # it was killed in the middle
+    other = alerce_early.load(run, run)  # another network
+    with pytest.raises(InputError, match="unfinished output of another command: it differs in network"):
+        table_of(other, stamps_file, out)
+    found = predict(c := alerce_early.load(run), inputs.find([stamps_file], c.spec), out, size=SIZE)
+    assert found.before == left * SIZE or left == 10
+    assert out.read_bytes() == whole.read_bytes()
+    assert (tmp_path / "whole.rejected.csv").read_text() == whole.with_name("whole.rejected.csv").read_text()
+    assert not parts.exists()
+
+
+def test_a_command_that_had_ended_is_a_success(
+    classifier: Classifier, stamps_file: Path, whole: Path, tmp_path: Path
+) -> None:
+    """Its last process may have been killed after the table was whole, and before it could say so."""
+    shutil.copy(whole, tmp_path)
+    shutil.copy(rejected_of(whole), tmp_path)
+    out = tmp_path / whole.name
+    before = out.stat().st_mtime_ns
+    found = predict(classifier, inputs.find([stamps_file], classifier.spec), out, size=SIZE)
+    assert found.finished and found.classified == len(tables.read(whole)["candid"]) and found.rejected and found.first
+    assert str(found).startswith("finished already: ") and out.stat().st_mtime_ns == before and nothing_left(tmp_path)
+
+
+def test_packets(classifier: Classifier, night: Path, tmp_path: Path) -> None:
+    table = table_of(classifier, night, tmp_path / "night.parquet", size=8)
+    rejected = (tmp_path / "night.rejected.csv").read_text()
+    assert len(set(table["candid"])) == len(table["candid"])
+    assert "40.avro" in rejected and "duplicate of a row before it" in rejected
+    assert "05.avro" in rejected and "cut short" in rejected
+    assert len(table["candid"]) + len(rejected.splitlines()) - 1 == 31
+    source = inputs.find([night], classifier.spec)
+    picture = tmp_path / "surest.png"
+    gallery.draw(classifier, source, (0, 1), tmp_path / "night.parquet", picture)
+    assert picture.stat().st_size > 10_000
+
+
+def test_real_packets_and_labels_that_come_later(classifier: Classifier, real_data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "real.csv"
+    found = predict(classifier, inputs.find([real_data / "alerts"], classifier.spec), out)
+    assert (found.classified, found.rejected) == (62, 6)
+    assert (tmp_path / "real.csv.rejected.csv").read_text().count("wanted 63 x 63") == 6
+    labelled = foreign.read(out)["label"]  # by the labels.csv of the folder
+    assert labelled.tolist() == foreign.read(out, real_data / "alerts" / "labels.csv")["label"].tolist()
+    assert len(foreign.read(out, real_data / "alerts" / "labels.csv")["label"]) == 49
+
+
+def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
+    table = tables.read(whole)
+    for ours, theirs in (("candid", "candid"), ("id", "objectId")):
+        labels = tmp_path / f"{theirs}.csv"
+        rows = [f"{key},SN" for key in table[ours][:3]] + [f"{table[ours][3]},", "stranger,VS"]
+        labels.write_text("\n".join([f"{theirs},label", *rows]))
+        joined = foreign.labels(labels, table)
+        assert set(table[ours][joined == "SN"]) == set(table[ours][:3]) and set(joined) == {"SN", ""}
+    labels.write_text("candid,label\nstranger,SN\n")
+    with pytest.raises(InputError, match="a label for not one row"):
+        foreign.labels(labels, table)
+    labels.write_text("name,label\nstranger,SN\n")
+    with pytest.raises(InputError, match=r"wanted candid .or id, objectId. and label"):
+        foreign.labels(labels, table)
+
+
+def predict_command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The real command, in a process of its own."""
+    command = [sys.executable, "-m", "alerce_early.predict", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True)
+
+
+def constant(*classes: str) -> Classifier:
+    """A network that finds every class as probable."""
+    facts = spec(classes=classes, raw_shape=(3, 63, 63), channels=stamps_file.CHANNELS)
+    columns = tuple(f"p_{name}" for name in classes)
+
+    def run(stamps: np.ndarray, metadata: np.ndarray | None) -> dict[str, np.ndarray]:
+        return {name: np.full(len(stamps), 1 / len(columns), np.float32) for name in columns}
+
+    return Classifier([(Facts("0" * 12, facts, columns), run)], "torch")
+
+
+@pytest.fixture
+def stamps(tmp_path: Path) -> Path:
+    """A file of five rows, one of each class."""
+    path = tmp_path / "stamps.pkl"
+    path.write_bytes(pickle.dumps({"images": np.stack([stamp()] * 5), "labels": list(stamps_file.CLASSES)}))
+    return path
+
+
+def test_labels_of_all_classes_or_none(stamps: Path, tmp_path: Path) -> None:
+    """Of a network that tells SN from the rest, the SN alone would have one."""
+    table = table_of(constant("SN", "rest"), stamps, tmp_path / "two.parquet")
+    assert table["label"].tolist() == [""] * 5
+    table = table_of(constant(*stamps_file.CLASSES), stamps, tmp_path / "five.parquet")
+    assert table["label"].tolist() == list(stamps_file.CLASSES)
+
+
+def test_rows_without_a_finite_output_are_set_aside(stamps: Path, tmp_path: Path) -> None:
+    whole = constant(*stamps_file.CLASSES)
+    facts, run = whole.members[0], whole._runs[0]
+
+    def partly(stamps: np.ndarray, metadata: np.ndarray | None) -> dict[str, np.ndarray]:
+        found = run(stamps, metadata)
+        found["p_SN"][1], found["p_VS"][3] = np.nan, np.inf
+        return found
+
+    network, out = Classifier([(facts, partly)], "torch"), tmp_path / "out.parquet"
+    assert table_of(network, stamps, out)["candid"].tolist() == [f"stamps.pkl:{i}" for i in (0, 2, 4)]
+    assert [row.split(",")[1] for row in rejected_of(out).read_text().splitlines()] == [
+        *("key", "stamps.pkl:1", "stamps.pkl:3"),
+    ]
+    found = network.predict(np.stack([stamp()] * 5))
+    assert [bool(name) for name in found["predicted"]] == [True, False, True, False, True]
+    assert np.isnan(found["q_AGN"][[1, 3]]).all()
+
+
+def test_a_flipped_bit_in_a_checkpoint_ends_predict(run: Path, stamps: Path, tmp_path: Path) -> None:
+    damaged = bytearray((run / "checkpoints" / "best.ckpt").read_bytes())
+    damaged[len(damaged) // 2] ^= 64
+    (tmp_path / "best.ckpt").write_bytes(damaged)
+    done = predict_command(tmp_path / "best.ckpt", stamps, "--out", "out.parquet", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}/best.ckpt is damaged"), done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "out.parquet").exists()
+
+
+def test_rows_that_did_not_reach_the_disk_are_not_duplicates(stamps: Path, tmp_path: Path) -> None:
+    network, seen, out = constant("SN", "rest"), Seen(), tmp_path / "out.parquet"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(InputError, match=r"^disk full"):
+            table_of(network, stamps, out, seen=seen)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(table_of(network, stamps, out, seen=seen)["candid"]) == 5
+    again = predict(network, inputs.find([stamps], network.spec), tmp_path / "again.parquet", seen=seen)
+    assert (again.classified, again.rejected) == (0, 5)
+
+
+@pytest.mark.parametrize("end", tables.EXTENSIONS)
+def test_a_shard_without_rows_is_a_table_without_rows(end: str, stamps: Path, tmp_path: Path) -> None:
+    network = constant("SN", "rest")
+    table = table_of(network, stamps, tmp_path / f"7{end}", shard=(7, 20))
+    assert list(table) == list(table_of(network, stamps, tmp_path / f"0{end}", shard=(0, 20)))
+    assert not any(len(column) for column in table.values())
+    with pytest.raises(InputError, match=rf"^--gallery: .*7{end} has no row to show\.$"):
+        gallery.draw(
+            network, inputs.find([stamps], network.spec), (7, 20), tmp_path / f"7{end}", tmp_path / "surest.png"
+        )
+
+
+def test_a_gallery_of_classes_that_look_like_numbers(stamps: Path, tmp_path: Path) -> None:
+    network = constant("0", "1")
+    table_of(network, stamps, tmp_path / "out.csv")
+    gallery.draw(network, inputs.find([stamps], network.spec), (0, 1), tmp_path / "out.csv", tmp_path / "surest.png")
+    assert (tmp_path / "surest.png").stat().st_size > 1_000
+
+
+def test_a_file_that_goes_before_it_is_read(stamps: Path, tmp_path: Path) -> None:
+    network = constant("SN", "rest")
+    source = inputs.find([stamps], network.spec)
+    stamps.unlink()
+    with pytest.raises(InputError, match=r"stamps.pkl cannot be read: No such file"):
+        predict(network, source, tmp_path / "out.parquet")
+    assert nothing_left(tmp_path)
+
+
+def test_what_watch_finds_in_its_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file cannot be written: File exists. Choose another place with --out\.$"):
+        watch(constant("SN", "rest"), tmp_path, tmp_path / "file")
+    tables.write(tmp_path / "done" / "mine.parquet", {"x": np.zeros(2)})
+    tables.write(tmp_path / "done" / "numbers.parquet", {"candid": np.arange(2)})
+    with pytest.raises(InputError, match=r"--watch .* cannot be read"):  # it has got so far
+        watch(constant("SN", "rest"), tmp_path / "nowhere", tmp_path / "done")
+    assert (err := capsys.readouterr().err).startswith("passed over: ") and "mine.parquet" in err
+    assert err.count("\n") == 1
+
+
+def nothing_left(folder: Path) -> bool:
+    return not [path for path in folder.iterdir() if path.name.endswith(".partial")]
+
+
+def test_what_cannot_be_done_is_one_line(
+    classifier: Classifier, stamps_file: Path, whole: Path, tmp_path: Path
+) -> None:
+    empty, bare, mixed = tmp_path / "empty", tmp_path / "bare.pkl", tmp_path / "mixed"
+    empty.mkdir()
+    mixed.mkdir()
+    (mixed / "a.avro").touch()
+    bare.write_bytes(pickle.dumps({"images": np.zeros((3, 63, 63, 3), np.float32)}))
+    shutil.copy(bare, mixed)
+    out = tmp_path / "out.parquet"
+    for given, told in (
+        (empty, "No such file"),
+        (tmp_path / "nothing", "cannot be read"),
+        (bare, "has no metadata sgscore1, .* this network needs 23 columns"),
+        (mixed, "holds alert packets and stamps files; give one of them at a time"),
+        (whole, "is not for this network, which takes stamps with the channels science, template, difference"),
+    ):
+        with pytest.raises(InputError, match=told) as caught:
+            table_of(classifier, given, out)
+        assert "\n" not in str(caught.value)
+        assert nothing_left(tmp_path) and not out.exists()
+    with pytest.raises(InputError, match=r"exists already. Choose another --out, or replace it with --overwrite"):
+        table_of(classifier, stamps_file, whole, size=SIZE + 1)
+    with pytest.raises(InputError, match=r"ends in .parquet or .csv"):
+        table_of(classifier, stamps_file, tmp_path / "out.txt")
+
+
+@pytest.mark.parametrize("option", [["--shard", "1/2"], ["--overwrite"], ["--gallery", "surest.png"]])
+def test_watch_takes_files_whole_and_once(
+    option: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["predict", "RUN", "--watch", ".", "--out", "done", *option])
+    with pytest.raises(SystemExit):
+        main()
+    told = f"error: --watch classifies each file that arrives, whole and once; leave out {option[0]}.\n"
+    assert capsys.readouterr().err == told
+
+
+def test_an_archive_that_is_cut_short_is_no_success(run: Path, night: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "night.tar.gz", "w:gz") as archive:
+        archive.add(night, "night")
+    content = (tmp_path / "night.tar.gz").read_bytes()
+    (tmp_path / "night.tar.gz").write_bytes(content[: len(content) // 2])
+    command = [sys.executable, "-m", "alerce_early.predict", str(run), "night.tar.gz", "--out", "out.parquet"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
+    assert done.returncode == 1 and 5 < len(tables.read(tmp_path / "out.parquet")["candid"]) < 25
+    assert done.stderr.startswith("warning: night.tar.gz: archive cannot be read further: ")
+    assert done.stderr.endswith("; what comes after is not classified\n") and done.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_no_pickle_leaves_only_its_reason(classifier: Classifier, tmp_path: Path) -> None:
+    bad, out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.pkl")), tmp_path / "out.parquet"
+    bad.write_text("garbage")
+    found = predict(classifier, inputs.find([bad], classifier.spec), out)
+    assert (found.classified, found.rejected) == (0, 1) and found.first and "is not a pickle" in found.first.reason
+    assert not out.exists() and "is not a pickle" in (tmp_path / "out.rejected.csv").read_text()
+    found = predict(classifier, inputs.find([bad], classifier.spec), out)  # the same command may be given again
+    assert found.rejected == 1
+
+
+def wait_for(happened: Any, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until, "it took too long"
+        time.sleep(0.02)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != ".watch")  # the lock
+
+
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
+def test_a_signal_is_one_line(run: Path, night: Path, tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "nights").mkdir()
+    for i in range(50):
+        for file in simulated_packets.iterdir():
+            (tmp_path / "nights" / f"{i}-{file.name}").symlink_to(file)
+    command = [sys.executable, "-m", "alerce_early.predict", str(run), "nights", "--out", "out.parquet"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE) as process:
+        wait_for(lambda: (tmp_path / "out.parquet.partial" / "command.json").exists())
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert err == f"stopped by {number.name}; the same command goes on\n"
+
+
+@pytest.fixture
+def watching(run: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    (tmp_path / "in").mkdir()
+    command = [sys.executable, "-m", "alerce_early.predict", str(run), "--watch", "in", "--out", "done"]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def test_watch_classifies_what_arrives_once(
+    watching: subprocess.Popen[str], classifier: Classifier, night: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "done").mkdir(exist_ok=True)
+    # what an earlier process had done, and a file with one of its packets
+    before = table_of(classifier, night / "00.avro", tmp_path / "done" / "00.avro.parquet")
+    shutil.copy(night / "00.avro", tmp_path / "in")
+    shutil.copy(night / "00.avro", tmp_path / "in" / "again.avro")
+    shutil.copy(night / "01.avro", tmp_path / "in" / "01.avro.coming")
+    (tmp_path / "in" / "01.avro.coming").rename(tmp_path / "in" / "01.avro")
+    done = tmp_path / "done"
+    wanted = ["00.avro.parquet", "01.avro.parquet", "again.avro.rejected.csv"]
+    wait_for(lambda: names_in(done) == wanted)  # the folders of their parts are gone too
+    told = r"done: another --watch writes there, and would classify the same rows\."
+    with pytest.raises(InputError, match=told), alone(done):
+        pass
+    watching.send_signal(signal.SIGTERM)
+    assert watching.wait(20) == 0
+    assert names_in(done) == wanted
+    assert "duplicate" in (done / "again.avro.rejected.csv").read_text()
+    assert tables.read(done / "00.avro.parquet")["candid"].tolist() == before["candid"].tolist()

@@ -1,0 +1,90 @@
+"""Every runtime against the checkpoint in float32, on any number of rows, in their order."""
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from conftest import spec
+from omegaconf import DictConfig
+
+from alerce_early import machine
+from alerce_early.config import plain, task_of
+from alerce_early.data.readers.stamps_file import CLASSES
+from alerce_early.errors import InputError
+from alerce_early.serving import exporting
+from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.precision import mixed
+from alerce_early.serving.runtimes import PART, RUNTIMES, start
+
+NAMES = ("distnr", "ra", "ndethist")
+ALLOWED = {"torch": 0.0, "onnx": 1e-5}  # the others: mixed precision
+
+
+@pytest.fixture(scope="module")
+def deployed(composed: Callable[..., DictConfig]) -> Deployed:
+    """A network of stamps and metadata that nobody trained, sharp enough to tell rows apart."""
+    config = composed("model=stamp_classifier", "recipe=joint")
+    steps, mean, std = tuple(plain(config.recipe.steps)), (5.0, 180.0, 4.0), (3.0, 90.0, 3.0)
+    shapes = {"shape": (4, 21, 21), "raw_shape": (3, 63, 63)}
+    facts = spec(NAMES, feature_mean=mean, feature_std=std, classes=CLASSES, recipe=steps, **shapes)
+    torch.manual_seed(0)
+    return Deployed(task_of(config, facts), {"scale": [2.0] * 5, "bias": [0.0] * 5})
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_gives_what_the_checkpoint_gives(name: str, deployed: Deployed) -> None:
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    run = start(name, deployed)
+    for n in (1, 2 * PART + 3):
+        rows = exporting.edge_cases(deployed, n, seed=1)
+        stamps, metadata = rows["stamps"][:n], rows["metadata"][:n]
+        with torch.no_grad():
+            wanted = deployed.table(torch.from_numpy(stamps), torch.from_numpy(metadata))
+        found = run(stamps, metadata)
+        assert tuple(found) == deployed.columns
+        largest = max(float(np.abs(found[column] - wanted[column].numpy()).max()) for column in deployed.columns)
+        assert largest <= ALLOWED.get(name, 0.01)
+    assert np.ptp(found["p_SN"]) > 0.05  # else a shuffled batch would pass
+
+
+@pytest.mark.parametrize("model", ["rotinv", "resnet18", "hits_two_conv"])
+def test_mixed_precision_rounds_the_inner_convolutions_alone(model: str, composed: Callable[..., DictConfig]) -> None:
+    pytest.importorskip("openvino")
+    config = composed(f"model={model}", "recipe=minmax")
+    facts = spec(shape=(3, 21, 21), raw_shape=(3, 63, 63), classes=CLASSES, recipe=tuple(plain(config.recipe.steps)))
+    torch.manual_seed(0)
+    net = Deployed(task_of(config, facts))
+    inner = [layer.weight for layer in mixed(net).task.net.modules() if getattr(layer, "in_channels", 3) != 3]
+    others = {weight.dtype for weight in mixed(net).task.net.parameters()} - {torch.bfloat16}
+    assert {weight.dtype for weight in inner} == {torch.bfloat16} and others == {torch.float32}
+    assert all(weight.dtype == torch.float32 for weight in net.task.net.parameters())
+    rows = exporting.edge_cases(net, 2 * PART)["stamps"]
+    wanted = start("torch", net)(rows, None)
+    for name in ("bfloat16", "openvino"):
+        found = start(name, net)(rows, None)
+        assert 0 < max(float(np.abs(found[column] - wanted[column]).max()) for column in net.columns) <= 0.01
+
+
+def test_a_network_that_openvino_cannot_run(composed: Callable[..., DictConfig]) -> None:
+    pytest.importorskip("openvino")
+    net = Deployed(task_of(composed("model=hits_flipout"), spec(shape=(3, 21, 21), raw_shape=(3, 63, 63))))
+    with pytest.raises(InputError, match=r"--runtime openvino cannot run this network .*randn.*; torch can"):
+        start("openvino", net)
+
+
+@pytest.mark.parametrize(("asked", "count"), (("3", 3), ("4,2", 4), (" 2 ", 2), ("", None), ("0", None), ("x", None)))
+def test_threads_are_as_many_as_asked_for(asked: str, count: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert machine.threads() == (count or machine.cores())
+
+
+def test_mistakes_are_told(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="--runtime tensorrt is unknown; there are torch, bfloat16, onnx, openvino"):
+        start("tensorrt", deployed)
+    for name, extra in (("openvino", "fast"), ("onnxruntime", "export")):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(InputError, match=rf"{name} is not installed. Try pip install .alerce-early\[{extra}\]"):
+            start(name.removesuffix("runtime"), deployed)

@@ -1,0 +1,188 @@
+"""One run of several processes: the same as of one process, and one folder, whoever starts them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from alerce_early import tables
+from alerce_early.tasks.classify import ClassifyTask
+from alerce_early.train import main, train
+
+SHORT = (
+    "model=preliminary_cnn",
+    "data=alerce",
+    "trainer.max_epochs=1",
+    "data.batches_per_epoch=3",
+    "data.batch_size=17",
+)
+EXACT = ("augment=none", "+model.net.dropout=0")  # nothing that each process draws for itself
+TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1")
+
+
+def command(*options: str, what: Sequence[str] = ("-m", "alerce_early.train"), **env: str) -> subprocess.Popen[str]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *what, *options], text=True, env=os.environ | env, **pipes)
+
+
+def finished(outputs: Path) -> list[Path]:
+    return sorted(file.parent for file in outputs.rglob("metrics.json"))
+
+
+@pytest.fixture(scope="module")
+def together(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where torchrun's two processes ran a sweep of two jobs."""
+    outputs = tmp_path_factory.mktemp("torchrun")
+    run = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "alerce_early.train")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", *run, "-m", "seed=0,1", *SHORT, *EXACT, *TWO, "name=both"),
+            *(f"data.path={stamps_file}", f"outputs={outputs}"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 jobs, 2 finished") == 1 and done.stdout.count("epoch   1/1") == 2
+    return outputs
+
+
+def test_torchrun_shares_each_job_of_a_sweep(together: Path) -> None:
+    folders = finished(together)
+    assert len(folders) == 2 == len({folder.name.partition("seed=")[2] for folder in folders})
+    for folder in folders:
+        rows = tables.read(folder / "predictions.parquet")["row"]
+        result = json.loads((folder / "metrics.json").read_text())
+        assert len(set(rows)) == len(rows) == result["test"]["n"] + result["validation"]["n"]
+
+
+def test_two_processes_train_as_one_does(together: Path, composed, stamps_file: Path, tmp_path: Path) -> None:
+    """The gradient is the mean over the global batch, so neither batch size nor learning rate change with n."""
+    both = next(folder for folder in finished(together) if "seed=0" in folder.name)
+    one = train(composed(*SHORT, *EXACT, f"data.path={stamps_file}", f"outputs={tmp_path}"), tmp_path / "run").path
+
+    def weights(folder: Path) -> dict[str, torch.Tensor]:
+        return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+    for name, value in weights(one).items():
+        assert torch.allclose(value, weights(both)[name], atol=1e-5), name
+    first, second = (tables.read(folder / "predictions.parquet") for folder in (one, both))
+    assert (first["id"] == second["id"]).all() and (first["predicted"] == second["predicted"]).all()
+    assert np.abs(first["p_SN"] - second["p_SN"]).max() < 1e-5
+    results = [json.loads((folder / "metrics.json").read_text())["test"]["values"] for folder in (one, both)]
+    assert results[0] == pytest.approx(results[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("to", ("the first process", "both"))
+def test_sigterm_ends_all_processes_with_one_line_and_resume_goes_on(
+    to: str, stamps_file: Path, tmp_path: Path
+) -> None:
+    long = ("trainer.max_epochs=500", "patience=500", "data.batches_per_epoch=2", f"data.path={stamps_file}")
+    process = command(*SHORT, *TWO, *long, f"outputs={tmp_path}")
+    assert process.stdout is not None
+    assert any("epoch   2" in line for line in process.stdout), process.communicate()[1]
+    children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(children) == 1
+    for pid in [process.pid, *children * (to == "both")]:
+        os.kill(pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=10)  # until the child, too, has let go of the pipe
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err.startswith("stopped by SIGTERM; go on with: ") and err.count("\n") == 1
+    (folder,) = (tmp_path / "runs").glob("*/*")
+    epochs = len((folder / "history.jsonl").read_text().splitlines())
+
+    again = command(f"resume={folder}")
+    assert again.stdout is not None
+    line = next(line for line in again.stdout if line.startswith("epoch"))
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=10)
+    assert int(line.split()[1].split("/")[0]) in (epochs, epochs + 1)  # a last line may be older than its checkpoint
+
+
+class OneSided(ClassifyTask):
+    """Its loss becomes infinite in the second epoch, in the second of two processes alone."""
+
+    def losses(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        bad = self.training and self.steps_done >= 4 and dist.get_rank() == 1  # three steps an epoch
+        return {"loss": super().losses(z, batch)["loss"] / (0.0 if bad else 1.0)}
+
+
+def test_a_loss_not_finite_in_one_process_stops_all_and_keeps_the_best(stamps_file: Path, tmp_path: Path) -> None:
+    options = ("model.task._target_=__main__.OneSided", f"data.path={stamps_file}", f"outputs={tmp_path}")
+    process = command(*SHORT, *TWO, *options, "trainer.max_epochs=3", what=[__file__])
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
+    result = json.loads((finished(tmp_path)[0] / "metrics.json").read_text())
+    assert "epoch 2, batch 2" in result["stopped"] and result["best_epoch"] == 1
+
+
+def test_a_loss_that_explodes_at_once_ends_all_processes_in_one_line(stamps_file: Path, tmp_path: Path) -> None:
+    options = ("optim.optimizer.lr=1e25", f"data.path={stamps_file}", f"outputs={tmp_path}")
+    process = command(*SHORT, *TWO, *options)
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 2 and err.startswith("error: ") and err.count("\n") == 1
+    assert "epoch 1" in err and "optim.optimizer.lr" in err
+
+
+def tasks(*arguments: str, folders: Sequence[Path | None] = (None, None)) -> list[tuple[int, list[str], list[str]]]:
+    """Start Python with these arguments twice, as srun does; status, output and error lines of both."""
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "early", "SLURM_NODELIST": "127.0.0.1"}
+    nodes = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    started = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**os.environ, **job, **nodes, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            cwd=folder,
+            text=True,
+            **pipes,
+        )
+        for rank, folder in enumerate(folders)
+    ]
+    said = [task.communicate(timeout=500) for task in started]
+    return [(task.returncode, *map(str.splitlines, lines)) for task, lines in zip(started, said, strict=True)]
+
+
+def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
+    code = (
+        "import os; from alerce_early.training.processes import agreed; print(os.environ['SLURM_PROCID'], "
+        "*[agreed(lambda: os.environ['SLURM_PROCID'] + name) for name in 'ab'])"
+    )
+    assert [out for _, out, _ in tasks("-c", code)] == [["0 0a 0b"], ["1 0a 0b"]]
+
+
+def test_a_mistake_that_the_first_process_sees_ends_all(tmp_path: Path) -> None:
+    (first, _, told), (second, _, also) = tasks("-m", "alerce_early.train", f"resume={tmp_path / 'nowhere'}")
+    assert first == second == 2 and told == also and len(told) == 1 and "nowhere" in told[0]
+
+
+def test_machines_that_do_not_share_the_outputs_are_told(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from alerce_early.errors import at_the_door; "
+        "from alerce_early.runs import processes; processes.SIGHT = 1; "
+        "at_the_door(processes.check_sight)(Path('outputs'), bool)"
+    )
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        (folder / "outputs").mkdir(parents=True)
+    found = tasks("-c", code, folders=folders)
+    assert [status for status, _, _ in found] == [2, 2] and all("outputs=FOLDER" in err[-1] for _, _, err in found)
+    assert [status for status, _, _ in tasks("-c", code, folders=[folders[0]] * 2)] == [0, 0]
+
+
+def test_an_unknown_launcher_is_refused(tmp_path: Path) -> None:
+    process = command(f"outputs={tmp_path}", WORLD_SIZE="2", RANK="1")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and err.startswith("error: WORLD_SIZE=2") and err.count("\n") == 1
+
+
+if __name__ == "__main__":  # train, with the task above
+    main()

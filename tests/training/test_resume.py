@@ -1,0 +1,186 @@
+"""A run that was cut ends as it would have uncut, whatever cut it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from kills import differences, trained
+from omegaconf import DictConfig
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from alerce_early import files
+from alerce_early.errors import InputError
+from alerce_early.runs import Run
+from alerce_early.tasks.classify import ClassifyTask
+from alerce_early.train import train
+
+HARD = (  # all that has a state: dropout, augmentation, momentum, a schedule by steps, patience
+    *("augment=rotations", "optim=sgd_halving", "optim.schedule.step_size=4"),
+    *("trainer.max_epochs=4", "data.batches_per_epoch=2", "+optim.optimizer.momentum=0.9"),
+)
+
+
+class Falls(ClassifyTask):
+    """Falls in the middle of the third epoch where a file tells it to."""
+
+    trap = Path("nowhere")
+
+    def losses(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.training and self.steps_done == 5 and self.trap.exists():  # two steps an epoch
+            raise KeyError("fallen")
+        return super().losses(z, batch)
+
+
+@pytest.fixture
+def hard(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DictConfig:
+    config = quick(*HARD)
+    config.model.task._target_ = f"{__name__}.Falls"
+    monkeypatch.setattr(Falls, "trap", tmp_path / "trap")
+    return config
+
+
+def test_a_cut_run_ends_bit_equal(hard: DictConfig, tmp_path: Path) -> None:
+    train(hard, tmp_path / "clean" / "run")
+    Falls.trap.touch()
+    cut = Run(tmp_path / "cut" / "run")
+    with pytest.raises(KeyError, match="fallen"):
+        train(hard, cut.path)
+    assert cut.cut and not cut.finished and [row["epoch"] for row in cut.history()] == [1, 2]
+    Falls.trap.unlink()
+    moved = Run(tmp_path / "moved" / "run")  # a folder may go to another disk meanwhile
+    shutil.move(cut.path.parent, moved.path.parent)
+    (events_before,) = moved.path.glob("events.*")
+    events_before.rename(moved.path / "events.out.tfevents.9999999999.here.1.0")  # and the clock be set back
+    train(hard, moved.path)
+    assert moved.finished and not moved.cut
+    assert differences(trained(tmp_path / "clean"), trained(moved.path.parent)) == []
+    events = EventAccumulator(str(moved.path)).Reload()
+    assert [event.step for event in events.Scalars("val/loss")] == [1, 3, 5, 7]  # no step twice
+
+
+def test_a_run_that_had_stopped_early_trains_no_more(quick, tmp_path: Path) -> None:
+    config = quick("trainer.max_epochs=9", "patience=1", "optim.optimizer.lr=1e-9")
+    run = train(config, tmp_path / "a" / "run")
+    wanted = trained(run.path.parent)
+    assert len(run.history()) < 9
+    seconds = run.read_json("metrics.json")["training_seconds"]
+    (run.path / "metrics.json").unlink()  # as if killed at the last moment before it was written
+    run.predictions.unlink()
+    assert run.cut
+    train(config, run.path)
+    assert differences(wanted, trained(run.path.parent)) == []
+    assert run.read_json("metrics.json")["training_seconds"] == seconds
+
+
+def test_another_config_is_refused_by_its_keys(quick, tmp_path: Path) -> None:
+    run = train(quick(), tmp_path / "run")
+    with pytest.raises(InputError, match=r"another config: batch_size 16 there, 8 here; seed 0 there, 3 here\."):
+        train(quick("seed=3", "data.batch_size=8"), run.path)
+    before = run.predictions.stat().st_mtime_ns
+    train(quick("name=other", "resume=other"), run.path)  # these change no result
+    assert run.predictions.stat().st_mtime_ns == before  # finished: nothing was done again
+
+
+def test_a_folder_without_a_checkpoint_starts_anew(quick, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.begin(quick("seed=8"))
+    (run.path / "checkpoints").mkdir()
+    left = run.path / "checkpoints" / ".last.ckpt.partial"
+    left.write_bytes(b"half")
+    train(quick(), run.path)
+    assert run.finished and run.config().seed == 0 and not left.exists()
+
+
+def test_one_process_at_a_time_works_in_a_folder(quick, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    with run.alone(), pytest.raises(files.Busy, match="another process works in"):
+        train(quick(), run.path)
+    train(quick(), run.path)
+
+
+def test_two_runs_of_one_instant_get_two_folders(tmp_path: Path) -> None:
+    folders = [Run.new(tmp_path / "runs" / "2026-01-01_00-00-00-000000").path for _ in range(3)]
+    assert len(set(folders)) == 3 and all(folder.is_dir() for folder in folders)
+
+
+CHECKOUT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}  # and not what happens to be installed
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=cwd, env=CHECKOUT, text=True, **pipes)
+
+
+def test_sigterm_ends_with_one_line_and_resume_goes_on(stamps_file: Path, tmp_path: Path) -> None:
+    small = (
+        "model=preliminary_cnn",
+        "data=alerce",
+        f"data.path={stamps_file}",
+        "data.batches_per_epoch=2",
+        "data.batch_size=16",
+    )
+    process = command("alerce_early.train", *small, "trainer.max_epochs=500", "patience=500", cwd=tmp_path)
+    assert process.stdout is not None
+    assert any("epoch   2" in line for line in process.stdout), process.communicate()[1]
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    (line,) = err.splitlines()
+    told = "stopped by SIGTERM; go on with: python -m alerce_early.train resume="
+    assert line.startswith(told)
+    folder = Path(line.removeprefix(told))
+    assert Run(folder).cut
+
+    wrong = command("alerce_early.train", f"resume={folder}", "data.batch_size=32", cwd=tmp_path)
+    _, err = wrong.communicate(timeout=120)
+    assert wrong.returncode == 2 and err == f"error: {folder} goes on as it began: batch_size 16 there, 32 here.\n"
+
+    again = command("alerce_early.train", f"resume={folder}", "data.batch_size=16", cwd=tmp_path)
+    assert again.stdout is not None
+    epochs = (line.split()[1] for line in again.stdout if line.startswith("epoch"))
+    assert int(next(epochs).split("/")[0]) == len(Run(folder).history())  # the first line is of the next epoch
+    again.send_signal(signal.SIGINT)
+    _, err = again.communicate(timeout=60)
+    assert again.returncode == 128 + signal.SIGINT and err.startswith("stopped by SIGINT") and err.count("\n") == 1
+    assert list((tmp_path / "outputs" / "runs").glob("*/*")) == [folder]  # no empty folder of a resuming command
+
+
+@pytest.mark.parametrize("name", ("a b", 'it\'s, a="1" \\'))
+def test_the_line_to_resume_works_in_a_shell(name: str, stamps_file: Path, tmp_path: Path) -> None:
+    small = (
+        "model=preliminary_cnn",
+        "data=alerce",
+        f"data.path={stamps_file}",
+        "data.batches_per_epoch=2",
+        "data.batch_size=16",
+    )
+    (where := tmp_path / name).mkdir()
+    process = command("alerce_early.train", *small, "trainer.max_epochs=500", "patience=500", cwd=where)
+    assert process.stdout is not None
+    assert any("epoch   2" in line for line in process.stdout), process.communicate()[1]
+    process.send_signal(signal.SIGTERM)
+    line = process.communicate(timeout=60)[1].partition("go on with: ")[2].strip()
+    (folder,) = (where / "outputs" / "runs").glob("*/*")
+    environment = CHECKOUT | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    # an option that contradicts the run ends it at once, and says which run was found
+    typed = ["bash", "-c", f"{line} batch_size=8"]
+    done = subprocess.run(typed, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {folder} goes on as it began"), done.stderr
+
+
+def test_random_kills_end_equal(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parents[1] / "end_to_end" / "kills.py"), "train", "2", "prepare", "3"],
+        capture_output=True,
+        text=True,
+        env=CHECKOUT | {"TMPDIR": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [result["equal"] for result in results] == [2, 3], results

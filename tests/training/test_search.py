@@ -1,0 +1,145 @@
+"""Searches: what they may choose from, that they go on where they were, and that they give up what is hopeless."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from alerce_early.config import CONF, composed
+from alerce_early.errors import InputError
+from alerce_early.runs import Run
+from alerce_early.search import main
+from alerce_early.training.searching import STARTUP, WARMUP, Search
+
+
+@pytest.fixture
+def options(stamps_file: Path, tmp_path: Path) -> list[str]:
+    """A search of short trials, as on the command line."""
+    return [
+        *(
+            "model=preliminary_cnn",
+            "data=alerce",
+            "trainer.max_epochs=2",
+            "data.batches_per_epoch=2",
+            "data.batch_size=16,32",
+        ),
+        *("optim.optimizer.lr=tag(log,interval(1e-4,1e-2))", "name=mine"),
+        *(f"data.path={stamps_file}", f"outputs={tmp_path}"),
+    ]
+
+
+@pytest.mark.parametrize("file", sorted(Path(CONF, "search").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_ready_search_has_a_space_that_composes(file: Path, tmp_path: Path) -> None:
+    search = Search([f"search={file.stem}", f"outputs={tmp_path}"])
+    trial = optuna.create_study().ask(search.space)
+    assert len(trial.params) > 1
+    composed(*search.fixed, *(f"{key}={value}" for key, value in trial.params.items()))
+
+
+def test_a_space_is_written_as_a_sweep(tmp_path: Path) -> None:
+    search = Search(
+        [
+            *("search=optimiser", "optim=adam", "data.batch_size=range(32,97,32)", "seed=int(interval(1,5))"),
+            *("recipe=minmax,joint", "+model.net.dropout=interval(0,0.5)", f"outputs={tmp_path}"),
+        ]
+    )
+    assert search.space == {
+        "optim.optimizer.lr": FloatDistribution(1e-4, 1e-1, log=True),
+        "batch_size": IntDistribution(32, 96, step=32),
+        "seed": IntDistribution(1, 5),
+        "recipe": CategoricalDistribution(["course", "joint"]),
+        "+model.net.dropout": FloatDistribution(0, 0.5),
+    }
+    assert "optim=adam" in search.fixed  # the command line fixes what the yaml would search
+
+
+def test_a_killed_search_goes_on_to_as_many_trials_as_wanted(options: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "alerce_early.search", *options, "--trials", "5"]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "searches" / "mine"
+    while len(list(folder.glob("*/checkpoints/last.ckpt"))) < 2 and killed.poll() is None:
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    done = (folder / "trial-000" / "metrics.json").stat().st_mtime_ns
+    assert Run(folder / "trial-001").cut
+
+    search = Search(options)
+    search.run(3)
+    assert "3 trials: 3 finished" in search.summary()
+    trials = search.study.get_trials()
+    for trial in trials:
+        run = Run(folder / f"trial-{trial.number:03d}")
+        assert run.config().batch_size == int(trial.params["batch_size"])
+        assert run.config().optim.optimizer.lr == float(f"{trial.params['optim.optimizer.lr']:.4g}")
+        assert trial.value == max(row["val/balanced_accuracy"] for row in run.history())
+        assert list(trial.intermediate_values) == [0, 1]
+    assert (folder / "trial-000" / "metrics.json").stat().st_mtime_ns == done
+    assert len({trial.params["optim.optimizer.lr"] for trial in trials}) == 3
+    best = shlex.split(search.summary().splitlines()[-1])
+    assert best[:3] == ["python", "-m", "alerce_early.train"]
+    assert composed(*best[3:]) == Run(folder / f"trial-{search.study.best_trial.number:03d}").config()
+
+
+def test_two_processes_share_a_study(options: list[str], tmp_path: Path) -> None:
+    first, second = Search(options), Search(options)
+    trial = first._asked(2)
+    assert trial is not None and [begun.number for begun in second._open()] == [0]
+    run = Run(tmp_path / "searches" / "mine" / "trial-000")
+    with run.alone():  # the first process trains
+        second._try(second._open()[0])
+        assert [t.state for t in second.study.get_trials()] == [TrialState.RUNNING]
+        assert second._asked(2) is not None and second._asked(2) is None
+
+
+def test_hopeless_trials_are_pruned_and_bad_ones_fail(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    search = Search([*options, "data.sampling=balanced,fair"])
+    for _ in range(STARTUP):
+        trial = search.study.ask(search.space)
+        for epoch in range(WARMUP + 1):
+            trial.report(2.0, epoch)  # better than can be reached
+        search.study.tell(trial, 2.0)
+    for sampling, state in (("balanced", TrialState.PRUNED), ("fair", TrialState.FAIL)):
+        params = {"batch_size": "16", "optim.optimizer.lr": 1e-3, "sampling": sampling}
+        search.study.enqueue_trial(params)
+        search.fixed = [option for option in search.fixed if not option.startswith("trainer.max_epochs")]
+        trial = search._asked(10)
+        assert trial is not None
+        search._try(trial)
+        assert search.study.get_trials()[trial.number].state == state
+    pruned, failed = (Run(tmp_path / "searches" / "mine" / f"trial-{STARTUP + i:03d}") for i in range(2))
+    assert len(pruned.history()) == WARMUP + 1 and not pruned.finished
+    assert (failed.path / "failed.txt").read_text().startswith("data.sampling=fair is unknown")
+    assert "7 trials: 5 finished, 1 pruned, 1 failed" in search.summary()
+
+
+def test_errors_at_the_door(options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to search"):
+        Search([f"outputs={tmp_path}"])
+    with pytest.raises(InputError, match=r"trainer.devices=2: a trial trains on one"):
+        Search([*options, "trainer=ddp"])
+    with pytest.raises(InputError, match="modle"):
+        Search([*options, "modle=rotinv"])
+    Search(options)
+    with pytest.raises(InputError, match=r"search with other options \(seed=3\).*name="):
+        Search([*options, "seed=3"])
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr(sys, "argv", ["search", *options])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+
+
+def test_a_key_that_is_none_is_refused_before_the_first_trial(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the config has no key modle"):
+        Search(["modle=a,b", f"outputs={tmp_path}"])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,122 @@
+"""Sweeps that are killed, shared and sent elsewhere; and every ready one composes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from alerce_early.config import CONF, data_of, task_of
+from alerce_early.errors import InputError
+from alerce_early.runs import Run
+from alerce_early.training import sweeps
+
+
+def ready() -> list[Path]:
+    return sorted(Path(CONF, "sweep").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", ready(), ids=lambda file: file.stem)
+def test_every_ready_sweep_composes(file: Path, composed: Callable[..., DictConfig], tmp_path: Path) -> None:
+    params = OmegaConf.load(file).hydra.sweeper.params
+    fixed = [f"sweep={file.stem}", f"outputs={tmp_path}"]
+    values = {key: str(value).replace("${split.folds}", "5") for key, value in params.items()}
+    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in values.items()])
+    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    assert len(jobs) > 1
+    some = [*jobs[:: len(jobs) // 3], jobs[-1]]
+    configs = [composed(*fixed, *job) for job in some]
+    assert len({OmegaConf.to_yaml(config) for config in configs}) == len({tuple(job) for job in some})
+    last = configs[-1]
+    OmegaConf.update(last, "data.n", 600)
+    assert task_of(last, data_of(last).spec).net is not None
+
+
+def sweep(stamps_file: Path, outputs: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Start a sweep of small jobs."""
+    small = ("model=preliminary_cnn", "data=alerce", "trainer.max_epochs=2", "data.batches_per_epoch=2", "name=mine")
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "alerce_early.train", "-m", *small, *overrides),
+            *(f"data.path={stamps_file}", f"outputs={outputs}"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_killed_launchers_block_nothing_and_no_job_runs_twice(stamps_file: Path, tmp_path: Path) -> None:
+    options = ("seed=0,1", "+trainer.limit_val_batches=1.0,0")  # the latter is an error that nobody foresaw
+    folder = tmp_path / "sweeps" / "mine"
+    killed = sweep(stamps_file, tmp_path, *options)
+    while len(list(folder.glob("*/checkpoints/last.ckpt"))) < 2 and killed.poll() is None:
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert len(list(folder.glob("*/metrics.json"))) == 1
+
+    both = [sweep(stamps_file, tmp_path, *options) for _ in range(2)]
+    said = [launcher.communicate() for launcher in both]
+    assert max(launcher.returncode for launcher in both) == 1
+    assert all("finished before" in out for out, _ in said)
+    jobs = [job for job in folder.glob("[!.]*") if job.is_dir()]
+    assert len(jobs) == 4
+    for job in jobs:
+        bad = "batches=0" in job.name
+        assert (job / "failed.txt").exists() == bad and (job / "metrics.json").exists() != bad
+        if bad:
+            assert "Traceback" in (job / "failed.txt").read_text()
+            assert any(f"{job.name}: Early stopping conditioned" in err for _, err in said)
+        else:
+            assert (job / "train.log").read_text().count("report: ") == 1
+
+
+def test_a_job_is_told_as_what_came_of_it_and_its_failure_is_forgotten_once_it_succeeds(
+    composed: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    folder, config = tmp_path / "job", composed("model=preliminary_cnn")
+    context = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)})
+    context.hydra.runtime.output_dir = str(folder)
+
+    def damaged(_: DictConfig) -> None:
+        raise InputError("stamps.pkl is damaged.")
+
+    def works(_: DictConfig) -> None:
+        with Run(folder).alone():
+            pass
+
+    def outcome(job: Callable[[DictConfig], None]) -> str:
+        HydraConfig.instance().set_config(context)
+        sweeps.run(job, config, "launch")
+        return (tmp_path / ".launches" / "launch" / "job").read_text()
+
+    try:
+        assert outcome(damaged) == f"{sweeps.FAILED}\nstamps.pkl is damaged."
+        assert (folder / "failed.txt").read_text() == "stamps.pkl is damaged.\n"
+        assert outcome(works) == f"{sweeps.FINISHED}\n" and not (folder / "failed.txt").exists()
+        with Run(folder).alone():
+            assert outcome(works) == f"{sweeps.TAKEN}\n"
+        (folder / "metrics.json").write_text("{}")
+        assert outcome(works) == f"{sweeps.BEFORE}\n"
+        with Run(folder).alone():  # a finished job may be looked at by another launch
+            assert outcome(works) == f"{sweeps.BEFORE}\n"
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+def test_jobs_that_run_elsewhere_are_told_of_at_the_end(stamps_file: Path, tmp_path: Path) -> None:
+    launcher = sweep(stamps_file, tmp_path, "hydra/launcher=submitit_local", "data.sampling=as_is,fair")
+    out, err = launcher.communicate()
+    assert launcher.returncode == 1
+    assert "2 jobs, 1 finished, 1 failed" in out and "data.sampling=fair is unknown" in err
+    assert len(list((tmp_path / "sweeps" / "mine").glob("*/metrics.json"))) == 1

@@ -1,0 +1,342 @@
+"""Whole runs on a tiny raw file: what they leave, what they learn, how they stop, and the command line."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from alerce_early import checkpoints, tables
+from alerce_early.config import data_of, task_of
+from alerce_early.errors import InputError
+from alerce_early.evaluation import calibration, conformal, thresholds
+from alerce_early.tasks.classify import ClassifyTask
+from alerce_early.train import train
+from alerce_early.training.fitting import Fitting
+
+
+@pytest.fixture(scope="module")
+def finished(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of three epochs."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    config = composed(
+        *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=preliminary_cnn"),
+        *("trainer.max_epochs=3", "data.batches_per_epoch=20", "data.batch_size=32"),
+    )
+    return train(config, outputs / "run").path
+
+
+def test_a_run_folder_holds_everything(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.yaml", "versions.json", "history.jsonl", "predictions.parquet", "metrics.json"} <= names
+    assert {"confusion.png", "curves.png"} <= names
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert not list(finished.rglob("*.partial"))
+
+
+def test_the_table_covers_validation_and_test_once(finished: Path, composed) -> None:
+    table = tables.read(finished / "predictions.parquet")
+    config = OmegaConf.load(finished / "config.yaml")
+    assert isinstance(config, DictConfig)
+    data = data_of(config)
+    expected = np.concatenate([data.parts["validation"], data.parts["test"]])
+    assert sorted(table["row"]) == sorted(expected)
+    assert (table["id"] == data.store.ids[table["row"]]).all()
+    assert (table["label"] == np.array(data.classes)[data.labels[table["row"]]]).all()
+    assert np.allclose(tables.probabilities(table, data.classes).sum(1), 1, atol=1e-5)
+
+
+def test_metrics_are_those_of_the_table(finished: Path) -> None:
+    result = json.loads((finished / "metrics.json").read_text())
+    test = tables.part(tables.read(finished / "predictions.parquet"), "test")
+    right = test["label"] == test["predicted"]
+    recalls = [right[test["label"] == name].mean() for name in sorted(set(test["label"]))]
+    assert result["test"]["values"]["accuracy"] == pytest.approx(right.mean())
+    assert result["test"]["values"]["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    low, high = result["test"]["intervals"]["accuracy"]
+    assert low < right.mean() < high
+    assert result["parameters"] == 149_245 and result["epochs"] == 3 and result["stopped"] is None
+
+
+def test_what_validation_taught_is_kept_and_applied(finished: Path) -> None:
+    result = json.loads((finished / "metrics.json").read_text())
+    checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
+    table = tables.read(finished / "predictions.parquet")
+    for name, module in (("calibration", calibration), ("conformal", conformal), ("thresholds", thresholds)):
+        assert checkpoint[name] == result[name]
+        columns = module.columns(checkpoint[name], table)
+        for column, values in columns.items():
+            np.testing.assert_array_equal(values, table[column])  # of a purity that nothing has: NaN
+    assert {"set", "q_SN", "magpsf"} <= set(table) and result["test"]["conformal"]["wanted"] == 0.9
+
+
+def test_the_validation_rows_alone_teach_them(finished: Path) -> None:
+    result = json.loads((finished / "metrics.json").read_text())
+    table = tables.read(finished / "predictions.parquet")
+
+    def fits(split: str) -> dict[str, Any]:
+        rows = tables.part(table, split)
+        return {
+            "calibration": calibration.fit(rows, "temperature"),
+            "conformal": conformal.fit(rows, 0.9),
+            "thresholds": thresholds.fit(rows),
+        }
+
+    of_validation, of_test = fits("validation"), fits("test")
+    for name, fitted in of_validation.items():
+        assert result[name] == fitted != of_test[name], name
+
+
+def test_the_page_says_which_data_it_was_and_shows_pictures(finished: Path) -> None:
+    html = (finished / "report" / "index.html").read_text()
+    assert "file stamps.pkl" in html and "Most confident mistakes" in html
+    assert html.count("data:image/png;base64,") >= 6
+    assert "http://" not in html and "https://" not in html  # self-contained
+
+
+def test_tensorboard_has_curves_pictures_and_hparams(finished: Path) -> None:
+    events = EventAccumulator(str(finished)).Reload()
+    assert len(events.Scalars("val/balanced_accuracy")) == 3 and len(events.Scalars("train/loss")) == 3
+    assert {"stamps as the net sees them", "confusion matrix (validation)"} <= set(events.Tags()["images"])
+    assert "_hparams_/experiment" in events.summary_metadata
+    choices = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert all(name in choices for name in (b"preliminary_cnn", b"flips", b"adam"))
+
+
+def test_a_checkpoint_loads_bare_and_gives_the_table(finished: Path) -> None:
+    task = checkpoints.task(finished / "checkpoints" / "best.ckpt")
+    assert isinstance(task, ClassifyTask)
+    data = data_of(OmegaConf.load(finished / "config.yaml"))  # type: ignore[arg-type]
+    assert task.spec == data.spec and set(task.hyper_parameters["augment"]) == {"margin", "steps"}
+    table = tables.read(finished / "predictions.parquet")
+    image = torch.from_numpy(data.store.images[table["row"]])
+    with torch.no_grad():
+        batch = {"image": task.recipe.finish(image)}
+        probabilities = task.net(batch).softmax(1)
+    assert np.abs(tables.probabilities(table, data.classes) - probabilities.numpy()).max() <= 1e-6
+
+
+def test_a_run_is_judged_in_float32_whatever_trained(quick, tmp_path: Path) -> None:
+    run = train(quick("+trainer.precision=bf16-mixed"), tmp_path / "run")
+    table = tables.read(run.predictions)
+    images = data_of(run.config()).store.images[table["row"]]
+    task = checkpoints.task(run.best)
+    with torch.no_grad():
+        probabilities = task.net({"image": task.recipe.finish(torch.from_numpy(images))}).softmax(1)
+    assert np.abs(tables.probabilities(table, task.spec.classes) - probabilities.numpy()).max() <= 1e-6
+
+
+def test_the_arrays_are_put_in_place_once(quick) -> None:
+    data = data_of(quick())
+    data.setup("fit")
+    before = data.rows
+    data.setup("test")
+    assert before is data.rows
+
+
+class Asks(Callback):
+    """What does the signal do by which SLURM announces the end of a job?"""
+
+    def on_train_start(self, *_: Any) -> None:
+        self.found = signal.getsignal(signal.SIGUSR1)
+
+
+def test_lightning_requeues_nothing_under_slurm(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"JOB_ID": "1", "JOB_NAME": "early", "NODELIST": "127.0.0.1", "NTASKS": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for name in ("PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    asks = Asks()
+    assert train(quick(), tmp_path / "run", asks).finished and asks.found == signal.SIG_DFL
+    with pytest.raises(InputError, match=r"trainer\.devices.*hydra\.launcher\.tasks_per_node"):
+        train(quick("trainer=ddp", "trainer.accelerator=cpu"), tmp_path / "two")
+
+
+def test_a_process_is_given_at_least_two_rows(quick, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data.batch_size=3 for 2 processes"):
+        train(quick("trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=3"), tmp_path / "run")
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(quick, tmp_path: Path) -> None:
+    def weights(name: str, *overrides: str) -> dict[str, torch.Tensor]:
+        run = train(quick(*overrides), tmp_path / name)
+        return torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+    first, again, other = weights("a"), weights("b"), weights("c", "seed=1")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_no_epoch_at_all_is_told(quick, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no epoch was trained.*trainer\.max_epochs"):
+        train(quick("trainer.max_epochs=0"), tmp_path / "run")
+
+
+def test_pictures_do_not_change_the_run(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        run = train(quick(), tmp_path / name)
+        return torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+    with_pictures = weights("a")
+    monkeypatch.setattr("alerce_early.training.progress.Board.on_train_batch_start", lambda *_: None)
+    without = weights("b")
+    assert all(torch.equal(with_pictures[name], without[name]) for name in without)
+
+
+@pytest.mark.parametrize("augment", ("none", "flips", "rotations"))
+@pytest.mark.parametrize("recipe", ("course", "alerce", "joint", "two_scales"))
+def test_every_recipe_meets_every_augmentation(quick, tmp_path: Path, recipe: str, augment: str) -> None:
+    config = quick(f"recipe={recipe}", f"augment={augment}", "trainer.max_epochs=1", "data.batches_per_epoch=1")
+    if (recipe, augment) == ("two_scales", "rotations"):
+        with pytest.raises(InputError, match=r"needs a margin of sky.*Try augment=flips"):
+            train(config, tmp_path / "run")
+    else:
+        assert (train(config, tmp_path / "run").path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("model", ("rotinv", "preliminary_cnn"))
+def test_a_net_can_learn_64_rows_by_heart(quick, model: str) -> None:
+    config = quick(f"model={model}", "recipe=joint", "+model.net.dropout=0")
+    data = data_of(config)
+    data.setup()
+    assert data.rows
+    torch.manual_seed(0)
+    task = task_of(config, data.spec)
+    batch = data.rows[data.parts["train"][:64]]
+    optimizer = Fitting(task).configure_optimizers()
+    for _ in range(60):
+        loss = task.losses(task.net(batch), batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    task.eval()
+    assert (task.net(batch).argmax(1) == batch["label"]).float().mean() > 0.95
+
+
+def test_a_net_learns_the_simulated_survey(composed, tmp_path: Path) -> None:
+    config = composed(
+        *("model=preliminary_cnn", "recipe=joint", "data.n=1500", f"outputs={tmp_path}"),
+        *("trainer.max_epochs=3", "data.batches_per_epoch=50", "data.batch_size=32"),
+    )
+    result = train(config, tmp_path / "run").read_json("metrics.json")
+    assert result["test"]["values"]["balanced_accuracy"] > 0.45  # chance is .20
+
+
+class Explodes(ClassifyTask):
+    """Its loss becomes infinite in the second epoch."""
+
+    def losses(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        losses = super().losses(z, batch)
+        late = self.training and self.steps_done >= 3  # three steps an epoch
+        return {"loss": losses["loss"] / (0.0 if late else 1.0)}
+
+
+def test_a_non_finite_loss_stops_and_keeps_the_best(quick, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = quick()
+    config.model.task._target_ = f"{__name__}.Explodes"
+    run = train(config, tmp_path / "run")
+    result = json.loads((run.path / "metrics.json").read_text())
+    assert "not finite from epoch 2, batch 1 on, learning rate 0.001" in result["stopped"]
+    assert result["best_epoch"] == 1 and run.best.exists()
+    assert "Training was cut short" in run.page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("monitor=beauty", "monitor=beauty is not measured; wanted accuracy, "),
+        ("patience=long", "patience='long'; wanted int"),
+        ("data.split.validation=many", "split: validation='many'; wanted float"),
+        ("data.split.vlidation=3", "unexpected keyword argument 'vlidation'"),
+    ],
+)
+def test_a_value_that_does_not_fit_its_key_is_told(quick, tmp_path: Path, override: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        train(quick(override), tmp_path / "run")
+
+
+def test_a_loss_that_explodes_at_once_is_an_error(quick, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not finite from epoch 1,.*no checkpoint yet"):
+        train(quick("optim.optimizer.lr=1e25", "data.batches_per_epoch=20"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ("best.ckpt", "last.ckpt"))
+def test_a_run_does_not_go_on_from_a_damaged_checkpoint(quick, finished: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(finished, run := tmp_path / "run")
+    (run / "metrics.json").unlink()  # as if it was cut at the last moment
+    damaged = bytearray((run / "checkpoints" / name).read_bytes())
+    damaged[len(damaged) // 2] ^= 64
+    (run / "checkpoints" / name).write_bytes(damaged)
+    config = OmegaConf.load(run / "config.yaml")
+    assert isinstance(config, DictConfig)
+    with pytest.raises(InputError, match=rf"{name} is damaged"):
+        train(config, run)
+
+
+def test_errors_at_the_door(quick, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Adam: got an unexpected keyword argument 'learning_rate'"):
+        train(quick("+optim.optimizer.learning_rate=1"), tmp_path / "a")
+    with pytest.raises(InputError, match=r"features\.names: no column colour; there are sgscore1"):
+        train(quick("features.names=[colour]"), tmp_path / "b")
+    with pytest.raises(InputError, match=r"trainer: .*Try trainer=cpu"):
+        train(quick("trainer=gpu"), tmp_path / "c")
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+
+
+def test_multirun_gives_one_folder_a_job_and_goes_on_after_a_failure(stamps_file: Path, tmp_path: Path) -> None:
+    done = command(
+        *(
+            "alerce_early.train",
+            "-m",
+            "model=preliminary_cnn",
+            "seed=0,1",
+            "data.sampling=balanced,fair",
+            "data=alerce",
+        ),
+        *(f"data.path={stamps_file}", "trainer.max_epochs=1", "data.batches_per_epoch=2", "name=mine"),
+        cwd=tmp_path,
+    )
+    assert (
+        done.returncode == 1
+        and "2 of the jobs failed" in done.stderr
+        and "data.sampling=fair is unknown" in done.stderr
+    )
+    folders = list((tmp_path / "outputs" / "sweeps" / "mine").glob("*,seed=*"))
+    assert len(folders) == 4
+    for folder in folders:
+        fair = "fair" in folder.name
+        assert (folder / "failed.txt").exists() == fair and (folder / "metrics.json").exists() != fair
+
+
+def test_two_processes_share_one_run(stamps_file: Path, tmp_path: Path) -> None:
+    done = command(
+        *("alerce_early.train", "trainer=ddp", "trainer.accelerator=cpu", "model=preliminary_cnn", "data=alerce"),
+        *(f"data.path={stamps_file}", "trainer.max_epochs=1", "data.batches_per_epoch=3"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch   1/1") == 1
+    (metrics,) = (tmp_path / "outputs" / "runs").glob("*/*/metrics.json")
+    rows = tables.read(metrics.parent / "predictions.parquet")["row"]
+    result = json.loads(metrics.read_text())
+    assert len(set(rows)) == len(rows) == result["test"]["n"] + result["validation"]["n"]
+
+
+def test_a_mistake_ends_with_one_line(tmp_path: Path) -> None:
+    done = command("alerce_early.train", "data=alerce", "data.path=none.pkl", cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: none.pkl cannot be read")
