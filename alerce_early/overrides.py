@@ -79,7 +79,7 @@ def check(config: DictConfig) -> None:
             limit = f" to {most:.0f}" if most < math.inf else ""
             raise InputError(f"{key}={value!r}; wanted {kind.__name__} from {least}{limit}.")
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    check_call(splits.split, None, None, None, **plain["split"])
+    check_call(splits.split, None, None, None, **plain["data"]["split"])
     for name, given in (("net", {"spec": None}), ("task", {"net": {}, "spec": {}, "optim": {}, "augment": {}})):
         options = dict(plain["model"][name])
         check_call(module_class(str(options.pop("_target_", ""))), **{**options, **given})
