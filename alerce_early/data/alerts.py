@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def read(path: str | Path | None, labels_path: str | Path | None = None) -> Reco
     readable = [chunk.records for chunk in chunks if chunk.records is not None]
     if not readable:
         raise InputError(f"{path}: not one of {len(rejected):,} packets can be read; the first: {rejected[0].reason}.")
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([getattr(records, name) for records in readable])
         for name in ("images", "labels", "ids", "features")
     }
