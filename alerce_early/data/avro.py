@@ -39,7 +39,7 @@ def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[
                 yield number, record
             number += 1
     except Exception as error:  # damaged bytes may raise nearly anything
-        why = error
+        why: Any = error
         if isinstance(error, NotWhole):
             why = Unreadable(f"Avro block is {error}")
         elif not isinstance(error, Unreadable):
