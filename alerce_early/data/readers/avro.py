@@ -39,9 +39,8 @@ def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[
                 yield number, record
             number += 1
     except Exception as error:  # damaged bytes may raise nearly anything
-        if isinstance(error, Unreadable):
-            why = error
-        elif isinstance(error, NotWhole):
+        why: Any = error
+        if isinstance(error, NotWhole):
             why = Unreadable(f"Avro block is {error}")
         else:
             why = Unreadable(f"Avro record cannot be decoded: {error or type(error).__name__}")

@@ -28,14 +28,13 @@ DEEPEST = 4  # files within files, as an .avro.gz in a .tar.gz
 BROKEN: tuple[type[Exception], ...] = (tarfile.TarError, ValueError, RecursionError, MemoryError, *DAMAGE)
 
 # Avro specification 1.11, "Object Container Files", in Avro's own terms; a block's data lie between LEAD and the sync
-_FIXED = [
-    {"type": {"type": "fixed", "name": name, "size": size}, "name": name} for name, size in (("magic", 4), ("sync", 16))
+_FIXED: list[Any] = [
+    {"name": name, "type": {"type": "fixed", "name": name, "size": size}} for name, size in (("magic", 4), ("sync", 16))
 ]
-_PARTS: tuple[list[Any], ...] = (
-    [_FIXED[0], {"name": "meta", "type": {"type": "map", "values": "bytes"}}, _FIXED[1]],
-    [{"name": "count", "type": "long"}, {"name": "size", "type": "long"}],
-)
-HEADER, LEAD = (parse_schema({"type": "record", "name": "part", "fields": fields}) for fields in _PARTS)
+_META = {"name": "meta", "type": {"type": "map", "values": "bytes"}}
+HEADER = parse_schema({"type": "record", "name": "header", "fields": [_FIXED[0], _META, _FIXED[1]]})
+_LONGS = [{"name": name, "type": "long"} for name in ("count", "size")]
+LEAD = parse_schema({"type": "record", "name": "lead", "fields": _LONGS})
 
 
 @dataclass(frozen=True)

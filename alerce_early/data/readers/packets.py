@@ -3,7 +3,7 @@
 Schema 3.x and 4.x, https://github.com/ZwickyTransientFacility/ztf-avro-alert; brokers add fields and reorder them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from textwrap import shorten
 from types import NoneType
@@ -31,7 +31,7 @@ IS_POSITIVE = {"t": 0.0, "true": 0.0, "1": 0.0, "f": 1.0, "false": 1.0, "0": 1.0
 IS_POSITIVE_AT = RAW.index("isdiffpos")
 NUMBER = (float, int, NoneType)
 
-Work = Sequence[tuple[Block, range]]  # the numbers, within each block, of the records to decode
+Work = Iterable[tuple[Block, range]]  # the numbers, within each block, of the records to decode
 
 
 @dataclass(frozen=True)
