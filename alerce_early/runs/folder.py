@@ -25,8 +25,7 @@ from alerce_early import disk
 from alerce_early.errors import InputError, one_line
 
 FREE = ("outputs", "name", "resume", "hydra")  # keys of a config that cannot change a result
-# Of a whole config, a truncated one lacks one of these.
-WHOLE = (
+GROUPS = (  # of a whole config; one that was cut short lacks some
     *("seed", "batch_size", "data.source", "recipe.steps", "augment.steps", "features", "optim.optimizer"),
     *("trainer", "model.net", "model.task", "split", "sampling", "monitor"),
 )
