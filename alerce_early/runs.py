@@ -25,8 +25,7 @@ from alerce_early import files
 from alerce_early.errors import InputError, one_line
 
 FREE = ("outputs", "name", "resume", "hydra")  # keys of a config that cannot change a result
-# Of a whole config, a truncated one lacks one of these.
-WHOLE = (
+GROUPS = (  # of a whole config; one that was cut short lacks some
     *("seed", "data.batch_size", "data.source", "recipe.steps", "augment.steps", "features", "optim.optimizer"),
     *("trainer", "model.net", "model.task", "data.split", "data.sampling", "monitor"),
 )
@@ -120,7 +119,7 @@ class Run:
     def config(self) -> DictConfig:
         try:
             loaded = OmegaConf.load(self.config_file)
-            lacking = [name for name in WHOLE if OmegaConf.select(cast(DictConfig, loaded), name) is None]
+            lacking = [name for name in GROUPS if OmegaConf.select(cast(DictConfig, loaded), name) is None]
         except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
             raise InputError(f"{self.config_file} is damaged: {one_line(error)}.") from None
         if not isinstance(loaded, DictConfig) or lacking:

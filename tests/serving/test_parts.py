@@ -76,14 +76,20 @@ def test_what_was_begun_otherwise_is_told_with_what_can_be_done(tmp_path: Path) 
         assert parts.counts["read"] == 0
 
 
-CHUNKS = [({"candid": np.array([f"{i}a", f"{i}b"]), "q_SN": np.array([0.25, i])}, ASIDE * (i % 2)) for i in range(4)]
+Chunks = list[tuple[tables.Table, list[Rejected]]]
+CHUNKS: Chunks = [
+    ({"candid": np.array([f"{i}a", f"{i}b"]), "q_SN": np.array([0.25, i])}, ASIDE * (i % 2)) for i in range(4)
+]
 
 
-def run_command(out: Path) -> None:
+ALL_ASIDE = [(NONE, [Rejected("night.avro", f"{i}", "cut short")]) for i in range(4)]
+
+
+def run_command(out: Path, chunks: Chunks = CHUNKS) -> None:
     """What `predict` does: go on behind what was read before, and finish."""
     with Parts(out, {"network": "a"}) as parts:
         if not parts.finished:
-            for rows, rejected in CHUNKS[parts.counts["read"] :]:
+            for rows, rejected in chunks[parts.counts["read"] :]:
                 parts.add(rows, rejected, 1)
             parts.finish()
 
@@ -92,7 +98,7 @@ class Killed(BaseException):
     """As by SIGKILL: from here on, nothing that the process does reaches the disk."""
 
 
-def killed_before(step: int, out: Path) -> bool:
+def killed_before(step: int, out: Path, chunks: Chunks) -> bool:
     """Run the command until it removes or renames a file for the nth time; False where it ends before."""
     left = [step]
 
@@ -109,23 +115,26 @@ def killed_before(step: int, out: Path) -> bool:
         for name in ("unlink", "replace", "rmdir"):
             patch.setattr(os, name, dying(getattr(os, name)))
         try:
-            run_command(out)
+            run_command(out, chunks)
         except Killed:
             return True
     return False
 
 
+@pytest.mark.parametrize("chunks", (CHUNKS, ALL_ASIDE), ids=("rows", "all set aside"))
 @pytest.mark.parametrize("end", tables.EXTENSIONS)
-def test_the_same_command_ends_in_the_same_table_wherever_it_was_killed(end: str, tmp_path: Path) -> None:
-    run_command(clean := tmp_path / f"clean{end}")
+def test_the_same_command_ends_in_the_same_table_wherever_it_was_killed(
+    end: str, chunks: Chunks, tmp_path: Path
+) -> None:
+    run_command(clean := tmp_path / f"clean{end}", chunks)
     step = 0
-    while killed_before(step, out := tmp_path / f"{step}{end}"):
-        run_command(out)
-        assert out.read_bytes() == clean.read_bytes(), step
+    while killed_before(step, out := tmp_path / f"{step}{end}", chunks):
+        run_command(out, chunks)
+        assert out.exists() == clean.exists() and (not out.exists() or out.read_bytes() == clean.read_bytes()), step
         assert rejected_of(out).read_bytes() == rejected_of(clean).read_bytes(), step
         assert not partial_of(out).exists(), step
         step += 1
-    assert step > 2 * len(CHUNKS) + 4  # each part written and removed, and what is around them
+    assert step > 2 * len(chunks) + 4  # each part written and removed, and what is around them
 
 
 @pytest.mark.parametrize("end", tables.EXTENSIONS)
