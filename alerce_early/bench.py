@@ -29,7 +29,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
-from alerce_early.config import composed, data_of, plain
+from alerce_early.config import composed, make_data, plain
 from alerce_early.construct import build
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.runs import Run
@@ -91,7 +91,7 @@ def train_against_loops(model: str, batches: int, folder: Path) -> Run:
         "patience=100",
     ]
     config = composed(*overrides, f"trainer.max_epochs={ROUNDS + 1}")
-    data = data_of(config)
+    data = make_data(config)
     data.setup()
     assert data.rows
     taken = [data.rows[rows] for rows in data.train_dataloader().sampler or ()]

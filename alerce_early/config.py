@@ -31,7 +31,7 @@ from alerce_early.runs import Run
 from alerce_early.schema import construct
 from alerce_early.tasks.base import Task
 from alerce_early.training import signals, sweeps
-from alerce_early.training.processes import agreed, first
+from alerce_early.training.processes import agree, first
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def run_folder(resume: str | None, new: str) -> str:
 
     All processes of one run get the same.
     """
-    return agreed(lambda: str(Run.find(resume).path if resume else Run.new(Path(new)).path))
+    return agree(lambda: str(Run.find(resume).path if resume else Run.new(Path(new)).path))
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
@@ -174,8 +174,8 @@ def plain(config: Any) -> Any:
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
-def data_of(config: DictConfig) -> AlertData:
-    """The data module of a whole config; nothing is read yet.
+def make_data(config: DictConfig) -> AlertData:
+    """Return the data module of a whole config; nothing is read yet.
 
     Raises InputError if the model cannot go with the data.
     """
@@ -205,8 +205,8 @@ def data_of(config: DictConfig) -> AlertData:
     )
 
 
-def task_of(config: DictConfig, spec: DataSpec) -> Task:
-    """The task of a whole config, for data of this spec, with fresh weights."""
+def make_task(config: DictConfig, spec: DataSpec) -> Task:
+    """Return the task of a whole config, for data of this spec, with fresh weights."""
     return build(
         plain(config.model.task),
         net=plain(config.model.net),

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alerce_early import checkpoints
-from alerce_early.config import data_of, folder_name
+from alerce_early.config import folder_name, make_data
 from alerce_early.data.datamodule import AlertData
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.models.relevance import RULES, Relevance, explain
@@ -97,7 +97,7 @@ def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
     task = checkpoints.task(run.trained())
     if not isinstance(task, ClassifyTask):
         raise InputError(f"{config.model.name} is no classifier: relevance is that of the logit of a class.")
-    data = data_of(config)
+    data = make_data(config)
     strangers = sorted(set(ids) - set(data.store.ids.tolist()))
     if strangers:
         raise InputError(f"--id {strangers[0]}: no such object in {data.store.meta['origin']}.")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from alerce_early import checkpoints, files
-from alerce_early.config import data_of
+from alerce_early.config import make_data
 from alerce_early.construct import function
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.recipe import centre_crop
@@ -47,7 +47,7 @@ def generate(run: Run, names: list[str], n: int, seed: int, out: Path, force: bo
 
     names = names or list(task.spec.classes)
     labels = np.repeat([task.spec.classes.index(name) for name in names], n)
-    data = data_of(config)
+    data = make_data(config)
     stamps = task.generate(labels, data.store.meta["raw_shape"][0], seed)
     raw = task.recipe.undo(stamps).movedim(1, -1).numpy()
     ids = [f"generated-{name}-seed{seed}-{i}" for name in names for i in range(n)]

@@ -8,7 +8,7 @@ import time
 
 from omegaconf import DictConfig
 
-from alerce_early.config import command, data_of
+from alerce_early.config import command, make_data
 from alerce_early.data import summary
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def main(config: DictConfig) -> None:
     """Takes the same options as train; only data, recipe, augment.margin and outputs matter."""
     started = time.perf_counter()
-    store = data_of(config).store
+    store = make_data(config).store
     seconds = time.perf_counter() - started
     pictures = ", ".join(sorted(file.name for file in store.path.glob("*.png")))
     log.info("%s\nstore: %s (%.1f s)\npictures: %s", summary.text(store.meta), store.path, seconds, pictures)

@@ -23,7 +23,7 @@ from alerce_early import (
     overrides,
     tables,
 )
-from alerce_early.config import command, data_of, quoted
+from alerce_early.config import command, make_data, make_task, quoted
 from alerce_early.data import summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.errors import InputError
@@ -36,12 +36,11 @@ from alerce_early.evaluation import (
 from alerce_early.evaluation.kinds import kind_of
 from alerce_early.report import pictures, run_page
 from alerce_early.runs import Run, differences, flat
-from alerce_early.tasks.base import Task
+from alerce_early.tasks.base import NonFiniteLoss, Task
 from alerce_early.training import progress, resuming
-from alerce_early.training.fitting import Fitting, NonFiniteLoss
-from alerce_early.training.processes import agreed, check_sight, launched
+from alerce_early.training.processes import agree, check_sight, launched, with_first
 from alerce_early.training.signals import resumed_by
-from alerce_early.training.trainer import assemble
+from alerce_early.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
                 return str(busy)
             return FINISHED if run.finished else ""
 
-        found = agreed(begin)  # the first process holds the folder and writes for all
+        found = agree(begin)  # the first process holds the folder and writes for all
         if found not in (FINISHED, ""):
             raise files.Busy(found)
         check_sight(run.path, lambda: run.cut)
@@ -84,61 +83,61 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
 
 
 def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
+    """Take the steps of a run, each where the one before has left it."""
     if run.cut:
         checkpoints.read(run.best)  # refuse a damaged one before training, not when it is judged
-    data = data_of(config)
-    agreed(lambda: str(data.store.path))  # the first process prepares it for all
-    fitting, trainer, best = assemble(config, data, run, *more)
-    task = fitting.task
+    L.seed_everything(config.seed, verbose=False)
+    data = make_data(config)
+    with_first(data.prepare_data)
+    task = make_task(config, data.spec)
+    trainer, best = make_trainer(config, task, run, *more)
     if trainer.is_global_zero:
         run.begin(config)
         resuming.put_in_order(run.path)
         log.info("%s\n%s", summary.text(data.store.meta), summary.parts_text(data.part_sizes(), data.left_out))
         log.info("%s: %s parameters; run folder: %s", config.model.name, f"{_parameters(task):,}", run.path)
 
-    stopped = _fit(trainer, fitting, data, best, run.last if run.cut else None)
-    if not best.best_model_path:
-        raise InputError("no epoch was trained. Let trainer.max_epochs or another limit of the trainer allow one.")
-    task.load_state_dict(checkpoints.read(best.best_model_path)["state_dict"])
-    checkpoints.check_weights(task, best.best_model_path)
+    stopped = fit(trainer, task, data, best, run.last if run.cut else None)
     started = time.perf_counter()
-    predictions = _predictions(fitting, data)
+    table = predict(task, data, best)
     judging = time.perf_counter() - started
-    if trainer.is_global_zero:
-        columns, fitted = _fitted(predictions, config)
-        predictions |= columns
-        checkpoints.add(run.best, fitted)
-        tables.write(run.predictions, predictions)
-        if len(blind := tables.unlabelled(predictions)["row"]):
-            tables.write(run.blind_predictions, tables.unlabelled(predictions))
-            log.info("%d test rows have no label; their predictions: %s", len(blind), run.blind_predictions)
-        result = {
-            "origin": data.spec.origin,
-            **_judged(predictions),
-            **fitted,
-            "parameters": _parameters(task),
-            "best_epoch": _best_epoch(best),
-            "epochs": trainer.current_epoch,
-            "training_seconds": round(progress.training_seconds(trainer), 2),
-            "judged_rows_per_second": round(len(predictions["row"]) / judging, 1),
-            "stopped": stopped,
-        }
-        for caption, figure in task.pictures(data).items():
-            pictures.save(figure, run.pictures / f"{caption}.png")
-        result["baselines"] = baseline.beside(data, tables.judged(predictions, result["judged"]), config.seed)
-        page = run_page.write(run, data, result)
-        _log_result(trainer, config, result)
-        run.write_json("metrics.json", result)
-        log.info("%s\nreport: %s", run_page.headline_text(result, predictions), page)
+    if not trainer.is_global_zero:
+        return
+    fits = fit_on_validation(table, config)
+    table |= columns_of(fits, table)
+    checkpoints.add(run.best, fits)
+    tables.write(run.predictions, table)
+    if len(blind := tables.unlabelled(table)["row"]):
+        tables.write(run.blind_predictions, tables.unlabelled(table))
+        log.info("%d test rows have no label; their predictions: %s", len(blind), run.blind_predictions)
+    result = {
+        "origin": data.spec.origin,
+        **evaluate(table),
+        **fits,
+        "parameters": _parameters(task),
+        "best_epoch": int(checkpoints.read(run.best)["epoch"]) + 1,
+        "epochs": trainer.current_epoch,
+        "training_seconds": round(progress.training_seconds(trainer), 2),
+        "judged_rows_per_second": round(len(table["row"]) / judging, 1),
+        "stopped": stopped,
+    }
+    result["baselines"] = baseline.beside(data, tables.judged(table, result["judged"]), config.seed)
+    for caption, figure in task.pictures(data).items():
+        pictures.save(figure, run.pictures / f"{caption}.png")
+    page = run_page.write(run, data, result)
+    _log_result(trainer, config, result)
+    run.write_json("metrics.json", result)
+    log.info("%s\nreport: %s", run_page.headline_text(result, table), page)
 
 
-def _fit(trainer: L.Trainer, fitting: Fitting, data: AlertData, best: ModelCheckpoint, last: Path | None) -> str | None:
+def fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint, last: Path | None) -> str | None:
     """Train, from a last checkpoint on if there is one.
 
-    Returns why it ended early, where a non-finite loss did that, and keeps the best checkpoint.
+    Returns why it ended early, where a non-finite loss did that; the best checkpoint is kept. Raises InputError where
+    there is none.
     """
     try:
-        trainer.fit(fitting, datamodule=data, ckpt_path=last, weights_only=True)
+        trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     except NonFiniteLoss as error:
         if not best.best_model_path:
             if not (trainer.is_global_zero or launched()):
@@ -146,48 +145,51 @@ def _fit(trainer: L.Trainer, fitting: Fitting, data: AlertData, best: ModelCheck
             raise InputError(f"{error} There is no checkpoint yet to fall back on.") from None
         log.error("stopped: %s The best checkpoint so far is kept.", error)
         return str(error)
+    if not best.best_model_path:
+        raise InputError("no epoch was trained. Let trainer.max_epochs or another limit of the trainer allow one.")
     return None
 
 
-def _predictions(fitting: Fitting, data: AlertData) -> dict[str, np.ndarray]:
-    """The predictions table over validation and test rows."""
+def predict(task: Task, data: AlertData, best: ModelCheckpoint) -> dict[str, np.ndarray]:
+    """Return the predictions table over validation and test rows, by the weights of the best checkpoint."""
+    task.load_state_dict(checkpoints.read(best.best_model_path)["state_dict"])
+    checkpoints.check_weights(task, best.best_model_path)
     parts = []
     for split, loader in (("validation", data.val_dataloader), ("test", data.test_dataloader)):
-        table = fitting.judge(loader())
+        table = task.judge(loader())
         parts.append(table | {"split": np.full(len(table["row"]), split)})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     row = joined.pop("row")
     keys = {"id": data.store.ids[row], "row": row, "split": joined.pop("split")}
-    return keys | fitting.task.named(joined) | data.metadata(tables.METADATA, row)
+    return keys | task.named(joined) | data.metadata(tables.METADATA, row)
 
 
-def _fitted(predictions: tables.Table, config: DictConfig) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What validation rows teach about the probabilities: more columns of all rows, and the fits as plain values."""
-    validation = tables.labelled(tables.part(predictions, "validation"))
-    fitted = {
+def fit_on_validation(table: tables.Table, config: DictConfig) -> dict[str, Any]:
+    """Return what the validation rows alone teach about the probabilities, as plain values."""
+    validation = tables.labelled(tables.part(table, "validation"))
+    return {
         "calibration": calibration.fit(validation, config.calibration),
         "conformal": conformal.fit(validation, config.coverage),
         "thresholds": thresholds.fit(validation),
     }
-    columns = calibration.columns(fitted["calibration"], predictions)
-    columns |= conformal.columns(fitted["conformal"], predictions)
-    return columns | thresholds.columns(fitted["thresholds"], predictions), fitted
 
 
-def _judged(predictions: tables.Table) -> dict[str, Any]:
-    """What each split says, None where it has no labels, and which of them is the result."""
-    parts = {split: tables.labelled(tables.part(predictions, split)) for split in ("test", "validation")}
-    judge = kind_of(predictions).judge
-    results = {split: judge(table) if len(table["row"]) else None for split, table in parts.items()}
+def columns_of(fits: dict[str, Any], table: tables.Table) -> dict[str, np.ndarray]:
+    """Return the columns that these fits add to a table of any rows."""
+    columns = calibration.columns(fits["calibration"], table) | conformal.columns(fits["conformal"], table)
+    return columns | thresholds.columns(fits["thresholds"], table)
+
+
+def evaluate(table: tables.Table) -> dict[str, Any]:
+    """Return what each split says, None where it has no labels, and which of them is the result."""
+    parts = {split: tables.labelled(tables.part(table, split)) for split in ("test", "validation")}
+    judge = kind_of(table).judge
+    results = {split: judge(part) if len(part["row"]) else None for split, part in parts.items()}
     return {**results, "judged": "test" if results["test"] else "validation"}
 
 
 def _parameters(task: Task) -> int:
     return sum(p.numel() for p in task.net.parameters())
-
-
-def _best_epoch(best: ModelCheckpoint) -> int:
-    return int(checkpoints.read(best.best_model_path)["epoch"]) + 1
 
 
 def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) -> None:

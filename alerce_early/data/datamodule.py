@@ -90,9 +90,16 @@ class AlertData(L.LightningDataModule):
         self.seed, self.outputs = seed, outputs
         self.rows: Rows | None = None
 
+    def prepare_data(self) -> None:
+        """Read and clean the raw file into a store, unless there is one already.
+
+        Raises InputError where the file or the disk do not allow it.
+        """
+        _ = self.store
+
     @cached_property
     def store(self) -> Store:
-        """The cleaned arrays, made on first use."""
+        """The cleaned arrays, prepared where there are none yet."""
         options = {key: value for key, value in self.source.items() if key != "_target_"}
         read: Callable[..., Any] = function(self.source["_target_"])
         return open_or_prepare(

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from alerce_early import tables
-from alerce_early.config import data_of
+from alerce_early.config import make_data
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.report.run_page import write, write_foreign
 from alerce_early.runs import Run
@@ -33,7 +33,7 @@ def main() -> None:
         run = Run.find(given.source)
         if given.out or given.labels:
             raise InputError(f"--out and --labels are for a table; the page of run {run.path} goes into it.")
-        print(write(run, data_of(run.config()), run.read_json("metrics.json")))
+        print(write(run, make_data(run.config()), run.read_json("metrics.json")))
 
 
 if __name__ == "__main__":

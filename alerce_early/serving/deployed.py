@@ -102,7 +102,7 @@ class Deployed(nn.Module):
         facts = [
             FORMAT,
             type(self.task).__name__,
-            self.task.hyper_parameters["net"],
+            self.task.hparams["net"],
             self.spec.plain(),
             self.calibration,
         ]

@@ -1,88 +1,211 @@
-"""What every task is: a net with its recipe, what is minimised and what it puts out; it knows no training loop."""
+"""What every task is: a net with its recipe, what is minimised, what it puts out and how it is judged."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import lightning as L
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from alerce_early.construct import build
+from alerce_early.construct import build, torch_class
 from alerce_early.data.augment import Augment
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
+from alerce_early.errors import InputError, one_line
+from alerce_early.schema import construct
 
-if TYPE_CHECKING:  # a deployed task draws nothing, and has no use for Lightning, which the data module needs
+if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from alerce_early.data.datamodule import AlertData
 
 FORMAT = 1  # of checkpoints; see `alerce_early.checkpoints`
+CHECKED_EVERY = 50  # steps: a check waits for the device and for the other processes
+NEVER = 1 << 62  # a batch that never comes
 
 Batch = dict[str, Tensor]
 Table = dict[str, np.ndarray]
 
 
-class Task(nn.Module):
-    """One kind of problem. A subclass says what is minimised, what is put out and how it is judged.
+class NonFiniteLoss(RuntimeError):
+    """The loss became NaN or infinite, up to `CHECKED_EVERY` steps ago; says in which epoch and batch."""
 
-    All arguments are plain values, so a checkpoint opens with `weights_only` and no arguments:
+
+class Task(L.LightningModule):
+    """One kind of problem: a LightningModule whose subclasses say what is minimised, put out and reported.
+
+    All arguments are plain values, kept as `hparams`, so a checkpoint opens with `weights_only` and no arguments:
     net: config of a `Net`; spec: `DataSpec.plain()`; optim: {"optimizer": {"_target_": a torch.optim class,
     ...}, "schedule": {"_target_": a torch scheduler, ...} or None}; augment: {"margin", "steps"}.
-    hyper_parameters: all of them, also a subclass's own. steps_done: training steps so far, which whoever trains
-    the task counts.
+    table: outputs of all rows of the last validation, in the order of the store's rows.
     """
 
     lower_is_better: frozenset[str] = frozenset({"loss"})
     deployable = True  # its outputs ask for nothing that only labelled rows have
     shown: tuple[str, ...] = ()  # of the report, beside the losses and what is monitored, in the line of an epoch
 
-    hyper_parameters: dict[str, Any]
-
-    def __new__(cls, *arguments: Any, **options: Any) -> Task:
-        made = super().__new__(cls)
-        signatures = [inspect.signature(one.__init__) for one in reversed(cls.__mro__) if issubclass(one, Task)]
-        known = {name: one for signature in signatures for name, one in signature.parameters.items()}
-        defaults = {name: one.default for name, one in known.items() if one.default is not one.empty}
-        given = zip(inspect.signature(Task.__init__).parameters, (None, *arguments), strict=False)
-        made.__dict__["hyper_parameters"] = defaults | {name: one for name, one in given if name != "self"} | options
-        return made
-
     def __init__(self, net: dict[str, Any], spec: dict[str, Any], optim: dict[str, Any], augment: dict[str, Any]):
         super().__init__()
+        self.save_hyperparameters(logger=False)  # those of subclasses too
         self.spec = DataSpec.from_plain(spec)
         self.net = build(net, spec=self.spec)
         self.optim = optim
         self.augment = Augment(**augment, size=self.spec.shape[-1])
         self.recipe = Recipe(self.spec.recipe, self.spec.margin)
-        self.steps_done = 0
+        self.table: Table = {}
+        self._collected: list[Batch] = []
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
+    # What a subclass says
 
     def losses(self, z: Any, batch: Batch) -> dict[str, Tensor]:
-        """Scalars of one batch, given what the net returned for it; holds "loss", what is minimised."""
+        """Return scalars of one batch, given the net's output for it; "loss" is what is minimised."""
         raise NotImplementedError
 
     def outputs(self, z: Any, batch: Batch) -> dict[str, Tensor]:
-        """Columns (B,) of the predictions table for one batch, given what the net returned for it.
+        """Return columns (B,) of the predictions table for one batch, given the net's output for it.
 
         A task that is `deployable` looks at no more of the batch than image and features.
         """
         raise NotImplementedError
 
     def report(self, table: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Numbers computed once over a whole table of outputs."""
+        """Return numbers computed once over a whole table of outputs."""
         raise NotImplementedError
 
     def pictures(self, data: AlertData) -> dict[str, Figure]:
-        """What only the network can show of a finished run, by caption."""
+        """Draw what only the network can show of a finished run, by caption."""
         return {}
 
     def named(self, table: Mapping[str, np.ndarray]) -> Table:
-        """A table of outputs as people read it: class names for label numbers, nothing for unlabelled rows."""
+        """Return a table of outputs with class names for label numbers, nothing for unlabelled rows."""
         return {**table, "label": np.array([*self.spec.classes, ""])[table["label"]]}
+
+    # Training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Augment, finish the recipe, run the net, and return the loss that is minimised.
+
+        share: weighs the loss of a rank that has fewer rows of the global batch than the others, see `Rows`.
+        """
+        image = self.recipe.finish(self.augment(batch["image"]))
+        batch = batch | {"image": image}
+        losses = self.losses(self.net(batch), batch)
+        self._note_finite(losses["loss"], batch_idx)
+        logged = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(image), sync_dist=True)
+        return losses["loss"] * batch["share"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect losses and outputs; they are judged once over the whole table."""
+        batch = batch | {"image": self.recipe.finish(batch["image"])}
+        z = self.net(batch)
+        losses = {f"loss/{name}": value.repeat(len(batch["row"])) for name, value in self.losses(z, batch).items()}
+        self._collect(batch, losses | self.outputs(z, batch))
+
+    def on_validation_epoch_start(self) -> None:
+        self._check_finite()
+        self._collected.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        """Judge the whole table at once, over all ranks; metrics are never averaged over batches."""
+        table = self._gather()
+        losses = {name: float(table.pop(name).mean()) for name in list(table) if name.startswith("loss/")}
+        self.table = table
+        values = {name.removeprefix("loss/"): value for name, value in losses.items()} | self.report(table)
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, rank_zero_only=False)
+
+    def configure_optimizers(self) -> Any:
+        """Construct optimiser and schedule, which steps with every batch, from the optim config."""
+        optimizer = _construct(self.optim["optimizer"], torch.optim.Optimizer, self.net.parameters())
+        if not self.optim.get("schedule"):
+            return optimizer
+        scheduler = _construct(self.optim["schedule"], torch.optim.lr_scheduler.LRScheduler, optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what it takes to open the file bare: its format and the task's class; Lightning adds `hparams`."""
+        checkpoint |= {"format": FORMAT, "task": f"{type(self).__module__}.{type(self).__qualname__}"}
+
+    # A loss that is not finite stops all processes alike
+
+    def on_train_epoch_start(self) -> None:
+        self._first_bad = torch.full((), NEVER, device=self.device)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self._done = batch_idx + 1
+        if self._done % CHECKED_EVERY == 0:
+            self._check_finite()
+
+    def on_train_epoch_end(self) -> None:
+        self._check_finite()  # where this epoch is not validated, its checkpoint is written all the same
+
+    def _note_finite(self, loss: Tensor, batch_idx: int) -> None:
+        """Remember, on the device and without waiting for it, the first batch whose loss is not finite."""
+        bad = self._first_bad.clamp(max=batch_idx + 1)
+        self._first_bad = torch.where(loss.detach().isfinite(), self._first_bad, bad)
+
+    def _check_finite(self) -> None:
+        """Raise `NonFiniteLoss` in all processes alike, if in one of them a loss was not finite or now a weight is."""
+        weights = torch.stack([weight.isfinite().all() for weight in self.parameters()]).all()
+        bad = torch.where(weights, self._first_bad, self._first_bad.clamp(max=self._done))
+        if (first := int(self.trainer.strategy.reduce(bad, reduce_op="min"))) < NEVER:
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            raise NonFiniteLoss(
+                f"the loss is not finite from epoch {self.current_epoch + 1}, batch {first} on, "
+                f"learning rate {rate:.3g}. Try a smaller optim.optimizer.lr."
+            )
+
+    # The table of all outputs
+
+    def judge(self, loader: Iterable[Batch]) -> Table:
+        """Return the outputs of all rows of a loader, over all ranks, in the order of the store's rows.
+
+        In IEEE float32, whatever precision trained: it is what `predict` will compute.
+        """
+        self._collected.clear()
+        self.to(self.trainer.strategy.root_device, torch.float32).eval()
+        with torch.inference_mode(), _ieee_float32():
+            for batch in loader:
+                batch = batch | {"image": self.recipe.finish(batch["image"])}
+                self._collect(batch, self.outputs(self.net(batch), batch))
+        return self._gather()
+
+    def _collect(self, batch: Batch, columns: Batch) -> None:
+        truth = {"true": batch["target"]} if "target" in batch else {}
+        self._collected.append({"row": batch["row"], "label": batch["label"], **truth, **columns})
+
+    def _gather(self) -> Table:
+        """Return all collected columns of all ranks, in the order of the store's rows."""
+        columns = {name: torch.cat([part[name] for part in self._collected]) for name in self._collected[0]}
+        self._collected.clear()
+        if self.trainer.world_size > 1:
+            parts: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(parts, {name: c.cpu() for name, c in columns.items()})
+            columns = {name: torch.cat([part[name] for part in parts]) for name in columns}
+        order = columns["row"].cpu().argsort()
+        return {name: column.cpu()[order].numpy() for name, column in columns.items()}
+
+
+@contextmanager
+def _ieee_float32() -> Iterator[None]:
+    """Let no device round the factors of a product to fewer digits, as GPUs do in convolutions by default."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def _construct(config: Mapping[str, Any], kind: type, first: Any) -> Any:
+    options = {key: value for key, value in config.items() if key != "_target_"}
+    try:
+        return construct(torch_class(config["_target_"], kind), first, **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optim: {one_line(error)}.") from None

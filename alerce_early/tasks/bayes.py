@@ -32,8 +32,8 @@ class BayesTask(ClassifyTask):
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         fit = super().losses(z, batch)["loss"]
         kl = self.net.kl() / self.spec.n_train
-        grown = min(1.0, self.steps_done / self.anneal_steps) if self.anneal_steps and self.training else 1.0
-        return {"loss": fit + grown * kl, "cross_entropy": fit, "kl": kl}
+        weight = min(1.0, self.global_step / self.anneal_steps) if self.anneal_steps and self.training else 1.0
+        return {"loss": fit + weight * kl, "cross_entropy": fit, "kl": kl}
 
     def outputs(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         draws = self.net.draws(batch, self.draws).float().softmax(2)

@@ -47,8 +47,8 @@ class GenerateTask(Task):
 
     def losses(self, z: Coded, batch: Batch) -> dict[str, Tensor]:
         nll, kl = z.pixels.nll(batch["image"]).mean(), z.kl().mean()
-        grown = min(1.0, self.steps_done / self.anneal_steps) if self.anneal_steps and self.training else 1.0
-        return {"loss": nll + grown * self.beta * kl / batch["image"][0].numel(), "nll": nll, "kl": kl}
+        weight = min(1.0, self.global_step / self.anneal_steps) if self.anneal_steps and self.training else 1.0
+        return {"loss": nll + weight * self.beta * kl / batch["image"][0].numel(), "nll": nll, "kl": kl}
 
     def outputs(self, z: Coded, batch: Batch) -> dict[str, Tensor]:
         error = (z.pixels.mean - batch["image"]).flatten(1)

@@ -41,7 +41,7 @@ def launched() -> bool:
     return _meeting() is not None
 
 
-def agreed(decide: Callable[[], str]) -> str:
+def agree(decide: Callable[[], str]) -> str:
     """What the first process decides, in all of them; each must ask the same questions in the same order.
 
     Empty in a process that Lightning started: it is there because the first decided to go on. Raises InputError in
@@ -50,6 +50,16 @@ def agreed(decide: Callable[[], str]) -> str:
     if not launched():
         return decide() if first() else ""
     return _exchange(decide if first() else str)[0]
+
+
+def with_first(work: Callable[[], None]) -> None:
+    """Do work in the first process of a launcher while the others wait; raises its error in all."""
+
+    def done() -> str:
+        work()
+        return ""
+
+    agree(done)
 
 
 def check_sight(folder: Path, view: Callable[[], object]) -> None:
@@ -63,7 +73,7 @@ def check_sight(folder: Path, view: Callable[[], object]) -> None:
 
     if first():
         token.write_text(uuid4().hex)
-    wanted, until = agreed(see), time.monotonic() + SIGHT
+    wanted, until = agree(see), time.monotonic() + SIGHT
 
     def look() -> str:
         while see() != wanted:

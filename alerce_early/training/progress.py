@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from alerce_early import files
 from alerce_early.evaluation import metrics
 from alerce_early.report import figures
-from alerce_early.training.fitting import Fitting
+from alerce_early.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
@@ -72,21 +72,20 @@ class Board(Callback):
         self.best = best
         self.drawn_for: torch.Tensor | None = None
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, index: int) -> None:
-        if trainer.global_step or not isinstance(pl_module, Fitting):
+    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch: Any, index: int) -> None:
+        if trainer.global_step or not isinstance(task, Task):
             return
-        task = pl_module.task
         with torch.random.fork_rng():  # a picture must not change the run
             seen = task.recipe.finish(task.augment(batch["image"][:SHOWN]))
         captions = [task.spec.classes[label] for label in batch["label"][:SHOWN].tolist()]
         shown = figures.gallery(seen.cpu().numpy(), captions)
         self._add(trainer, f"{task.spec.kind} as the net sees them", shown)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not isinstance(pl_module, Fitting) or self.best.best_model_score == self.drawn_for:
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        if not isinstance(task, Task) or self.best.best_model_score == self.drawn_for:
             return
         self.drawn_for = self.best.best_model_score
-        table, classes = pl_module.table, pl_module.task.spec.classes
+        table, classes = task.table, task.spec.classes
         if f"p_{classes[0]}" in table:
             predicted = np.stack([table[f"p_{name}"] for name in classes], 1).argmax(1)
             counts = metrics.confusion(table["label"], predicted, len(classes))

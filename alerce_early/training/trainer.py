@@ -8,26 +8,24 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from alerce_early import checkpoints
-from alerce_early.config import plain, task_of
-from alerce_early.data.datamodule import AlertData
+from alerce_early.config import plain
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
 from alerce_early.schema import construct
+from alerce_early.tasks.base import Task
 from alerce_early.training import (
     processes,
     progress,
     resuming,
     signals,
 )
-from alerce_early.training.fitting import Fitting
 
 
-def assemble(
-    config: DictConfig, data: AlertData, run: Run, *more: Callback
-) -> tuple[Fitting, L.Trainer, ModelCheckpoint]:
-    """For a whole config its task, to be fitted, trainer and what keeps the best checkpoint; more: extra callbacks."""
-    L.seed_everything(config.seed, verbose=False)
-    task = task_of(config, data.spec)
+def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> tuple[L.Trainer, ModelCheckpoint]:
+    """Return the trainer of a whole config, and what keeps the best checkpoint; more: extra callbacks.
+
+    Raises InputError for options of the Trainer that do not fit this machine or the launcher.
+    """
     monitor = f"val/{config.monitor}"
     mode = "min" if config.monitor in task.lower_is_better else "max"
     folder = run.path / "checkpoints"
@@ -78,4 +76,4 @@ def assemble(
         signals.end_at_once(trainer.is_global_zero, launcher.kill)
     # the same initial weights everywhere, but each rank its own dropout and augmentation
     torch.manual_seed(config.seed + trainer.global_rank)
-    return Fitting(task), trainer, best
+    return trainer, best

@@ -21,7 +21,7 @@ from astropy.io import fits
 from omegaconf import DictConfig
 
 from alerce_early import generate
-from alerce_early.config import data_of
+from alerce_early.config import make_data
 from alerce_early.data import summary
 from alerce_early.data.readers import alerts
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
@@ -185,12 +185,12 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
         (tmp_path / "other.csv").write_text(text)
         with pytest.raises(InputError, match=words):
             alerts.read(tmp_path, tmp_path / "other.csv")
-    store = data_of(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).store
+    store = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).store
     assert store.images.shape[0] == len(records)
     assert "set aside by the reader: stamp is" in summary.text(store.meta)
     (tmp_path / "labels.csv").unlink()
     with pytest.raises(InputError, match=r"data\.labels"):
-        _ = data_of(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).labels
+        _ = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).labels
 
 
 def test_the_door_of_a_simulated_night(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

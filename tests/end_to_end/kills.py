@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from alerce_early.config import composed, data_of
+from alerce_early.config import composed, make_data
 from alerce_early.simulation.survey import simulate
 from alerce_early.train import train
 
@@ -52,7 +52,7 @@ def config(outputs: Path, file: Path) -> Any:
 def verbs(file: Path) -> dict[str, Verb]:
     return {
         "train": Verb(lambda folder: print(train(config(folder, file), folder / "run")), trained),
-        "prepare": Verb(lambda folder: print(data_of(config(folder, file)).store), prepared),
+        "prepare": Verb(lambda folder: print(make_data(config(folder, file)).store), prepared),
     }
 
 

@@ -26,7 +26,7 @@ from alerce_early import (
     report,
     tables,
 )
-from alerce_early.config import data_of, run_folder
+from alerce_early.config import make_data, run_folder
 from alerce_early.errors import InputError, extra
 from alerce_early.report import pictures
 from alerce_early.runs import Run
@@ -86,7 +86,7 @@ def test_a_file_that_does_not_fit_leaves_the_one_before(name: str, tmp_path: Pat
 
 def test_a_disk_full_at_a_checkpoint(quick, small_disk: Path, tmp_path: Path) -> None:
     config = quick()
-    store = data_of(config).store  # elsewhere
+    store = make_data(config).store  # elsewhere
     filler = small_disk / "filler"
     filler.write_bytes(bytes(9_000_000))  # leaves room for one checkpoint of 1.8 MB and not for two
     run = Run(small_disk / "run")
@@ -104,7 +104,7 @@ def test_a_disk_full_at_a_checkpoint(quick, small_disk: Path, tmp_path: Path) ->
 def test_a_store_that_does_not_fit_is_told_before_the_work(quick, small_disk: Path) -> None:
     filler = small_disk / "filler"
     filler.write_bytes(bytes(11_000_000))
-    data = data_of(quick(f"outputs={small_disk}"))
+    data = make_data(quick(f"outputs={small_disk}"))
     with pytest.raises(InputError, match=r"^disk full: .*images\.npy wants \d\.\d MB, 1\.\d MB are free there"):
         _ = data.store
     assert [path.suffix for path in (small_disk / "stores").iterdir()] == [".lock"]
@@ -121,7 +121,7 @@ def test_a_read_only_disk_is_told_before_the_work(quick, small_disk: Path, capsy
         err.startswith(f"error: {small_disk}/runs cannot be written: Read-only file system.") and err.count("\n") == 1
     )
     with pytest.raises(InputError, match=r"cannot be written: Read-only file system.*outputs=FOLDER"):
-        _ = data_of(quick(f"outputs={small_disk}")).store
+        _ = make_data(quick(f"outputs={small_disk}")).store
 
 
 def test_a_file_in_place_of_the_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +138,7 @@ def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(quick, tmp_path:
     for name in ("dead", "alive"):
         (stores / f".{name}.partial").mkdir(parents=True)
     with files.alone(stores / ".alive.lock"):
-        _ = data_of(quick()).store
+        _ = make_data(quick()).store
     assert [path.name for path in stores.glob(".*.partial")] == [".alive.partial"]
 
 

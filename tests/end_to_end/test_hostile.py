@@ -165,12 +165,12 @@ def test_a_reader_is_a_function_of_this_package(target: str) -> None:
 
 
 def test_a_foreign_run_folder_runs_nothing(composed: Callable, tmp_path: Path) -> None:
-    from alerce_early.config import data_of
+    from alerce_early.config import make_data
 
     config = composed("data=simulated", f"outputs={tmp_path}")
     config.data.source = {"_target_": "os.system", "command": f"touch {tmp_path / 'canary'}"}
     with pytest.raises(InputError, match=r"_target_ 'os\.system' is no function of alerce_early"):
-        _ = data_of(config).store
+        _ = make_data(config).store
     assert not (tmp_path / "canary").exists()
 
 
@@ -185,10 +185,10 @@ def test_a_foreign_run_folder_runs_nothing(composed: Callable, tmp_path: Path) -
     ),
 )
 def test_a_value_of_another_type_is_named(changes: list[str], told: str, composed: Callable, tmp_path: Path) -> None:
-    from alerce_early.config import data_of
+    from alerce_early.config import make_data
 
     with pytest.raises(InputError, match=told):
-        data_of(composed(f"outputs={tmp_path}", *changes))
+        make_data(composed(f"outputs={tmp_path}", *changes))
 
 
 @pytest.mark.parametrize("target", ("subprocess.Popen", "os.system", "torch.optim.Nothing", "torch.nn.Linear", ""))

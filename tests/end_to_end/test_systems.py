@@ -11,9 +11,8 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from alerce_early.config import CONF, data_of, task_of
+from alerce_early.config import CONF, make_data, make_task
 from alerce_early.data.readers.stamps_file import PUBLISHED_COLUMNS
-from alerce_early.training.fitting import Fitting
 
 TINY = 600  # rows of a simulated data set: enough to give the rarest class a row in each split
 
@@ -45,8 +44,8 @@ def tiny(composed: Callable[..., DictConfig], tmp_path_factory: pytest.TempPathF
 def trains_two_steps(config: DictConfig) -> None:
     L.seed_everything(0, verbose=False)
     config.data.batch_size = 8
-    data = data_of(config)
-    task = task_of(config, data.spec)
+    data = make_data(config)
+    task = make_task(config, data.spec)
     before = [p.detach().clone() for p in task.net.parameters()]
     trainer = L.Trainer(
         max_steps=2,
@@ -59,7 +58,7 @@ def trains_two_steps(config: DictConfig) -> None:
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(Fitting(task), datamodule=data)
+    trainer.fit(task, datamodule=data)
     assert trainer.global_step == 2
     after = list(task.net.parameters())
     assert all(p.isfinite().all() for p in after)
@@ -100,13 +99,13 @@ def test_every_experiment_trains(experiment: str, tiny: Callable[..., DictConfig
 )
 def test_parameter_counts(parameters: int, overrides: Sequence[str], tiny: Callable[..., DictConfig]) -> None:
     config = tiny(*overrides)
-    net = task_of(config, data_of(config).spec).net
+    net = make_task(config, make_data(config).spec).net
     assert sum(p.numel() for p in net.parameters()) == parameters
 
 
 def test_feature_lists(tiny: Callable[..., DictConfig]) -> None:
     def chosen(*overrides: str) -> tuple[str, ...]:
-        return data_of(tiny("model=stamp_classifier", *overrides)).feature_names
+        return make_data(tiny("model=stamp_classifier", *overrides)).feature_names
 
     assert chosen() == PUBLISHED_COLUMNS
     assert len(chosen("features=all")) == 26

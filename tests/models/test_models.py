@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import spec
 
-from alerce_early.config import data_of
+from alerce_early.config import make_data
 from alerce_early.errors import InputError
 from alerce_early.models.rotations import TURNS, cyclic_mean, orbit
 from alerce_early.models.rotinv import RotInv
@@ -137,4 +137,4 @@ def test_a_wrong_pair_fails_at_the_door() -> None:
 )
 def test_a_wrong_pair_is_refused_before_anything_is_read(composed, pair: tuple[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        data_of(composed(*pair))
+        make_data(composed(*pair))

@@ -11,7 +11,7 @@ from conftest import spec
 from omegaconf import DictConfig
 
 from alerce_early import tables
-from alerce_early.config import task_of
+from alerce_early.config import make_task
 from alerce_early.data.features import Clip
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.errors import InputError
@@ -94,7 +94,7 @@ def test_calibration_is_that_of_the_table() -> None:
 
 
 def test_model_id_follows_weights_and_calibration(quick: Callable[..., DictConfig]) -> None:
-    task = task_of(quick(), spec(classes=("a", "b"), raw_shape=(3, 63, 63)))
+    task = make_task(quick(), spec(classes=("a", "b"), raw_shape=(3, 63, 63)))
     plain = Deployed(task).model_id
     assert plain == Deployed(task).model_id
     assert plain != Deployed(task, {"temperature": 1.0}).model_id
@@ -112,10 +112,10 @@ def test_mistakes_are_told(quick: Callable[..., DictConfig], tmp_path: Path) -> 
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(InputError, match="is no checkpoint"):
         Deployed.load(tmp_path / "other.ckpt")
-    deployed = Deployed(task_of(quick("model=stamp_classifier"), spec(("fwhm",), raw_shape=(3, 63, 63))))
+    deployed = Deployed(make_task(quick("model=stamp_classifier"), spec(("fwhm",), raw_shape=(3, 63, 63))))
     with pytest.raises(InputError, match=r"\(3, 60, 63\).*wants \(3, 63, 63\)"):
         deployed(torch.zeros(2, 3, 60, 63), torch.zeros(2, 1))
     with pytest.raises(InputError, match="0 metadata columns; the network wants 1: fwhm"):
         deployed(torch.zeros(2, 3, 63, 63))
     with pytest.raises(InputError, match="GenerateTask predicts nothing"):
-        Deployed(task_of(quick("model=stamp_vae"), spec()))
+        Deployed(make_task(quick("model=stamp_vae"), spec()))

@@ -15,7 +15,7 @@ from conftest import spec
 from omegaconf import DictConfig
 
 from alerce_early import export
-from alerce_early.config import plain, task_of
+from alerce_early.config import make_task, plain
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
@@ -37,7 +37,7 @@ def deployed(composed: Composed, *overrides: str, kind: str = "stamps") -> Deplo
     facts = spec(names, kind=kind, shape=shape, classes=CLASSES, recipe=tuple(steps), raw_shape=raw)
     torch.manual_seed(0)
     fitted = {"scale": [1.5] * 5, "bias": [0.1, 0.0, 0.0, -0.1, 0.0]}
-    return Deployed(task_of(config, facts), fitted if kind == "stamps" else None)
+    return Deployed(make_task(config, facts), fitted if kind == "stamps" else None)
 
 
 def session(content: bytes) -> onnxruntime.InferenceSession:

@@ -10,7 +10,7 @@ from conftest import spec
 from omegaconf import DictConfig
 
 from alerce_early import machine
-from alerce_early.config import plain, task_of
+from alerce_early.config import make_task, plain
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.errors import InputError
 from alerce_early.serving import exporting
@@ -30,7 +30,7 @@ def deployed(composed: Callable[..., DictConfig]) -> Deployed:
     shapes = {"shape": (4, 21, 21), "raw_shape": (3, 63, 63)}
     facts = spec(NAMES, feature_mean=mean, feature_std=std, classes=CLASSES, recipe=steps, **shapes)
     torch.manual_seed(0)
-    return Deployed(task_of(config, facts), {"scale": [2.0] * 5, "bias": [0.0] * 5})
+    return Deployed(make_task(config, facts), {"scale": [2.0] * 5, "bias": [0.0] * 5})
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
@@ -56,7 +56,7 @@ def test_mixed_precision_rounds_the_inner_convolutions_alone(model: str, compose
     config = composed(f"model={model}", "recipe=minmax")
     facts = spec(shape=(3, 21, 21), raw_shape=(3, 63, 63), classes=CLASSES, recipe=tuple(plain(config.recipe.steps)))
     torch.manual_seed(0)
-    net = Deployed(task_of(config, facts))
+    net = Deployed(make_task(config, facts))
     inner = [layer.weight for layer in mixed(net).task.net.modules() if getattr(layer, "in_channels", 3) != 3]
     others = {weight.dtype for weight in mixed(net).task.net.parameters()} - {torch.bfloat16}
     assert {weight.dtype for weight in inner} == {torch.bfloat16} and others == {torch.float32}
@@ -70,7 +70,7 @@ def test_mixed_precision_rounds_the_inner_convolutions_alone(model: str, compose
 
 def test_a_network_that_openvino_cannot_run(composed: Callable[..., DictConfig]) -> None:
     pytest.importorskip("openvino")
-    net = Deployed(task_of(composed("model=hits_flipout"), spec(shape=(3, 21, 21), raw_shape=(3, 63, 63))))
+    net = Deployed(make_task(composed("model=hits_flipout"), spec(shape=(3, 21, 21), raw_shape=(3, 63, 63))))
     with pytest.raises(InputError, match=r"--runtime openvino cannot run this network .*randn.*; torch can"):
         start("openvino", net)
 

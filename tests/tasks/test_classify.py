@@ -11,7 +11,6 @@ from conftest import spec
 from alerce_early import checkpoints
 from alerce_early.tasks.bayes import BayesTask
 from alerce_early.tasks.classify import ClassifyTask
-from alerce_early.training.fitting import Fitting
 
 SPEC = spec(shape=(2, 5, 5), classes=("a", "b")).plain()
 ADAM = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3}, "schedule": None}
@@ -36,7 +35,7 @@ def test_the_entropy_of_the_prediction_is_taken_off_the_loss() -> None:
 def test_a_checkpoint_opens_without_arguments(cls: type[ClassifyTask], options: dict, tmp_path: Path) -> None:
     saved = task(cls, **options)
     trainer = L.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, default_root_dir=tmp_path)
-    trainer.strategy.connect(Fitting(saved))
+    trainer.strategy.connect(saved)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     opened = checkpoints.task(tmp_path / "a.ckpt")
     assert type(opened) is cls

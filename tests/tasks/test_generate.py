@@ -12,7 +12,7 @@ import torch
 from conftest import spec
 
 from alerce_early import generate
-from alerce_early.config import data_of, task_of
+from alerce_early.config import make_data, make_task
 from alerce_early.data import splits
 from alerce_early.data.readers import hits, stamps_file
 from alerce_early.data.recipe import Recipe
@@ -98,10 +98,10 @@ def test_what_the_recipe_does_can_be_undone(composed: Any, survey: dict[str, Any
 
 def test_64_rows_by_heart(quick: Any) -> None:
     config = quick("model=stamp_vae")
-    data = data_of(config)
+    data = make_data(config)
     data.setup()
     torch.manual_seed(0)
-    task = task_of(config, data.spec)
+    task = make_task(config, data.spec)
     batch = data.rows[data.parts["train"][:64]]
     optimizer = torch.optim.Adam(task.net.parameters(), 2e-3)
 
@@ -175,7 +175,7 @@ def test_the_raw_file_is_like_any_other(generated: Path, composed: Any, tmp_path
     assert records.labels.tolist() == [1] * 12 + [2] * 12 and len(set(records.ids)) == 24
     for recipe in ("course", "alerce", "joint", "two_scales"):
         config = composed("data=alerce", f"data.path={generated}", f"recipe={recipe}", f"outputs={tmp_path}")
-        store = data_of(config).store
+        store = make_data(config).store
         assert store.meta["kept_by_class"] == [0, 12, 12, 0, 0] and np.isfinite(store.images).all()
 
 
@@ -188,7 +188,7 @@ def test_the_sky_is_that_of_a_real_stamp(trained: Run) -> None:
 
 
 def test_extra_rows_are_for_training_only(generated: Path, quick: Any) -> None:
-    without, having = data_of(quick()), data_of(quick(f"data.extra={generated}"))
+    without, having = make_data(quick()), make_data(quick(f"data.extra={generated}"))
     ids = {part: set(having.store.ids[rows]) for part, rows in having.parts.items()}
     extra = {name for name in having.store.ids if name.startswith("generated-")}
     assert len(extra) == 24 and extra <= ids["train"]
@@ -199,11 +199,11 @@ def test_extra_rows_are_for_training_only(generated: Path, quick: Any) -> None:
 
 def test_extra_rows_must_fit(generated: Path, quick: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="24 rows have no metadata at all"):
-        _ = data_of(quick(f"data.extra={generated}", "features.names=[fwhm]")).spec
+        _ = make_data(quick(f"data.extra={generated}", "features.names=[fwhm]")).spec
     small = tmp_path / "small.pkl"
     small.write_bytes(pickle.dumps(stamps_file.to_raw(np.zeros((3, 21, 21, 3)), ["SN"] * 3, list("abc"))))
     with pytest.raises(InputError, match=r"its images are \(21, 21, 3\)"):
-        _ = data_of(quick(f"data.extra={small}")).store
+        _ = make_data(quick(f"data.extra={small}")).store
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

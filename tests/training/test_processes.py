@@ -111,7 +111,7 @@ class OneSided(ClassifyTask):
     """Its loss becomes infinite in the second epoch, in the second of two processes alone."""
 
     def losses(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        bad = self.training and self.steps_done >= 4 and dist.get_rank() == 1  # three steps an epoch
+        bad = self.training and self.global_step >= 4 and dist.get_rank() == 1  # three steps an epoch
         return {"loss": super().losses(z, batch)["loss"] / (0.0 if bad else 1.0)}
 
 
@@ -153,8 +153,8 @@ def tasks(*arguments: str, folders: Sequence[Path | None] = (None, None)) -> lis
 
 def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
     code = (
-        "import os; from alerce_early.training.processes import agreed; print(os.environ['SLURM_PROCID'], "
-        "*[agreed(lambda: os.environ['SLURM_PROCID'] + name) for name in 'ab'])"
+        "import os; from alerce_early.training.processes import agree; print(os.environ['SLURM_PROCID'], "
+        "*[agree(lambda: os.environ['SLURM_PROCID'] + name) for name in 'ab'])"
     )
     assert [out for _, out, _ in tasks("-c", code)] == [["0 0a 0b"], ["1 0a 0b"]]
 

@@ -32,7 +32,7 @@ class Falls(ClassifyTask):
     trap = Path("nowhere")
 
     def losses(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if self.training and self.steps_done == 5 and self.trap.exists():  # two steps an epoch
+        if self.training and self.global_step == 5 and self.trap.exists():  # two steps an epoch
             raise KeyError("fallen")
         return super().losses(z, batch)
 

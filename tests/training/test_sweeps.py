@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from alerce_early.config import CONF, data_of, task_of
+from alerce_early.config import CONF, make_data, make_task
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
 from alerce_early.training import sweeps
@@ -38,7 +38,7 @@ def test_every_ready_sweep_composes(file: Path, composed: Callable[..., DictConf
     assert len({OmegaConf.to_yaml(config) for config in configs}) == len({tuple(job) for job in some})
     last = configs[-1]
     OmegaConf.update(last, "data.n", 600)
-    assert task_of(last, data_of(last).spec).net is not None
+    assert make_task(last, make_data(last).spec).net is not None
 
 
 def sweep(stamps_file: Path, outputs: Path, *overrides: str) -> subprocess.Popen[str]:

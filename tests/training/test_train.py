@@ -16,12 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from alerce_early import checkpoints, tables
-from alerce_early.config import data_of, task_of
+from alerce_early.config import make_data, make_task
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration, conformal, thresholds
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.train import train
-from alerce_early.training.fitting import Fitting
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def test_the_table_covers_validation_and_test_once(finished: Path, composed) -> 
     table = tables.read(finished / "predictions.parquet")
     config = OmegaConf.load(finished / "config.yaml")
     assert isinstance(config, DictConfig)
-    data = data_of(config)
+    data = make_data(config)
     expected = np.concatenate([data.parts["validation"], data.parts["test"]])
     assert sorted(table["row"]) == sorted(expected)
     assert (table["id"] == data.store.ids[table["row"]]).all()
@@ -115,8 +114,8 @@ def test_tensorboard_has_curves_pictures_and_hparams(finished: Path) -> None:
 def test_a_checkpoint_loads_bare_and_gives_the_table(finished: Path) -> None:
     task = checkpoints.task(finished / "checkpoints" / "best.ckpt")
     assert isinstance(task, ClassifyTask)
-    data = data_of(OmegaConf.load(finished / "config.yaml"))  # type: ignore[arg-type]
-    assert task.spec == data.spec and set(task.hyper_parameters["augment"]) == {"margin", "steps"}
+    data = make_data(OmegaConf.load(finished / "config.yaml"))  # type: ignore[arg-type]
+    assert task.spec == data.spec and set(task.hparams["augment"]) == {"margin", "steps"}
     table = tables.read(finished / "predictions.parquet")
     image = torch.from_numpy(data.store.images[table["row"]])
     with torch.no_grad():
@@ -128,7 +127,7 @@ def test_a_checkpoint_loads_bare_and_gives_the_table(finished: Path) -> None:
 def test_a_run_is_judged_in_float32_whatever_trained(quick, tmp_path: Path) -> None:
     run = train(quick("+trainer.precision=bf16-mixed"), tmp_path / "run")
     table = tables.read(run.predictions)
-    images = data_of(run.config()).store.images[table["row"]]
+    images = make_data(run.config()).store.images[table["row"]]
     task = checkpoints.task(run.best)
     with torch.no_grad():
         probabilities = task.net({"image": task.recipe.finish(torch.from_numpy(images))}).softmax(1)
@@ -136,7 +135,7 @@ def test_a_run_is_judged_in_float32_whatever_trained(quick, tmp_path: Path) -> N
 
 
 def test_the_arrays_are_put_in_place_once(quick) -> None:
-    data = data_of(quick())
+    data = make_data(quick())
     data.setup("fit")
     before = data.rows
     data.setup("test")
@@ -206,13 +205,13 @@ def test_every_recipe_meets_every_augmentation(quick, tmp_path: Path, recipe: st
 @pytest.mark.parametrize("model", ("rotinv", "preliminary_cnn"))
 def test_a_net_can_learn_64_rows_by_heart(quick, model: str) -> None:
     config = quick(f"model={model}", "recipe=joint", "+model.net.dropout=0")
-    data = data_of(config)
+    data = make_data(config)
     data.setup()
     assert data.rows
     torch.manual_seed(0)
-    task = task_of(config, data.spec)
+    task = make_task(config, data.spec)
     batch = data.rows[data.parts["train"][:64]]
-    optimizer = Fitting(task).configure_optimizers()
+    optimizer = task.configure_optimizers()
     for _ in range(60):
         loss = task.losses(task.net(batch), batch)["loss"]
         optimizer.zero_grad()
@@ -236,7 +235,7 @@ class Explodes(ClassifyTask):
 
     def losses(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         losses = super().losses(z, batch)
-        late = self.training and self.steps_done >= 3  # three steps an epoch
+        late = self.training and self.global_step >= 3  # three steps an epoch
         return {"loss": losses["loss"] / (0.0 if late else 1.0)}
 
 
