@@ -119,7 +119,7 @@ class Run:
     def config(self) -> DictConfig:
         try:
             loaded = OmegaConf.load(self.config_file)
-            lacking = [name for name in WHOLE if OmegaConf.select(cast(DictConfig, loaded), name) is None]
+            lacking = [name for name in GROUPS if OmegaConf.select(cast(DictConfig, loaded), name) is None]
         except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
             raise InputError(f"{self.config_file} is damaged: {one_line(error)}.") from None
         if not isinstance(loaded, DictConfig) or lacking:
