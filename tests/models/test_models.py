@@ -26,7 +26,7 @@ def test_rotinv_is_invariant_under_quarter_turns(kernel: int, size: int) -> None
 
 
 def test_rotinv_is_the_published_arithmetic() -> None:
-    """Reyes et al. 2018, table 2: four turned copies through the same layers, and the mean of what the dense ones say.
+    """Reyes et al. 2018: four turned copies through the same layers, and the mean of what the dense ones put out.
 
     Any symmetric pooling is invariant, so invariance cannot tell a mean from a maximum.
     """
