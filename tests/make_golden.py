@@ -34,10 +34,10 @@ SYSTEMS = {
         "recipe=joint",
         "model.net.layers=[conv 4 3,relu,pool,flatten,dense 8]",
     ],
-    "bayes": [*STAMPS, "model=hits_flipout", "+model.net.hidden=[4]", "+model.task.draws=5"],
-    "generate": [*STAMPS, "model=stamp_vae", "+model.net.width=2", "+model.net.latent=2"],
-    "regress": [*SPECTRA, "model=spectra_redshift", "+model.net.filters=[2,2,2,2]"],
-    "lines": [*SPECTRA, "model=spectra_lines", "+model.net.width=8", "+model.net.blocks=1"],
+    "bayes": [*STAMPS, "model=hits_flipout", "model.net.hidden=[4]", "model.task.draws=5"],
+    "generate": [*STAMPS, "model=stamp_vae", "model.net.width=2", "model.net.latent=2"],
+    "regress": [*SPECTRA, "model=spectra_redshift", "model.net.filters=[2,2,2,2]"],
+    "lines": [*SPECTRA, "model=spectra_lines", "model.net.width=8", "model.net.blocks=1"],
 }
 ROWS = 3
 PLAIN = ("format", "task", "hyper_parameters", "state_dict", "calibration", "conformal", "epoch")

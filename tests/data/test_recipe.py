@@ -82,7 +82,7 @@ EDGES = {
 
 
 @pytest.mark.parametrize("image", EDGES.values(), ids=EDGES)
-@pytest.mark.parametrize("name", ("course", "alerce", "joint", "two_scales"))
+@pytest.mark.parametrize("name", ("minmax", "crop_minmax", "joint", "two_scales"))
 def test_every_recipe_gives_finite_numbers(composed, name: str, image: Tensor) -> None:
     cleaned = Recipe(composed(f"recipe={name}").recipe.steps)(image)
     assert cleaned.isfinite().all() and cleaned.shape[2:] == (21, 21)
@@ -96,7 +96,7 @@ def test_no_data_is_nan_infinity_and_what_no_pixel_reaches() -> None:
 
 @pytest.mark.parametrize(
     ("name", "margin"),
-    (("course", 0), ("alerce", 0), ("alerce", 8), ("joint", 8), ("two_scales", 0), ("invertible", 8)),
+    (("minmax", 0), ("crop_minmax", 0), ("crop_minmax", 8), ("joint", 8), ("two_scales", 0), ("invertible", 8)),
 )
 @pytest.mark.parametrize("value", (-torch.finfo(torch.float32).max, torch.inf, -torch.inf, 2e30))
 def test_every_recipe_takes_what_is_no_data_for_nan(composed, name: str, margin: int, value: float) -> None:
@@ -109,7 +109,7 @@ def test_every_recipe_takes_what_is_no_data_for_nan(composed, name: str, margin:
     assert torch.equal(recipe(image).nan_to_num(9.0), recipe(other).nan_to_num(9.0))
 
 
-@pytest.mark.parametrize("name", ("course", "alerce", "joint"))
+@pytest.mark.parametrize("name", ("minmax", "crop_minmax", "joint"))
 def test_the_margin_changes_nothing(composed, name: str) -> None:
     steps = composed(f"recipe={name}").recipe.steps
     image = torch.randn(3, 3, 63, 63).masked_fill(torch.rand(3, 3, 63, 63) < 0.01, nan)

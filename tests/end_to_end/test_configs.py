@@ -35,8 +35,8 @@ def test_a_quoted_text_is_read_back(composed: Callable[..., DictConfig], text: s
 @pytest.mark.parametrize(
     "option",
     (
-        *("+trainer.precision=32", "+model.net.dropout=0", "+model.task.entropy=.5", "+optim.optimizer.momentum=.9"),
-        *("data.groups={SN:[SN],rest:[AGN]}", "+hydra.job.name=x", "++seed=3", "+keep.z_conf=[3]"),
+        *("+trainer.precision=32", "model.net.dropout=0", "model.task.entropy=.5", "optim.optimizer.momentum=.9"),
+        *("data.groups={SN:[SN],rest:[AGN]}", "+hydra.job.name=x", "++seed=3", "+data.keep.z_conf=[3]"),
     ),
 )
 def test_what_something_reads_may_be_added(composed: Callable[..., DictConfig], option: str) -> None:

@@ -81,7 +81,7 @@ def test_every_experiment_trains(experiment: str, tiny: Callable[..., DictConfig
         (255_173, ["model=rotinv"]),
         (255_490, ["model=rotinv", "data=hits_simulated"]),
         (441_075, ["model=stamp_classifier"]),
-        (261_049, ["model=stamp_classifier", "features=all", "+model.net.kernel=3"]),
+        (261_049, ["model=stamp_classifier", "features=all", "model.net.kernel=3"]),
         (697_858, ["model=deep_hits"]),
         (149_245, ["model=preliminary_cnn"]),
         (233_872, ["model=hits_shallow"]),

@@ -89,7 +89,7 @@ def test_line_boxes_learn_redshifts(composed, tmp_path: Path) -> None:
             "data.batches_per_epoch=50",
             "data.batch_size=32",
             "data.split={validation:20,test:50}",
-            "+model.net.width=64",
+            "model.net.width=64",
         ),
     )
     run = train(config, tmp_path / "run")

@@ -20,7 +20,7 @@ from alerce_early.train import train
 def sweep(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = tmp_path_factory.mktemp("outputs")
     for seed in (0, 1):
-        for recipe in ("course", "joint"):
+        for recipe in ("minmax", "joint"):
             config = composed(
                 *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=preliminary_cnn"),
                 *(f"seed={seed}", f"recipe={recipe}", "trainer.max_epochs=1", "data.batches_per_epoch=2"),
@@ -41,7 +41,7 @@ def test_seeds_of_one_config_are_one_row(sweep: Path) -> None:
         a, b = (run["test"]["values"]["balanced_accuracy"] for run in runs)
         spread = abs(a - b) / 2**0.5  # the sample standard deviation of two numbers
         assert f"balanced accuracy {(a + b) / 2:.3f} +- {spread:.3f}" in told["result here"]
-        assert told["n"] == "2" and told["system"] == "preliminary_cnn" and name in ("course", "joint")
+        assert told["n"] == "2" and told["system"] == "preliminary_cnn" and name in ("minmax", "joint")
 
 
 def test_the_best_comes_first_and_the_other_is_tested_against_it(sweep: Path) -> None:
@@ -109,7 +109,7 @@ def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[s
 
 def test_a_repeated_run_counts_once(sweep: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        shutil.copytree(sweep / "course0", tmp_path / name)
+        shutil.copytree(sweep / "minmax0", tmp_path / name)
     (entry,), said = join(compare.find([str(tmp_path)])[0])
     assert len(entry.runs) == 1 and "b repeats" in said[0]
 
@@ -129,12 +129,12 @@ def test_files(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_single_run_has_no_spread(sweep: Path) -> None:
-    finished, _ = compare.find([str(sweep / "course0")])
+    finished, _ = compare.find([str(sweep / "minmax0")])
     assert "+-" not in compare.text(compare.leaderboard(join(finished)[0]))
 
 
 def test_a_run_that_has_not_finished_is_named(sweep: Path, tmp_path: Path) -> None:
-    shutil.copytree(sweep / "course0", tmp_path / "cut")
+    shutil.copytree(sweep / "minmax0", tmp_path / "cut")
     (tmp_path / "cut" / "metrics.json").unlink()
     assert compare.find([str(tmp_path)]) == ([], [tmp_path / "cut"])
 

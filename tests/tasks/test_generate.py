@@ -143,7 +143,7 @@ def trained(composed: Any, stamps_file: Path, tmp_path_factory: pytest.TempPathF
     """A finished run of a generator, of two short epochs."""
     outputs = tmp_path_factory.mktemp("generator")
     config = composed(
-        *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=stamp_vae", "+model.net.width=8"),
+        *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=stamp_vae", "model.net.width=8"),
         *("trainer.max_epochs=2", "data.batches_per_epoch=10"),
     )
     return train(config, outputs / "run")
@@ -173,7 +173,7 @@ def test_the_raw_file_is_like_any_other(generated: Path, composed: Any, tmp_path
     records = stamps_file.read(generated)
     assert records.images.shape == (24, 63, 63, 3) and np.isfinite(records.images).all()
     assert records.labels.tolist() == [1] * 12 + [2] * 12 and len(set(records.ids)) == 24
-    for recipe in ("course", "alerce", "joint", "two_scales"):
+    for recipe in ("minmax", "crop_minmax", "joint", "two_scales"):
         config = composed("data=alerce", f"data.path={generated}", f"recipe={recipe}", f"outputs={tmp_path}")
         store = make_data(config).store
         assert store.meta["kept_by_class"] == [0, 12, 12, 0, 0] and np.isfinite(store.images).all()
@@ -249,7 +249,7 @@ def test_pixels_of_the_lowest_number_do_not_stop_training(
         image[:28, :, [0, 2]], image[:28, :, 1] = np.nan, np.finfo(np.float32).min
     file = tmp_path / "stamps.pkl"
     file.write_bytes(pickle.dumps({**survey, "images": images}))
-    limits = ("trainer.max_epochs=1", "data.batches_per_epoch=20", "+model.net.width=8")
+    limits = ("trainer.max_epochs=1", "data.batches_per_epoch=20", "model.net.width=8")
     config = composed("data=alerce", f"data.path={file}", f"outputs={tmp_path}", "model=stamp_vae", *limits)
     judged = json.loads((train(config, tmp_path / "run").path / "metrics.json").read_text())
     assert judged["stopped"] is None and np.isfinite(list(judged["test"]["values"].values())).all()

@@ -24,7 +24,7 @@ SHORT = (
     "data.batches_per_epoch=3",
     "data.batch_size=17",
 )
-EXACT = ("augment=none", "+model.net.dropout=0")  # nothing that each process draws for itself
+EXACT = ("augment=none", "model.net.dropout=0")  # nothing that each process draws for itself
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1")
 
 

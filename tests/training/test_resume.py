@@ -22,7 +22,7 @@ from alerce_early.train import train
 
 HARD = (  # all that has a state: dropout, augmentation, momentum, a schedule by steps, patience
     *("augment=rotations", "optim=sgd_halving", "optim.schedule.step_size=4"),
-    *("trainer.max_epochs=4", "data.batches_per_epoch=2", "+optim.optimizer.momentum=0.9"),
+    *("trainer.max_epochs=4", "data.batches_per_epoch=2", "optim.optimizer.momentum=0.9"),
 )
 
 

@@ -48,15 +48,15 @@ def test_a_space_is_written_as_a_sweep(tmp_path: Path) -> None:
     search = Search(
         [
             *("search=optimiser", "optim=adam", "data.batch_size=range(32,97,32)", "seed=int(interval(1,5))"),
-            *("recipe=minmax,joint", "+model.net.dropout=interval(0,0.5)", f"outputs={tmp_path}"),
+            *("recipe=minmax,joint", "model.net.dropout=interval(0,0.5)", f"outputs={tmp_path}"),
         ]
     )
     assert search.space == {
         "optim.optimizer.lr": FloatDistribution(1e-4, 1e-1, log=True),
-        "batch_size": IntDistribution(32, 96, step=32),
+        "data.batch_size": IntDistribution(32, 96, step=32),
         "seed": IntDistribution(1, 5),
-        "recipe": CategoricalDistribution(["course", "joint"]),
-        "+model.net.dropout": FloatDistribution(0, 0.5),
+        "recipe": CategoricalDistribution(["minmax", "joint"]),
+        "model.net.dropout": FloatDistribution(0, 0.5),
     }
     assert "optim=adam" in search.fixed  # the command line fixes what the yaml would search
 
@@ -78,7 +78,7 @@ def test_a_killed_search_goes_on_to_as_many_trials_as_wanted(options: list[str],
     trials = search.study.get_trials()
     for trial in trials:
         run = Run(folder / f"trial-{trial.number:03d}")
-        assert run.config().batch_size == int(trial.params["batch_size"])
+        assert run.config().data.batch_size == int(trial.params["data.batch_size"])
         assert run.config().optim.optimizer.lr == float(f"{trial.params['optim.optimizer.lr']:.4g}")
         assert trial.value == max(row["val/balanced_accuracy"] for row in run.history())
         assert list(trial.intermediate_values) == [0, 1]
@@ -110,7 +110,7 @@ def test_hopeless_trials_are_pruned_and_bad_ones_fail(
             trial.report(2.0, epoch)  # better than can be reached
         search.study.tell(trial, 2.0)
     for sampling, state in (("balanced", TrialState.PRUNED), ("fair", TrialState.FAIL)):
-        params = {"batch_size": "16", "optim.optimizer.lr": 1e-3, "sampling": sampling}
+        params = {"data.batch_size": "16", "optim.optimizer.lr": 1e-3, "data.sampling": sampling}
         search.study.enqueue_trial(params)
         search.fixed = [option for option in search.fixed if not option.startswith("trainer.max_epochs")]
         trial = search._asked(10)

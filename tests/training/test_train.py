@@ -192,7 +192,7 @@ def test_pictures_do_not_change_the_run(quick, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("augment", ("none", "flips", "rotations"))
-@pytest.mark.parametrize("recipe", ("course", "alerce", "joint", "two_scales"))
+@pytest.mark.parametrize("recipe", ("minmax", "crop_minmax", "joint", "two_scales"))
 def test_every_recipe_meets_every_augmentation(quick, tmp_path: Path, recipe: str, augment: str) -> None:
     config = quick(f"recipe={recipe}", f"augment={augment}", "trainer.max_epochs=1", "data.batches_per_epoch=1")
     if (recipe, augment) == ("two_scales", "rotations"):
@@ -204,7 +204,7 @@ def test_every_recipe_meets_every_augmentation(quick, tmp_path: Path, recipe: st
 
 @pytest.mark.parametrize("model", ("rotinv", "preliminary_cnn"))
 def test_a_net_can_learn_64_rows_by_heart(quick, model: str) -> None:
-    config = quick(f"model={model}", "recipe=joint", "+model.net.dropout=0")
+    config = quick(f"model={model}", "recipe=joint", "model.net.dropout=0")
     data = make_data(config)
     data.setup()
     assert data.rows
