@@ -1,4 +1,4 @@
-"""What the README shows how to add, added as it says in a copy of the project and run."""
+"""What the README files show how to add, added as they say in a copy of the project and run."""
 
 import re
 import shutil
@@ -14,13 +14,14 @@ SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2")
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with every file that the README writes out, by the name it begins with."""
+    """A copy of the project with every file that the README files write out, by the name it begins with."""
     copy = tmp_path_factory.mktemp("copy")
     for folder in ("alerce_early", "conf"):
         shutil.copytree(CHECKOUT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     named = r"```(?:python|yaml)\n((?:# @package _global_\n)?# ((?:alerce_early|conf)/\S+)\n.*?)```"
-    blocks = re.findall(named, (CHECKOUT / "README.md").read_text(), re.DOTALL)
-    assert {Path(name).parent.name for _, name in blocks} == {"models", "model", "data"}
+    pages = (CHECKOUT / "README.md", CHECKOUT / "alerce_early/data/readers/README.md")
+    blocks = re.findall(named, "\n".join(page.read_text() for page in pages), re.DOTALL)
+    assert {Path(name).parent.name for _, name in blocks} == {"models", "model", "readers", "data"}
     for content, name in blocks:
         assert not (copy / name).exists()
         (copy / name).write_text(content)

@@ -127,7 +127,11 @@ def test_what_is_no_run_is_told(tmp_path: Path) -> None:
 
 
 def test_the_broker_step_of_the_readme(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = re.findall(r"```python\n(import alerce_early\n.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    (block,) = re.findall(
+        r"```python\n(import alerce_early\n.*?)```",
+        (CHECKOUT / "alerce_early/serving/README.md").read_text(),
+        re.DOTALL,
+    )
     messages = [simulated_packets.encode(packet) for packet, _ in simulated_packets.alerts(6, seed=2)]
     consumer = [[*messages[:3], b"no packet"], messages[3:]]
     exec(block.replace('"RUN"', repr(str(runs[0]))), {"consumer": consumer})
