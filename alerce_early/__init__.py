@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def load(*runs: str | Path, runtime: str | None = None) -> "Classifier":
-    """The classifier of a run folder, a checkpoint or an exported .onnx file; of several, their mean probabilities.
+    """Return the classifier of a run folder, a checkpoint or an exported .onnx file; of several, their mean.
 
     runtime: what computes: torch, bfloat16, onnx or openvino; None: onnx for an exported file, which needs no torch,
     and torch for the others. The classifier has `predict(stamps, metadata=None)`, `classes` and `features`; see

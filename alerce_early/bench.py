@@ -145,7 +145,7 @@ seconds = time.perf_counter() - start
 
 
 def clean_against_pickle(n: int, folder: Path) -> None:
-    """Reading and cleaning a stamps file against `pickle.load` of it: time and peak memory."""
+    """Measure reading and cleaning a stamps file against `pickle.load` of it: time and peak memory."""
     file = folder / "stamps.pkl"
     with file.open("wb") as out:
         pickle.dump(simulate(n), out, protocol=4)
@@ -194,7 +194,7 @@ seconds = time.perf_counter() - start
 
 
 def classify_archive(checkpoint: Path, n: int, folder: Path) -> None:
-    """An archive of packets to a table, and reading it alone, against the route of tutorials in one process."""
+    """Measure an archive of packets to a table, and reading it alone, against the route of tutorials in one process."""
     from alerce_early.data.readers import alerts  # needs what the extra `alerts` installs
     from alerce_early.simulation import simulated_packets
 

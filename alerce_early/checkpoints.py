@@ -53,13 +53,13 @@ def read(path: str | Path) -> Checkpoint:
 
 
 def task(path: str | Path) -> Task:
-    """The task that a checkpoint holds, in eval mode on the CPU. Raises `InputError` as `read`, and for a
+    """Return the task that a checkpoint holds, in eval mode on the CPU. Raises `InputError` as `read`, and for a
     checkpoint whose weights do not fit its own net."""
     return task_from(read(path), path)
 
 
 def task_from(checkpoint: Checkpoint, path: str | Path) -> Task:
-    """The task of a checkpoint that `read` gave; path: where it was, for messages."""
+    """Return the task of a checkpoint that `read` gave; path: where it was, for messages."""
     weights = checkpoint["state_dict"]
     try:
         made = module_class(checkpoint["task"])
@@ -127,7 +127,7 @@ def _check_format(found: Any, path: Path) -> None:
 
 @contextmanager
 def _no_more_modules_than(most: int) -> Iterator[None]:
-    """Registering more submodules is an error here: a net described in a few bytes may ask for billions."""
+    """Refuse more submodules than so many: a net described in a few bytes may ask for billions."""
     counted = count(1)
 
     def refuse(*_: Any) -> None:

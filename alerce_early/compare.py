@@ -47,7 +47,7 @@ def leaderboard(entries: Sequence[Entry]) -> list[list[str]]:
 
 
 def notes(entries: Sequence[Entry]) -> list[str]:
-    """What a reader must know before comparing rows of the table."""
+    """Return what a reader must know before comparing rows of the table."""
     letters = list(dict.fromkeys(_letter(entry, entries) for entry in entries))
     without_images = [told for best in dict.fromkeys(_bests(entries)) if (told := _without_images(best, entries))]
     if len(letters) == 1:
@@ -60,7 +60,7 @@ def notes(entries: Sequence[Entry]) -> list[str]:
 
 
 def _without_images(best: Entry, entries: Sequence[Entry]) -> str:
-    """What the baselines beside the runs reach on the same rows, so that a reader sees what the images bought."""
+    """Return what the baselines reach on the same rows, so that a reader sees what the images bought."""
     metric = best.kind.RANKED_BY
     runs = [run.result.get("baselines", {}) for entry in entries if entry.rows == best.rows for run in entry.runs]
     reached = {
@@ -147,7 +147,7 @@ def _against(entry: Entry, best: Entry) -> str:
 
 
 def _apart(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
-    """The choices that set an entry apart from the others of its model, as they are typed.
+    """Return the choices that set an entry apart from the others of its model, as they are typed.
 
     A name stands for what it always brings, and of keys that say the same the first is told.
     """
@@ -172,7 +172,7 @@ def _follows(column: Sequence[str], other: Sequence[str]) -> bool:
 
 
 def _short(value: Any) -> str:
-    """A choice in few words: of steps only the classes."""
+    """Return a choice in few words: of steps only the classes."""
     if isinstance(value, list) and value and all(isinstance(step, dict) for step in value):
         return " ".join(_last(str(step.get("_target_", step))) for step in value)
     return str(value)

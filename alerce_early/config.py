@@ -42,7 +42,7 @@ LONGEST_NAME = 120  # characters of a folder's name; file systems allow 255 byte
 
 
 def folder_name(overrides: str) -> str:
-    """A job's overrides as one folder name: no path inside, and a hash for what is too long to read."""
+    """Return a job's overrides as one folder name: no path inside, and a hash for what is too long to read."""
     name = re.sub(r"[^\w.,=+-]+", "_", overrides)
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
 
@@ -125,7 +125,7 @@ def understood() -> Iterator[None]:
 
 
 def _refused(error: HydraException) -> str:
-    """What Hydra refused and what there is instead. Its own advice, to add the key with +, hides a misspelling."""
+    """Say what Hydra refused and what there is instead; its own advice, a +, hides a misspelling."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         return f"{group}={choice} is no choice; wanted one of {', '.join(error.options)}."
@@ -170,7 +170,7 @@ def quoted(value: str | Path) -> str:
 
 
 def plain(config: Any) -> Any:
-    """A config node as plain containers, references resolved."""
+    """Return a config node as plain containers, references resolved."""
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
@@ -217,5 +217,5 @@ def make_task(config: DictConfig, spec: DataSpec) -> Task:
 
 
 def _unnamed(choice: DictConfig) -> dict[str, Any]:
-    """A choice without its name, which is for people; a checkpoint holds what it stands for."""
+    """Return a choice without its name, which is for people; a checkpoint holds what it stands for."""
     return {key: value for key, value in plain(choice).items() if key != "name"}

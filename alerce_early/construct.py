@@ -28,7 +28,7 @@ def build(config: Mapping[str, Any], **arguments: Any) -> Any:
 
 
 def module_class(target: str) -> type[nn.Module]:
-    """The `nn.Module` class of this dotted name; see the module's docstring for what is let in."""
+    """Return the `nn.Module` class of this dotted name; see the module's docstring for what is let in."""
     module_name, _, name = target.rpartition(".")
     try:
         module = importlib.import_module(module_name) if _ours(module_name) else sys.modules[module_name]
@@ -41,7 +41,7 @@ def module_class(target: str) -> type[nn.Module]:
 
 
 def function(target: str) -> Any:
-    """The function of this package that this dotted name stands for; raises InputError for anything else.
+    """Return the function of this package that this dotted name stands for; raises InputError for anything else.
 
     A run folder may come from anyone, and its config names the reader of its data.
     """
@@ -56,7 +56,7 @@ def function(target: str) -> Any:
 
 
 def torch_class(target: str, kind: type) -> Any:
-    """The class of torch.optim that this dotted name stands for, a `kind`; raises InputError for anything else."""
+    """Return the class of torch.optim that this dotted name stands for, a `kind`; raises InputError for others."""
     module_name, _, name = str(target).rpartition(".")
     found = getattr(sys.modules.get(module_name), name, None) if module_name.startswith("torch.optim") else None
     if not (isinstance(found, type) and issubclass(found, kind)):

@@ -24,14 +24,14 @@ class InputError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """A library's own words for an error in one line, not long, without a full stop."""
+    """Return a library's own words for an error in one line, not long, without a full stop."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words[:200].rstrip(".")
 
 
 @contextmanager
 def extra(what: str, name: str = "") -> Iterator[None]:
-    """What is imported inside comes with the extra `name`, or with the package; raises InputError where it does not.
+    """Say which extra, or the package, brings what is imported inside and is missing; raises InputError.
 
     what: what wants it, for people. What is there and cannot be loaded says why itself.
     """

@@ -36,13 +36,13 @@ def write_bytes(path: Path, content: bytes | memoryview, place: str = PLACE) -> 
 
 
 def partial_of(path: Path) -> Path:
-    """The temporary name of what becomes `path` when it is complete."""
+    """Return the temporary name of what becomes `path` when it is complete."""
     return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager
 def whole(path: Path, place: str = PLACE) -> Iterator[Path]:
-    """A temporary name to write to, renamed to `path` at the end: a reader sees all of the file, the old one or none.
+    """Yield a temporary name, renamed to `path` at the end: a reader sees all of the file, the old one or none.
 
     place: how the user chooses another place. Raises InputError where the disk refuses.
     """
@@ -74,7 +74,7 @@ def told(path: Path, refusals: Collection[int] = FULL | REFUSED, place: str = PL
 
 
 def room(path: Path, wanted: int) -> None:
-    """Raises InputError if so many bytes do not fit on the disk of `path`."""
+    """Raise InputError if so many bytes do not fit on the disk of `path`."""
     if wanted > _free(path):
         raise _full(path, f"wants {wanted / 1e6:,.1f} MB", PLACE)
 

@@ -63,7 +63,7 @@ def generate(run: Run, names: list[str], n: int, seed: int, out: Path, force: bo
 
 
 def load(run: Run) -> GenerateTask:
-    """The generator of a finished run; raises InputError if the run is of another kind."""
+    """Return the generator of a finished run; raises InputError if the run is of another kind."""
     task = checkpoints.task(run.trained())
     if not isinstance(task, GenerateTask):
         raise InputError(
@@ -73,7 +73,7 @@ def load(run: Run) -> GenerateTask:
 
 
 def _real_rows(data: AlertData, names: list[str]) -> np.ndarray:
-    """A few training rows of each of these classes."""
+    """Return a few training rows of each of these classes."""
     train = data.parts["train"]
     return np.concatenate([np.resize(train[data.labels[train] == data.classes.index(n)], SHOWN) for n in names])
 

@@ -100,7 +100,7 @@ def predict(
 
 
 def _command(classifier: Classifier, source: Source, shard: Shard, size: int) -> dict[str, Any]:
-    """What decides the rows, as plain values: files count by name, size and time of change."""
+    """Return what decides the rows, as plain values: files count by name, size and time of change."""
     digest = hashlib.sha256()
     for file in source.files:
         try:
@@ -118,7 +118,7 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
 
 
 def _classified(classifier: Classifier, chunk: Chunk, seen: Seen, shown: Sequence[str]) -> tuple[Table, list[Rejected]]:
-    """The rows of a chunk that are here for the first time, and all that was set aside."""
+    """Return the rows of a chunk that are here for the first time, and all that was set aside."""
     if chunk.records and not (enough := classifier.has_data(np.asarray(chunk.records.images))).all():
         chunk = chunk.set_aside(~enough, TOO_LITTLE)
     table = _table(classifier, chunk, shown)
@@ -132,7 +132,7 @@ def _classified(classifier: Classifier, chunk: Chunk, seen: Seen, shown: Sequenc
 
 
 def _table(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> Table:
-    """What is known of the rows of a chunk, and what the network says of them.
+    """Return what is known of the rows of a chunk, and what the network says of them.
 
     Where the network lacks one of the classes of the input, as with `groups`, the labels of the others would be a
     biased part: all stay empty.

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @command
 def main(config: DictConfig) -> None:
-    """Takes the same options as train; only data, recipe, augment.margin and outputs matter."""
+    """Take the same options as train; only data, recipe, augment.margin and outputs matter."""
     started = time.perf_counter()
     store = make_data(config).store
     seconds = time.perf_counter() - started

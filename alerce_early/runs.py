@@ -40,7 +40,7 @@ class Run:
 
     @classmethod
     def find(cls, path: str | Path) -> "Run":
-        """An existing run folder; raises InputError if it is none."""
+        """Return an existing run folder; raises InputError if it is none."""
         run = cls(Path(path))
         if not run.config_file.exists():
             raise InputError(f"{path} is no run folder: there is no config.yaml in it.")
@@ -48,7 +48,7 @@ class Run:
 
     @classmethod
     def new(cls, path: Path) -> "Run":
-        """A new run folder of this name, or of the first free name after it, that no other process has got."""
+        """Return a new run folder of this name, or of the first free name after it, that no other process has got."""
         name, number = path.name, 1
         with files.told(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ class Run:
         return self.path / "checkpoints" / "best.ckpt"
 
     def trained(self) -> Path:
-        """The best checkpoint; raises InputError if there is none yet."""
+        """Return the best checkpoint; raises InputError if there is none yet."""
         if not self.best.exists():
             raise InputError(f"{self.path} has no checkpoint yet.")
         return self.best
@@ -127,7 +127,7 @@ class Run:
         return loaded
 
     def expect(self, config: DictConfig) -> None:
-        """Raises InputError, naming the keys that differ, if what the folder holds was made with another config."""
+        """Raise InputError, naming the keys that differ, if what the folder holds was made with another config."""
         if not (self.cut or self.finished):
             return
         here, given = flat(self.config()), flat(config)
@@ -175,7 +175,7 @@ class Run:
 
 
 def checkpoint_of(path: Path) -> Path:
-    """The best checkpoint of a run folder, or the file itself; raises InputError where there is none."""
+    """Return the best checkpoint of a run folder, or the file itself; raises InputError where there is none."""
     return path if path.is_file() else Run.find(path).trained()
 
 

@@ -70,7 +70,7 @@ def _csv(path: Path, names: Sequence[str] | None) -> pyarrow.Table:
 
 
 def _parquet(path: Path, names: Sequence[str] | None) -> pyarrow.Table:
-    """A few bytes of a parquet file may stand for any number of equal rows, so what it says of itself is checked."""
+    """Check what a parquet file says of itself: a few bytes may stand for any number of equal rows."""
     with parquet.ParquetFile(path) as file:
         meta = file.metadata
         if meta.num_columns > COLUMNS or meta.num_rows * meta.num_columns > CELLS + 8 * path.stat().st_size:
@@ -110,7 +110,7 @@ def _plain(name: str, column: pyarrow.ChunkedArray) -> np.ndarray:
 
 
 def classes_of(table: Table) -> tuple[str, ...]:
-    """The classes in label order, from the names of the probability columns."""
+    """Return the classes in label order, from the names of the probability columns."""
     return tuple(name.removeprefix("p_") for name in table if name.startswith("p_"))
 
 
@@ -131,22 +131,22 @@ def label_indices(table: Table, classes: Sequence[str]) -> np.ndarray:
 
 
 def part(table: Table, split: str) -> dict[str, np.ndarray]:
-    """The rows of one split."""
+    """Return the rows of one split."""
     return _rows(table, table["split"] == split)
 
 
 def labelled(table: Table) -> dict[str, np.ndarray]:
-    """The rows that can be judged."""
+    """Return the rows that can be judged."""
     return _rows(table, table["label"] != "")
 
 
 def judged(table: Table, split: str) -> dict[str, np.ndarray]:
-    """The rows of one split that can be judged."""
+    """Return the rows of one split that can be judged."""
     return labelled(part(table, split))
 
 
 def unlabelled(table: Table) -> dict[str, np.ndarray]:
-    """The rows that can only be predicted; without the column label."""
+    """Return the rows that can only be predicted; without the column label."""
     rows = _rows(table, table["label"] == "")
     return {name: column for name, column in rows.items() if name != "label"}
 

@@ -219,7 +219,7 @@ def main(config: DictConfig) -> None:
 
 
 def _asked_again(config: DictConfig, run: Run) -> DictConfig:
-    """The run's own config; raises InputError, naming the keys, if what was typed beside it says otherwise."""
+    """Return the run's own config; raises InputError, naming the keys, if what was typed beside it says otherwise."""
     default, given, own = compose("train"), flat(config), run.config()
     typed = [key for key, value in flat(default).items() if given.get(key) != value]
     if differ := [key for key in typed if given.get(key) != flat(own).get(key)]:

@@ -73,7 +73,7 @@ def write(folder: Path, records: Records, recipe: Recipe, min_share: float = 0.0
 
 
 def _usual_shape(shapes: Sequence[tuple[int, ...]], records: Records) -> tuple[int, ...]:
-    """The most common shape, (H, W, C) or (L, C); a stamp must be square."""
+    """Return the most common shape, (H, W, C) or (L, C); a stamp must be square."""
     counted = Counter(shape for shape in shapes if records.kind != "stamps" or shape[0] == shape[1])
     if not counted:
         raise InputError(f"{records.origin}: not one stamp is square; most are {Counter(shapes).most_common(1)[0][0]}.")

@@ -35,7 +35,7 @@ class Rows(Dataset[dict[str, Tensor]]):
         return self.columns["image"].device
 
     def __getitem__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """This rank's part of a global batch of rows: every world-th, so that all ranks together have what one would.
+        """Return this rank's part of a global batch of rows: every world-th; all ranks together have what one would.
 
         share: weighs its mean loss, so that the mean over ranks is the mean over rows, also where they have not
         equally many.
@@ -259,7 +259,7 @@ class AlertData(L.LightningDataModule):
         return np.bincount(labels[labels >= 0], minlength=len(self.classes)).tolist()
 
     def _rank(self) -> tuple[int, int]:
-        """The number of this process, and how many train together."""
+        """Return the number of this process, and how many train together."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, part: str, **options: Any) -> DataLoader[dict[str, Tensor]]:

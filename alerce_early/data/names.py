@@ -20,7 +20,7 @@ def sound(name: str) -> bool:
 
 
 def shown(path: str) -> str:
-    """A path from elsewhere as one printable line."""
+    """Return a path from elsewhere as one printable line."""
     return path if path.isprintable() else ascii(path)[1:-1]
 
 
@@ -44,7 +44,7 @@ def checked(values: Any, what: str, origin: str) -> np.ndarray:
 
 
 def check_classes(classes: Sequence[str]) -> None:
-    """Raises InputError for class names that could not be told apart in a set of classes."""
+    """Raise InputError for class names that could not be told apart in a set of classes."""
     if joined := [name for name in classes if JOINED in name]:
         raise InputError(f"class {joined[0][:LONGEST]!r} has a {JOINED}, which stands between the classes of a set.")
 

@@ -180,7 +180,7 @@ def nanmedian(values: Tensor) -> Tensor:
 
 
 def _ascending(values: Tensor) -> Tensor:
-    """The values in order along the last axis, at least their smaller half; NaN last."""
+    """Return the values in order along the last axis, at least their smaller half; NaN last."""
     if torch.compiler.is_exporting():  # to where NaN has no place in an order
         half = values.shape[-1] // 2 + 1
         return values.where(~values.isnan(), torch.inf).topk(half, -1, largest=False).values
@@ -224,11 +224,11 @@ class Recipe(nn.Module):
         return self.before(image)
 
     def finish(self, image: Tensor) -> Tensor:
-        """Stored (B, C, S, S) to what the net sees, float32; without NaN, unless no step removes it."""
+        """Return stored (B, C, S, S) to what the net sees, float32; without NaN, unless no step removes it."""
         return self.after(image)
 
     def undo(self, image: Tensor) -> Tensor:
-        """What the net sees back to a raw image (B, C, H, W), up to scale and level.
+        """Return what the net sees back to a raw image (B, C, H, W), up to scale and level.
 
         Raises InputError where a step cannot be followed backwards.
         """
@@ -246,7 +246,7 @@ class Recipe(nn.Module):
 
 
 def _crops_first(steps: list[nn.Module]) -> list[nn.Module]:
-    """The steps with each crop ahead of those that look at each pixel alone: the same result from less work."""
+    """Return the steps with each crop ahead of those that look at each pixel alone: the same result from less work."""
     ordered: list[nn.Module] = []
     for step in steps:
         place = len(ordered)

@@ -158,7 +158,7 @@ def has_data(images: np.ndarray, size: int, share: float) -> np.ndarray:
 
 
 def with_extra(records: Records, extra: Records) -> Records:
-    """Records with extra rows for the training split only, e.g. generated ones; the others are split as without.
+    """Return records with extra rows for the training split only, e.g. generated ones; the others are split as without.
 
     Extra rows may lack metadata, which then is NaN. Raises InputError where kind, classes, columns or the usual
     shape differ.

@@ -12,7 +12,7 @@ SAMPLINGS = ("balanced", "as_is", "undersample", "oversample")
 
 
 def draws(labels: np.ndarray, sampling: str, n: int, rng: np.random.Generator, seed: int) -> np.ndarray:
-    """Indices into `labels` to show in one epoch, shuffled.
+    """Return indices into `labels` to show in one epoch, shuffled.
 
     balanced: n rows, the same number of each class. as_is: every row once. undersample: the same rows of
     every class in every epoch, as many as the rarest has. oversample: every class replicated to the size of

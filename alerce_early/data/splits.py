@@ -95,7 +95,7 @@ def fold_of(labels: np.ndarray, ids: np.ndarray, folds: int, seed: int = 0) -> n
 
 
 def told(validation: float = 100, test: float = 200, seed: int = 0, folds: int | None = None, fold: int = 0) -> str:
-    """The options of `split` as a sentence."""
+    """Return the options of `split` as a sentence."""
     if folds is not None:
         return (
             f"Split by object, seed {seed}: the test rows are fold {fold} of {folds} (0 to {folds - 1}); of the rest "
@@ -117,7 +117,7 @@ def prescribed(
     classes: tuple[str, ...],
     **options: Any,
 ) -> np.ndarray:
-    """The split a file itself holds: (N,) part names to (N,) int8 indices into `PARTS`.
+    """Return the split a file itself holds: (N,) part names to (N,) int8 indices into `PARTS`.
 
     Rows without a part, "", are split among themselves by `split`, whose options the rest are. If a file that
     assigns every row names none for validation, they are taken from training in the same way. Extra rows

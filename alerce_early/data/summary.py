@@ -38,7 +38,7 @@ def is_published_file(meta: Mapping[str, Any]) -> bool:
 
 
 def lines(meta: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
-    """(what, count here, published count or None) a row of the table, from a store's meta."""
+    """Return (what, count here, published count or None) a row of the table, from a store's meta."""
     published = ORACLE if is_published_file(meta) else {}
     table: list[tuple[str, int, int | None]] = []
     for key, words in WORDS.items():
@@ -55,7 +55,7 @@ def lines(meta: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
 
 
 def text(meta: Mapping[str, Any]) -> str:
-    """The table as text; counts that differ from the published ones are marked."""
+    """Return the table as text; counts that differ from the published ones are marked."""
     published = is_published_file(meta)
     width = max(28, *[len(name) + 1 for name, _, _ in lines(meta)])
     rows = [f"{meta['origin']}", f"{'':{width}}{'here':>12}" + (f"{'published':>12}" if published else "")]

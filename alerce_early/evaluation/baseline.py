@@ -63,7 +63,7 @@ def beside(data: AlertData, table: tables.Table, seed: int = 0) -> dict[str, Any
 
 
 def section(result: Mapping[str, Any], judged: Mapping[str, Any]) -> Section:
-    """What the page says; result: of `beside`; judged: the run's own numbers on the same rows."""
+    """Return what the page says; result: of `beside`; judged: the run's own numbers on the same rows."""
     rows = {"this network": judged, "metadata alone": result.get("metadata"), "commonest class": result["majority"]}
     names = [name for name in WORDS if name in judged["values"]]
     table = [
@@ -107,7 +107,7 @@ def _drift_row(one: Mapping[str, Any]) -> list[str]:
 
 
 def _as_table(table: tables.Table, classes: tuple[str, ...], probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """The rows of a table with other probabilities (N, C)."""
+    """Return the rows of a table with other probabilities (N, C)."""
     columns = {f"p_{name}": probabilities[:, i] for i, name in enumerate(classes)}
     return {name: table[name] for name in ("id", "row", "label")} | columns
 

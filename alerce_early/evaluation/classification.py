@@ -137,7 +137,7 @@ def sections(
     drawn: Mapping[str, Figure],
     images: Callable[[np.ndarray], np.ndarray] | None,
 ) -> list[Section]:
-    """What the page says of a judged table; drawn: `pictures`.
+    """Return what the page says of a judged table; drawn: `pictures`.
 
     images: row numbers (n,) to (n, C, ...); None where there are none, as for a foreign table.
     """

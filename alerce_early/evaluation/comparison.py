@@ -106,5 +106,5 @@ def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
 
 
 def verdict(p: float) -> str:
-    """A p in words."""
+    """Return a p in words."""
     return f"p {p:.3f}" if 0.001 <= p < ALPHA else "p < 0.001" if p < ALPHA else f"not distinguishable (p {p:.2f})"

@@ -46,7 +46,7 @@ def pictures(judged: Mapping[str, Any], table: tables.Table) -> dict[str, Figure
 
 
 def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section | None:
-    """What the page says; judged: of `judge`."""
+    """Return what the page says; judged: of `judge`."""
     if not judged:
         return None
     page = Section("Conformal sets", words=[WORDS.format(coverage=judged["wanted"])])

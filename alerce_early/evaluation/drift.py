@@ -18,7 +18,7 @@ def drifted(
     other_labels: np.ndarray | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """The columns that differ, the most different first: {"column", "ks", "p", "psi", "median", "other_median"}.
+    """Return the columns that differ, the most different first: {"column", "ks", "p", "psi", "median", "other_median"}.
 
     reference: (N, F), other: (M, F) float; names: (F,). labels: (N,) and (M,) int64; where given, rows of the
     reference are left out until its classes have the shares they have in the other, so that another mix of
@@ -47,7 +47,7 @@ def drifted(
 
 
 def psi(reference: np.ndarray, other: np.ndarray) -> float:
-    """Population stability index of two samples, in bins that each hold a tenth of the reference.
+    """Return the population stability index of two samples, in bins that each hold a tenth of the reference.
 
     Sum of (q - p) ln(q / p) over bins, half a row added to each; by custom below 0.1 is little, above 0.25 much.
     """

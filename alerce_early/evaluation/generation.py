@@ -69,7 +69,7 @@ def sections(
     drawn: Mapping[str, Figure],
     images: Callable[[np.ndarray], np.ndarray],
 ) -> list[Section]:
-    """What the page says of a judged table; images: row numbers (n,) to (n, C, H, W)."""
+    """Return what the page says of a judged table; images: row numbers (n,) to (n, C, H, W)."""
     title, standing = provenance.told(table)
     worst = np.argsort(-table["nll"], kind="stable")[:SHOWN]
     captions = [f"{table['id'][i]}\n{table['label'][i]}, {table['nll'][i]:.2f} nats a pixel" for i in worst]

@@ -84,7 +84,7 @@ def resamples(groups: np.ndarray, draws: int) -> Iterator[np.ndarray]:
 
 
 def reflected(value: float, bounds: Sequence[float]) -> list[float]:
-    """The basic bootstrap interval, not below 0, of a number that every new draw inflates, as a calibration error.
+    """Return the basic bootstrap interval, not below 0, of a number that every draw inflates, as a calibration error.
 
     bounds: of the percentile bootstrap, which counts the inflation twice; here its draws about the value stand
     for the value about the truth (Davison and Hinkley 1997, section 5.2.1).

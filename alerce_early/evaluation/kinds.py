@@ -14,7 +14,7 @@ KINDS: tuple[ModuleType, ...] = (classification, regression, generation)
 
 
 def kind_of(table: Mapping[str, np.ndarray]) -> ModuleType:
-    """The evaluation for a table; raises InputError where none fits."""
+    """Return the evaluation for a table; raises InputError where none fits."""
     for kind in KINDS:
         if kind.fits(list(table)):
             return kind

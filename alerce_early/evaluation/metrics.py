@@ -149,7 +149,7 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
 
 
 def positive(classes: Sequence[str]) -> str:
-    """The class that is looked for: SN where there is one, or else the last, as in (bogus, real)."""
+    """Return the class that is looked for: SN where there is one, or else the last, as in (bogus, real)."""
     return "SN" if "SN" in classes else classes[-1]
 
 

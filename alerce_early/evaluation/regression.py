@@ -90,7 +90,7 @@ def sections(
     drawn: Mapping[str, Figure],
     images: Callable[[np.ndarray], np.ndarray],
 ) -> list[Section]:
-    """What the page says of a judged table; drawn: `pictures`; images: row numbers (n,) to (n, C, ...)."""
+    """Return what the page says of a judged table; drawn: `pictures`; images: row numbers (n,) to (n, C, ...)."""
     rows = {"all": judged, **judged["by_class"]}
     rows |= {f"most confident {float(share):.0%}": part for share, part in judged["most_confident"].items()}
     captions = {

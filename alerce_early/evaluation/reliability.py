@@ -46,14 +46,14 @@ def judge(table: tables.Table) -> dict[str, Any]:
 
 
 def pictures(judged: Mapping[str, Any], table: tables.Table) -> dict[str, Figure]:
-    """The reliability diagram, of the probabilities as they are and, where there are any, calibrated."""
+    """Return the reliability diagram, of the probabilities as they are and, where there are any, calibrated."""
     labels = tables.label_indices(table, tables.classes_of(table))
     shown = {NAMES[prefix]: _columns(table, prefix) for prefix in _prefixes(table)}
     return {"reliability": _diagram(labels, shown)}
 
 
 def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section | None:
-    """What the page says; judged: of `judge`; drawn: holds `pictures`."""
+    """Return what the page says; judged: of `judge`; drawn: holds `pictures`."""
     if not judged:
         return None
     page = Section(

@@ -35,12 +35,12 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict[str, Figure]:
-    """A figure by_<column> for each column of `judge`."""
+    """Return a figure by_<column> for each column of `judge`."""
     return {f"by_{name}": _figure(bins, METADATA[name]) for name, bins in judged.items()}
 
 
 def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section | None:
-    """What the page says, None where there is no such column; drawn: holds `pictures`."""
+    """Return what the page says, None where there is no such column; drawn: holds `pictures`."""
     if not judged:
         return None
     return Section(

@@ -26,7 +26,7 @@ MEASURES = ("completeness", "purity")
 
 
 def looked_for(classes: tuple[str, ...]) -> str | None:
-    """The class that has a threshold: SN, or the positive one of two; None where no class stands out."""
+    """Return the class that has a threshold: SN, or the positive one of two; None where no class stands out."""
     return metrics.positive(classes) if "SN" in classes or len(classes) == 2 else None
 
 
@@ -58,7 +58,7 @@ def operating_points(own: np.ndarray, score: np.ndarray) -> list[dict[str, Any]]
 
 
 def fit(table: tables.Table) -> dict[str, Any] | None:
-    """The thresholds of `operating_points` on a table of labelled validation rows, as plain values.
+    """Return the thresholds of `operating_points` on a table of labelled validation rows, as plain values.
 
     Returns {"of": class, "thresholds": {"completeness_0.9": number or None, ...}}; None where no class stands out
     or it has no rows.
@@ -71,7 +71,7 @@ def fit(table: tables.Table) -> dict[str, Any] | None:
 
 
 def columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, np.ndarray]:
-    """The columns threshold_<what is wanted> (N,), NaN where there is none, of a table of any rows."""
+    """Return the columns threshold_<what is wanted> (N,), NaN where there is none, of a table of any rows."""
     if fitted is None:
         return {}
     n = len(table[f"p_{fitted['of']}"])
@@ -80,7 +80,7 @@ def columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, 
 
 
 def judge(table: tables.Table) -> dict[str, Any]:
-    """What the thresholds of a table give on its rows; {} where no class stands out or it has no rows.
+    """Return what the thresholds of a table give on its rows; {} where no class stands out or it has no rows.
 
     Returns {"of": class, "chosen": whether they are columns of the table and its rows did not choose them,
     "points": `operating_points`, where chosen each with "intervals": {"purity" and "completeness": [low, high]}}.
@@ -108,7 +108,7 @@ def pictures(judged: Mapping[str, Any], table: tables.Table) -> dict[str, Figure
 
 
 def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section | None:
-    """What the page says; judged: of `judge`; drawn: holds `pictures`."""
+    """Return what the page says; judged: of `judge`; drawn: holds `pictures`."""
     if not judged:
         return None
     name = judged["of"]
@@ -147,7 +147,7 @@ def _chose(table: tables.Table) -> bool:
 
 
 def _given(wanted: str, level: float, table: tables.Table, own: np.ndarray, score: np.ndarray) -> dict[str, Any]:
-    """What the threshold of each row, which may differ from fold to fold, gives on the rows."""
+    """Return what the threshold of each row, which may differ from fold to fold, gives on the rows."""
     thresholds = table[f"threshold_{_point(wanted, level)}"].astype(np.float64)
     point: dict[str, Any] = {"wanted": wanted, "level": level, "threshold": None, "completeness": None, "purity": None}
     if not np.isnan(thresholds).any():

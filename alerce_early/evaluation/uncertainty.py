@@ -48,7 +48,7 @@ def pictures(judged: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> dict
 
 
 def section(judged: Mapping[str, Any], drawn: Mapping[str, Figure]) -> Section | None:
-    """What the page says; judged: of `judge`; drawn: holds `pictures`."""
+    """Return what the page says; judged: of `judge`; drawn: holds `pictures`."""
     if not judged:
         return None
     kept = [[f"{share:.0%}", number(accuracy)] for share, accuracy in judged["kept"]]

@@ -94,7 +94,7 @@ def epsilon(layer: Any, x: Tensor, z: Tensor, relevance: Tensor) -> tuple[Tensor
 
 
 def alpha_beta(layer: Any, x: Tensor, z: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """What speaks for and what against the output, apart: alpha = 2 of the one, minus beta = 1 of the other.
+    """Return what speaks for and what against the output, apart: alpha = 2 of the one, minus beta = 1 of the other.
 
     Where nothing speaks against (or for), all of the relevance goes to the rest, so that none is made or lost.
     Arguments and result as those of `epsilon`.

@@ -20,5 +20,5 @@ def cyclic_mean(features: Tensor) -> Tensor:
 
 
 def side_by_side(features: Tensor) -> Tensor:
-    """The orbit's features next to each other: (4 B, F) in the order of `orbit` -> (B, 4 F)."""
+    """Return the orbit's features next to each other: (4 B, F) in the order of `orbit` -> (B, 4 F)."""
     return features.unflatten(0, (TURNS, -1)).transpose(0, 1).flatten(1)

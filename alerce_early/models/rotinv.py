@@ -40,7 +40,7 @@ class ConvTrunk(nn.Sequential):
 
 
 def dense(inputs: int, outputs: int, dropout: float, activation: Callable[[], nn.Module] = nn.ReLU) -> list[nn.Module]:
-    """A fully connected layer with activation and dropout."""
+    """Return a fully connected layer with activation and dropout."""
     return [nn.Linear(inputs, outputs), activation(), nn.Dropout(dropout)]
 
 

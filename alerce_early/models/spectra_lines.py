@@ -67,7 +67,7 @@ class SpectraLines(Net):
         return torch.where(present, place.floor(), self.boxes).long(), torch.where(present, place.frac(), 0.0)
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """What forward returned to a redshift and a confidence, both (B,).
+        """Return what forward returned to a redshift and a confidence, both (B,).
 
         The redshift is that of the most confident line; the confidence, from 0 to the number of lines, sums
         the probabilities of all lines that agree with it to 6,000 km/s.

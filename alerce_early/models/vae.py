@@ -47,7 +47,7 @@ class Pixels:
         return self.mean + self.scale * torch.stack(mixed, 1)
 
     def _shared(self, channel: int, noise: list[Tensor]) -> Tensor:
-        """What a channel's noise takes over from the channels before it, (B, S, S)."""
+        """Return what a channel's noise takes over from the channels before it, (B, S, S)."""
         first = channel * (channel - 1) // 2
         parts = [self.mix[:, first + j] * noise[j] for j in range(channel)]
         return torch.stack(parts).sum(0) if parts else torch.zeros_like(self.mean[:, 0])
@@ -135,7 +135,7 @@ class StampVAE(Net):
         return mean, log_variance
 
     def decode(self, code: Tensor, label: Tensor, size: int | None = None, error: float = 1.0) -> Pixels:
-        """The pixels' distribution for codes (B, latent) of these classes (B,) int64.
+        """Return the pixels' distribution for codes (B, latent) of these classes (B,) int64.
 
         size: of the stamps if it is not that of the training stamps; sky goes all around. error: share of the
         noise of bright pixels to keep, most of which is what the decoder gets wrong.

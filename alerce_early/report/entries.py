@@ -105,7 +105,7 @@ class Entry:
 
 
 def find(paths: Iterable[str]) -> tuple[list[Finished], list[Path]]:
-    """The finished runs in these folders, and the folders of runs that have not finished.
+    """Return the finished runs in these folders, and the folders of runs that have not finished.
 
     Raises InputError for a path without a run in it.
     """
@@ -123,7 +123,7 @@ def find(paths: Iterable[str]) -> tuple[list[Finished], list[Path]]:
 
 
 def join(finished: Iterable[Finished]) -> tuple[list[Entry], list[str]]:
-    """The entries, those on the same rows together and the best of these first; and what was left out, in words.
+    """Return the entries, those on the same rows together and the best of these first; and what was left out, in words.
 
     The folds of a seed are judged as one table; a seed that lacks one is left out, and so is a second run of the
     same config, seed and fold.
@@ -161,6 +161,6 @@ def _values(seed: tuple[list[Finished], Mapping[str, np.ndarray]]) -> Mapping[st
 
 
 def _rows(table: Mapping[str, np.ndarray], origin: str) -> str:
-    """A name for these rows of this data under these labels, in whatever order they come."""
+    """Return a name for these rows of this data under these labels, in whatever order they come."""
     lines = sorted(zip(table["id"].tolist(), table["row"].tolist(), table["label"].tolist(), strict=True))
     return sha256(repr((origin, lines)).encode()).hexdigest()

@@ -84,7 +84,7 @@ def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
 
 
 def _known(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
-    """The other columns that the evaluation reads, where the table has them, as the numbers they are to be."""
+    """Return the other columns that the evaluation reads, where the table has them, as the numbers they are to be."""
     wanted = [name for name in found if name.startswith("q_") or name in tables.METADATA]
     return {name: _numbers(path, name, found[name]) for name in wanted}
 
@@ -107,7 +107,7 @@ def _of_score(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
 
 
 def _checked(path: Path, columns: tables.Table) -> dict[str, np.ndarray]:
-    """The columns as (N,) float64; raises InputError where they are no probabilities."""
+    """Return the columns as (N,) float64; raises InputError where they are no probabilities."""
     checked = {}
     for name, column in columns.items():
         checked[name] = _numbers(path, name, column)

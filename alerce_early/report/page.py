@@ -27,7 +27,7 @@ class Section:
 
 
 def render(title: str, subtitle: str, headline: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
-    """The page as HTML; every text is escaped, pictures are inlined. headline: (name, value) pairs."""
+    """Return the page as HTML; every text is escaped, pictures are inlined. headline: (name, value) pairs."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["inline"] = _inline
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -35,7 +35,7 @@ def render(title: str, subtitle: str, headline: Sequence[tuple[str, str]], secti
 
 
 def _inline(picture: Figure | Path) -> str:
-    """A picture as a data URI."""
+    """Return a picture as a data URI."""
     if isinstance(picture, Path):
         data = picture.read_bytes()
     else:
@@ -55,7 +55,7 @@ def number(value: float, interval: Sequence[float] | None = None, digits: int = 
 
 
 def by_part(parts: Mapping[str, Mapping[str, Any]], names: Mapping[str, str], digits: int = 3) -> Table:
-    """A table of what `intervals.judged` says of parts of the rows; names: of its numbers, and their wording."""
+    """Return a table of what `intervals.judged` says of parts of the rows; names: of its numbers, and their wording."""
     rows = [
         [told, str(of["n"]), *(number(of["values"][name], of["intervals"][name], digits) for name in names)]
         for told, of in parts.items()

@@ -85,7 +85,7 @@ def trace(axes: Axes, spectrum: np.ndarray, **style: Any) -> None:
 
 
 def _chosen(records: Records, kept: np.ndarray) -> dict[str, np.ndarray]:
-    """A few of the kept rows of each class, by position in the store."""
+    """Return a few of the kept rows of each class, by position in the store."""
     labels = records.labels[kept]
     chosen = {name: np.flatnonzero(labels == i)[:EXAMPLES] for i, name in enumerate(records.classes)}
     return {name: rows for name, rows in chosen.items() if len(rows)} or {"": np.arange(len(kept))[:EXAMPLES]}

@@ -14,7 +14,7 @@ WHAT_THEY_DID = {
 
 
 def told(table: Mapping[str, np.ndarray]) -> tuple[str, str]:
-    """A heading and a sentence without its full stop for the rows of one split, (N,) columns with `split`."""
+    """Return a heading and a sentence without its full stop for the rows of one split, (N,) columns with `split`."""
     split = str(table["split"][0])
     title = "Result" if split == foreign.SPLIT else f"Result on the {split} split"
     return title, f"{len(table['split']):,} {split} rows that {WHAT_THEY_DID[split]}"

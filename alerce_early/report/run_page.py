@@ -55,7 +55,7 @@ def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
 
 
 def headline_text(result: dict[str, Any], predictions: tables.Table) -> str:
-    """The result in a few lines for the log."""
+    """Return the result in a few lines for the log."""
     split = result["judged"]
     numbers = kind_of(predictions).headline(result[split])
     return "\n".join(
@@ -65,7 +65,7 @@ def headline_text(result: dict[str, Any], predictions: tables.Table) -> str:
 
 
 def _shown(run: Run) -> list[Section]:
-    """What the task drew at the end of training, if anything."""
+    """Return what the task drew at the end of training, if anything."""
     found = sorted(run.pictures.glob("*.png"))
     return (
         [Section("What the network makes of it", pictures=[(f"{file.stem}.", file) for file in found])] if found else []
@@ -117,7 +117,7 @@ def _weights(run: Run) -> str:
 
 
 def _finished(recipe: Recipe, stored: np.ndarray) -> np.ndarray:
-    """Stored stamps (n, C, S, S) as the net sees them."""
+    """Return stored stamps (n, C, S, S) as the net sees them."""
     return recipe.finish(torch.from_numpy(np.array(stored))).numpy()
 
 

@@ -20,7 +20,7 @@ Table = dict[str, np.ndarray]
 
 
 def load(*sources: str | Path, runtime: str | None = None) -> "Classifier":
-    """The classifier of a run folder, a checkpoint or an exported .onnx file; of several, the mean of their outputs.
+    """Return the classifier of a run folder, a checkpoint or an exported .onnx file; of several, their mean.
 
     runtime: what computes, one of `runtimes.RUNTIMES`; None: onnx for an exported file, torch for the others. With
     onnx nothing here imports torch. Raises InputError where there is no network, or where several do not belong
@@ -117,7 +117,7 @@ class Classifier:
         return np.all([member.spec.has_data(images) for member in self.members], axis=0)
 
     def of_records(self, records: Records) -> Table:
-        """The same table of records with dense images."""
+        """Return the same table of records with dense images."""
         columns = dict(zip(records.feature_names, records.features.T, strict=True))
         return self._table(np.asarray(records.images), self._columns(columns, len(records), records.origin))
 
@@ -190,6 +190,6 @@ class Classifier:
 
 
 def _mean(found: Sequence[Table], classes: Sequence[str]) -> Table:
-    """The mean of the probabilities, or of all columns where there are no classes to tell."""
+    """Return the mean of the probabilities, or of all columns where there are no classes to tell."""
     names = [f"{kind}_{name}" for kind in "pq" for name in classes] or list(found[0])
     return {name: np.mean([table[name] for table in found], axis=0) for name in names}

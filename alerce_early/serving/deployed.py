@@ -30,7 +30,7 @@ class Deployed(nn.Module):
     def __init__(
         self, task: Task, calibration: Mapping[str, Any] | None = None, conformal: Mapping[str, Any] | None = None
     ):
-        """Raises InputError for a task that predicts nothing, and for fits that are none of its classes."""
+        """Raise InputError for a task that predicts nothing, and for fits that are none of its classes."""
         super().__init__()
         if not task.deployable:
             raise InputError(f"{type(task).__name__} predicts nothing of a stamp whose class is unknown.")
@@ -77,7 +77,7 @@ class Deployed(nn.Module):
         return self.network(*self.prepare(stamps, metadata))
 
     def prepare(self, stamps: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The same arguments to what the network is given: image (B, C, S, S) and columns (B, F), both float32."""
+        """Return what the network is given: image (B, C, S, S) and columns (B, F), both float32."""
         if self.spec.raw_shape and tuple(stamps.shape[1:]) != self.spec.raw_shape:
             raise InputError(f"stamps of {tuple(stamps.shape[1:])}; the network wants {self.spec.raw_shape}.")
         if metadata is None:

@@ -20,7 +20,7 @@ class Seen:
         return self._fresh(_numbers(keys))
 
     def add(self, keys: np.ndarray) -> np.ndarray:
-        """The same. All count as met from now on."""
+        """Return the same. All count as met from now on."""
         numbers = _numbers(keys)
         fresh = self._fresh(numbers)
         if fresh.any():

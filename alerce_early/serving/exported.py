@@ -24,7 +24,7 @@ def seal(content: bytes) -> bytes:
 
 
 def opened(file: Path) -> tuple[Facts, Runtime]:
-    """What an exported ONNX file tells, and onnxruntime on it; raises InputError for any other file."""
+    """Return what an exported ONNX file tells, and onnxruntime on it; raises InputError for any other file."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -33,7 +33,7 @@ def opened(file: Path) -> tuple[Facts, Runtime]:
 
 
 def of_content(content: bytes, name: str) -> tuple[Facts, Runtime]:
-    """The same of the content of such a file; name: what it is called, for messages."""
+    """Return the same of the content of such a file; name: what it is called, for messages."""
     with extra("--runtime onnx", "export"):
         import onnxruntime  # noqa: F401  whose lack is no damage
     try:
@@ -73,7 +73,7 @@ def session_of(content: bytes) -> Any:
 
 
 def of_run(run: Path) -> tuple[Facts, Runtime]:
-    """The same of a run folder or checkpoint, exported by another process.
+    """Return the same of a run folder or checkpoint, exported by another process.
 
     That takes ten seconds and a gibibyte, which is free again when it ends. Raises InputError where `export` does.
     """

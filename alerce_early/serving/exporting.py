@@ -36,7 +36,7 @@ class Graph(nn.Module):
 
 
 def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
-    """Inputs by name, float32: n random rows, then rows without data, constant, infinite, with one odd pixel or edge.
+    """Return inputs by name, float32: n random rows, then rows without data, constant, infinite, or odd in a pixel.
 
     stamps (n + 9, C, H, W) or (n + 9, C, L) and, where the network takes it, metadata (n + 9, F).
     """
@@ -67,7 +67,7 @@ def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.n
 
 
 def traced(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> bytes:
-    """A module as ONNX; inputs: two rows of each, by name; the batch stays free."""
+    """Return a module as ONNX; inputs: two rows of each, by name; the batch stays free."""
     with extra("ONNX files", "export"):
         import onnxscript  # noqa: F401  torch's exporter asks for it only half way
     with _quietly():
@@ -85,7 +85,7 @@ def traced(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[st
 
 
 def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
-    """The network as an ONNX file, and onnxruntime on it; dynamic batch."""
+    """Return the network as an ONNX file, and onnxruntime on it; dynamic batch."""
     with extra("--format onnx", "export"):
         import onnx
         import onnxruntime  # noqa: F401  whose lack is told before the network is traced
@@ -100,7 +100,7 @@ def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
 
 
 def to_torch(deployed: Deployed) -> tuple[bytes, Check]:
-    """The network as a program of `torch.export`, which `torch.export.load` opens without this package."""
+    """Return the network as a program of `torch.export`, which `torch.export.load` opens without this package."""
     graph, inputs = _example(deployed)
     with _quietly():
         program = torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=_free_batch(inputs))
@@ -115,7 +115,7 @@ ENDS = {"onnx": END, "torch": ".pt2"}
 
 
 def content_of(deployed: Deployed, form: str = "onnx") -> tuple[bytes, float]:
-    """The file's content and by how much it differs from the checkpoint on `edge_cases`, at most `TOLERANCE`.
+    """Return the file's content and by how much it differs from the checkpoint on `edge_cases`, at most `TOLERANCE`.
 
     Raises InputError where the network cannot be exported, or its file would differ by more.
     """
@@ -139,7 +139,7 @@ def content_of(deployed: Deployed, form: str = "onnx") -> tuple[bytes, float]:
 
 
 def _example(deployed: Deployed) -> tuple[Graph, dict[str, Tensor]]:
-    """The graph, and inputs to trace it with."""
+    """Return the graph, and inputs to trace it with."""
     return Graph(deployed).eval(), {name: torch.from_numpy(rows[:2]) for name, rows in edge_cases(deployed).items()}
 
 

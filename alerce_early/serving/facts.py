@@ -90,7 +90,7 @@ class Facts:
         return facts
 
     def check(self) -> None:
-        """Raises InputError for values that no network can have."""
+        """Raise InputError for values that no network can have."""
         spec = self.spec
         if not re.fullmatch("[0-9a-f]{12}", self.model_id):
             raise InputError(f"model_id={self.model_id[:20]!r}; wanted 12 hex digits")

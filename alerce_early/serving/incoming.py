@@ -10,7 +10,7 @@ PAUSE = 1.0  # seconds between two looks
 
 
 def arrivals(folder: Path, ends: tuple[str, ...], known: Callable[[Path], bool]) -> Iterator[Path]:
-    """The files of a folder whose names end in one of `ends`, for ever: the oldest first, each once.
+    """Yield the files of a folder whose names end in one of `ends`, for ever: the oldest first, each once.
 
     A file is taken for whole when its size and time are those of a look at least `PAUSE` seconds before, so one whose
     writer stops for as long may be met too early; one that is written under a name with another ending, or a leading

@@ -154,7 +154,7 @@ def _rows(
 def _pieces(
     path: Path, name: str, spec: DataSpec, read: Callable[[Path, DataSpec], Records], size: int, shard: Shard
 ) -> Iterator[Chunk]:
-    """The rows of one file, at most `size` at a time; a file that cannot be read is one rejected row."""
+    """Yield the rows of one file, at most `size` at a time; a file that cannot be read is one rejected row."""
     index, n = shard
     source = shown(str(path))
     try:
@@ -176,7 +176,7 @@ def _pieces(
 
 
 def _taken(records: Records, rows: list[int]) -> Records:
-    """Some rows of records, all of one shape, as dense arrays of their own."""
+    """Return some rows of records, all of one shape, as dense arrays of their own."""
     return replace(
         records,
         images=np.stack([records.images[row] for row in rows]).astype(np.float32),
@@ -215,7 +215,7 @@ def _merged(pieces: list[Chunk]) -> Chunk:
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """What rows are named by, printable: the file's name, or its whole path where two files share that."""
+    """Return what rows are named by, printable: the file's name, or its whole path where two files share that."""
     names = {path: shown(path.name) for path in paths}
     shared = Counter(names.values())
     return {path: name if shared[name] == 1 else shown(str(path)) for path, name in names.items()}

@@ -121,7 +121,7 @@ class Parts:
             yield parquet.read_table(file, columns=[name])[name].to_numpy()
 
     def reasons(self) -> Iterator[Rejected]:
-        """What was set aside, in the order of the input."""
+        """Yield what was set aside, in the order of the input."""
         asides = [file.with_suffix(".rejected.csv") for file in self.files]
         for aside in [self.rejected_file] if self.finished else asides:
             if aside.exists():
@@ -174,12 +174,12 @@ class Parts:
 
 
 def partial_of(out: Path) -> Path:
-    """The folder with the parts of an unfinished output."""
+    """Return the folder with the parts of an unfinished output."""
     return out.with_name(f"{out.name}.partial")
 
 
 def origin_of(out: Path) -> Path:
-    """The hidden file beside a CSV that tells what made it."""
+    """Return the hidden file beside a CSV that tells what made it."""
     return out.with_name(f".{out.name}.json")
 
 
@@ -189,7 +189,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def rejected_of(out: Path) -> Path:
-    """The file beside an output with what was set aside; of a CSV it has the whole name, for its own."""
+    """Return the file beside an output with what was set aside; of a CSV it has the whole name, for its own."""
     return out.with_name(f"{out.stem if out.suffix == '.parquet' else out.name}.rejected.csv")
 
 

@@ -16,7 +16,7 @@ from alerce_early.serving.deployed import Deployed
 
 
 def mixed(deployed: Deployed) -> Deployed:
-    """A copy whose inner convolutions, those with other inputs than the image's channels, are bfloat16.
+    """Return a copy whose inner convolutions, those with other inputs than the image's channels, are bfloat16.
 
     Its results are float32 or bfloat16, as the last layer has it.
     """
@@ -30,5 +30,5 @@ def mixed(deployed: Deployed) -> Deployed:
 
 
 def _given_as(dtype: torch.dtype) -> Any:
-    """A hook that gives a layer its inputs in this type."""
+    """Return a hook that gives a layer its inputs in this type."""
     return lambda _, given: tuple(x.to(dtype) if isinstance(x, torch.Tensor) else x for x in given)

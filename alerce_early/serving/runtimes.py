@@ -29,7 +29,7 @@ PART = BATCH  # rows; 1.5 MB of raw stamps
 
 
 def eager(deployed: Deployed) -> Runtime:
-    """The checkpoint itself, float32: what all others are measured against."""
+    """Return the checkpoint itself, float32: what all others are measured against."""
 
     def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
         with torch.inference_mode():
@@ -99,13 +99,13 @@ RUNTIMES: dict[str, Callable[[Deployed], Runtime]] = {
 
 
 def of_run(path: Path, name: str) -> tuple[Facts, Runtime]:
-    """What is known of the network of a run folder or checkpoint, and the runtime of this name for it."""
+    """Return what is known of the network of a run folder or checkpoint, and the runtime of this name for it."""
     deployed = Deployed.load(checkpoint_of(path))
     return deployed.facts, start(name, deployed)
 
 
 def start(name: str, deployed: Deployed) -> Runtime:
-    """The runtime of this name for a network; raises InputError if there is none, or a library is missing."""
+    """Return the runtime of this name for a network; raises InputError if there is none, or a library is missing."""
     if name not in RUNTIMES:
         raise InputError(f"--runtime {name} is unknown; there are {', '.join(RUNTIMES)}.")
     return RUNTIMES[name](deployed)

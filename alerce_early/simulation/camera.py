@@ -45,7 +45,7 @@ MIX_SCATTER = 0.025  # of the subtraction's nearer weight from night to night
 
 
 def bleed(sources: Sources) -> Sources:
-    """The charge that runs along the rows of the brightest stars."""
+    """Return the charge that runs along the rows of the brightest stars."""
     s = sources[sources.flux > BLEEDING]
     return Sources.of(s.row, s.x, s.y, 0.008 * s.flux, size=16.0, ratio=0.03)
 
@@ -57,7 +57,7 @@ def draw_atmosphere(fwhm: Array, rng: Generator) -> Atmosphere:
 
 
 def draw_belief(air: Atmosphere, bad: Array, rng: Generator) -> Atmosphere:
-    """The atmosphere and pointing that the subtraction believes in; far off where bad (n,) is set."""
+    """Return the atmosphere and pointing that the subtraction believes in; far off where bad (n,) is set."""
     n = len(bad)
     width = np.exp(np.where(bad, 0.08, 0.04) * rng.standard_normal(n))
     ratio = air.ratio * (1 + 0.04 * rng.standard_normal(n))

@@ -28,14 +28,14 @@ def read(
     channels: Sequence[str] = hits.CHANNELS,
     extra_path: str | Path | None = None,
 ) -> Records:
-    """Simulated stamps as records, through the same door as the real files; extra_path as there."""
+    """Return simulated stamps as records, through the same door as the real files; extra_path as there."""
     origin = f"simulated HiTS file of {n:,} stamps, seed {seed}"
     records = hits.from_raw(simulate_hits(n, seed), origin, channels)
     return with_extra(records, hits.read(extra_path, channels=channels)) if extra_path else records
 
 
 def simulate_hits(n: int = 4_026, seed: int = 0) -> dict[str, Any]:
-    """The raw dict of a HiTS course file with n stamps, half of them artefacts; a pure function of (n, seed).
+    """Return the raw dict of a HiTS course file with n stamps, half of them artefacts; a pure function of (n, seed).
 
     A survey is simulated until it has n / 2 artefacts; real sources are drawn from its other classes in
     their proportions. SNR is the difference over its noise: sky of the science image, and photons.

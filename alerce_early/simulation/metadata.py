@@ -104,7 +104,7 @@ def calibration_error(n: int, rng: np.random.Generator) -> Array:
 
 
 def history(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array, Array]:
-    """Detections and visits so far at each position: moving objects and most artefacts are seen once."""
+    """Return detections and visits so far at each position: moving objects and most artefacts are seen once."""
     n = len(labels)
     median, scatter = DETECTIONS[labels].T
     detections = np.ceil(median * np.exp(scatter * rng.standard_normal(n)))

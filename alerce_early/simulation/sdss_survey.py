@@ -61,13 +61,13 @@ TITANIUM_OXIDE = np.array([4761, 4955, 5448, 5847, 6158, 6651, 7054, 7589, 8432,
 
 
 def read(n: int = 6000, seed: int = 0, test_path: str | Path | None = None) -> Records:
-    """Simulated spectra as records, through the same door as real arrays; test_path: as in `sdss.read`."""
+    """Return simulated spectra as records, through the same door as real arrays; test_path: as in `sdss.read`."""
     simulated = sdss.from_raw(simulate(n, seed), origin=f"{n:,} simulated spectra, seed {seed}")
     return simulated if test_path is None else join({"train": simulated, "test": sdss.read(test_path)})
 
 
 def simulate(n: int, seed: int = 0) -> dict[str, Any]:
-    """The raw dict of the arrays format, see `sdss`: spectra (n, 886) float32, class, z, Z_CONF_PERSON, id."""
+    """Return the raw dict of the arrays format, see `sdss`: spectra (n, 886) float32, class, z, Z_CONF_PERSON, id."""
     rng = np.random.default_rng([seed, 0x5D55])
     label = rng.permutation(
         np.repeat(np.arange(len(CLASSES)), np.diff(np.rint(np.cumsum([0, *SHARES]) * n)).astype(int))
@@ -143,7 +143,7 @@ def galaxies(n: int, rng: Rng) -> tuple[Array, Array]:
 
 
 def quasars(n: int, rng: Rng, bal: bool = False) -> tuple[Array, Array]:
-    """A power law with iron blends and the broad and narrow lines, behind the Lyman forest; bal: with winds."""
+    """Return a power law with iron blends and the broad and narrow lines, behind the Lyman forest; bal: with winds."""
     z = np.where(rng.random(n) < 0.5, rng.normal(2.4, 0.4, n), rng.uniform(0.05, 4.2, n))
     z = np.where(rng.random(n) < 0.05, rng.uniform(3.5, 5.0, n), z)
     z = (np.where(z < 1.6, rng.normal(2.4, 0.35, n), z) if bal else z).clip(1.4 if bal else 0.02, 5.0)

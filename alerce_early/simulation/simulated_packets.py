@@ -68,14 +68,14 @@ def alerts(n: int, seed: int = 0, pool_size: int = POOL) -> Iterator[tuple[dict[
 
 
 def encode(packet: dict[str, Any]) -> bytes:
-    """The avro file of one packet."""
+    """Return the avro file of one packet."""
     file = io.BytesIO()
     writer(file, SCHEMA, [packet])
     return file.getvalue()
 
 
 def gzipped_fits(stamp: np.ndarray) -> bytes:
-    """A cutout (H, W) as in a packet: a gzipped FITS image of big-endian float32."""
+    """Return a cutout (H, W) as in a packet: a gzipped FITS image of big-endian float32."""
     size = (f"NAXIS{i + 1}  ={side:21}" for i, side in enumerate(stamp.shape[::-1]))
     header = "".join(f"{card:80}" for card in (*CARDS, *size, "END")).encode().ljust(2880)
     pixels = stamp.astype(">f4").tobytes()
@@ -110,7 +110,7 @@ def write(out: Path, n: int, seed: int = 0, force: bool = False) -> tuple[Path, 
 
 
 def _content(image: np.ndarray, metadata: np.ndarray) -> dict[str, Any]:
-    """The fields of a packet but its names."""
+    """Return the fields of a packet but its names."""
     values: dict[str, Any] = dict(zip(COLUMNS, metadata.tolist(), strict=True))
     values["isdiffpos"] = "f" if values["isdiffpos"] else "t"
     values |= {name: int(values[name]) for name in COUNTED}

@@ -53,7 +53,7 @@ class Scene:
 
 
 def flux_of(mag: Array, zero_point: Array) -> Array:
-    """Counts of a source of that magnitude."""
+    """Return counts of a source of that magnitude."""
     return 10 ** (0.4 * (zero_point - mag))
 
 
@@ -111,7 +111,7 @@ def draw_field(c: dict[str, Array], rng: Generator) -> Sources:
 
 
 def draw_hosts(labels: Array, c: dict[str, Array], rng: Generator) -> dict[str, Array]:
-    """The galaxies of the supernovae and of some active nuclei, in one flat list with the row of each."""
+    """Return the galaxies of the supernovae and of some active nuclei, in one flat list with the row of each."""
     row = np.flatnonzero((labels == SN) | ((labels == AGN) & (rng.random(len(labels)) < 0.33)))
     n, nuclear = len(row), labels[row] == AGN
     bright = nuclear | (rng.random(n) < 0.75)
@@ -139,7 +139,7 @@ def draw_hosts(labels: Array, c: dict[str, Array], rng: Generator) -> dict[str, 
 
 
 def draw_counterparts(labels: Array, artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
-    """The star or nucleus that was already there, at the alert's position, where there is one."""
+    """Return the star or nucleus that was already there, at the alert's position, where there is one."""
     kinds = [labels == AGN, labels == VS, artefact == WEAK_STAR, artefact == RESIDUAL]
     mean, width = np.select(kinds, [17.9, 16.2, 14.0, 14.8]), np.select(kinds, [0.95, 1.9, 0.8, 0.9])
     mag = np.clip(mean + width * rng.standard_normal(len(labels)), 12.3, 21.2)

@@ -40,7 +40,7 @@ to_raw = stamps_file.to_raw  # what is generated from the survey is in the forma
 def read(
     n: int = 52_244, seed: int = 0, test_path: str | Path | None = None, extra_path: str | Path | None = None
 ) -> Records:
-    """The simulated survey as records, through the same door as the real file; the paths: as there."""
+    """Return the simulated survey as records, through the same door as the real file; the paths: as there."""
     records = stamps_file.from_raw(simulate(n, seed), origin=f"simulated survey of {n:,} stamps, seed {seed}")
     return stamps_file.beside(records, test_path, extra_path)
 
@@ -81,14 +81,14 @@ def class_counts(n: int) -> Array:
 
 
 def trim(stamp: Array, rng: Generator) -> Array:
-    """A stamp that runs over the chip's edge: lines or columns of one side are missing."""
+    """Return a stamp that runs over the chip's edge: lines or columns of one side are missing."""
     kept = int(rng.integers(35, SIDE))
     part = slice(0, kept) if rng.random() < 0.5 else slice(SIDE - kept, SIDE)
     return (stamp[part] if rng.random() < 0.5 else stamp[:, part]).copy()
 
 
 def simulate(n: int = 52_244, seed: int = 0) -> dict[str, Any]:
-    """A survey of n alerts, a pure function of (n, seed); the default size is the ALeRCE training file's.
+    """Return a survey of n alerts, a pure function of (n, seed); the default size is the ALeRCE training file's.
 
     images: list of n (height, width, 3) float32 stamps in counts, science, template, difference; 63 x 63 but
     for about 1.2 %; NaN where the detector has no data, and in a few templates -3.4e38.

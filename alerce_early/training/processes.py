@@ -42,7 +42,7 @@ def launched() -> bool:
 
 
 def agree(decide: Callable[[], str]) -> str:
-    """What the first process decides, in all of them; each must ask the same questions in the same order.
+    """Return what the first process decides, in all of them; each must ask the same questions in the same order.
 
     Empty in a process that Lightning started: it is there because the first decided to go on. Raises InputError in
     all if the first fails.
@@ -91,7 +91,7 @@ def check_sight(folder: Path, view: Callable[[], object]) -> None:
 
 
 def environment() -> ClusterEnvironment | None:
-    """What the launcher of this process tells, or None of one that was started alone or by Lightning.
+    """Return what the launcher of this process tells, or None of one that was started alone or by Lightning.
 
     Raises InputError for a launcher that is neither torchrun nor SLURM.
     """
@@ -126,7 +126,7 @@ def check_number(devices: int) -> None:
 
 @cache
 def _meeting() -> dist.Store | None:
-    """The store of the launcher's processes, or None of one that was started alone."""
+    """Return the store of the launcher's processes, or None of one that was started alone."""
     here = environment()
     if here is None or here.world_size() == 1:
         return None
@@ -138,7 +138,7 @@ def _meeting() -> dist.Store | None:
 
 
 def _exchange(say: Callable[[], str]) -> list[str]:
-    """What each process says, by rank; if one fails, it raises its error and all others an InputError of its words."""
+    """Return what each process says, by rank; if one fails, it raises its error, the others an InputError."""
     store, here, question = _meeting(), environment(), next(_questions)
     assert store and here
     failed: Exception | None = None

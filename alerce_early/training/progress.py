@@ -60,7 +60,7 @@ class EpochLine(Callback):
 
 
 def training_seconds(trainer: L.Trainer) -> float:
-    """What all epochs took, over all processes that one after the other trained this run."""
+    """Return what all epochs took, over all processes that one after the other trained this run."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return sum(callback.seconds for callback in callbacks if isinstance(callback, EpochLine))
 
@@ -105,7 +105,7 @@ def _spoken(name: str) -> str:
 
 
 def progress_bar() -> list[Callback]:
-    """A bar within the epoch where somebody can see it move; none in a log file."""
+    """Return a bar within the epoch where somebody can see it move; none in a log file."""
     return [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
 
 

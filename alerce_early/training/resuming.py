@@ -79,7 +79,7 @@ def _many() -> bool:
 
 
 def _of_all_processes(own: Any) -> list[Any]:
-    """What each process holds, by rank."""
+    """Return what each process holds, by rank."""
     if not _many():
         return [own]
     states: list[Any] = [None] * dist.get_world_size()

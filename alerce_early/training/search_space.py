@@ -11,7 +11,7 @@ from alerce_early.config import composed, plain, understood
 
 
 def parsed(options: Sequence[str]) -> tuple[dict[str, str | None], dict[str, BaseDistribution]]:
-    """What is fixed and what is to be searched, by key: of the command line and, below it, of its yamls' sweeps."""
+    """Return what is fixed and what is to be searched, by key, of the command line and its yamls' sweeps."""
     given = _overrides(options)
     config = composed(*[o.input_line or "" for o in given if not o.is_sweep_override()], hydra=True)
     params = plain(config.hydra.sweeper.get("params")) or {}

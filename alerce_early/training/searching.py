@@ -63,7 +63,7 @@ class Search:
         self.study = self._opened(config.name)
 
     def _opened(self, name: str) -> optuna.Study:
-        """The study on disk, new or as it was left; raises InputError if that was of other options."""
+        """Return the study on disk, new or as it was left; raises InputError if that was of other options."""
         with files.told(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with files.alone(self.folder / ".lock"):
@@ -106,7 +106,7 @@ class Search:
             ]
 
     def _asked(self, trials: int) -> Trial | None:
-        """A new trial with its options chosen, or None if there are enough."""
+        """Return a new trial with its options chosen, or None if there are enough."""
         with files.alone(self.folder / ".lock"):
             number = len(self.study.get_trials(deepcopy=False))
             if number >= trials:
@@ -157,12 +157,12 @@ class Search:
 
 
 def _reached(run: Run, monitor: str) -> float:
-    """What is searched for: the monitored number of the best epoch."""
+    """Return what is searched for: the monitored number of the best epoch."""
     return run.history()[run.read_json("metrics.json")["best_epoch"] - 1][monitor]
 
 
 def _chosen(trial: Trial | optuna.trial.FrozenTrial) -> list[str]:
-    """The options of a trial, numbers to four digits: that is what it trains with and what its command says."""
+    """Return the options of a trial, numbers to four digits: that is what it trains with and what its command says."""
     short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.params.items()}
     return [f"{key}={value}" for key, value in short.items()]
 

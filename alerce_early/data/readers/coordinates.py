@@ -13,7 +13,7 @@ GALACTIC_NODE = np.deg2rad(122.93192)  # galactic longitude of the north celesti
 
 
 def unit_vectors(longitude: Array, latitude: Array) -> Array:
-    """Unit vectors (..., 3) of angles in radians."""
+    """Return unit vectors (..., 3) of angles in radians."""
     c = np.cos(latitude)
     return np.stack([c * np.cos(longitude), c * np.sin(longitude), np.sin(latitude)], axis=-1)
 

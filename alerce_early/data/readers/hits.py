@@ -77,7 +77,7 @@ def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Recor
 
 
 def to_raw(images: np.ndarray, labels: Sequence[str], ids: Sequence[str]) -> dict[str, Any]:
-    """The raw dict of a file from images (N, S, S, 4), class names and object names.
+    """Return the raw dict of a file from images (N, S, S, 4), class names and object names.
 
     Raises `InputError` for another number of channels.
     """

@@ -13,7 +13,7 @@ JOINS = (("candid", "candid"), ("id", "id"), ("id", "objectid"), ("id", "oid")) 
 def known(
     table: Mapping[str, np.ndarray | Sequence[str]], named_by: Collection[str], origin: str
 ) -> tuple[str, dict[str, str]]:
-    """What of candid and id joins a table of labels to rows that have these names, and the label of each.
+    """Return what of candid and id joins a table of labels to rows that have these names, and the label of each.
 
     table: columns (N,) of any capitalisation: label (or class), and candid, or else id (or objectId, oid); a row
     without a label does not count. Raises InputError where it has them not, or gives one row two labels.

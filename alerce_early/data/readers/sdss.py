@@ -138,7 +138,7 @@ def _from_fits(found: Sequence[Path], origin: str) -> Records:
 
 
 def _content(file: Path) -> io.BytesIO:
-    """A FITS file unpacked into memory, if it is no larger than a spectrum may be."""
+    """Return a FITS file unpacked into memory, if it is no larger than a spectrum may be."""
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         content = stream.read(LARGEST + 1)
     if len(content) > LARGEST:

@@ -61,7 +61,7 @@ def read(path: str | Path | None, test_path: str | Path | None = None, extra_pat
 
 
 def beside(records: Records, test_path: str | Path | None, extra_path: str | Path | None) -> Records:
-    """Records with those of other stamps files: test_path is the test part, extra_path is for training only."""
+    """Return records with those of other stamps files: test_path is the test part, extra_path is for training only."""
     if test_path:
         records = join({"train": records, "test": read(test_path)})
     return with_extra(records, read(extra_path)) if extra_path else records
@@ -87,7 +87,7 @@ def from_raw(raw: Any, origin: str, labelled: bool = True) -> Records:
 
 
 def to_raw(images: np.ndarray, labels: Sequence[str], ids: Sequence[str]) -> dict[str, Any]:
-    """The raw dict of a stamps file without metadata, from images (N, H, W, 3), class names and object names.
+    """Return the raw dict of a stamps file without metadata, from images (N, H, W, 3), class names and object names.
 
     Raises `InputError` for a class or a number of channels that such a file does not have.
     """
