@@ -29,7 +29,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
-from alerce_early.config import composed, make_data, plain
+from alerce_early.config import compose_config, make_data, to_plain
 from alerce_early.construct import build
 from alerce_early.errors import InputError, at_the_door
 from alerce_early.runs import Run
@@ -90,12 +90,12 @@ def train_against_loops(model: str, batches: int, folder: Path) -> Run:
         f"outputs={folder}",
         "patience=100",
     ]
-    config = composed(*overrides, f"trainer.max_epochs={ROUNDS + 1}")
+    config = compose_config(*overrides, f"trainer.max_epochs={ROUNDS + 1}")
     data = make_data(config)
     data.setup()
     assert data.rows
     taken = [data.rows[rows] for rows in data.train_dataloader().sampler or ()]
-    net = build(plain(config.model.net), spec=data.spec).train()
+    net = build(to_plain(config.model.net), spec=data.spec).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=config.optim.optimizer.lr)
 
     def step(batch: dict[str, torch.Tensor]) -> None:
@@ -149,7 +149,7 @@ def clean_against_pickle(n: int, folder: Path) -> None:
     file = folder / "stamps.pkl"
     with file.open("wb") as out:
         pickle.dump(simulate(n), out, protocol=4)
-    steps = json.dumps(plain(composed().recipe.steps))
+    steps = json.dumps(to_plain(compose_config().recipe.steps))
     run_alone(LOAD, file)  # once before it counts, so that both find the file in the page cache
     rounds = [(run_alone(CLEAN, file, folder / str(i), steps), run_alone(LOAD, file)) for i in range(ROUNDS)]
     size = f"{n:,} stamps, {file.stat().st_size / (1 << 30):.2f} GiB"
@@ -262,7 +262,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := [name for name in options.measures if name not in MEASURES]:
         raise InputError(f"there is no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}.")
-    progress.quiet()
+    progress.silence_libraries()
     print(f"{torch.get_num_threads()} threads, median of {ROUNDS} rounds")
     print(f"{'':44} {'ours':>16} {'rival':>32} {'ratio':>8}   aim")
     for name in options.measures or MEASURES:

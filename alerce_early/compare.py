@@ -31,7 +31,7 @@ def leaderboard(entries: Sequence[Entry]) -> list[list[str]]:
         rows.append(
             [
                 str(entry.choices["model"]),
-                " ".join(f"{key}={value}" for key, value in _apart(entry, entries).items()),
+                " ".join(f"{key}={value}" for key, value in _find_choices(entry, entries).items()),
                 ", ".join(_over_seeds(entry, name) for name in entry.words),
                 number(mean(entry.scores), entry.interval),
                 _n(entry),
@@ -85,12 +85,12 @@ def as_csv(entries: Sequence[Entry]) -> str:
     """One line a config, each number in a column of its own."""
     lines: list[dict[str, Any]] = []
     for entry, best in zip(entries, _bests(entries), strict=True):
-        found = comparison.paired(best.outcome, entry.outcome) if entry is not best else {}
+        found = comparison.test_paired(best.outcome, entry.outcome) if entry is not best else {}
         spreads = {key: entry.over_seeds(key) for key in entry.words}
         lines.append(
             {
                 "system": entry.choices["model"],
-                "apart_by": "; ".join(f"{key}={value}" for key, value in _apart(entry, entries).items()),
+                "apart_by": "; ".join(f"{key}={value}" for key, value in _find_choices(entry, entries).items()),
                 "parameters": entry.runs[0].result["parameters"],
                 **{f"{key}_mean": average for key, (average, _) in spreads.items()},
                 **{f"{key}_sd": spread for key, (_, spread) in spreads.items()},
@@ -140,13 +140,13 @@ def _bests(entries: Sequence[Entry]) -> list[Entry]:
 def _against(entry: Entry, best: Entry) -> str:
     if entry is best:
         return ""
-    found = comparison.paired(best.outcome, entry.outcome)
+    found = comparison.test_paired(best.outcome, entry.outcome)
     tests: dict[str, float | None] = {best.kind.WORDS[best.kind.RANKED_BY]: found.pop(comparison.BOOTSTRAP), **found}
     tests["over seeds (Welch)"] = comparison.welch(best.scores, entry.scores)
     return "; ".join(f"{name}: {comparison.verdict(p)}" for name, p in tests.items() if p is not None)
 
 
-def _apart(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
+def _find_choices(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
     """Return the choices that set an entry apart from the others of its model, as they are typed.
 
     A name stands for what it always brings, and of keys that say the same the first is told.

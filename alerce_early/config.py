@@ -71,7 +71,7 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     @wraps(job)
     def guarded(config: DictConfig) -> None:
         try:
-            with understood(), files.told(Path(config.outputs), files.FULL):
+            with translate_errors(), files.refusals_told(Path(config.outputs), files.FULL):
                 job(config)
         except signals.Stopped as stopped:
             if first():
@@ -104,7 +104,7 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
         sys.argv[1:] = [re.sub("=~(?=/|$)", lambda _: f"={Path.home()}", option) for option in sys.argv[1:]]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what it refuses, in several lines, and exits itself
         given = get_args_parser().parse_args()
-        with understood():
+        with translate_errors():
             _check_added(given.overrides, given.config_dir)
             composing()
 
@@ -112,7 +112,7 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
 
 
 @contextmanager
-def understood() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Turn what Hydra says of the options and OmegaConf of a config (an unknown key, a list for a number) into an
     `InputError`.
     """
@@ -141,12 +141,12 @@ def _refused(error: HydraException) -> str:
     return f"options: {one_line(error)}."
 
 
-def composed(*given: str, hydra: bool = False) -> DictConfig:
+def compose_config(*given: str, hydra: bool = False) -> DictConfig:
     """train.yaml with these options, as train composes it; raises InputError for an option that train would refuse.
 
     hydra: with Hydra's own part of it.
     """
-    with understood():
+    with translate_errors():
         _check_added(given)
         with initialize_config_dir(CONF, version_base="1.3"):
             return compose("train", overrides=list(given), return_hydra_config=hydra)
@@ -159,17 +159,17 @@ def _check_added(given: Sequence[str], more_configs: str | None = None) -> None:
     if added:
         rest = [o.input_line or "" for o in parsed if o not in added and not o.is_sweep_override()]
         found = [f"hydra.searchpath=['file://{Path(more_configs).absolute()}']"] if more_configs else []
-        overrides.check_added(added, composed(*rest, *found))
+        overrides.check_added(added, compose_config(*rest, *found))
 
 
-def quoted(value: str | Path) -> str:
+def quote_value(value: str | Path) -> str:
     """Return a text as Hydra reads it back as the value of an option."""
     if re.fullmatch(r"[\w/.+@-]+", text := str(value), re.ASCII):
         return text
     return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), text) + '"'
 
 
-def plain(config: Any) -> Any:
+def to_plain(config: Any) -> Any:
     """Return a config node as plain containers, references resolved."""
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
@@ -188,15 +188,15 @@ def make_data(config: DictConfig) -> AlertData:
     return construct(
         AlertData,
         name=config.data.name,
-        source=plain(config.data.source),
-        steps=plain(config.recipe.steps),
+        source=to_plain(config.data.source),
+        steps=to_plain(config.recipe.steps),
         margin=config.augment.margin,
         min_share=config.recipe.get("min_share", 0.0),
-        features=plain(config.features.names),
-        groups=plain(config.data.groups),
-        keep=plain(config.data.keep),
+        features=to_plain(config.features.names),
+        groups=to_plain(config.data.groups),
+        keep=to_plain(config.data.keep),
         target=config.data.target,
-        split=plain(config.data.split),
+        split=to_plain(config.data.split),
         sampling=config.data.sampling,
         batch_size=config.data.batch_size,
         batches_per_epoch=config.data.batches_per_epoch,
@@ -208,8 +208,8 @@ def make_data(config: DictConfig) -> AlertData:
 def make_task(config: DictConfig, spec: DataSpec) -> Task:
     """Return the task of a whole config, for data of this spec, with fresh weights."""
     return build(
-        plain(config.model.task),
-        net=plain(config.model.net),
+        to_plain(config.model.task),
+        net=to_plain(config.model.net),
         spec=spec.plain(),
         optim=_unnamed(config.optim),
         augment=_unnamed(config.augment),
@@ -218,4 +218,4 @@ def make_task(config: DictConfig, spec: DataSpec) -> Task:
 
 def _unnamed(choice: DictConfig) -> dict[str, Any]:
     """Return a choice without its name, which is for people; a checkpoint holds what it stands for."""
-    return {key: value for key, value in plain(choice).items() if key != "name"}
+    return {key: value for key, value in to_plain(choice).items() if key != "name"}

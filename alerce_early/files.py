@@ -47,7 +47,7 @@ def whole(path: Path, place: str = PLACE) -> Iterator[Path]:
     place: how the user chooses another place. Raises InputError where the disk refuses.
     """
     partial = partial_of(path)
-    with told(path, ANY, place):
+    with refusals_told(path, ANY, place):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
@@ -59,7 +59,7 @@ def whole(path: Path, place: str = PLACE) -> Iterator[Path]:
 
 
 @contextmanager
-def told(path: Path, refusals: Collection[int] = FULL | REFUSED, place: str = PLACE) -> Iterator[None]:
+def refusals_told(path: Path, refusals: Collection[int] = FULL | REFUSED, place: str = PLACE) -> Iterator[None]:
     """Turn what a disk refuses at `path` into an `InputError`; any other error stays what it is."""
     try:
         yield
@@ -96,7 +96,7 @@ def alone(lock: Path, patience: float = math.inf, place: str = PLACE) -> Iterato
     """
     until = time.monotonic() + patience
     while True:
-        with told(lock, ANY, place):
+        with refusals_told(lock, ANY, place):
             lock.parent.mkdir(parents=True, exist_ok=True)
             file = lock.open("w")
         with file:

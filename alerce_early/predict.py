@@ -171,7 +171,7 @@ def watch(classifier: Classifier, folder: Path, results: Path) -> None:
     def done(file: Path) -> bool:
         return (out(file).exists() or rejected_of(out(file)).exists()) and not partial_of(out(file)).exists()
 
-    with files.told(results, files.ANY, "--out"):
+    with files.refusals_told(results, files.ANY, "--out"):
         results.mkdir(parents=True, exist_ok=True)
     seen = Seen()
     for file in sorted(results.glob("*.parquet")):
@@ -185,7 +185,7 @@ def watch(classifier: Classifier, folder: Path, results: Path) -> None:
     for file in chain((file for file in begun if file.exists()), incoming.arrivals(folder, ends, done)):
         try:
             outcome = predict(classifier, inputs.find([file], classifier.spec), out(file), seen=seen)
-            print(f"{names.shown(file.name)}: {outcome}", flush=True)
+            print(f"{names.to_printable(file.name)}: {outcome}", flush=True)
             _tell_of_cuts(outcome)
         except InputError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)

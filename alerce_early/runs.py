@@ -50,7 +50,7 @@ class Run:
     def new(cls, path: Path) -> "Run":
         """Return a new run folder of this name, or of the first free name after it, that no other process has got."""
         name, number = path.name, 1
-        with files.told(path):
+        with files.refusals_told(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             while True:
                 try:

@@ -31,15 +31,15 @@ def check_call(cls: Callable[..., Any], *arguments: Any, **options: Any) -> None
     asked: Any = cls.__init__ if isinstance(cls, type) else cls  # type: ignore[misc]
     hints = get_type_hints(asked)
     for name, value in options.items():
-        if not _fits(value, hints.get(name, Any)):
-            raise InputError(f"{cls.__name__}: {name}={str(value)[:60]!r}; wanted {_told(hints[name])}.")
+        if not fits_hint(value, hints.get(name, Any)):
+            raise InputError(f"{cls.__name__}: {name}={str(value)[:60]!r}; wanted {describe_hint(hints[name])}.")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits_hint(value: Any, hint: Any) -> bool:
     """Is a plain value of the type that a signature asks for? Types that are not plain let everything in."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return any(_fits(value, one) for one in inner)
+        return any(fits_hint(value, one) for one in inner)
     if origin is Literal:
         return value in inner
     if hint is None or hint is type(None):
@@ -49,15 +49,15 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in (str, bool):
         return isinstance(value, hint)
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(_fits(one, inner[1]) for one in value.values())
+        return isinstance(value, Mapping) and all(fits_hint(one, inner[1]) for one in value.values())
     if origin is not None and isinstance(origin, type) and issubclass(origin, Sequence):
         if not isinstance(value, Sequence) or isinstance(value, str):
             return False
         if origin is tuple and inner[-1:] != (Ellipsis,):  # of that many, each of its own type
-            return len(value) == len(inner) and all(map(_fits, value, inner))
-        return all(_fits(one, inner[0]) for one in value)
+            return len(value) == len(inner) and all(map(fits_hint, value, inner))
+        return all(fits_hint(one, inner[0]) for one in value)
     return True
 
 
-def _told(hint: Any) -> str:
+def describe_hint(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace("collections.abc.", "")

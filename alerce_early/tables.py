@@ -130,31 +130,31 @@ def label_indices(table: Table, classes: Sequence[str]) -> np.ndarray:
     return np.array([classes.index(name) for name in names], dtype=np.int64)[index]
 
 
-def part(table: Table, split: str) -> dict[str, np.ndarray]:
+def select_split(table: Table, split: str) -> dict[str, np.ndarray]:
     """Return the rows of one split."""
     return _rows(table, table["split"] == split)
 
 
-def labelled(table: Table) -> dict[str, np.ndarray]:
+def keep_labelled(table: Table) -> dict[str, np.ndarray]:
     """Return the rows that can be judged."""
     return _rows(table, table["label"] != "")
 
 
-def judged(table: Table, split: str) -> dict[str, np.ndarray]:
+def select_judged(table: Table, split: str) -> dict[str, np.ndarray]:
     """Return the rows of one split that can be judged."""
-    return labelled(part(table, split))
+    return keep_labelled(select_split(table, split))
 
 
-def unlabelled(table: Table) -> dict[str, np.ndarray]:
+def keep_unlabelled(table: Table) -> dict[str, np.ndarray]:
     """Return the rows that can only be predicted; without the column label."""
     rows = _rows(table, table["label"] == "")
     return {name: column for name, column in rows.items() if name != "label"}
 
 
-def joined(parts: Sequence[Table]) -> dict[str, np.ndarray]:
+def join_tables(parts: Sequence[Table]) -> dict[str, np.ndarray]:
     """Tables end to end, as far as they have the same columns."""
-    shared = [name for name in parts[0] if all(name in part for part in parts)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in shared}
+    shared = [name for name in parts[0] if all(name in select_split for select_split in parts)]
+    return {name: np.concatenate([select_split[name] for select_split in parts]) for name in shared}
 
 
 def _rows(table: Table, chosen: np.ndarray) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from alerce_early import (
     overrides,
     tables,
 )
-from alerce_early.config import command, make_data, make_task, quoted
+from alerce_early.config import command, make_data, make_task, quote_value
 from alerce_early.data import summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.errors import InputError
@@ -54,7 +54,7 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
     returned as it is. Raises InputError if the folder holds a run of another config, and `files.Busy` if
     another process works in it. more: extra callbacks.
     """
-    progress.quiet()
+    progress.silence_libraries()
     overrides.check(config)
     calibration.check(config.calibration)
     conformal.check(config.coverage)
@@ -76,7 +76,7 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
         if found == FINISHED:
             log.info("finished already: %s", run.page)
             return run
-        command_line = ["python", "-m", "alerce_early.train", f"resume={quoted(run.path)}"]
+        command_line = ["python", "-m", "alerce_early.train", f"resume={quote_value(run.path)}"]
         with resumed_by(shlex.join(command_line)):
             _train(config, run, more)
     return run
@@ -107,8 +107,8 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     table |= columns_of(fits, table)
     checkpoints.add(run.best, fits)
     tables.write(run.predictions, table)
-    if len(blind := tables.unlabelled(table)["row"]):
-        tables.write(run.blind_predictions, tables.unlabelled(table))
+    if len(blind := tables.keep_unlabelled(table)["row"]):
+        tables.write(run.blind_predictions, tables.keep_unlabelled(table))
         log.info("%d test rows have no label; their predictions: %s", len(blind), run.blind_predictions)
     result = {
         "origin": data.spec.origin,
@@ -121,7 +121,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
         "judged_rows_per_second": round(len(table["row"]) / judging, 1),
         "stopped": stopped,
     }
-    result["baselines"] = baseline.beside(data, tables.judged(table, result["judged"]), config.seed)
+    result["baselines"] = baseline.evaluate_baselines(data, tables.select_judged(table, result["judged"]), config.seed)
     for caption, figure in task.pictures(data).items():
         pictures.save(figure, run.pictures / f"{caption}.png")
     page = run_page.write(run, data, result)
@@ -166,7 +166,7 @@ def predict(task: Task, data: AlertData, best: ModelCheckpoint) -> dict[str, np.
 
 def fit_on_validation(table: tables.Table, config: DictConfig) -> dict[str, Any]:
     """Return what the validation rows alone teach about the probabilities, as plain values."""
-    validation = tables.labelled(tables.part(table, "validation"))
+    validation = tables.keep_labelled(tables.select_split(table, "validation"))
     return {
         "calibration": calibration.fit(validation, config.calibration),
         "conformal": conformal.fit(validation, config.coverage),
@@ -182,7 +182,7 @@ def columns_of(fits: dict[str, Any], table: tables.Table) -> dict[str, np.ndarra
 
 def evaluate(table: tables.Table) -> dict[str, Any]:
     """Return what each split says, None where it has no labels, and which of them is the result."""
-    parts = {split: tables.labelled(tables.part(table, split)) for split in ("test", "validation")}
+    parts = {split: tables.keep_labelled(tables.select_split(table, split)) for split in ("test", "validation")}
     judge = kind_of(table).judge
     results = {split: judge(part) if len(part["row"]) else None for split, part in parts.items()}
     return {**results, "judged": "test" if results["test"] else "validation"}

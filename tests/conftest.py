@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from alerce_early.config import composed
+from alerce_early.config import compose_config
 from alerce_early.data.spec import DataSpec
 from alerce_early.simulation.survey import simulate
 from alerce_early.train import train
@@ -39,7 +39,7 @@ def stamps_file(survey: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session", name="composed")
 def composed_() -> Callable[..., DictConfig]:
     """Compose train.yaml with overrides, as the command line does."""
-    return composed
+    return compose_config
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def tiny_run(stamps_file: Path, outputs: Path, *overrides: str) -> Path:
 
 
 def _quick(stamps_file: Path, outputs: Path, *overrides: str) -> DictConfig:
-    return composed(
+    return compose_config(
         "data=alerce",
         f"data.path={stamps_file}",
         f"outputs={outputs}",

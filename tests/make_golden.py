@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from alerce_early import checkpoints
-from alerce_early.config import composed, plain
+from alerce_early.config import compose_config, to_plain
 from alerce_early.construct import function
 from alerce_early.evaluation import calibration, conformal
 from alerce_early.tasks.generate import GenerateTask
@@ -63,11 +63,11 @@ def outputs(path: Path, raw: np.ndarray) -> dict[str, np.ndarray]:
 
 def make(name: str, overrides: list[str], folder: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
-        config = composed(*overrides, f"outputs={place}")
+        config = compose_config(*overrides, f"outputs={place}")
         run = train(config, Path(place) / "run")
         held = {key: value for key, value in checkpoints.read(run.best).items() if key in PLAIN}
         torch.save(held, folder / f"{name}.ckpt")
-        source = plain(config.data.source)
+        source = to_plain(config.data.source)
         records = function(source.pop("_target_"))(**source)
     chosen = np.stack([records.images[i] for i in range(ROWS)]).astype(np.float32)
     if chosen.ndim == 4:

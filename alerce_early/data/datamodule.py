@@ -146,7 +146,7 @@ class AlertData(L.LightningDataModule):
     def parts(self) -> dict[str, np.ndarray]:
         """Row numbers in the store of each part."""
         if self.store.part is not None:
-            part = splits.prescribed(self.store.part, self.labels, self.store.ids, self.classes, **self.split)
+            part = splits.apply_prescribed(self.store.part, self.labels, self.store.ids, self.classes, **self.split)
         else:
             part = construct(splits.split, self.labels, self.store.ids, self.classes, **self.split)
         labelled = self.labels >= 0

@@ -19,12 +19,12 @@ def sound(name: str) -> bool:
     return len(name) <= LONGEST and name.isprintable() and not FORMULA.match(name)
 
 
-def shown(path: str) -> str:
+def to_printable(path: str) -> str:
     """Return a path from elsewhere as one printable line."""
     return path if path.isprintable() else ascii(path)[1:-1]
 
 
-def checked(values: Any, what: str, origin: str) -> np.ndarray:
+def check_names(values: Any, what: str, origin: str) -> np.ndarray:
     """(N,) str from a list or array of names or whole numbers.
 
     what: what they name, for messages. Raises InputError for values that are neither, and for names that are too

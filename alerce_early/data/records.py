@@ -90,7 +90,7 @@ def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
     return Records(
         images=[image for part in parts.values() for image in part.images],
         labels=np.concatenate([part.labels for part in parts.values()]),
-        ids=np.concatenate([_told_apart(name, part.ids) for name, part in parts.items()]),
+        ids=np.concatenate([_tell_apart(name, part.ids) for name, part in parts.items()]),
         features=np.concatenate([part.features for part in parts.values()]),
         feature_names=first.feature_names,
         classes=first.classes,
@@ -102,7 +102,7 @@ def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
     )
 
 
-def label_numbers(labels: Any, classes: Sequence[str], origin: str) -> np.ndarray:
+def to_label_numbers(labels: Any, classes: Sequence[str], origin: str) -> np.ndarray:
     """(N,) int64 indices into classes from a list or array of them, or of class names in any capitalisation.
 
     Raises InputError for a label that is neither.
@@ -133,7 +133,7 @@ def label_numbers(labels: Any, classes: Sequence[str], origin: str) -> np.ndarra
     return numbers
 
 
-def numbers(values: Any, what: str, origin: str) -> np.ndarray:
+def to_numbers(values: Any, what: str, origin: str) -> np.ndarray:
     """float64 array of what a file holds as numbers, in any nesting; raises InputError where it is no numbers."""
     try:
         found = np.asarray(values)
@@ -174,11 +174,11 @@ def with_extra(records: Records, extra: Records) -> Records:
     return replace(joined, part=np.concatenate([own, np.full(len(extra), "extra")]))
 
 
-def numbered(n: int) -> np.ndarray:
+def number_rows(n: int) -> np.ndarray:
     """(n,) ids row0, row1, ... for rows that name no object: each counts as its own."""
     return np.char.add("row", np.arange(n).astype(str))
 
 
-def _told_apart(name: str, ids: np.ndarray) -> np.ndarray:
+def _tell_apart(name: str, ids: np.ndarray) -> np.ndarray:
     """Ids made from row numbers repeat from part to part; the part's name keeps the objects apart."""
     return np.char.add(f"{name}/", ids) if name and ids[0] == "row0" else ids

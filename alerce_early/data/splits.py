@@ -40,7 +40,7 @@ def split(
     Returns (N,) int8 indices into `PARTS`; a pure function of its arguments.
     """
     if folds is not None:
-        held = fold_of(labels, ids, folds, seed) == _checked(fold, folds)
+        held = fold_of(labels, ids, folds, seed) == _check_fold(fold, folds)
         parts = np.full(len(labels), TEST, dtype=np.int8)
         parts[~held] = split(labels[~held], ids[~held], classes, validation=validation, test=0, seed=seed)
         return parts
@@ -94,7 +94,9 @@ def fold_of(labels: np.ndarray, ids: np.ndarray, folds: int, seed: int = 0) -> n
     return fold_of_group[group]
 
 
-def told(validation: float = 100, test: float = 200, seed: int = 0, folds: int | None = None, fold: int = 0) -> str:
+def describe_split(
+    validation: float = 100, test: float = 200, seed: int = 0, folds: int | None = None, fold: int = 0
+) -> str:
     """Return the options of `split` as a sentence."""
     if folds is not None:
         return (
@@ -104,13 +106,13 @@ def told(validation: float = 100, test: float = 200, seed: int = 0, folds: int |
     return f"Split by object, seed {seed}; at most {validation} rows of a class for validation and {test} for test."
 
 
-def _checked(fold: int, folds: int) -> int:
+def _check_fold(fold: int, folds: int) -> int:
     if not 0 <= fold < folds:
         raise InputError(f"data.split.fold={fold} is not there: split.folds={folds} makes folds 0 to {folds - 1}.")
     return fold
 
 
-def prescribed(
+def apply_prescribed(
     part: np.ndarray,
     labels: np.ndarray,
     ids: np.ndarray,

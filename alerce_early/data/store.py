@@ -100,7 +100,7 @@ def open_or_prepare(
         return Store(path)
     partial = files.partial_of(path)
     _clear(path.parent)
-    with files.told(path), files.alone(_lock(partial)):
+    with files.refusals_told(path), files.alone(_lock(partial)):
         damage = Store(path).find_damage() if path.exists() else ""
         if damage is not None:  # else another process made it while this one waited
             if damage:

@@ -25,7 +25,7 @@ GIVES_AWAY = {
 }
 
 
-def beside(data: AlertData, table: tables.Table, seed: int = 0) -> dict[str, Any]:
+def evaluate_baselines(data: AlertData, table: tables.Table, seed: int = 0) -> dict[str, Any]:
     """Baselines trained on the training rows of a split and judged on the rows of a table, as plain values.
 
     table: the judged rows of a run, columns id, row, label and p_<class>; for a table without classes there is
@@ -38,7 +38,7 @@ def beside(data: AlertData, table: tables.Table, seed: int = 0) -> dict[str, Any
         return {}
     train, test = data.parts["train"], table["row"]
     shares = np.bincount(data.labels[train], minlength=len(classes)) / len(train)
-    result: dict[str, Any] = {"majority": _judged(_as_table(table, classes, np.tile(shares, (len(test), 1))))}
+    result: dict[str, Any] = {"majority": _summarise(_as_table(table, classes, np.tile(shares, (len(test), 1))))}
     names = list(data.store.meta["features"])
     known = np.array(data.store.meta["classes"])
     original = data.store.labels[np.concatenate([train, test])]  # of groups, the classes inside
@@ -55,10 +55,10 @@ def beside(data: AlertData, table: tables.Table, seed: int = 0) -> dict[str, Any
     columns = [names[i] for i in used]
     labels = tables.label_indices(table, classes)
     return result | {
-        "metadata": _judged(guessed),
+        "metadata": _summarise(guessed),
         "importances": dict(zip(columns, forest.feature_importances_.tolist(), strict=True)),
-        "paired": comparison.paired(Outcome.of([table]), Outcome.of([guessed])),
-        "drift": drift.drifted(values[train], values[test], columns, data.labels[train], labels, seed),
+        "paired": comparison.test_paired(Outcome.of([table]), Outcome.of([guessed])),
+        "drift": drift.find_drift(values[train], values[test], columns, data.labels[train], labels, seed),
     }
 
 
@@ -112,6 +112,6 @@ def _as_table(table: tables.Table, classes: tuple[str, ...], probabilities: np.n
     return {name: table[name] for name in ("id", "row", "label")} | columns
 
 
-def _judged(table: tables.Table) -> dict[str, Any]:
+def _summarise(table: tables.Table) -> dict[str, Any]:
     judged = numbers(table)
     return {name: judged[name] for name in ("n", "values", "intervals")}

@@ -80,9 +80,9 @@ def numbers(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """
     classes = tables.classes_of(table)
     labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
-    judged = intervals.judged(metrics.Classification(labels, probabilities, classes), table["id"])
+    judged = intervals.judge_rows(metrics.Classification(labels, probabilities, classes), table["id"])
     bounds = judged["intervals"]
-    bounds["ece"] = intervals.reflected(judged["values"]["ece"], bounds["ece"])
+    bounds["ece"] = intervals.reflect_interval(judged["values"]["ece"], bounds["ece"])
     counts = metrics.confusion(labels, probabilities.argmax(1), len(classes))
     bounds |= _of_shares(labels, probabilities.argmax(1), table["id"], classes)
     return {**judged, "classes": list(classes), "confusion": counts.tolist()}
@@ -141,7 +141,7 @@ def sections(
 
     images: row numbers (n,) to (n, C, ...); None where there are none, as for a foreign table.
     """
-    title, standing = provenance.told(table)
+    title, standing = provenance.describe_rows(table)
     return [
         Section(
             title,

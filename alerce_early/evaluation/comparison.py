@@ -90,7 +90,7 @@ def paired_bootstrap(one: Outcome, other: Outcome) -> float:
     return float(min(1.0, max(2 * far, 1 / DRAWS)))
 
 
-def paired(one: Outcome, other: Outcome) -> dict[str, float]:
+def test_paired(one: Outcome, other: Outcome) -> dict[str, float]:
     """p of the tests that fit these rows, by name: the bootstrap of the score, and McNemar's where it may be used.
 
     The two ask different things: the score weighs strata alike, McNemar's test rows.

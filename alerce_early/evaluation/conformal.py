@@ -62,11 +62,11 @@ def columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, 
         return {}
     classes = tables.classes_of(table)
     probabilities = tables.probabilities(table, classes)
-    named = {name: _joined(sets(fitted["thresholds"][name], probabilities), classes) for name in KINDS}
+    named = {name: _join_names(sets(fitted["thresholds"][name], probabilities), classes) for name in KINDS}
     return {**named, WANTED: np.full(len(probabilities), fitted["coverage"])}
 
 
-def _joined(inside: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+def _join_names(inside: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     """(N,) str of (N, C) bool; few different sets, so each is joined once."""
     different, which = np.unique(inside, axis=0, return_inverse=True)
     names = [JOINED.join(name for name, there in zip(classes, row, strict=True) if there) for row in different]

@@ -34,7 +34,7 @@ def judge(table: tables.Table) -> dict[str, Any]:
     rows = {"all": np.full(len(labels), True)} | {name: labels == i for i, name in enumerate(classes)}
     judged: dict[str, Any] = {"wanted": float(table[conformal.WANTED][0]), "sets": {}}
     for name in conformal.KINDS:
-        inside = _apart(table[name], classes)
+        inside = _split_names(table[name], classes)
         held = inside[np.arange(len(labels)), labels]
         judged["sets"][name] = {part: _part(held[of], inside[of]) for part, of in rows.items() if of.any()}
     return judged
@@ -69,7 +69,7 @@ def _part(held: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _apart(joined: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+def _split_names(joined: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     """(N, C) bool of (N,) str."""
     names, which = np.unique(joined.astype(str), return_inverse=True)
     return np.array([[name in text.split(JOINED) for name in classes] for text in names])[which]

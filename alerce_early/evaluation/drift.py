@@ -10,7 +10,7 @@ BINS = 10
 ALPHA = 0.05  # for all columns together
 
 
-def drifted(
+def find_drift(
     reference: np.ndarray,
     other: np.ndarray,
     names: Sequence[str],
@@ -26,7 +26,7 @@ def drifted(
     (Bonferroni); psi is the population stability index, see `psi`.
     """
     if reference_labels is not None and other_labels is not None:
-        reference = reference[matched(reference_labels, other_labels, seed)]
+        reference = reference[match_classes(reference_labels, other_labels, seed)]
     if not len(reference) or not len(other):
         return []
     found = []
@@ -62,7 +62,7 @@ def _shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return counts / counts.sum()
 
 
-def matched(labels: np.ndarray, wanted: np.ndarray, seed: int = 0) -> np.ndarray:
+def match_classes(labels: np.ndarray, wanted: np.ndarray, seed: int = 0) -> np.ndarray:
     """Row numbers, as many as possible, that have the class shares of `wanted`; both (N,) int64 >= 0."""
     have, want = (np.bincount(column, minlength=1 + max(labels.max(), wanted.max())) for column in (labels, wanted))
     share = want / want.sum()

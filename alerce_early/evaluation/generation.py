@@ -70,7 +70,7 @@ def sections(
     images: Callable[[np.ndarray], np.ndarray],
 ) -> list[Section]:
     """Return what the page says of a judged table; images: row numbers (n,) to (n, C, H, W)."""
-    title, standing = provenance.told(table)
+    title, standing = provenance.describe_rows(table)
     worst = np.argsort(-table["nll"], kind="stable")[:SHOWN]
     captions = [f"{table['id'][i]}\n{table['label'][i]}, {table['nll'][i]:.2f} nats a pixel" for i in worst]
     return [

@@ -29,7 +29,7 @@ def share(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     return bootstrap(lambda times: {"share": float(times @ hits / times.sum())}, groups)["share"]
 
 
-def judged(
+def judge_rows(
     statistic: Callable[[np.ndarray], dict[str, float]], groups: np.ndarray, rows: np.ndarray | None = None
 ) -> dict[str, Any]:
     """Return {"n", "values": {name: number}, "intervals": {name: [low, high]}} of the rows (n,), or all.
@@ -53,8 +53,8 @@ def judged_by_class(
 ) -> dict[str, Any]:
     """Return `judged` of all rows, with "by_class": the same of the rows of each of labels (N,)."""
     names = labels.astype(str)
-    by_class = {str(name): judged(statistic, groups, np.flatnonzero(names == name)) for name in np.unique(names)}
-    return judged(statistic, groups) | {"by_class": by_class}
+    by_class = {str(name): judge_rows(statistic, groups, np.flatnonzero(names == name)) for name in np.unique(names)}
+    return judge_rows(statistic, groups) | {"by_class": by_class}
 
 
 def bootstrap(
@@ -83,7 +83,7 @@ def resamples(groups: np.ndarray, draws: int) -> Iterator[np.ndarray]:
         yield np.bincount(drawn, minlength=len(objects))[group].astype(np.float64)
 
 
-def reflected(value: float, bounds: Sequence[float]) -> list[float]:
+def reflect_interval(value: float, bounds: Sequence[float]) -> list[float]:
     """Return the basic bootstrap interval, not below 0, of a number that every draw inflates, as a calibration error.
 
     bounds: of the percentile bootstrap, which counts the inflation twice; here its draws about the value stand

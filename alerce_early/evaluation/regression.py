@@ -50,7 +50,7 @@ def judge(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
         order = np.argsort(-table["confidence"], kind="stable")
         for share in KEPT:
             kept = order[: max(1, round(share * len(order)))]
-            most_confident[str(share)] = intervals.judged(numbers, table["id"], kept)
+            most_confident[str(share)] = intervals.judge_rows(numbers, table["id"], kept)
     return {**intervals.judged_by_class(numbers, table["id"], table["label"]), "most_confident": most_confident}
 
 
@@ -98,7 +98,7 @@ def sections(
         "residuals": "Errors as velocities; the dotted lines are the catastrophic limit.",
         "confidence": "What is left of the failures when only the most confident are kept.",
     }
-    title, standing = provenance.told(table)
+    title, standing = provenance.describe_rows(table)
     return [
         Section(
             title,

@@ -39,7 +39,7 @@ def judge(table: tables.Table) -> dict[str, Any]:
     labels = tables.label_indices(table, tables.classes_of(table))
     columns = {prefix: _columns(table, prefix) for prefix in _prefixes(table)}
     return {
-        prefix: _judged(labels, probabilities, table["id"])
+        prefix: _summarise(labels, probabilities, table["id"])
         | {"unmoved": bool(np.abs(probabilities - columns["p"]).max() < UNMOVED)}
         for prefix, probabilities in columns.items()
     }
@@ -81,7 +81,7 @@ def _columns(table: tables.Table, prefix: str) -> np.ndarray:
     return np.stack([table[f"{prefix}_{name}"] for name in tables.classes_of(table)], 1).astype(np.float64)
 
 
-def _judged(labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
+def _summarise(labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
     own = probabilities[np.arange(len(labels)), labels]
     log_loss, brier = metrics.log_losses(own), (probabilities**2).sum(1) - 2 * own + 1
     errors = metrics.CalibrationErrors(probabilities)
@@ -91,9 +91,9 @@ def _judged(labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray) -> d
         means = {"log_loss": weights @ log_loss / weights.sum(), "brier": weights @ brier / weights.sum()}
         return {name: float(value) for name, value in (means | errors(hits, weights)).items()}
 
-    judged = intervals.judged(numbers, ids)
+    judged = intervals.judge_rows(numbers, ids)
     for name in errors.names:
-        judged["intervals"][name] = intervals.reflected(judged["values"][name], judged["intervals"][name])
+        judged["intervals"][name] = intervals.reflect_interval(judged["values"][name], judged["intervals"][name])
     judged["values"]["debiased_rmsce"] = errors.debiased(hits)
     return judged | {"perfect": _perfect(errors, probabilities)}
 

@@ -93,7 +93,7 @@ def judge(table: tables.Table) -> dict[str, Any]:
     points = operating_points(own, score)
     chosen = all(f"threshold_{_point(p['wanted'], p['level'])}" in table for p in points) and not _chose(table)
     if chosen:
-        points = [_given(point["wanted"], point["level"], table, own, score) for point in points]
+        points = [_evaluate(point["wanted"], point["level"], table, own, score) for point in points]
     return {"of": name, "chosen": chosen, "points": points}
 
 
@@ -146,7 +146,7 @@ def _chose(table: tables.Table) -> bool:
     return "split" in table and bool((table["split"] == "validation").all())
 
 
-def _given(wanted: str, level: float, table: tables.Table, own: np.ndarray, score: np.ndarray) -> dict[str, Any]:
+def _evaluate(wanted: str, level: float, table: tables.Table, own: np.ndarray, score: np.ndarray) -> dict[str, Any]:
     """Return what the threshold of each row, which may differ from fold to fold, gives on the rows."""
     thresholds = table[f"threshold_{_point(wanted, level)}"].astype(np.float64)
     point: dict[str, Any] = {"wanted": wanted, "level": level, "threshold": None, "completeness": None, "purity": None}

@@ -42,7 +42,7 @@ class Finished:
     @cached_property
     def table(self) -> dict[str, np.ndarray]:
         """The rows it is judged on."""
-        return tables.judged(tables.read(self.run.predictions), self.result["judged"])
+        return tables.select_judged(tables.read(self.run.predictions), self.result["judged"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,7 @@ def join(finished: Iterable[Finished]) -> tuple[list[Entry], list[str]]:
         if len(runs) < wanted:
             said.append(f"{runs[0].choices['model']}, seed {seed}: {len(runs)} of {wanted} folds; left out.")
             continue
-        table = tables.joined([run.table for run in runs])
+        table = tables.join_tables([run.table for run in runs])
         groups.setdefault((choices, _rows(table, runs[0].result["origin"])), []).append((runs, table))
     entries = [
         Entry(

@@ -6,7 +6,7 @@ import numpy as np
 
 from alerce_early import tables
 from alerce_early.data import names
-from alerce_early.data.readers.labels import LABEL, known
+from alerce_early.data.readers.labels import LABEL, join_labels
 from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics, thresholds
 
@@ -36,12 +36,12 @@ def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
         raise InputError(
             f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(list(found)[:20])[:200]}; {WANTED}."
         )
-    ids = names.checked(found["id"], "ids", str(path))
-    found |= {"id": ids, "label": _labels(path, found["label"]), **_known(path, found)}
-    names.checked(tables.classes_of(found), "classes", str(path))
-    found = tables.labelled(found)
+    ids = names.check_names(found["id"], "ids", str(path))
+    found |= {"id": ids, "label": _labels(path, found["label"]), **_read_known(path, found)}
+    names.check_names(tables.classes_of(found), "classes", str(path))
+    found = tables.keep_labelled(found)
     if "split" in found and (found["split"] == "test").any():
-        found = tables.joined([tables.part(found, split) for split in ("test", "validation")])
+        found = tables.join_tables([tables.select_split(found, split) for split in ("test", "validation")])
     else:
         found["split"] = np.full(len(found["id"]), SPLIT)
     if not len(found["id"]):
@@ -51,15 +51,15 @@ def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
     classes = tables.classes_of(found)
     if "" in classes:
         raise InputError(f"{path}: a column is called p_ and nothing else; {WANTED}.")
-    probabilities = _checked(path, {f"p_{name}": found[f"p_{name}"] for name in classes})
+    probabilities = _check_probabilities(path, {f"p_{name}": found[f"p_{name}"] for name in classes})
     stacked = np.stack(list(probabilities.values()), 1)
     worst = np.abs(stacked.sum(1) - 1).argmax()
     if abs(stacked[worst].sum() - 1) > SUM_TOLERANCE:
         raise InputError(f"{path}: the columns p_* add up to {stacked[worst].sum():g} in row {worst + 1}; wanted 1.")
     predicted = np.array(classes)[stacked.argmax(1)]
     read = {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
-    judged = read if SPLIT in read["split"] else tables.part(read, "test")
-    return judged | thresholds.columns(thresholds.fit(tables.part(read, "validation")), judged)
+    judged = read if SPLIT in read["split"] else tables.select_split(read, "test")
+    return judged | thresholds.columns(thresholds.fit(tables.select_split(read, "validation")), judged)
 
 
 def labels(path: Path, table: tables.Table) -> np.ndarray:
@@ -69,7 +69,7 @@ def labels(path: Path, table: tables.Table) -> np.ndarray:
     the rows.
     """
     found = {name: _labels(path, c) if name.lower() in LABEL else c for name, c in tables.read(path).items()}
-    by, label_of = known(found, table, str(path))
+    by, label_of = join_labels(found, table, str(path))
     joined = np.array([label_of.get(key, "") for key in table[by].astype(str)], dtype=str)
     if not (joined != "").any():
         examples = f"it names {next(iter(label_of), 'nothing')}, the table {next(iter(table[by]), 'nothing')}"
@@ -80,10 +80,10 @@ def labels(path: Path, table: tables.Table) -> np.ndarray:
 def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
     """Labels as text; nothing for a missing one."""
     texts = ["" if label is None or label != label else str(label) for label in labels.tolist()]
-    return names.checked(texts, "labels", str(path))
+    return names.check_names(texts, "labels", str(path))
 
 
-def _known(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
+def _read_known(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
     """Return the other columns that the evaluation reads, where the table has them, as the numbers they are to be."""
     wanted = [name for name in found if name.startswith("q_") or name in tables.METADATA]
     return {name: _numbers(path, name, found[name]) for name in wanted}
@@ -101,12 +101,12 @@ def _of_score(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
     labels = [str(name) for name in np.unique(found["label"])]
     if len(labels) != 2:
         raise InputError(f"{path}: score needs two labels, there are {len(labels)}: {', '.join(labels[:8])}; {WANTED}.")
-    score, chosen = _checked(path, {"score": found["score"]})["score"], metrics.positive(labels)
+    score, chosen = _check_probabilities(path, {"score": found["score"]})["score"], metrics.positive(labels)
     other = next(name for name in labels if name != chosen)
     return {f"p_{other}": 1 - score, f"p_{chosen}": score}
 
 
-def _checked(path: Path, columns: tables.Table) -> dict[str, np.ndarray]:
+def _check_probabilities(path: Path, columns: tables.Table) -> dict[str, np.ndarray]:
     """Return the columns as (N,) float64; raises InputError where they are no probabilities."""
     checked = {}
     for name, column in columns.items():

@@ -84,7 +84,7 @@ def trace(axes: Axes, spectrum: np.ndarray, **style: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _chosen(records: Records, kept: np.ndarray) -> dict[str, np.ndarray]:
+def _choose_examples(records: Records, kept: np.ndarray) -> dict[str, np.ndarray]:
     """Return a few of the kept rows of each class, by position in the store."""
     labels = records.labels[kept]
     chosen = {name: np.flatnonzero(labels == i)[:EXAMPLES] for i, name in enumerate(records.classes)}
@@ -93,7 +93,7 @@ def _chosen(records: Records, kept: np.ndarray) -> dict[str, np.ndarray]:
 
 def _stamps(records: Records, kept: np.ndarray, store: Store) -> Figure:
     """Each class: raw stamps on the left, what the recipe made of them on the right."""
-    chosen = _chosen(records, kept)
+    chosen = _choose_examples(records, kept)
     channels = records.channels[: store.images.shape[1]]
 
     figure = Figure(figsize=(13, 1.2 * len(chosen) + 0.6), layout="constrained")
@@ -111,7 +111,7 @@ def _stamps(records: Records, kept: np.ndarray, store: Store) -> Figure:
 
 def _spectra(records: Records, kept: np.ndarray, store: Store) -> Figure:
     """Each class: a column of raw spectra, and beside it what the recipe made of them."""
-    chosen = _chosen(records, kept)
+    chosen = _choose_examples(records, kept)
     figure = Figure(figsize=(4.5 * len(chosen), 1.3 * EXAMPLES), layout="constrained")
     grid = figure.subplots(EXAMPLES, 2 * len(chosen), squeeze=False)
     for column, (name, rows) in enumerate(chosen.items()):

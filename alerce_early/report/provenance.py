@@ -13,7 +13,7 @@ WHAT_THEY_DID = {
 }
 
 
-def told(table: Mapping[str, np.ndarray]) -> tuple[str, str]:
+def describe_rows(table: Mapping[str, np.ndarray]) -> tuple[str, str]:
     """Return a heading and a sentence without its full stop for the rows of one split, (N,) columns with `split`."""
     split = str(table["split"][0])
     title = "Result" if split == foreign.SPLIT else f"Result on the {split} split"

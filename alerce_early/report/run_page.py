@@ -27,7 +27,7 @@ def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
     result: what metrics.json holds.
     """
     split = result["judged"]
-    table, judged = tables.labelled(tables.part(tables.read(run.predictions), split)), result[split]
+    table, judged = tables.keep_labelled(tables.select_split(tables.read(run.predictions), split)), result[split]
     kind = kind_of(table)
     drawn = kind.pictures(judged, table)
     curves = figures.curves(run.history(), result["best_epoch"], kind.CURVES)
@@ -42,9 +42,9 @@ def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
         subtitle=f"Data: {result['origin']}. Run {run.path.name}, seed {config.seed}.",
         headline=kind.headline(judged),
         sections=[
-            *kind.sections(judged, table, drawn, lambda rows: _finished(recipe, data.store.images[rows])),
+            *kind.sections(judged, table, drawn, lambda rows: _finish_stamps(recipe, data.store.images[rows])),
             *([baseline.section(result["baselines"], judged)] if result.get("baselines") else []),
-            *_shown(run),
+            *_show_pictures(run),
             Section("Learning", words=[*cut_short, BEST_OF], pictures=[("Loss and scores by epoch.", curves)]),
             _data(data, config.data.split),
             _model(run, result),
@@ -64,7 +64,7 @@ def headline_text(result: dict[str, Any], predictions: tables.Table) -> str:
     )
 
 
-def _shown(run: Run) -> list[Section]:
+def _show_pictures(run: Run) -> list[Section]:
     """Return what the task drew at the end of training, if anything."""
     found = sorted(run.pictures.glob("*.png"))
     return (
@@ -85,7 +85,7 @@ def _data(data: AlertData, split: Any) -> Section:
         "Data",
         words=[
             f"Data: {meta['origin']}. Store {data.store.path.name}.",
-            splits.told(**split),
+            splits.describe_split(**split),
             *([f"Left out, in no group: {left}."] if left else []),
         ],
         tables=[(("", "here", *published), read), (("rows", *splits.PARTS), parts)],
@@ -116,7 +116,7 @@ def _weights(run: Run) -> str:
     return "\n".join(f"{name:{width}} {w.numel():>12,}  {' x '.join(map(str, w.shape))}" for name, w in weights.items())
 
 
-def _finished(recipe: Recipe, stored: np.ndarray) -> np.ndarray:
+def _finish_stamps(recipe: Recipe, stored: np.ndarray) -> np.ndarray:
     """Return stored stamps (n, C, S, S) as the net sees them."""
     return recipe.finish(torch.from_numpy(np.array(stored))).numpy()
 

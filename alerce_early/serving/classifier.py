@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early import tables
-from alerce_early.data.records import MISSING, Records, numbers
+from alerce_early.data.records import MISSING, Records, to_numbers
 from alerce_early.errors import InputError, extra
 from alerce_early.evaluation import conformal, metrics
 from alerce_early.machine import threads
@@ -39,7 +39,7 @@ def _member(path: Path, runtime: str) -> tuple[Facts, Runtime]:
     if _is_exported(path):
         if runtime != "onnx":
             raise InputError(f"--runtime {runtime}: {path} runs with onnx alone; {runtime} needs the run folder.")
-        return exported.opened(path)
+        return exported.open_exported(path)
     if path.suffix == ".pt2":
         raise InputError(f"{path} is a program for torch.export.load; predict takes a .onnx file, or the run.")
     if runtime == "onnx":
@@ -132,7 +132,7 @@ class Classifier:
         if hasattr(metadata, "keys") and hasattr(metadata, "__getitem__"):
             found = self._named(metadata, rows, origin)
         else:
-            found = np.empty((0, 0)) if metadata is None else numbers(metadata, "rows", origin)
+            found = np.empty((0, 0)) if metadata is None else to_numbers(metadata, "rows", origin)
         if found.shape != (rows, len(self.features)):
             raise InputError(
                 f"{origin}: shape {found.shape if metadata is not None else 'none'}; wanted ({rows}, "
@@ -149,7 +149,7 @@ class Classifier:
                 f"{origin}: has no metadata {', '.join(lacking[:4])}{', ...' if len(lacking) > 4 else ''}; "
                 f"this network needs {len(self.features)} columns. Try a run with features=none."
             )
-        columns = {name: numbers(metadata[name], f"values of {name}", origin) for name in self.features}
+        columns = {name: to_numbers(metadata[name], f"values of {name}", origin) for name in self.features}
         for name, column in columns.items():
             if column.shape != (rows,):
                 raise InputError(f"{origin}: {name} has shape {column.shape}; wanted ({rows},).")

@@ -23,7 +23,7 @@ def seal(content: bytes) -> bytes:
     return b"r\x4a\n\x06sha256\x12\x40" + hashlib.sha256(content).hexdigest().encode()
 
 
-def opened(file: Path) -> tuple[Facts, Runtime]:
+def open_exported(file: Path) -> tuple[Facts, Runtime]:
     """Return what an exported ONNX file tells, and onnxruntime on it; raises InputError for any other file."""
     try:
         content = file.read_bytes()
@@ -85,4 +85,4 @@ def of_run(run: Path) -> tuple[Facts, Runtime]:
         if done.returncode:
             told = done.stderr.strip().splitlines() or [f"export ended with status {done.returncode}."]
             raise InputError(told[-1].removeprefix("error: "))
-        return opened(file)
+        return open_exported(file)

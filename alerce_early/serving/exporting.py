@@ -66,7 +66,7 @@ def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.n
     return {name: value.astype(np.float32) for name, value in inputs.items()}
 
 
-def traced(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> bytes:
+def trace_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> bytes:
     """Return a module as ONNX; inputs: two rows of each, by name; the batch stays free."""
     with extra("ONNX files", "export"):
         import onnxscript  # noqa: F401  torch's exporter asks for it only half way
@@ -90,7 +90,7 @@ def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
         import onnx
         import onnxruntime  # noqa: F401  whose lack is told before the network is traced
     graph, inputs = _example(deployed)
-    model = onnx.load_from_string(traced(graph, inputs, graph.outputs))
+    model = onnx.load_from_string(trace_onnx(graph, inputs, graph.outputs))
     model.doc_string = f"{deployed.spec.kind}: {', '.join(deployed.columns)}"
     onnx.helper.set_model_props(model, deployed.facts.texts())
     content = model.SerializeToString()

@@ -138,6 +138,6 @@ def _check_numbers(what: str, given: object, n: int) -> None:
 
 
 def _check_names(what: str, given: tuple[str, ...]) -> None:
-    names.checked(given, what, "it")
+    names.check_names(given, what, "it")
     if len(set(given)) < len(given):
         raise InputError(f"{what} repeat a name")

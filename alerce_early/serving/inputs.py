@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data.names import shown
+from alerce_early.data.names import to_printable
 from alerce_early.data.readers import (
     hits,
     pickles,
@@ -141,14 +141,14 @@ def _rows(
                 skip -= piece.read
                 continue
             if pieces and _layout(pieces[0]) != _layout(piece):
-                yield _merged(pieces)
+                yield _merge(pieces)
                 pieces = []
             pieces.append(piece)
             if sum(held.read for held in pieces) >= size:
-                yield _merged(pieces)
+                yield _merge(pieces)
                 pieces = []
     if pieces:
-        yield _merged(pieces)
+        yield _merge(pieces)
 
 
 def _pieces(
@@ -156,12 +156,12 @@ def _pieces(
 ) -> Iterator[Chunk]:
     """Yield the rows of one file, at most `size` at a time; a file that cannot be read is one rejected row."""
     index, n = shard
-    source = shown(str(path))
+    source = to_printable(str(path))
     try:
         records = read(path, spec)
     except InputError as error:
         if index == 0:
-            yield _chunk(None, [], source, name, [Rejected(source, "", shown(str(error)))], 1)
+            yield _chunk(None, [], source, name, [Rejected(source, "", to_printable(str(error)))], 1)
         return
     wanted = (*spec.raw_shape[1:], spec.raw_shape[0])
     rows = np.arange(index, len(records), n)
@@ -172,10 +172,10 @@ def _pieces(
             Rejected(source, f"{name}:{row}", f"stamp is {_by(records.images[row].shape)}, wanted {_by(wanted)}")
             for row in sorted(set(part) - set(fits))
         ]
-        yield _chunk(_taken(records, fits) if fits else None, fits, source, name, rejected, len(part))
+        yield _chunk(_take_rows(records, fits) if fits else None, fits, source, name, rejected, len(part))
 
 
-def _taken(records: Records, rows: list[int]) -> Records:
+def _take_rows(records: Records, rows: list[int]) -> Records:
     """Return some rows of records, all of one shape, as dense arrays of their own."""
     return replace(
         records,
@@ -198,7 +198,7 @@ def _layout(piece: Chunk) -> tuple[str, ...] | None:
     return piece.records.feature_names if piece.records else None
 
 
-def _merged(pieces: list[Chunk]) -> Chunk:
+def _merge(pieces: list[Chunk]) -> Chunk:
     held = [piece.records for piece in pieces if piece.records]
     columns: dict[str, Any] = {
         name: np.concatenate([np.asarray(getattr(records, name)) for records in held])
@@ -216,9 +216,9 @@ def _merged(pieces: list[Chunk]) -> Chunk:
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
     """Return what rows are named by, printable: the file's name, or its whole path where two files share that."""
-    names = {path: shown(path.name) for path in paths}
+    names = {path: to_printable(path.name) for path in paths}
     shared = Counter(names.values())
-    return {path: name if shared[name] == 1 else shown(str(path)) for path, name in names.items()}
+    return {path: name if shared[name] == 1 else to_printable(str(path)) for path, name in names.items()}
 
 
 def _by(shape: tuple[int, ...]) -> str:

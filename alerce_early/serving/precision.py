@@ -15,7 +15,7 @@ from torch import nn
 from alerce_early.serving.deployed import Deployed
 
 
-def mixed(deployed: Deployed) -> Deployed:
+def to_mixed(deployed: Deployed) -> Deployed:
     """Return a copy whose inner convolutions, those with other inputs than the image's channels, are bfloat16.
 
     Its results are float32 or bfloat16, as the last layer has it.

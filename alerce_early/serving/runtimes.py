@@ -21,7 +21,7 @@ from alerce_early.serving import exported, exporting
 from alerce_early.serving.classifier import BATCH
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.facts import Facts, Runtime
-from alerce_early.serving.precision import mixed
+from alerce_early.serving.precision import to_mixed
 
 Part = Callable[[Tensor, Tensor | None], np.ndarray]  # some of the rows to (n, M), one column each
 
@@ -41,7 +41,7 @@ def eager(deployed: Deployed) -> Runtime:
 
 def bfloat16(deployed: Deployed) -> Runtime:
     """Torch in mixed precision, see `precision.mixed`."""
-    network = _Network(mixed(deployed))
+    network = _Network(to_mixed(deployed))
 
     def part(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
         return network(*deployed.prepare(stamps, metadata)).numpy()
@@ -60,7 +60,7 @@ def openvino(deployed: Deployed) -> Runtime:
         import openvino as ov
     core = ov.Core()
     has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    network = _Network(mixed(deployed) if has_bfloat16 else deployed).eval()
+    network = _Network(to_mixed(deployed) if has_bfloat16 else deployed).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it traces in a way that torch wants to leave behind
         try:

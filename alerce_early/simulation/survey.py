@@ -42,7 +42,7 @@ def read(
 ) -> Records:
     """Return the simulated survey as records, through the same door as the real file; the paths: as there."""
     records = stamps_file.from_raw(simulate(n, seed), origin=f"simulated survey of {n:,} stamps, seed {seed}")
-    return stamps_file.beside(records, test_path, extra_path)
+    return stamps_file.join_files(records, test_path, extra_path)
 
 
 def measure(scene: Scene, images: Array, negative: Array, rng: Generator) -> Array:

@@ -49,7 +49,7 @@ class EpochLine(Callback):
         if not trainer.is_global_zero:
             return
         files.write_text(self.file, "".join(json.dumps(row) + "\n" for row in self.history))
-        numbers = "  ".join(f"{_spoken(name)} {values[name]:.3f}" for name in self.shown if name in values)
+        numbers = "  ".join(f"{_spell(name)} {values[name]:.3f}" for name in self.shown if name in values)
         log.info("epoch %3d/%s  %s  %.1f s", epoch, trainer.max_epochs, numbers, seconds)
 
     def state_dict(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Board(Callback):
             trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)
 
 
-def _spoken(name: str) -> str:
+def _spell(name: str) -> str:
     """val/recall/SN -> SN recall"""
     split, _, metric = name.partition("/")
     metric, _, label = metric.partition("/")
@@ -109,7 +109,7 @@ def progress_bar() -> list[Callback]:
     return [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Leave the log to what this run has to say, once: Lightning's hints go, its errors stay."""
     if getattr(rank_zero_only, "rank", 0):
         logging.getLogger("alerce_early").setLevel(logging.ERROR)

@@ -7,14 +7,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from alerce_early.config import composed, plain, understood
+from alerce_early.config import compose_config, to_plain, translate_errors
 
 
-def parsed(options: Sequence[str]) -> tuple[dict[str, str | None], dict[str, BaseDistribution]]:
+def parse_options(options: Sequence[str]) -> tuple[dict[str, str | None], dict[str, BaseDistribution]]:
     """Return what is fixed and what is to be searched, by key, of the command line and its yamls' sweeps."""
     given = _overrides(options)
-    config = composed(*[o.input_line or "" for o in given if not o.is_sweep_override()], hydra=True)
-    params = plain(config.hydra.sweeper.get("params")) or {}
+    config = compose_config(*[o.input_line or "" for o in given if not o.is_sweep_override()], hydra=True)
+    params = to_plain(config.hydra.sweeper.get("params")) or {}
     named = {o.get_key_element(): o for o in [*_overrides([f"{k}={v}" for k, v in params.items()]), *given]}
     fixed = {
         key: None if o.is_delete() and o.value() is None else o.get_value_element_as_str()
@@ -30,7 +30,7 @@ def one_of(values: BaseDistribution) -> Any:
 
 
 def _overrides(options: Sequence[str]) -> list[Override]:
-    with understood():
+    with translate_errors():
         return OverridesParser.create().parse_overrides(list(options))
 
 

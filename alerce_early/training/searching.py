@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
 from alerce_early import files
-from alerce_early.config import composed
+from alerce_early.config import compose_config
 from alerce_early.construct import module_class
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
@@ -44,13 +44,13 @@ class Search:
     """One study and the options it is about."""
 
     def __init__(self, options: Sequence[str]):
-        fixed, self.space = search_space.parsed(options)
+        fixed, self.space = search_space.parse_options(options)
         self.fixed = [f"{key}={value}" if value is not None else key for key, value in fixed.items()]
         if not self.space:
             raise InputError("nothing to search. Give a range of options: search=optimiser, or batch_size=32,64,128.")
-        config = composed(*self.fixed)
+        config = compose_config(*self.fixed)
         # a wrong key is refused now, not by every trial
-        composed(*self.fixed, *(f"{key}={search_space.one_of(values)}" for key, values in self.space.items()))
+        compose_config(*self.fixed, *(f"{key}={search_space.one_of(values)}" for key, values in self.space.items()))
         if config.trainer.get("devices", 1) != 1:
             raise InputError(
                 f"trainer.devices={config.trainer.devices}: a trial trains on one. "
@@ -64,7 +64,7 @@ class Search:
 
     def _opened(self, name: str) -> optuna.Study:
         """Return the study on disk, new or as it was left; raises InputError if that was of other options."""
-        with files.told(self.folder):
+        with files.refusals_told(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with files.alone(self.folder / ".lock"):
                 study = optuna.create_study(
@@ -119,10 +119,10 @@ class Search:
         """Train one trial and tell the study; one that another process trains is left to it."""
         run = Run((self.folder / f"trial-{trial.number:03d}").absolute())
         try:
-            with _logged(run.path):
-                log.info("trial %d: %s", trial.number, " ".join(_chosen(trial)))
-                train(composed(*self.fixed, *_chosen(trial)), run.path, Pruner(trial, self.monitor))
-            value, state = _reached(run, self.monitor), TrialState.COMPLETE
+            with _log_to(run.path):
+                log.info("trial %d: %s", trial.number, " ".join(_options_of(trial)))
+                train(compose_config(*self.fixed, *_options_of(trial)), run.path, Pruner(trial, self.monitor))
+            value, state = _read_score(run, self.monitor), TrialState.COMPLETE
         except files.Busy:
             return
         except optuna.TrialPruned as reason:
@@ -150,25 +150,25 @@ class Search:
         if TrialState.COMPLETE in states:
             best = self.study.best_trial
             lines += [
-                f"best: trial {best.number}, {self.monitor} {best.value:.4f} with {' '.join(_chosen(best))}",
-                f"  {shlex.join(['python', '-m', 'alerce_early.train', *self.fixed, *_chosen(best)])}",
+                f"best: trial {best.number}, {self.monitor} {best.value:.4f} with {' '.join(_options_of(best))}",
+                f"  {shlex.join(['python', '-m', 'alerce_early.train', *self.fixed, *_options_of(best)])}",
             ]
         return "\n".join(lines)
 
 
-def _reached(run: Run, monitor: str) -> float:
+def _read_score(run: Run, monitor: str) -> float:
     """Return what is searched for: the monitored number of the best epoch."""
     return run.history()[run.read_json("metrics.json")["best_epoch"] - 1][monitor]
 
 
-def _chosen(trial: Trial | optuna.trial.FrozenTrial) -> list[str]:
+def _options_of(trial: Trial | optuna.trial.FrozenTrial) -> list[str]:
     """Return the options of a trial, numbers to four digits: that is what it trains with and what its command says."""
     short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.params.items()}
     return [f"{key}={value}" for key, value in short.items()]
 
 
 @contextmanager
-def _logged(folder: Path) -> Iterator[None]:
+def _log_to(folder: Path) -> Iterator[None]:
     """Keep the log of a trial in its folder too, as train does."""
     folder.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(folder / "train.log")

@@ -42,7 +42,7 @@ def run(job: Callable[[DictConfig], None], config: DictConfig, launch: str) -> N
     outcome, reason = BEFORE if Run(folder).finished else FINISHED, ""
     try:
         if outcome != BEFORE and config.trainer.get("devices", 1) != 1 and not launched():
-            _apart(list(context.overrides.task), folder)
+            _run_apart(list(context.overrides.task), folder)
         else:
             job(config)
         (folder / "failed.txt").unlink(missing_ok=True)
@@ -60,7 +60,7 @@ def run(job: Callable[[DictConfig], None], config: DictConfig, launch: str) -> N
         files.write_text(folder.parent / ".launches" / launch / folder.name, f"{outcome}\n{reason}")
 
 
-def _apart(options: list[str], folder: Path) -> None:
+def _run_apart(options: list[str], folder: Path) -> None:
     """Run a job of several processes as a command of its own: if one of them dies, the sweep lives."""
     command = [sys.executable, "-m", "alerce_early.train", *options, f"hydra.run.dir='{folder}'"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:

@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
 from alerce_early import checkpoints
-from alerce_early.config import plain
+from alerce_early.config import to_plain
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
 from alerce_early.schema import construct
@@ -45,7 +45,7 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
         best,
         last,
     ]
-    options = plain(config.trainer)
+    options = to_plain(config.trainer)
     board = options.pop("logger", True) and TensorBoardLogger(
         run.path, name="", version="", default_hp_metric=False, purge_step=purge
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from alerce_early.data import splits
-from alerce_early.data.records import Records, join, numbered
+from alerce_early.data.records import Records, join, number_rows
 from alerce_early.errors import InputError
 
 
@@ -12,7 +12,7 @@ def records(n: int, classes: tuple[str, ...] = ("a", "b"), **options) -> Records
     return Records(
         images=np.zeros((n, 4, 2)),
         labels=np.arange(n) % len(classes),
-        ids=options.pop("ids", numbered(n)),
+        ids=options.pop("ids", number_rows(n)),
         features=np.arange(n, dtype=np.float64)[:, None],
         feature_names=("z",),
         classes=classes,
@@ -43,7 +43,9 @@ def test_join_refuses_other_classes():
 
 def test_validation_rows_come_out_of_training_where_none_are_prescribed():
     joined = join({"train": records(100), "test": records(20)})
-    part = splits.prescribed(joined.part, joined.labels, joined.ids, joined.classes, validation=10, test=50, seed=0)
+    part = splits.apply_prescribed(
+        joined.part, joined.labels, joined.ids, joined.classes, validation=10, test=50, seed=0
+    )
     assert np.bincount(part).tolist() == [80, 20, 20]
     assert (part[100:] == splits.TEST).all()
     assert np.bincount(joined.labels[part == splits.VALIDATION]).tolist() == [10, 10]

@@ -8,8 +8,8 @@ import pytest
 from alerce_early.data.splits import (
     PARTS,
     TEST,
+    apply_prescribed,
     fold_of,
-    prescribed,
     split,
 )
 from alerce_early.errors import InputError
@@ -69,7 +69,7 @@ def test_a_pure_function_of_its_seed() -> None:
 
 def test_a_prescribed_split() -> None:
     parts, labels, ids = np.array(["train", "test", "validation", "train"]), np.zeros(4, np.int64), np.arange(4)
-    assert prescribed(parts, labels, ids.astype(str), CLASSES).tolist() == [0, 2, 1, 0]
+    assert apply_prescribed(parts, labels, ids.astype(str), CLASSES).tolist() == [0, 2, 1, 0]
 
 
 def test_a_class_of_three_has_one_row_in_each_part() -> None:
@@ -131,4 +131,4 @@ def test_a_fold_that_is_not_there() -> None:
     with pytest.raises(InputError, match="at least 2"):
         split(labels, ids, CLASSES, folds=1)
     with pytest.raises(InputError, match="itself says which rows are for test"):
-        prescribed(np.full(90, "train"), labels, ids, CLASSES, folds=5)
+        apply_prescribed(np.full(90, "train"), labels, ids, CLASSES, folds=5)

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from alerce_early.config import composed, make_data
+from alerce_early.config import compose_config, make_data
 from alerce_early.simulation.survey import simulate
 from alerce_early.train import train
 
@@ -46,7 +46,7 @@ def config(outputs: Path, file: Path) -> Any:
         "augment=rotations",
     )
     where = ("data=alerce", f"data.path={file}", f"outputs={outputs}")
-    return composed("model=preliminary_cnn", *where, *options)
+    return compose_config("model=preliminary_cnn", *where, *options)
 
 
 def verbs(file: Path) -> dict[str, Verb]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from omegaconf import DictConfig
 
-from alerce_early.config import quoted, understood
+from alerce_early.config import quote_value, translate_errors
 from alerce_early.errors import InputError
 
 
@@ -22,14 +22,14 @@ from alerce_early.errors import InputError
 def test_a_misspelt_option_is_told_with_what_there_is(
     composed: Callable[..., DictConfig], option: str, told: str
 ) -> None:
-    with pytest.raises(InputError) as error, understood():
+    with pytest.raises(InputError) as error, translate_errors():
         composed(option)
     assert str(error.value).startswith(told)
 
 
 @pytest.mark.parametrize("text", ("a/b-1.ckpt", "a b", "it's", 'say "x"', "a\\", 'a\\"b\\\\', "x,y=[1]{2}", "1e3 "))
 def test_a_quoted_text_is_read_back(composed: Callable[..., DictConfig], text: str) -> None:
-    assert composed(f"name={quoted(text)}").name == text
+    assert composed(f"name={quote_value(text)}").name == text
 
 
 @pytest.mark.parametrize(

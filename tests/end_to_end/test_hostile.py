@@ -77,7 +77,7 @@ def test_whatever_the_entries_are_a_reader_names_them(read: Callable, keys: tupl
 @given(st.lists(st.text(max_size=8) | st.integers() | st.none() | st.floats(), max_size=5))
 def test_names_are_one_printable_line_and_no_formula(given: list[Any]) -> None:
     try:
-        found = names.checked(given, "ids", "a test").tolist()
+        found = names.check_names(given, "ids", "a test").tolist()
     except InputError as error:
         assert str(error).isprintable()
     else:
@@ -99,7 +99,7 @@ def test_such_ids_are_refused_everywhere(name: str, tmp_path: Path) -> None:
 
 def test_ordinary_ids_are_kept() -> None:
     given = ["ZTF18abc", "-12.5+33.1", "M 31", "train/row0", "νέφος", 7]
-    assert names.checked(given, "ids", "a test").tolist() == [*given[:-1], "7"]
+    assert names.check_names(given, "ids", "a test").tolist() == [*given[:-1], "7"]
 
 
 def test_file_names_that_are_no_text_are_shown_and_stay_distinct(tmp_path: Path) -> None:

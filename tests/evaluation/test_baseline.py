@@ -34,21 +34,21 @@ def test_a_run_has_baselines_and_its_page_says_what_the_images_bought(quick, tmp
 
 def test_a_forest_learns_from_metadata(quick) -> None:
     data = make_data(quick())
-    found = baseline.beside(data, table_of(data))
+    found = baseline.evaluate_baselines(data, table_of(data))
     assert found["metadata"]["values"]["balanced_accuracy"] > 0.4  # chance: 0.2
     assert max(found["paired"].values()) < 0.05 and len(found["paired"]) == 2
 
 
 def test_rb_may_be_used_where_nothing_is_bogus(quick) -> None:
     without = make_data(quick("data.groups={SN:[SN],VS:[VS]}"))
-    assert baseline.beside(without, table_of(without))["left_out"] == []
+    assert baseline.evaluate_baselines(without, table_of(without))["left_out"] == []
     inside = make_data(quick("data.groups={SN:[SN],rest:[VS,bogus]}"))
-    assert baseline.beside(inside, table_of(inside))["left_out"] == ["rb"]
+    assert baseline.evaluate_baselines(inside, table_of(inside))["left_out"] == ["rb"]
 
 
 def test_data_without_metadata(composed, tmp_path: Path) -> None:
     data = make_data(composed("model=hits_deep", f"outputs={tmp_path}", "data.n=200"))
-    found = baseline.beside(data, table_of(data))
+    found = baseline.evaluate_baselines(data, table_of(data))
     assert "no metadata" in found["skipped"] and "metadata" not in found
     page = baseline.section(found, found["majority"])
     assert page.words == [found["skipped"]] and len(page.tables[0][1]) == 2
@@ -56,5 +56,5 @@ def test_data_without_metadata(composed, tmp_path: Path) -> None:
 
 def test_numbers_have_no_baseline(quick) -> None:
     data = make_data(quick())
-    assert baseline.beside(data, {"true": np.zeros(1), "predicted": np.zeros(1)}) == {}
+    assert baseline.evaluate_baselines(data, {"true": np.zeros(1), "predicted": np.zeros(1)}) == {}
     assert tables.classes_of({"true": np.zeros(1)}) == ()

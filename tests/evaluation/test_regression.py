@@ -67,7 +67,9 @@ def test_whole_runs(composed, tmp_path: Path, model: str) -> None:
     assert result["test"]["n"] == (table["split"] == "test").sum() > 20
     if model != "spectra_class":
         assert {"true", "predicted"} <= set(table) and set(table["label"]) == {"QSO", "QSO_BAL"}
-        again = metrics.redshift(*(tables.part(table, "test")[name].astype(float) for name in ("true", "predicted")))
+        again = metrics.redshift(
+            *(tables.select_split(table, "test")[name].astype(float) for name in ("true", "predicted"))
+        )
         assert again == pytest.approx(result["test"]["values"])
         assert (run.path / "predicted.png").exists()
     assert "Largest errors" in run.page.read_text() or "mistakes" in run.page.read_text()

@@ -64,7 +64,7 @@ def test_each_fold_has_thresholds_of_its_own() -> None:
     rows |= {"p_SN": (score := np.array([0.9, 0.1, 0.4, 0.3])), "p_rest": 1 - score}
     fits = [{"of": "SN", "thresholds": dict.fromkeys(NAMES, value)} for value in (0.5, 0.35)]
     first, second = ({name: column[part] for name, column in rows.items()} for part in (slice(2), slice(2, 4)))
-    joined = tables.joined(
+    joined = tables.join_tables(
         [part | thresholds.columns(fit, part) for fit, part in zip(fits, (first, second), strict=True)]
     )
     assert all(point["purity"] == point["completeness"] == 1 for point in thresholds.judge(joined)["points"])

@@ -15,7 +15,7 @@ from conftest import spec
 from omegaconf import DictConfig
 
 from alerce_early import export
-from alerce_early.config import make_task, plain
+from alerce_early.config import make_task, to_plain
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
@@ -29,7 +29,7 @@ Composed = Callable[..., DictConfig]
 def deployed(composed: Composed, *overrides: str, kind: str = "stamps") -> Deployed:
     """An untrained network of these choices, calibrated somehow, that takes all metadata if it wants any."""
     config = composed(*overrides)
-    steps = plain(config.recipe.steps)
+    steps = to_plain(config.recipe.steps)
     raw = (2, 443) if kind == "spectra" else (3, 63, 63)
     channels = {"joint": 4, "two_scales": 8}.get(str(overrides[0]).partition("=")[2], raw[0])
     names = COLUMNS if "features=all" in overrides else ()

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 import alerce_early
 from alerce_early import tables
-from alerce_early.config import make_task, plain
+from alerce_early.config import make_task, to_plain
 from alerce_early.data.readers import hits, sdss
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.errors import InputError
@@ -156,7 +156,7 @@ def test_other_kinds(
         shapes = {"shape": (1, 443), "raw_shape": (2, 443), "kind": "spectra"}
     config = composed(*overrides)
     torch.manual_seed(0)
-    net = Deployed(make_task(config, spec(recipe=tuple(plain(config.recipe.steps)), **shapes, **facts)))
+    net = Deployed(make_task(config, spec(recipe=tuple(to_plain(config.recipe.steps)), **shapes, **facts)))
     (tmp_path / "model.onnx").write_bytes(exporting.content_of(net)[0])
     classifier = alerce_early.load(tmp_path / "model.onnx")
     of_run = Classifier([(net.facts, runtimes.start("torch", net))], "torch")

@@ -119,7 +119,7 @@ def test_shards_make_the_whole_and_csv_is_the_same(
 ) -> None:
     expected = tables.read(whole)
     parts = [table_of(classifier, stamps_file, tmp_path / f"{i}.csv", shard=(i, 3)) for i in range(3)]
-    joined = tables.joined(parts)
+    joined = tables.join_tables(parts)
     order = np.argsort([int(key.split(":")[1]) for key in joined["candid"]])
     assert joined["candid"][order].tolist() == expected["candid"].tolist()
     assert joined["set"][order].tolist() == expected["set"].tolist()

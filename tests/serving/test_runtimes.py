@@ -10,12 +10,12 @@ from conftest import spec
 from omegaconf import DictConfig
 
 from alerce_early import machine
-from alerce_early.config import make_task, plain
+from alerce_early.config import make_task, to_plain
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.errors import InputError
 from alerce_early.serving import exporting
 from alerce_early.serving.deployed import Deployed
-from alerce_early.serving.precision import mixed
+from alerce_early.serving.precision import to_mixed
 from alerce_early.serving.runtimes import PART, RUNTIMES, start
 
 NAMES = ("distnr", "ra", "ndethist")
@@ -26,7 +26,7 @@ ALLOWED = {"torch": 0.0, "onnx": 1e-5}  # the others: mixed precision
 def deployed(composed: Callable[..., DictConfig]) -> Deployed:
     """A network of stamps and metadata that nobody trained, sharp enough to tell rows apart."""
     config = composed("model=stamp_classifier", "recipe=joint")
-    steps, mean, std = tuple(plain(config.recipe.steps)), (5.0, 180.0, 4.0), (3.0, 90.0, 3.0)
+    steps, mean, std = tuple(to_plain(config.recipe.steps)), (5.0, 180.0, 4.0), (3.0, 90.0, 3.0)
     shapes = {"shape": (4, 21, 21), "raw_shape": (3, 63, 63)}
     facts = spec(NAMES, feature_mean=mean, feature_std=std, classes=CLASSES, recipe=steps, **shapes)
     torch.manual_seed(0)
@@ -54,11 +54,11 @@ def test_gives_what_the_checkpoint_gives(name: str, deployed: Deployed) -> None:
 def test_mixed_precision_rounds_the_inner_convolutions_alone(model: str, composed: Callable[..., DictConfig]) -> None:
     pytest.importorskip("openvino")
     config = composed(f"model={model}", "recipe=minmax")
-    facts = spec(shape=(3, 21, 21), raw_shape=(3, 63, 63), classes=CLASSES, recipe=tuple(plain(config.recipe.steps)))
+    facts = spec(shape=(3, 21, 21), raw_shape=(3, 63, 63), classes=CLASSES, recipe=tuple(to_plain(config.recipe.steps)))
     torch.manual_seed(0)
     net = Deployed(make_task(config, facts))
-    inner = [layer.weight for layer in mixed(net).task.net.modules() if getattr(layer, "in_channels", 3) != 3]
-    others = {weight.dtype for weight in mixed(net).task.net.parameters()} - {torch.bfloat16}
+    inner = [layer.weight for layer in to_mixed(net).task.net.modules() if getattr(layer, "in_channels", 3) != 3]
+    others = {weight.dtype for weight in to_mixed(net).task.net.parameters()} - {torch.bfloat16}
     assert {weight.dtype for weight in inner} == {torch.bfloat16} and others == {torch.float32}
     assert all(weight.dtype == torch.float32 for weight in net.task.net.parameters())
     rows = exporting.edge_cases(net, 2 * PART)["stamps"]

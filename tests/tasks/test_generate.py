@@ -133,7 +133,7 @@ def test_a_hits_file_comes_back(tmp_path: Path) -> None:
 def test_extra_rows_do_not_validate_where_a_file_names_its_test_rows() -> None:
     part = np.array(["train"] * 60 + ["test"] * 20 + ["extra"] * 40)
     labels, ids = np.arange(120) % 2, np.arange(120).astype(str)
-    parts = splits.prescribed(part, labels, ids, ("a", "b"), validation=5)
+    parts = splits.apply_prescribed(part, labels, ids, ("a", "b"), validation=5)
     assert (parts[80:] == splits.TRAIN).all() and (parts[60:80] == splits.TEST).all()
     assert (parts[:60] == splits.VALIDATION).sum() == 10
 

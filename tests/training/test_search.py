@@ -13,7 +13,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from alerce_early.config import CONF, composed
+from alerce_early.config import CONF, compose_config
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
 from alerce_early.search import main
@@ -41,7 +41,7 @@ def test_every_ready_search_has_a_space_that_composes(file: Path, tmp_path: Path
     search = Search([f"search={file.stem}", f"outputs={tmp_path}"])
     trial = optuna.create_study().ask(search.space)
     assert len(trial.params) > 1
-    composed(*search.fixed, *(f"{key}={value}" for key, value in trial.params.items()))
+    compose_config(*search.fixed, *(f"{key}={value}" for key, value in trial.params.items()))
 
 
 def test_a_space_is_written_as_a_sweep(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_killed_search_goes_on_to_as_many_trials_as_wanted(options: list[str],
     assert len({trial.params["optim.optimizer.lr"] for trial in trials}) == 3
     best = shlex.split(search.summary().splitlines()[-1])
     assert best[:3] == ["python", "-m", "alerce_early.train"]
-    assert composed(*best[3:]) == Run(folder / f"trial-{search.study.best_trial.number:03d}").config()
+    assert compose_config(*best[3:]) == Run(folder / f"trial-{search.study.best_trial.number:03d}").config()
 
 
 def test_two_processes_share_a_study(options: list[str], tmp_path: Path) -> None:

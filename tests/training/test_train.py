@@ -56,7 +56,7 @@ def test_the_table_covers_validation_and_test_once(finished: Path, composed) -> 
 
 def test_metrics_are_those_of_the_table(finished: Path) -> None:
     result = json.loads((finished / "metrics.json").read_text())
-    test = tables.part(tables.read(finished / "predictions.parquet"), "test")
+    test = tables.select_split(tables.read(finished / "predictions.parquet"), "test")
     right = test["label"] == test["predicted"]
     recalls = [right[test["label"] == name].mean() for name in sorted(set(test["label"]))]
     assert result["test"]["values"]["accuracy"] == pytest.approx(right.mean())
@@ -83,7 +83,7 @@ def test_the_validation_rows_alone_teach_them(finished: Path) -> None:
     table = tables.read(finished / "predictions.parquet")
 
     def fits(split: str) -> dict[str, Any]:
-        rows = tables.part(table, split)
+        rows = tables.select_split(table, split)
         return {
             "calibration": calibration.fit(rows, "temperature"),
             "conformal": conformal.fit(rows, 0.9),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data.names import shown
+from alerce_early.data.names import to_printable
 from alerce_early.data.readers import containers, labels, raw_files
 from alerce_early.data.readers.chunks import Chunk, Rejected
 from alerce_early.data.readers.containers import Block
@@ -25,7 +25,7 @@ from alerce_early.data.readers.packets import (
 )
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.readers.workers import decode_all
-from alerce_early.data.records import UNLABELLED, Records, label_numbers
+from alerce_early.data.records import UNLABELLED, Records, to_label_numbers
 from alerce_early.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,10 @@ def stream(
     beside = find_labels(paths) if labels_paths is None else [Path(path) for path in labels_paths]
     found = containers.find(paths, beside)
     classes = [_read_labels(file) for file in beside]
-    origin = f"packets of {shown(found[0].name)}" + (f" and {len(found) - 1:,} more files" if len(found) > 1 else "")
-    rows = decode_all(_batches(_wanted(found, shard, skip)), workers)
+    origin = f"packets of {to_printable(found[0].name)}" + (
+        f" and {len(found) - 1:,} more files" if len(found) > 1 else ""
+    )
+    rows = decode_all(_batches(_select_records(found, shard, skip)), workers)
     return (_chunk(part, origin, classes) for part in iter(lambda: list(islice(rows, size)), []))
 
 
@@ -118,8 +120,8 @@ def _read_labels(file: Path) -> tuple[str, dict[str, int]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file} is no readable CSV: {error}.") from None
     table = {name: [row[name].strip() for row in rows] for name in names}
-    by, known = labels.known(table, ("candid", "id"), str(file))
-    return by, dict(zip(known, label_numbers(list(known.values()), CLASSES, str(file)).tolist(), strict=True))
+    by, known = labels.join_labels(table, ("candid", "id"), str(file))
+    return by, dict(zip(known, to_label_numbers(list(known.values()), CLASSES, str(file)).tolist(), strict=True))
 
 
 def _batches(found: Iterable[tuple[Block, range]]) -> Iterator[Work]:
@@ -136,7 +138,7 @@ def _batches(found: Iterable[tuple[Block, range]]) -> Iterator[Work]:
         yield batch
 
 
-def _wanted(found: Sequence[Path], shard: tuple[int, int], skip: int) -> Iterator[tuple[Block, range]]:
+def _select_records(found: Sequence[Path], shard: tuple[int, int], skip: int) -> Iterator[tuple[Block, range]]:
     """Yield each block with the numbers of those of its records that are the shard's and not skipped."""
     index, n = shard
     first = 0  # number of the block's first record in the whole input

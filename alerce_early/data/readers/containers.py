@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
-from alerce_early.data.names import shown
+from alerce_early.data.names import to_printable
 from alerce_early.data.readers import raw_files
 from alerce_early.data.readers.chunks import CUT_SHORT
 from alerce_early.data.readers.inflate import DAMAGE, unzipped
@@ -70,9 +70,9 @@ def read_blocks(found: Sequence[Path]) -> Iterator[Block]:
     for file in found:
         try:
             with file.open("rb") as content:
-                yield from look_into(content, shown(str(file)))
+                yield from look_into(content, to_printable(str(file)))
         except OSError as error:
-            yield Block(shown(str(file)), damage=f"file cannot be read: {error.strerror}")
+            yield Block(to_printable(str(file)), damage=f"file cannot be read: {error.strerror}")
 
 
 def look_into(file: IO[bytes], source: str, depth: int = 0) -> Iterator[Block]:
@@ -130,7 +130,7 @@ def _members(file: IO[bytes], source: str, depth: int) -> Iterator[Block]:
         while (member := archive.next()) is not None:
             feed.left = state.offset - member.offset_data + LARGEST_HEADER
             state.members, state.pax_headers = [], {}  # kept for a rewind, which a stream has not
-            name, inside = Path(member.name).name, f"{source}/{shown(member.name)}"
+            name, inside = Path(member.name).name, f"{source}/{to_printable(member.name)}"
             if member.isdir() or name.startswith("."):
                 continue
             if not member.isreg() or member.issparse():

@@ -17,9 +17,9 @@ from alerce_early.data.records import (
     UNLABELLED,
     Records,
     join,
-    label_numbers,
-    numbered,
-    numbers,
+    number_rows,
+    to_label_numbers,
+    to_numbers,
     with_extra,
 )
 from alerce_early.errors import InputError
@@ -66,8 +66,8 @@ def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Recor
     n, labels, ids = len(images[0]), entries.get("labels"), entries.get("id")
     return Records(
         images=np.stack(images, -1),
-        labels=np.full(n, UNLABELLED) if labels is None else label_numbers(labels, CLASSES, origin),
-        ids=numbered(n) if ids is None else names.checked(ids, "ID", origin),
+        labels=np.full(n, UNLABELLED) if labels is None else to_label_numbers(labels, CLASSES, origin),
+        ids=number_rows(n) if ids is None else names.check_names(ids, "ID", origin),
         features=np.empty((n, 0)),
         feature_names=(),
         classes=CLASSES,
@@ -93,7 +93,7 @@ def _key(channel: str) -> str:
 
 def _square(values: Any, origin: str) -> np.ndarray:
     """Flattened stamps (N, S * S) to float32 (N, S, S)."""
-    flat = numbers(values, "rows", origin).astype(np.float32)
+    flat = to_numbers(values, "rows", origin).astype(np.float32)
     flat = flat.reshape(len(flat), -1) if flat.ndim > 1 else flat
     side = math.isqrt(flat.shape[1]) if flat.ndim == 2 else 0
     if not side or side**2 != flat.shape[1]:

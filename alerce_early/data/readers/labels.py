@@ -10,7 +10,7 @@ LABEL = ("label", "class")
 JOINS = (("candid", "candid"), ("id", "id"), ("id", "objectid"), ("id", "oid"))  # what names rows, and its column
 
 
-def known(
+def join_labels(
     table: Mapping[str, np.ndarray | Sequence[str]], named_by: Collection[str], origin: str
 ) -> tuple[str, dict[str, str]]:
     """Return what of candid and id joins a table of labels to rows that have these names, and the label of each.

@@ -62,7 +62,7 @@ def decode_records(work: Work) -> list[Packet | Rejected]:
                 name = _name(record, "objectId", str)
                 found.append(Packet(key, name, source, _row(record.get("candidate")), _stamps(record)))
             except Unreadable as error:
-                reason = names.shown(" ".join(str(error).split()))
+                reason = names.to_printable(" ".join(str(error).split()))
                 found.append(Rejected(source, key, shorten(reason, LONGEST, placeholder="...")))
     return found
 

@@ -21,8 +21,8 @@ from alerce_early.data.records import (
     UNLABELLED,
     Records,
     join,
-    numbered,
-    numbers,
+    number_rows,
+    to_numbers,
 )
 from alerce_early.errors import InputError, extra, one_line
 
@@ -73,7 +73,7 @@ def from_raw(raw: Any, origin: str) -> Records:
     wanted = f"wanted spectra (N, {2 * PIXELS}): fluxes, then inverse variances."
     if spectra is None:
         raise InputError(f"{origin}: has only the entries {[name[:20] for name in sorted(entries)[:8]]}; {wanted}")
-    rows = numbers(spectra, "spectra", origin).astype(np.float32)
+    rows = to_numbers(spectra, "spectra", origin).astype(np.float32)
     if rows.ndim != 2 or rows.shape[1] != 2 * PIXELS:
         raise InputError(f"{origin}: has shape {rows.shape}; {wanted}")
     flux, ivar = np.split(rows, 2, axis=1)
@@ -81,10 +81,10 @@ def from_raw(raw: Any, origin: str) -> Records:
     n = len(flux)
     return _records(
         np.stack([np.where(usable, flux, 0), np.where(usable, ivar, 0)], 2),
-        np.full(n, "") if labels is None else names.checked(labels, "classes", origin),
-        np.full(n, np.nan) if z is None else numbers(z, "z", origin).reshape(-1),
-        np.full(n, float(CERTAIN)) if conf is None else numbers(conf, "z_conf", origin).reshape(-1),
-        numbered(n) if ids is None else names.checked(ids, "ids", origin),
+        np.full(n, "") if labels is None else names.check_names(labels, "classes", origin),
+        np.full(n, np.nan) if z is None else to_numbers(z, "z", origin).reshape(-1),
+        np.full(n, float(CERTAIN)) if conf is None else to_numbers(conf, "z_conf", origin).reshape(-1),
+        number_rows(n) if ids is None else names.check_names(ids, "ids", origin),
         origin,
         Counter(),
     )
@@ -133,7 +133,7 @@ def _from_fits(found: Sequence[Path], origin: str) -> Records:
     if not rows:
         raise InputError(f"{origin}: not one is a FITS spectrum with flux, loglam, ivar in its first table.")
     images, labels, z, conf = zip(*rows, strict=True)
-    known_ids = names.checked(ids, "file names", origin)
+    known_ids = names.check_names(ids, "file names", origin)
     return _records(np.stack(images), np.array(labels), np.array(z), np.array(conf), known_ids, origin, set_aside)
 
 

@@ -16,9 +16,9 @@ from alerce_early.data.records import (
     UNLABELLED,
     Records,
     join,
-    label_numbers,
-    numbered,
-    numbers,
+    number_rows,
+    to_label_numbers,
+    to_numbers,
     with_extra,
 )
 from alerce_early.errors import InputError
@@ -57,10 +57,10 @@ def read(path: str | Path | None, test_path: str | Path | None = None, extra_pat
         raise InputError("data=alerce needs the stamps file: data.path=FILE, or ALERCE_STAMPS=FILE set.")
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder; wanted a stamps file with data.path=FILE. data=alerts takes folders.")
-    return beside(from_raw(pickles.load(path), origin=f"file {Path(path).name}"), test_path, extra_path)
+    return join_files(from_raw(pickles.load(path), origin=f"file {Path(path).name}"), test_path, extra_path)
 
 
-def beside(records: Records, test_path: str | Path | None, extra_path: str | Path | None) -> Records:
+def join_files(records: Records, test_path: str | Path | None, extra_path: str | Path | None) -> Records:
     """Return records with those of other stamps files: test_path is the test part, extra_path is for training only."""
     if test_path:
         records = join({"train": records, "test": read(test_path)})
@@ -115,8 +115,8 @@ def _one_part(entries: Mapping[str, Any], origin: str, labelled: bool) -> Record
     features, columns = _features(metadata, len(images), origin)
     return Records(
         images=_checked_images(images, origin),
-        labels=np.full(len(images), UNLABELLED) if labels is None else label_numbers(labels, CLASSES, origin),
-        ids=numbered(len(images)) if oid is None else names.checked(oid, "object ids", origin),
+        labels=np.full(len(images), UNLABELLED) if labels is None else to_label_numbers(labels, CLASSES, origin),
+        ids=number_rows(len(images)) if oid is None else names.check_names(oid, "object ids", origin),
         features=features,
         feature_names=columns,
         classes=CLASSES,
@@ -148,7 +148,7 @@ def _checked_images(images: Any, origin: str) -> Any:
 def _features(metadata: Any, n: int, origin: str) -> tuple[np.ndarray, tuple[str, ...]]:
     if metadata is None:
         return np.empty((n, 0)), ()
-    values = numbers(metadata, "metadata rows", origin)
+    values = to_numbers(metadata, "metadata rows", origin)
     by_width = {len(COLUMNS): COLUMNS, len(PUBLISHED_COLUMNS): PUBLISHED_COLUMNS, 0: ()}
     width = values.shape[1] if values.ndim == 2 else 0 if values.size == 0 else -1
     if width not in by_width:
