@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from alerce_early.config import compose_config, make_data, to_plain
 from alerce_early.construct import build
-from alerce_early.errors import InputError, at_the_door
+from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.runs import Run
 from alerce_early.simulation.survey import simulate
 from alerce_early.train import train
@@ -249,7 +249,7 @@ MEASURES: dict[str, Callable[[argparse.Namespace, Path], Any]] = {
 }
 
 
-@at_the_door
+@exit_on_input_error
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.bench", description=__doc__)
     add = parser.add_argument

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from alerce_early import files
-from alerce_early.errors import at_the_door
+from alerce_early.errors import exit_on_input_error
 from alerce_early.evaluation import comparison
 from alerce_early.report import page
 from alerce_early.report.entries import Entry, find, join
@@ -85,7 +85,7 @@ def as_csv(entries: Sequence[Entry]) -> str:
     """One line a config, each number in a column of its own."""
     lines: list[dict[str, Any]] = []
     for entry, best in zip(entries, _bests(entries), strict=True):
-        found = comparison.test_paired(best.outcome, entry.outcome) if entry is not best else {}
+        found = comparison.compare_paired(best.outcome, entry.outcome) if entry is not best else {}
         spreads = {key: entry.over_seeds(key) for key in entry.words}
         lines.append(
             {
@@ -140,7 +140,7 @@ def _bests(entries: Sequence[Entry]) -> list[Entry]:
 def _against(entry: Entry, best: Entry) -> str:
     if entry is best:
         return ""
-    found = comparison.test_paired(best.outcome, entry.outcome)
+    found = comparison.compare_paired(best.outcome, entry.outcome)
     tests: dict[str, float | None] = {best.kind.WORDS[best.kind.RANKED_BY]: found.pop(comparison.BOOTSTRAP), **found}
     tests["over seeds (Welch)"] = comparison.welch(best.scores, entry.scores)
     return "; ".join(f"{name}: {comparison.verdict(p)}" for name, p in tests.items() if p is not None)
@@ -198,7 +198,7 @@ def _last(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-@at_the_door
+@exit_on_input_error
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.compare", description=__doc__)
     parser.add_argument("folder", nargs="+", help="a run folder, or one with runs below it")

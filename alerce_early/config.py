@@ -25,13 +25,13 @@ from alerce_early import files, overrides
 from alerce_early.construct import build, module_class
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.spec import DataSpec
-from alerce_early.errors import InputError, at_the_door, one_line
+from alerce_early.errors import InputError, exit_on_input_error, one_line
 from alerce_early.models.net import EXAMPLES, Net
 from alerce_early.runs import Run
 from alerce_early.schema import construct
 from alerce_early.tasks.base import Task
 from alerce_early.training import signals, sweeps
-from alerce_early.training.processes import agree, first
+from alerce_early.training.processes import agree, is_first
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def folder_name(overrides: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
-@at_the_door
+@exit_on_input_error
 def run_folder(resume: str | None, new: str) -> str:
     """Where Hydra lets a run write: in the run to go on with, or in a new folder that no other process has got.
 
@@ -71,10 +71,10 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     @wraps(job)
     def guarded(config: DictConfig) -> None:
         try:
-            with translate_errors(), files.refusals_told(Path(config.outputs), files.FULL):
+            with translate_errors(), files.translate_refusals(Path(config.outputs), files.FULL):
                 job(config)
         except signals.Stopped as stopped:
-            if first():
+            if is_first():
                 print(stopped, file=sys.stderr)
             raise
 
@@ -84,7 +84,7 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
         except files.Busy:
             raise
         except InputError:
-            if first():
+            if is_first():
                 Run(Path(HydraConfig.get().runtime.output_dir)).discard_if_unused()
             raise
 
@@ -93,11 +93,11 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             sweeps.run(guarded, config, launch)
         else:
-            at_the_door(alone)(config)
+            exit_on_input_error(alone)(config)
 
     composing = hydra_main(version_base="1.3", config_path=CONF, config_name="train")(one_or_many)
 
-    @at_the_door
+    @exit_on_input_error
     def main() -> None:
         signals.listen()
         # a shell leaves the ~ of KEY=~/FILE as it is, and Hydra takes it for no value

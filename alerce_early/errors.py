@@ -30,7 +30,7 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def extra(what: str, name: str = "") -> Iterator[None]:
+def require_extra(what: str, name: str = "") -> Iterator[None]:
     """Say which extra, or the package, brings what is imported inside and is missing; raises InputError.
 
     what: what wants it, for people. What is there and cannot be loaded says why itself.
@@ -44,7 +44,7 @@ def extra(what: str, name: str = "") -> Iterator[None]:
         raise InputError(f"{what}: {error.name} is not installed. Try pip install {wanted}.") from None
 
 
-def at_the_door(command: Callable[P, T]) -> Callable[P, T]:
+def exit_on_input_error(command: Callable[P, T]) -> Callable[P, T]:
     """Make a command end with status 2 and one line on an `InputError`, instead of a traceback."""
 
     @wraps(command)

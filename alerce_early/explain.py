@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from alerce_early import checkpoints
 from alerce_early.config import folder_name, make_data
 from alerce_early.data.datamodule import AlertData
-from alerce_early.errors import InputError, at_the_door
+from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.models.relevance import RULES, Relevance, explain
 from alerce_early.report import pictures
 from alerce_early.runs import Run
@@ -25,7 +25,7 @@ from alerce_early.tasks.classify import ClassifyTask
 COLUMNS = 10  # of the metadata, shown
 
 
-def of_rows(task: Task, data: AlertData, rows: np.ndarray, rule: str) -> tuple[np.ndarray, Relevance]:
+def explain_rows(task: Task, data: AlertData, rows: np.ndarray, rule: str) -> tuple[np.ndarray, Relevance]:
     """Stamps (n, C, S, S) of rows of a store as the net sees them, and the relevance of all its inputs."""
     image = task.recipe.finish(torch.from_numpy(np.array(data.store.images[rows])))
     known = list(data.store.meta["features"])
@@ -104,7 +104,7 @@ def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
     if task.spec.kind != "stamps":
         raise InputError(f"{config.model.name} classifies {task.spec.kind}; only stamps are explained.")
     rows = np.flatnonzero(np.isin(data.store.ids, list(ids)))
-    stamps, found = of_rows(task, data, rows, rule)
+    stamps, found = explain_rows(task, data, rows, rule)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for i, row in enumerate(rows.tolist()):
@@ -118,7 +118,7 @@ def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
     return files
 
 
-@at_the_door
+@exit_on_input_error
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m alerce_early.explain",

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from alerce_early import files
-from alerce_early.errors import InputError, at_the_door
+from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.runs import checkpoint_of
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.exporting import (
@@ -19,7 +19,7 @@ from alerce_early.serving.exporting import (
 )
 
 
-@at_the_door
+@exit_on_input_error
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m alerce_early.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -47,7 +47,7 @@ def whole(path: Path, place: str = PLACE) -> Iterator[Path]:
     place: how the user chooses another place. Raises InputError where the disk refuses.
     """
     partial = partial_of(path)
-    with refusals_told(path, ANY, place):
+    with translate_refusals(path, ANY, place):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
@@ -59,7 +59,7 @@ def whole(path: Path, place: str = PLACE) -> Iterator[Path]:
 
 
 @contextmanager
-def refusals_told(path: Path, refusals: Collection[int] = FULL | REFUSED, place: str = PLACE) -> Iterator[None]:
+def translate_refusals(path: Path, refusals: Collection[int] = FULL | REFUSED, place: str = PLACE) -> Iterator[None]:
     """Turn what a disk refuses at `path` into an `InputError`; any other error stays what it is."""
     try:
         yield
@@ -89,14 +89,14 @@ def _full(path: Path, what: str, place: str) -> InputError:
 
 
 @contextmanager
-def alone(lock: Path, patience: float = math.inf, place: str = PLACE) -> Iterator[None]:
+def hold_lock(lock: Path, patience: float = math.inf, place: str = PLACE) -> Iterator[None]:
     """Hold a lock file; the operating system frees it when its holder ends in whatever way.
 
     Raises Busy if another process still holds it after so many seconds.
     """
     until = time.monotonic() + patience
     while True:
-        with refusals_told(lock, ANY, place):
+        with translate_refusals(lock, ANY, place):
             lock.parent.mkdir(parents=True, exist_ok=True)
             file = lock.open("w")
         with file:

@@ -16,7 +16,7 @@ from alerce_early.config import make_data
 from alerce_early.construct import function
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.recipe import centre_crop
-from alerce_early.errors import InputError, at_the_door
+from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.report import figures, pictures
 from alerce_early.runs import Run
 from alerce_early.tasks.generate import GenerateTask
@@ -78,7 +78,7 @@ def _real_rows(data: AlertData, names: list[str]) -> np.ndarray:
     return np.concatenate([np.resize(train[data.labels[train] == data.classes.index(n)], SHOWN) for n in names])
 
 
-@at_the_door
+@exit_on_input_error
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.generate", description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?", help="folder of a finished run of a generator, e.g. model=stamp_vae")

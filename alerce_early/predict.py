@@ -24,7 +24,7 @@ from alerce_early import files, tables
 from alerce_early.data import names
 from alerce_early.data.readers.chunks import CUT_SHORT, Chunk, Rejected
 from alerce_early.data.records import MISSING, TOO_LITTLE
-from alerce_early.errors import InputError, at_the_door
+from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.serving import gallery, incoming, inputs
 from alerce_early.serving.classifier import Classifier, Table, load
 from alerce_early.serving.duplicates import Seen
@@ -171,7 +171,7 @@ def watch(classifier: Classifier, folder: Path, results: Path) -> None:
     def done(file: Path) -> bool:
         return (out(file).exists() or rejected_of(out(file)).exists()) and not partial_of(out(file)).exists()
 
-    with files.refusals_told(results, files.ANY, "--out"):
+    with files.translate_refusals(results, files.ANY, "--out"):
         results.mkdir(parents=True, exist_ok=True)
     seen = Seen()
     for file in sorted(results.glob("*.parquet")):
@@ -205,7 +205,7 @@ def _shard(text: str) -> Shard:
     return index - 1, n
 
 
-@at_the_door
+@exit_on_input_error
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m alerce_early.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -242,7 +242,7 @@ def main() -> None:
 def alone(results: Path) -> Iterator[None]:
     """Be the only one that watches for this folder; raises InputError if another process does."""
     try:
-        with files.alone(results / ".watch", 0, "--out"):
+        with files.hold_lock(results / ".watch", 0, "--out"):
             yield
     except files.Busy:
         raise InputError(f"--out {results}: another --watch writes there, and would classify the same rows.") from None

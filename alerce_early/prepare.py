@@ -21,7 +21,7 @@ def main(config: DictConfig) -> None:
     store = make_data(config).store
     seconds = time.perf_counter() - started
     pictures = ", ".join(sorted(file.name for file in store.path.glob("*.png")))
-    log.info("%s\nstore: %s (%.1f s)\npictures: %s", summary.text(store.meta), store.path, seconds, pictures)
+    log.info("%s\nstore: %s (%.1f s)\npictures: %s", summary.format_summary(store.meta), store.path, seconds, pictures)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Run:
     def new(cls, path: Path) -> "Run":
         """Return a new run folder of this name, or of the first free name after it, that no other process has got."""
         name, number = path.name, 1
-        with files.refusals_told(path):
+        with files.translate_refusals(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             while True:
                 try:
@@ -62,7 +62,7 @@ class Run:
 
     def alone(self) -> AbstractContextManager[None]:
         """Hold the folder while writing in it; raises `files.Busy` if another process does."""
-        return files.alone(self.path / ".lock", patience=0)
+        return files.hold_lock(self.path / ".lock", patience=0)
 
     def discard_if_unused(self) -> None:
         """Remove the folder if nothing but a log is in it: a command ended on a mistake before it began to train."""
@@ -130,10 +130,10 @@ class Run:
         """Raise InputError, naming the keys that differ, if what the folder holds was made with another config."""
         if not (self.cut or self.finished):
             return
-        here, given = flat(self.config()), flat(config)
+        here, given = flatten_config(self.config()), flatten_config(config)
         differ = [key for key in sorted(here.keys() | given.keys()) if here.get(key) != given.get(key)]
         if differ:
-            raise InputError(f"{self.path} was made with another config: {differences(differ, here, given)}.")
+            raise InputError(f"{self.path} was made with another config: {describe_differences(differ, here, given)}.")
 
     def begin(self, config: DictConfig) -> None:
         """Write what made the run: its config, with all references resolved, and versions.
@@ -145,7 +145,7 @@ class Run:
         if self.cut:
             return
         files.write_text(self.config_file, OmegaConf.to_yaml(config, resolve=True))
-        files.write_text(self.path / "versions.json", json.dumps(versions(), indent=1))
+        files.write_text(self.path / "versions.json", json.dumps(collect_versions(), indent=1))
 
     def history(self) -> list[dict[str, float]]:
         """One dict an epoch, as logged."""
@@ -179,7 +179,7 @@ def checkpoint_of(path: Path) -> Path:
     return path if path.is_file() else Run.find(path).trained()
 
 
-def flat(config: DictConfig) -> dict[str, Any]:
+def flatten_config(config: DictConfig) -> dict[str, Any]:
     """Dotted key to plain value, of the keys that can change a result."""
 
     def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -193,12 +193,12 @@ def flat(config: DictConfig) -> dict[str, Any]:
     return dict(chain.from_iterable(leaves(key, value) for key, value in plain.items() if key not in FREE))
 
 
-def differences(keys: Sequence[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+def describe_differences(keys: Sequence[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """model.name rotinv there, preliminary_cnn here; ..."""
     return "; ".join(f"{key} {there.get(key)} there, {here.get(key)} here" for key in keys)
 
 
-def versions() -> dict[str, str]:
+def collect_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that decide a result."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:

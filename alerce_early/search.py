@@ -9,17 +9,17 @@ import argparse
 import logging
 import sys
 
-from alerce_early.errors import at_the_door, extra
+from alerce_early.errors import exit_on_input_error, require_extra
 from alerce_early.training import signals
 
 
-@at_the_door
+@exit_on_input_error
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.search", description=__doc__.splitlines()[0])
     parser.add_argument("options", nargs="*", help="as for train -m: search=optimiser model=... batch_size=32,64")
     parser.add_argument("--trials", type=int, default=40, help="how many the study is to have in all (default 40)")
     arguments = parser.parse_intermixed_args()
-    with extra("search", "sweep"):
+    with require_extra("search", "sweep"):
         import optuna
 
         from alerce_early.training.searching import Search

@@ -33,12 +33,12 @@ from alerce_early.evaluation import (
     conformal,
     thresholds,
 )
-from alerce_early.evaluation.kinds import kind_of
+from alerce_early.evaluation.kinds import choose_kind
 from alerce_early.report import pictures, run_page
-from alerce_early.runs import Run, differences, flat
+from alerce_early.runs import Run, describe_differences, flatten_config
 from alerce_early.tasks.base import NonFiniteLoss, Task
 from alerce_early.training import progress, resuming
-from alerce_early.training.processes import agree, check_sight, launched, with_first
+from alerce_early.training.processes import agree, check_sight, is_launched, with_first
 from alerce_early.training.signals import resumed_by
 from alerce_early.training.trainer import make_trainer
 
@@ -94,7 +94,9 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     if trainer.is_global_zero:
         run.begin(config)
         resuming.put_in_order(run.path)
-        log.info("%s\n%s", summary.text(data.store.meta), summary.parts_text(data.part_sizes(), data.left_out))
+        log.info(
+            "%s\n%s", summary.format_summary(data.store.meta), summary.format_parts(data.part_sizes(), data.left_out)
+        )
         log.info("%s: %s parameters; run folder: %s", config.model.name, f"{_parameters(task):,}", run.path)
 
     stopped = fit(trainer, task, data, best, run.last if run.cut else None)
@@ -124,7 +126,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     result["baselines"] = baseline.evaluate_baselines(data, tables.select_judged(table, result["judged"]), config.seed)
     for caption, figure in task.pictures(data).items():
         pictures.save(figure, run.pictures / f"{caption}.png")
-    page = run_page.write(run, data, result)
+    page = run_page.write_run_page(run, data, result)
     _log_result(trainer, config, result)
     run.write_json("metrics.json", result)
     log.info("%s\nreport: %s", run_page.headline_text(result, table), page)
@@ -140,7 +142,7 @@ def fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint, 
         trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     except NonFiniteLoss as error:
         if not best.best_model_path:
-            if not (trainer.is_global_zero or launched()):
+            if not (trainer.is_global_zero or is_launched()):
                 sys.exit()  # it stops all processes alike; the one that started this one says so
             raise InputError(f"{error} There is no checkpoint yet to fall back on.") from None
         log.error("stopped: %s The best checkpoint so far is kept.", error)
@@ -176,14 +178,16 @@ def fit_on_validation(table: tables.Table, config: DictConfig) -> dict[str, Any]
 
 def columns_of(fits: dict[str, Any], table: tables.Table) -> dict[str, np.ndarray]:
     """Return the columns that these fits add to a table of any rows."""
-    columns = calibration.columns(fits["calibration"], table) | conformal.columns(fits["conformal"], table)
-    return columns | thresholds.columns(fits["thresholds"], table)
+    columns = calibration.calibrate_columns(fits["calibration"], table) | conformal.set_columns(
+        fits["conformal"], table
+    )
+    return columns | thresholds.threshold_columns(fits["thresholds"], table)
 
 
 def evaluate(table: tables.Table) -> dict[str, Any]:
     """Return what each split says, None where it has no labels, and which of them is the result."""
     parts = {split: tables.keep_labelled(tables.select_split(table, split)) for split in ("test", "validation")}
-    judge = kind_of(table).judge
+    judge = choose_kind(table).judge
     results = {split: judge(part) if len(part["row"]) else None for split, part in parts.items()}
     return {**results, "judged": "test" if results["test"] else "validation"}
 
@@ -220,10 +224,10 @@ def main(config: DictConfig) -> None:
 
 def _asked_again(config: DictConfig, run: Run) -> DictConfig:
     """Return the run's own config; raises InputError, naming the keys, if what was typed beside it says otherwise."""
-    default, given, own = compose("train"), flat(config), run.config()
-    typed = [key for key, value in flat(default).items() if given.get(key) != value]
-    if differ := [key for key in typed if given.get(key) != flat(own).get(key)]:
-        raise InputError(f"{run.path} goes on as it began: {differences(differ, flat(own), given)}.")
+    default, given, own = compose("train"), flatten_config(config), run.config()
+    typed = [key for key, value in flatten_config(default).items() if given.get(key) != value]
+    if differ := [key for key in typed if given.get(key) != flatten_config(own).get(key)]:
+        raise InputError(f"{run.path} goes on as it began: {describe_differences(differ, flatten_config(own), given)}.")
     if config.outputs != default.outputs:
         own.outputs = config.outputs
     return own

@@ -54,8 +54,8 @@ def outputs(path: Path, raw: np.ndarray) -> dict[str, np.ndarray]:
     }
     with torch.no_grad():
         columns = {name: value.numpy() for name, value in task.outputs(task.net(batch), batch).items()}
-    columns |= calibration.columns(held["calibration"], columns)
-    columns |= conformal.columns(held["conformal"], columns)
+    columns |= calibration.calibrate_columns(held["calibration"], columns)
+    columns |= conformal.set_columns(held["conformal"], columns)
     if isinstance(task, GenerateTask):
         columns["generated"] = task.generate(np.arange(len(task.spec.classes))).numpy()
     return columns

@@ -100,7 +100,7 @@ def open_or_prepare(
         return Store(path)
     partial = files.partial_of(path)
     _clear(path.parent)
-    with files.refusals_told(path), files.alone(_lock(partial)):
+    with files.translate_refusals(path), files.hold_lock(_lock(partial)):
         damage = Store(path).find_damage() if path.exists() else ""
         if damage is not None:  # else another process made it while this one waited
             if damage:
@@ -159,7 +159,7 @@ def _sync(path: Path) -> None:
 def _clear(root: Path) -> None:
     """Remove what killed processes left; what a living one works on is locked."""
     for partial in root.glob(".*.partial"):
-        with suppress(files.Busy), files.alone(_lock(partial), patience=0):
+        with suppress(files.Busy), files.hold_lock(_lock(partial), patience=0):
             shutil.rmtree(partial, ignore_errors=True)
 
 

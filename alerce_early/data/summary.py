@@ -37,7 +37,7 @@ def is_published_file(meta: Mapping[str, Any]) -> bool:
     return meta["images"] == ORACLE["images"] and meta["origin"].startswith("file ")
 
 
-def lines(meta: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
+def list_counts(meta: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
     """Return (what, count here, published count or None) a row of the table, from a store's meta."""
     published = ORACLE if is_published_file(meta) else {}
     table: list[tuple[str, int, int | None]] = []
@@ -54,12 +54,12 @@ def lines(meta: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
     return table
 
 
-def text(meta: Mapping[str, Any]) -> str:
+def format_summary(meta: Mapping[str, Any]) -> str:
     """Return the table as text; counts that differ from the published ones are marked."""
     published = is_published_file(meta)
-    width = max(28, *[len(name) + 1 for name, _, _ in lines(meta)])
+    width = max(28, *[len(name) + 1 for name, _, _ in list_counts(meta)])
     rows = [f"{meta['origin']}", f"{'':{width}}{'here':>12}" + (f"{'published':>12}" if published else "")]
-    for name, here, there in lines(meta):
+    for name, here, there in list_counts(meta):
         row = f"{name:{width}}{here:12,}"
         if there is not None:
             row += f"{there:12,}" + ("" if here == there else "   <- differs")
@@ -67,7 +67,7 @@ def text(meta: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def parts_text(sizes: Mapping[str, Mapping[str, int]], left_out: Mapping[str, int]) -> str:
+def format_parts(sizes: Mapping[str, Mapping[str, int]], left_out: Mapping[str, int]) -> str:
     """Rows of each class in each part, one part per line; last, the classes that are in no group."""
     return "\n".join(
         f"{part:12}" + "".join(f"{name} {count:,}".rjust(18) for name, count in counts.items())

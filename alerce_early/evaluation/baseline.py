@@ -57,7 +57,7 @@ def evaluate_baselines(data: AlertData, table: tables.Table, seed: int = 0) -> d
     return result | {
         "metadata": _summarise(guessed),
         "importances": dict(zip(columns, forest.feature_importances_.tolist(), strict=True)),
-        "paired": comparison.test_paired(Outcome.of([table]), Outcome.of([guessed])),
+        "paired": comparison.compare_paired(Outcome.of([table]), Outcome.of([guessed])),
         "drift": drift.find_drift(values[train], values[test], columns, data.labels[train], labels, seed),
     }
 

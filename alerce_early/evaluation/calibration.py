@@ -74,7 +74,7 @@ def apply(fitted: Mapping[str, Any], probabilities: np.ndarray) -> np.ndarray:
     return softmax(_logits(probabilities) / fitted["temperature"], axis=1)
 
 
-def columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, np.ndarray]:
+def calibrate_columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, np.ndarray]:
     """Return the columns q_<class> (N,) of a table of any rows; none where nothing was fitted."""
     if fitted is None:
         return {}

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import binomtest, ttest_ind
 
 from alerce_early.evaluation.intervals import LEVEL, resamples
-from alerce_early.evaluation.kinds import kind_of
+from alerce_early.evaluation.kinds import choose_kind
 
 DRAWS = 2000
 BOOTSTRAP, MCNEMAR = "paired bootstrap", "rows right (McNemar)"
@@ -32,7 +32,7 @@ class Outcome:
     def of(cls, tables: Sequence[Mapping[str, np.ndarray]]) -> "Outcome":
         """From the labelled test rows of each seed, the same ones in any order."""
         orders = [np.argsort(_keys(table), kind="stable") for table in tables]
-        kind, first, order = kind_of(tables[0]), tables[0], orders[0]
+        kind, first, order = choose_kind(tables[0]), tables[0], orders[0]
         right = np.stack([kind.right(table)[rows] for table, rows in zip(tables, orders, strict=True)], 1)
         return cls(_keys(first)[order], first["id"][order], kind.strata(first)[order], right)
 
@@ -90,7 +90,7 @@ def paired_bootstrap(one: Outcome, other: Outcome) -> float:
     return float(min(1.0, max(2 * far, 1 / DRAWS)))
 
 
-def test_paired(one: Outcome, other: Outcome) -> dict[str, float]:
+def compare_paired(one: Outcome, other: Outcome) -> dict[str, float]:
     """p of the tests that fit these rows, by name: the bootstrap of the score, and McNemar's where it may be used.
 
     The two ask different things: the score weighs strata alike, McNemar's test rows.

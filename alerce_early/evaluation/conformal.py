@@ -56,7 +56,7 @@ def sets(thresholds: list[float], probabilities: np.ndarray) -> np.ndarray:
     return 1 - probabilities <= np.array(thresholds)
 
 
-def columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, np.ndarray]:
+def set_columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, np.ndarray]:
     """Return the columns of `KINDS` of a table of any rows, classes joined by "|"; none where nothing was fitted."""
     if fitted is None:
         return {}

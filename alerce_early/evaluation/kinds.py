@@ -13,7 +13,7 @@ from alerce_early.evaluation import classification, generation, regression
 KINDS: tuple[ModuleType, ...] = (classification, regression, generation)
 
 
-def kind_of(table: Mapping[str, np.ndarray]) -> ModuleType:
+def choose_kind(table: Mapping[str, np.ndarray]) -> ModuleType:
     """Return the evaluation for a table; raises InputError where none fits."""
     for kind in KINDS:
         if kind.fits(list(table)):

@@ -70,7 +70,7 @@ def fit(table: tables.Table) -> dict[str, Any] | None:
     return {"of": name, "thresholds": {_point(p["wanted"], p["level"]): p["threshold"] for p in points}}
 
 
-def columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, np.ndarray]:
+def threshold_columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, np.ndarray]:
     """Return the columns threshold_<what is wanted> (N,), NaN where there is none, of a table of any rows."""
     if fitted is None:
         return {}

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from alerce_early.data.spec import DataSpec
 from alerce_early.models.net import Net, glorot
-from alerce_early.models.rotations import TURNS, orbit, side_by_side
+from alerce_early.models.rotations import TURNS, rotate_quarters, side_by_side
 from alerce_early.models.rotinv import ConvTrunk, dense
 
 
@@ -29,5 +29,5 @@ class DeepHiTS(Net):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """image (B, C, S, S) float32 -> (B, classes) logits."""
-        turns = orbit(batch["image"]).contiguous(memory_format=torch.channels_last)
+        turns = rotate_quarters(batch["image"]).contiguous(memory_format=torch.channels_last)
         return self.head(side_by_side(self.trunk(turns)))

@@ -6,7 +6,7 @@ from torch import Tensor
 TURNS = 4
 
 
-def orbit(image: Tensor) -> Tensor:
+def rotate_quarters(image: Tensor) -> Tensor:
     """Stack the four quarter turns along the batch: (B, C, S, S) -> (4 B, C, S, S), all of turn 0 first."""
     pixels = torch.arange(image.shape[2] * image.shape[3], device=image.device).view(image.shape[2:])
     # one look-up a turn: deployed runtimes have no fast reversal, of which `rot90` is made

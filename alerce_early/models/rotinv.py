@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from alerce_early.data.spec import DataSpec
 from alerce_early.models.net import Net, glorot
-from alerce_early.models.rotations import cyclic_mean, orbit
+from alerce_early.models.rotations import cyclic_mean, rotate_quarters
 
 
 class ConvTrunk(nn.Sequential):
@@ -61,5 +61,5 @@ class RotInv(Net):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """image (B, C, S, S) float32 in [0, 1] or sky sigmas -> (B, classes) logits."""
-        turns = orbit(batch["image"]).contiguous(memory_format=torch.channels_last)
+        turns = rotate_quarters(batch["image"]).contiguous(memory_format=torch.channels_last)
         return self.output(cyclic_mean(self.head(self.trunk(turns))))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from alerce_early.data.records import MISSING
 from alerce_early.data.spec import DataSpec
 from alerce_early.models.net import Net, glorot
-from alerce_early.models.rotations import cyclic_mean, orbit
+from alerce_early.models.rotations import cyclic_mean, rotate_quarters
 from alerce_early.models.rotinv import ConvTrunk, dense
 
 RARE = 10.0  # sigmas from the mean of training, where a value is that fewer than one row in a hundred has
@@ -39,7 +39,7 @@ class StampClassifier(Net):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """image (B, C, S, S) float32, features (B, F) float32 unscaled -> (B, classes) logits."""
-        turns = orbit(batch["image"]).contiguous(memory_format=torch.channels_last)
+        turns = rotate_quarters(batch["image"]).contiguous(memory_format=torch.channels_last)
         stamp = cyclic_mean(self.stamp(self.trunk(turns)))
         columns = (batch["features"] - self.mean) / self.std
         # a value that training hardly ever lacked: how far -999 is from the mean has no meaning then

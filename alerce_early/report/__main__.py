@@ -9,12 +9,12 @@ from pathlib import Path
 
 from alerce_early import tables
 from alerce_early.config import make_data
-from alerce_early.errors import InputError, at_the_door
-from alerce_early.report.run_page import write, write_foreign
+from alerce_early.errors import InputError, exit_on_input_error
+from alerce_early.report.run_page import write_run_page, write_table_page
 from alerce_early.runs import Run
 
 
-@at_the_door
+@exit_on_input_error
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m alerce_early.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -28,12 +28,12 @@ def main() -> None:
         folder = given.out or given.source.with_name(f"{given.source.stem}_report")
         if folder.exists() and not given.overwrite:
             raise InputError(f"{folder} is there already; give another --out, or --overwrite to write into it.")
-        print(write_foreign(given.source, folder, given.labels))
+        print(write_table_page(given.source, folder, given.labels))
     else:
         run = Run.find(given.source)
         if given.out or given.labels:
             raise InputError(f"--out and --labels are for a table; the page of run {run.path} goes into it.")
-        print(write(run, make_data(run.config()), run.read_json("metrics.json")))
+        print(write_run_page(run, make_data(run.config()), run.read_json("metrics.json")))
 
 
 if __name__ == "__main__":

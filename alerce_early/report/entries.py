@@ -14,8 +14,8 @@ import numpy as np
 from alerce_early import tables
 from alerce_early.errors import InputError
 from alerce_early.evaluation.comparison import Outcome
-from alerce_early.evaluation.kinds import kind_of
-from alerce_early.runs import Run, flat
+from alerce_early.evaluation.kinds import choose_kind
+from alerce_early.runs import Run, flatten_config
 
 NOT_A_CHOICE = {"seed", "data.split.fold"}  # may differ between runs of one entry
 NUMBERS = 2  # of a kind's headline, in the table
@@ -34,7 +34,7 @@ class Finished:
     @classmethod
     def read(cls, run: Run) -> "Finished":
         # the name of a group is the value of the group
-        options = {key.removesuffix(".name"): value for key, value in flat(run.config()).items()}
+        options = {key.removesuffix(".name"): value for key, value in flatten_config(run.config()).items()}
         choices = {key: value for key, value in options.items() if key not in NOT_A_CHOICE}
         fold = options.get("data.split.fold") if options.get("data.split.folds") else None
         return cls(run, choices, run.read_json("metrics.json"), options["seed"], fold)
@@ -60,7 +60,7 @@ class Entry:
 
     @cached_property
     def kind(self) -> ModuleType:
-        return kind_of(self.tables[0])
+        return choose_kind(self.tables[0])
 
     @cached_property
     def outcome(self) -> Outcome:
@@ -156,7 +156,7 @@ def join(finished: Iterable[Finished]) -> tuple[list[Entry], list[str]]:
 
 def _values(seed: tuple[list[Finished], Mapping[str, np.ndarray]]) -> Mapping[str, float]:
     (run, *more), table = seed
-    judged = kind_of(table).judge(table) if more else run.result[run.result["judged"]]
+    judged = choose_kind(table).judge(table) if more else run.result[run.result["judged"]]
     return judged["values"]
 
 

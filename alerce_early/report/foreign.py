@@ -59,7 +59,7 @@ def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
     predicted = np.array(classes)[stacked.argmax(1)]
     read = {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
     judged = read if SPLIT in read["split"] else tables.select_split(read, "test")
-    return judged | thresholds.columns(thresholds.fit(tables.select_split(read, "validation")), judged)
+    return judged | thresholds.threshold_columns(thresholds.fit(tables.select_split(read, "validation")), judged)
 
 
 def labels(path: Path, table: tables.Table) -> np.ndarray:

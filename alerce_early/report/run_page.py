@@ -13,7 +13,7 @@ from alerce_early.data import splits, summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.recipe import Recipe
 from alerce_early.evaluation import baseline, classification
-from alerce_early.evaluation.kinds import kind_of
+from alerce_early.evaluation.kinds import choose_kind
 from alerce_early.report import figures, foreign, page, pictures
 from alerce_early.report.page import Section
 from alerce_early.runs import Run
@@ -21,14 +21,14 @@ from alerce_early.runs import Run
 BEST_OF = "The epoch marked by the dotted line gave the checkpoint that is judged here."
 
 
-def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
+def write_run_page(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
     """Draw the figures of a run and write its page; returns the page's path.
 
     result: what metrics.json holds.
     """
     split = result["judged"]
     table, judged = tables.keep_labelled(tables.select_split(tables.read(run.predictions), split)), result[split]
-    kind = kind_of(table)
+    kind = choose_kind(table)
     drawn = kind.pictures(judged, table)
     curves = figures.curves(run.history(), result["best_epoch"], kind.CURVES)
     for name, figure in {**drawn, "curves": curves}.items():
@@ -57,7 +57,7 @@ def write(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
 def headline_text(result: dict[str, Any], predictions: tables.Table) -> str:
     """Return the result in a few lines for the log."""
     split = result["judged"]
-    numbers = kind_of(predictions).headline(result[split])
+    numbers = choose_kind(predictions).headline(result[split])
     return "\n".join(
         [f"{split} split of {result[split]['n']} rows, 95 % intervals:"]
         + [f"  {name:20} {value}" for name, value in numbers]
@@ -77,7 +77,7 @@ def _data(data: AlertData, split: Any) -> Section:
     published = ["published"] if summary.is_published_file(meta) else []
     read = [
         [name, f"{here:,}", *(["" if there is None else f"{there:,}"] if published else [])]
-        for name, here, there in summary.lines(meta)
+        for name, here, there in summary.list_counts(meta)
     ]
     left = ", ".join(f"{count:,} {name}" for name, count in data.left_out.items())
     parts = [[name, *[f"{sizes[part][name]:,}" for part in splits.PARTS]] for name in sizes["test"]]
@@ -121,7 +121,7 @@ def _finish_stamps(recipe: Recipe, stored: np.ndarray) -> np.ndarray:
     return recipe.finish(torch.from_numpy(np.array(stored))).numpy()
 
 
-def write_foreign(source: Path, folder: Path, labels: Path | None = None) -> Path:
+def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> Path:
     """Judge a table from elsewhere (see `foreign.read`) and write page, pictures and numbers into a folder."""
     table = foreign.read(source, labels)
     judged = classification.judge(table)

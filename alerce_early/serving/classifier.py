@@ -8,7 +8,7 @@ import numpy as np
 
 from alerce_early import tables
 from alerce_early.data.records import MISSING, Records, to_numbers
-from alerce_early.errors import InputError, extra
+from alerce_early.errors import InputError, require_extra
 from alerce_early.evaluation import conformal, metrics
 from alerce_early.machine import threads
 from alerce_early.serving import exported
@@ -44,9 +44,9 @@ def _member(path: Path, runtime: str) -> tuple[Facts, Runtime]:
         raise InputError(f"{path} is a program for torch.export.load; predict takes a .onnx file, or the run.")
     if runtime == "onnx":
         return exported.of_run(path)
-    with extra(f"{path} is no exported file"):
+    with require_extra(f"{path} is no exported file"):
         from alerce_early.serving import runtimes  # brings torch, which who has an exported file need not have
-    return runtimes.of_run(path, runtime)
+    return runtimes.load_runtime(path, runtime)
 
 
 class Classifier:
@@ -166,7 +166,7 @@ class Classifier:
             probabilities = tables.probabilities(table, self.classes)
             calibrated = np.stack([table[f"q_{name}"] for name in self.classes], 1).astype(np.float64)
             entropy = metrics.entropy(calibrated)
-            sets = conformal.columns(self.members[0].conformal, table) if len(self.members) == 1 else {}
+            sets = conformal.set_columns(self.members[0].conformal, table) if len(self.members) == 1 else {}
             predicted = np.array(self.classes)[probabilities.argmax(1)]
             table = {"predicted": predicted, **table, "entropy": entropy.astype(np.float32), **sets}
         answered = finite & self.has_data(images)  # no answer rather than one that rests on nothing

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.errors import InputError, extra, one_line
+from alerce_early.errors import InputError, one_line, require_extra
 from alerce_early.machine import threads
 from alerce_early.serving.facts import Facts, Runtime
 
@@ -29,12 +29,12 @@ def open_exported(file: Path) -> tuple[Facts, Runtime]:
         content = file.read_bytes()
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}.") from None
-    return of_content(content, str(file))
+    return open_content(content, str(file))
 
 
-def of_content(content: bytes, name: str) -> tuple[Facts, Runtime]:
+def open_content(content: bytes, name: str) -> tuple[Facts, Runtime]:
     """Return the same of the content of such a file; name: what it is called, for messages."""
-    with extra("--runtime onnx", "export"):
+    with require_extra("--runtime onnx", "export"):
         import onnxruntime  # noqa: F401  whose lack is no damage
     try:
         session = session_of(content)

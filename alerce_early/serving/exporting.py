@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from alerce_early.data.records import MISSING
-from alerce_early.errors import InputError, extra
+from alerce_early.errors import InputError, require_extra
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.exported import END, seal, session_of
 
@@ -68,7 +68,7 @@ def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.n
 
 def trace_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> bytes:
     """Return a module as ONNX; inputs: two rows of each, by name; the batch stays free."""
-    with extra("ONNX files", "export"):
+    with require_extra("ONNX files", "export"):
         import onnxscript  # noqa: F401  torch's exporter asks for it only half way
     with _quietly():
         program = torch.onnx.export(
@@ -86,7 +86,7 @@ def trace_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequenc
 
 def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
     """Return the network as an ONNX file, and onnxruntime on it; dynamic batch."""
-    with extra("--format onnx", "export"):
+    with require_extra("--format onnx", "export"):
         import onnx
         import onnxruntime  # noqa: F401  whose lack is told before the network is traced
     graph, inputs = _example(deployed)

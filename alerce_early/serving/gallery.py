@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from alerce_early import tables
-from alerce_early.errors import InputError, extra
+from alerce_early.errors import InputError, require_extra
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.inputs import Shard, Source
 
@@ -15,7 +15,7 @@ ROWS = 256  # read at once
 
 def draw(classifier: Classifier, source: Source, shard: Shard, out: Path, picture: Path) -> None:
     """Draw the stamps of the rows that are surest of each class; reads the input once more to find them."""
-    with extra("--gallery"):
+    with require_extra("--gallery"):
         from alerce_early.report import (
             figures,
             pictures,  # with matplotlib, which who only classifies can spare

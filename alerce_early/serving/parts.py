@@ -50,7 +50,7 @@ class Parts:
         self.out, self.folder, self.rejected_file = out, partial_of(out), rejected_of(out)
         with ExitStack() as held:
             try:
-                held.enter_context(files.alone(self.folder / "lock", PATIENCE, PLACE))
+                held.enter_context(files.hold_lock(self.folder / "lock", PATIENCE, PLACE))
             except files.Busy:
                 raise InputError(f"{out} is being written by another process.") from None
             self.command = json.loads(json.dumps(command))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alerce_early.errors import InputError, extra
+from alerce_early.errors import InputError, require_extra
 from alerce_early.machine import threads
 from alerce_early.runs import checkpoint_of
 from alerce_early.serving import exported, exporting
@@ -51,12 +51,12 @@ def bfloat16(deployed: Deployed) -> Runtime:
 
 def onnx(deployed: Deployed) -> Runtime:
     """onnxruntime, float32, on what `export` writes."""
-    return exported.of_content(exporting.content_of(deployed)[0], f"model {deployed.model_id}")[1]
+    return exported.open_content(exporting.content_of(deployed)[0], f"model {deployed.model_id}")[1]
 
 
 def openvino(deployed: Deployed) -> Runtime:
     """OpenVINO in mixed precision where the processor has bfloat16, see `precision.mixed`; the recipe in torch."""
-    with extra("--runtime openvino", "fast"):
+    with require_extra("--runtime openvino", "fast"):
         import openvino as ov
     core = ov.Core()
     has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -98,7 +98,7 @@ RUNTIMES: dict[str, Callable[[Deployed], Runtime]] = {
 }
 
 
-def of_run(path: Path, name: str) -> tuple[Facts, Runtime]:
+def load_runtime(path: Path, name: str) -> tuple[Facts, Runtime]:
     """Return what is known of the network of a run folder or checkpoint, and the runtime of this name for it."""
     deployed = Deployed.load(checkpoint_of(path))
     return deployed.facts, start(name, deployed)

@@ -31,12 +31,12 @@ SIGHT = 60.0  # seconds until a network file system shows one machine what anoth
 _questions = count()
 
 
-def first() -> bool:
+def is_first() -> bool:
     """Whether this process is the one that decides and writes."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether a launcher started this process beside others."""
     return _meeting() is not None
 
@@ -47,9 +47,9 @@ def agree(decide: Callable[[], str]) -> str:
     Empty in a process that Lightning started: it is there because the first decided to go on. Raises InputError in
     all if the first fails.
     """
-    if not launched():
-        return decide() if first() else ""
-    return _exchange(decide if first() else str)[0]
+    if not is_launched():
+        return decide() if is_first() else ""
+    return _exchange(decide if is_first() else str)[0]
 
 
 def with_first(work: Callable[[], None]) -> None:
@@ -64,14 +64,14 @@ def with_first(work: Callable[[], None]) -> None:
 
 def check_sight(folder: Path, view: Callable[[], object]) -> None:
     """Raise InputError in all processes unless all see one folder, and in it what the first sees by `view`."""
-    if not launched():
+    if not is_launched():
         return
     token = folder / ".shared.partial"  # if it stays behind, it is cleared with what is half written
 
     def see() -> str:
         return f"{token.read_text() if token.exists() else None} {view()}"
 
-    if first():
+    if is_first():
         token.write_text(uuid4().hex)
     wanted, until = agree(see), time.monotonic() + SIGHT
 
@@ -86,7 +86,7 @@ def check_sight(folder: Path, view: Callable[[], object]) -> None:
         return ""
 
     _exchange(look)
-    if first():
+    if is_first():
         token.unlink()
 
 
@@ -154,6 +154,6 @@ def _exchange(say: Callable[[], str]) -> list[str]:
         return [answer["said"] for answer in answers]
     store.add(f"{question}/heard", 1)
     until = time.monotonic() + SIGHT
-    while first() and store.add(f"{question}/heard", 0) < len(keys) and time.monotonic() < until:
+    while is_first() and store.add(f"{question}/heard", 0) < len(keys) and time.monotonic() < until:
         time.sleep(0.05)  # the store ends with the first process
     raise failed or InputError(next(answer["failed"] for answer in answers if "failed" in answer))

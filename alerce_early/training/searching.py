@@ -64,9 +64,9 @@ class Search:
 
     def _opened(self, name: str) -> optuna.Study:
         """Return the study on disk, new or as it was left; raises InputError if that was of other options."""
-        with files.refusals_told(self.folder):
+        with files.translate_refusals(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with files.alone(self.folder / ".lock"):
+            with files.hold_lock(self.folder / ".lock"):
                 study = optuna.create_study(
                     storage=JournalStorage(JournalFileBackend(str(self.folder / "study.log"))),
                     study_name=name,
@@ -96,7 +96,7 @@ class Search:
 
     def _open(self) -> list[Trial]:
         """Trials that have begun and not ended, of living processes and of dead ones: their runs' locks tell which."""
-        with files.alone(self.folder / ".lock"):  # nobody is just choosing options
+        with files.hold_lock(self.folder / ".lock"):  # nobody is just choosing options
             begun = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
             for frozen in begun:
                 if frozen.params.keys() != self.space.keys():  # killed while choosing
@@ -107,7 +107,7 @@ class Search:
 
     def _asked(self, trials: int) -> Trial | None:
         """Return a new trial with its options chosen, or None if there are enough."""
-        with files.alone(self.folder / ".lock"):
+        with files.hold_lock(self.folder / ".lock"):
             number = len(self.study.get_trials(deepcopy=False))
             if number >= trials:
                 return None

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from alerce_early import files
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
-from alerce_early.training.processes import first, launched
+from alerce_early.training.processes import is_first, is_launched
 
 LAUNCH = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{socket.gethostname()}-{os.getpid()}"
 FINISHED, BEFORE, FAILED = "finished", "finished before", "failed"
@@ -41,7 +41,7 @@ def run(job: Callable[[DictConfig], None], config: DictConfig, launch: str) -> N
     folder = Path(context.runtime.output_dir)
     outcome, reason = BEFORE if Run(folder).finished else FINISHED, ""
     try:
-        if outcome != BEFORE and config.trainer.get("devices", 1) != 1 and not launched():
+        if outcome != BEFORE and config.trainer.get("devices", 1) != 1 and not is_launched():
             _run_apart(list(context.overrides.task), folder)
         else:
             job(config)
@@ -52,11 +52,11 @@ def run(job: Callable[[DictConfig], None], config: DictConfig, launch: str) -> N
         outcome, reason = FAILED, str(error).strip().rpartition("\n")[2]
         whole = str(error) if isinstance(error, (InputError, Failed)) else traceback.format_exc()
         print(f"error: {reason}", file=sys.stderr)
-        if first():
+        if is_first():
             files.write_text(folder / "failed.txt", f"{whole}\n")
-        if launched() and not isinstance(error, InputError):
+        if is_launched() and not isinstance(error, InputError):
             sys.exit(1)  # the other processes may be waiting for this one: their launcher must end them
-    if first():
+    if is_first():
         files.write_text(folder.parent / ".launches" / launch / folder.name, f"{outcome}\n{reason}")
 
 
@@ -82,7 +82,7 @@ class Summary(Callback):
     def on_multirun_end(self, config: DictConfig, **also: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         notes = folder / ".launches" / LAUNCH
-        if not first():
+        if not is_first():
             return
         jobs = {note.name: note.read_text().split("\n", 1) for note in sorted(notes.glob("[!.]*"))}
         shutil.rmtree(notes, ignore_errors=True)

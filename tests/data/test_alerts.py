@@ -187,7 +187,7 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
             alerts.read(tmp_path, tmp_path / "other.csv")
     store = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).store
     assert store.images.shape[0] == len(records)
-    assert "set aside by the reader: stamp is" in summary.text(store.meta)
+    assert "set aside by the reader: stamp is" in summary.format_summary(store.meta)
     (tmp_path / "labels.csv").unlink()
     with pytest.raises(InputError, match=r"data\.labels"):
         _ = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).labels

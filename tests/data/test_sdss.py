@@ -155,7 +155,7 @@ def test_a_second_path_is_the_test_part_and_a_new_file_a_new_store(tmp_path: Pat
     (folder / "spec-1-1-3.fits").write_text("broken")
     second = data()
     assert second.store.path != first.store.path and second.part_sizes()["test"]["QSO"] == 2
-    assert "set aside by the reader: not a FITS spectrum" in summary.text(second.store.meta)
+    assert "set aside by the reader: not a FITS spectrum" in summary.format_summary(second.store.meta)
 
 
 def test_options_that_name_no_column(tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ def test_the_published_counts_add_up() -> None:
 
 
 def test_a_file_of_the_published_size_is_checked_against_the_published_counts() -> None:
-    odd = summary.text(meta(nan_values=9_743_758, dropped_by_class=[224, 24, 273, 101, 29]))
+    odd = summary.format_summary(meta(nan_values=9_743_758, dropped_by_class=[224, 24, 273, 101, 29]))
     marked = [line.split("  ")[0].strip() or line.split()[0] for line in odd.splitlines() if "differs" in line]
     assert len(marked) == 3 and "NaN values" in marked  # the class, the sum over classes, the NaN
 
 
 def test_other_files_and_simulations_are_not() -> None:
-    assert "published" not in summary.text(meta(images=496))
-    assert "published" not in summary.text(meta(origin="simulated survey of 52,244 stamps, seed 0"))
+    assert "published" not in summary.format_summary(meta(images=496))
+    assert "published" not in summary.format_summary(meta(origin="simulated survey of 52,244 stamps, seed 0"))

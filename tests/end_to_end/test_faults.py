@@ -27,7 +27,7 @@ from alerce_early import (
     tables,
 )
 from alerce_early.config import make_data, run_folder
-from alerce_early.errors import InputError, extra
+from alerce_early.errors import InputError, require_extra
 from alerce_early.report import pictures
 from alerce_early.runs import Run
 from alerce_early.serving.parts import Parts
@@ -137,7 +137,7 @@ def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(quick, tmp_path:
     stores = tmp_path / "stores"
     for name in ("dead", "alive"):
         (stores / f".{name}.partial").mkdir(parents=True)
-    with files.alone(stores / ".alive.lock"):
+    with files.hold_lock(stores / ".alive.lock"):
         _ = make_data(quick()).store
     assert [path.name for path in stores.glob(".*.partial")] == [".alive.partial"]
 
@@ -149,9 +149,12 @@ def test_a_library_that_is_there_and_does_not_load_says_why(tmp_path: Path, monk
     ):
         (tmp_path / f"{name}.py").write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"^--fast: libgomp.so.1: cannot open\.$"), extra("--fast", "fast"):
+    with pytest.raises(InputError, match=r"^--fast: libgomp.so.1: cannot open\.$"), require_extra("--fast", "fast"):
         importlib.import_module("broken_a")
-    with pytest.raises(InputError, match=r"^--fast: nowhere is not installed. .*\[fast\]"), extra("--fast", "fast"):
+    with (
+        pytest.raises(InputError, match=r"^--fast: nowhere is not installed. .*\[fast\]"),
+        require_extra("--fast", "fast"),
+    ):
         importlib.import_module("broken_b")
 
 
@@ -283,18 +286,18 @@ def test_a_lock_that_its_holder_removes_is_no_lock(tmp_path: Path) -> None:
     waits, goes = threading.Event(), threading.Event()
 
     def wait() -> None:
-        with files.alone(lock, 10):
+        with files.hold_lock(lock, 10):
             waits.set()
             goes.wait(10)
 
     waiter = threading.Thread(target=wait)
-    with files.alone(lock):
+    with files.hold_lock(lock):
         waiter.start()
         time.sleep(0.3)  # it has the file open and waits
         shutil.rmtree(lock.parent)
     assert waits.wait(10)
     try:
-        with pytest.raises(files.Busy), files.alone(lock, 0):
+        with pytest.raises(files.Busy), files.hold_lock(lock, 0):
             pass
     finally:
         goes.set()

@@ -30,7 +30,7 @@ def log_loss(table: dict[str, np.ndarray], prefix: str) -> float:
 
 
 def scaled_loss(table: dict[str, np.ndarray], temperature: float) -> float:
-    return log_loss(table | calibration.columns({"temperature": temperature}, table), "q")
+    return log_loss(table | calibration.calibrate_columns({"temperature": temperature}, table), "q")
 
 
 def test_the_temperature_is_found() -> None:
@@ -48,7 +48,7 @@ def test_no_other_temperature_has_a_lower_log_loss(scale: float) -> None:
 
 
 def test_q_by_hand() -> None:
-    columns = calibration.columns({"temperature": 2.0}, {"p_a": np.array([0.8]), "p_b": np.array([0.2])})
+    columns = calibration.calibrate_columns({"temperature": 2.0}, {"p_a": np.array([0.8]), "p_b": np.array([0.2])})
     assert columns["q_a"] == pytest.approx(2 / 3) and columns["q_b"] == pytest.approx(1 / 3)  # roots: 2 to 1
 
 
@@ -56,7 +56,7 @@ def test_few_validation_rows_lower_the_loss_on_other_rows() -> None:
     better, errors = 0, []
     for seed in range(10):
         validation, test = overconfident(500, seed), overconfident(2_500, 100 + seed)
-        columns = calibration.columns(calibration.fit(validation, "temperature"), test)
+        columns = calibration.calibrate_columns(calibration.fit(validation, "temperature"), test)
         assert np.allclose(np.sum(list(columns.values()), 0), 1)
         judged = judge(test | columns) if not seed else None
         before, after = log_loss(test, "p"), log_loss(test | columns, "q")
@@ -84,7 +84,7 @@ def test_a_class_without_rows_or_mistakes_stays_finite() -> None:
 
 def test_nothing_is_fitted_where_there_is_nothing_to_fit() -> None:
     table = overconfident(10, seed=0)
-    assert calibration.fit(table, "none") is None and calibration.columns(None, table) == {}
+    assert calibration.fit(table, "none") is None and calibration.calibrate_columns(None, table) == {}
     assert calibration.fit({"label": np.array(["a"]), "true": np.array([0.1])}, "temperature") is None
     assert set(judge(table)["calibration"]) == {"p"}
     with pytest.raises(InputError, match="calibration=platt is unknown; there are temperature, none"):

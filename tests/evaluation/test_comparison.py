@@ -39,8 +39,8 @@ def test_rows_in_any_order_are_the_same_rows() -> None:
 def test_the_fitting_test() -> None:
     rows = outcome(np.ones((6, 1), bool))
     objects = outcome(np.ones((6, 1), bool), ids=np.array(list("aabbcc")))
-    assert comparison.test_paired(rows, rows) == {"paired bootstrap": 1.0, "rows right (McNemar)": 1.0}
-    assert comparison.test_paired(objects, objects) == {"paired bootstrap": 1.0}
+    assert comparison.compare_paired(rows, rows) == {"paired bootstrap": 1.0, "rows right (McNemar)": 1.0}
+    assert comparison.compare_paired(objects, objects) == {"paired bootstrap": 1.0}
 
 
 def test_the_bootstrap_knows_that_rows_of_one_object_are_no_independent_evidence() -> None:

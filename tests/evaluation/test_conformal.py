@@ -32,7 +32,7 @@ def test_sets_are_joined_and_read_back() -> None:
     fitted = {"coverage": 0.8, "thresholds": {name: [0.6, 0.75, 0.05] for name in conformal.KINDS}}
     table = {"label": np.array(["AGN", "VS"]), "p_AGN": [0.5, 0.1], "p_SN": [0.3, 0.1], "p_VS": [0.2, 0.8]}
     table = {name: np.array(column) for name, column in table.items()}
-    columns = conformal.columns(fitted, table)
+    columns = conformal.set_columns(fitted, table)
     assert columns["set"].tolist() == ["AGN|SN", ""]
     judged = coverage.judge(table | columns)
     assert judged["wanted"] == 0.8 and judged["sets"]["set"]["all"]["size"] == 1
@@ -43,14 +43,14 @@ def test_sets_are_joined_and_read_back() -> None:
 def test_coverage_by_class_is_within_its_binomial_interval() -> None:
     validation, test = simulated(40_000, seed=0), simulated(4_000, seed=1)
     fitted = conformal.fit(validation, 0.9)
-    judged = coverage.judge(test | conformal.columns(fitted, test))["sets"]
+    judged = coverage.judge(test | conformal.set_columns(fitted, test))["sets"]
     for name in CLASSES:
         low, high = judged["set"][name]["interval"]
         assert low <= 0.9 <= high
     low, high = judged["set_marginal"]["all"]["interval"]
     assert low <= 0.9 <= high
     assert judged["set_marginal"]["SN"]["coverage"] < 0.85  # what one threshold for all does to a rare class
-    section = coverage.section(coverage.judge(test | conformal.columns(fitted, test)), {})
+    section = coverage.section(coverage.judge(test | conformal.set_columns(fitted, test)), {})
     assert section is not None and [len(rows) for _, rows in section.tables] == [4, 4]
 
 
@@ -61,7 +61,7 @@ def test_a_class_with_too_few_rows_for_the_promise_is_in_every_set() -> None:
         for name, column in table.items()
     }
     impossible = {"label": np.array(["AGN"]), "p_AGN": np.ones(1), "p_SN": np.zeros(1), "p_VS": np.zeros(1)}
-    assert conformal.columns(conformal.fit(few, 0.9), impossible)["set"].tolist() == ["AGN|SN"]
+    assert conformal.set_columns(conformal.fit(few, 0.9), impossible)["set"].tolist() == ["AGN|SN"]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -71,7 +71,7 @@ def test_rounding_of_a_probability_moves_no_class_of_the_rows_that_set_the_thres
     assert fitted is not None
     rng = np.random.default_rng(seed)
     moved = table | {f"p_{name}": table[f"p_{name}"] + 1e-7 * rng.choice([-1, 1], 500) for name in CLASSES}
-    here, there = conformal.columns(fitted, table), conformal.columns(fitted, moved)
+    here, there = conformal.set_columns(fitted, table), conformal.set_columns(fitted, moved)
     assert all((here[name] == there[name]).all() for name in conformal.KINDS)
 
 
@@ -93,4 +93,4 @@ def test_what_cannot_be_promised() -> None:
     with pytest.raises(InputError, match=r"coverage=90 cannot be promised; wanted a number between 0 and 1"):
         conformal.fit(simulated(10, seed=0), 90)
     assert conformal.fit({"label": np.array(["a"]), "true": np.array([0.1])}, 0.9) is None
-    assert conformal.columns(None, simulated(10, seed=0)) == {} == coverage.judge(simulated(10, seed=0))
+    assert conformal.set_columns(None, simulated(10, seed=0)) == {} == coverage.judge(simulated(10, seed=0))

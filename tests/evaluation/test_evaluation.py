@@ -10,7 +10,7 @@ from alerce_early import tables
 from alerce_early.errors import InputError
 from alerce_early.evaluation import intervals, metrics
 from alerce_early.evaluation.classification import judge
-from alerce_early.evaluation.kinds import kind_of
+from alerce_early.evaluation.kinds import choose_kind
 from alerce_early.report import page
 
 CLASSES = ("AGN", "SN", "VS")
@@ -201,7 +201,7 @@ def test_table_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="label comet has no column p_comet"):
         judge(TABLE | {"label": np.array(["comet"] * 6)})
     with pytest.raises(InputError, match="no evaluation fits a table with the columns id"):
-        kind_of({"id": TABLE["id"]})
+        choose_kind({"id": TABLE["id"]})
 
 
 def test_a_narrow_interval_is_told_with_more_digits() -> None:

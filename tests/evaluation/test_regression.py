@@ -8,7 +8,7 @@ import pytest
 
 from alerce_early import tables
 from alerce_early.evaluation import metrics, regression
-from alerce_early.evaluation.kinds import kind_of
+from alerce_early.evaluation.kinds import choose_kind
 from alerce_early.runs import Run
 from alerce_early.train import train
 
@@ -42,7 +42,7 @@ def test_errors_count_either_way_and_scatter_is_about_the_bias() -> None:
 
 
 def test_the_kind_is_known_by_its_columns_and_judges_parts() -> None:
-    assert kind_of(TABLE) is regression
+    assert choose_kind(TABLE) is regression
     judged = regression.judge(TABLE)
     assert judged["n"] == 4 and judged["by_class"]["QSO"]["n"] == 3
     assert judged["values"]["catastrophic"] == 0.25

@@ -77,7 +77,7 @@ def test_wrong_probabilities_are_not() -> None:
 @pytest.mark.parametrize("pays", (True, False))
 def test_the_page_shows_before_and_after(pays: bool) -> None:
     rows = table(PROBABILITIES, LABELS)
-    rows |= calibration.columns({"temperature": 0.8 if pays else 1.0}, rows)
+    rows |= calibration.calibrate_columns({"temperature": 0.8 if pays else 1.0}, rows)
     judged = reliability.judge(rows)
     drawn = reliability.pictures(judged, rows)
     section = reliability.section(judged, drawn)

@@ -42,7 +42,7 @@ def test_thresholds_chosen_on_validation_rows_are_tried_on_others() -> None:
     # by falling score: SN rest | SN SN | rest
     test = {"id": np.arange(5), "label": np.array(["SN", "rest", "SN", "SN", "rest"]), "split": np.full(5, "test")}
     test |= {"p_SN": (score := np.array([0.9, 0.85, 0.7, 0.4, 0.2])), "p_rest": 1 - score}
-    complete, _, pure, _ = (judged := thresholds.judge(test | thresholds.columns(chosen, test)))["points"]
+    complete, _, pure, _ = (judged := thresholds.judge(test | thresholds.threshold_columns(chosen, test)))["points"]
     assert judged["chosen"] and (complete["threshold"], pure["threshold"]) == (0.3, 0.8)
     assert complete["completeness"] == 1 and complete["purity"] == 3 / 4
     assert pure["completeness"] == 1 / 3 and pure["purity"] == 1 / 2
@@ -52,7 +52,10 @@ def test_thresholds_chosen_on_validation_rows_are_tried_on_others() -> None:
     assert section.tables[0][1][2][1:] == ["0.800", "0.333 [0.06, 0.79]", "0.500 [0.09, 0.91]"]
 
     themselves = test | {"split": np.full(5, "validation")}
-    for rows in (test, themselves | thresholds.columns(chosen, test)):  # nobody, or these very rows chose them
+    for rows in (
+        test,
+        themselves | thresholds.threshold_columns(chosen, test),
+    ):
         judged = thresholds.judge(rows)
         section = thresholds.section(judged, {})
         assert not judged["chosen"] and section is not None and "read off the very rows" in section.words[0]
@@ -65,7 +68,7 @@ def test_each_fold_has_thresholds_of_its_own() -> None:
     fits = [{"of": "SN", "thresholds": dict.fromkeys(NAMES, value)} for value in (0.5, 0.35)]
     first, second = ({name: column[part] for name, column in rows.items()} for part in (slice(2), slice(2, 4)))
     joined = tables.join_tables(
-        [part | thresholds.columns(fit, part) for fit, part in zip(fits, (first, second), strict=True)]
+        [part | thresholds.threshold_columns(fit, part) for fit, part in zip(fits, (first, second), strict=True)]
     )
     assert all(point["purity"] == point["completeness"] == 1 for point in thresholds.judge(joined)["points"])
 
@@ -74,7 +77,7 @@ def test_a_purity_that_no_threshold_gives_and_a_threshold_that_nothing_reaches()
     rows = {"id": np.arange(3), "label": np.array(["SN", "rest", "rest"]), "split": np.full(3, "test")}
     rows |= {"p_SN": (score := np.array([0.3, 0.2, 0.1])), "p_rest": 1 - score}
     fitted = {"of": "SN", "thresholds": dict(zip(NAMES, (0.3, 0.9, None, None), strict=True))}
-    judged = thresholds.judge(rows | thresholds.columns(fitted, rows))
+    judged = thresholds.judge(rows | thresholds.threshold_columns(fitted, rows))
     section = thresholds.section(judged, {})
     assert section is not None and [row[1:] for row in section.tables[0][1]] == [
         ["0.300", "1.000 [0.21, 1.00]", "1.000 [0.21, 1.00]"],
@@ -83,7 +86,7 @@ def test_a_purity_that_no_threshold_gives_and_a_threshold_that_nothing_reaches()
         ["none is", "", ""],
     ]
     assert thresholds.fit({"label": np.array(["a"]), "true": np.array([0.1])}) is None
-    assert thresholds.columns(None, rows) == {}
+    assert thresholds.threshold_columns(None, rows) == {}
 
 
 def test_pictures_for_two_classes_and_for_more() -> None:

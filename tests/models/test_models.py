@@ -7,7 +7,7 @@ from conftest import spec
 
 from alerce_early.config import make_data
 from alerce_early.errors import InputError
-from alerce_early.models.rotations import TURNS, cyclic_mean, orbit
+from alerce_early.models.rotations import TURNS, cyclic_mean, rotate_quarters
 from alerce_early.models.rotinv import RotInv
 from alerce_early.models.stamp_classifier import StampClassifier
 from alerce_early.models.stamp_cnn import StampCNN
@@ -117,7 +117,7 @@ def test_a_plain_net_is_not_invariant() -> None:
 
 def test_orbit_and_mean_keep_rows_apart() -> None:
     image = torch.rand(5, 2, 4, 4)
-    turned = orbit(image)
+    turned = rotate_quarters(image)
     assert turned.shape == (20, 2, 4, 4) and torch.equal(turned[5:10], image.rot90(1, (2, 3)))
     means = cyclic_mean(turned.flatten(1).sum(1, keepdim=True))
     assert torch.allclose(means[:, 0], image.sum((1, 2, 3)))

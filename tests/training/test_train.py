@@ -72,7 +72,7 @@ def test_what_validation_taught_is_kept_and_applied(finished: Path) -> None:
     table = tables.read(finished / "predictions.parquet")
     for name, module in (("calibration", calibration), ("conformal", conformal), ("thresholds", thresholds)):
         assert checkpoint[name] == result[name]
-        columns = module.columns(checkpoint[name], table)
+        columns = module.calibrate_columns(checkpoint[name], table)
         for column, values in columns.items():
             np.testing.assert_array_equal(values, table[column])  # of a purity that nothing has: NaN
     assert {"set", "q_SN", "magpsf"} <= set(table) and result["test"]["conformal"]["wanted"] == 0.9

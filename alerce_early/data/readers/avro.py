@@ -9,9 +9,9 @@ from typing import Any
 from alerce_early.data.readers.containers import LARGEST_BLOCK, Block
 from alerce_early.data.readers.inflate import NotWhole, inflate
 from alerce_early.data.readers.stamps_file import COLUMNS
-from alerce_early.errors import extra
+from alerce_early.errors import require_extra
 
-with extra("alert packets", "alerts"):
+with require_extra("alert packets", "alerts"):
     from fastavro import parse_schema, schemaless_reader
 
 CUTOUTS = ("cutoutScience", "cutoutTemplate", "cutoutDifference")

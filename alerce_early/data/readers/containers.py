@@ -15,9 +15,9 @@ from alerce_early.data.names import to_printable
 from alerce_early.data.readers import raw_files
 from alerce_early.data.readers.chunks import CUT_SHORT
 from alerce_early.data.readers.inflate import DAMAGE, unzipped
-from alerce_early.errors import InputError, extra
+from alerce_early.errors import InputError, require_extra
 
-with extra("alert packets", "alerts"):
+with require_extra("alert packets", "alerts"):
     from fastavro import parse_schema, schemaless_reader
 
 LARGEST_HEADER = 1 << 20  # bytes of an Avro file's schema, or of the headers before a member of an archive

@@ -24,7 +24,7 @@ from alerce_early.data.records import (
     number_rows,
     to_numbers,
 )
-from alerce_early.errors import InputError, extra, one_line
+from alerce_early.errors import InputError, one_line, require_extra
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _from_fits(found: Sequence[Path], origin: str) -> Records:
-    with extra("FITS spectra", "alerts"):
+    with require_extra("FITS spectra", "alerts"):
         from astropy.io import fits
 
     known = {"", *CLASSES}
