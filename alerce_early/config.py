@@ -27,6 +27,7 @@ from alerce_early.data.datamodule import AlertData
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError, exit_on_input_error, one_line
 from alerce_early.models.net import EXAMPLES, Net
+from alerce_early.report.pictures import draw
 from alerce_early.runs import Run
 from alerce_early.schema import construct
 from alerce_early.tasks.base import Task
@@ -202,6 +203,7 @@ def make_data(config: DictConfig) -> AlertData:
         batches_per_epoch=config.data.batches_per_epoch,
         seed=config.seed,
         outputs=config.outputs,
+        pictures=draw,
     )
 
 

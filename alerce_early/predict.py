@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from alerce_early import files, tables
+from alerce_early import files, gallery, tables
 from alerce_early.data import names
 from alerce_early.data.readers.chunks import CUT_SHORT, Chunk, Rejected
 from alerce_early.data.records import MISSING, TOO_LITTLE
 from alerce_early.errors import InputError, exit_on_input_error
-from alerce_early.serving import gallery, incoming, inputs
+from alerce_early.serving import incoming, inputs
 from alerce_early.serving.classifier import Classifier, Table, load
 from alerce_early.serving.duplicates import Seen
 from alerce_early.serving.inputs import Shard, Source

@@ -22,7 +22,7 @@ def main() -> None:
     with require_extra("search", "sweep"):
         import optuna
 
-        from alerce_early.training.searching import Search
+        from alerce_early.study import Search
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     signals.listen()

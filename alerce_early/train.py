@@ -34,7 +34,8 @@ from alerce_early.evaluation import (
     thresholds,
 )
 from alerce_early.evaluation.kinds import choose_kind
-from alerce_early.report import pictures, run_page
+from alerce_early.report import figures, pictures, run_page
+from alerce_early.report.board import Board
 from alerce_early.runs import Run, describe_differences, flatten_config
 from alerce_early.tasks.base import NonFiniteLoss, Task
 from alerce_early.training import progress, resuming
@@ -90,7 +91,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     data = make_data(config)
     with_first(data.prepare_data)
     task = make_task(config, data.spec)
-    trainer, best = make_trainer(config, task, run, *more)
+    trainer, best = make_trainer(config, task, run, Board(), *more)
     if trainer.is_global_zero:
         run.begin(config)
         resuming.put_in_order(run.path)
@@ -124,8 +125,8 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
         "stopped": stopped,
     }
     result["baselines"] = baseline.evaluate_baselines(data, tables.select_judged(table, result["judged"]), config.seed)
-    for caption, figure in task.pictures(data).items():
-        pictures.save(figure, run.pictures / f"{caption}.png")
+    if blocks := task.examples(data):
+        pictures.save(figures.side_by_side(blocks, data.classes), run.pictures / f"{', '.join(blocks)} stamps.png")
     page = run_page.write_run_page(run, data, result)
     _log_result(trainer, config, result)
     run.write_json("metrics.json", result)

@@ -18,7 +18,6 @@ from alerce_early.data.sampling import EpochBatches
 from alerce_early.data.spec import DataSpec
 from alerce_early.data.store import Store, open_or_prepare
 from alerce_early.errors import InputError
-from alerce_early.report.pictures import draw
 from alerce_early.schema import construct
 
 EVALUATION_BATCH = 256  # rows; bounds memory, changes no result
@@ -54,7 +53,7 @@ class AlertData(L.LightningDataModule):
     columns to hand to the net, by name, or None for all. groups: new class to the classes it holds, e.g.
     {"SN": ["SN"], "rest": ["AGN", "VS"]}; a class in no group is left out. keep: column to the values it may have,
     e.g. {"z_conf": [3]}; other rows are left out. target: the column to predict, for regression; rows without it are
-    left out. split: options of
+    left out. pictures: draws into a new store what only its raw records show. split: options of
     `splits.split`. sampling, batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image
     (B, C, S, S) float32, features (B, F) float32 unscaled, label (B,) int64, row (B,) int64, share () float32
     (see `Rows`) and, if there is one, target (B,) float32.
@@ -78,6 +77,7 @@ class AlertData(L.LightningDataModule):
         batches_per_epoch: int | None = None,
         seed: int = 0,
         outputs: str = "outputs",
+        pictures: Callable[..., None] = lambda records, store: None,
     ):
         super().__init__()
         # ~ that the shell has left, as in data.path=~/x
@@ -89,6 +89,7 @@ class AlertData(L.LightningDataModule):
         self.sampling, self.batch_size, self.batches_per_epoch = sampling, batch_size, batches_per_epoch
         self.seed, self.outputs = seed, outputs
         self.rows: Rows | None = None
+        self.pictures = pictures
 
     def prepare_data(self) -> None:
         """Read and clean the raw file into a store, unless there is one already.
@@ -110,7 +111,7 @@ class AlertData(L.LightningDataModule):
             steps=self.steps,
             margin=self.margin,
             min_share=self.min_share,
-            pictures=draw,
+            pictures=self.pictures,
         )
 
     @cached_property

@@ -19,8 +19,6 @@ from alerce_early.errors import InputError, one_line
 from alerce_early.schema import construct
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from alerce_early.data.datamodule import AlertData
 
 FORMAT = 1  # of checkpoints; see `alerce_early.checkpoints`
@@ -76,8 +74,8 @@ class Task(L.LightningModule):
         """Return numbers computed once over a whole table of outputs."""
         raise NotImplementedError
 
-    def pictures(self, data: AlertData) -> dict[str, Figure]:
-        """Draw what only the network can show of a finished run, by caption."""
+    def examples(self, data: AlertData) -> dict[str, np.ndarray]:
+        """Return what only the network can show: blocks of stamps (classes, n, C, H, W) by title, or none."""
         return {}
 
     def named(self, table: Mapping[str, np.ndarray]) -> Table:

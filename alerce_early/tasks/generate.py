@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from alerce_early.errors import InputError
 from alerce_early.models.vae import Coded, StampVAE
-from alerce_early.report import figures
 from alerce_early.tasks.base import Batch, Task
 
 if TYPE_CHECKING:
@@ -75,8 +73,8 @@ class GenerateTask(Task):
             return torch.cat([self.net.generate(part, size) for part in parts]).cpu()
 
     @torch.no_grad()
-    def pictures(self, data: AlertData) -> dict[str, Figure]:
-        """Real test stamps of each class, what the code keeps of them (with noise drawn anew), and generated ones."""
+    def examples(self, data: AlertData) -> dict[str, np.ndarray]:
+        """Return real test stamps of each class, what the code keeps of them (noise drawn anew), and generated ones."""
         self.eval()
         test = data.parts["test"]
         rows = np.concatenate([np.resize(test[data.labels[test] == i], SHOWN) for i in range(len(data.classes))])
@@ -88,5 +86,4 @@ class GenerateTask(Task):
             "reconstructed": self.net(batch).pixels.sample().cpu(),
             "generated": self.generate(labels),
         }
-        tiles = {name: stamps.numpy().reshape(-1, SHOWN, *stamps.shape[1:]) for name, stamps in blocks.items()}
-        return {"real, reconstructed and generated stamps": figures.side_by_side(tiles, data.classes)}
+        return {name: stamps.numpy().reshape(-1, SHOWN, *stamps.shape[1:]) for name, stamps in blocks.items()}

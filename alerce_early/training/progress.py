@@ -10,16 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
-import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from alerce_early import files
-from alerce_early.evaluation import metrics
-from alerce_early.report import figures
-from alerce_early.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
@@ -63,37 +57,6 @@ def training_seconds(trainer: L.Trainer) -> float:
     """Return what all epochs took, over all processes that one after the other trained this run."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return sum(callback.seconds for callback in callbacks if isinstance(callback, EpochLine))
-
-
-class Board(Callback):
-    """TensorBoard: examples as the net sees them once, the confusion matrix whenever a better net was found."""
-
-    def __init__(self, best: ModelCheckpoint):
-        self.best = best
-        self.drawn_for: torch.Tensor | None = None
-
-    def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch: Any, index: int) -> None:
-        if trainer.global_step or not isinstance(task, Task):
-            return
-        with torch.random.fork_rng():  # a picture must not change the run
-            seen = task.recipe.finish(task.augment(batch["image"][:SHOWN]))
-        captions = [task.spec.classes[label] for label in batch["label"][:SHOWN].tolist()]
-        shown = figures.gallery(seen.cpu().numpy(), captions)
-        self._add(trainer, f"{task.spec.kind} as the net sees them", shown)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        if not isinstance(task, Task) or self.best.best_model_score == self.drawn_for:
-            return
-        self.drawn_for = self.best.best_model_score
-        table, classes = task.table, task.spec.classes
-        if f"p_{classes[0]}" in table:
-            predicted = np.stack([table[f"p_{name}"] for name in classes], 1).argmax(1)
-            counts = metrics.confusion(table["label"], predicted, len(classes))
-            self._add(trainer, "confusion matrix (validation)", figures.confusion(counts, classes))
-
-    def _add(self, trainer: L.Trainer, tag: str, figure: Any) -> None:
-        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)
 
 
 def _spell(name: str) -> str:

@@ -1,14 +1,15 @@
 """The trainer of a run: Lightning's, with the callbacks that keep, show and stop it."""
 
+from typing import Any
+
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from alerce_early import checkpoints
-from alerce_early.config import to_plain
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
 from alerce_early.schema import construct
@@ -37,7 +38,6 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
     purge = checkpoints.read(run.last)["global_step"] + 1 if run.cut else 0
     callbacks: list[Callback] = [
         progress.EpochLine(run.path, ("train/loss", "val/loss", monitor, *[f"val/{name}" for name in task.shown])),
-        progress.Board(best),
         resuming.Randomness(),
         *progress.progress_bar(),
         *more,
@@ -45,7 +45,7 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
         best,
         last,
     ]
-    options = to_plain(config.trainer)
+    options: Any = OmegaConf.to_container(config.trainer, resolve=True)
     board = options.pop("logger", True) and TensorBoardLogger(
         run.path, name="", version="", default_hp_metric=False, purge_step=purge
     )

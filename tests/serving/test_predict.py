@@ -18,7 +18,7 @@ import pytest
 from conftest import CHECKOUT, spec, stamp, tiny_run
 
 import alerce_early
-from alerce_early import tables
+from alerce_early import gallery, tables
 from alerce_early.data.readers import stamps_file
 from alerce_early.errors import InputError
 from alerce_early.predict import (
@@ -28,7 +28,7 @@ from alerce_early.predict import (
     watch,
 )
 from alerce_early.report import foreign
-from alerce_early.serving import gallery, inputs
+from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.duplicates import Seen
 from alerce_early.serving.facts import Facts

@@ -17,7 +17,7 @@ from alerce_early.config import CONF, compose_config
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
 from alerce_early.search import main
-from alerce_early.training.searching import STARTUP, WARMUP, Search
+from alerce_early.study import STARTUP, WARMUP, Search
 
 
 @pytest.fixture

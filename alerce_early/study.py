@@ -15,13 +15,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
-from alerce_early import files
+from alerce_early import files, search_space
 from alerce_early.config import compose_config
 from alerce_early.construct import module_class
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
 from alerce_early.train import train
-from alerce_early.training import search_space
 
 log = logging.getLogger(__name__)
 
