@@ -29,10 +29,11 @@ train: $(READY)  ## train rotinv on the simulated survey, up to the HTML report 
 test: $(READY)  ## the test suite (ARGS="-k invariance ...")
 	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
 
-check: $(READY)  ## lint, format and types, changing nothing
+check: $(READY)  ## lint, format, types and arrows, changing nothing
 	$(RUN) -m ruff check alerce_early tests
 	$(RUN) -m ruff format --check alerce_early tests
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 format: $(READY)  ## format the code and sort imports
 	$(RUN) -m ruff check --fix alerce_early tests

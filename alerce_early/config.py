@@ -82,7 +82,7 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     def alone(config: DictConfig) -> None:
         try:
             guarded(config)
-        except files.Busy:
+        except files.BusyError:
             raise
         except InputError:
             if is_first():

@@ -19,7 +19,7 @@ ANY = frozenset(errno.errorcode)  # where nothing is done but to write
 PLACE = "outputs=FOLDER"  # how the user chooses another one, where nothing else is said
 
 
-class Busy(InputError):
+class BusyError(InputError):
     """Another process holds the lock."""
 
     status = os.EX_TEMPFAIL
@@ -113,7 +113,7 @@ def _wait(file: IO[str], lock: Path, until: float) -> None:
             return
         except BlockingIOError:
             if time.monotonic() >= until:
-                raise Busy(f"another process works in {lock.parent}.") from None
+                raise BusyError(f"another process works in {lock.parent}.") from None
             time.sleep(0.1)
         except OSError as error:  # some network file systems have none
             raise InputError(f"{lock} cannot be locked: {error.strerror}. Choose another place with {PLACE}.") from None

@@ -244,7 +244,7 @@ def alone(results: Path) -> Iterator[None]:
     try:
         with files.hold_lock(results / ".watch", 0, "--out"):
             yield
-    except files.Busy:
+    except files.BusyError:
         raise InputError(f"--out {results}: another --watch writes there, and would classify the same rows.") from None
 
 

@@ -61,7 +61,7 @@ class Run:
                     path = path.with_name(f"{name}+{number}")
 
     def alone(self) -> AbstractContextManager[None]:
-        """Hold the folder while writing in it; raises `files.Busy` if another process does."""
+        """Hold the folder while writing in it; raises `files.BusyError` if another process does."""
         return files.hold_lock(self.path / ".lock", patience=0)
 
     def discard_if_unused(self) -> None:

@@ -122,7 +122,7 @@ class Search:
                 log.info("trial %d: %s", trial.number, " ".join(_options_of(trial)))
                 train(compose_config(*self.fixed, *_options_of(trial)), run.path, Pruner(trial, self.monitor))
             value, state = _read_score(run, self.monitor), TrialState.COMPLETE
-        except files.Busy:
+        except files.BusyError:
             return
         except optuna.TrialPruned as reason:
             log.info("trial %d pruned: %s", trial.number, reason)

@@ -37,7 +37,7 @@ from alerce_early.evaluation.kinds import choose_kind
 from alerce_early.report import figures, pictures, run_page
 from alerce_early.report.board import Board
 from alerce_early.runs import Run, describe_differences, flatten_config
-from alerce_early.tasks.base import NonFiniteLoss, Task
+from alerce_early.tasks.base import NonFiniteLossError, Task
 from alerce_early.training import progress, resuming
 from alerce_early.training.processes import agree, check_sight, is_launched, with_first
 from alerce_early.training.signals import resumed_by
@@ -52,7 +52,7 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
     """Run one whole config in a run folder: prepare, fit, predict with the best checkpoint, report.
 
     A run that was cut goes on from its last checkpoint and ends as it would have uncut; a finished one is
-    returned as it is. Raises InputError if the folder holds a run of another config, and `files.Busy` if
+    returned as it is. Raises InputError if the folder holds a run of another config, and `files.BusyError` if
     another process works in it. more: extra callbacks.
     """
     progress.silence_libraries()
@@ -65,13 +65,13 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
         def begin() -> str:
             try:
                 held.enter_context(run.alone())
-            except files.Busy as busy:
+            except files.BusyError as busy:
                 return str(busy)
             return FINISHED if run.finished else ""
 
         found = agree(begin)  # the first process holds the folder and writes for all
         if found not in (FINISHED, ""):
-            raise files.Busy(found)
+            raise files.BusyError(found)
         check_sight(run.path, lambda: run.cut)
         run.expect(config)
         if found == FINISHED:
@@ -141,7 +141,7 @@ def fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint, 
     """
     try:
         trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
-    except NonFiniteLoss as error:
+    except NonFiniteLossError as error:
         if not best.best_model_path:
             if not (trainer.is_global_zero or is_launched()):
                 sys.exit()  # it stops all processes alike; the one that started this one says so

@@ -16,19 +16,19 @@ FREE = 64 << 20  # bytes any file may make of itself, however small it is
 GROWTH = 20  # bytes in memory that a byte of a file may become
 
 
-class TooMuch(ValueError):
+class TooMuchError(ValueError):
     """Values that no file of arrays needs; says which."""
 
 
 def check(value: Any, size: int) -> None:
     """Refuse values, of a file of `size` bytes, that written out are larger than `FREE` + `GROWTH` x size.
 
-    Raises `TooMuch` for that, for containers nested deeper than `DEEPEST` or within themselves, whole numbers
+    Raises `TooMuchError` for that, for containers nested deeper than `DEEPEST` or within themselves, whole numbers
     of more than 64 bits, and text that is not Unicode.
     """
     most = FREE + GROWTH * size
     if _weight(value, most, 0, {})[0] > most:
-        raise TooMuch(_too_heavy(most))
+        raise TooMuchError(_too_heavy(most))
 
 
 def _too_heavy(most: int) -> str:
@@ -42,13 +42,13 @@ def _weight(value: Any, most: int, depth: int, known: dict[int, tuple[int, int]]
     """
     if isinstance(value, int):
         if abs(value) > LARGEST:
-            raise TooMuch("it holds a whole number of more than 64 bits")
+            raise TooMuchError("it holds a whole number of more than 64 bits")
         return 8, 0
     if isinstance(value, str):
         try:
             return 8 + (len(value) if value.isascii() else len(value.encode())), 0
         except UnicodeEncodeError:
-            raise TooMuch("it holds text that is not Unicode") from None
+            raise TooMuchError("it holds text that is not Unicode") from None
     if isinstance(value, bytes | bytearray):
         return 8 + len(value), 0
     nbytes = getattr(value, "nbytes", None)  # of arrays, tensors and numpy's numbers
@@ -58,14 +58,14 @@ def _weight(value: Any, most: int, depth: int, known: dict[int, tuple[int, int]]
         return 8 + (nbytes or 8 * max(sides, default=0)), 0
     if id(value) not in known:
         if depth > DEEPEST:  # also what holds itself ends here
-            raise TooMuch(f"it nests containers more than {DEEPEST} deep")
+            raise TooMuchError(f"it nests containers more than {DEEPEST} deep")
         weight, height = 8, 0
         for part in chain(value, value.values()) if isinstance(value, Mapping) else value.ravel() if objects else value:
             inner, below = _weight(part, most, depth + 1, known)
             weight, height = weight + inner, max(height, below + 1)
             if weight > most:
-                raise TooMuch(_too_heavy(most))
+                raise TooMuchError(_too_heavy(most))
         known[id(value)] = weight, height
     if depth + known[id(value)][1] > DEEPEST:
-        raise TooMuch(f"it nests containers more than {DEEPEST} deep")
+        raise TooMuchError(f"it nests containers more than {DEEPEST} deep")
     return known[id(value)]

@@ -159,7 +159,7 @@ def _sync(path: Path) -> None:
 def _clear(root: Path) -> None:
     """Remove what killed processes left; what a living one works on is locked."""
     for partial in root.glob(".*.partial"):
-        with suppress(files.Busy), files.hold_lock(_lock(partial), patience=0):
+        with suppress(files.BusyError), files.hold_lock(_lock(partial), patience=0):
             shutil.rmtree(partial, ignore_errors=True)
 
 

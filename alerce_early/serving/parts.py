@@ -51,7 +51,7 @@ class Parts:
         with ExitStack() as held:
             try:
                 held.enter_context(files.hold_lock(self.folder / "lock", PATIENCE, PLACE))
-            except files.Busy:
+            except files.BusyError:
                 raise InputError(f"{out} is being written by another process.") from None
             self.command = json.loads(json.dumps(command))
             made = {} if overwrite else self._read_origin()

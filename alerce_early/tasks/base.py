@@ -29,7 +29,7 @@ Batch = dict[str, Tensor]
 Table = dict[str, np.ndarray]
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite, up to `CHECKED_EVERY` steps ago; says in which epoch and batch."""
 
 
@@ -147,12 +147,12 @@ class Task(L.LightningModule):
         self._first_bad = torch.where(loss.detach().isfinite(), self._first_bad, bad)
 
     def _check_finite(self) -> None:
-        """Raise `NonFiniteLoss` in all processes alike, if in one of them a loss was not finite or now a weight is."""
+        """Raise `NonFiniteLossError` in all processes alike, if in one a loss was not finite or now a weight is."""
         weights = torch.stack([weight.isfinite().all() for weight in self.parameters()]).all()
         bad = torch.where(weights, self._first_bad, self._first_bad.clamp(max=self._done))
         if (first := int(self.trainer.strategy.reduce(bad, reduce_op="min"))) < NEVER:
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            raise NonFiniteLoss(
+            raise NonFiniteLossError(
                 f"the loss is not finite from epoch {self.current_epoch + 1}, batch {first} on, "
                 f"learning rate {rate:.3g}. Try a smaller optim.optimizer.lr."
             )

@@ -31,7 +31,7 @@ FINISHED, BEFORE, FAILED = "finished", "finished before", "failed"
 TAKEN, DONE = "running in another process", "finished by another process"
 
 
-class Failed(Exception):
+class JobError(Exception):
     """A job of several processes ended badly; the message is what it printed."""
 
 
@@ -46,11 +46,11 @@ def run(job: Callable[[DictConfig], None], config: DictConfig, launch: str) -> N
         else:
             job(config)
         (folder / "failed.txt").unlink(missing_ok=True)
-    except files.Busy:
+    except files.BusyError:
         outcome = BEFORE if outcome == BEFORE else TAKEN  # a finished job may be looked at by another launch
     except Exception as error:
         outcome, reason = FAILED, str(error).strip().rpartition("\n")[2]
-        whole = str(error) if isinstance(error, (InputError, Failed)) else traceback.format_exc()
+        whole = str(error) if isinstance(error, (InputError, JobError)) else traceback.format_exc()
         print(f"error: {reason}", file=sys.stderr)
         if is_first():
             files.write_text(folder / "failed.txt", f"{whole}\n")
@@ -70,10 +70,10 @@ def _run_apart(options: list[str], folder: Path) -> None:
             job.terminate()
             raise
     print(told, end="", file=sys.stderr)
-    if job.returncode == files.Busy.status:
-        raise files.Busy(told)
+    if job.returncode == files.BusyError.status:
+        raise files.BusyError(told)
     if job.returncode:
-        raise Failed(told.strip() or f"exit status {job.returncode}")
+        raise JobError(told.strip() or f"exit status {job.returncode}")
 
 
 class Summary(Callback):

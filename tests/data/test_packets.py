@@ -20,10 +20,10 @@ import pytest
 from astropy.io import fits
 
 from alerce_early.data.readers import alerts, containers, raw_files
-from alerce_early.data.readers.avro import CUTOUTS, Unreadable
+from alerce_early.data.readers.avro import CUTOUTS, UnreadableError
 from alerce_early.data.readers.chunks import CUT_SHORT
 from alerce_early.data.readers.cutouts import LARGEST, image
-from alerce_early.data.readers.inflate import NotWhole, inflate
+from alerce_early.data.readers.inflate import NotWholeError, inflate
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.simulation import simulated_packets as night
 
@@ -393,7 +393,7 @@ def test_an_image_is_what_astropy_reads(content: bytes) -> None:
 
 def test_never_more_bytes_than_asked_for() -> None:
     assert inflate(gzip.compress(b"x" * 100), "gzip", 100) == b"x" * 100
-    with pytest.raises(NotWhole, match="more than 99 bytes"):
+    with pytest.raises(NotWholeError, match="more than 99 bytes"):
         inflate(gzip.compress(b"x" * 100), "gzip", 99)
-    with pytest.raises(Unreadable, match="FITS header lacks"):
+    with pytest.raises(UnreadableError, match="FITS header lacks"):
         image(gzip.compress(b"SIMPLE  =                    T".ljust(2880)))

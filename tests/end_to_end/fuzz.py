@@ -160,7 +160,7 @@ def _cutout(dtype: str, extended: bool = False) -> bytes:
 def _image(path: Path) -> None:
     try:
         cutouts.image(path.read_bytes())
-    except avro.Unreadable as error:
+    except avro.UnreadableError as error:
         raise InputError(one_line(error)) from None
 
 

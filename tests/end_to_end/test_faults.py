@@ -297,7 +297,7 @@ def test_a_lock_that_its_holder_removes_is_no_lock(tmp_path: Path) -> None:
         shutil.rmtree(lock.parent)
     assert waits.wait(10)
     try:
-        with pytest.raises(files.Busy), files.hold_lock(lock, 0):
+        with pytest.raises(files.BusyError), files.hold_lock(lock, 0):
             pass
     finally:
         goes.set()

@@ -99,7 +99,7 @@ def test_a_folder_without_a_checkpoint_starts_anew(quick, tmp_path: Path) -> Non
 
 def test_one_process_at_a_time_works_in_a_folder(quick, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    with run.alone(), pytest.raises(files.Busy, match="another process works in"):
+    with run.alone(), pytest.raises(files.BusyError, match="another process works in"):
         train(quick(), run.path)
     train(quick(), run.path)
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from alerce_early.data.readers.containers import LARGEST_BLOCK, Block
-from alerce_early.data.readers.inflate import NotWhole, inflate
+from alerce_early.data.readers.inflate import NotWholeError, inflate
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.errors import require_extra
 
@@ -21,16 +21,16 @@ WANTED = {"objectId", "candid", "candidate", *CUTOUTS, "stampData", *RAW}
 PRIMITIVE = {"null", "boolean", "int", "long", "float", "double", "string", "bytes"}
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """Why one packet cannot be used, in one line."""
 
 
-def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any] | Unreadable]]:
+def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any] | UnreadableError]]:
     """Yield (number, record) of each wanted record; from the first that cannot be decoded on, the reason instead."""
     number = 0
     try:
         if block.damage:
-            raise Unreadable(block.damage)
+            raise UnreadableError(block.damage)
         writer, reader = _schemas(block.schema)
         content = io.BytesIO(inflate(block.data, block.codec, LARGEST_BLOCK))
         while number <= wanted[-1]:
@@ -40,10 +40,10 @@ def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[
             number += 1
     except Exception as error:  # damaged bytes may raise nearly anything
         why: Any = error
-        if isinstance(error, NotWhole):
-            why = Unreadable(f"Avro block is {error}")
+        if isinstance(error, NotWholeError):
+            why = UnreadableError(f"Avro block is {error}")
         else:
-            why = Unreadable(f"Avro record cannot be decoded: {error or type(error).__name__}")
+            why = UnreadableError(f"Avro record cannot be decoded: {error or type(error).__name__}")
         yield from ((i, why) for i in wanted if i >= number)
 
 
@@ -56,10 +56,10 @@ def _schemas(text: bytes) -> tuple[Any, Any]:
         writer = parse_schema(whole)
         _check(writer, frozenset())
         return writer, parse_schema(_reduced(whole))
-    except Unreadable:
+    except UnreadableError:
         raise
     except Exception as error:
-        raise Unreadable(f"Avro schema cannot be used: {error or type(error).__name__}") from None
+        raise UnreadableError(f"Avro schema cannot be used: {error or type(error).__name__}") from None
 
 
 def _check(schema: Any, inside: frozenset[str]) -> None:
@@ -76,9 +76,9 @@ def _check(schema: Any, inside: frozenset[str]) -> None:
     if isinstance(kind, dict | list):
         _check(kind, inside)
     elif kind in inside:
-        raise Unreadable("Avro schema contains itself")
+        raise UnreadableError("Avro schema contains itself")
     elif kind == "null" or (kind == "record" and not schema["fields"]) or (kind == "fixed" and schema["size"] < 1):
-        raise Unreadable("Avro schema has a type of no bytes")
+        raise UnreadableError("Avro schema has a type of no bytes")
     elif kind == "record":
         for field in schema["fields"]:
             _check(field["type"], inside | {schema["name"]})
@@ -102,4 +102,6 @@ def _reduced(schema: Any, depth: int = 0) -> Any:
     # a name in place of a record: that of one seen before, the first cutout's
     if (depth and kind in PRIMITIVE) or (depth == 1 and isinstance(schema, str)):
         return schema
-    raise Unreadable(f"Avro schema is not that of a packet: {kind} instead of a {('record', 'field', 'value')[depth]}")
+    raise UnreadableError(
+        f"Avro schema is not that of a packet: {kind} instead of a {('record', 'field', 'value')[depth]}"
+    )

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from alerce_early.data.readers.avro import Unreadable
-from alerce_early.data.readers.inflate import NotWhole, inflate
+from alerce_early.data.readers.avro import UnreadableError
+from alerce_early.data.readers.inflate import NotWholeError, inflate
 from alerce_early.data.readers.raw_files import GZIP, describe_content
 
 LARGEST = 1 << 20  # bytes of an unzipped cutout; a real one has 20,160
@@ -28,14 +28,14 @@ def image(content: bytes) -> np.ndarray:
     if content.startswith(GZIP):
         try:
             content = inflate(content, "gzip", LARGEST)
-        except NotWhole as error:
-            raise Unreadable(f"gzip is {error}") from None
+        except NotWholeError as error:
+            raise UnreadableError(f"gzip is {error}") from None
     layout = _plain_layout(content[:BLOCK])
     if layout is None:
         return _by_astropy(content)
     height, width = layout
     if len(content) < BLOCK + 4 * height * width:
-        raise Unreadable(f"FITS image is cut short: {len(content) - BLOCK:,} bytes of {height} x {width} pixels")
+        raise UnreadableError(f"FITS image is cut short: {len(content) - BLOCK:,} bytes of {height} x {width} pixels")
     pixels = np.frombuffer(content, ">f4", height * width, BLOCK)
     return pixels.reshape(height, width).astype(np.float32)
 
@@ -47,7 +47,7 @@ def _plain_layout(header: bytes) -> tuple[int, int] | None:
     Raises Unreadable if it is no FITS header or declares more than a cutout can hold.
     """
     if not header.startswith(b"SIMPLE"):
-        raise Unreadable(f"is {describe_content(header)}, wanted FITS")
+        raise UnreadableError(f"is {describe_content(header)}, wanted FITS")
     cards = [header[i : i + CARD].decode("latin1") for i in range(0, len(header), CARD)]
     names = [card[:8].rstrip() for card in cards]
     values = {name: card[10:].partition("/")[0].strip() for name, card in zip(names, cards, strict=True)}
@@ -55,9 +55,9 @@ def _plain_layout(header: bytes) -> tuple[int, int] | None:
         axes = [int(values[f"NAXIS{i + 1}"]) for i in range(int(values["NAXIS"]))]
         declared = math.prod(axes) * abs(int(values["BITPIX"]))
     except (KeyError, ValueError):
-        raise Unreadable("FITS header lacks NAXIS or BITPIX") from None
+        raise UnreadableError("FITS header lacks NAXIS or BITPIX") from None
     if min(axes, default=0) < 0 or declared > 8 * LARGEST:
-        raise Unreadable(f"FITS header declares too much: {' x '.join(map(str, axes))} pixels")
+        raise UnreadableError(f"FITS header declares too much: {' x '.join(map(str, axes))} pixels")
     plain = "END" in names and values["BITPIX"] == "-32" and len(axes) == 2  # else it may be in an extension
     if not plain or {"BSCALE", "BZERO", "GROUPS", "PCOUNT", "GCOUNT"} & set(names):
         return None
@@ -80,8 +80,8 @@ def _by_astropy(content: bytes) -> np.ndarray:
             kept = [unit for unit in units if unit.is_image and 0 < unit.size <= LARGEST]
             pixels = kept[0].data if kept else None
     except Exception as error:  # a damaged file may raise nearly anything
-        raise Unreadable(f"is no FITS image: {error or type(error).__name__}") from None
+        raise UnreadableError(f"is no FITS image: {error or type(error).__name__}") from None
     if pixels is None or pixels.ndim != 2 or pixels.dtype.kind != "f":
         seen = "no image" if pixels is None else f"{pixels.dtype.name} of shape {pixels.shape}"
-        raise Unreadable(f"FITS file holds no float32 image: {seen}")
+        raise UnreadableError(f"FITS file holds no float32 image: {seen}")
     return pixels.astype(np.float32)

@@ -23,7 +23,7 @@ except ImportError:
 DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, isal_zlib.error, lzma.LZMAError)  # type: ignore[assignment]
 
 
-class NotWhole(Exception):
+class NotWholeError(Exception):
     """Why compressed bytes cannot be used, in one line."""
 
 
@@ -46,11 +46,11 @@ def inflate(content: bytes, codec: str, largest: int) -> bytes:
     try:
         found = _read(content, codec, largest + 1)
     except EOFError:
-        raise NotWhole("cut short") from None
+        raise NotWholeError("cut short") from None
     except (*DAMAGE, ValueError) as error:  # type: ignore[misc]
-        raise NotWhole(f"damaged: {error}") from None
+        raise NotWholeError(f"damaged: {error}") from None
     if len(found) > largest:
-        raise NotWhole(f"more than {largest:,} bytes")
+        raise NotWholeError(f"more than {largest:,} bytes")
     return found
 
 
@@ -66,7 +66,7 @@ def _read(content: bytes, codec: str, size: int) -> bytes:
     if codec == "snappy":
         return _unsnap(content, size)
     if codec not in CODECS:
-        raise NotWhole(f"of the unknown codec {codec!r}")
+        raise NotWholeError(f"of the unknown codec {codec!r}")
     return CODECS[codec](io.BytesIO(content)).read(size)
 
 

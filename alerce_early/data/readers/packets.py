@@ -15,7 +15,7 @@ from alerce_early.data import names
 from alerce_early.data.readers.avro import (
     CUTOUTS,
     RAW,
-    Unreadable,
+    UnreadableError,
     records_of,
 )
 from alerce_early.data.readers.chunks import Rejected
@@ -56,12 +56,12 @@ def decode_records(work: Work) -> list[Packet | Rejected]:
             source = f"{block.source}#{block.first + number}" if block.first + number else block.source
             key = ""
             try:
-                if isinstance(record, Unreadable):
+                if isinstance(record, UnreadableError):
                     raise record
                 key = _name(record, "candid", int)
                 name = _name(record, "objectId", str)
                 found.append(Packet(key, name, source, _row(record.get("candidate")), _stamps(record)))
-            except Unreadable as error:
+            except UnreadableError as error:
                 reason = names.to_printable(" ".join(str(error).split()))
                 found.append(Rejected(source, key, shorten(reason, LONGEST, placeholder="...")))
     return found
@@ -70,22 +70,22 @@ def decode_records(work: Work) -> list[Packet | Rejected]:
 def _name(record: dict[str, Any], field: str, kind: type) -> str:
     value = record.get(field)
     if not isinstance(value, kind) or value == "":
-        raise Unreadable(f"{field} is missing")
+        raise UnreadableError(f"{field} is missing")
     if not names.sound(str(value)):
-        raise Unreadable(f"{field} is no name: {str(value)[:40]!a}")
+        raise UnreadableError(f"{field} is no name: {str(value)[:40]!a}")
     return str(value)
 
 
 def _row(candidate: Any) -> np.ndarray:
     if not isinstance(candidate, dict):
-        raise Unreadable("candidate is missing")
+        raise UnreadableError("candidate is missing")
     row = [candidate.get(name) for name in RAW]
     positive = row[IS_POSITIVE_AT]
     row[IS_POSITIVE_AT] = None if positive is None else IS_POSITIVE.get(str(positive).lower(), "")
     wrong = [name for name, value in zip(RAW, row, strict=True) if not isinstance(value, NUMBER)]
     if wrong:
         wanted = "neither t nor f" if wrong[0] == "isdiffpos" else "no number"
-        raise Unreadable(f"{wrong[0]} is {wanted}: {str(candidate[wrong[0]])[:20]!r}")
+        raise UnreadableError(f"{wrong[0]} is {wanted}: {str(candidate[wrong[0]])[:20]!r}")
     return np.array(row, np.float64)
 
 
@@ -95,16 +95,16 @@ def _stamps(record: dict[str, Any]) -> np.ndarray:
         held = record.get(name)
         content = held.get("stampData") if isinstance(held, dict) else held  # some brokers leave the record out
         if not isinstance(content, bytes) or not content:
-            raise Unreadable(f"{name} is missing")
+            raise UnreadableError(f"{name} is missing")
         try:
             stamp = image(content)
-        except Unreadable as error:
-            raise Unreadable(f"{name} {error}") from None
+        except UnreadableError as error:
+            raise UnreadableError(f"{name} {error}") from None
         if stamp.shape != plane.shape:
-            raise Unreadable("stamp is {} x {}, wanted {} x {}".format(*stamp.shape, *plane.shape))
+            raise UnreadableError("stamp is {} x {}, wanted {} x {}".format(*stamp.shape, *plane.shape))
         plane[:] = stamp
     if not np.isfinite(planes).any():
-        raise Unreadable("no cutout holds data")
+        raise UnreadableError("no cutout holds data")
     return planes
 
 

@@ -20,7 +20,7 @@ from alerce_early.errors import InputError, one_line
 DTYPE = re.compile(r"[?biufcSUO]\d{0,9}")  # numbers, text and objects; nothing structured
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A name outside the allow-list."""
 
 
@@ -84,7 +84,7 @@ class _Unpickler(pickle.Unpickler):
         try:
             return ALLOWED[module, name]
         except KeyError:
-            raise _Refused(f"{module}.{name}") from None
+            raise _RefusedError(f"{module}.{name}") from None
 
 
 def load(path: str | Path) -> Any:
@@ -97,7 +97,7 @@ def load(path: str | Path) -> Any:
         with open(path, "rb") as file:
             # latin1 is how numpy arrays written by Python 2 are read; it changes nothing for Python 3 files
             return _Unpickler(file, encoding="latin1").load()
-    except _Refused as error:
+    except _RefusedError as error:
         raise InputError(
             f"{path} names {str(error)[:80]!r}, which a file of arrays has no use for. Refused before any of it ran; "
             "write the data as numpy arrays, lists and dicts."
