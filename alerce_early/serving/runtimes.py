@@ -116,16 +116,18 @@ class _Network(nn.Module):
 
     def __init__(self, deployed: Deployed):
         super().__init__()
-        self.deployed = deployed
+        self.net = deployed.task.net
+        self._held = (deployed,)  # no submodule: a LightningModule without a trainer cannot be traced
 
     def forward(self, image: Tensor, columns: Tensor | None = None) -> Tensor:
         if columns is None:
             columns = image.new_zeros(image.shape[0], 0)
-        found = self.deployed.network(image, columns)
-        return torch.stack([found[name].float() for name in self.deployed.columns], 1)
+        (deployed,) = self._held
+        found = deployed.network(image, columns)
+        return torch.stack([found[name].float() for name in deployed.columns], 1)
 
     def example(self) -> dict[str, Tensor]:
-        spec = self.deployed.spec
+        spec = self._held[0].spec
         columns = {"columns": torch.zeros(2, len(spec.features))} if spec.features else {}
         return {"image": torch.zeros(2, *spec.shape), **columns}
 

@@ -101,7 +101,7 @@ def test_every_kind_of_container_gives_the_same(night: list[dict[str, Any]], fol
     assert same(wanted, everything(*(folder / f"field{i}" for i in range(3)), folder))  # each file once
     for codec, interval in (("null", 1), ("null", 1 << 19), ("deflate", 1 << 19)):
         with (tmp_path / "many.avro").open("wb") as file:
-            fastavro.writer(file, night.SCHEMA, night, codec=codec, sync_interval=interval)
+            fastavro.writer(file, simulated_packets.SCHEMA, night, codec=codec, sync_interval=interval)
         assert same(wanted, everything(tmp_path / "many.avro", size=37))
     quick = {"compresslevel": 1}
     for name, options in (("night.tar.gz", quick), ("night.tar", {}), ("night.tgz", quick)):
@@ -118,7 +118,7 @@ def test_every_kind_of_container_gives_the_same(night: list[dict[str, Any]], fol
 @pytest.mark.parametrize("workers", (0, 1, 3))
 def test_chunks_shards_and_workers(night: list[dict[str, Any]], folder: Path, tmp_path: Path, workers: int) -> None:
     with (tmp_path / "many.avro").open("wb") as file:
-        fastavro.writer(file, night.SCHEMA, night, sync_interval=1 << 18)
+        fastavro.writer(file, simulated_packets.SCHEMA, night, sync_interval=1 << 18)
     wanted = everything(folder, workers=0)
     for path in (folder, tmp_path):
         chunks = list(alerts.stream([path], size=70, workers=workers))
@@ -129,7 +129,9 @@ def test_chunks_shards_and_workers(night: list[dict[str, Any]], folder: Path, tm
         assert same(wanted, everything(path, size=70, workers=workers))
     shards = [everything(tmp_path, shard=(i, 4), size=20, workers=workers) for i in range(4)]
     numbers = [sorted([*map(int, shard["keys"]), *(int(key) for key, _ in shard["rejected"])]) for shard in shards]
-    assert [[key - night.FIRST for key in mine] for mine in numbers] == [list(range(i, N, 4)) for i in range(4)]
+    assert [[key - simulated_packets.FIRST for key in mine] for mine in numbers] == [
+        list(range(i, N, 4)) for i in range(4)
+    ]
     for skip in (1, 20, 33):
         rest = everything(tmp_path, shard=(1, 4), skip=skip, workers=workers)
         assert sorted([*map(int, rest["keys"]), *(int(key) for key, _ in rest["rejected"])]) == numbers[1][skip:]
@@ -146,7 +148,7 @@ def test_what_cannot_begin(tmp_path: Path, folder: Path) -> None:
         with pytest.raises(InputError, match="wanted"):
             alerts.stream([folder], **options)  # type: ignore[arg-type]
     with (tmp_path / "empty.avro").open("wb") as file:
-        fastavro.writer(file, night.SCHEMA, [])
+        fastavro.writer(file, simulated_packets.SCHEMA, [])
     with pytest.raises(InputError, match="holds no alert packet"):
         list(alerts.stream([tmp_path]))
     with pytest.raises(InputError, match=r"data\.path"):
@@ -223,7 +225,7 @@ KILLED = """
 import signal, sys
 from multiprocessing import active_children
 signal.signal(signal.SIGTERM, signal.default_int_handler)
-from alerce_early.data import alerts
+from alerce_early.data.readers import alerts
 chunks = alerts.stream(sys.argv[1:], size=20, workers=2)
 next(chunks)
 print(*(child.pid for child in active_children()), flush=True)

@@ -355,8 +355,8 @@ def test_a_strange_member_is_one_rejected_row(what: str, zipped: bool, tmp_path:
     """What is before it is read, and so are what follows it, if that can be found, and the next file."""
     content, reason, goes_on = STRANGE[what]
     good = [night.encode(packet) for packet in GOOD]
-    night = member("x.avro", len(good[0]), good[0]) + content + member("y.avro", len(good[1]), good[1]) + bytes(1024)
-    (tmp_path / "a.tar").write_bytes(gzip.compress(night, 1) if zipped else night)
+    whole = member("x.avro", len(good[0]), good[0]) + content + member("y.avro", len(good[1]), good[1]) + bytes(1024)
+    (tmp_path / "a.tar").write_bytes(gzip.compress(whole, 1) if zipped else whole)
     (tmp_path / "b.avro").write_bytes(good[2])
     (chunk,) = alerts.stream([tmp_path])
     assert chunk.keys.tolist() == [str(packet["candid"]) for packet in (GOOD if goes_on else [GOOD[0], GOOD[2]])]

@@ -14,7 +14,7 @@ from alerce_early.errors import InputError
 @pytest.mark.parametrize(
     ("option", "told"),
     (
-        ("data.pth=FILE", "data has no key pth; wanted one of name, "),
+        ("data.pth=FILE", "data has no key pth; wanted one of batch_size, "),
         ("optim=adan", "optim=adan is no choice; wanted one of adam, "),
         ("data.groups={SN:[SN]", "data.groups={SN:[SN] is no option; wanted KEY=VALUE"),
     ),
@@ -35,7 +35,7 @@ def test_a_quoted_text_is_read_back(composed: Callable[..., DictConfig], text: s
 @pytest.mark.parametrize(
     "option",
     (
-        *("+trainer.precision=32", "model.net.dropout=0", "model.task.entropy=.5", "optim.optimizer.momentum=.9"),
+        *("+trainer.precision=32", "model.net.dropout=0", "model.task.entropy=.5", "+optim.optimizer.amsgrad=true"),
         *("data.groups={SN:[SN],rest:[AGN]}", "+hydra.job.name=x", "++seed=3", "+data.keep.z_conf=[3]"),
     ),
 )

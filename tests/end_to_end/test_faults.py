@@ -23,11 +23,11 @@ from alerce_early import (
     checkpoints,
     compare,
     files,
-    report,
     tables,
 )
 from alerce_early.config import make_data, run_folder
 from alerce_early.errors import InputError, require_extra
+from alerce_early.report import __main__ as report
 from alerce_early.report import pictures
 from alerce_early.runs import Run
 from alerce_early.serving.parts import Parts
@@ -196,7 +196,7 @@ def train_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
         ("seed=-1", "seed=-1"),
         ("optim.optimizer.lr=fast", "optim.optimizer.lr"),
         ("optim.optimizer.momentum=0.9", "momentum"),
-        ("batch_size=-5", "batch_size=-5"),
+        ("data.batch_size=-5", "data.batch_size=-5"),
         ("data.batches_per_epoch=0", "data.batches_per_epoch=0"),
         ("patience=long", "patience"),
         ("data.split.validation=many", "validation"),

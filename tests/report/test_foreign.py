@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from alerce_early.errors import InputError
-from alerce_early.report import foreign, main
+from alerce_early.report import foreign
+from alerce_early.report.__main__ import main
 
 
 def written(path: Path, text: str) -> Path:

@@ -136,7 +136,7 @@ def test_the_broker_step_of_the_readme(runs: list[Path], capsys: pytest.CaptureF
     consumer = [[*messages[:3], b"no packet"], messages[3:]]
     exec(block.replace('"RUN"', repr(str(runs[0]))), {"consumer": consumer})
     told = capsys.readouterr().out
-    assert "not an Avro file" in told and told.count("SN") >= 1
+    assert "wanted an Avro container" in told and told.count("SN") >= 1
 
 
 def test_the_import_is_light() -> None:

@@ -36,7 +36,7 @@ def deployed(composed: Composed, *overrides: str, kind: str = "stamps") -> Deplo
     shape = (1, 443) if kind == "spectra" else (channels, 21, 21)
     facts = spec(names, kind=kind, shape=shape, classes=CLASSES, recipe=tuple(steps), raw_shape=raw)
     torch.manual_seed(0)
-    fitted = {"scale": [1.5] * 5, "bias": [0.1, 0.0, 0.0, -0.1, 0.0]}
+    fitted = {"temperature": 1.5, "kept": None}
     return Deployed(make_task(config, facts), fitted if kind == "stamps" else None)
 
 

@@ -399,7 +399,7 @@ def names_in(folder: Path) -> list[str]:
 def test_a_signal_is_one_line(run: Path, night: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "nights").mkdir()
     for i in range(50):
-        for file in simulated_packets.iterdir():
+        for file in night.iterdir():
             (tmp_path / "nights" / f"{i}-{file.name}").symlink_to(file)
     command = [sys.executable, "-m", "alerce_early.predict", str(run), "nights", "--out", "out.parquet"]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}

@@ -30,7 +30,7 @@ def deployed(composed: Callable[..., DictConfig]) -> Deployed:
     shapes = {"shape": (4, 21, 21), "raw_shape": (3, 63, 63)}
     facts = spec(NAMES, feature_mean=mean, feature_std=std, classes=CLASSES, recipe=steps, **shapes)
     torch.manual_seed(0)
-    return Deployed(make_task(config, facts), {"scale": [2.0] * 5, "bias": [0.0] * 5})
+    return Deployed(make_task(config, facts), {"temperature": 2.0, "kept": None})
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

@@ -42,7 +42,7 @@ def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[
         why: Any = error
         if isinstance(error, NotWholeError):
             why = UnreadableError(f"Avro block is {error}")
-        else:
+        elif not isinstance(error, UnreadableError):
             why = UnreadableError(f"Avro record cannot be decoded: {error or type(error).__name__}")
         yield from ((i, why) for i in wanted if i >= number)
 
