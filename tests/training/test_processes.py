@@ -30,7 +30,8 @@ TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1")
 
 def command(*options: str, what: Sequence[str] = ("-m", "alerce_early.train"), **env: str) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, *what, *options], text=True, env=os.environ | env, **pipes)
+    own = {name: value for name, value in os.environ.items() if name != processes.OURS}  # nobody's child
+    return subprocess.Popen([sys.executable, *what, *options], text=True, env=own | env, **pipes)
 
 
 def finished(outputs: Path) -> list[Path]:
