@@ -16,6 +16,7 @@ import torch.distributed as dist
 from alerce_early import tables
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.train import main, train
+from alerce_early.training import processes
 
 SHORT = (
     "model=preliminary_cnn",
