@@ -115,10 +115,10 @@ def test_the_real_file(real_data: Path) -> None:
     assert len(set(records.ids)) == 446
 
 
-def test_another_file_to_be_judged_on(tmp_path: Path, stamps_file: Path) -> None:
+def test_another_file_to_be_judged_on(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = tmp_path / "test.pkl"
     path.write_bytes(pickle.dumps(raw()))
-    records = stamps_file.read(stamps_file, test_path=path)
+    records = stamps_file.read(request.getfixturevalue("stamps_file"), test_path=path)
     assert records.part is not None and set(records.part[:-5]) == {"train"} and set(records.part[-5:]) == {"test"}
     assert records.labels[-5:].tolist() == [0, 1, 2, 3, 4]
 

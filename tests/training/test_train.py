@@ -70,9 +70,14 @@ def test_what_validation_taught_is_kept_and_applied(finished: Path) -> None:
     result = json.loads((finished / "metrics.json").read_text())
     checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
     table = tables.read(finished / "predictions.parquet")
-    for name, module in (("calibration", calibration), ("conformal", conformal), ("thresholds", thresholds)):
+    applied = {
+        "calibration": calibration.calibrate_columns,
+        "conformal": conformal.set_columns,
+        "thresholds": thresholds.threshold_columns,
+    }
+    for name, apply in applied.items():
         assert checkpoint[name] == result[name]
-        columns = module.calibrate_columns(checkpoint[name], table)
+        columns = apply(checkpoint[name], table)
         for column, values in columns.items():
             np.testing.assert_array_equal(values, table[column])  # of a purity that nothing has: NaN
     assert {"set", "q_SN", "magpsf"} <= set(table) and result["test"]["conformal"]["wanted"] == 0.9
@@ -186,7 +191,7 @@ def test_pictures_do_not_change_the_run(quick, tmp_path: Path, monkeypatch: pyte
         return torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
     with_pictures = weights("a")
-    monkeypatch.setattr("alerce_early.training.progress.Board.on_train_batch_start", lambda *_: None)
+    monkeypatch.setattr("alerce_early.report.board.Board.on_train_batch_start", lambda *_: None)
     without = weights("b")
     assert all(torch.equal(with_pictures[name], without[name]) for name in without)
 
