@@ -27,6 +27,7 @@ class Stopped(SystemExit):
     def __init__(self, number: int):
         super().__init__(128 + number)
         self.name = signal.Signals(number).name
+        self.how = Stopped.how  # as of now: it is printed when `resumed_by` has ended
 
     def __str__(self) -> str:
         return f"stopped by {self.name}; {self.how}"
