@@ -168,9 +168,9 @@ def test_a_mistake_that_the_first_process_sees_ends_all(tmp_path: Path) -> None:
 
 def test_machines_that_do_not_share_the_outputs_are_told(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from alerce_early.errors import at_the_door; "
-        "from alerce_early.runs import processes; processes.SIGHT = 1; "
-        "at_the_door(processes.check_sight)(Path('outputs'), bool)"
+        "from pathlib import Path; from alerce_early.errors import exit_on_input_error; "
+        "from alerce_early.training import processes; processes.SIGHT = 1; "
+        "exit_on_input_error(processes.check_sight)(Path('outputs'), bool)"
     )
     folders = [tmp_path / "one", tmp_path / "other"]
     for folder in folders:

@@ -80,7 +80,7 @@ def test_a_run_that_had_stopped_early_trains_no_more(quick, tmp_path: Path) -> N
 
 def test_another_config_is_refused_by_its_keys(quick, tmp_path: Path) -> None:
     run = train(quick(), tmp_path / "run")
-    with pytest.raises(InputError, match=r"another config: batch_size 16 there, 8 here; seed 0 there, 3 here\."):
+    with pytest.raises(InputError, match=r"another config: data.batch_size 16 there, 8 here; seed 0 there, 3 here\."):
         train(quick("seed=3", "data.batch_size=8"), run.path)
     before = run.predictions.stat().st_mtime_ns
     train(quick("name=other", "resume=other"), run.path)  # these change no result
@@ -139,7 +139,7 @@ def test_sigterm_ends_with_one_line_and_resume_goes_on(stamps_file: Path, tmp_pa
 
     wrong = command("alerce_early.train", f"resume={folder}", "data.batch_size=32", cwd=tmp_path)
     _, err = wrong.communicate(timeout=120)
-    assert wrong.returncode == 2 and err == f"error: {folder} goes on as it began: batch_size 16 there, 32 here.\n"
+    assert wrong.returncode == 2 and err == f"error: {folder} goes on as it began: data.batch_size 16 there, 32 here.\n"
 
     again = command("alerce_early.train", f"resume={folder}", "data.batch_size=16", cwd=tmp_path)
     assert again.stdout is not None
@@ -169,7 +169,7 @@ def test_the_line_to_resume_works_in_a_shell(name: str, stamps_file: Path, tmp_p
     (folder,) = (where / "outputs" / "runs").glob("*/*")
     environment = CHECKOUT | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     # an option that contradicts the run ends it at once, and says which run was found
-    typed = ["bash", "-c", f"{line} batch_size=8"]
+    typed = ["bash", "-c", f"{line} data.batch_size=8"]
     done = subprocess.run(typed, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith(f"error: {folder} goes on as it began"), done.stderr
 
