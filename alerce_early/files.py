@@ -92,7 +92,7 @@ def _full(path: Path, what: str, place: str) -> InputError:
 def hold_lock(lock: Path, patience: float = math.inf, place: str = PLACE) -> Iterator[None]:
     """Hold a lock file; the operating system frees it when its holder ends in whatever way.
 
-    Raises Busy if another process still holds it after so many seconds.
+    Raises BusyError if another process still holds it after so many seconds.
     """
     until = time.monotonic() + patience
     while True:

@@ -16,7 +16,7 @@ from alerce_early.training import signals
 @exit_on_input_error
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.search", description=__doc__.splitlines()[0])
-    parser.add_argument("options", nargs="*", help="as for train -m: search=optimiser model=... batch_size=32,64")
+    parser.add_argument("options", nargs="*", help="as for train -m: search=optimiser model=... data.batch_size=32,64")
     parser.add_argument("--trials", type=int, default=40, help="how many the study is to have in all (default 40)")
     arguments = parser.parse_intermixed_args()
     with require_extra("search", "sweep"):

@@ -129,7 +129,9 @@ class AlertData(L.LightningDataModule):
         if self.groups:
             strangers = sorted({old for members in self.groups.values() for old in members} - set(known))
             if strangers:
-                raise InputError(f"groups: there is no class {', '.join(strangers)}; there are {', '.join(known)}.")
+                raise InputError(
+                    f"data.groups: there is no class {', '.join(strangers)}; there are {', '.join(known)}."
+                )
             renumber[:] = UNLABELLED
             for new, members in enumerate(self.groups.values()):
                 renumber[[known.index(old) for old in members]] = new
@@ -161,7 +163,7 @@ class AlertData(L.LightningDataModule):
             if lacking and (name != "test" or self.store.part is None or not len(found)):
                 raise InputError(
                     f"the {name} split has no {', '.join(lacking)}: too few rows of it. "
-                    "Give more data, or group classes with groups=..."
+                    "Give more data, or group classes with data.groups=..."
                 )
         return rows
 

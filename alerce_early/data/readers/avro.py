@@ -63,7 +63,7 @@ def _schemas(text: bytes) -> tuple[Any, Any]:
 
 
 def _check(schema: Any, inside: frozenset[str]) -> None:
-    """Raise Unreadable for a schema by which a few bytes could ask for endless time, memory or depth.
+    """Raise UnreadableError for a schema by which a few bytes could ask for endless time, memory or depth.
 
     That is one that contains itself, or a type that takes no bytes at all, of which there could be any number.
     """
@@ -89,7 +89,7 @@ def _check(schema: Any, inside: frozenset[str]) -> None:
 def _reduced(schema: Any, depth: int = 0) -> Any:
     """Return a schema with those fields alone that are read: a packet's, and of records within it theirs.
 
-    Raises Unreadable where such a field is of a kind it cannot be, e.g. a list.
+    Raises UnreadableError where such a field is of a kind it cannot be, e.g. a list.
     """
     if isinstance(schema, list):
         return [_reduced(branch, depth) for branch in schema]
