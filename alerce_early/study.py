@@ -46,7 +46,7 @@ class Search:
         fixed, self.space = search_space.parse_options(options)
         self.fixed = [f"{key}={value}" if value is not None else key for key, value in fixed.items()]
         if not self.space:
-            raise InputError("nothing to search. Give a range: search=optimiser, or data.batch_size=32,64,128.")
+            raise InputError("nothing to search. Give a range: search=optimiser or data.batch_size=32,64.")
         config = compose_config(*self.fixed)
         # a wrong key is refused now, not by every trial
         compose_config(*self.fixed, *(f"{key}={search_space.one_of(values)}" for key, values in self.space.items()))

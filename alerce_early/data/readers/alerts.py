@@ -48,7 +48,7 @@ def stream(
 
     shard: (i, n) takes packets i, i + n, i + 2n, ... of the whole input. skip: leaves out that many of the shard's
     first packets without decoding them. workers: processes that decode; default: as many as there are cores.
-    labels_paths: CSVs of class names, see `labels.join_labels`; default: labels.csv in each folder that has one. A packet
+    labels_paths: CSVs of class names, see `labels.join_labels`; default: the labels.csv of each folder. A packet
     they do not name, or give no class, is unlabelled.
     Raises InputError where a path has no file, none of them holds a packet or labels are of another form.
     """

@@ -22,8 +22,8 @@ CARD, BLOCK = 80, 2880  # bytes, of FITS
 def image(content: bytes) -> np.ndarray:
     """Return the (H, W) float32 image of a FITS file, gzipped or not, NaN kept.
 
-    Raises Unreadable for a gzip that is cut short, damaged or unzips to more than `LARGEST` bytes, and for what holds
-    no two-dimensional image of floating-point numbers.
+    Raises UnreadableError for a gzip that is cut short, damaged or unzips to more than `LARGEST` bytes, and for what
+    holds no two-dimensional image of floating-point numbers.
     """
     if content.startswith(GZIP):
         try:
@@ -44,7 +44,7 @@ def image(content: bytes) -> np.ndarray:
 def _plain_layout(header: bytes) -> tuple[int, int] | None:
     """(height, width) of a big-endian float32 image whose header is this block, None for anything else.
 
-    Raises Unreadable if it is no FITS header or declares more than a cutout can hold.
+    Raises UnreadableError if it is no FITS header or declares more than a cutout can hold.
     """
     if not header.startswith(b"SIMPLE"):
         raise UnreadableError(f"is {describe_content(header)}, wanted FITS")

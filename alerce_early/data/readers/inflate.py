@@ -40,7 +40,7 @@ def zipping(path: Path) -> IO[bytes]:
 def inflate(content: bytes, codec: str, largest: int) -> bytes:
     """Return the bytes compressed by gzip or one of `CODECS`.
 
-    Raises NotWhole if they are damaged, cut short or more than `largest`, of which no more is ever held, and for
+    Raises NotWholeError if they are damaged, cut short or more than `largest`, of which no more is ever held, and for
     another codec.
     """
     try:
