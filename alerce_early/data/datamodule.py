@@ -77,7 +77,7 @@ class AlertData(L.LightningDataModule):
         batches_per_epoch: int | None = None,
         seed: int = 0,
         outputs: str = "outputs",
-        pictures: Callable[..., None] = lambda records, store: None,
+        pictures: Callable[..., None] = lambda records, kept, store: None,
     ):
         super().__init__()
         # ~ that the shell has left, as in data.path=~/x
