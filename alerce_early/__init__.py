@@ -17,9 +17,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 def load(*runs: str | Path, runtime: str | None = None) -> "Classifier":
     """Return the classifier of a run folder, a checkpoint or an exported .onnx file; of several, their mean.
 
-    runtime: what computes: torch, bfloat16, onnx or openvino; None: onnx for an exported file, which needs no torch,
-    and torch for the others. The classifier has `predict(stamps, metadata=None)`, `classes` and `features`; see
-    `serving.classifier.Classifier`. Raises `errors.InputError` where there is none.
+    runtime: what computes a run: torch (the default), bfloat16 or openvino; an exported file needs none of these. The
+    classifier has `predict(stamps, metadata=None)`, `classes` and `features`; see `serving.classifier.Classifier`.
+    Raises `errors.InputError` where there is none.
     """
     from alerce_early.serving.classifier import load  # brings numpy and pyarrow, which a version number must not
 

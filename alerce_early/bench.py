@@ -134,12 +134,12 @@ seconds = time.perf_counter() - start
 # The modules that clean and no others, so that the peak memory is theirs; no pictures are drawn.
 CLEAN = """
 import json, sys, time
-from alerce_early.data import alerce
+from alerce_early.data.readers import stamps_file
 from alerce_early.data.store import open_or_prepare
 file, outputs, steps = sys.argv[1:]
 source = {"_target_": "alerce_early.data.readers.stamps_file.read", "path": file}
 start = time.perf_counter()
-open_or_prepare(outputs, "bench", source, lambda: alerce.read(file), json.loads(steps), 0, lambda *_: None)
+open_or_prepare(outputs, "bench", source, lambda: stamps_file.read(file), json.loads(steps), 0, lambda *_: None)
 seconds = time.perf_counter() - start
 """
 
@@ -161,8 +161,9 @@ def clean_against_pickle(n: int, folder: Path) -> None:
 
 def classify_against_net(checkpoint: Path, seconds: float) -> None:
     """Raw stamps/s of every runtime against the network alone, in torch and from cleaned stamps."""
-    from alerce_early.serving.deployed import Deployed  # needs what the extra `export` installs
-    from alerce_early.serving.runtimes import RUNTIMES, start
+    from alerce_early.serving import exported, exporting  # needs what the extra `export` installs
+    from alerce_early.serving.deployed import Deployed
+    from alerce_early.serving.runtimes import RUNTIMES
 
     whole = Deployed.load(checkpoint)
     if whole.spec.raw_shape != (3, 63, 63) or whole.features:
@@ -175,8 +176,9 @@ def classify_against_net(checkpoint: Path, seconds: float) -> None:
         with torch.inference_mode():
             whole.task.net(batch)
 
-    for name in (name for name in RUNTIMES if name != "openvino" or find_spec("openvino")):
-        runtime = start(name, whole)
+    runtimes = {name: start(whole) for name, start in RUNTIMES.items() if name != "openvino" or find_spec("openvino")}
+    runtimes["exported"] = exported.open_content(exporting.content_of(whole)[0], "model.onnx")[1]
+    for name, runtime in runtimes.items():
         works = (partial(runtime, stamps, None), network)
         rounds = [[len(stamps) / measure_seconds(work, seconds) for work in works] for _ in range(ROUNDS)]
         ours, rival = (median(r[i] for r in rounds) for i in range(2))

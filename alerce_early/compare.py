@@ -24,7 +24,7 @@ READ_AS = (
 
 
 def leaderboard(entries: Sequence[Entry]) -> list[list[str]]:
-    """Header and one row a config, best first: the model and what else sets it apart, mean +- sd over its n seeds."""
+    """Header and one row per config, best first: the model and what else sets it apart, mean +- sd over its n seeds."""
     header = ["system", "apart by", "result here", "95 % interval", "n", "against the best"]
     rows = []
     for entry, best in zip(entries, _bests(entries), strict=True):
@@ -49,7 +49,9 @@ def leaderboard(entries: Sequence[Entry]) -> list[list[str]]:
 def notes(entries: Sequence[Entry]) -> list[str]:
     """Return what a reader must know before comparing rows of the table."""
     letters = list(dict.fromkeys(_letter(entry, entries) for entry in entries))
-    without_images = [told for best in dict.fromkeys(_bests(entries)) if (told := _without_images(best, entries))]
+    without_images = [
+        sentence for best in dict.fromkeys(_bests(entries)) if (sentence := _without_images(best, entries))
+    ]
     if len(letters) == 1:
         return without_images
     return [
@@ -61,17 +63,17 @@ def notes(entries: Sequence[Entry]) -> list[str]:
 
 def _without_images(best: Entry, entries: Sequence[Entry]) -> str:
     """Return what the baselines reach on the same rows, so that a reader sees what the images bought."""
-    metric = best.kind.RANKED_BY
+    metric = best.kind.ranked_by
     runs = [run.result.get("baselines", {}) for entry in entries if entry.rows == best.rows for run in entry.runs]
     reached = {
         words: [run[key]["values"][metric] for run in runs if key in run and metric in run[key].get("values", {})]
-        for key, words in (("metadata", "a random forest on the metadata alone"), ("majority", "the commonest class"))
+        for key, words in (("metadata", "a random forest on the metadata alone"), ("majority", "the majority class"))
     }
-    told = [f"{words} {mean(values):.3f}" for words, values in reached.items() if values]
-    if not told:
+    baselines = [f"{words} {mean(values):.3f}" for words, values in reached.items() if values]
+    if not baselines:
         return ""
-    what = best.kind.WORDS[metric]
-    return f"Without the images, {what} on {_letter(best, entries)}: {', '.join(told)} (mean over runs)."
+    what = best.kind.words[metric]
+    return f"Without the images, {what} on {_letter(best, entries)}: {', '.join(baselines)} (mean over runs)."
 
 
 def text(rows: list[list[str]]) -> str:
@@ -82,7 +84,7 @@ def text(rows: list[list[str]]) -> str:
 
 
 def as_csv(entries: Sequence[Entry]) -> str:
-    """One line a config, each number in a column of its own."""
+    """One line per config, each number in a column of its own."""
     lines: list[dict[str, Any]] = []
     for entry, best in zip(entries, _bests(entries), strict=True):
         found = comparison.compare_paired(best.outcome, entry.outcome) if entry is not best else {}
@@ -94,7 +96,7 @@ def as_csv(entries: Sequence[Entry]) -> str:
                 "parameters": entry.runs[0].result["parameters"],
                 **{f"{key}_mean": average for key, (average, _) in spreads.items()},
                 **{f"{key}_sd": spread for key, (_, spread) in spreads.items()},
-                "ranked_by": entry.kind.RANKED_BY,
+                "ranked_by": entry.kind.ranked_by,
                 **dict(zip(("low", "high"), entry.interval, strict=True)),
                 "seeds": len(entry.values),
                 "runs": len(entry.runs),
@@ -141,7 +143,7 @@ def _against(entry: Entry, best: Entry) -> str:
     if entry is best:
         return ""
     found = comparison.compare_paired(best.outcome, entry.outcome)
-    tests: dict[str, float | None] = {best.kind.WORDS[best.kind.RANKED_BY]: found.pop(comparison.BOOTSTRAP), **found}
+    tests: dict[str, float | None] = {best.kind.words[best.kind.ranked_by]: found.pop(comparison.BOOTSTRAP), **found}
     tests["over seeds (Welch)"] = comparison.welch(best.scores, entry.scores)
     return "; ".join(f"{name}: {comparison.verdict(p)}" for name, p in tests.items() if p is not None)
 
@@ -149,7 +151,7 @@ def _against(entry: Entry, best: Entry) -> str:
 def _find_choices(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
     """Return the choices that set an entry apart from the others of its model, as they are typed.
 
-    A name stands for what it always brings, and of keys that say the same the first is told.
+    A name stands for what it always brings, and of keys that say the same the first is named.
     """
     model = entry.choices["model"]
     family = [other.choices for other in entries if other.choices["model"] == model]

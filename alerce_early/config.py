@@ -50,7 +50,7 @@ def folder_name(overrides: str) -> str:
 
 @exit_on_input_error
 def run_folder(resume: str | None, new: str) -> str:
-    """Where Hydra lets a run write: in the run to go on with, or in a new folder that no other process has got.
+    """Return the folder that a run writes to: that of the run to resume, or a new one that no other process has got.
 
     All processes of one run get the same.
     """
@@ -143,9 +143,9 @@ def _refused(error: HydraException) -> str:
 
 
 def compose_config(*given: str, hydra: bool = False) -> DictConfig:
-    """train.yaml with these options, as train composes it; raises InputError for an option that train would refuse.
+    """Compose train.yaml with these options as train does; raises InputError for an option that train would refuse.
 
-    hydra: with Hydra's own part of it.
+    hydra: keep Hydra's own part of it.
     """
     with translate_errors():
         _check_added(given)

@@ -1,6 +1,6 @@
 """Which pixels a verdict rests on: `python -m alerce_early.explain RUN --id ID ... [--out FOLDER]`.
 
-Heat maps of layer-wise relevance propagation beside the stamps, one picture a row.
+Heat maps of layer-wise relevance propagation beside the stamps, one picture per row.
 """
 
 import argparse
@@ -84,10 +84,10 @@ def _title(task: Task, data: AlertData, row: int, found: Relevance, i: int) -> s
     parts = {"stamps": found.parts["image"][i].sum()}
     if task.spec.features:
         parts["metadata"] = found.parts["features"][i].sum()
-    told = " ".join(f"{value.item():+.2g} {name}" for name, value in (parts | {"biases": found.biases[i]}).items())
+    terms = " ".join(f"{value.item():+.2g} {name}" for name, value in (parts | {"biases": found.biases[i]}).items())
     predicted = task.spec.classes[int(found.predicted[i])]
     return (
-        f"{data.store.ids[row]} (row {row}): {true}, predicted {predicted}\nlogit {found.logit[i].item():.3g} = {told}"
+        f"{data.store.ids[row]} (row {row}): {true}, predicted {predicted}\nlogit {found.logit[i].item():.3g} = {terms}"
     )
 
 
@@ -98,9 +98,9 @@ def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
     if not isinstance(task, ClassifyTask):
         raise InputError(f"{config.model.name} is no classifier: relevance is that of the logit of a class.")
     data = make_data(config)
-    strangers = sorted(set(ids) - set(data.store.ids.tolist()))
-    if strangers:
-        raise InputError(f"--id {strangers[0]}: no such object in {data.store.meta['origin']}.")
+    unknown = sorted(set(ids) - set(data.store.ids.tolist()))
+    if unknown:
+        raise InputError(f"--id {unknown[0]}: no such object in {data.store.meta['origin']}.")
     if task.spec.kind != "stamps":
         raise InputError(f"{config.model.name} classifies {task.spec.kind}; only stamps are explained.")
     rows = np.flatnonzero(np.isin(data.store.ids, list(ids)))

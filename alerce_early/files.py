@@ -1,15 +1,14 @@
-"""What a disk may do to us: files that are whole or not there, locks that die with their holder, and refusals told."""
+"""What a disk may do to us: files that are whole or not there, locks that die with their holder, and refusals."""
 
 import errno
-import fcntl
 import math
 import os
 import shutil
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from alerce_early.errors import InputError
 
@@ -94,33 +93,11 @@ def hold_lock(lock: Path, patience: float = math.inf, place: str = PLACE) -> Ite
 
     Raises BusyError if another process still holds it after so many seconds.
     """
-    until = time.monotonic() + patience
-    while True:
-        with translate_refusals(lock, ANY, place):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("w")
-        with file:
-            _wait(file, lock, until)
-            if _is_at(file, lock):  # whoever held it may have removed it, and others hold the one that came after
-                yield
-                return
-
-
-def _wait(file: IO[str], lock: Path, until: float) -> None:
-    while True:
+    with translate_refusals(lock, ANY, place):
+        lock.parent.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if until == math.inf else fcntl.LOCK_NB))
-            return
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                raise BusyError(f"another process works in {lock.parent}.") from None
-            time.sleep(0.1)
-        except OSError as error:  # some network file systems have none
-            raise InputError(f"{lock} cannot be locked: {error.strerror}. Choose another place with {PLACE}.") from None
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+            held = FileLock(lock, timeout=-1 if patience == math.inf else patience).acquire()
+        except Timeout:
+            raise BusyError(f"another process works in {lock.parent}.") from None
+    with held:
+        yield

@@ -41,9 +41,9 @@ def generate(run: Run, names: list[str], n: int, seed: int, out: Path, force: bo
         raise InputError(f"--n {n}: wanted 1 or more.")
     config = run.config()
     task = load(run)
-    strangers = [name for name in names if name not in task.spec.classes]
-    if strangers:
-        raise InputError(f"--class {', '.join(strangers)}: this generator knows {', '.join(task.spec.classes)}.")
+    unknown = [name for name in names if name not in task.spec.classes]
+    if unknown:
+        raise InputError(f"--class {', '.join(unknown)}: this generator knows {', '.join(task.spec.classes)}.")
 
     names = names or list(task.spec.classes)
     labels = np.repeat([task.spec.classes.index(name) for name in names], n)

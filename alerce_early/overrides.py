@@ -69,7 +69,7 @@ def _keys(config: Any, above: str = "") -> list[str]:
 
 
 def check(config: DictConfig) -> None:
-    """Raise InputError for what can be told to be wrong in a whole config without its data."""
+    """Raise InputError for what is seen to be wrong in a whole config without its data."""
     for key, (kind, least, most) in NUMBERS.items():
         value = OmegaConf.select(config, key)
         if value is None and key in OPTIONAL:

@@ -77,7 +77,7 @@ class Run:
 
     @property
     def cut(self) -> bool:
-        """Ended too early, with a checkpoint to go on from."""
+        """Ended too early, with a checkpoint to continue from."""
         return self.last.exists() and not self.finished
 
     @property
@@ -148,7 +148,7 @@ class Run:
         files.write_text(self.path / "versions.json", json.dumps(collect_versions(), indent=1))
 
     def history(self) -> list[dict[str, float]]:
-        """One dict an epoch, as logged."""
+        """One dict per epoch, as logged."""
         file = self.path / "history.jsonl"
         try:
             rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -180,7 +180,7 @@ def checkpoint_of(path: Path) -> Path:
 
 
 def flatten_config(config: DictConfig) -> dict[str, Any]:
-    """Dotted key to plain value, of the keys that can change a result."""
+    """Return dotted key to plain value, of the keys that can change a result."""
 
     def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict) and value:
@@ -194,12 +194,15 @@ def flatten_config(config: DictConfig) -> dict[str, Any]:
 
 
 def describe_differences(keys: Sequence[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """model.name rotinv there, preliminary_cnn here; ..."""
+    """Return in words how two flat configs differ: "model.name rotinv there, preliminary_cnn here; ...".
+
+    keys: those that differ.
+    """
     return "; ".join(f"{key} {there.get(key)} there, {here.get(key)} here" for key in keys)
 
 
 def collect_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide a result."""
+    """Return the versions of Python and of the libraries that decide a result."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

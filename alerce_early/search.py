@@ -2,7 +2,7 @@
 
 Options are written as for train, and what is to be searched as for a sweep of train -m: choices a,b, ranges, and
 also intervals: 'optim.optimizer.lr=tag(log,interval(1e-4,1e-1))'. The study is a file beside its runs, so the same
-command goes on with it, and several processes, also of several machines, share it.
+command continues with it, and several processes, also of several machines, share it.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> None:
     try:
         search.run(arguments.trials)
     except signals.Stopped as stopped:
-        print(f"stopped by {stopped.name}; the same command goes on", file=sys.stderr)
+        print(f"stopped by {stopped.name}; the same command continues", file=sys.stderr)
         raise
     print(search.summary())
 

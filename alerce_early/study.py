@@ -1,4 +1,4 @@
-"""A search with Optuna: a study beside its trials' runs, shared by processes and gone on with after any end."""
+"""A search with Optuna: a study beside its trials' runs, shared by processes and continued after any end."""
 
 import logging
 import shlex
@@ -10,13 +10,16 @@ from typing import Any
 
 import lightning as L
 import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from lightning.pytorch.callbacks import Callback
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
-from alerce_early import files, search_space
-from alerce_early.config import compose_config
+from alerce_early import files
+from alerce_early.config import compose_config, to_plain, translate_errors
 from alerce_early.construct import module_class
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
@@ -43,13 +46,13 @@ class Search:
     """One study and the options it is about."""
 
     def __init__(self, options: Sequence[str]):
-        fixed, self.space = search_space.parse_options(options)
+        fixed, self.space = parse_options(options)
         self.fixed = [f"{key}={value}" if value is not None else key for key, value in fixed.items()]
         if not self.space:
             raise InputError("nothing to search. Give a range: search=optimiser or data.batch_size=32,64.")
         config = compose_config(*self.fixed)
         # a wrong key is refused now, not by every trial
-        compose_config(*self.fixed, *(f"{key}={search_space.one_of(values)}" for key, values in self.space.items()))
+        compose_config(*self.fixed, *(f"{key}={one_of(values)}" for key, values in self.space.items()))
         if config.trainer.get("devices", 1) != 1:
             raise InputError(
                 f"trainer.devices={config.trainer.devices}: a trial trains on one. "
@@ -110,7 +113,7 @@ class Search:
             number = len(self.study.get_trials(deepcopy=False))
             if number >= trials:
                 return None
-            # seeded by number: a search that goes on must not draw again what it began with
+            # seeded by number: a search that continues must not draw again what it began with
             self.study.sampler = optuna.samplers.TPESampler(seed=self.seed * 100_000 + number, constant_liar=True)
             return self.study.ask(self.space)
 
@@ -153,6 +156,43 @@ class Search:
                 f"  {shlex.join(['python', '-m', 'alerce_early.train', *self.fixed, *_options_of(best)])}",
             ]
         return "\n".join(lines)
+
+
+def parse_options(options: Sequence[str]) -> tuple[dict[str, str | None], dict[str, BaseDistribution]]:
+    """Return what is fixed and what is to be searched, by key, of the command line and its yamls' sweeps."""
+    given = _overrides(options)
+    config = compose_config(*[o.input_line or "" for o in given if not o.is_sweep_override()], hydra=True)
+    params = to_plain(config.hydra.sweeper.get("params")) or {}
+    named = {o.get_key_element(): o for o in [*_overrides([f"{k}={v}" for k, v in params.items()]), *given]}
+    fixed = {
+        key: None if o.is_delete() and o.value() is None else o.get_value_element_as_str()
+        for key, o in named.items()
+        if not o.is_sweep_override()
+    }
+    return fixed, {key: _distribution(o) for key, o in named.items() if o.is_sweep_override()}
+
+
+def one_of(values: BaseDistribution) -> Any:
+    """Any value of a distribution."""
+    return values.choices[0] if isinstance(values, CategoricalDistribution) else values.low  # type: ignore[attr-defined]
+
+
+def _overrides(options: Sequence[str]) -> list[Override]:
+    with translate_errors():
+        return OverridesParser.create().parse_overrides(list(options))
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    """Hydra's sweep as Optuna's distribution: intervals and ranges are ordered, all else are names."""
+    sweep = override.value()
+    if isinstance(sweep, IntervalSweep):
+        kind: Any = IntDistribution if isinstance(sweep.start, int) else FloatDistribution
+        return kind(sweep.start, sweep.end, log="log" in sweep.tags)
+    if isinstance(sweep, RangeSweep):
+        values: list[Any] = list(override.sweep_iterator())
+        kind = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
+        return kind(min(values), max(values), step=abs(sweep.step))
+    return CategoricalDistribution(list(override.sweep_string_iterator()))
 
 
 def _read_score(run: Run, monitor: str) -> float:

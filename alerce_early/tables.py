@@ -1,4 +1,4 @@
-"""The predictions table on disk: one row a stamp, as parquet or CSV by the file's extension.
+"""The predictions table on disk: one row per stamp, as parquet or CSV by the file's extension.
 
 Columns: id, row, split ("validation" or "test"), label and predicted (class names), p_<class> for each class,
 q_<class>, the same calibrated, the sets of classes of `conformal.KINDS`, threshold_<what is wanted>, see `thresholds`,
@@ -27,6 +27,7 @@ METADATA = {
     "sigmapsf": "magnitude error (sigmapsf)",
     "snr": "signal-to-noise ratio (snr)",
 }
+JOINED = "|"  # between the classes of a set, so no class has it in its name
 SMALLEST = 1e-12  # probability; a network's zero is a rounded one
 Table = Mapping[str, np.ndarray]
 
@@ -114,9 +115,9 @@ def classes_of(table: Table) -> tuple[str, ...]:
     return tuple(name.removeprefix("p_") for name in table if name.startswith("p_"))
 
 
-def probabilities(table: Table, classes: Sequence[str]) -> np.ndarray:
-    """(N, C) float64 from the columns p_<class>."""
-    return np.stack([table[f"p_{name}"] for name in classes], 1).astype(np.float64)
+def probabilities(table: Table, classes: Sequence[str], prefix: str = "p") -> np.ndarray:
+    """Return the columns p_<class>, or with another prefix, as one array (N, C) float64."""
+    return np.stack([table[f"{prefix}_{name}"] for name in classes], 1).astype(np.float64)
 
 
 def label_indices(table: Table, classes: Sequence[str]) -> np.ndarray:

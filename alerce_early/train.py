@@ -51,7 +51,7 @@ FINISHED = "finished"
 def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
     """Run one whole config in a run folder: prepare, fit, predict with the best checkpoint, report.
 
-    A run that was cut goes on from its last checkpoint and ends as it would have uncut; a finished one is
+    A run that was cut continues from its last checkpoint and ends as it would have uncut; a finished one is
     returned as it is. Raises InputError if the folder holds a run of another config, and `files.BusyError` if
     another process works in it. more: extra callbacks.
     """
@@ -124,7 +124,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
         "judged_rows_per_second": round(len(table["row"]) / judging, 1),
         "stopped": stopped,
     }
-    result["baselines"] = baseline.evaluate_baselines(data, tables.select_judged(table, result["judged"]), config.seed)
+    result["baselines"] = evaluate_baselines(data, tables.select_judged(table, result["judged"]), config.seed)
     if blocks := task.examples(data):
         pictures.save(figures.side_by_side(blocks, data.classes), run.pictures / f"{', '.join(blocks)} stamps.png")
     page = run_page.write_run_page(run, data, result)
@@ -193,6 +193,20 @@ def evaluate(table: tables.Table) -> dict[str, Any]:
     return {**results, "judged": "test" if results["test"] else "validation"}
 
 
+def evaluate_baselines(data: AlertData, judged: tables.Table, seed: int) -> dict[str, Any]:
+    """Return what could be had without a network, on the judged rows of a table; see `baseline`."""
+    train, test = data.parts["train"], judged["row"]
+    return baseline.evaluate_baselines(
+        judged,
+        data.store.features[test],
+        data.labels[train],
+        data.store.features[train],
+        names=data.store.meta["features"],
+        present=data.find_classes(np.concatenate([train, test])),
+        seed=seed,
+    )
+
+
 def _parameters(task: Task) -> int:
     return sum(p.numel() for p in task.net.parameters())
 
@@ -228,7 +242,9 @@ def _asked_again(config: DictConfig, run: Run) -> DictConfig:
     default, given, own = compose("train"), flatten_config(config), run.config()
     typed = [key for key, value in flatten_config(default).items() if given.get(key) != value]
     if differ := [key for key in typed if given.get(key) != flatten_config(own).get(key)]:
-        raise InputError(f"{run.path} goes on as it began: {describe_differences(differ, flatten_config(own), given)}.")
+        raise InputError(
+            f"{run.path} continues as it began: {describe_differences(differ, flatten_config(own), given)}."
+        )
     if config.outputs != default.outputs:
         own.outputs = config.outputs
     return own

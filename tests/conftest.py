@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 
 from alerce_early.config import compose_config
 from alerce_early.data.spec import DataSpec
+from alerce_early.evaluation.kinds import Classification
+from alerce_early.report import sections
 from alerce_early.simulation.survey import simulate
 from alerce_early.train import train
 
@@ -84,6 +86,17 @@ def spec(features: tuple[str, ...] = (), **facts: Any) -> DataSpec:
         **{"feature_mean": tuple(100.0 + i for i in range(len(features))), "feature_std": (10.0,) * len(features)},
     }
     return DataSpec(features=features, **usual | facts)
+
+
+def page_of(table: dict[str, np.ndarray], title: str) -> tuple[dict[str, Any], sections.Section]:
+    """The figures of a page about a table of classifications, and its section of this title."""
+    kind = Classification()
+    names = [name.removeprefix("p_") for name in table if name.startswith("p_")]
+    predicted = np.array(names)[np.stack([table[f"p_{name}"] for name in names], 1).argmax(1)]
+    table = {"predicted": predicted, "split": np.full(len(predicted), "test")} | table
+    drawn = sections.draw(kind, judged := kind.judge(table), table)
+    written = sections.write(kind, judged, table, drawn, images=None)
+    return drawn, next(section for section in written if section.title == title)
 
 
 def stamp(value: float = 0.0, height: int = 63, width: int = 63) -> np.ndarray:

@@ -1,18 +1,17 @@
 """What plain values from a file may be: no deeper, larger or stranger than what they are read for.
 
-A file may name one of its parts many times. Such references cost nothing until something follows them all, as
-numpy does; so values are weighed as if each were written out.
+A file may name one of its parts many times. Such references cost nothing until something follows them all, so values
+are weighed as if each were written out.
 """
 
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
 DEEPEST = 32  # containers within containers
 LARGEST = 1 << 64  # of whole numbers; beyond it Python's own text of them fails
 FREE = 64 << 20  # bytes any file may make of itself, however small it is
+EACH = 64  # bytes of a part of a container, while it waits to be weighed
 GROWTH = 20  # bytes in memory that a byte of a file may become
 
 
@@ -27,45 +26,26 @@ def check(value: Any, size: int) -> None:
     of more than 64 bits, and text that is not Unicode.
     """
     most = FREE + GROWTH * size
-    if _weight(value, most, 0, {})[0] > most:
-        raise TooMuchError(_too_heavy(most))
-
-
-def _too_heavy(most: int) -> str:
-    return f"its references, written out, are more than {most >> 20:,} MiB"
-
-
-def _weight(value: Any, most: int, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Bytes of a value with all it refers to, written out, and how deep it nests.
-
-    known: of the containers already seen, by id.
-    """
-    if isinstance(value, int):
-        if abs(value) > LARGEST:
+    weight, waiting = 0, [(value, 0)]
+    while waiting:
+        one, depth = waiting.pop()
+        if isinstance(one, Mapping | list | tuple):
+            if depth > DEEPEST:
+                raise TooMuchError(f"it nests containers more than {DEEPEST} deep")
+            weight += EACH * len(one) * (2 if isinstance(one, Mapping) else 1)
+            if weight <= most:  # before the parts are put on the list
+                parts = chain(one, one.values()) if isinstance(one, Mapping) else one
+                waiting.extend((part, depth + 1) for part in parts)
+        elif isinstance(one, str):
+            try:
+                weight += len(one.encode())
+            except UnicodeEncodeError:
+                raise TooMuchError("it holds text that is not Unicode") from None
+        elif isinstance(one, bytes | bytearray):
+            weight += len(one)
+        elif isinstance(one, int) and abs(one) > LARGEST:
             raise TooMuchError("it holds a whole number of more than 64 bits")
-        return 8, 0
-    if isinstance(value, str):
-        try:
-            return 8 + (len(value) if value.isascii() else len(value.encode())), 0
-        except UnicodeEncodeError:
-            raise TooMuchError("it holds text that is not Unicode") from None
-    if isinstance(value, bytes | bytearray):
-        return 8 + len(value), 0
-    nbytes = getattr(value, "nbytes", None)  # of arrays, tensors and numpy's numbers
-    objects = nbytes is not None and getattr(value, "dtype", None) == np.dtype(object)
-    if not (objects or isinstance(value, Mapping | list | tuple)):
-        sides = getattr(value, "shape", ())  # one side of an empty array may be of any length
-        return 8 + (nbytes or 8 * max(sides, default=0)), 0
-    if id(value) not in known:
-        if depth > DEEPEST:  # also what holds itself ends here
-            raise TooMuchError(f"it nests containers more than {DEEPEST} deep")
-        weight, height = 8, 0
-        for part in chain(value, value.values()) if isinstance(value, Mapping) else value.ravel() if objects else value:
-            inner, below = _weight(part, most, depth + 1, known)
-            weight, height = weight + inner, max(height, below + 1)
-            if weight > most:
-                raise TooMuchError(_too_heavy(most))
-        known[id(value)] = weight, height
-    if depth + known[id(value)][1] > DEEPEST:
-        raise TooMuchError(f"it nests containers more than {DEEPEST} deep")
-    return known[id(value)]
+        else:  # one side of an empty array may be of any length
+            weight += getattr(one, "nbytes", 0) or 8 * max(getattr(one, "shape", ()), default=0)
+        if weight > most:
+            raise TooMuchError(f"its references, written out, are more than {most >> 20:,} MiB")

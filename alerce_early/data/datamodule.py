@@ -127,11 +127,9 @@ class AlertData(L.LightningDataModule):
             raise InputError(f"{self.store.meta['origin']}: no row has a label, and training needs them.{flag}")
         renumber = np.arange(len(known))
         if self.groups:
-            strangers = sorted({old for members in self.groups.values() for old in members} - set(known))
-            if strangers:
-                raise InputError(
-                    f"data.groups: there is no class {', '.join(strangers)}; there are {', '.join(known)}."
-                )
+            unknown = sorted({old for members in self.groups.values() for old in members} - set(known))
+            if unknown:
+                raise InputError(f"data.groups: there is no class {', '.join(unknown)}; there are {', '.join(known)}.")
             renumber[:] = UNLABELLED
             for new, members in enumerate(self.groups.values()):
                 renumber[[known.index(old) for old in members]] = new
@@ -216,14 +214,19 @@ class AlertData(L.LightningDataModule):
         found = {name: self.store.features[rows, known.index(name)] for name in names if name in known}
         return {name: np.where(column == MISSING, np.nan, column) for name, column in found.items()}
 
+    def find_classes(self, rows: np.ndarray) -> set[str]:
+        """Return the classes of the file, before any grouping, that these rows are of."""
+        found = np.unique(self.store.labels[rows])
+        return {self.store.meta["classes"][label] for label in found[found != UNLABELLED]}
+
     def _columns(self, option: str, names: Sequence[str]) -> np.ndarray:
         """(N, len(names)) float32 columns of the store, for the option that names them."""
         known = list(self.store.meta["features"])
-        strangers = [name for name in names if name not in known]
-        if strangers and not known:
+        unknown = [name for name in names if name not in known]
+        if unknown and not known:
             raise InputError(f"{option}: the data have no metadata. Try features=none, or another model.")
-        if strangers:
-            raise InputError(f"{option}: no column {', '.join(strangers)}; there are {', '.join(known)}.")
+        if unknown:
+            raise InputError(f"{option}: no column {', '.join(unknown)}; there are {', '.join(known)}.")
         return self.store.features[:, [known.index(name) for name in names]].astype(np.float32)
 
     def setup(self, stage: str | None = None) -> None:

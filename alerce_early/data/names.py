@@ -1,4 +1,4 @@
-"""Names that come from files: object ids and classes go on into tables, file names, pages, figures and logs."""
+"""Names that come from files: object ids and classes continue into tables, file names, pages, figures and logs."""
 
 import re
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from alerce_early.errors import InputError
+from alerce_early.tables import JOINED
 
-JOINED = "|"  # between the classes of a set, so no class has it in its name
 LONGEST = 100  # characters; no survey's ids have half of it
 # Spreadsheets run cells that begin so, and figures set text between $ as formulae; no object is called that.
 FORMULA = re.compile(r"[=@]|[+-](?![\w.+-]*$)|[^$]*\$")

@@ -11,6 +11,7 @@ from alerce_early.data.names import LONGEST
 from alerce_early.errors import InputError
 
 UNLABELLED = -1
+CUT_SHORT = "archive cannot be read further"  # how the reason begins of what stands for an archive's missing rest
 TOO_LITTLE = "too few central pixels hold data"  # why rows that lack `has_data` are set aside
 MISSING = -999.0  # a metadata value that is not known
 LARGEST = 2.0**100  # 1.3e30; no pixel reaches it, and -3.4e38 stands for no data in some of the survey's templates
@@ -53,8 +54,8 @@ class Records:
             "ids": len(self.ids),
         }
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{count:,} {name}" for name, count in lengths.items())
-            raise InputError(f"{self.origin}: every row needs one of each, but there are {told}.")
+            counts = ", ".join(f"{count:,} {name}" for name, count in lengths.items())
+            raise InputError(f"{self.origin}: every row needs one of each, but there are {counts}.")
         if not len(self.images):
             raise InputError(f"{self.origin}: holds no rows.")
 
@@ -182,3 +183,38 @@ def number_rows(n: int) -> np.ndarray:
 def _tell_apart(name: str, ids: np.ndarray) -> np.ndarray:
     """Ids made from row numbers repeat from part to part; the part's name keeps the objects apart."""
     return np.char.add(f"{name}/", ids) if name and ids[0] == "row0" else ids
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """One row that could not be read or is not wanted.
+
+    source: file, member of an archive, number of the record where it is not the first. key: its candid, "" if
+    unknown. reason: in one line; what follows its first colon is about this row alone.
+    """
+
+    source: str
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive rows of the input.
+
+    records: the readable ones in order, with dense images; None if there is none. keys: (n,) str that name the
+    rows, of packets their candids. sources: (n,) str, where each was. rejected: the others. read: rows in all.
+    """
+
+    records: Records | None
+    keys: np.ndarray
+    sources: np.ndarray
+    rejected: tuple[Rejected, ...]
+    read: int
+
+    def set_aside(self, rows: np.ndarray, reason: str) -> "Chunk":
+        """Return the chunk with more of its readable rows, (n,) bool, rejected for this reason."""
+        places = zip(self.sources[rows].tolist(), self.keys[rows].tolist(), strict=True)
+        rejected = (*self.rejected, *(Rejected(source, key, reason) for source, key in places))
+        records = self.records.take(~rows) if self.records and not rows.all() else None
+        return replace(self, records=records, keys=self.keys[~rows], sources=self.sources[~rows], rejected=rejected)

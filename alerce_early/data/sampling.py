@@ -50,7 +50,7 @@ class EpochBatches(Sampler[np.ndarray]):
     rows, labels: (N,) int64, row numbers in the store and their classes. batch_size: rows of one step over
     all ranks together, at least two for each. batches: steps per epoch, or None for as many as the sampling
     needs to show every row once (balanced: as many rows as there are). world: how many ranks share each batch,
-    see `module.Rows`.
+    see `datamodule.Rows`.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class DataSpec:
     n_train: rows of the training split.
     fingerprint: of raw file, recipe and code; names the store.
     origin: in words, which file or simulation this was.
-    raw_shape: what the recipe is given, (C, H, W) or (C, L); () where nobody told.
+    raw_shape: what the recipe is given, (C, H, W) or (C, L); () if unknown.
     channels: names of the raw channels; they tell which reader's files the network can take.
     min_share: of a raw row's central pixels, as many as the network sees, the share that must hold data.
 

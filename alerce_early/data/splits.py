@@ -45,7 +45,7 @@ def split(
         parts[~held] = split(labels[~held], ids[~held], classes, validation=validation, test=0, seed=seed)
         return parts
     if sum(size for size in (validation, test) if size < 1) >= 1:
-        raise InputError(f"split: validation={validation} and test={test} of each class leave none for training.")
+        raise InputError(f"data.split: validation={validation} and test={test} of each class leave none for training.")
     rng = np.random.default_rng([seed, 0x5EED])
     _, first, group = np.unique(ids, return_index=True, return_inverse=True)
     rows_of_group = np.bincount(group)
@@ -108,7 +108,7 @@ def describe_split(
 
 def _check_fold(fold: int, folds: int) -> int:
     if not 0 <= fold < folds:
-        raise InputError(f"data.split.fold={fold} is not there: split.folds={folds} makes folds 0 to {folds - 1}.")
+        raise InputError(f"data.split.fold={fold} is not there: data.split.folds={folds} makes folds 0 to {folds - 1}.")
     return fold
 
 
@@ -131,7 +131,7 @@ def apply_prescribed(
     if len(free := np.flatnonzero(part == "")):
         parts[free] = construct(split, labels[free], ids[free], classes, **options)
     elif options.get("folds") is not None:
-        raise InputError("data.split.folds: this file itself says which rows are for test; leave split.folds away.")
+        raise InputError("data.split.folds: this file itself says which rows are for test; leave that out.")
     elif not (parts == VALIDATION).any():
         train = np.flatnonzero(part == "train")
         parts[train] = construct(split, labels[train], ids[train], classes, **{**options, "test": 0})

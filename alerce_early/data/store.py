@@ -6,8 +6,8 @@ It is written under a temporary name, synced and renamed when complete; one that
 A lock keeps a second process from doing the same work; the operating system frees it when its holder is killed.
 """
 
+import ast
 import hashlib
-import importlib
 import json
 import logging
 import os
@@ -30,6 +30,8 @@ from alerce_early.errors import InputError
 
 log = logging.getLogger(__name__)
 
+ROOT = Path(__file__).parents[1]
+CODE = (f"{ROOT.name}.data.", f"{ROOT.name}.simulation.")
 SAMPLED_BLOCKS, BLOCK = 64, 1 << 16  # how much of a raw file its fingerprint reads
 
 
@@ -112,7 +114,7 @@ def open_or_prepare(
 
 
 def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], margin: int, min_share: float) -> str:
-    """Twelve hex digits that change with the raw file, the recipe or the code that reads and cleans.
+    """Twelve hex digits that change with the raw file, the recipe or the code that reads and cleans such files.
 
     A file counts by size, modification time and `SAMPLED_BLOCKS` evenly spaced blocks of its content, so
     that a store of gigabytes opens at once; the files of a folder by name, size and modification time.
@@ -124,10 +126,28 @@ def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], marg
     digest.update(json.dumps([plain, list(steps), margin, min_share], sort_keys=True, default=str).encode())
     for path in paths.values():
         digest.update(_sample(raw_files.matching(path)))
-    reader = importlib.import_module(str(source["_target_"]).rpartition(".")[0])
-    for code in (Path(str(reader.__file__)), *sorted(Path(__file__).parent.rglob("*.py"))):
-        digest.update(code.read_bytes())
+    for file in find_code(str(source["_target_"]).rpartition(".")[0]):
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def find_code(reader: str) -> list[Path]:
+    """Return the files of `data` and `simulation` that read one kind of file and clean it.
+
+    reader: the dotted name of its module. These are the module, the cleaning, and all that they import of the two.
+    """
+    found: dict[str, Path] = {}
+    asked = [reader, cleaning.__name__]
+    while asked:
+        name = asked.pop()
+        file = ROOT.joinpath(*name.split(".")[1:]).with_suffix(".py")
+        if name in found or not (name.startswith(CODE) and file.is_file()):
+            continue
+        found[name] = file
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                asked += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [found[name] for name in sorted(found)]
 
 
 def _sample(found: Sequence[Path]) -> bytes:

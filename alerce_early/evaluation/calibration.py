@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: a temperature fitted on the validation rows.
+"""Probabilities that mean what they say: a temperature fitted on validation rows, and how far to believe them.
 
 A fit is {"temperature", "kept"}: q = softmax(log p / temperature) (Guo et al. 2017, section 4.2; log-probabilities are
 the logits up to a constant of each row, which the softmax removes).
@@ -11,20 +11,23 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
+from sklearn.model_selection import GroupKFold
 
 from alerce_early import tables
-from alerce_early.data.splits import fold_of
 from alerce_early.errors import InputError
+from alerce_early.evaluation import intervals, metrics
 
 log = logging.getLogger(__name__)
 
 METHODS = ("temperature", "none")
 HOTTEST = 5.0  # natural logarithm of the largest temperature; the smallest is its inverse
 FOLDS = 5  # over which a temperature must pay before it is used
+DRAWS = 200  # of labels from the probabilities
+UNMOVED = 1e-6  # of a probability that is only written in another precision
 
 
 def check(method: str) -> None:
-    """Refuse a method that is none of `METHODS` with an InputError."""
+    """Raise InputError for a method that is none of `METHODS`."""
     if method not in METHODS:
         raise InputError(f"calibration={method} is unknown; there are {', '.join(METHODS)}.")
 
@@ -42,31 +45,18 @@ def fit(table: tables.Table, method: str) -> dict[str, Any] | None:
     if method == "none" or not classes or not len(table["label"]):
         return None
     labels, logits = tables.label_indices(table, classes), _logits(tables.probabilities(table, classes))
-    fold, scaled = fold_of(labels, table["id"], FOLDS), logits.copy()
-    for held in (fold == i for i in range(FOLDS)):
-        if held.any() and not held.all():
-            scaled[held] = logits[held] / _temperature(labels[~held], logits[~held])
+    folds, scaled = min(FOLDS, len(np.unique(table["id"]))), logits.copy()
+    for others, held in GroupKFold(folds).split(logits, groups=table["id"]) if folds > 1 else ():
+        scaled[held] = logits[held] / _fit_temperature(labels[others], logits[others])
     before, after = _log_loss(labels, logits), _log_loss(labels, scaled)
     if after < before:
-        return {"temperature": _temperature(labels, logits), "kept": None}
+        return {"temperature": _fit_temperature(labels, logits), "kept": None}
     kept = (
         f"a temperature, cross-fitted over {len(labels):,} validation rows, would take their log loss from "
         f"{before:.4f} to {after:.4f}"
     )
     log.info("probabilities stay as they are: %s", kept)
     return {"temperature": 1.0, "kept": kept}
-
-
-def _log_loss(labels: np.ndarray, logits: np.ndarray) -> float:
-    return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
-
-
-def _temperature(labels: np.ndarray, logits: np.ndarray) -> float:
-    """Return the temperature with the lowest log loss of (N, C) logits."""
-    found = minimize_scalar(
-        lambda x: _log_loss(labels, logits / np.exp(x)), bounds=(-HOTTEST, HOTTEST), options={"xatol": 1e-6}
-    )
-    return float(np.exp(found.x))
 
 
 def apply(fitted: Mapping[str, Any], probabilities: np.ndarray) -> np.ndarray:
@@ -81,6 +71,71 @@ def calibrate_columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> 
     classes = tables.classes_of(table)
     calibrated = apply(fitted, tables.probabilities(table, classes))
     return {f"q_{name}": calibrated[:, i] for i, name in enumerate(classes)}
+
+
+def find_probabilities(table: tables.Table) -> dict[str, np.ndarray]:
+    """Return the columns p_<class> as "p" and, where they are there, q_<class> as "q", each (N, C) float64."""
+    classes = tables.classes_of(table)
+    there = ["p", *(["q"] if all(f"q_{name}" in table for name in classes) else [])]
+    return {prefix: tables.probabilities(table, classes, prefix) for prefix in there}
+
+
+def judge(table: tables.Table) -> dict[str, Any]:
+    """Return how far the probabilities of a table can be believed, uncalibrated, "p", and calibrated, "q".
+
+    Each is {"n", "values": log_loss, brier, and the calibration errors of `metrics.CalibrationErrors`, "intervals":
+    {name: [low, high]}, "perfect": {name: [mean, 95th percentile]}, "unmoved": whether the probabilities are those
+    of p_<class>}. "perfect" is what the calibration errors would be if every label were drawn from the probabilities
+    of its row (consistency resampling, Broecker and Smith 2007).
+    """
+    labels, found = tables.label_indices(table, tables.classes_of(table)), find_probabilities(table)
+    return {
+        prefix: _summarise(labels, probabilities, table["id"])
+        | {"unmoved": bool(np.abs(probabilities - found["p"]).max() < UNMOVED)}
+        for prefix, probabilities in found.items()
+    }
+
+
+def _summarise(labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
+    own = probabilities[np.arange(len(labels)), labels]
+    log_loss, brier = metrics.log_losses(own), (probabilities**2).sum(1) - 2 * own + 1
+    errors = metrics.CalibrationErrors(probabilities)
+    hits = errors.hits(labels)
+
+    def summarise(weights: np.ndarray) -> dict[str, float]:
+        means = {"log_loss": weights @ log_loss / weights.sum(), "brier": weights @ brier / weights.sum()}
+        return {name: float(value) for name, value in (means | errors(hits, weights)).items()}
+
+    judged = intervals.judge_rows(summarise, ids)
+    for name in errors.names:
+        judged["intervals"][name] = intervals.reflect_interval(judged["values"][name], judged["intervals"][name])
+    judged["values"]["debiased_rmsce"] = errors.debiased(hits)
+    return judged | {"perfect": _draw_perfect(errors, probabilities)}
+
+
+def _draw_perfect(errors: metrics.CalibrationErrors, probabilities: np.ndarray) -> dict[str, list[float]]:
+    """[mean, 95th percentile] of each calibration error over `DRAWS` draws of the labels from the probabilities."""
+    rng = np.random.default_rng(0)
+    below = np.cumsum(probabilities, axis=1)[:, :-1]
+    alike = np.ones(len(probabilities))
+    drawn = [
+        errors(errors.hits((rng.random((len(below), 1)) * probabilities.sum(1, keepdims=True) > below).sum(1)), alike)
+        for _ in range(DRAWS)
+    ]
+    found = {name: [one[name] for one in drawn] for name in errors.names}
+    return {name: [float(np.mean(of)), float(np.percentile(of, 95))] for name, of in found.items()}
+
+
+def _log_loss(labels: np.ndarray, logits: np.ndarray) -> float:
+    return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
+
+
+def _fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Return the temperature with the lowest log loss of (N, C) logits."""
+    found = minimize_scalar(
+        lambda x: _log_loss(labels, logits / np.exp(x)), bounds=(-HOTTEST, HOTTEST), options={"xatol": 1e-6}
+    )
+    return float(np.exp(found.x))
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:

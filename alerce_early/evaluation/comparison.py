@@ -33,8 +33,8 @@ class Outcome:
         """From the labelled test rows of each seed, the same ones in any order."""
         orders = [np.argsort(_keys(table), kind="stable") for table in tables]
         kind, first, order = choose_kind(tables[0]), tables[0], orders[0]
-        right = np.stack([kind.right(table)[rows] for table, rows in zip(tables, orders, strict=True)], 1)
-        return cls(_keys(first)[order], first["id"][order], kind.strata(first)[order], right)
+        right = np.stack([kind.find_right(table)[rows] for table, rows in zip(tables, orders, strict=True)], 1)
+        return cls(_keys(first)[order], first["id"][order], kind.find_strata(first)[order], right)
 
     @property
     def share(self) -> np.ndarray:

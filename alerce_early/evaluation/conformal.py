@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from alerce_early import tables
-from alerce_early.data.names import JOINED
 from alerce_early.errors import InputError
+from alerce_early.evaluation import intervals
+from alerce_early.tables import JOINED
 
 WANTED = "set_coverage"  # the column with the coverage that was promised
 # By column of the predictions table; the first is the one to use: it does not give up rare classes.
@@ -23,7 +24,7 @@ SLACK = 1e-5
 
 
 def check(coverage: float) -> None:
-    """Refuse a coverage that none can promise with an InputError."""
+    """Raise InputError for a coverage that none can promise."""
     if not 0 < coverage < 1:
         raise InputError(f"coverage={coverage} cannot be promised; wanted a number between 0 and 1, such as 0.9.")
 
@@ -71,3 +72,37 @@ def _join_names(inside: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     different, which = np.unique(inside, axis=0, return_inverse=True)
     names = [JOINED.join(name for name, there in zip(classes, row, strict=True) if there) for row in different]
     return np.array(names)[which.reshape(-1)]
+
+
+def judge(table: tables.Table) -> dict[str, Any]:
+    """Return how often the sets of a table hold the true class, and how large they are; {} where it has none.
+
+    Returns {"wanted": coverage, "sets": {name of `KINDS`: {"all" or class: {"n", "coverage", "interval": [low, high]
+    (Wilson), "size": mean}}}}.
+    """
+    if not all(name in table for name in (*KINDS, WANTED)):
+        return {}
+    classes = tables.classes_of(table)
+    labels = tables.label_indices(table, classes)
+    rows = {"all": np.full(len(labels), True)} | {name: labels == i for i, name in enumerate(classes)}
+    judged: dict[str, Any] = {"wanted": float(table[WANTED][0]), "sets": {}}
+    for name in KINDS:
+        inside = _split_names(table[name], classes)
+        held = inside[np.arange(len(labels)), labels]
+        judged["sets"][name] = {part: _summarise(held[of], inside[of]) for part, of in rows.items() if of.any()}
+    return judged
+
+
+def _summarise(held: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
+    return {
+        "n": len(held),
+        "coverage": float(held.mean()),
+        "interval": list(intervals.wilson(int(held.sum()), len(held))),
+        "size": float(inside.sum(1).mean()),
+    }
+
+
+def _split_names(joined: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """(N, C) bool of (N,) str."""
+    names, which = np.unique(joined.astype(str), return_inverse=True)
+    return np.array([[name in text.split(JOINED) for name in classes] for text in names])[which]

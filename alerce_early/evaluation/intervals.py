@@ -48,10 +48,10 @@ def judge_rows(
     return {"n": len(rows), "values": on_all(np.ones(len(rows))), "intervals": intervals}
 
 
-def judged_by_class(
+def judge_by_class(
     statistic: Callable[[np.ndarray], dict[str, float]], groups: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
-    """Return `judged` of all rows, with "by_class": the same of the rows of each of labels (N,)."""
+    """Return `judge_rows` of all rows, with "by_class": the same of the rows of each of labels (N,)."""
     names = labels.astype(str)
     by_class = {str(name): judge_rows(statistic, groups, np.flatnonzero(names == name)) for name in np.unique(names)}
     return judge_rows(statistic, groups) | {"by_class": by_class}
@@ -60,7 +60,7 @@ def judged_by_class(
 def bootstrap(
     statistic: Callable[[np.ndarray], dict[str, float]], groups: np.ndarray, draws: int = 500
 ) -> dict[str, tuple[float, float]]:
-    """Return (low, high) of each number of a statistic: percentile bootstrap, see `judged` and `resamples`.
+    """Return (low, high) of each number of a statistic: percentile bootstrap, see `judge_rows` and `resamples`.
 
     A number that is undefined in some draws has the interval of the others.
     """

@@ -1,20 +1,197 @@
-"""Which evaluation fits a table: decided by its columns, so that a foreign table can be judged like our own."""
+"""The kinds of evaluation: which fits a table is decided by its columns, so a foreign table is judged like our own."""
 
 from collections.abc import Mapping
-from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 
+from alerce_early import tables
 from alerce_early.errors import InputError
-from alerce_early.evaluation import classification, generation, regression
+from alerce_early.evaluation import calibration, conformal, intervals, metrics, thresholds, uncertainty
 
-# Each has CURVES, WORDS, fits(columns), judge(table), headline(judged), pictures(judged, table), sections(...),
-# and to rank by: RANKED_BY, LOWER_IS_BETTER, right(table), strata(table).
-KINDS: tuple[ModuleType, ...] = (classification, regression, generation)
+Table = Mapping[str, np.ndarray]
 
 
-def choose_kind(table: Mapping[str, np.ndarray]) -> ModuleType:
-    """Return the evaluation for a table; raises InputError where none fits."""
+class Kind(Protocol):
+    """How tables of one kind are judged and ranked.
+
+    words: what the numbers that matter most are called, by name, the most important first. digits: of a number, shown.
+    curves: names of validation numbers to draw by epoch; one that ends in "/" stands for all below it. ranked_by: the
+    number that ranks runs, the mean over strata of what `find_right` returns, or one minus it if lower_is_better.
+    """
+
+    name: str
+    words: Mapping[str, str]
+    digits: int
+    curves: tuple[str, ...]
+    ranked_by: str
+    lower_is_better: bool
+
+    def fits(self, columns: list[str]) -> bool:
+        """Tell whether a table with these columns is of this kind."""
+        ...
+
+    def judge(self, table: Table) -> dict[str, Any]:
+        """Return all numbers of a table as plain values.
+
+        At least {"n": rows, "values": {name: number}, "intervals": {name: [low, high]}}.
+        """
+        ...
+
+    def find_right(self, table: Table) -> np.ndarray:
+        """Return how right each row is, (N,) bool or float64."""
+        ...
+
+    def find_strata(self, table: Table) -> np.ndarray:
+        """Return the parts of the rows that weigh alike in the score, (N,) str."""
+        ...
+
+
+class Classification:
+    """Probabilities of classes: columns label and p_<class>, and what else calibration, sets and thresholds added."""
+
+    name = "classification"
+    words: Mapping[str, str] = {
+        "recall/SN": "SN recall",
+        "balanced_accuracy": "balanced accuracy",
+        "accuracy": "accuracy",
+        "macro_f1": "macro F1",
+    }
+    digits = 3
+    curves: tuple[str, ...] = ("balanced_accuracy", "accuracy", "recall/")
+    ranked_by = "balanced_accuracy"
+    lower_is_better = False
+
+    def fits(self, columns: list[str]) -> bool:
+        return any(name.startswith("p_") for name in columns)
+
+    def judge(self, table: Table) -> dict[str, Any]:
+        """Return `summarise` and, by name, what the other modules say; {} where they have nothing to say of a table."""
+        return self.summarise(table) | {
+            "thresholds": thresholds.judge(table),
+            "by_column": uncertainty.judge_by_column(table),
+            "calibration": calibration.judge(table),
+            "conformal": conformal.judge(table),
+            "uncertainty": uncertainty.judge(table),
+        }
+
+    def summarise(self, table: Table) -> dict[str, Any]:
+        """Return {"n", "values", "intervals", "classes": names, "confusion": counts by true and predicted class}.
+
+        Recall, precision and accuracy have the intervals of `intervals.share`; all else has a bootstrap over objects.
+        """
+        classes = tables.classes_of(table)
+        labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
+        predicted = probabilities.argmax(1)
+        judged = intervals.judge_rows(metrics.Classification(labels, probabilities, classes), table["id"])
+        bounds = judged["intervals"]
+        bounds["ece"] = intervals.reflect_interval(judged["values"]["ece"], bounds["ece"])
+        parts = {"accuracy": np.full(len(labels), True)}
+        for i, name in enumerate(classes):
+            parts |= {f"recall/{name}": labels == i, f"precision/{name}": predicted == i}
+        bounds |= {
+            name: list(intervals.share((labels == predicted)[part], table["id"][part])) for name, part in parts.items()
+        }
+        counts = metrics.confusion(labels, predicted, len(classes))
+        return {**judged, "classes": list(classes), "confusion": counts.tolist()}
+
+    def find_right(self, table: Table) -> np.ndarray:
+        """Return (N,) bool: whether the most probable class is the true one."""
+        classes = tables.classes_of(table)
+        return tables.probabilities(table, classes).argmax(1) == tables.label_indices(table, classes)
+
+    def find_strata(self, table: Table) -> np.ndarray:
+        """Return the classes."""
+        return table["label"].astype(str)
+
+
+class Regression:
+    """Redshifts: columns true, predicted, and optionally confidence, of which only the order counts."""
+
+    name = "regression"
+    words: Mapping[str, str] = {
+        "catastrophic": "catastrophic",
+        "nmad": "NMAD",
+        "mae": "mean absolute error",
+        "mse": "mean squared error",
+    }
+    digits = 4
+    curves: tuple[str, ...] = ("catastrophic", "nmad", "mae")
+    ranked_by = "catastrophic"
+    lower_is_better = True
+    kept = (0.5, 0.8)  # shares of the most confident rows that are judged by themselves
+
+    def fits(self, columns: list[str]) -> bool:
+        return {"true", "predicted"} <= set(columns)
+
+    def judge(self, table: Table) -> dict[str, Any]:
+        """Return the numbers of `metrics.redshift`, with intervals by a bootstrap over objects.
+
+        Beside those of all rows stand "by_class" and "most_confident", the same for the rows of each class and for
+        shares of the rows.
+        """
+        true, predicted = (table[name].astype(np.float64) for name in ("true", "predicted"))
+
+        def summarise(times: np.ndarray) -> dict[str, float]:
+            rows = np.repeat(np.arange(len(true)), times.astype(int))  # medians know no weights
+            return metrics.redshift(true[rows], predicted[rows])
+
+        most_confident = {}
+        if "confidence" in table:
+            order = np.argsort(-table["confidence"], kind="stable")
+            for share in self.kept:
+                rows = order[: max(1, round(share * len(order)))]
+                most_confident[str(share)] = intervals.judge_rows(summarise, table["id"], rows)
+        return {**intervals.judge_by_class(summarise, table["id"], table["label"]), "most_confident": most_confident}
+
+    def find_right(self, table: Table) -> np.ndarray:
+        """Return (N,) bool: whether the redshift is no catastrophic failure."""
+        true, predicted = (table[name].astype(np.float64) for name in ("true", "predicted"))
+        return np.abs(metrics.velocity(true, predicted)) <= metrics.CATASTROPHIC
+
+    def find_strata(self, table: Table) -> np.ndarray:
+        return np.full(len(table["true"]), "all")
+
+
+class Generation:
+    """Reconstructions of stamps: columns reconstruction (root mean square error), nll and kl, see `GenerateTask`."""
+
+    name = "generation"
+    words: Mapping[str, str] = {
+        "reconstruction": "reconstruction error",
+        "kl": "KL (nats per stamp)",
+        "nll": "-log likelihood (nats per pixel)",
+    }
+    digits = 3
+    curves: tuple[str, ...] = ("reconstruction", "nll")
+    ranked_by = "reconstruction"
+    lower_is_better = True
+
+    def fits(self, columns: list[str]) -> bool:
+        return set(self.words) <= set(columns)
+
+    def judge(self, table: Table) -> dict[str, Any]:
+        """Return means with intervals by a bootstrap over objects; "by_class": the same for the rows of each class."""
+        columns = {name: table[name].astype(np.float64) for name in self.words}
+
+        def average(weights: np.ndarray) -> dict[str, float]:
+            return {name: float(weights @ column / weights.sum()) for name, column in columns.items()}
+
+        return intervals.judge_by_class(average, table["id"], table["label"])
+
+    def find_right(self, table: Table) -> np.ndarray:
+        """Return (N,) float64, one minus the reconstruction error."""
+        return 1 - table["reconstruction"].astype(np.float64)
+
+    def find_strata(self, table: Table) -> np.ndarray:
+        return np.full(len(table["reconstruction"]), "all")
+
+
+KINDS: tuple[Kind, ...] = (Classification(), Regression(), Generation())
+
+
+def choose_kind(table: Table) -> Kind:
+    """Return the kind of evaluation for a table; raises InputError where none fits."""
     for kind in KINDS:
         if kind.fits(list(table)):
             return kind

@@ -7,7 +7,7 @@ import numpy as np
 LIGHT = 299_792.458  # km/s
 CATASTROPHIC = 6_000.0  # km/s; beyond it a redshift is taken for that of another line
 BINS, FEWEST = 15, 20  # of the calibration error, and rows in one
-RATES = (0.01, 0.1)  # false positive rates for which the misses are told
+RATES = (0.01, 0.1)  # false positive rates for which the misses are given
 
 
 def classification(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:

@@ -5,8 +5,7 @@ from torch import Tensor, nn
 
 from alerce_early.data.spec import DataSpec
 from alerce_early.models.net import Net, glorot
-from alerce_early.models.rotations import TURNS, rotate_quarters, side_by_side
-from alerce_early.models.rotinv import ConvTrunk, dense
+from alerce_early.models.rotinv import TURNS, ConvTrunk, dense, rotate_quarters, side_by_side
 
 
 class DeepHiTS(Net):

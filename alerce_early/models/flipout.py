@@ -70,7 +70,7 @@ class FlipoutMLP(Net):
         self.layers = nn.ModuleList(map(FlipoutLinear, sizes, sizes[1:]))
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """image (B, C, H, W) float32 -> (B, classes) logits, of one draw an example; in eval mode of the means."""
+        """image (B, C, H, W) float32 -> (B, classes) logits, of one draw per example; in eval mode of the means."""
         x = batch["image"].flatten(1)
         for i, layer in enumerate(self.layers):
             x = layer(x.relu() if i else x)

@@ -9,7 +9,7 @@ EXAMPLES = {"stamps": "simulated", "spectra": "sdss_simulated"}  # a data set of
 
 
 class Net(nn.Module):
-    """A network that is told the facts of its data and takes a batch as a dict.
+    """A network that knows the spec of its data and takes a batch as a dict.
 
     forward: {"image": (B, C, H, W) float32, "features": (B, F) float32 unscaled, ...} -> z, (B, classes)
     float32 logits, dimensionless, unless a subclass says otherwise.

@@ -7,7 +7,26 @@ from torch import Tensor, nn
 
 from alerce_early.data.spec import DataSpec
 from alerce_early.models.net import Net, glorot
-from alerce_early.models.rotations import cyclic_mean, rotate_quarters
+
+TURNS = 4  # of a stamp, by quarters: the orbit over which rotation-invariant networks average
+
+
+def rotate_quarters(image: Tensor) -> Tensor:
+    """Stack the four quarter turns along the batch: (B, C, S, S) -> (4 B, C, S, S), all of turn 0 first."""
+    pixels = torch.arange(image.shape[2] * image.shape[3], device=image.device).view(image.shape[2:])
+    # one look-up per turn: deployed runtimes have no fast reversal, of which `rot90` is made
+    turned = [image.flatten(2).index_select(2, pixels.rot90(turn).flatten()) for turn in range(TURNS)]
+    return torch.cat(turned).unflatten(2, pixels.shape)
+
+
+def cyclic_mean(features: Tensor) -> Tensor:
+    """Mean over the orbit: (4 B, F) in the order of `orbit` -> (B, F)."""
+    return features.unflatten(0, (TURNS, -1)).mean(0)
+
+
+def side_by_side(features: Tensor) -> Tensor:
+    """Return the orbit's features next to each other: (4 B, F) in the order of `orbit` -> (B, 4 F)."""
+    return features.unflatten(0, (TURNS, -1)).transpose(0, 1).flatten(1)
 
 
 class ConvTrunk(nn.Sequential):

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 from alerce_early.data.records import MISSING
 from alerce_early.data.spec import DataSpec
 from alerce_early.models.net import Net, glorot
-from alerce_early.models.rotations import cyclic_mean, rotate_quarters
-from alerce_early.models.rotinv import ConvTrunk, dense
+from alerce_early.models.rotinv import ConvTrunk, cyclic_mean, dense, rotate_quarters
 
 RARE = 10.0  # sigmas from the mean of training, where a value is that fewer than one row in a hundred has
 

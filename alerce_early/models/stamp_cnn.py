@@ -44,10 +44,10 @@ class StampCNN(Net):
 
     def __init__(self, spec: DataSpec, layers: Sequence[str], dropout: float = 0.5):
         super().__init__(spec)
-        told = [f"dropout {dropout}" if words == "dropout" else words for words in layers]
+        described = [f"dropout {dropout}" if words == "dropout" else words for words in layers]
         self.layers, x = nn.Sequential(), torch.zeros(1, *spec.shape)
         try:
-            for words in (*told, f"dense {len(spec.classes)}"):
+            for words in (*described, f"dense {len(spec.classes)}"):
                 self.layers.append(layer := _layer(words, x))
                 x = _put_out(layer, x)
         except RuntimeError as error:

@@ -31,7 +31,7 @@ class Pixels:
     mix: Tensor
 
     def nll(self, image: Tensor) -> Tensor:
-        """Negative log likelihood (B,), nats a pixel and channel; pixels that lack a channel (NaN) are left out."""
+        """Negative log likelihood (B,), nats per pixel and channel; pixels that lack a channel (NaN) are left out."""
         present = image.isfinite().all(1)
         scaled = (image.nan_to_num() - self.mean) / self.scale
         noise: list[Tensor] = []
@@ -67,7 +67,7 @@ class Coded:
 
 
 class StampVAE(Net):
-    """Encoder and decoder of three halvings each, both told the class; `latent` numbers between them.
+    """Encoder and decoder of three halvings each, both given the class; `latent` numbers between them.
 
     The finest halving folds 2 x 2 pixels into channels: half the work at the same detail.
 
@@ -140,13 +140,13 @@ class StampVAE(Net):
         size: of the stamps if it is not that of the training stamps; sky goes all around. error: share of the
         noise of bright pixels to keep, most of which is what the decoder gets wrong.
         """
-        told = torch.cat([code, self._one_hot(label)], 1)
+        known = torch.cat([code, self._one_hot(label)], 1)
         around = (8 * self.side - self.size) // 2
-        mean = self.decoder(told)[:, :, around : around + self.size, around : around + self.size]
+        mean = self.decoder(known)[:, :, around : around + self.size, around : around + self.size]
         if size and size > self.size:
             before = (size - self.size) // 2
             mean = nn.functional.pad(mean, (before, size - self.size - before) * 2)
-        sky, bright, mix = self.noise(told)[:, :, None, None].split([self.channels, self.channels, self._mixes], 1)
+        sky, bright, mix = self.noise(known)[:, :, None, None].split([self.channels, self.channels, self._mixes], 1)
         at = mean.detach()  # a pixel's brightness must not be chosen for the noise that comes with it
         scale = torch.hypot(sky.clamp(min=QUIETEST).exp() / at.cosh(), bright.exp() * at.tanh() * error)
         # sky noise is shared between channels, the errors of bright pixels are not

@@ -1,4 +1,4 @@
-"""Finished runs, joined to one entry a config: its seeds side by side, the folds of a seed as one table."""
+"""Finished runs, joined to one entry per config: its seeds side by side, the folds of a seed as one table."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from statistics import mean, stdev
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from alerce_early import tables
 from alerce_early.errors import InputError
 from alerce_early.evaluation.comparison import Outcome
-from alerce_early.evaluation.kinds import choose_kind
+from alerce_early.evaluation.kinds import Kind, choose_kind
 from alerce_early.runs import Run, flatten_config
 
 NOT_A_CHOICE = {"seed", "data.split.fold"}  # may differ between runs of one entry
@@ -59,7 +58,7 @@ class Entry:
         return self.runs[0].choices
 
     @cached_property
-    def kind(self) -> ModuleType:
+    def kind(self) -> Kind:
         return choose_kind(self.tables[0])
 
     @cached_property
@@ -69,23 +68,23 @@ class Entry:
     @property
     def words(self) -> dict[str, str]:
         """Name and wording of the numbers to show, the one that ranks among them."""
-        known = [name for name in self.kind.WORDS if name in self.values[0]]
-        return {name: self.kind.WORDS[name] for name in known[:NUMBERS]}
+        known = [name for name in self.kind.words if name in self.values[0]]
+        return {name: self.kind.words[name] for name in known[:NUMBERS]}
 
     @property
     def scores(self) -> list[float]:
         """What ranks, of each seed."""
-        return [values[self.kind.RANKED_BY] for values in self.values]
+        return [values[self.kind.ranked_by] for values in self.values]
 
     @property
     def order(self) -> float:
         """Sorts the best first."""
-        return mean(self.scores) * (1 if self.kind.LOWER_IS_BETTER else -1)
+        return mean(self.scores) * (1 if self.kind.lower_is_better else -1)
 
     @property
     def interval(self) -> tuple[float, float]:
         low, high = self.outcome.interval()
-        return (1 - high, 1 - low) if self.kind.LOWER_IS_BETTER else (low, high)
+        return (1 - high, 1 - low) if self.kind.lower_is_better else (low, high)
 
     @property
     def seconds(self) -> float:

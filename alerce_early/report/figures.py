@@ -1,19 +1,24 @@
-"""Figures of a run, from tables of numbers."""
+"""Figures of a run, from tables of numbers; all in one style."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from sklearn.metrics import DetCurveDisplay
 
-from alerce_early.report.pictures import mosaic, trace
+from alerce_early.evaluation import intervals, metrics, thresholds
+from alerce_early.report.pictures import STYLED, mosaic, trace
 
 MOST_CHANNELS = 4  # shown of a stamp
 
 
+@STYLED
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     """(C, C) counts, row: true class; colour and percentage by row."""
     rates = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = Figure(figsize=(1.1 * len(classes) + 1.2, 1.0 * len(classes) + 1), layout="constrained")
+    figure = Figure(figsize=(1.1 * len(classes) + 1.2, 1.0 * len(classes) + 1))
     axes = figure.add_subplot(xlabel="predicted", ylabel="true")
     axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
     for (row, column), rate in np.ndenumerate(rates):
@@ -25,30 +30,30 @@ def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
+@STYLED
 def by_class(counts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Of each class against the rest: precision against recall, and recall against the false positive rate.
 
     counts: by class (K,) own rows and (K,) others at or above falling thresholds, see `metrics.Ranking`.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6))
     precision, recall = figure.subplots(1, 2)
     for name, (own, others) in counts.items():
         precision.plot(own / own[-1], own / (own + others), label=name, lw=1.4)
         recall.plot(others / others[-1], own / own[-1], label=name, lw=1.4)
     precision.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     recall.set(xlabel="false positive rate", ylabel="recall", xscale="log", xlim=(1e-3, 1), ylim=(0, 1.02))
-    recall.legend(fontsize=8, frameon=False)
-    for axes in (precision, recall):
-        axes.spines[["top", "right"]].set_visible(False)
+    recall.legend()
     return figure
 
 
+@STYLED
 def curves(history: Sequence[Mapping[str, float]], best_epoch: int | None, scores: Sequence[str]) -> Figure:
     """Losses and scores against epoch; the epoch of the best checkpoint is marked.
 
     scores: names of validation numbers; one that ends in "/" stands for all below it, drawn thinner.
     """
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(9, 3.2))
     epochs = [row["epoch"] for row in history]
     known = [name for name in history[0] if name.startswith("val/")] if history else []
     chosen = [name for score in scores for name in known if name == f"val/{score}"]
@@ -56,57 +61,58 @@ def curves(history: Sequence[Mapping[str, float]], best_epoch: int | None, score
     losses = {"train/loss": "training", "val/loss": "validation"}
     named = {name: name.split("/", 1)[-1].replace("_", " ") for name in chosen}
     for axes, title, names in zip(figure.subplots(1, 2), ("loss", "validation"), (losses, named), strict=True):
-        for name, told in names.items():
+        for name, label in names.items():
             if history and name in history[0]:
                 style = {"ls": "--", "lw": 1.1} if name.count("/") > 1 else {"lw": 1.8}
                 marker = "o" if len(epochs) == 1 else None  # a line of one point does not show
-                axes.plot(epochs, [row[name] for row in history], label=told, marker=marker, **style)
+                axes.plot(epochs, [row[name] for row in history], label=label, marker=marker, **style)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="grey", lw=0.8, ls=":")
         axes.set_xlabel("epoch")
         axes.set_title(title, fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=8, frameon=False)
+        if axes.lines:
+            axes.legend()
     return figure
 
 
+@STYLED
 def predicted_against_true(true: np.ndarray, predicted: np.ndarray, labels: np.ndarray, bound: np.ndarray) -> Figure:
     """Predicted against true values (N,), a colour for each label; bound: error (N,) that is still tolerated."""
-    figure = Figure(figsize=(5.2, 5), layout="constrained")
+    figure = Figure(figsize=(5.2, 5))
     axes = figure.add_subplot(xlabel="true", ylabel="predicted", aspect="equal")
     order = np.argsort(true)
     axes.fill_between(true[order], (true - bound)[order], (true + bound)[order], color="0.85", lw=0)
     for name in np.unique(labels):
         rows = labels == name
         axes.scatter(true[rows], predicted[rows], s=9, alpha=0.6, lw=0, label=str(name))
-    axes.legend(fontsize=8, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend()
     return figure
 
 
+@STYLED
 def residuals(values: np.ndarray, limit: float, unit: str) -> Figure:
     """Histogram of errors (N,) within +- 2 limits; all beyond are in the outermost bins."""
-    figure = Figure(figsize=(5.2, 3), layout="constrained")
+    figure = Figure(figsize=(5.2, 3))
     axes = figure.add_subplot(xlabel=f"error ({unit}); the outermost bins hold all beyond", ylabel="rows")
     axes.hist(np.clip(values, -2 * limit, 2 * limit), bins=np.linspace(-2 * limit, 2 * limit, 61).tolist())
     for end in (-limit, limit):
         axes.axvline(end, color="grey", lw=0.8, ls=":")
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
+@STYLED
 def by_confidence(confidence: np.ndarray, failed: np.ndarray) -> Figure:
     """Share of failures (N,) bool among the most confident rows, against how many rows are kept."""
-    figure = Figure(figsize=(5.2, 3), layout="constrained")
+    figure = Figure(figsize=(5.2, 3))
     axes = figure.add_subplot(xlabel="share kept, most confident first", ylabel="catastrophic among them")
     order = np.argsort(-confidence, kind="stable")
     counts = np.arange(1, len(order) + 1)
     axes.plot(counts / len(order), np.cumsum(failed[order]) / counts)
     axes.set_ylim(bottom=0)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
+@STYLED
 def gallery(images: np.ndarray, captions: Sequence[str], columns: int = 2) -> Figure:
     """Examples with captions: (N, C, H, W) stamps, the first channels side by side, or (N, C, L) spectra.
 
@@ -114,7 +120,7 @@ def gallery(images: np.ndarray, captions: Sequence[str], columns: int = 2) -> Fi
     """
     columns = min(columns, max(len(images), 1))
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(2.9 * columns, 1.35 * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(2.9 * columns, 1.35 * rows + 0.3))
     for index, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.set_visible(index < len(images))
         if index < len(images):
@@ -126,11 +132,12 @@ def gallery(images: np.ndarray, captions: Sequence[str], columns: int = 2) -> Fi
     return figure
 
 
+@STYLED
 def side_by_side(tiles: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
     """Blocks of stamps under their titles, each (classes, n, C, H, W): a row for each class, n stamps in it."""
     shown = {title: block[:, :, :MOST_CHANNELS] for title, block in tiles.items()}
     across = [block.shape[1] * block.shape[2] for block in shown.values()]
-    figure = Figure(figsize=(0.42 * sum(across) + 1, 0.45 * len(classes) + 0.5), layout="constrained")
+    figure = Figure(figsize=(0.42 * sum(across) + 1, 0.45 * len(classes) + 0.5))
     for axes, (title, block) in zip(figure.subplots(1, len(shown), squeeze=False).flat, shown.items(), strict=True):
         mosaic(axes, block.reshape(len(classes), -1, *block.shape[3:]))
         axes.set_title(title, fontsize=10)
@@ -138,20 +145,96 @@ def side_by_side(tiles: Mapping[str, np.ndarray], classes: Sequence[str]) -> Fig
     return figure
 
 
-def most_confident_mistakes(table: Mapping[str, np.ndarray], classes: Sequence[str], most: int = 16) -> np.ndarray:
-    """Positions (n,) in a table of its mistakes, the most confident first."""
-    confidence = np.max([table[f"p_{name}"] for name in classes], axis=0)
-    wrong = np.flatnonzero(table["label"] != table["predicted"])
-    return wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
+@STYLED
+def reliability(labels: np.ndarray, shown: Mapping[str, np.ndarray]) -> Figure:
+    """Draw the share of right rows against mean confidence; shown: probabilities (N, C) by what they are."""
+    figure = Figure(figsize=(4.6, 4.4))
+    axes = figure.add_subplot(xlabel="mean probability of the class predicted", ylabel="share that is right")
+    axes.plot((0, 1), (0, 1), color="grey", lw=0.8, ls=":")
+    for name, probabilities in shown.items():
+        confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+        bins = metrics.equal_bins(confidence)
+        rows = np.bincount(bins)
+        counts, sums = np.bincount(bins, right), np.bincount(bins, confidence)
+        used = rows > 0
+        _shares(axes, sums[used] / rows[used], counts[used], rows[used], fmt="o-", label=name)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.legend()
+    return figure
 
 
-def mistakes(table: Mapping[str, np.ndarray], shown: np.ndarray, images: Callable[[np.ndarray], np.ndarray]) -> Figure:
-    """Mistakes of a table, as pictures with id, true and predicted class and probability.
+@STYLED
+def accuracy_by_column(bins: Sequence[tuple[float, float, int, int]], name: str) -> Figure:
+    """Draw accuracy against a column; bins: of `uncertainty.bin_by_column`."""
+    figure = Figure(figsize=(5.2, 3))
+    low, high, right, rows = np.array(bins).T
+    axes = figure.add_subplot(xlabel=name, ylabel="accuracy")
+    _shares(axes, (low + high) / 2, right, rows, xerr=(high - low) / 2, fmt="o")
+    return figure
 
-    shown: positions (n,) in the table; images: row numbers (n,) to (n, C, ...).
-    """
-    captions = [
-        f"{table['id'][i]}\n{table['label'][i]} taken for {name}, p = {table[f'p_{name}'][i]:.2f}"
-        for i, name in zip(shown, table["predicted"][shown], strict=True)
-    ]
-    return gallery(images(table["row"][shown]), captions)
+
+def _shares(axes: Axes, x: np.ndarray, counts: np.ndarray, rows: np.ndarray, **style: Any) -> None:
+    """Draw shares counts / rows (n,) with their Wilson intervals."""
+    share = counts / rows
+    ends = np.array([intervals.wilson(int(k), int(n)) for k, n in zip(counts, rows, strict=True)]).T
+    axes.errorbar(x, share, np.abs(ends - share), ms=4, lw=1, **style)
+
+
+@STYLED
+def purity_completeness(own: np.ndarray, score: np.ndarray, name: str) -> Figure:
+    """Draw both against the threshold on the score (N,) of one class, and against each other; own: (N,) bool."""
+    threshold, purity, completeness = thresholds.purity_completeness(own, score)
+    figure = Figure(figsize=(9, 3.4))
+    by_threshold, against = figure.subplots(1, 2)
+    by_threshold.plot(threshold, completeness, label="completeness")
+    by_threshold.plot(threshold, purity, label="purity")
+    by_threshold.set(xlabel=f"threshold on the probability of {name}", xlim=(0, 1), ylim=(0, 1.02))
+    by_threshold.legend()
+    against.plot(completeness, purity, color="tab:green")
+    against.axhline(own.mean(), color="grey", lw=0.8, ls=":")  # of a coin
+    against.set(xlabel="completeness", ylabel="purity", xlim=(0, 1), ylim=(0, 1.02))
+    return figure
+
+
+@STYLED
+def error_tradeoff(own: np.ndarray, score: np.ndarray, name: str) -> Figure:
+    """Draw misses against false positives on normal-deviate axes (Martin et al. 1997); own, score as above."""
+    hits, others = metrics.Ranking(own, score).counts(np.ones(len(own)))
+    figure = Figure(figsize=(4.6, 4.2))
+    axes = figure.add_subplot()
+    DetCurveDisplay(fpr=others / others[-1], fnr=1 - hits / hits[-1]).plot(axes)
+    axes.set(xlabel="false positive rate", ylabel=f"false negative rate ({name} missed)")
+    axes.grid(lw=0.4)
+    return figure
+
+
+@STYLED
+def risk_coverage(accuracies: np.ndarray) -> Figure:
+    """Draw the accuracy of the k most confident rows, (N,), against their share of all."""
+    figure = Figure(figsize=(5, 3.2))
+    axes = figure.add_subplot(xlabel="share of the rows kept, most confident first", ylabel="accuracy", xlim=(0, 1))
+    n = len(accuracies)
+    axes.plot(np.arange(1, n + 1) / n, accuracies)
+    axes.axhline(accuracies[-1], color="grey", lw=0.8, ls=":")
+    # the first few rows are noise: one mistake among ten
+    axes.set_ylim(max(0.0, accuracies[n // 20 :].min() - 0.02), 1.005)
+    return figure
+
+
+@STYLED
+def weight_draws(table: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
+    """Draw the mean probability of each class over draws of the weights above its standard deviation, by true class."""
+    figure = Figure(figsize=(max(2.6 * len(classes), 6), 4.4))
+    axes = figure.subplots(2, len(classes), squeeze=False, sharey="row")
+    for column, name in enumerate(classes):
+        own = table["label"] == name
+        for row, (prefix, words) in enumerate((("p", "probability"), ("std", "standard deviation"))):
+            values = table[f"{prefix}_{name}"]
+            bins = np.linspace(0, 1 if prefix == "p" else 0.5, 26)
+            parts, labels = [values[own], values[~own]], [name, "other"]
+            axes[row, column].hist(parts, bins, stacked=True, label=labels, color=["tab:blue", "lightgrey"])
+            axes[row, column].set_xlabel(f"{words} of {name}", fontsize=9)
+        axes[0, column].legend(title="true class", title_fontsize=8)
+    for row in axes[:, 0]:
+        row.set_ylabel("rows")
+    return figure

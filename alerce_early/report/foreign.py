@@ -65,7 +65,7 @@ def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
 def labels(path: Path, table: tables.Table) -> np.ndarray:
     """(N,) class names for the rows of a table, "" where there is none, from a CSV or parquet table of labels.
 
-    Its columns are told at `known` in `data.labels`. Raises InputError where it has others, or names not one of
+    Its columns are those of `labels.join_labels`. Raises InputError where it has others, or names not one of
     the rows.
     """
     found = {name: _labels(path, c) if name.lower() in LABEL else c for name, c in tables.read(path).items()}

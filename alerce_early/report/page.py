@@ -57,8 +57,8 @@ def number(value: float, interval: Sequence[float] | None = None, digits: int = 
 def by_part(parts: Mapping[str, Mapping[str, Any]], names: Mapping[str, str], digits: int = 3) -> Table:
     """Return a table of what `intervals.judged` says of parts of the rows; names: of its numbers, and their wording."""
     rows = [
-        [told, str(of["n"]), *(number(of["values"][name], of["intervals"][name], digits) for name in names)]
-        for told, of in parts.items()
+        [words, str(of["n"]), *(number(of["values"][name], of["intervals"][name], digits) for name in names)]
+        for words, of in parts.items()
     ]
     return ("", "rows", *names.values()), rows
 

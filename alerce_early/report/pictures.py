@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alerce_early.data.readers.wavelengths import CENTRES
 from alerce_early.data.records import LARGEST, Records
+from alerce_early.data.wavelengths import CENTRES
 from alerce_early.files import whole
 
 if TYPE_CHECKING:  # the store brings torch, which a gallery of classified stamps does without
@@ -24,6 +25,16 @@ CAPTIONS = {
     "examples.png": "Examples as read and after the recipe.",
 }
 GAP = 2  # pixels between tiles
+# Of every figure: a decorator of what draws one.
+STYLED = matplotlib.rc_context(
+    {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.constrained_layout.use": True,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+    }
+)
 
 
 def draw(records: Records, kept: np.ndarray, store: Store) -> None:
@@ -40,13 +51,13 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(partial, format="png", dpi=100, bbox_inches="tight")
 
 
+@STYLED
 def bars(counts: Sequence[int], names: Sequence[str], title: str, what: str = "stamps") -> Figure:
-    """One bar a class, with its count."""
-    figure = Figure(figsize=(6, 3), layout="constrained")
+    """One bar per class, with its count."""
+    figure = Figure(figsize=(6, 3))
     axes = figure.add_subplot(title=title, ylabel=what)
     axes.bar_label(axes.bar(list(names), list(counts)), [f"{count:,}" for count in counts])
     axes.margins(y=0.15)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
@@ -81,7 +92,6 @@ def trace(axes: Axes, spectrum: np.ndarray, **style: Any) -> None:
     axes.plot(CENTRES, np.where(spectrum == 0, np.nan, spectrum), **{"lw": 0.6, **style})
     axes.set_xticks(range(4000, 10_001, 2000))
     axes.tick_params(labelsize=6, length=2)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _choose_examples(records: Records, kept: np.ndarray) -> dict[str, np.ndarray]:
@@ -91,12 +101,13 @@ def _choose_examples(records: Records, kept: np.ndarray) -> dict[str, np.ndarray
     return {name: rows for name, rows in chosen.items() if len(rows)} or {"": np.arange(len(kept))[:EXAMPLES]}
 
 
+@STYLED
 def _stamps(records: Records, kept: np.ndarray, store: Store) -> Figure:
     """Each class: raw stamps on the left, what the recipe made of them on the right."""
     chosen = _choose_examples(records, kept)
     channels = records.channels[: store.images.shape[1]]
 
-    figure = Figure(figsize=(13, 1.2 * len(chosen) + 0.6), layout="constrained")
+    figure = Figure(figsize=(13, 1.2 * len(chosen) + 0.6))
     raw_axes, stored_axes = figure.subplots(1, 2)
     raw = _rows_of(
         [np.stack([records.images[kept[i]] for i in rows]).transpose(0, 3, 1, 2) for rows in chosen.values()]
@@ -109,10 +120,11 @@ def _stamps(records: Records, kept: np.ndarray, store: Store) -> Figure:
     return figure
 
 
+@STYLED
 def _spectra(records: Records, kept: np.ndarray, store: Store) -> Figure:
     """Each class: a column of raw spectra, and beside it what the recipe made of them."""
     chosen = _choose_examples(records, kept)
-    figure = Figure(figsize=(4.5 * len(chosen), 1.3 * EXAMPLES), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(chosen), 1.3 * EXAMPLES))
     grid = figure.subplots(EXAMPLES, 2 * len(chosen), squeeze=False)
     for column, (name, rows) in enumerate(chosen.items()):
         grid[0, 2 * column].set_title(f"{name}, raw", fontsize=9)

@@ -12,9 +12,8 @@ from alerce_early import checkpoints, files, tables
 from alerce_early.data import splits, summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.recipe import Recipe
-from alerce_early.evaluation import baseline, classification
-from alerce_early.evaluation.kinds import choose_kind
-from alerce_early.report import figures, foreign, page, pictures
+from alerce_early.evaluation.kinds import Classification, choose_kind
+from alerce_early.report import figures, foreign, page, pictures, sections
 from alerce_early.report.page import Section
 from alerce_early.runs import Run
 
@@ -29,8 +28,8 @@ def write_run_page(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
     split = result["judged"]
     table, judged = tables.keep_labelled(tables.select_split(tables.read(run.predictions), split)), result[split]
     kind = choose_kind(table)
-    drawn = kind.pictures(judged, table)
-    curves = figures.curves(run.history(), result["best_epoch"], kind.CURVES)
+    drawn = sections.draw(kind, judged, table)
+    curves = figures.curves(run.history(), result["best_epoch"], kind.curves)
     for name, figure in {**drawn, "curves": curves}.items():
         pictures.save(figure, run.path / f"{name}.png")
 
@@ -40,10 +39,10 @@ def write_run_page(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
     text = page.render(
         title=f"{config.model.name} on {config.data.name} data",
         subtitle=f"Data: {result['origin']}. Run {run.path.name}, seed {config.seed}.",
-        headline=kind.headline(judged),
+        headline=sections.headline(kind, judged),
         sections=[
-            *kind.sections(judged, table, drawn, lambda rows: _finish_stamps(recipe, data.store.images[rows])),
-            *([baseline.section(result["baselines"], judged)] if result.get("baselines") else []),
+            *sections.write(kind, judged, table, drawn, lambda rows: _finish_stamps(recipe, data.store.images[rows])),
+            *([sections.write_baselines(result["baselines"], judged)] if result.get("baselines") else []),
             *_show_pictures(run),
             Section("Learning", words=[*cut_short, BEST_OF], pictures=[("Loss and scores by epoch.", curves)]),
             _data(data, config.data.split),
@@ -57,7 +56,7 @@ def write_run_page(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
 def headline_text(result: dict[str, Any], predictions: tables.Table) -> str:
     """Return the result in a few lines for the log."""
     split = result["judged"]
-    numbers = choose_kind(predictions).headline(result[split])
+    numbers = sections.headline(choose_kind(predictions), result[split])
     return "\n".join(
         [f"{split} split of {result[split]['n']} rows, 95 % intervals:"]
         + [f"  {name:20} {value}" for name, value in numbers]
@@ -110,7 +109,7 @@ def _model(run: Run, result: dict[str, Any]) -> Section:
 
 
 def _weights(run: Run) -> str:
-    """One line a weight: its name, number of values and shape."""
+    """One line per weight: its name, number of values and shape."""
     weights = checkpoints.read(run.best)["state_dict"]
     width = max(map(len, weights))
     return "\n".join(f"{name:{width}} {w.numel():>12,}  {' x '.join(map(str, w.shape))}" for name, w in weights.items())
@@ -124,14 +123,15 @@ def _finish_stamps(recipe: Recipe, stored: np.ndarray) -> np.ndarray:
 def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> Path:
     """Judge a table from elsewhere (see `foreign.read`) and write page, pictures and numbers into a folder."""
     table = foreign.read(source, labels)
-    judged = classification.judge(table)
-    drawn = classification.pictures(judged, table)
+    kind = Classification()
+    judged = kind.judge(table)
+    drawn = sections.draw(kind, judged, table)
     text = page.render(
         title=source.name,
         subtitle=f"{judged['n']:,} rows of {len(np.unique(table['id'])):,} objects, classes "
         f"{', '.join(judged['classes'])}.",
-        headline=classification.headline(judged),
-        sections=classification.sections(judged, table, drawn, images=None),
+        headline=sections.headline(kind, judged),
+        sections=sections.write(kind, judged, table, drawn, images=None),
     )
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():

@@ -14,7 +14,7 @@ from alerce_early.machine import threads
 from alerce_early.serving import exported
 from alerce_early.serving.facts import Facts, Runtime
 
-BATCH = 32  # rows a core through the network at once: what is in between stays in the cache
+BATCH = 32  # rows per core through the network at once: what is in between stays in the cache
 
 Table = dict[str, np.ndarray]
 
@@ -22,8 +22,8 @@ Table = dict[str, np.ndarray]
 def load(*sources: str | Path, runtime: str | None = None) -> "Classifier":
     """Return the classifier of a run folder, a checkpoint or an exported .onnx file; of several, their mean.
 
-    runtime: what computes, one of `runtimes.RUNTIMES`; None: onnx for an exported file, torch for the others. With
-    onnx nothing here imports torch. Raises InputError where there is no network, or where several do not belong
+    runtime: what computes, one of `runtimes.RUNTIMES`, by default torch; an exported file runs with onnx alone, and
+    nothing here imports torch then. Raises InputError where there is no network, or where several do not belong
     together.
     """
     names = [runtime or ("onnx" if _is_exported(source) else "torch") for source in sources]
@@ -43,7 +43,7 @@ def _member(path: Path, runtime: str) -> tuple[Facts, Runtime]:
     if path.suffix == ".pt2":
         raise InputError(f"{path} is a program for torch.export.load; predict takes a .onnx file, or the run.")
     if runtime == "onnx":
-        return exported.of_run(path)
+        raise InputError(f"--runtime onnx runs exported files; write one: python -m alerce_early.export {path}.")
     with require_extra(f"{path} is no exported file"):
         from alerce_early.serving import runtimes  # brings torch, which who has an exported file need not have
     return runtimes.load_runtime(path, runtime)
@@ -74,7 +74,7 @@ class Classifier:
                     raise InputError(f"--ensemble: the runs differ in {what}: {one} and {other}.")
             if first.averaged != member.averaged:
                 raise InputError(
-                    f"--ensemble: the runs differ in what they put out: {first.averaged} and {member.averaged}."
+                    f"--ensemble: the runs differ in what they return: {first.averaged} and {member.averaged}."
                 )
 
     def predict(
@@ -122,7 +122,7 @@ class Classifier:
         return self._table(np.asarray(records.images), self._columns(columns, len(records), records.origin))
 
     def find_answered(self, table: Table) -> np.ndarray:
-        """Return (N,) bool: the rows of a table of `predict` of which the network put out finite numbers alone."""
+        """Return (N,) bool: the rows of a table of `predict` for which the network returned finite numbers alone."""
         return table["predicted"] != "" if self.classes else np.isfinite(table["predicted"])
 
     def _columns(self, metadata: Any, rows: int, origin: str) -> np.ndarray:
@@ -159,9 +159,9 @@ class Classifier:
         if not len(images):  # a table without rows has the columns of any other
             blank = self._table(np.full((1, *self.shape), np.nan), np.full((1, len(self.features)), np.nan, np.float32))
             return {name: column[:0] for name, column in blank.items()}
-        found = [self._put_out(run, images, metadata) for run in self._runs]
+        found = [self._run_network(run, images, metadata) for run in self._runs]
         table = found[0] if len(found) == 1 else _mean(found, self.classes)
-        finite = np.isfinite(np.stack(list(table.values()))).all(0)  # of other rows nothing can be told
+        finite = np.isfinite(np.stack(list(table.values()))).all(0)  # of other rows nothing is known
         if self.classes:
             probabilities = tables.probabilities(table, self.classes)
             calibrated = np.stack([table[f"q_{name}"] for name in self.classes], 1).astype(np.float64)
@@ -175,8 +175,8 @@ class Classifier:
         missing = ~np.isfinite(metadata) | (metadata == MISSING)
         return {**table, "imputed": missing.sum(1), "model": np.full(len(images), self.model)}
 
-    def _put_out(self, run: Runtime, images: np.ndarray, metadata: np.ndarray) -> Table:
-        """All columns of one network, batch by batch."""
+    def _run_network(self, run: Runtime, images: np.ndarray, metadata: np.ndarray) -> Table:
+        """Return all columns of one network, batch by batch."""
         stamps = np.moveaxis(images.astype(np.float32, copy=False), -1, 1)
         columns = metadata if self.features else None
         at_once = BATCH * threads()

@@ -22,8 +22,8 @@ class Deployed(nn.Module):
 
     spec: the `DataSpec` it was trained on, with the recipe. classes, features: names, in the order of what
     comes out and goes in. calibration, conformal: the fits of the validation rows as plain values, or None.
-    columns: names of all it puts out, as in the predictions table: p_<class>, what else the task has, and the
-    calibrated q_<class>. facts: what a reader of its exported file is told. chosen: those of the columns that
+    columns: names of all it returns, as in the predictions table: p_<class>, what else the task has, and the
+    calibrated q_<class>. facts: what its exported file says. chosen: those of the columns that
     `forward` returns. model_id: 12 hex digits, of the weights and of all else that decides what comes out.
     """
 

@@ -1,11 +1,7 @@
 """Exported files at work: onnxruntime on what `export` wrote, in a process that needs neither torch nor the run."""
 
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,7 +10,6 @@ from alerce_early.errors import InputError, one_line, require_extra
 from alerce_early.machine import threads
 from alerce_early.serving.facts import Facts, Runtime
 
-PACKAGE = Path(__file__).parents[1]
 END = ".onnx"  # of a file's name
 
 
@@ -34,7 +29,7 @@ def open_exported(file: Path) -> tuple[Facts, Runtime]:
 
 def open_content(content: bytes, name: str) -> tuple[Facts, Runtime]:
     """Return the same of the content of such a file; name: what it is called, for messages."""
-    with require_extra("--runtime onnx", "export"):
+    with require_extra("exported files", "export"):
         import onnxruntime  # noqa: F401  whose lack is no damage
     try:
         session = session_of(content)
@@ -70,19 +65,3 @@ def session_of(content: bytes) -> Any:
     options.intra_op_num_threads = threads()
     options.log_severity_level = 4  # errors come as exceptions too
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def of_run(run: Path) -> tuple[Facts, Runtime]:
-    """Return the same of a run folder or checkpoint, exported by another process.
-
-    That takes ten seconds and a gibibyte, which is free again when it ends. Raises InputError where `export` does.
-    """
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / f"model{END}"
-        command = [sys.executable, "-m", f"{PACKAGE.name}.export", str(run), "--out", str(file)]
-        path = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-        if done.returncode:
-            told = done.stderr.strip().splitlines() or [f"export ended with status {done.returncode}."]
-            raise InputError(told[-1].removeprefix("error: "))
-        return open_exported(file)

@@ -55,7 +55,7 @@ def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.n
     stamps[n + 6] = 0.0
     stamps[n + 6][centre] = 1e6
     stamps[n + 7][rng.random(shape) < 0.5] = np.nan
-    stamps[n + 8, :, :5], stamps[n + 8, -1, :5] = np.nan, -np.finfo(np.float32).max  # no data, told in two ways
+    stamps[n + 8, :, :5], stamps[n + 8, -1, :5] = np.nan, -np.finfo(np.float32).max  # no data, said in two ways
     inputs = {"stamps": stamps}
     if deployed.features:
         columns = np.array(deployed.spec.feature_mean) + 2 * np.array(deployed.spec.feature_std) * rng.standard_normal(
@@ -88,7 +88,7 @@ def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
     """Return the network as an ONNX file, and onnxruntime on it; dynamic batch."""
     with require_extra("--format onnx", "export"):
         import onnx
-        import onnxruntime  # noqa: F401  whose lack is told before the network is traced
+        import onnxruntime  # noqa: F401  whose lack is reported before the network is traced
     graph, inputs = _example(deployed)
     model = onnx.load_from_string(trace_onnx(graph, inputs, graph.outputs))
     model.doc_string = f"{deployed.spec.kind}: {', '.join(deployed.columns)}"

@@ -15,10 +15,10 @@ from alerce_early.errors import InputError, one_line
 from alerce_early.evaluation import conformal
 from alerce_early.schema import construct
 
-FORMAT = 1  # of what a deployed network takes and puts out
+FORMAT = 1  # of what a deployed network takes and returns
 LICENCE = "MIT"
 LARGEST = 1 << 24  # values of one raw row; a stamp has 12,000
-# What tasks put out, with classes and without; all other columns of a table are not the network's to fill.
+# What tasks return, with classes and without; all other columns of a table are not the network's to fill.
 OF_EACH_CLASS = ("p", "q", "std")  # p_<class> and so on
 OF_CLASSES = ("entropy", "mutual_information")
 OF_REDSHIFT = ("predicted", "confidence")
@@ -33,7 +33,7 @@ class Facts:
     """One trained network, but for its weights.
 
     model_id: 12 hex digits, of the weights and of all else that decides what comes out. spec: what it was trained
-    on, with the recipe. columns: names of all it puts out, as in the predictions table. calibration, conformal:
+    on, with the recipe. columns: names of all it returns, as in the predictions table. calibration, conformal:
     the fits of the validation rows as plain values, or None.
     """
 
@@ -72,18 +72,18 @@ class Facts:
         return words | {name: json.dumps(value) for name, value in plain.items()}
 
     @classmethod
-    def from_texts(cls, told: Mapping[str, str]) -> "Facts":
+    def from_texts(cls, texts: Mapping[str, str]) -> "Facts":
         """`texts` back. Raises InputError where `export` wrote none, those of another format, or they make no sense."""
-        if "format_version" not in told:
+        if "format_version" not in texts:
             raise InputError("it does not tell what it classifies, so export did not write it.")
-        if told["format_version"] != str(FORMAT):
-            raise InputError(f"its format is {told['format_version'][:20]}, and this reads {FORMAT}. Export it again.")
+        if texts["format_version"] != str(FORMAT):
+            raise InputError(f"its format is {texts['format_version'][:20]}, and this reads {FORMAT}. Export it again.")
         try:
-            read = {name: json.loads(told[name]) for name in ("spec", "columns", "calibration", "conformal")}
-            bounds.check(read, sum(map(len, told.values())))
+            read = {name: json.loads(texts[name]) for name in ("spec", "columns", "calibration", "conformal")}
+            bounds.check(read, sum(map(len, texts.values())))
             spec = DataSpec.from_plain(read["spec"])
             rest = {name: read[name] for name in ("calibration", "conformal")}
-            facts = construct(cls, told["model_id"], spec, columns=tuple(read["columns"]), **rest)
+            facts = construct(cls, texts["model_id"], spec, columns=tuple(read["columns"]), **rest)
             facts.check()
         except Exception as error:  # nonsense may raise nearly anything
             raise InputError(f"what it tells of itself is damaged: {one_line(error)}.") from None
@@ -105,7 +105,7 @@ class Facts:
         of_each = (f"{kind}_{name}" for kind in OF_EACH_CLASS for name in self.classes)
         known = {*of_each, *OF_CLASSES} if self.classes else set(OF_REDSHIFT)
         if strange := [name for name in self.columns if name not in known]:
-            raise InputError(f"columns include {strange[0]!r}, which no network puts out")
+            raise InputError(f"columns include {strange[0]!r}, which no network returns")
         self._check_fits()
 
     def _check_fits(self) -> None:

@@ -22,8 +22,7 @@ from alerce_early.data.readers import (
     sdss,
     stamps_file,
 )
-from alerce_early.data.readers.chunks import Chunk, Rejected
-from alerce_early.data.records import Records
+from alerce_early.data.records import Chunk, Records, Rejected
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.serving.parts import partial_of, rejected_of
@@ -38,7 +37,7 @@ class Format:
     stream: (files, spec) and the keywords size, shard, skip of `Source.chunks`, to chunks.
     """
 
-    told: str
+    name: str
     channels: tuple[str, ...]
     columns: tuple[str, ...]
     ends: tuple[str, ...]
@@ -75,17 +74,17 @@ def find(given: Iterable[str | Path], spec: DataSpec, out: Path | None = None) -
     beside = [file for path in paths if packets and (file := path / raw_files.LABELS).is_file()]
     found = dict.fromkeys(file for path in paths for file in raw_files.matching(path, ends, "as INPUT"))
     chosen = {file: _format(file, formats) for file in found if not (file in beside or _is_output(file, out))}
-    told = {form.told: form for form in chosen.values() if form}
+    used = {form.name: form for form in chosen.values() if form}
     strange = [file for file in dict.fromkeys(paths) if file in chosen and chosen[file] is None]
-    if not told or (strange and packets not in told.values()):
-        wanted = " or ".join(f"{form.told} ({', '.join(form.ends)})" for form in formats)
+    if not used or (strange and packets not in used.values()):
+        wanted = " or ".join(f"{form.name} ({', '.join(form.ends)})" for form in formats)
         raise InputError(
             f"{(strange or list(chosen) or paths)[0]} is not for this network, which takes {spec.kind} with the "
             f"channels {', '.join(spec.channels) or 'unknown'}: {wanted or 'train it again'}."
         )
-    if len(told) > 1:
-        raise InputError(f"the input holds {' and '.join(told)}; give one of them at a time.")
-    (form,) = told.values()
+    if len(used) > 1:
+        raise InputError(f"the input holds {' and '.join(used)}; give one of them at a time.")
+    (form,) = used.values()
     return Source([file for file in chosen if form is packets or chosen[file]], form, spec, beside)
 
 

@@ -7,7 +7,7 @@
     .FILE.csv.json                       what a parquet file's metadata say: the command, and how much it read
 
 Every file is written under a temporary name and renamed. So the parts that can be seen are whole, the last one
-says where to go on, and the same command, however often killed, ends in the same table, which it knows for its own.
+says where to continue, and the same command, however often killed, ends in the same table, which it knows for its own.
 """
 
 import csv
@@ -25,13 +25,13 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from alerce_early import files, tables
-from alerce_early.data.readers.chunks import Rejected
+from alerce_early.data.records import Rejected
 from alerce_early.errors import InputError
 
 REJECTED = ("source", "key", "reason")
 ROW_GROUP = 1 << 16  # rows written together at the end
 PATIENCE = 3.0  # seconds to wait for the lock, which the last workers of a killed process may hold for a moment longer
-PLACE = "--out, or go on from here with the same command"
+PLACE = "--out, or continue from here with the same command"
 COUNTS = ("read", "rows", "rejected")  # of the input so far, in the metadata of a part
 MADE_BY = "alerce_early"  # what made a finished table, in its metadata
 
@@ -67,7 +67,7 @@ class Parts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.files:  # there is nothing to go on with
+        if not self.files:  # there is nothing to continue with
             self._remove()
         self._held.close()
 
@@ -91,7 +91,7 @@ class Parts:
             partial.write_text(json.dumps(command))
 
     def _clear(self) -> None:
-        """Parts without their command are nothing, so that goes first: half a folder is never gone on with."""
+        """Parts without their command are nothing, so that goes first: half a folder is never continued."""
         (self.folder / "command.json").unlink(missing_ok=True)
         for old in self.folder.glob("*.*"):
             old.unlink()

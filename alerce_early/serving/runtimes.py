@@ -4,11 +4,13 @@ A batch is cut into small parts whose arrays stay in the processor's cache, and 
 two to three times as fast as one operation after the other over the whole batch.
 """
 
+import copy
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +19,9 @@ from torch import Tensor, nn
 from alerce_early.errors import InputError, require_extra
 from alerce_early.machine import threads
 from alerce_early.runs import checkpoint_of
-from alerce_early.serving import exported, exporting
 from alerce_early.serving.classifier import BATCH
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.facts import Facts, Runtime
-from alerce_early.serving.precision import to_mixed
 
 Part = Callable[[Tensor, Tensor | None], np.ndarray]  # some of the rows to (n, M), one column each
 
@@ -40,7 +40,7 @@ def eager(deployed: Deployed) -> Runtime:
 
 
 def bfloat16(deployed: Deployed) -> Runtime:
-    """Torch in mixed precision, see `precision.mixed`."""
+    """Torch in mixed precision, see `to_mixed`."""
     network = _Network(to_mixed(deployed))
 
     def part(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
@@ -49,13 +49,8 @@ def bfloat16(deployed: Deployed) -> Runtime:
     return _in_parts(part, deployed.columns)
 
 
-def onnx(deployed: Deployed) -> Runtime:
-    """onnxruntime, float32, on what `export` writes."""
-    return exported.open_content(exporting.content_of(deployed)[0], f"model {deployed.model_id}")[1]
-
-
 def openvino(deployed: Deployed) -> Runtime:
-    """OpenVINO in mixed precision where the processor has bfloat16, see `precision.mixed`; the recipe in torch."""
+    """OpenVINO in mixed precision where the processor has bfloat16, see `to_mixed`; the recipe in torch."""
     with require_extra("--runtime openvino", "fast"):
         import openvino as ov
     core = ov.Core()
@@ -93,7 +88,6 @@ def openvino(deployed: Deployed) -> Runtime:
 RUNTIMES: dict[str, Callable[[Deployed], Runtime]] = {
     "torch": eager,
     "bfloat16": bfloat16,
-    "onnx": onnx,
     "openvino": openvino,
 }
 
@@ -109,6 +103,28 @@ def start(name: str, deployed: Deployed) -> Runtime:
     if name not in RUNTIMES:
         raise InputError(f"--runtime {name} is unknown; there are {', '.join(RUNTIMES)}.")
     return RUNTIMES[name](deployed)
+
+
+def to_mixed(deployed: Deployed) -> Deployed:
+    """Return a copy whose inner convolutions, those with other inputs than the image's channels, are bfloat16.
+
+    Nearly all work of an image network is in the convolutions that read the output of others; in bfloat16 they take
+    half the time. The one that reads the image stays in float32: beside a bright source a faint one is a matter of the
+    last digits. So do the layers after the convolutions, which take no time and whose rounding goes straight into the
+    probabilities. Results are float32 or bfloat16, as the last layer has it.
+    """
+    found = copy.deepcopy(deployed)
+    for layer in found.task.net.modules():
+        if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.in_channels != found.spec.shape[0]:
+            layer.bfloat16().register_forward_pre_hook(_given_as(torch.bfloat16))
+        elif any(True for _ in layer.parameters(recurse=False)):
+            layer.register_forward_pre_hook(_given_as(torch.float32))
+    return found
+
+
+def _given_as(dtype: torch.dtype) -> Any:
+    """Return a hook that gives a layer its inputs in this type."""
+    return lambda _, given: tuple(x.to(dtype) if isinstance(x, torch.Tensor) else x for x in given)
 
 
 class _Network(nn.Module):

@@ -77,10 +77,10 @@ def pick(values: Array, index: NDArray[np.int64]) -> Array:
 
 def star_score(mag: Array, star: NDArray[np.bool_], rng: np.random.Generator) -> Array:
     """Star-galaxy score in [0, 1]: near 1 for stars, near 0 for galaxies, undecided for faint sources."""
-    doubt = 1 / (1 + np.exp((20.8 - mag) / 0.5))
+    uncertain = 1 / (1 + np.exp((20.8 - mag) / 0.5))
     sure = np.where(star, 1 - rng.exponential(0.03, len(mag)), rng.exponential(0.05, len(mag)))
     vague = np.where(rng.random(len(mag)) < 0.4, 0.5, rng.beta(0.5, 0.5, len(mag)))
-    return np.clip(np.where(rng.random(len(mag)) < doubt, vague, sure), 0, 1)
+    return np.clip(np.where(rng.random(len(mag)) < uncertain, vague, sure), 0, 1)
 
 
 def profile_fit(mag: Array, star: NDArray[np.bool_], rng: np.random.Generator) -> tuple[Array, Array]:

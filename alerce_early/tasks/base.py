@@ -1,4 +1,4 @@
-"""What every task is: a net with its recipe, what is minimised, what it puts out and how it is judged."""
+"""What every task is: a net with its recipe, what is minimised, what it outputs and how it is judged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class Task(L.LightningModule):
-    """One kind of problem: a LightningModule whose subclasses say what is minimised, put out and reported.
+    """One kind of problem: a LightningModule whose subclasses say what is minimised, output and reported.
 
     All arguments are plain values, kept as `hparams`, so a checkpoint opens with `weights_only` and no arguments:
     net: config of a `Net`; spec: `DataSpec.plain()`; optim: {"optimizer": {"_target_": a torch.optim class,

@@ -21,14 +21,14 @@ AT_ONCE = 256  # stamps generated together; bounds memory
 
 
 class GenerateTask(Task):
-    """The negative evidence lower bound, nats a pixel and channel, with the divergence's weight annealed.
+    """The negative evidence lower bound, nats per pixel and channel, with the divergence's weight annealed.
 
     beta: weight of the divergence from the prior (Higgins et al. 2017; 1 is the bound itself); anneal_steps:
     training steps over which it grows to that from 0, lest the code be given up before it is of use (Bowman
     et al. 2016).
 
     Columns: reconstruction, root mean square error of the reconstruction in the units of the image, of which
-    sky noise is a part that no code can tell; nll, negative log likelihood, nats a pixel and channel; kl,
+    sky noise is a part that no code can tell; nll, negative log likelihood, nats per pixel and channel; kl,
     divergence of the code from its prior, nats. All three are of the code's posterior mean.
     """
 

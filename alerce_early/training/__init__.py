@@ -1,1 +1,1 @@
-"""What a run is beside its network: a trainer, a folder, processes, what to go on from, what people see; and sweeps."""
+"""What a run needs beside its network: trainer, folder, processes, progress; and sweeps."""

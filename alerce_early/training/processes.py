@@ -44,7 +44,7 @@ def is_launched() -> bool:
 def agree(decide: Callable[[], str]) -> str:
     """Return what the first process decides, in all of them; each must ask the same questions in the same order.
 
-    Empty in a process that Lightning started: it is there because the first decided to go on. Raises InputError in
+    Empty in a process that Lightning started: it is there because the first decided to continue. Raises InputError in
     all if the first fails.
     """
     if not is_launched():

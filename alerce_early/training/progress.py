@@ -1,4 +1,4 @@
-"""What people see while a run trains: one line an epoch, a history file, curves and pictures in TensorBoard."""
+"""What people see while a run trains: one line per epoch, a history file, curves and pictures in TensorBoard."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ SHOWN = 16  # rows in the picture of a batch
 
 
 class EpochLine(Callback):
-    """Logs one line an epoch and keeps every epoch's numbers, also in the checkpoint, as history.jsonl."""
+    """Logs one line per epoch and keeps every epoch's numbers, also in the checkpoint, as history.jsonl."""
 
     def __init__(self, folder: Path, shown: Sequence[str]):
         self.file, self.shown = folder / "history.jsonl", list(dict.fromkeys(shown))
@@ -80,7 +80,7 @@ def silence_libraries() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for about in (
-        ".*exists and is not empty.*",  # a run that goes on writes where it did
+        ".*exists and is not empty.*",  # a run that continues writes where it did
         ".*LeafSpec.*",  # a deprecation inside Lightning
         ".*smaller than the logging interval.*",  # every metric here is logged by epoch
         ".*does not have many workers.*",  # whole batches from memory need none

@@ -1,4 +1,4 @@
-"""What makes a checkpoint enough to go on from: whole files, random states, and that a stopped run stays stopped."""
+"""What makes a checkpoint enough to continue from: whole files, random states, and that a stopped run stays stopped."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Kept(ModelCheckpoint):
 
 
 class Patience(EarlyStopping):
-    """Early stopping that also stops at once when the run it goes on with had already stopped."""
+    """Early stopping that also stops at once when the run it continues with had already stopped."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.wait_count >= self.patience:
@@ -59,7 +59,7 @@ def put_in_order(folder: Path) -> None:
 
 
 class Randomness(Callback):
-    """Keeps the state of every process's random number generators, so that a run that goes on draws the same."""
+    """Keeps the state of every process's random number generators, so that a run that continues draws the same."""
 
     def state_dict(self) -> dict[str, Any]:
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None

@@ -1,7 +1,7 @@
-"""Being told to stop: SIGTERM of a scheduler and Ctrl-C end a command with one line and no traceback.
+"""Stopping: SIGTERM of a scheduler and Ctrl-C end a command with one line and no traceback.
 
-Nothing is saved at that moment, because everything is already: a run goes on from the end of its last epoch,
-where alone it can go on as if it had never stopped.
+Nothing is saved at that moment, because everything is already: a run continues from the end of its last epoch,
+where alone it can continue as if it had never stopped.
 """
 
 import os
@@ -19,10 +19,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Stopped(SystemExit):
     """Ends the process with the status that shells give a process ended by this signal, 143 or 130.
 
-    how: what to type to go on.
+    how: what to type to continue.
     """
 
-    how = "the same command goes on"
+    how = "the same command continues"
 
     def __init__(self, number: int):
         super().__init__(128 + number)
@@ -36,7 +36,7 @@ class Stopped(SystemExit):
 @contextmanager
 def resumed_by(command: str) -> Iterator[None]:
     """Name, within, this command in the line of a stop."""
-    before, Stopped.how = Stopped.how, f"go on with: {command}"
+    before, Stopped.how = Stopped.how, f"continue with: {command}"
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A sweep's jobs: none runs twice, the others go on after one fails, and the end says what came of each.
+"""A sweep's jobs: none runs twice, the others continue after one fails, and the end says what came of each.
 
 A job may run in another process or on another machine (submitit), so each leaves a note of its outcome in a folder
 of this launch, which the end reads and clears away.
@@ -65,15 +65,15 @@ def _run_apart(options: list[str], folder: Path) -> None:
     command = [sys.executable, "-m", "alerce_early.train", *options, f"hydra.run.dir='{folder}'"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
         try:
-            told = job.communicate()[1]
+            printed = job.communicate()[1]
         except BaseException:  # it ends its own processes, which a SIGKILL would leave behind
             job.terminate()
             raise
-    print(told, end="", file=sys.stderr)
+    print(printed, end="", file=sys.stderr)
     if job.returncode == files.BusyError.status:
-        raise files.BusyError(told)
+        raise files.BusyError(printed)
     if job.returncode:
-        raise JobError(told.strip() or f"exit status {job.returncode}")
+        raise JobError(printed.strip() or f"exit status {job.returncode}")
 
 
 class Summary(Callback):

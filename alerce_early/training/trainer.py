@@ -31,10 +31,10 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
     mode = "min" if config.monitor in task.lower_is_better else "max"
     folder = run.path / "checkpoints"
     best = resuming.Kept(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
-    # after the epoch's line is written, so that a run that goes on has the whole history; and after the best one,
+    # after the epoch's line is written, so that a run that continues has the whole history; and after the best one,
     # which then, if only that was written, is written again as it is
     last = resuming.Kept(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-    # what the cut run told after its last checkpoint will be told again
+    # what the cut run logged after its last checkpoint will be logged again
     purge = checkpoints.read(run.last)["global_step"] + 1 if run.cut else 0
     callbacks: list[Callback] = [
         progress.EpochLine(run.path, ("train/loss", "val/loss", monitor, *[f"val/{name}" for name in task.shown])),

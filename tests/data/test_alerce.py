@@ -93,7 +93,7 @@ ERRORS: dict[str, tuple[Any, str]] = {
     "channels first": (raw(images=[stamp().transpose(2, 0, 1)] * 5), r"shape \(3, 63, 63\); wanted"),
     "not arrays": (raw(images=["a"] * 5), "images must be numpy arrays"),
     "text pixels": (raw(images=[np.full((63, 63, 3), "a")] * 5), "wanted floating-point numbers"),
-    "columns": (raw(metadata=np.zeros((5, 24))), r"shape \(5, 24\); wanted one row a stamp of 26 columns"),
+    "columns": (raw(metadata=np.zeros((5, 24))), r"shape \(5, 24\); wanted one row per stamp of 26 columns"),
     "ragged metadata": (raw(metadata=[[0.0] * 26] * 4 + [[0.0]]), "metadata rows differ in length"),
 }
 

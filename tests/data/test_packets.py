@@ -21,10 +21,10 @@ from astropy.io import fits
 
 from alerce_early.data.readers import alerts, containers, raw_files
 from alerce_early.data.readers.avro import CUTOUTS, UnreadableError
-from alerce_early.data.readers.chunks import CUT_SHORT
 from alerce_early.data.readers.cutouts import LARGEST, image
 from alerce_early.data.readers.inflate import NotWholeError, inflate
 from alerce_early.data.readers.stamps_file import COLUMNS
+from alerce_early.data.records import CUT_SHORT
 from alerce_early.simulation import simulated_packets as night
 
 Packet = dict[str, Any]

@@ -11,7 +11,8 @@ from astropy.io import fits
 from alerce_early.data import summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.readers import sdss
-from alerce_early.data.readers.wavelengths import (
+from alerce_early.data.records import UNLABELLED
+from alerce_early.data.wavelengths import (
     CENTRES,
     EDGES,
     FIRST,
@@ -19,7 +20,6 @@ from alerce_early.data.readers.wavelengths import (
     STEP,
     rebin,
 )
-from alerce_early.data.records import UNLABELLED
 from alerce_early.errors import InputError
 from alerce_early.simulation import sdss_survey
 from alerce_early.simulation.sdss_survey import simulate

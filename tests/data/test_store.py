@@ -17,9 +17,11 @@ from alerce_early.config import make_data
 from alerce_early.data import summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.readers.stamps_file import COLUMNS
+from alerce_early.data.store import find_code
 from alerce_early.errors import InputError
 
 LOWEST = np.finfo(np.float32).min
+READERS = ("data.readers.stamps_file", "data.readers.alerts", "simulation.survey")
 
 
 def raw() -> dict[str, Any]:
@@ -101,6 +103,15 @@ def test_features_are_clipped_and_missing_becomes_minus_one(tmp_path: Path, comp
     store = make_data(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).store
     columns = dict(zip(COLUMNS, store.features[0], strict=True))
     assert columns["sgscore1"] == -1 and columns["ndethist"] == 20 and columns["fwhm"] == -999
+
+
+def test_the_name_follows_the_code_that_reads_such_files_and_no_other() -> None:
+    found = {name: {file.stem for file in find_code(f"alerce_early.{name}")} for name in READERS}
+    assert all({"cleaning", "recipe", "records"} <= names for names in found.values())
+    own, packets, survey = found.values()
+    assert {"stamps_file", "pickles"} <= own and not own & {"containers", "sdss", "splits", "datamodule", "survey"}
+    assert {"alerts", "containers", "avro", "cutouts"} <= packets and "pickles" in packets
+    assert {"survey", "sky", "camera", "painting"} <= survey and "containers" not in survey
 
 
 def test_the_name_follows_file_recipe_and_margin(raw_file: Path, tmp_path: Path, composed) -> None:

@@ -51,9 +51,9 @@ with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
         stamps_file,
     )
     from alerce_early.data.readers.packets import Packet, decode_records
-    from alerce_early.data.readers.wavelengths import PIXELS
+    from alerce_early.data.wavelengths import PIXELS
     from alerce_early.errors import InputError, one_line
-    from alerce_early.evaluation import classification
+    from alerce_early.evaluation.kinds import Classification
     from alerce_early.report import foreign
     from alerce_early.simulation import simulated_packets
 
@@ -115,7 +115,7 @@ def _parquet() -> list[bytes]:
 
 
 def _judged(path: Path) -> Any:
-    return classification.judge(foreign.read(path))
+    return Classification().judge(foreign.read(path))
 
 
 @cache

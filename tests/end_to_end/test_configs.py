@@ -1,10 +1,9 @@
 """What is mistyped on the command line is refused in one line that names what there is."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
+from command import run
 from omegaconf import DictConfig
 
 from alerce_early.config import quote_value, translate_errors
@@ -44,7 +43,7 @@ def test_what_something_reads_may_be_added(composed: Callable[..., DictConfig], 
 
 
 def test_the_command_tells_it_in_one_line() -> None:
-    done = subprocess.run([sys.executable, "-m", "alerce_early.train", "modle=x"], capture_output=True, text=True)
+    done = run("alerce_early.train", "modle=x")
     assert done.returncode == 2
     assert done.stderr.startswith("error: the config has no key modle; wanted one of seed, ")
     assert done.stderr.count("\n") == 1

@@ -274,7 +274,7 @@ def test_a_disk_full_in_the_middle_of_a_table(tmp_path: Path) -> None:
     out, rows = tmp_path / "out.parquet", {"candid": np.arange(64).astype(str)}
     with Parts(out, {}) as parts:
         parts.add(rows, [], 64)
-        message = r"^disk full: .*000001\.parquet cannot be written .* go on from here with the same command"
+        message = r"^disk full: .*000001\.parquet cannot be written .* continue from here with the same command"
         with largest_file(200), pytest.raises(InputError, match=message):
             parts.add(rows, [], 64)
     with Parts(out, {}) as parts:

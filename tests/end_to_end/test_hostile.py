@@ -20,7 +20,7 @@ from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.report import foreign
 from alerce_early.serving import inputs
-from alerce_early.serving.duplicates import Seen
+from alerce_early.serving.predicting import Seen
 from tests.end_to_end.fuzz import TARGETS, Trial, mutated
 
 QUICK = settings(max_examples=40, derandomize=True, deadline=None, database=None)

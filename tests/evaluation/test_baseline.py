@@ -8,8 +8,8 @@ import pytest
 
 from alerce_early import tables
 from alerce_early.config import make_data
-from alerce_early.evaluation import baseline
-from alerce_early.train import train
+from alerce_early.report import sections
+from alerce_early.train import evaluate_baselines, train
 
 
 def table_of(data, part: str = "test") -> dict[str, np.ndarray]:
@@ -34,27 +34,27 @@ def test_a_run_has_baselines_and_its_page_says_what_the_images_bought(quick, tmp
 
 def test_a_forest_learns_from_metadata(quick) -> None:
     data = make_data(quick())
-    found = baseline.evaluate_baselines(data, table_of(data))
+    found = evaluate_baselines(data, table_of(data), seed=0)
     assert found["metadata"]["values"]["balanced_accuracy"] > 0.4  # chance: 0.2
     assert max(found["paired"].values()) < 0.05 and len(found["paired"]) == 2
 
 
 def test_rb_may_be_used_where_nothing_is_bogus(quick) -> None:
     without = make_data(quick("data.groups={SN:[SN],VS:[VS]}"))
-    assert baseline.evaluate_baselines(without, table_of(without))["left_out"] == []
+    assert evaluate_baselines(without, table_of(without), seed=0)["left_out"] == []
     inside = make_data(quick("data.groups={SN:[SN],rest:[VS,bogus]}"))
-    assert baseline.evaluate_baselines(inside, table_of(inside))["left_out"] == ["rb"]
+    assert evaluate_baselines(inside, table_of(inside), seed=0)["left_out"] == ["rb"]
 
 
 def test_data_without_metadata(composed, tmp_path: Path) -> None:
     data = make_data(composed("model=hits_deep", f"outputs={tmp_path}", "data.n=200"))
-    found = baseline.evaluate_baselines(data, table_of(data))
+    found = evaluate_baselines(data, table_of(data), seed=0)
     assert "no metadata" in found["skipped"] and "metadata" not in found
-    page = baseline.section(found, found["majority"])
+    page = sections.write_baselines(found, found["majority"])
     assert page.words == [found["skipped"]] and len(page.tables[0][1]) == 2
 
 
 def test_numbers_have_no_baseline(quick) -> None:
     data = make_data(quick())
-    assert baseline.evaluate_baselines(data, {"true": np.zeros(1), "predicted": np.zeros(1)}) == {}
+    assert evaluate_baselines(data, {"row": np.zeros(1, int), "true": np.zeros(1), "predicted": np.zeros(1)}, 0) == {}
     assert tables.classes_of({"true": np.zeros(1)}) == ()

@@ -7,8 +7,9 @@ from scipy.special import softmax
 from alerce_early import tables
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration
-from alerce_early.evaluation.classification import judge
+from alerce_early.evaluation.kinds import Classification
 
+judge = Classification().judge
 CLASSES = ("AGN", "SN", "VS")
 GRID = np.geomspace(0.2, 5, 200)
 

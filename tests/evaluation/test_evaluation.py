@@ -9,10 +9,10 @@ import sklearn.metrics
 from alerce_early import tables
 from alerce_early.errors import InputError
 from alerce_early.evaluation import intervals, metrics
-from alerce_early.evaluation.classification import judge
-from alerce_early.evaluation.kinds import choose_kind
+from alerce_early.evaluation.kinds import Classification, choose_kind
 from alerce_early.report import page
 
+judge = Classification().judge
 CLASSES = ("AGN", "SN", "VS")
 
 # true:      AGN  AGN  SN   SN   SN   VS

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from alerce_early import tables
-from alerce_early.evaluation import metrics, regression
-from alerce_early.evaluation.kinds import choose_kind
+from alerce_early.evaluation import metrics
+from alerce_early.evaluation.kinds import Regression, choose_kind
+from alerce_early.report import sections
 from alerce_early.runs import Run
 from alerce_early.train import train
 
@@ -38,20 +39,20 @@ def test_errors_count_either_way_and_scatter_is_about_the_bias() -> None:
     assert values["catastrophic"] == 0.5  # 0.03 c is 8,994 km/s, 0.02 c is 5,996
     at_the_limit = {"true": np.zeros(1), "predicted": np.array([metrics.CATASTROPHIC / metrics.LIGHT])}
     assert metrics.velocity(**at_the_limit) == metrics.CATASTROPHIC
-    assert metrics.redshift(**at_the_limit)["catastrophic"] == 0 and regression.right(at_the_limit).all()
+    assert metrics.redshift(**at_the_limit)["catastrophic"] == 0 and Regression().find_right(at_the_limit).all()
 
 
 def test_the_kind_is_known_by_its_columns_and_judges_parts() -> None:
-    assert choose_kind(TABLE) is regression
-    judged = regression.judge(TABLE)
+    assert choose_kind(TABLE).name == "regression"
+    judged = Regression().judge(TABLE)
     assert judged["n"] == 4 and judged["by_class"]["QSO"]["n"] == 3
     assert judged["values"]["catastrophic"] == 0.25
     low, high = judged["intervals"]["catastrophic"]
     assert 0 <= low < 0.25 < high <= 1
     assert judged["most_confident"]["0.5"]["values"]["catastrophic"] == 0
-    assert regression.judge({k: v for k, v in TABLE.items() if k != "confidence"})["most_confident"] == {}
+    assert Regression().judge({k: v for k, v in TABLE.items() if k != "confidence"})["most_confident"] == {}
     assert json.loads(json.dumps(judged)) == judged
-    assert dict(regression.headline(judged))["catastrophic"].startswith("0.2500 [")
+    assert dict(sections.headline(Regression(), judged))["catastrophic"].startswith("0.2500 [")
 
 
 @pytest.mark.parametrize("model", ("spectra_class", "spectra_redshift"))

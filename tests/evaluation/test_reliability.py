@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from conftest import page_of
 
-from alerce_early.evaluation import calibration, metrics, reliability
+from alerce_early.evaluation import calibration, metrics
 
 # 20 rows sure of b by .6, of which 15 are b, and 20 sure of it by .9, of which 16 are
 P = np.repeat([0.6, 0.9], 20)
@@ -46,7 +47,7 @@ def test_the_most_probable_class_and_each_class_are_asked_apart() -> None:
 
 def test_the_first_error_is_the_metric_of_that_name() -> None:
     rows = perfect(700, seed=0)
-    judged = reliability.judge(rows)["p"]["values"]
+    judged = calibration.judge(rows)["p"]["values"]
     probabilities, labels = np.stack([rows[f"p_c{i}"] for i in range(3)], 1), np.char.strip(rows["label"], "c")
     values = metrics.classification(labels.astype(int), probabilities, ("c0", "c1", "c2"))
     assert {name: judged[name] for name in ("log_loss", "brier", "ece")} == pytest.approx(
@@ -55,7 +56,7 @@ def test_the_first_error_is_the_metric_of_that_name() -> None:
 
 
 def test_perfect_probabilities_are_within_what_perfect_ones_show() -> None:
-    judged = [reliability.judge(perfect(2_500, seed))["p"] for seed in range(20)]
+    judged = [calibration.judge(perfect(2_500, seed))["p"] for seed in range(20)]
     for name in ("ece", "classwise_ece"):
         means, highs = np.array([one["perfect"][name] for one in judged]).T
         found = np.array([one["values"][name] for one in judged])
@@ -69,7 +70,7 @@ def test_wrong_probabilities_are_not() -> None:
     rows = perfect(2_500, seed=0)
     sharp = np.stack([rows[f"p_c{i}"] for i in range(3)], 1) ** 2
     wrong = rows | {f"p_c{i}": sharp[:, i] / sharp.sum(1) for i in range(3)}
-    judged = reliability.judge(wrong)["p"]
+    judged = calibration.judge(wrong)["p"]
     assert all(judged["values"][name] > 2 * judged["perfect"][name][1] for name in ("ece", "classwise_ece"))
     assert judged["values"]["debiased_rmsce"] > 0.1
 
@@ -78,10 +79,8 @@ def test_wrong_probabilities_are_not() -> None:
 def test_the_page_shows_before_and_after(pays: bool) -> None:
     rows = table(PROBABILITIES, LABELS)
     rows |= calibration.calibrate_columns({"temperature": 0.8 if pays else 1.0}, rows)
-    judged = reliability.judge(rows)
-    drawn = reliability.pictures(judged, rows)
-    section = reliability.section(judged, drawn)
-    assert section is not None and section.tables[0][0] == ("", "uncalibrated", "calibrated")
+    drawn, section = page_of(rows, "Calibration")
+    assert section.tables[0][0] == ("", "uncalibrated", "calibrated")
     assert [row[0] for row in section.tables[0][1]].count("  if perfect") == 2
     assert len(drawn["reliability"].axes[0].containers) == 2
     assert ("no temperature lowered" in section.words[-1]) is not pays

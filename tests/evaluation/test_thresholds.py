@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from conftest import page_of
 
 from alerce_early import tables
-from alerce_early.evaluation import intervals, slices, thresholds
+from alerce_early.evaluation import intervals, thresholds, uncertainty
 
 # by falling score: SN SN rest (SN rest, tied) SN rest rest
 OWN = np.array([1, 1, 0, 1, 0, 1, 0, 0], dtype=bool)
@@ -47,8 +48,8 @@ def test_thresholds_chosen_on_validation_rows_are_tried_on_others() -> None:
     assert complete["completeness"] == 1 and complete["purity"] == 3 / 4
     assert pure["completeness"] == 1 / 3 and pure["purity"] == 1 / 2
     assert pure["intervals"]["purity"] == list(intervals.wilson(1, 2))
-    section = thresholds.section(judged, {})
-    assert section is not None and "chosen on the validation rows" in section.words[0]
+    _, section = page_of(test | thresholds.threshold_columns(chosen, test), "Thresholds for SN")
+    assert "chosen on the validation rows" in section.words[0]
     assert section.tables[0][1][2][1:] == ["0.800", "0.333 [0.06, 0.79]", "0.500 [0.09, 0.91]"]
 
     themselves = test | {"split": np.full(5, "validation")}
@@ -57,8 +58,8 @@ def test_thresholds_chosen_on_validation_rows_are_tried_on_others() -> None:
         themselves | thresholds.threshold_columns(chosen, test),
     ):
         judged = thresholds.judge(rows)
-        section = thresholds.section(judged, {})
-        assert not judged["chosen"] and section is not None and "read off the very rows" in section.words[0]
+        _, section = page_of(rows, "Thresholds for SN")
+        assert not judged["chosen"] and "read off the very rows" in section.words[0]
         assert judged["points"] == thresholds.operating_points(test["label"] == "SN", score)
 
 
@@ -77,9 +78,8 @@ def test_a_purity_that_no_threshold_gives_and_a_threshold_that_nothing_reaches()
     rows = {"id": np.arange(3), "label": np.array(["SN", "rest", "rest"]), "split": np.full(3, "test")}
     rows |= {"p_SN": (score := np.array([0.3, 0.2, 0.1])), "p_rest": 1 - score}
     fitted = {"of": "SN", "thresholds": dict(zip(NAMES, (0.3, 0.9, None, None), strict=True))}
-    judged = thresholds.judge(rows | thresholds.threshold_columns(fitted, rows))
-    section = thresholds.section(judged, {})
-    assert section is not None and [row[1:] for row in section.tables[0][1]] == [
+    _, section = page_of(rows | thresholds.threshold_columns(fitted, rows), "Thresholds for SN")
+    assert [row[1:] for row in section.tables[0][1]] == [
         ["0.300", "1.000 [0.21, 1.00]", "1.000 [0.21, 1.00]"],
         ["0.900", "0.000 [0.00, 0.79]", "none taken"],
         ["none is", "", ""],
@@ -90,23 +90,22 @@ def test_a_purity_that_no_threshold_gives_and_a_threshold_that_nothing_reaches()
 
 
 def test_pictures_for_two_classes_and_for_more() -> None:
-    two = {"label": np.where(OWN, "SN", "rest"), "p_SN": SCORE, "p_rest": 1 - SCORE}
-    judged = thresholds.judge(two)
-    drawn = thresholds.pictures(judged, two)
-    section = thresholds.section(judged, drawn)
-    assert drawn.keys() == {"purity_completeness", "det"} and section is not None and len(section.pictures) == 2
-    more = two | {"p_AGN": np.zeros(8)}
-    assert thresholds.pictures(thresholds.judge(more), more).keys() == {"purity_completeness"}
+    two = {"id": np.arange(8), "label": np.where(OWN, "SN", "rest"), "p_SN": SCORE, "p_rest": 1 - SCORE}
+    drawn, section = page_of(two, "Thresholds for SN")
+    assert {"purity_completeness", "det"} <= drawn.keys() and len(section.pictures) == 2
+    drawn, section = page_of(two | {"p_AGN": np.zeros(8)}, "Thresholds for SN")
+    assert "det" not in drawn and len(section.pictures) == 1
     assert thresholds.judge(two | {"label": np.full(8, "rest")}) == {}
 
 
 def test_bins_of_a_column_hold_equally_many_rows() -> None:
     values = np.arange(200.0)
-    bins = slices.by_column(values < 100, np.append(values[:160], np.full(40, np.nan)))
+    bins = uncertainty.bin_by_column(values < 100, np.append(values[:160], np.full(40, np.nan)))
     assert [rows for *_, rows in bins] == [20] * 8 and [right for *_, right, _ in bins] == [20] * 5 + [0] * 3
-    assert bins[0][:2] == (0, 19) and slices.by_column(values < 100, np.full(200, np.nan)) == []
-    table = {"label": np.full(200, "a"), "predicted": np.full(200, "a"), "magpsf": values}
-    drawn = slices.pictures(judged := slices.judge(table), table)
-    section = slices.section(judged, drawn)
-    assert drawn.keys() == {"by_magpsf"} and section is not None and len(section.pictures) == 1
-    assert slices.section({}, {}) is None
+    assert bins[0][:2] == (0, 19) and uncertainty.bin_by_column(values < 100, np.full(200, np.nan)) == []
+    labels = {"label": np.resize(["a", "b"], 200), "predicted": np.full(200, "a")}
+    table = {"id": np.arange(200), **labels, "p_a": np.full(200, 0.6), "p_b": np.full(200, 0.4)}
+    drawn, section = page_of(table | {"magpsf": values}, "Where it works")
+    assert "by_magpsf" in drawn and len(section.pictures) == 1
+    with pytest.raises(StopIteration):
+        page_of(table, "Where it works")

@@ -2,41 +2,42 @@
 
 import numpy as np
 import pytest
+from conftest import page_of
 
 from alerce_early.evaluation import uncertainty
 
 
 def table(**columns: list) -> dict[str, np.ndarray]:
     p = np.array([0.9, 0.6, 0.2, 0.55])
-    rows = {"label": ["b", "a", "a", "b"], "p_a": 1 - p, "p_b": p, **columns}
+    rows = {"id": list("wxyz"), "label": ["b", "a", "a", "b"], "p_a": 1 - p, "p_b": p, **columns}
     return {name: np.array(values) for name, values in rows.items()}
 
 
-def test_accuracy_of_the_surest_rows() -> None:
-    right, doubt = np.array([True, False, True, True]), np.array([0.1, 0.9, 0.3, 0.2])
-    assert uncertainty.risk_coverage(right, doubt).tolist() == [1, 1, 1, 0.75]
-    assert uncertainty.risk_coverage(right, -doubt).tolist() == [0, 0.5, pytest.approx(2 / 3), 0.75]
+def test_accuracy_of_the_most_confident_rows() -> None:
+    right, entropy = np.array([True, False, True, True]), np.array([0.1, 0.9, 0.3, 0.2])
+    assert uncertainty.risk_coverage(right, entropy).tolist() == [1, 1, 1, 0.75]
+    assert uncertainty.risk_coverage(right, -entropy).tolist() == [0, 0.5, pytest.approx(2 / 3), 0.75]
 
 
-def test_doubt_is_the_entropy_of_the_prediction() -> None:
-    assert uncertainty.doubt(table())[1] == pytest.approx(-0.6 * np.log(0.6) - 0.4 * np.log(0.4))
-    assert uncertainty.doubt(table(entropy=[4.0, 3, 2, 1])).tolist() == [4, 3, 2, 1]
+def test_uncertainty_is_the_entropy_of_the_prediction() -> None:
+    assert uncertainty.find_entropy(table())[1] == pytest.approx(-0.6 * np.log(0.6) - 0.4 * np.log(0.4))
+    assert uncertainty.find_entropy(table(entropy=[4.0, 3, 2, 1])).tolist() == [4, 3, 2, 1]
     rounded = {name: column * 0.999 if name.startswith("p_") else column for name, column in table().items()}
-    assert uncertainty.doubt(rounded) == pytest.approx(uncertainty.doubt(table()), rel=1e-12)
+    assert uncertainty.find_entropy(rounded) == pytest.approx(uncertainty.find_entropy(table()), rel=1e-12)
 
 
-def test_the_page_tells_what_is_gained_by_leaving_out_the_doubtful() -> None:
+def test_the_page_tells_what_is_gained_by_leaving_out_the_uncertain() -> None:
     plain = table()
-    drawn = uncertainty.pictures(judged := uncertainty.judge(plain), plain)
-    assert drawn.keys() == {"risk_coverage"}
-    # sorted by doubt: .9 right, .2 right, .6 wrong, .55 right
-    assert uncertainty.section(judged, drawn).tables[0][1][0] == ["100%", "0.750"]
-    assert uncertainty.section(judged, drawn).tables[0][1][-1] == ["50%", "1.000"]
+    drawn, section = page_of(plain, "Uncertainty")
+    assert "risk_coverage" in drawn and "draws" not in drawn
+    # sorted by entropy: .9 right, .2 right, .6 wrong, .55 right
+    assert section.tables[0][1][0] == ["100%", "0.750"]
+    assert section.tables[0][1][-1] == ["50%", "1.000"]
 
 
 def test_draws_are_told_by_class_where_there_were_any() -> None:
     bayesian = table(std_a=[0.1, 0.2, 0.4, 0.1], std_b=[0.1, 0.2, 0.4, 0.3])
-    drawn = uncertainty.pictures(judged := uncertainty.judge(bayesian), bayesian)
-    assert drawn.keys() == {"risk_coverage", "draws"}
-    rows = uncertainty.section(judged, drawn).tables[1][1]
+    drawn, section = page_of(bayesian, "Uncertainty")
+    assert {"risk_coverage", "draws"} <= drawn.keys()
+    rows = section.tables[1][1]
     assert rows == [["a", "2", "0.600", "0.300"], ["b", "2", "0.725", "0.200"]]

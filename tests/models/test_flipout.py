@@ -7,7 +7,7 @@ from torch.distributions import Normal, kl_divergence
 
 from alerce_early.errors import InputError
 from alerce_early.models.flipout import FlipoutLinear, FlipoutMLP
-from alerce_early.tasks.bayes import BayesTask
+from alerce_early.tasks.classify import BayesTask
 
 NET = {"_target_": "alerce_early.models.flipout.FlipoutMLP", "hidden": [8]}
 

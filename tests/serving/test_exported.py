@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from command import run as run_command
 from conftest import CHECKOUT, spec, tiny_run
 from omegaconf import DictConfig
 
@@ -20,7 +21,6 @@ from alerce_early.config import make_task, to_plain
 from alerce_early.data.readers import hits, sdss
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.errors import InputError
-from alerce_early.predict import predict
 from alerce_early.serving import (
     exported,
     exporting,
@@ -29,6 +29,7 @@ from alerce_early.serving import (
 )
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.predicting import predict
 from alerce_early.simulation import simulated_packets
 
 Table = dict[str, np.ndarray]
@@ -59,9 +60,7 @@ def run(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def file(run: Path) -> Path:
     """What `export` writes of the run."""
     file = run.parent / "model.onnx"
-    subprocess.run(
-        [sys.executable, "-m", "alerce_early.export", str(run), "--out", str(file)], check=True, cwd=CHECKOUT
-    )
+    assert run_command("alerce_early.export", run, "--out", file).returncode == 0
     return file
 
 
@@ -122,12 +121,12 @@ def test_who_predicts_with_torch_needs_no_more(run: Path, night: Path, tmp_path:
     assert done.stdout.splitlines()[1:] == [""]
 
 
-def test_a_run_by_onnx_is_its_exported_file(run: Path, file: Path) -> None:
-    stamps, metadata = np.random.default_rng(0).normal(size=(5, 63, 63, 3)), np.ones((5, 2))
-    classifier = alerce_early.load(run, runtime="onnx")
-    assert_alike(classifier.predict(stamps, metadata), alerce_early.load(file).predict(stamps, metadata))
-    with pytest.raises(InputError, match=r"^.*nothing is no run folder: there is no config\.yaml in it\.$"):
-        alerce_early.load(run / "nothing", runtime="onnx")
+def test_a_run_is_exported_first(run: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"--runtime onnx runs exported files; write one: .*alerce_early\.export"):
+        alerce_early.load(run, runtime="onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"onnxruntime is not installed. Try pip install .alerce-early\[export\]"):
+        alerce_early.load(file)
 
 
 def test_an_ensemble_mixes_files_and_runs(run: Path, file: Path) -> None:

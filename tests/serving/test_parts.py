@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alerce_early import tables
-from alerce_early.data.readers.chunks import Rejected
+from alerce_early.data.records import Rejected
 from alerce_early.errors import InputError
 from alerce_early.serving.parts import (
     Parts,
@@ -86,7 +86,7 @@ ALL_ASIDE = [(NONE, [Rejected("night.avro", f"{i}", "cut short")]) for i in rang
 
 
 def run_command(out: Path, chunks: Chunks = CHUNKS) -> None:
-    """What `predict` does: go on behind what was read before, and finish."""
+    """What `predict` does: continue behind what was read before, and finish."""
     with Parts(out, {"network": "a"}) as parts:
         if not parts.finished:
             for rows, rejected in chunks[parts.counts["read"] :]:

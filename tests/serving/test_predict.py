@@ -15,24 +15,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import Command
+from command import run as run_command
 from conftest import CHECKOUT, spec, stamp, tiny_run
 
 import alerce_early
-from alerce_early import gallery, tables
+from alerce_early import tables
 from alerce_early.data.readers import stamps_file
 from alerce_early.errors import InputError
-from alerce_early.predict import (
-    alone,
-    main,
-    predict,
-    watch,
-)
+from alerce_early.predict import draw_gallery, main
 from alerce_early.report import foreign
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
-from alerce_early.serving.duplicates import Seen
 from alerce_early.serving.facts import Facts
 from alerce_early.serving.parts import rejected_of
+from alerce_early.serving.predicting import Seen, predict
+from alerce_early.serving.watching import alone, watch
 from alerce_early.simulation import simulated_packets
 
 SIZE = 40  # rows of a chunk: ten chunks of the stamps file
@@ -130,7 +128,7 @@ def test_killed_and_continued_is_the_same_file(run: Path, stamps_file: Path, who
     out = tmp_path / "whole.parquet"
     code = (
         "import sys, pathlib, alerce_early; from alerce_early.serving import inputs; "
-        "from alerce_early.predict import predict; c = alerce_early.load(sys.argv[1]); "
+        "from alerce_early.serving.predicting import predict; c = alerce_early.load(sys.argv[1]); "
         f"predict(c, inputs.find([sys.argv[2]], c.spec), pathlib.Path(sys.argv[3]), size={SIZE})"
     )
     command = [sys.executable, "-c", code, str(run), str(stamps_file), str(out)]
@@ -173,7 +171,7 @@ def test_packets(classifier: Classifier, night: Path, tmp_path: Path) -> None:
     assert len(table["candid"]) + len(rejected.splitlines()) - 1 == 31
     source = inputs.find([night], classifier.spec)
     picture = tmp_path / "surest.png"
-    gallery.draw(classifier, source, (0, 1), tmp_path / "night.parquet", picture)
+    draw_gallery(classifier, source, (0, 1), tmp_path / "night.parquet", picture)
     assert picture.stat().st_size > 10_000
 
 
@@ -201,13 +199,6 @@ def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
     labels.write_text("name,label\nstranger,SN\n")
     with pytest.raises(InputError, match=r"wanted candid .or id, objectId. and label"):
         foreign.labels(labels, table)
-
-
-def predict_command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The real command, in a process of its own."""
-    command = [sys.executable, "-m", "alerce_early.predict", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    return subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True)
 
 
 def constant(*classes: str) -> Classifier:
@@ -260,7 +251,7 @@ def test_a_flipped_bit_in_a_checkpoint_ends_predict(run: Path, stamps: Path, tmp
     damaged = bytearray((run / "checkpoints" / "best.ckpt").read_bytes())
     damaged[len(damaged) // 2] ^= 64
     (tmp_path / "best.ckpt").write_bytes(damaged)
-    done = predict_command(tmp_path / "best.ckpt", stamps, "--out", "out.parquet", cwd=tmp_path)
+    done = run_command("alerce_early.predict", tmp_path / "best.ckpt", stamps, "--out", "out.parquet", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}/best.ckpt is damaged"), done.stderr
     assert done.stderr.count("\n") == 1 and not (tmp_path / "out.parquet").exists()
 
@@ -286,7 +277,7 @@ def test_a_shard_without_rows_is_a_table_without_rows(end: str, stamps: Path, tm
     assert list(table) == list(table_of(network, stamps, tmp_path / f"0{end}", shard=(0, 20)))
     assert not any(len(column) for column in table.values())
     with pytest.raises(InputError, match=rf"^--gallery: .*7{end} has no row to show\.$"):
-        gallery.draw(
+        draw_gallery(
             network, inputs.find([stamps], network.spec), (7, 20), tmp_path / f"7{end}", tmp_path / "surest.png"
         )
 
@@ -294,7 +285,7 @@ def test_a_shard_without_rows_is_a_table_without_rows(end: str, stamps: Path, tm
 def test_a_gallery_of_classes_that_look_like_numbers(stamps: Path, tmp_path: Path) -> None:
     network = constant("0", "1")
     table_of(network, stamps, tmp_path / "out.csv")
-    gallery.draw(network, inputs.find([stamps], network.spec), (0, 1), tmp_path / "out.csv", tmp_path / "surest.png")
+    draw_gallery(network, inputs.find([stamps], network.spec), (0, 1), tmp_path / "out.csv", tmp_path / "surest.png")
     assert (tmp_path / "surest.png").stat().st_size > 1_000
 
 
@@ -366,9 +357,7 @@ def test_an_archive_that_is_cut_short_is_no_success(run: Path, night: Path, tmp_
         archive.add(night, "night")
     content = (tmp_path / "night.tar.gz").read_bytes()
     (tmp_path / "night.tar.gz").write_bytes(content[: len(content) // 2])
-    command = [sys.executable, "-m", "alerce_early.predict", str(run), "night.tar.gz", "--out", "out.parquet"]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, text=True, capture_output=True)
+    done = run_command("alerce_early.predict", run, "night.tar.gz", "--out", "out.parquet", cwd=tmp_path)
     assert done.returncode == 1 and 5 < len(tables.read(tmp_path / "out.parquet")["candid"]) < 25
     assert done.stderr.startswith("warning: night.tar.gz: archive cannot be read further: ")
     assert done.stderr.endswith("; what comes after is not classified\n") and done.stderr.count("\n") == 1
@@ -401,28 +390,23 @@ def test_a_signal_is_one_line(run: Path, night: Path, tmp_path: Path, number: si
     for i in range(50):
         for file in night.iterdir():
             (tmp_path / "nights" / f"{i}-{file.name}").symlink_to(file)
-    command = [sys.executable, "-m", "alerce_early.predict", str(run), "nights", "--out", "out.parquet"]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE) as process:
+    with Command("alerce_early.predict", run, "nights", "--out", "out.parquet", cwd=tmp_path) as process:
         wait_for(lambda: (tmp_path / "out.parquet.partial" / "command.json").exists())
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert err == f"stopped by {number.name}; the same command goes on\n"
+    assert err == f"stopped by {number.name}; the same command continues\n"
 
 
 @pytest.fixture
-def watching(run: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def watching(run: Path, tmp_path: Path) -> Iterator[Command]:
     (tmp_path / "in").mkdir()
-    command = [sys.executable, "-m", "alerce_early.predict", str(run), "--watch", "in", "--out", "done"]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE) as process:
+    with Command("alerce_early.predict", run, "--watch", "in", "--out", "done", cwd=tmp_path) as process:
         yield process
-        process.kill()
 
 
 def test_watch_classifies_what_arrives_once(
-    watching: subprocess.Popen[str], classifier: Classifier, night: Path, tmp_path: Path
+    watching: Command, classifier: Classifier, night: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "done").mkdir(exist_ok=True)
     # what an earlier process had done, and a file with one of its packets

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from alerce_early.data.readers.sdss import CLASSES
-from alerce_early.data.readers.wavelengths import (
+from alerce_early.data.wavelengths import (
     CENTRES,
     EDGES,
     FIRST,

@@ -9,8 +9,7 @@ import torch
 from conftest import spec
 
 from alerce_early import checkpoints
-from alerce_early.tasks.bayes import BayesTask
-from alerce_early.tasks.classify import ClassifyTask
+from alerce_early.tasks.classify import BayesTask, ClassifyTask
 
 SPEC = spec(shape=(2, 5, 5), classes=("a", "b")).plain()
 ADAM = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3}, "schedule": None}

@@ -97,7 +97,7 @@ def test_sigterm_ends_all_processes_with_one_line_and_resume_goes_on(
         os.kill(pid, signal.SIGTERM)
     _, err = process.communicate(timeout=10)  # until the child, too, has let go of the pipe
     assert process.returncode == 128 + signal.SIGTERM
-    assert err.startswith("stopped by SIGTERM; go on with: ") and err.count("\n") == 1
+    assert err.startswith("stopped by SIGTERM; continue with: ") and err.count("\n") == 1
     (folder,) = (tmp_path / "runs").glob("*/*")
     epochs = len((folder / "history.jsonl").read_text().splitlines())
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command import Command
 from kills import differences, trained
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -110,40 +111,30 @@ def test_two_runs_of_one_instant_get_two_folders(tmp_path: Path) -> None:
 
 
 CHECKOUT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}  # and not what happens to be installed
-
-
-def command(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=cwd, env=CHECKOUT, text=True, **pipes)
+SMALL = ("model=preliminary_cnn", "data=alerce", "data.batches_per_epoch=2", "data.batch_size=16")
+LONG = (*SMALL, "trainer.max_epochs=500", "patience=500")
 
 
 def test_sigterm_ends_with_one_line_and_resume_goes_on(stamps_file: Path, tmp_path: Path) -> None:
-    small = (
-        "model=preliminary_cnn",
-        "data=alerce",
-        f"data.path={stamps_file}",
-        "data.batches_per_epoch=2",
-        "data.batch_size=16",
-    )
-    process = command("alerce_early.train", *small, "trainer.max_epochs=500", "patience=500", cwd=tmp_path)
-    assert process.stdout is not None
-    assert any("epoch   2" in line for line in process.stdout), process.communicate()[1]
+    process = Command("alerce_early.train", *LONG, f"data.path={stamps_file}", cwd=tmp_path)
+    assert any("epoch   2" in line for line in process.lines()), process.stderr
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     (line,) = err.splitlines()
-    told = "stopped by SIGTERM; go on with: python -m alerce_early.train resume="
+    told = "stopped by SIGTERM; continue with: python -m alerce_early.train resume="
     assert line.startswith(told)
     folder = Path(line.removeprefix(told))
     assert Run(folder).cut
 
-    wrong = command("alerce_early.train", f"resume={folder}", "data.batch_size=32", cwd=tmp_path)
+    wrong = Command("alerce_early.train", f"resume={folder}", "data.batch_size=32", cwd=tmp_path)
     _, err = wrong.communicate(timeout=120)
-    assert wrong.returncode == 2 and err == f"error: {folder} goes on as it began: data.batch_size 16 there, 32 here.\n"
+    assert (
+        wrong.returncode == 2 and err == f"error: {folder} continues as it began: data.batch_size 16 there, 32 here.\n"
+    )
 
-    again = command("alerce_early.train", f"resume={folder}", "data.batch_size=16", cwd=tmp_path)
-    assert again.stdout is not None
-    epochs = (line.split()[1] for line in again.stdout if line.startswith("epoch"))
+    again = Command("alerce_early.train", f"resume={folder}", "data.batch_size=16", cwd=tmp_path)
+    epochs = (line.split()[1] for line in again.lines() if line.startswith("epoch"))
     assert int(next(epochs).split("/")[0]) == len(Run(folder).history())  # the first line is of the next epoch
     again.send_signal(signal.SIGINT)
     _, err = again.communicate(timeout=60)
@@ -153,25 +144,17 @@ def test_sigterm_ends_with_one_line_and_resume_goes_on(stamps_file: Path, tmp_pa
 
 @pytest.mark.parametrize("name", ("a b", 'it\'s, a="1" \\'))
 def test_the_line_to_resume_works_in_a_shell(name: str, stamps_file: Path, tmp_path: Path) -> None:
-    small = (
-        "model=preliminary_cnn",
-        "data=alerce",
-        f"data.path={stamps_file}",
-        "data.batches_per_epoch=2",
-        "data.batch_size=16",
-    )
     (where := tmp_path / name).mkdir()
-    process = command("alerce_early.train", *small, "trainer.max_epochs=500", "patience=500", cwd=where)
-    assert process.stdout is not None
-    assert any("epoch   2" in line for line in process.stdout), process.communicate()[1]
+    process = Command("alerce_early.train", *LONG, f"data.path={stamps_file}", cwd=where)
+    assert any("epoch   2" in line for line in process.lines()), process.stderr
     process.send_signal(signal.SIGTERM)
-    line = process.communicate(timeout=60)[1].partition("go on with: ")[2].strip()
+    line = process.communicate(timeout=60)[1].partition("continue with: ")[2].strip()
     (folder,) = (where / "outputs" / "runs").glob("*/*")
     environment = CHECKOUT | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     # an option that contradicts the run ends it at once, and says which run was found
     typed = ["bash", "-c", f"{line} data.batch_size=8"]
     done = subprocess.run(typed, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith(f"error: {folder} goes on as it began"), done.stderr
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {folder} continues as it began"), done.stderr
 
 
 def test_random_kills_end_equal(tmp_path: Path) -> None:

@@ -1,15 +1,15 @@
-"""Searches: what they may choose from, that they go on where they were, and that they give up what is hopeless."""
+"""Searches: what they may choose from, that they continue where they were, and that they give up what is hopeless."""
 
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import optuna
 import pytest
+from command import Command
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -62,8 +62,7 @@ def test_a_space_is_written_as_a_sweep(tmp_path: Path) -> None:
 
 
 def test_a_killed_search_goes_on_to_as_many_trials_as_wanted(options: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "alerce_early.search", *options, "--trials", "5"]
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = Command("alerce_early.search", *options, "--trials", "5")
     folder = tmp_path / "searches" / "mine"
     while len(list(folder.glob("*/checkpoints/last.ckpt"))) < 2 and killed.poll() is None:
         time.sleep(0.02)

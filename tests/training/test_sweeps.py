@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command import Command
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
@@ -41,18 +40,10 @@ def test_every_ready_sweep_composes(file: Path, composed: Callable[..., DictConf
     assert make_task(last, make_data(last).spec).net is not None
 
 
-def sweep(stamps_file: Path, outputs: Path, *overrides: str) -> subprocess.Popen[str]:
+def sweep(stamps_file: Path, outputs: Path, *overrides: str) -> Command:
     """Start a sweep of small jobs."""
     small = ("model=preliminary_cnn", "data=alerce", "trainer.max_epochs=2", "data.batches_per_epoch=2", "name=mine")
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "alerce_early.train", "-m", *small, *overrides),
-            *(f"data.path={stamps_file}", f"outputs={outputs}"),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Command("alerce_early.train", "-m", *small, *overrides, f"data.path={stamps_file}", f"outputs={outputs}")
 
 
 def test_killed_launchers_block_nothing_and_no_job_runs_twice(stamps_file: Path, tmp_path: Path) -> None:

@@ -3,14 +3,13 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command import run
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -294,14 +293,8 @@ def test_errors_at_the_door(quick, tmp_path: Path) -> None:
         train(quick("trainer=gpu"), tmp_path / "c")
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-
-
 def test_multirun_gives_one_folder_a_job_and_goes_on_after_a_failure(stamps_file: Path, tmp_path: Path) -> None:
-    done = command(
+    done = run(
         *(
             "alerce_early.train",
             "-m",
@@ -326,7 +319,7 @@ def test_multirun_gives_one_folder_a_job_and_goes_on_after_a_failure(stamps_file
 
 
 def test_two_processes_share_one_run(stamps_file: Path, tmp_path: Path) -> None:
-    done = command(
+    done = run(
         *("alerce_early.train", "trainer=ddp", "trainer.accelerator=cpu", "model=preliminary_cnn", "data=alerce"),
         *(f"data.path={stamps_file}", "trainer.max_epochs=1", "data.batches_per_epoch=3"),
         cwd=tmp_path,
@@ -340,6 +333,6 @@ def test_two_processes_share_one_run(stamps_file: Path, tmp_path: Path) -> None:
 
 
 def test_a_mistake_ends_with_one_line(tmp_path: Path) -> None:
-    done = command("alerce_early.train", "data=alerce", "data.path=none.pkl", cwd=tmp_path)
+    done = run("alerce_early.train", "data=alerce", "data.path=none.pkl", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: none.pkl cannot be read")

@@ -15,7 +15,6 @@ import numpy as np
 
 from alerce_early.data.names import to_printable
 from alerce_early.data.readers import containers, labels, raw_files
-from alerce_early.data.readers.chunks import Chunk, Rejected
 from alerce_early.data.readers.containers import Block
 from alerce_early.data.readers.packets import (
     Packet,
@@ -25,7 +24,7 @@ from alerce_early.data.readers.packets import (
 )
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.readers.workers import decode_all
-from alerce_early.data.records import UNLABELLED, Records, to_label_numbers
+from alerce_early.data.records import UNLABELLED, Chunk, Records, Rejected, to_label_numbers
 from alerce_early.errors import InputError
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from typing import IO, Any, Self
 
 from alerce_early.data.names import to_printable
 from alerce_early.data.readers import raw_files
-from alerce_early.data.readers.chunks import CUT_SHORT
 from alerce_early.data.readers.inflate import DAMAGE, unzipped
+from alerce_early.data.records import CUT_SHORT
 from alerce_early.errors import InputError, require_extra
 
 with require_extra("alert packets", "alerts"):

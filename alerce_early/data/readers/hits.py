@@ -51,8 +51,8 @@ def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Recor
     """Turn the raw dict of one file into records; the errors are those of `read`."""
     if not isinstance(raw, Mapping):
         raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of {', '.join(map(_key, CHANNELS))}.")
-    strangers = [name for name in channels if name not in CHANNELS]
-    if strangers or not channels:
+    unknown = [name for name in channels if name not in CHANNELS]
+    if unknown or not channels:
         raise InputError(f"data.channels={list(channels)}: wanted some of {', '.join(CHANNELS)}.")
     entries = {str(key).lower(): value for key, value in raw.items()}
     absent = [_key(name) for name in channels if _key(name).lower() not in entries]

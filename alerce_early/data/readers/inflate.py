@@ -1,4 +1,4 @@
-"""Compression: what strangers sent is never unzipped to more than was asked for; by the faster library if there."""
+"""Compression: what others sent is never unzipped to more than was asked for; by the faster library if there."""
 
 import bz2
 import gzip

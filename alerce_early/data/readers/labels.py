@@ -22,8 +22,8 @@ def join_labels(
     label = next((columns[name] for name in LABEL if name in columns), None)
     join = next((pair for pair in JOINS if pair[0] in named_by and pair[1] in columns), None)
     if label is None or join is None:
-        told = ", ".join(columns)[:200]
-        raise InputError(f"{origin} has the columns {told}; wanted candid (or id, objectId) and label (or class).")
+        there = ", ".join(columns)[:200]
+        raise InputError(f"{origin} has the columns {there}; wanted candid (or id, objectId) and label (or class).")
     keys = np.asarray(columns[join[1]]).astype(str).tolist()
     pairs = {(key, str(name)) for key, name in zip(keys, label, strict=True) if name}
     label_of = dict(sorted(pairs))

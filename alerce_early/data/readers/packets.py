@@ -18,12 +18,11 @@ from alerce_early.data.readers.avro import (
     UnreadableError,
     records_of,
 )
-from alerce_early.data.readers.chunks import Rejected
 from alerce_early.data.readers.containers import Block
 from alerce_early.data.readers.coordinates import to_ecliptic, to_galactic
 from alerce_early.data.readers.cutouts import image
 from alerce_early.data.readers.stamps_file import COLUMNS
-from alerce_early.data.records import MISSING
+from alerce_early.data.records import MISSING, Rejected
 
 SIDE = 63  # pixels of a cutout that is not cut by a chip's edge
 LONGEST = 200  # characters of a reason
@@ -109,7 +108,7 @@ def _stamps(record: dict[str, Any]) -> np.ndarray:
 
 
 def derive_columns(raw: np.ndarray) -> np.ndarray:
-    """Return (n, 26) float64 `alerce.COLUMNS`, -999 where missing, from (n, 21) raw fields, NaN where missing."""
+    """Return (n, 26) float64 `stamps_file.COLUMNS`, -999 where missing, from (n, 21) raw fields, NaN where missing."""
     by_name = dict(zip(RAW, raw.T, strict=True))
     by_name["non_detections"] = by_name["ncovhist"] - by_name["ndethist"]
     by_name["ecl_long"], by_name["ecl_lat"] = to_ecliptic(by_name["ra"], by_name["dec"])

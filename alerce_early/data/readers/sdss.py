@@ -16,7 +16,6 @@ import numpy as np
 
 from alerce_early.data import names
 from alerce_early.data.readers import pickles, raw_files
-from alerce_early.data.readers.wavelengths import PIXELS, rebin
 from alerce_early.data.records import (
     UNLABELLED,
     Records,
@@ -24,6 +23,7 @@ from alerce_early.data.records import (
     number_rows,
     to_numbers,
 )
+from alerce_early.data.wavelengths import PIXELS, rebin
 from alerce_early.errors import InputError, one_line, require_extra
 
 log = logging.getLogger(__name__)

@@ -91,11 +91,11 @@ def to_raw(images: np.ndarray, labels: Sequence[str], ids: Sequence[str]) -> dic
 
     Raises `InputError` for a class or a number of channels that such a file does not have.
     """
-    strangers = sorted(set(labels) - set(CLASSES))
-    if strangers or images.shape[3] != 3:
+    unknown = sorted(set(labels) - set(CLASSES))
+    if unknown or images.shape[3] != 3:
         raise InputError(
             f"a stamps file holds 3 channels of {', '.join(CLASSES)}; these are {images.shape[3]} channels"
-            f"{' of ' + ', '.join(strangers) if strangers else ''}."
+            f"{' of ' + ', '.join(unknown) if unknown else ''}."
         )
     numbers = [CLASSES.index(label) for label in labels]
     return {"images": images.astype(np.float32), "labels": numbers, "metadata": None, "oid": list(ids)}
@@ -153,7 +153,7 @@ def _features(metadata: Any, n: int, origin: str) -> tuple[np.ndarray, tuple[str
     width = values.shape[1] if values.ndim == 2 else 0 if values.size == 0 else -1
     if width not in by_width:
         raise InputError(
-            f"{origin}: metadata has shape {values.shape}; wanted one row a stamp of {len(COLUMNS)} columns "
+            f"{origin}: metadata has shape {values.shape}; wanted one row per stamp of {len(COLUMNS)} columns "
             f"({', '.join(COLUMNS[:3])}, ...) or the {len(PUBLISHED_COLUMNS)} without rb, distnr, magnr."
         )
     return values.reshape(len(values) if width else n, width), by_width[width]

@@ -10,8 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from multiprocessing import connection, get_context, parent_process
 
-from alerce_early.data.readers.chunks import Rejected
 from alerce_early.data.readers.packets import Packet, Work, decode_records
+from alerce_early.data.records import Rejected
 from alerce_early.errors import InputError
 from alerce_early.machine import cores
 
@@ -43,7 +43,7 @@ def decode_all(batches: Iterator[Work], workers: int | None) -> Iterator[Packet 
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told, and ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not by what the parent does about it
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from alerce_early.serving import incoming
+from alerce_early.serving import watching
 
 ENDS = (".avro",)
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incoming, "PAUSE", 0.3)
+    monkeypatch.setattr(watching, "PAUSE", 0.3)
 
 
 def test_a_growing_file_beside_whole_ones_is_given_when_it_is_whole(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_growing_file_beside_whole_ones_is_given_when_it_is_whole(tmp_path: Pa
 
     writer = threading.Thread(target=grow)
     writer.start()
-    found = incoming.arrivals(tmp_path, ENDS, lambda path: False)
+    found = watching.arrivals(tmp_path, ENDS, lambda path: False)
     assert next(found).name == "done.avro" and not written.is_set()  # which the other does not hold up
     big = next(found)
     assert written.is_set() and big.stat().st_size == 12_000
@@ -41,14 +41,14 @@ def test_a_growing_file_beside_whole_ones_is_given_when_it_is_whole(tmp_path: Pa
 def test_a_whole_file_does_not_wait_for_the_work_on_another(tmp_path: Path) -> None:
     for name in ("a.avro", "b.avro", "c.txt", ".d.avro"):
         (tmp_path / name).write_bytes(b"x")
-    found = incoming.arrivals(tmp_path, ENDS, lambda path: False)
+    found = watching.arrivals(tmp_path, ENDS, lambda path: False)
     assert next(found).name == "a.avro"
     started = time.monotonic()
-    assert next(found).name == "b.avro" and time.monotonic() - started < incoming.PAUSE / 2
+    assert next(found).name == "b.avro" and time.monotonic() - started < watching.PAUSE / 2
 
 
 def test_a_file_that_cannot_be_looked_at_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "loop.avro").symlink_to("loop.avro")
     (tmp_path / "nothing.avro").symlink_to("gone")
     (tmp_path / "whole.avro").write_bytes(b"x")
-    assert next(incoming.arrivals(tmp_path, ENDS, lambda path: False)).name == "whole.avro"
+    assert next(watching.arrivals(tmp_path, ENDS, lambda path: False)).name == "whole.avro"

@@ -1,0 +1,187 @@
+"""From a source of alerts to a table on disk: each row classified once, or set aside with its reason."""
+
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from alerce_early import tables
+from alerce_early.data.records import CUT_SHORT, MISSING, TOO_LITTLE, Chunk, Rejected
+from alerce_early.errors import InputError
+from alerce_early.serving.classifier import Classifier, Table
+from alerce_early.serving.inputs import Shard, Source
+from alerce_early.serving.parts import Parts
+
+CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
+NOT_FINITE = "the output of the network is not finite"
+NOTHING = Chunk(None, np.array([], dtype=str), np.array([], dtype=str), (), 0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the input.
+
+    before: how much of it an earlier process had read. first: of what was set aside. cut: the archives that end before
+    they should, with the reason; how many rows are missing nobody knows. finished: this very command had ended before.
+    """
+
+    classified: int
+    rejected: int
+    before: int
+    seconds: float
+    first: Rejected | None
+    cut: tuple[str, ...] = ()
+    finished: bool = False
+
+    def __str__(self) -> str:
+        if self.finished:
+            return f"finished already: {self.classified:,} classified, {self.rejected:,} rejected"
+        rate = (self.classified + self.rejected - self.before) / max(self.seconds, 1e-9)
+        earlier = f" ({self.before:,} of both before this start)" if self.before else ""
+        return f"{self.classified:,} classified, {self.rejected:,} rejected{earlier}, {rate:,.0f} alerts/s"
+
+    def warn_of_cuts(self) -> None:
+        """Print a warning for each archive that ends before it should."""
+        for cut in self.cut:
+            print(f"warning: {cut}; what comes after is not classified", file=sys.stderr, flush=True)
+
+
+class Seen:
+    """Keys met so far, as 64-bit digests in sorted runs of growing length.
+
+    Ten million keys take 80 MB, a tenth of a set of strings; the chance that any two of them share a digest, so
+    that one is taken for a duplicate, is three in a million.
+    """
+
+    def __init__(self) -> None:
+        self.runs: list[np.ndarray] = []
+
+    def fresh(self, keys: np.ndarray) -> np.ndarray:
+        """Keys (n,) str to (n,) bool: whether each is here for the first time. Only what is added counts as met."""
+        return self._fresh(_numbers(keys))
+
+    def add(self, keys: np.ndarray) -> np.ndarray:
+        """Return the same. All count as met from now on."""
+        numbers = _numbers(keys)
+        fresh = self._fresh(numbers)
+        if fresh.any():
+            self.runs.append(np.sort(numbers[fresh]))
+        while len(self.runs) > 1 and len(self.runs[-2]) < 2 * len(self.runs[-1]):  # so that runs stay few
+            self.runs[-2:] = [np.sort(np.concatenate(self.runs[-2:]))]
+        return fresh
+
+    def _fresh(self, numbers: np.ndarray) -> np.ndarray:
+        fresh = np.zeros(len(numbers), dtype=bool)
+        fresh[np.unique(numbers, return_index=True)[1]] = True
+        for run in self.runs:
+            fresh &= run[np.minimum(np.searchsorted(run, numbers), len(run) - 1)] != numbers
+        return fresh
+
+
+def _numbers(keys: np.ndarray) -> np.ndarray:
+    """(n,) uint64."""
+    digests = b"".join(blake2b(key.encode(), digest_size=8).digest() for key in keys.tolist())
+    return np.frombuffer(digests, dtype=np.uint64)
+
+
+def predict(
+    classifier: Classifier,
+    source: Source,
+    out: Path,
+    shard: Shard = (0, 1),
+    overwrite: bool = False,
+    seen: Seen | None = None,
+    size: int = CHUNK,
+) -> Outcome:
+    """Classify a source into one file; what a stopped process left of the same command is continued.
+
+    seen: keys that count as duplicates, to which those of this source are added. Memory is bounded by `size`
+    rows, whatever the length of the input. Raises InputError where the input is not for this network or the
+    output cannot be written; a row that cannot be read, is misshaped or a duplicate is set aside.
+    """
+    seen = seen or Seen()
+    shown = [name for name in tables.METADATA if name in source.format.columns]
+    started = time.perf_counter()
+    with Parts(out, _command(classifier, source, shard, size), overwrite) as parts:
+        before = parts.counts["read"]
+        for keys in parts.column("candid"):
+            seen.add(keys)
+        with tqdm(unit=" alerts", initial=before, disable=None) as bar:
+            for chunk in () if parts.finished else source.chunks(size, shard, skip=before):
+                table, rejected = _classified(classifier, chunk, seen, shown)
+                parts.add(table, rejected, chunk.read)
+                seen.add(table["candid"])  # now that they are on disk
+                bar.update(chunk.read)
+        if not parts.files and not parts.finished:  # a shard may have no rows
+            parts.add(_table(classifier, NOTHING, shown), [], 0)
+        first = next(parts.reasons(), None)
+        cut = tuple(f"{row.source}: {row.reason}" for row in parts.reasons() if row.reason.startswith(CUT_SHORT))
+        if not parts.finished:
+            parts.finish()
+    seconds = time.perf_counter() - started
+    return Outcome(parts.counts["rows"], parts.counts["rejected"], before, seconds, first, cut, parts.finished)
+
+
+def _command(classifier: Classifier, source: Source, shard: Shard, size: int) -> dict[str, Any]:
+    """Return what decides the rows, as plain values: files count by name, size and time of change."""
+    digest = hashlib.sha256()
+    for file in source.files:
+        try:
+            facts = file.stat()
+        except OSError as error:  # it may have been removed since it was found
+            raise InputError(f"{file} cannot be read: {error.strerror}.") from None
+        digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return {
+        "network": classifier.model,
+        "runtime": classifier.runtime,
+        "input": digest.hexdigest(),
+        "shard": list(shard),
+        "chunk": size,
+    }
+
+
+def _classified(classifier: Classifier, chunk: Chunk, seen: Seen, shown: Sequence[str]) -> tuple[Table, list[Rejected]]:
+    """Return the rows of a chunk that are here for the first time, and all that was set aside."""
+    if chunk.records and not (enough := classifier.has_data(np.asarray(chunk.records.images))).all():
+        chunk = chunk.set_aside(~enough, TOO_LITTLE)
+    table = _table(classifier, chunk, shown)
+    fresh, answered = seen.fresh(chunk.keys), classifier.find_answered(table)
+    rejected = [
+        Rejected(source, key, reason)
+        for rows, reason in ((~fresh, "duplicate of a row before it"), (fresh & ~answered, NOT_FINITE))
+        for source, key in zip(chunk.sources[rows].tolist(), chunk.keys[rows].tolist(), strict=True)
+    ]
+    return {name: column[fresh & answered] for name, column in table.items()}, [*chunk.rejected, *rejected]
+
+
+def _table(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> Table:
+    """Return what is known of the rows of a chunk, and what the network says of them.
+
+    Where the network lacks one of the classes of the input, as with `groups`, the labels of the others would be a
+    biased part: all stay empty.
+    """
+    known: dict[str, np.ndarray] = {}
+    if chunk.records is None:
+        found, ids, labels = classifier.predict([]), chunk.keys, chunk.keys
+    else:
+        known = dict(zip(chunk.records.feature_names, chunk.records.features.T, strict=True))
+        found, ids = classifier.of_records(chunk.records), chunk.records.ids
+        classes = chunk.records.classes
+        shared = classes if set(classes) <= set(classifier.spec.classes) else [""] * len(classes)
+        labels = np.array([*shared, ""])[chunk.records.labels]
+    columns = {name: known.get(name, np.full(len(ids), np.nan)) for name in shown}
+    return {
+        "candid": chunk.keys,
+        "id": ids,
+        "source": chunk.sources,
+        "label": labels,
+        **found,
+        **{name: np.where(column == MISSING, np.nan, column) for name, column in columns.items()},
+    }

@@ -1,0 +1,111 @@
+"""Commands of the package, each in a process of its own, forked from one that has imported what all of them import."""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    [
+        *("alerce_early.config", "alerce_early.training.trainer", "alerce_early.report.run_page"),
+        *("alerce_early.serving.runtimes", "alerce_early.data.readers.alerts", "sklearn.ensemble"),
+    ]
+)
+
+
+class Command:
+    """`python -m module arguments`, begun; its output so far, and its exit status when it has ended."""
+
+    def __init__(self, module: str, *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None):
+        self._folder = TemporaryDirectory()
+        self.files = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        self.arguments = [module, *map(str, arguments)]
+        self.process = _SERVER.Process(
+            target=_run,
+            args=(self.arguments, str(cwd or Path.cwd()), dict(os.environ if env is None else env), self.files),
+        )
+        self.process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid
+        return self.process.pid
+
+    @property
+    def stdout(self) -> str:
+        return self.files[0].read_text() if self.files[0].exists() else ""
+
+    @property
+    def stderr(self) -> str:
+        return self.files[1].read_text() if self.files[1].exists() else ""
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines of its output as they come."""
+        read = 0
+        while True:
+            ended = self.poll() is not None
+            for line in self.stdout[read:].splitlines(keepends=True):
+                if line.endswith("\n"):
+                    read += len(line)
+                    yield line
+            if ended:
+                return
+            time.sleep(0.02)
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.arguments, timeout or 0)
+        return self.process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self.wait(timeout)
+        return self.stdout, self.stderr
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def __enter__(self) -> "Command":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.poll() is None:
+            self.kill()
+        self.wait()
+
+
+def run(module: str, *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Command:
+    """Return the command when it has ended."""
+    command = Command(module, *arguments, cwd=cwd, env=env)
+    command.wait()
+    return command
+
+
+def _run(arguments: list[str], folder: str, env: dict[str, str], files: list[Path]) -> None:
+    for number, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv, sys.path[:0] = arguments, [folder]
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
