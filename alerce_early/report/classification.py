@@ -1,6 +1,7 @@
 """What a page says of a table of classifications: each section from what `Classification.judge` found."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ MISTAKES = 16  # shown
 Table = Mapping[str, np.ndarray]
 Images = Callable[[np.ndarray], np.ndarray]
 Judged = Mapping[str, Any]
-Drawn = Mapping[str, Figure]
+Drawn = Mapping[str, Figure | Path]  # by file name, or the file itself
 
 
 class ClassificationChapter:

@@ -46,9 +46,11 @@ def draw(records: Records, kept: np.ndarray, store: Store) -> None:
     save(EXAMPLES_OF[kind](records, kept, store), store.path / "examples.png")
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG; returns the path. Drawing is what takes time, so a page shows the file."""
     with whole(path) as partial:
-        figure.savefig(partial, format="png", dpi=100, bbox_inches="tight")
+        figure.savefig(partial, format="png", dpi=110)
+    return path
 
 
 @STYLED

@@ -1,11 +1,13 @@
 """Write the HTML page of a finished run, or of a predictions table from elsewhere."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from alerce_early import checkpoints, files, tables
@@ -28,10 +30,8 @@ def write_run_page(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
     split = result["judged"]
     table, judged = tables.keep_labelled(tables.select_split(tables.read(run.predictions), split)), result[split]
     kind = choose_kind(table)
-    drawn = sections.draw(kind, judged, table)
-    curves = figures.curves(run.history(), result["best_epoch"], kind.curves)
-    for name, figure in {**drawn, "curves": curves}.items():
-        pictures.save(figure, run.path / f"{name}.png")
+    drawn = _save(sections.draw(kind, judged, table), run.path)
+    curves = pictures.save(figures.curves(run.history(), result["best_epoch"], kind.curves), run.path / "curves.png")
 
     config = run.config()
     recipe = Recipe(data.spec.recipe, data.spec.margin)
@@ -44,7 +44,11 @@ def write_run_page(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
             *sections.write(kind, judged, table, drawn, lambda rows: _finish_stamps(recipe, data.store.images[rows])),
             *([sections.write_baselines(result["baselines"], judged)] if result.get("baselines") else []),
             *_show_pictures(run),
-            Section("Learning", words=[*cut_short, BEST_OF], pictures=[("Loss and scores by epoch.", curves)]),
+            Section(
+                "Learning",
+                words=[*cut_short, BEST_OF],
+                pictures=[("Loss and scores by epoch.", curves)],
+            ),
             _data(data, config.data.split),
             _model(run, result),
         ],
@@ -61,6 +65,10 @@ def headline_text(result: dict[str, Any], predictions: tables.Table) -> str:
         [f"{split} split of {result[split]['n']} rows, 95 % intervals:"]
         + [f"  {name:20} {value}" for name, value in numbers]
     )
+
+
+def _save(drawn: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
+    return {name: pictures.save(figure, folder / f"{name}.png") for name, figure in drawn.items()}
 
 
 def _show_pictures(run: Run) -> list[Section]:
@@ -125,7 +133,8 @@ def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> 
     table = foreign.read(source, labels)
     kind = Classification()
     judged = kind.judge(table)
-    drawn = sections.draw(kind, judged, table)
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = _save(sections.draw(kind, judged, table), folder)
     text = page.render(
         title=source.name,
         subtitle=f"{judged['n']:,} rows of {len(np.unique(table['id'])):,} objects, classes "
@@ -133,9 +142,6 @@ def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> 
         headline=sections.headline(kind, judged),
         sections=sections.write(kind, judged, table, drawn, images=None),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in drawn.items():
-        pictures.save(figure, folder / f"{name}.png")
     files.write_text(folder / "metrics.json", json.dumps(judged, indent=1))
     files.write_text(folder / "index.html", text)
     return folder / "index.html"

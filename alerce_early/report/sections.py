@@ -4,6 +4,7 @@ A page must not call a result a test that is none, so each begins with which row
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,7 +37,7 @@ class Chapter(Protocol):
         ...
 
     def write(
-        self, judged: Mapping[str, Any], table: Table, drawn: Mapping[str, Figure], images: Images | None
+        self, judged: Mapping[str, Any], table: Table, drawn: Mapping[str, Figure | Path], images: Images | None
     ) -> list[Section]:
         """Return the sections. The first tells the numbers; drawn: of `draw`; images: None where there are none."""
         ...
@@ -58,7 +59,7 @@ class RegressionChapter:
         return drawn
 
     def write(
-        self, judged: Mapping[str, Any], table: Table, drawn: Mapping[str, Figure], images: Images | None
+        self, judged: Mapping[str, Any], table: Table, drawn: Mapping[str, Figure | Path], images: Images | None
     ) -> list[Section]:
         rows = {"all": judged, **judged["by_class"]}
         rows |= {f"most confident {float(share):.0%}": part for share, part in judged["most_confident"].items()}
@@ -94,7 +95,7 @@ class GenerationChapter:
         return {}
 
     def write(
-        self, judged: Mapping[str, Any], table: Table, drawn: Mapping[str, Figure], images: Images | None
+        self, judged: Mapping[str, Any], table: Table, drawn: Mapping[str, Figure | Path], images: Images | None
     ) -> list[Section]:
         return [
             Section(
@@ -124,7 +125,7 @@ def draw(kind: Kind, judged: Mapping[str, Any], table: Table) -> dict[str, Figur
 
 
 def write(
-    kind: Kind, judged: Mapping[str, Any], table: Table, drawn: Mapping[str, Figure], images: Images | None
+    kind: Kind, judged: Mapping[str, Any], table: Table, drawn: Mapping[str, Figure | Path], images: Images | None
 ) -> list[Section]:
     """Return what the page says of the judged rows of one split; drawn: of `draw`.
 
