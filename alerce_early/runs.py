@@ -147,8 +147,8 @@ class Run:
         files.write_text(self.config_file, OmegaConf.to_yaml(config, resolve=True))
         files.write_text(self.path / "versions.json", json.dumps(collect_versions(), indent=1))
 
-    def history(self) -> list[dict[str, float]]:
-        """One dict per epoch, as logged."""
+    def history(self) -> list[dict[str, Any]]:
+        """Return one dict per epoch: its numbers as logged, and as "losses" those of its steps."""
         file = self.path / "history.jsonl"
         try:
             rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -21,15 +21,25 @@ _SERVER.set_forkserver_preload(
 
 
 class Command:
-    """`python -m module arguments`, begun; its output so far, and its exit status when it has ended."""
+    """`python -m module arguments`, begun; its output so far, and its exit status when it has ended.
 
-    def __init__(self, module: str, *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None):
+    before: code that runs in the process first.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: object,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        before: str = "",
+    ):
         self._folder = TemporaryDirectory()
         self.files = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
         self.arguments = [module, *map(str, arguments)]
         self.process = _SERVER.Process(
             target=_run,
-            args=(self.arguments, str(cwd or Path.cwd()), dict(os.environ if env is None else env), self.files),
+            args=(self.arguments, str(cwd or Path.cwd()), dict(os.environ if env is None else env), self.files, before),
         )
         self.process.start()
 
@@ -101,11 +111,12 @@ def run(module: str, *arguments: object, cwd: Path | None = None, env: Mapping[s
     return command
 
 
-def _run(arguments: list[str], folder: str, env: dict[str, str], files: list[Path]) -> None:
+def _run(arguments: list[str], folder: str, env: dict[str, str], files: list[Path], before: str) -> None:
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
     sys.argv, sys.path[:0] = arguments, [folder]
+    exec(before, {})
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

@@ -48,31 +48,49 @@ def by_class(counts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 
 @STYLED
-def curves(history: Sequence[Mapping[str, float]], best_epoch: int | None, scores: Sequence[str]) -> Figure:
-    """Losses and scores against epoch; the epoch of the best checkpoint is marked.
+def curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None, scores: Sequence[str]) -> Figure:
+    """Draw the loss by step, raw and smoothed, the losses by epoch, and training against validation scores.
 
-    scores: names of validation numbers; one that ends in "/" stands for all below it, drawn thinner.
+    history: of `Run.history`; the epoch of the best checkpoint is marked. scores: names of validation numbers; one
+    that ends in "/" stands for all below it, drawn thinner.
     """
-    figure = Figure(figsize=(9, 3.2))
-    epochs = [row["epoch"] for row in history]
-    known = [name for name in history[0] if name.startswith("val/")] if history else []
-    chosen = [name for score in scores for name in known if name == f"val/{score}"]
+    figure = Figure(figsize=(12, 3.8))
+    by_step, *by_epoch = figure.subplots(1, 3)
+    epochs, first = [row["epoch"] for row in history], history[0] if history else {}
+    raw = np.array([loss for row in history for loss in row.get("losses", ())])
+    ends = np.array([0, *(row["step"] for row in history)])
+    counts = [len(row.get("losses", ())) for row in history]
+    steps = np.concatenate([np.linspace(ends[i], ends[i + 1], n + 1)[1:] for i, n in enumerate(counts)] or [raw])
+    width = max(1, len(raw) // 20)
+    by_step.plot(steps, raw, color="0.8", lw=0.8, label="training, raw")
+    smooth = np.convolve(raw, np.ones(width) / width, "valid") if len(raw) else raw
+    by_step.plot(steps[width - 1 :], smooth, lw=1.8, label=f"training, mean of {width}")
+    by_step.set(xlabel="step", title="loss by step")
+
+    known = [name for name in first if name.startswith("val/")]
+    chosen = [f"train/{score}" for score in scores if f"train/{score}" in first]
+    chosen += [name for score in scores for name in known if name == f"val/{score}"]
     chosen += [name for score in scores for name in known if score.endswith("/") and name.startswith(f"val/{score}")]
-    losses = {"train/loss": "training", "val/loss": "validation"}
-    named = {name: name.split("/", 1)[-1].replace("_", " ") for name in chosen}
-    for axes, title, names in zip(figure.subplots(1, 2), ("loss", "validation"), (losses, named), strict=True):
+    words = {"train": "training", "val": "validation"}
+    losses = {f"{split}/loss": word for split, word in words.items() if f"{split}/loss" in first}
+    named = {name: f"{words[name.partition('/')[0]]} {_spell(name)}" for name in chosen}
+    for axes, title, names in zip(by_epoch, ("loss by epoch", "scores by epoch"), (losses, named), strict=True):
         for name, label in names.items():
-            if history and name in history[0]:
-                style = {"ls": "--", "lw": 1.1} if name.count("/") > 1 else {"lw": 1.8}
-                marker = "o" if len(epochs) == 1 else None  # a line of one point does not show
-                axes.plot(epochs, [row[name] for row in history], label=label, marker=marker, **style)
-        if best_epoch is not None:
-            axes.axvline(best_epoch, color="grey", lw=0.8, ls=":")
-        axes.set_xlabel("epoch")
-        axes.set_title(title, fontsize=10)
-        if axes.lines:
-            axes.legend()
+            style = {"ls": "--", "lw": 1.1} if name.count("/") > 1 else {"lw": 1.8}
+            marker = "o" if len(epochs) == 1 else None  # a line of one point does not show
+            axes.plot(epochs, [row[name] for row in history], label=label, marker=marker, **style)
+        axes.set(xlabel="epoch", title=title)
+    for axes in (by_step, *by_epoch):
+        if axes.lines:  # beneath, where no curve is
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+    for axes in by_epoch if best_epoch is not None else ():
+        axes.axvline(best_epoch, color="grey", lw=0.8, ls=":")
     return figure
+
+
+def _spell(name: str) -> str:
+    """val/balanced_accuracy -> balanced accuracy; val/recall/SN -> recall SN"""
+    return name.partition("/")[2].replace("_", " ").replace("/", " ")
 
 
 @STYLED

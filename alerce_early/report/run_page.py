@@ -19,7 +19,10 @@ from alerce_early.report import figures, foreign, page, pictures, sections
 from alerce_early.report.page import Section
 from alerce_early.runs import Run
 
-BEST_OF = "The epoch marked by the dotted line gave the checkpoint that is judged here."
+BEST_OF = (
+    "The epoch marked by the dotted line gave the checkpoint that is judged here. Training accuracy is that of the "
+    "batches as they are drawn: balanced, augmented, under dropout."
+)
 
 
 def write_run_page(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
@@ -47,7 +50,7 @@ def write_run_page(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
             Section(
                 "Learning",
                 words=[*cut_short, BEST_OF],
-                pictures=[("Loss and scores by epoch.", curves)],
+                pictures=[("Loss by step and by epoch, and scores of training and validation.", curves)],
             ),
             _data(data, config.data.split),
             _model(run, result),

@@ -6,16 +6,20 @@ Each alert starts as a scene (sky.py), which science and template see through at
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from alerce_early.data.readers import stamps_file
-from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
+from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.data.records import Records
 from alerce_early.errors import InputError
+from alerce_early.machine import cores
 from alerce_early.simulation.camera import observe
 from alerce_early.simulation.metadata import (
     BOGUS,
@@ -99,13 +103,27 @@ def simulate(n: int = 52_244, seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(len(CLASSES)), class_counts(n)))
     misshaped = rng.random(n) < MISSHAPED
-    images: list[Array] = []
-    metadata = np.empty((n, len(COLUMNS)))
-    for start in range(0, n, CHUNK):
-        chunk = slice(start, start + CHUNK)
-        scene = draw_scene(labels[chunk], rng)
-        stamps, negative = observe(scene, rng)
-        metadata[chunk] = measure(scene, stamps, negative, rng)
-        images += [trim(s, rng) if cut else s.copy() for s, cut in zip(stamps, misshaped[chunk], strict=True)]
+
+    starts = range(0, n, CHUNK)
+    work = [(labels[i : i + CHUNK], misshaped[i : i + CHUNK], [seed, i]) for i in starts]
+    # processes, since painting is many short steps of numpy, for which threads wait for each other
+    with ProcessPoolExecutor(cores(), get_context("fork")) as pool:
+        parts = list(tqdm(pool.map(_paint, work), "simulating", len(work), unit_scale=CHUNK, disable=None))
+    images = [stamp for stamps, _ in parts for stamp in stamps]
     oid = [f"SIM{i:07d}" for i in range(n)]
-    return {"images": images, "labels": labels, "metadata": metadata, "oid": oid}
+    return {
+        "images": images,
+        "labels": labels,
+        "metadata": np.concatenate([metadata for _, metadata in parts]),
+        "oid": oid,
+    }
+
+
+def _paint(work: tuple[Array, Array, list[int]]) -> tuple[list[Array], Array]:
+    """Return stamps and metadata of alerts of these labels (n,), some of them trimmed (n,), and of a seed of their own."""
+    labels, trimmed, seed = work
+    rng = np.random.default_rng(seed)
+    scene = draw_scene(labels, rng)
+    stamps, negative = observe(scene, rng)
+    metadata = measure(scene, stamps, negative, rng)
+    return [trim(s, rng) if cut else s.copy() for s, cut in zip(stamps, trimmed, strict=True)], metadata

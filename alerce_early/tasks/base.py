@@ -63,6 +63,10 @@ class Task(L.LightningModule):
         """Return scalars of one batch, given the net's output for it; "loss" is what is minimised."""
         raise NotImplementedError
 
+    def scores(self, z: Any, batch: Batch) -> dict[str, Tensor]:
+        """Return means over the rows of a training batch that show how learning goes, beside the losses."""
+        return {}
+
     def outputs(self, z: Any, batch: Batch) -> dict[str, Tensor]:
         """Return columns (B,) of the predictions table for one batch, given the net's output for it.
 
@@ -91,9 +95,10 @@ class Task(L.LightningModule):
         """
         image = self.recipe.finish(self.augment(batch["image"]))
         batch = batch | {"image": image}
-        losses = self.losses(self.net(batch), batch)
+        z = self.net(batch)
+        losses = self.losses(z, batch)
         self._note_finite(losses["loss"], batch_idx)
-        logged = {f"train/{name}": value.detach() for name, value in losses.items()}
+        logged = {f"train/{name}": value.detach() for name, value in (losses | self.scores(z, batch)).items()}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(image), sync_dist=True)
         return losses["loss"] * batch["share"]
 

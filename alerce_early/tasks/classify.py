@@ -32,6 +32,10 @@ class ClassifyTask(Task):
         entropy = torch.distributions.Categorical(logits=z, validate_args=False).entropy().mean()
         return {"loss": cross_entropy - self.entropy * entropy}
 
+    def scores(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the accuracy on the rows as they are drawn, augmented, and under dropout."""
+        return {"accuracy": (z.detach().argmax(1) == batch["label"]).float().mean()}
+
     def outputs(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         probabilities = z.float().softmax(1)
         return {f"p_{name}": probabilities[:, i] for i, name in enumerate(self.spec.classes)}

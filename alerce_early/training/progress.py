@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
+import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from alerce_early import files
 
 log = logging.getLogger(__name__)
 
-SHOWN = 16  # rows in the picture of a batch
+POINTS = 100  # of the loss by step, kept of each epoch
 
 
 class EpochLine(Callback):
@@ -25,12 +28,16 @@ class EpochLine(Callback):
 
     def __init__(self, folder: Path, shown: Sequence[str]):
         self.file, self.shown = folder / "history.jsonl", list(dict.fromkeys(shown))
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, Any]] = []
+        self.losses: list[torch.Tensor] = []  # of the steps of this epoch, on the device
         self.seconds = 0.0  # of training, up to the end of the last epoch, also before the run was cut
         self.started = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self.losses.append(outputs["loss"].detach())
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -39,9 +46,18 @@ class EpochLine(Callback):
         now = time.perf_counter()
         seconds, self.started = now - self.started, now
         self.seconds += seconds
-        self.history.append({"epoch": epoch, "step": trainer.global_step, "learning_rate": rate, **values})
+        # of many steps each point is the mean of a few, so that a long run keeps a short history
+        losses = [part.mean().item() for part in torch.stack(self.losses).cpu().tensor_split(POINTS) if len(part)]
+        self.losses.clear()
+        row = {"epoch": epoch, "step": trainer.global_step, "learning_rate": rate, **values, "losses": losses}
+        self.history.append(row)
         if not trainer.is_global_zero:
             return
+        if isinstance(trainer.logger, TensorBoardLogger):
+            begun = self.history[-2]["step"] if len(self.history) > 1 else 0
+            steps = np.linspace(begun, trainer.global_step, len(losses) + 1)[1:]
+            for step, loss in zip(steps, losses, strict=True):
+                trainer.logger.experiment.add_scalar("train/loss by step", loss, round(step))
         files.write_text(self.file, "".join(json.dumps(row) + "\n" for row in self.history))
         numbers = "  ".join(f"{_spell(name)} {values[name]:.3f}" for name in self.shown if name in values)
         log.info("epoch %3d/%s  %s  %.1f s", epoch, trainer.max_epochs, numbers, seconds)

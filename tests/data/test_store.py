@@ -4,13 +4,12 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command import Command
 from conftest import stamp
 
 from alerce_early.config import make_data
@@ -230,13 +229,9 @@ def test_a_file_that_is_not_there(tmp_path: Path, composed) -> None:
         _ = data.store
 
 
-def prepare(stamps_file: Path, outputs: Path, before: str = "pass") -> subprocess.Popen[str]:
-    """The prepare command in a process of its own; before: Python that runs first in it."""
-    command = f"import sys; sys.argv = ['prepare', 'data=alerce', 'data.path={stamps_file}', 'outputs={outputs}']; "
-    command += f"{before}; from alerce_early.prepare import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=outputs.parent
-    )
+def prepare(stamps_file: Path, outputs: Path, before: str = "") -> Command:
+    options = ("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}")
+    return Command("alerce_early.prepare", *options, cwd=outputs.parent, before=before)
 
 
 def finished_stores(outputs: Path) -> list[Path]:
@@ -266,8 +261,7 @@ def test_a_killed_prepare_leaves_nothing_that_looks_finished(stamps_file: Path, 
     # stop at the last moment before the rename, so that the kill surely falls into the work
     wait = "import pathlib, time; pathlib.Path.rename = lambda *_: (print('ready', flush=True), time.sleep(60))"
     process = prepare(stamps_file, outputs, wait)
-    assert process.stdout is not None
-    assert any("ready" in line for line in process.stdout), process.communicate()[1]
+    assert any("ready" in line for line in process.lines()), process.stderr
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert finished_stores(outputs) == []
