@@ -260,8 +260,8 @@ def test_workers_say_nothing_when_all_are_told_to_end(folder: Path) -> None:
     assert parent.stdout is not None and len(parent.stdout.readline().split()) == 2
     time.sleep(0.5)  # so that they have done what there is to do, and wait
     os.killpg(parent.pid, signal.SIGTERM)
-    _, told = parent.communicate(timeout=20)
-    assert parent.returncode and told.count("Traceback") == 1 and "ForkProcess" not in told  # that of the parent
+    _, message = parent.communicate(timeout=20)
+    assert parent.returncode and message.count("Traceback") == 1 and "ForkProcess" not in message  # that of the parent
 
 
 def test_a_worker_that_dies_is_told(folder: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_blind_file_has_no_labels(labels: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes, channels, told",
+    "changes, channels, message",
     [
         ({"sci_images": ...}, hits.CHANNELS, "has no sci_images"),
         ({}, ["science"], "wanted some of temp, sci, diff, SNR"),
@@ -60,8 +60,8 @@ def test_a_blind_file_has_no_labels(labels: Any) -> None:
         ({"labels": [0, 1]}, hits.CHANNELS, "2 labels"),
     ],
 )
-def test_a_wrong_file_is_refused_by_name(changes: dict[str, Any], channels: list[str], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_a_wrong_file_is_refused_by_name(changes: dict[str, Any], channels: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         hits.from_raw(raw(**changes), "a test", channels)
 
 

@@ -168,8 +168,8 @@ def _decoded(path: Path) -> None:
     """What `alerts.stream` does in its workers, here in this process; what is no packet must say so in one line."""
     for block in containers.read_blocks([path]):
         for row in decode_records([(block, range(min(block.count, 4)))]):
-            told = (row.id, row.key, row.source) if isinstance(row, Packet) else (row.source, row.reason)
-            assert all(words.isprintable() for words in told), told
+            message = (row.id, row.key, row.source) if isinstance(row, Packet) else (row.source, row.reason)
+            assert all(words.isprintable() for words in message), message
 
 
 # Each: the ending of its files, valid ones to begin with, and what reads them.
@@ -217,7 +217,7 @@ class Trial:
         self.slowest = max(self.slowest, took)
         assert took < SLOW, f"took {took:.1f} s"
 
-    def told(self) -> str:
+    def message(self) -> str:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
         return (
             f"{self.tried:,} inputs, {self.read_whole:,} read, {len(self.refusals)} kinds of refusal, "
@@ -269,7 +269,7 @@ def main() -> None:
         def once(content: bytes) -> None:
             trial(content)
             if trial.tried % TOLD_EVERY == 0:  # the fuzzer ends the process itself
-                print(f"{asked.target}: {trial.told()}", flush=True)
+                print(f"{asked.target}: {trial.message()}", flush=True)
 
         atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={asked.out}/{asked.target}-", str(corpus)], once)
         atheris.Fuzz()

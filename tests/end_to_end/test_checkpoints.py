@@ -88,7 +88,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     (
         ({"task": "os.system"}, "_target_ 'os.system' is not a torch module class|no such class"),
         ({"task": "alerce_early.models.rotinv.RotInv"}, "is no task"),
@@ -108,8 +108,8 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -
         ({"epoch": 10**30}, "more than 64 bits"),
     ),
 )
-def test_what_does_not_fit_says_so_in_one_line(changes: dict, told: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=told) as error:
+def test_what_does_not_fit_says_so_in_one_line(changes: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message) as error:
         checkpoints.task(changed(tmp_path / "a.ckpt", **changes))
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
@@ -118,7 +118,7 @@ SETS = {name: [0.5] * 5 for name in ("set", "set_marginal")}
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     (
         ({"calibration": {"scale": 1.0}}, r"calibration=.*; wanted temperature"),
         ({"calibration": {"temperature": [1.0]}}, r"calibration: temperature=.*; wanted 1 finite"),
@@ -135,9 +135,9 @@ SETS = {name: [0.5] * 5 for name in ("set", "set_marginal")}
         ({"conformal": {"coverage": 0.9, "thresholds": SETS | {"set": [0.5]}}}, r"conformal: set=.*; wanted 5 finite"),
     ),
 )
-def test_fits_that_are_none_say_so_in_one_line(changes: dict, told: str, tmp_path: Path) -> None:
+def test_fits_that_are_none_say_so_in_one_line(changes: dict, message: str, tmp_path: Path) -> None:
     path = changed(tmp_path / "a.ckpt", **changes)
-    with pytest.raises(InputError, match=rf"^{path}: {told}") as error:
+    with pytest.raises(InputError, match=rf"^{path}: {message}") as error:
         Deployed.load(path)
     assert "\n" not in str(error.value)
 

@@ -11,7 +11,7 @@ from alerce_early.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     (
         ("data.pth=FILE", "data has no key pth; wanted one of batch_size, "),
         ("optim=adan", "optim=adan is no choice; wanted one of adam, "),
@@ -19,11 +19,11 @@ from alerce_early.errors import InputError
     ),
 )
 def test_a_misspelt_option_is_told_with_what_there_is(
-    composed: Callable[..., DictConfig], option: str, told: str
+    composed: Callable[..., DictConfig], option: str, message: str
 ) -> None:
     with pytest.raises(InputError) as error, translate_errors():
         composed(option)
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("text", ("a/b-1.ckpt", "a b", "it's", 'say "x"', "a\\", 'a\\"b\\\\', "x,y=[1]{2}", "1e3 "))

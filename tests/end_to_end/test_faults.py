@@ -177,7 +177,7 @@ def train_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     (
         ("+max_epochs=7", "trainer.max_epochs"),
         ("+logger=wandb", "+trainer.logger"),
@@ -207,12 +207,12 @@ def train_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     ),
 )
 def test_a_mistake_is_one_line_and_leaves_no_run(
-    train_command: Callable[..., int], option: str, told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    train_command: Callable[..., int], option: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Before any work: no data are simulated either."""
     assert train_command("model=preliminary_cnn", *option.split()) == 2
     err = capfd.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1 and told in err
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err
     assert not list(tmp_path.rglob("train.log")) and not list(tmp_path.rglob("stores/*"))
 
 

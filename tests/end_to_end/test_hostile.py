@@ -175,7 +175,7 @@ def test_a_foreign_run_folder_runs_nothing(composed: Callable, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     (
         (["data.batch_size=abc"], "batch_size='abc'; wanted int|batch_size=abc; wanted int"),
         (["data.batch_size=[1]"], "wanted int"),
@@ -184,10 +184,10 @@ def test_a_foreign_run_folder_runs_nothing(composed: Callable, tmp_path: Path) -
         (["augment.margin=wide"], "wanted int"),
     ),
 )
-def test_a_value_of_another_type_is_named(changes: list[str], told: str, composed: Callable, tmp_path: Path) -> None:
+def test_a_value_of_another_type_is_named(changes: list[str], message: str, composed: Callable, tmp_path: Path) -> None:
     from alerce_early.config import make_data
 
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         make_data(composed(f"outputs={tmp_path}", *changes))
 
 

@@ -35,13 +35,13 @@ def test_seeds_of_one_config_are_one_row(sweep: Path) -> None:
     header, *rows = compare.leaderboard(join(finished)[0])
     assert len(rows) == 2
     for row in rows:
-        told = dict(zip(header, row, strict=True))
-        name = told["apart by"].removeprefix("recipe=")
+        message = dict(zip(header, row, strict=True))
+        name = message["apart by"].removeprefix("recipe=")
         runs = [Run(sweep / f"{name}{seed}").read_json("metrics.json") for seed in (0, 1)]
         a, b = (run["test"]["values"]["balanced_accuracy"] for run in runs)
         spread = abs(a - b) / 2**0.5  # the sample standard deviation of two numbers
-        assert f"balanced accuracy {(a + b) / 2:.3f} +- {spread:.3f}" in told["result here"]
-        assert told["n"] == "2" and told["system"] == "preliminary_cnn" and name in ("minmax", "joint")
+        assert f"balanced accuracy {(a + b) / 2:.3f} +- {spread:.3f}" in message["result here"]
+        assert message["n"] == "2" and message["system"] == "preliminary_cnn" and name in ("minmax", "joint")
 
 
 def test_the_best_comes_first_and_the_other_is_tested_against_it(sweep: Path) -> None:

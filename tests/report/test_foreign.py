@@ -52,7 +52,7 @@ def test_validation_rows_choose_the_thresholds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     (
         ("name,label|a,1", r"lacks the columns id, p_<class> or score; it has name, label; wanted: id, label and"),
         ("id,score|a,1", "lacks the columns label; it has id, score"),
@@ -63,8 +63,8 @@ def test_validation_rows_choose_the_thresholds(tmp_path: Path) -> None:
         ("id,label,p_a|a,,1", "no row with a label"),
     ),
 )
-def test_what_does_not_fit_is_named(tmp_path: Path, text: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_does_not_fit_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         foreign.read(written(tmp_path / "t.csv", text))
 
 

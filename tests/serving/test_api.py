@@ -90,7 +90,7 @@ OUTPUTS = (("p_QSO", "p_BAL"), ("predicted",), ("predicted", "confidence"))
 def test_an_ensemble_is_of_one_task(one: tuple[str, ...], other: tuple[str, ...]) -> None:
     facts = spec(kind="spectra", classes=("QSO", "BAL"), shape=(1, 40), raw_shape=(2, 40))
     members = [(Facts("0" * 12, facts, columns), lambda stamps, metadata: {}) for columns in (one, other)]
-    with pytest.raises(InputError, match=r"^--ensemble: the runs differ in what they put out: .*predicted"):
+    with pytest.raises(InputError, match=r"^--ensemble: the runs differ in what they return: .*predicted"):
         Classifier(members, "torch")
 
 
@@ -98,7 +98,7 @@ STAMPS = np.zeros((2, 63, 63, 3))
 
 
 @pytest.mark.parametrize(
-    ("stamps", "metadata", "told"),
+    ("stamps", "metadata", "message"),
     (
         ([STAMPS[0], STAMPS[0, :50]], np.ones((2, 2)), r"stamp 1 has shape \(50, 63, 3\); this network takes"),
         (np.zeros((2, 3, 63, 63)), np.ones((2, 2)), "stamp 0 has shape"),
@@ -114,8 +114,8 @@ STAMPS = np.zeros((2, 63, 63, 3))
         ([STAMPS[0].astype(object), np.full((63, 63, 3), "x", object)], np.ones((2, 2)), "no number"),
     ),
 )
-def test_what_does_not_fit_is_told(runs: list[Path], stamps: Any, metadata: Any, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_does_not_fit_is_told(runs: list[Path], stamps: Any, metadata: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         alerce_early.load(runs[0]).predict(stamps, metadata)
 
 
@@ -135,8 +135,8 @@ def test_the_broker_step_of_the_readme(runs: list[Path], capsys: pytest.CaptureF
     messages = [simulated_packets.encode(packet) for packet, _ in simulated_packets.alerts(6, seed=2)]
     consumer = [[*messages[:3], b"no packet"], messages[3:]]
     exec(block.replace('"RUN"', repr(str(runs[0]))), {"consumer": consumer})
-    told = capsys.readouterr().out
-    assert "wanted an Avro container" in told and told.count("SN") >= 1
+    message = capsys.readouterr().out
+    assert "wanted an Avro container" in message and message.count("SN") >= 1
 
 
 def test_the_import_is_light() -> None:

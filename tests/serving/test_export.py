@@ -67,12 +67,12 @@ def test_onnx_gives_what_the_checkpoint_gives(overrides: tuple[str, ...], compos
         assert probabilities.shape == (n, 5) and table.shape == (n, 10)
         assert np.abs(probabilities - wanted).max() < 1e-5
         assert np.abs(probabilities.sum(1) - 1).max() < 1e-5
-    told = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
-    assert told["model_id"] == net.model_id and told["licence"] == "MIT" and told["format_version"] == "1"
-    assert json.loads(told["classes"]) == list(CLASSES)
-    assert json.loads(told["features"]) == list(net.features)
-    assert json.loads(told["columns"]) == list(net.columns)
-    assert DataSpec.from_plain(json.loads(told["spec"])) == net.spec
+    message = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
+    assert message["model_id"] == net.model_id and message["licence"] == "MIT" and message["format_version"] == "1"
+    assert json.loads(message["classes"]) == list(CLASSES)
+    assert json.loads(message["features"]) == list(net.features)
+    assert json.loads(message["columns"]) == list(net.columns)
+    assert DataSpec.from_plain(json.loads(message["spec"])) == net.spec
 
 
 def test_spectra(composed: Composed) -> None:

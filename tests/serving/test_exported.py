@@ -110,7 +110,7 @@ def test_classifies_where_there_is_no_torch(run: Path, file: Path, night: Path, 
     assert alone["candid"].tolist() == wanted["candid"].tolist() and alone["set"].tolist() == wanted["set"].tolist()
     assert alone["q_SN"] == pytest.approx(wanted["q_SN"], abs=1e-5)
     done = predict_without(absent, "--help")
-    assert done.returncode == 0 and "exported file" in done.stdout
+    assert done.returncode == 0 and "--runtime" in done.stdout
 
 
 def test_who_predicts_with_torch_needs_no_more(run: Path, night: Path, tmp_path: Path) -> None:
@@ -167,10 +167,10 @@ def test_other_kinds(
 def changed(file: Path, out: Path, **texts: Any) -> Path:
     """The file with other facts, None to leave one out; the graph stays."""
     model = onnx.load(file)
-    told = {entry.key: entry.value for entry in model.metadata_props if entry.key != "sha256"}
-    told |= {name: text if isinstance(text, str) else json.dumps(text) for name, text in texts.items()}
+    message = {entry.key: entry.value for entry in model.metadata_props if entry.key != "sha256"}
+    message |= {name: text if isinstance(text, str) else json.dumps(text) for name, text in texts.items()}
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {name: text for name, text in told.items() if text != "null"})
+    onnx.helper.set_model_props(model, {name: text for name, text in message.items() if text != "null"})
     content = model.SerializeToString()
     out.write_bytes(content + exported.seal(content))
     return out
@@ -182,7 +182,7 @@ SETS = {name: [0.5] * 5 for name in ("set", "set_marginal")}
 
 
 @pytest.mark.parametrize(
-    ("texts", "told"),
+    ("texts", "message"),
     (
         ({"format_version": None}, "it does not tell what it classifies, so export did not write it"),
         ({"format_version": "2"}, "its format is 2, and this reads 1. Export it again"),
@@ -194,10 +194,10 @@ SETS = {name: [0.5] * 5 for name in ("set", "set_marginal")}
         ({"columns": [1, 2]}, "Facts: columns=.*; wanted tuple"),
         ({"columns": ["p_SN"]}, "wanted p_<class> of every class, or predicted"),
         ({"columns": ["predicted", "=cmd()"]}, "columns include '=cmd"),
-        ({"columns": ["predicted", "label"]}, "columns include 'label', which no network puts out"),
-        ({"columns": [*PROBABILITIES, "candid"]}, "columns include 'candid', which no network puts out"),
-        ({"columns": [*PROBABILITIES, "predicted"]}, "columns include 'predicted', which no network puts out"),
-        ({"columns": [*PROBABILITIES, "p_other"]}, "columns include 'p_other', which no network puts out"),
+        ({"columns": ["predicted", "label"]}, "columns include 'label'"),
+        ({"columns": [*PROBABILITIES, "candid"]}, "columns include 'candid'"),
+        ({"columns": [*PROBABILITIES, "predicted"]}, "columns include 'predicted'"),
+        ({"columns": [*PROBABILITIES, "p_other"]}, "columns include 'p_other'"),
         ({"calibration": {"scale": [1.0]}}, "calibration=.*; wanted temperature"),
         ({"calibration": {"temperature": [1.0]}}, "calibration: temperature=.*; wanted 1 finite number"),
         ({**REDSHIFT, "calibration": {"temperature": 1.0}}, "calibration: temperature=.*; wanted no finite numbers"),
@@ -207,14 +207,14 @@ SETS = {name: [0.5] * 5 for name in ("set", "set_marginal")}
         ({"conformal": [1]}, "Facts: conformal=.*; wanted"),
     ),
 )
-def test_nonsense_is_told(texts: dict[str, Any], told: str, file: Path, tmp_path: Path) -> None:
+def test_nonsense_is_told(texts: dict[str, Any], message: str, file: Path, tmp_path: Path) -> None:
     other = changed(file, tmp_path / "other.onnx", **texts)
-    with pytest.raises(InputError, match=rf"^{other}: .*{told}"):
+    with pytest.raises(InputError, match=rf"^{other}: .*{message}"):
         alerce_early.load(other)
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     (
         ({"raw_shape": "abc"}, "DataSpec: raw_shape='abc'; wanted tuple"),
         ({"raw_shape": [3, -63, 63]}, "wanted the sides of a stamp or spectrum"),
@@ -225,10 +225,10 @@ def test_nonsense_is_told(texts: dict[str, Any], told: str, file: Path, tmp_path
         ({"stranger": 1}, "what it tells of itself is damaged"),
     ),
 )
-def test_a_nonsensical_spec_is_told(values: dict[str, Any], told: str, file: Path, tmp_path: Path) -> None:
+def test_a_nonsensical_spec_is_told(values: dict[str, Any], message: str, file: Path, tmp_path: Path) -> None:
     right = alerce_early.load(file).spec.plain()
     other = changed(file, tmp_path / "other.onnx", spec=right | values)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         alerce_early.load(other)
 
 

@@ -69,9 +69,11 @@ def test_what_was_begun_otherwise_is_told_with_what_can_be_done(tmp_path: Path) 
     out = tmp_path / "night.parquet"
     with Parts(out, {"network": "a"}) as parts:
         parts.add(ROWS, [], 2)
-    with pytest.raises(InputError, match=r"differs in network\. .* or remove that folder to start afresh\.$") as told:
+    with pytest.raises(
+        InputError, match=r"differs in network\. .* or remove that folder to start afresh\.$"
+    ) as message:
         Parts(out, {"network": "b"})
-    assert str(parts.folder) in str(told.value) and "--overwrite" not in str(told.value)  # which --watch has not
+    assert str(parts.folder) in str(message.value) and "--overwrite" not in str(message.value)  # which --watch has not
     with Parts(out, {"network": "b"}, overwrite=True) as parts:
         assert parts.counts["read"] == 0
 

@@ -324,14 +324,14 @@ def test_what_cannot_be_done_is_one_line(
     bare.write_bytes(pickle.dumps({"images": np.zeros((3, 63, 63, 3), np.float32)}))
     shutil.copy(bare, mixed)
     out = tmp_path / "out.parquet"
-    for given, told in (
+    for given, message in (
         (empty, "No such file"),
         (tmp_path / "nothing", "cannot be read"),
         (bare, "has no metadata sgscore1, .* this network needs 23 columns"),
         (mixed, "holds alert packets and stamps files; give one of them at a time"),
         (whole, "is not for this network, which takes stamps with the channels science, template, difference"),
     ):
-        with pytest.raises(InputError, match=told) as caught:
+        with pytest.raises(InputError, match=message) as caught:
             table_of(classifier, given, out)
         assert "\n" not in str(caught.value)
         assert nothing_left(tmp_path) and not out.exists()
@@ -348,8 +348,8 @@ def test_watch_takes_files_whole_and_once(
     monkeypatch.setattr(sys, "argv", ["predict", "RUN", "--watch", ".", "--out", "done", *option])
     with pytest.raises(SystemExit):
         main()
-    told = f"error: --watch classifies each file that arrives, whole and once; leave out {option[0]}.\n"
-    assert capsys.readouterr().err == told
+    message = f"error: --watch classifies each file that arrives, whole and once; leave out {option[0]}.\n"
+    assert capsys.readouterr().err == message
 
 
 def test_an_archive_that_is_cut_short_is_no_success(run: Path, night: Path, tmp_path: Path) -> None:
@@ -418,8 +418,8 @@ def test_watch_classifies_what_arrives_once(
     done = tmp_path / "done"
     wanted = ["00.avro.parquet", "01.avro.parquet", "again.avro.rejected.csv"]
     wait_for(lambda: names_in(done) == wanted)  # the folders of their parts are gone too
-    told = r"done: another --watch writes there, and would classify the same rows\."
-    with pytest.raises(InputError, match=told), alone(done):
+    message = r"done: another --watch writes there, and would classify the same rows\."
+    with pytest.raises(InputError, match=message), alone(done):
         pass
     watching.send_signal(signal.SIGTERM)
     assert watching.wait(20) == 0

@@ -162,8 +162,8 @@ def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
 
 
 def test_a_mistake_that_the_first_process_sees_ends_all(tmp_path: Path) -> None:
-    (first, _, told), (second, _, also) = tasks("-m", "alerce_early.train", f"resume={tmp_path / 'nowhere'}")
-    assert first == second == 2 and told == also and len(told) == 1 and "nowhere" in told[0]
+    (first, _, message), (second, _, also) = tasks("-m", "alerce_early.train", f"resume={tmp_path / 'nowhere'}")
+    assert first == second == 2 and message == also and len(message) == 1 and "nowhere" in message[0]
 
 
 def test_machines_that_do_not_share_the_outputs_are_told(tmp_path: Path) -> None:

@@ -122,9 +122,9 @@ def test_sigterm_ends_with_one_line_and_resume_goes_on(stamps_file: Path, tmp_pa
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     (line,) = err.splitlines()
-    told = "stopped by SIGTERM; continue with: python -m alerce_early.train resume="
-    assert line.startswith(told)
-    folder = Path(line.removeprefix(told))
+    message = "stopped by SIGTERM; continue with: python -m alerce_early.train resume="
+    assert line.startswith(message)
+    folder = Path(line.removeprefix(message))
     assert Run(folder).cut
 
     wrong = Command("alerce_early.train", f"resume={folder}", "data.batch_size=32", cwd=tmp_path)

@@ -254,15 +254,15 @@ def test_a_non_finite_loss_stops_and_keeps_the_best(quick, tmp_path: Path, caplo
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("monitor=beauty", "monitor=beauty is not measured; wanted accuracy, "),
         ("patience=long", "patience='long'; wanted int"),
         ("data.split.validation=many", "split: validation='many'; wanted float"),
     ],
 )
-def test_a_value_that_does_not_fit_its_key_is_told(quick, tmp_path: Path, override: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_a_value_that_does_not_fit_its_key_is_told(quick, tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         train(quick(override), tmp_path / "run")
 
 
