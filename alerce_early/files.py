@@ -93,11 +93,17 @@ def hold_lock(lock: Path, patience: float = math.inf, place: str = PLACE) -> Ite
 
     Raises BusyError if another process still holds it after so many seconds.
     """
-    with translate_refusals(lock, ANY, place):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            held = FileLock(lock, timeout=-1 if patience == math.inf else patience).acquire()
-        except Timeout:
-            raise BusyError(f"another process works in {lock.parent}.") from None
-    with held:
+    made = FileLock(lock, timeout=-1 if patience == math.inf else patience)
+    while not made.is_locked:
+        with translate_refusals(lock, ANY, place):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                made.acquire()
+            except Timeout:
+                raise BusyError(f"another process works in {lock.parent}.") from None
+            except FileNotFoundError:  # its folder went with the holder before: make it again
+                continue
+    try:
         yield
+    finally:
+        made.release()

@@ -111,6 +111,13 @@ def run(module: str, *arguments: object, cwd: Path | None = None, env: Mapping[s
     return command
 
 
+def running(pid: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def _run(arguments: list[str], folder: str, env: dict[str, str], files: list[Path], before: str) -> None:
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)

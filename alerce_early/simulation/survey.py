@@ -120,7 +120,7 @@ def simulate(n: int = 52_244, seed: int = 0) -> dict[str, Any]:
 
 
 def _paint(work: tuple[Array, Array, list[int]]) -> tuple[list[Array], Array]:
-    """Return stamps and metadata of alerts of these labels (n,), some of them trimmed (n,), and of a seed of their own."""
+    """Return stamps and metadata of alerts: their labels (n,), whether each is trimmed (n,), and their own seed."""
     labels, trimmed, seed = work
     rng = np.random.default_rng(seed)
     scene = draw_scene(labels, rng)

@@ -18,6 +18,7 @@ import fastavro
 import numpy as np
 import pytest
 from astropy.io import fits
+from command import running
 from omegaconf import DictConfig
 
 from alerce_early import generate
@@ -271,13 +272,6 @@ def test_a_worker_that_dies_is_told(folder: Path) -> None:
         os.kill(child.pid or 0, signal.SIGKILL)
     with pytest.raises(InputError, match="was killed"):
         list(chunks)
-
-
-def running(pid: int) -> bool:
-    try:
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def by_the_libraries(file: Path) -> tuple[dict[str, Any], list[np.ndarray]]:

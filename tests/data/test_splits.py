@@ -126,7 +126,7 @@ def test_folds_are_a_pure_function_of_the_seed_of_the_split() -> None:
 def test_a_fold_that_is_not_there() -> None:
     labels, ids = np.arange(90) % 3, np.arange(90).astype(str)
     for fold in (-1, 5):
-        with pytest.raises(InputError, match=r"data.split.fold=-?\d is not there: split.folds=5 makes folds 0 to 4"):
+        with pytest.raises(InputError, match=r"data.split.fold=-?\d is not there"):
             split(labels, ids, CLASSES, folds=5, fold=fold)
     with pytest.raises(InputError, match="at least 2"):
         split(labels, ids, CLASSES, folds=1)

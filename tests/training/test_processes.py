@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from command import Command, running
 
 from alerce_early import tables
 from alerce_early.tasks.classify import ClassifyTask
@@ -29,10 +31,12 @@ EXACT = ("augment=none", "model.net.dropout=0")  # nothing that each process dra
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1")
 
 
-def command(*options: str, what: Sequence[str] = ("-m", "alerce_early.train"), **env: str) -> subprocess.Popen[str]:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    own = {name: value for name, value in os.environ.items() if name != processes.OURS}  # nobody's child
-    return subprocess.Popen([sys.executable, *what, *options], text=True, env=own | env, **pipes)
+def nobodys_child() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != processes.OURS}
+
+
+def command(*options: str, **env: str) -> Command:
+    return Command("alerce_early.train", *options, env=nobodys_child() | env)
 
 
 def finished(outputs: Path) -> list[Path]:
@@ -89,21 +93,23 @@ def test_sigterm_ends_all_processes_with_one_line_and_resume_goes_on(
 ) -> None:
     long = ("trainer.max_epochs=500", "patience=500", "data.batches_per_epoch=2", f"data.path={stamps_file}")
     process = command(*SHORT, *TWO, *long, f"outputs={tmp_path}")
-    assert process.stdout is not None
-    assert any("epoch   2" in line for line in process.stdout), process.communicate()[1]
+    assert any("epoch   2" in line for line in process.lines()), process.stderr
     children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     assert len(children) == 1
     for pid in [process.pid, *children * (to == "both")]:
         os.kill(pid, signal.SIGTERM)
-    _, err = process.communicate(timeout=10)  # until the child, too, has let go of the pipe
+    _, err = process.communicate(timeout=10)
+    until = time.monotonic() + 10
+    while any(map(running, children)):
+        assert time.monotonic() < until, "a process outlives the one that started it"
+        time.sleep(0.05)
     assert process.returncode == 128 + signal.SIGTERM
     assert err.startswith("stopped by SIGTERM; continue with: ") and err.count("\n") == 1
     (folder,) = (tmp_path / "runs").glob("*/*")
     epochs = len((folder / "history.jsonl").read_text().splitlines())
 
     again = command(f"resume={folder}")
-    assert again.stdout is not None
-    line = next(line for line in again.stdout if line.startswith("epoch"))
+    line = next(line for line in again.lines() if line.startswith("epoch"))
     again.send_signal(signal.SIGTERM)
     again.communicate(timeout=10)
     assert int(line.split()[1].split("/")[0]) in (epochs, epochs + 1)  # a last line may be older than its checkpoint
@@ -119,9 +125,9 @@ class OneSided(ClassifyTask):
 
 def test_a_loss_not_finite_in_one_process_stops_all_and_keeps_the_best(stamps_file: Path, tmp_path: Path) -> None:
     options = ("model.task._target_=__main__.OneSided", f"data.path={stamps_file}", f"outputs={tmp_path}")
-    process = command(*SHORT, *TWO, *options, "trainer.max_epochs=3", what=[__file__])
-    _, err = process.communicate(timeout=500)
-    assert process.returncode == 0, err
+    options = (*SHORT, *TWO, *options, "trainer.max_epochs=3")
+    process = subprocess.run([sys.executable, __file__, *options], env=nobodys_child(), capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     result = json.loads((finished(tmp_path)[0] / "metrics.json").read_text())
     assert "epoch 2, batch 2" in result["stopped"] and result["best_epoch"] == 1
 
