@@ -51,8 +51,9 @@ class ClassifyTask(Task):
 class BayesTask(ClassifyTask):
     """Cross entropy plus the weights' divergence from their prior, over the number of training rows.
 
-    That is the negative evidence lower bound per training row. draws: of the weights for a prediction;
-    anneal_steps: training steps over which the divergence's weight grows from 0 to 1.
+    With a kl_weight of 1 that is the negative evidence lower bound per training row; a smaller one is a cold
+    posterior (Wenzel et al. 2020). draws: of the weights for a prediction; anneal_steps: training steps over which
+    the divergence's weight grows from 0 to kl_weight.
 
     Columns: p_<class> and std_<class>, mean and standard deviation over the draws; entropy of the mean
     prediction, and mutual_information of prediction and weights, what more data could teach; both in nats.
@@ -61,17 +62,17 @@ class BayesTask(ClassifyTask):
     shown = ("cross_entropy", "kl")
     net: FlipoutMLP
 
-    def __init__(self, *args: Any, draws: int = 100, anneal_steps: int = 0, **options: Any):
+    def __init__(self, *args: Any, draws: int = 100, kl_weight: float = 1.0, anneal_steps: int = 0, **options: Any):
         super().__init__(*args, **options)
         if not isinstance(self.net, FlipoutMLP):
             raise InputError(f"BayesTask needs a net with draws; {type(self.net).__name__} has none. Try FlipoutMLP.")
-        self.draws, self.anneal_steps = draws, anneal_steps
+        self.draws, self.kl_weight, self.anneal_steps = draws, kl_weight, anneal_steps
 
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         fit = super().losses(z, batch)["loss"]
         kl = self.net.kl() / self.spec.n_train
         weight = min(1.0, self.global_step / self.anneal_steps) if self.anneal_steps and self.training else 1.0
-        return {"loss": fit + weight * kl, "cross_entropy": fit, "kl": kl}
+        return {"loss": fit + weight * self.kl_weight * kl, "cross_entropy": fit, "kl": kl}
 
     def outputs(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         draws = self.net.draws(batch, self.draws).float().softmax(2)

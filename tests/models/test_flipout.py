@@ -15,28 +15,30 @@ NET = {"_target_": "alerce_early.models.flipout.FlipoutMLP", "hidden": [8]}
 SPEC = spec(shape=(2, 5, 5), classes=("artefact", "real"), n_train=10)
 
 
-def layer(inputs: int = 6, outputs: int = 4, sigma: float = 0.5) -> FlipoutLinear:
+def layer(inputs: int = 6, outputs: int = 4, sigma: float = 0.5, **options) -> FlipoutLinear:
     torch.manual_seed(0)
-    made = FlipoutLinear(inputs, outputs)
+    made = FlipoutLinear(inputs, outputs, **options)
     torch.nn.init.constant_(made.rho, torch.tensor(sigma).expm1().log().item())
     assert torch.allclose(made.sigma, torch.tensor(sigma))
     return made
 
 
-def task(net: dict | None = None, **options) -> BayesTask:
-    optim = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3}, "schedule": None}
+def task(net: dict | None = None, groups: dict | None = None, **options) -> BayesTask:
+    optim = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3}, "groups": groups or {}, "schedule": None}
     return BayesTask(net or NET, SPEC.plain(), optim, {"margin": 0, "steps": []}, **options)
 
 
-def test_divergence_is_that_of_the_distributions() -> None:
-    made = layer()
+@pytest.mark.parametrize("prior_std", (1.0, 0.1))
+def test_divergence_is_that_of_the_distributions(prior_std: float) -> None:
+    made = layer(prior_std=prior_std)
     torch.nn.init.normal_(made.rho)
-    expected = kl_divergence(Normal(made.mean, made.sigma), Normal(0.0, 1.0)).sum()
+    expected = kl_divergence(Normal(made.mean, made.sigma), Normal(0.0, prior_std)).sum()
     assert torch.allclose(made.kl(), expected)
 
 
 def test_divergence_counts_all_layers() -> None:
-    net = FlipoutMLP(SPEC, hidden=(8, 8))
+    net = FlipoutMLP(SPEC, hidden=(8, 8), prior_std=0.1)
+    assert {part.prior_std for part in net.layers} == {0.1}
     assert torch.allclose(net.kl(), sum((part.kl() for part in net.layers), torch.tensor(0.0)))
     assert len(net.layers) == 3
 
@@ -111,15 +113,27 @@ def test_columns_of_the_task() -> None:
     assert (columns["mutual_information"] > 0).all() and (columns["mutual_information"] < columns["entropy"]).all()
 
 
-def test_the_divergence_is_divided_by_the_training_rows_and_annealed() -> None:
+def test_the_divergence_is_divided_by_the_training_rows_weighed_and_annealed() -> None:
     batch = {"label": torch.tensor([0, 1])}
     z = torch.zeros(2, 2)
     losses = task().losses(z, batch)
     net = task().net
     assert torch.allclose(losses["loss"] - losses["cross_entropy"], losses["kl"])
     assert torch.isclose(losses["kl"] * 10, task().net.kl(), rtol=0.05) and len(net.layers) == 2
+    weighed = task(kl_weight=0.25).losses(z, batch)
+    assert torch.allclose(weighed["loss"] - weighed["cross_entropy"], 0.25 * weighed["kl"])
     begun = task(anneal_steps=100).losses(z, batch)  # step 0
     assert begun["loss"] == begun["cross_entropy"]
+
+
+def test_widths_have_a_learning_rate_of_their_own() -> None:
+    made = task(groups={"rho": {"lr": 0.1}})
+    means, widths = made.configure_optimizers().param_groups
+    assert (means["lr"], widths["lr"]) == (1e-3, 0.1)
+    assert {id(weight) for weight in widths["params"]} == {id(part.rho) for part in made.net.layers}
+    assert len(means["params"]) + len(widths["params"]) == len(list(made.net.parameters()))
+    with pytest.raises(InputError, match="rhoo"):
+        task(groups={"rhoo": {"lr": 0.1}}).configure_optimizers()
 
 
 def test_a_net_without_draws_is_refused() -> None:
