@@ -1,6 +1,7 @@
 """Bayesian dense layers: a normal distribution over each weight, drawn anew for each example (Wen et al. 2018)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -71,9 +72,10 @@ class FlipoutMLP(Net):
         super().__init__(spec)
         if not prior_std > 0:
             raise InputError(f"model.net.prior_std={prior_std}; wanted a number above 0.")
+        self.prior_std = prior_std
         channels, height, width = spec.shape
         sizes = [channels * height * width, *hidden, len(spec.classes)]
-        self.layers = nn.ModuleList(FlipoutLinear(*sides, prior_std) for sides in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(FlipoutLinear(*sides, prior_std) for sides in pairwise(sizes))
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """image (B, C, H, W) float32 -> (B, classes) logits, of one draw per example; in eval mode of the means."""
@@ -90,6 +92,11 @@ class FlipoutMLP(Net):
             assert isinstance(layer, FlipoutLinear)
             x = layer.drawn(x.relu() if i else x, n, generator)
         return x
+
+    @property
+    def sigmas(self) -> list[Tensor]:
+        """The posterior's standard deviations, (outputs, inputs) of each layer."""
+        return [layer.sigma for layer in self.layers if isinstance(layer, FlipoutLinear)]
 
     def kl(self) -> Tensor:
         """Divergence of all layers' posteriors from their priors; nats, scalar."""

@@ -79,6 +79,14 @@ class Task(L.LightningModule):
         """Return what only the network can show: blocks of stamps (classes, n, C, H, W) by title, or none."""
         return {}
 
+    def draw_predictions(self, data: AlertData) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return test rows (R,) and, over draws of the weights, their probabilities (draws, R, classes), or None."""
+        return None
+
+    def describe_posterior(self) -> dict[str, Any]:
+        """Return what is known of the posterior of the weights as plain values, {} where there is none."""
+        return {}
+
     def named(self, table: Mapping[str, np.ndarray]) -> Table:
         """Return a table of outputs with class names for label numbers, nothing for unlabelled rows."""
         return {**table, "label": np.array([*self.spec.classes, ""])[table["label"]]}
@@ -126,7 +134,7 @@ class Task(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _group_parameters(self) -> list[dict[str, Any]]:
-        """Return the optimiser's parameter groups: first all that are in no other, then those that optim.groups names."""
+        """Return the parameter groups: first all parameters that optim.groups does not name, then one for each name."""
         named: dict[str, list[Tensor]] = {name: [] for name in self.optim.get("groups") or {}}
         rest: list[Tensor] = []
         for name, parameter in self.net.named_parameters():

@@ -1,13 +1,20 @@
 """Flipout layers against the distributions they stand for, and the Bayesian task's columns."""
 
+import html
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from conftest import spec
 from torch.distributions import Normal, kl_divergence
 
+from alerce_early import checkpoints, tables
+from alerce_early.config import make_data
 from alerce_early.errors import InputError
 from alerce_early.models.flipout import FlipoutLinear, FlipoutMLP
 from alerce_early.tasks.classify import BayesTask
+from alerce_early.train import train
 
 NET = {"_target_": "alerce_early.models.flipout.FlipoutMLP", "hidden": [8]}
 
@@ -110,6 +117,11 @@ def test_columns_of_the_task() -> None:
     assert torch.allclose(columns["std_real"], columns["std_artefact"], atol=1e-6)
     expected = torch.distributions.Categorical(draws.mean(0)).entropy()
     assert torch.allclose(columns["entropy"], expected, atol=1e-5)
+    votes = (draws[..., 1] > draws[..., 0]).float().mean(0)
+    assert 0 < votes.mean() < 1 and torch.allclose(columns["vote_real"], votes)
+    assert torch.allclose(columns["vote_artefact"], 1 - votes)
+    of_means = torch.distributions.Categorical(logits=made.net(batch)).entropy()
+    assert torch.allclose(columns["entropy_of_means"], of_means, atol=1e-5)
     assert (columns["mutual_information"] > 0).all() and (columns["mutual_information"] < columns["entropy"]).all()
 
 
@@ -134,6 +146,43 @@ def test_widths_have_a_learning_rate_of_their_own() -> None:
     assert len(means["params"]) + len(widths["params"]) == len(list(made.net.parameters()))
     with pytest.raises(InputError, match="rhoo"):
         task(groups={"rhoo": {"lr": 0.1}}).configure_optimizers()
+
+
+def test_widths_that_are_all_alike_are_warned_of() -> None:
+    made = task(net=NET | {"prior_std": 0.1}, kl_weight=0.5)
+    told = made.describe_posterior()
+    assert "only 1.00 times" in told["warning"]
+    assert told["kl"] == pytest.approx(made.net.kl().item() / 10) and (told["kl_weight"], told["prior_std"]) == (
+        0.5,
+        0.1,
+    )
+    torch.nn.init.normal_(made.net.layers[0].rho, std=2)
+    told = made.describe_posterior()
+    assert told["warning"] is None
+    assert [(name, n) for name, n, *_ in told["widths"]] == [("all", 416), ("layer 1", 400), ("layer 2", 16)]
+    assert told["widths"][1][3] == pytest.approx(made.net.layers[0].sigma.detach().quantile(0.5).item(), rel=1e-5)
+
+
+def test_a_run_shows_its_draws(quick, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = ("model=hits_flipout", "data=alerce", "model.task.draws=7", "optim.groups.rho.lr=1e-3")
+    config = quick(*options, "trainer.max_epochs=1")
+    run = train(config, tmp_path / "run")
+    posterior = run.read_json("metrics.json")["posterior"]
+    assert posterior["warning"] in caplog.text and "optim.groups.rho.lr" in posterior["warning"]
+    page = html.unescape(run.page.read_text())
+    assert "Uncertainty of the weights" in page and posterior["warning"] in page
+    n = len(tables.select_split(tables.read(run.predictions), "test")["row"])
+    assert sorted(file.stem for file in run.pictures.glob("*.png")) == [
+        "Probability of each class over 7 draws of the weights, single test rows, the true class filled",
+        f"Probability of the true class over 7 draws of the weights, {n} test rows",
+    ]
+    data = make_data(config)
+    data.setup()
+    rows, draws = checkpoints.task(run.best).draw_predictions(data)
+    written = tables.read(run.predictions)
+    shown = {row: i for i, row in enumerate(written["row"])}
+    first = data.classes[0]
+    assert np.allclose(draws[..., 0].mean(0), written[f"p_{first}"][[shown[row] for row in rows]], atol=1e-5)
 
 
 def test_a_net_without_draws_is_refused() -> None:
