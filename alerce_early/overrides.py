@@ -19,7 +19,7 @@ from alerce_early.schema import check_call, construct
 
 # Below these a key may be added with +: what it names takes more options than its yaml tells, or any.
 OPEN = (
-    *("trainer.", "model.net.", "model.task.", "optim.optimizer.", "optim.schedule."),
+    *("trainer.", "model.net.", "model.task.", "optim.optimizer.", "optim.schedule.", "optim.groups."),
     *("hydra.", "data.groups.", "data.keep."),
 )
 # What a run itself decides, to end as it would have uncut and to keep everything in its folder.
@@ -83,16 +83,17 @@ def check(config: DictConfig) -> None:
     for name, given in (("net", {"spec": None}), ("task", {"net": {}, "spec": {}, "optim": {}, "augment": {}})):
         options = dict(plain["model"][name])
         check_call(module_class(str(options.pop("_target_", ""))), **{**options, **given})
-    _check_optimizer(dict(plain["optim"]["optimizer"]))
+    _check_optimizer(dict(plain["optim"]["optimizer"]), plain["optim"].get("groups") or {})
     _check_trainer(plain["trainer"])
 
 
-def _check_optimizer(options: dict[str, Any]) -> None:
+def _check_optimizer(options: dict[str, Any], groups: dict[str, Any]) -> None:
     kind = torch_class(options.pop("_target_"), torch.optim.Optimizer)
     try:
-        construct(kind, [torch.nn.Parameter(torch.zeros(1))], **options)
+        for own in ({}, *groups.values()):  # of a group torch takes, and ignores, also options that do not exist
+            construct(kind, [torch.nn.Parameter(torch.zeros(1))], **{**options, **own})
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"optim.optimizer: {one_line(error)}.") from None
+        raise InputError(f"optim: {one_line(error)}.") from None
 
 
 def _check_trainer(options: dict[str, Any]) -> None:

@@ -46,6 +46,7 @@ from alerce_early.training.trainer import make_trainer
 log = logging.getLogger(__name__)
 
 FINISHED = "finished"
+SINGLE = 10  # test rows whose distribution over draws is drawn
 
 
 def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
@@ -123,10 +124,12 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
         "training_seconds": round(progress.training_seconds(trainer), 2),
         "judged_rows_per_second": round(len(table["row"]) / judging, 1),
         "stopped": stopped,
+        "posterior": task.describe_posterior(),
     }
+    if warning := result["posterior"].get("warning"):
+        log.warning(warning)
     result["baselines"] = evaluate_baselines(data, tables.select_judged(table, result["judged"]), config.seed)
-    if blocks := task.examples(data):
-        pictures.save(figures.side_by_side(blocks, data.classes), run.pictures / f"{', '.join(blocks)} stamps.png")
+    draw_pictures(task, data, run)
     page = run_page.write_run_page(run, data, result)
     _log_result(trainer, config, result)
     run.write_json("metrics.json", result)
@@ -205,6 +208,23 @@ def evaluate_baselines(data: AlertData, judged: tables.Table, seed: int) -> dict
         present=data.find_classes(np.concatenate([train, test])),
         seed=seed,
     )
+
+
+def draw_pictures(task: Task, data: AlertData, run: Run) -> None:
+    """Draw what only the network can show; the page calls a picture by the name of its file."""
+    if blocks := task.examples(data):
+        pictures.save(figures.side_by_side(blocks, data.classes), run.pictures / f"{', '.join(blocks)} stamps.png")
+    if drawn := task.draw_predictions(data):
+        rows, draws = drawn
+        labels, words = data.labels[rows], f"over {len(draws)} draws of the weights"
+        of_each = [np.flatnonzero(labels == i)[: SINGLE // len(data.classes)] for i in range(len(data.classes))]
+        few = np.concatenate(of_each)
+        by_class = figures.draws_by_class(draws, labels, data.classes)
+        by_stamp = figures.draws_by_stamp(data.store.images[rows[few]], draws[:, few], labels[few], data.classes)
+        pictures.save(by_class, run.pictures / f"Probability of the true class {words}, {len(rows)} test rows.png")
+        pictures.save(
+            by_stamp, run.pictures / f"Probability of each class {words}, single test rows, the true class filled.png"
+        )
 
 
 def _parameters(task: Task) -> int:

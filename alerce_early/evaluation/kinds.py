@@ -96,9 +96,7 @@ class Classification:
         return {**judged, "classes": list(classes), "confusion": counts.tolist()}
 
     def find_right(self, table: Table) -> np.ndarray:
-        """Return (N,) bool: whether the most probable class is the true one."""
-        classes = tables.classes_of(table)
-        return tables.probabilities(table, classes).argmax(1) == tables.label_indices(table, classes)
+        return uncertainty.find_right(table)
 
     def find_strata(self, table: Table) -> np.ndarray:
         """Return the classes."""

@@ -61,7 +61,7 @@ class Classification:
             "ece": np.abs(np.bincount(self.bin, weights * self.excess)).sum() / total,
         }
         ranked = {i: self.rankings[i].counts(weights) for i in self.first if 0 < true[i] < total}
-        areas = {i: (_roc_auc(*hits), _average_precision(*hits)) for i, hits in ranked.items()}
+        areas = {i: (roc_auc(*hits), _average_precision(*hits)) for i, hits in ranked.items()}
         for name, area in zip(("roc_auc", "average_precision"), zip(*areas.values(), strict=True), strict=False):
             values[name] = np.mean(area)
             values |= {f"{name}/{self.classes[i]}": one for i, one in zip(areas, area, strict=True)}
@@ -169,7 +169,8 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
 
 
-def _roc_auc(own: np.ndarray, other: np.ndarray) -> float:
+def roc_auc(own: np.ndarray, other: np.ndarray) -> float:
+    """Return the area under the ROC curve of what `Ranking.counts` returns."""
     return np.trapezoid(np.append(0, own), np.append(0, other)) / (own[-1] * other[-1])
 
 

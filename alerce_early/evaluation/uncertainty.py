@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from alerce_early import tables
-from alerce_early.evaluation import metrics
+from alerce_early.evaluation import intervals, metrics
 
 KEPT = (1.0, 0.95, 0.9, 0.8, 0.5)  # shares of the rows for which the accuracy is given
 BINS = 8  # of a column, at most
+MEASURES = ("entropy_of_means", "mutual_information")  # of uncertainty, beside the entropy, where there are draws
 
 Table = Mapping[str, np.ndarray]
 
@@ -31,26 +32,54 @@ def risk_coverage(right: np.ndarray, entropy: np.ndarray) -> np.ndarray:
     return np.cumsum(kept) / np.arange(1, len(kept) + 1)
 
 
+def find_right(table: Table) -> np.ndarray:
+    """Return whether the most probable class is the true one, (N,) bool."""
+    classes = tables.classes_of(table)
+    return tables.probabilities(table, classes).argmax(1) == tables.label_indices(table, classes)
+
+
 def find_accuracies(table: Table) -> np.ndarray:
     """Return `risk_coverage` of a table, (N,)."""
-    classes = tables.classes_of(table)
-    predicted = tables.probabilities(table, classes).argmax(1)
-    return risk_coverage(predicted == tables.label_indices(table, classes), find_entropy(table))
+    return risk_coverage(find_right(table), find_entropy(table))
 
 
 def judge(table: Table) -> dict[str, Any]:
-    """Return {"kept": [[share of rows, accuracy of the most confident]], "draws": [[class, rows, mean p, std]]}.
+    """Return {"kept": [[share of rows, accuracy of the most confident]], "separation", "draws"}.
 
-    draws: of the probability of the true class the mean over the rows of its mean and of its standard deviation
-    over draws of the weights; empty where there were none.
+    separation: of `judge_separation`. draws: [[class, rows, mean p, std, votes, accuracy]], of the probability of the
+    true class the mean over the rows of its mean and of its standard deviation over draws of the weights, the share of
+    all draws that are right, and of the rows whose mean prediction is; of all rows last; [] where nothing was drawn.
     """
-    accuracies = find_accuracies(table)
+    right, accuracies = find_right(table), find_accuracies(table)
     kept = [[share, float(accuracies[max(1, round(share * len(accuracies))) - 1])] for share in KEPT]
-    draws: list[list[Any]] = []
-    for name in tables.classes_of(table) if any(name.startswith("std_") for name in table) else ():
-        if (own := table["label"] == name).any():
-            draws.append([name, int(own.sum()), *(float(table[f"{of}_{name}"][own].mean()) for of in ("p", "std"))])
-    return {"kept": kept, "draws": draws}
+    classes, draws = tables.classes_of(table), list[list[Any]]()
+    if f"vote_{classes[0]}" in table:
+        labels = tables.label_indices(table, classes)
+        own = [tables.probabilities(table, classes, of)[np.arange(len(labels)), labels] for of in ("p", "std", "vote")]
+        parts = {name: labels == i for i, name in enumerate(classes)} | {"all": np.full(len(labels), True)}
+        draws = [
+            [name, int(rows.sum()), *(float(column[rows].mean()) for column in (*own, right))]
+            for name, rows in parts.items()
+            if rows.any()
+        ]
+    return {"kept": kept, "separation": judge_separation(table), "draws": draws}
+
+
+def judge_separation(table: Table) -> dict[str, Any]:
+    """Return the ROC AUC of the entropy, and of `MEASURES` in the table, for a row being wrong: see `judge_rows`.
+
+    gain: that of the entropy less that of entropy_of_means, both on the same rows: what drawing weights is worth.
+    """
+    scores = {"entropy": find_entropy(table)} | {name: table[name] for name in MEASURES if name in table}
+    rankings = {name: metrics.Ranking(~find_right(table), score) for name, score in scores.items()}
+
+    def find_areas(weights: np.ndarray) -> dict[str, float]:
+        counts = {name: ranking.counts(weights) for name, ranking in rankings.items()}
+        areas = {name: metrics.roc_auc(*of) for name, of in counts.items() if of[0][-1] and of[1][-1]}
+        gain = {"gain": areas["entropy"] - areas[MEASURES[0]]} if MEASURES[0] in areas else {}
+        return {name: float(area) for name, area in (areas | gain).items()}
+
+    return intervals.judge_rows(find_areas, table["id"])
 
 
 def bin_by_column(right: np.ndarray, values: np.ndarray) -> list[tuple[float, float, int, int]]:

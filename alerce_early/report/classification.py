@@ -40,6 +40,12 @@ CAPTIONS = {
     "confusion": "Confusion matrix: share of the true class, and counts.",
     "by_class": "Each class against the rest, over the thresholds on its probability.",
 }
+SEPARATION = {
+    "entropy": "entropy of the prediction",
+    "entropy_of_means": "entropy of the prediction by the means of the weights",
+    "gain": "the first less the second",
+    "mutual_information": "mutual information of prediction and weights",
+}
 NAMES = {"p": "uncalibrated", "q": "calibrated"}  # prefix of the columns, and what they are
 MISTAKES = 16  # shown
 
@@ -209,9 +215,18 @@ class ClassificationChapter:
             tables=[(("rows kept", "accuracy"), [[f"{share:.0%}", number(of)] for share, of in judged["kept"]])],
             pictures=[("Accuracy of the most confident rows against the share kept.", drawn["risk_coverage"])],
         )
+        if areas := judged["separation"]["values"]:
+            bounds = judged["separation"]["intervals"]
+            rows = [[words, number(areas[name], bounds[name])] for name, words in SEPARATION.items() if name in areas]
+            section.tables.append((("tells wrong rows from right ones", "ROC AUC"), rows))
         if judged["draws"]:
+            section.words.append(
+                "Over draws, each draw of the weights counts as one verdict on each row; their mean is what is "
+                "predicted, one verdict per row."
+            )
             rows = [[name, str(n), *map(number, numbers)] for name, n, *numbers in judged["draws"]]
-            section.tables.append((("true class", "rows", "mean p", "standard deviation of the draws"), rows))
+            header = ("true class", "rows", "mean p", "standard deviation of the draws")
+            section.tables.append(((*header, "accuracy over draws", "accuracy of their mean"), rows))
             caption = "Probability of each class by true class: mean and standard deviation over draws of the weights."
             section.pictures.append((caption, drawn["draws"]))
         return section

@@ -256,3 +256,43 @@ def weight_draws(table: Mapping[str, np.ndarray], classes: Sequence[str]) -> Fig
     for row in axes[:, 0]:
         row.set_ylabel("rows")
     return figure
+
+
+@STYLED
+def draws_by_class(draws: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draw histograms of the probability of the true class in all draws (n, R, C), right and wrong, by class.
+
+    labels: (R,) indices into classes.
+    """
+    figure = Figure(figsize=(max(2.6 * len(classes), 6), 2.8))
+    own, right = draws[:, np.arange(len(labels)), labels], draws.argmax(2) == labels
+    for i, axes in enumerate(figure.subplots(1, len(classes), squeeze=False).flat):
+        parts = [own[right & (labels == i)], own[~right & (labels == i)]]
+        counts = [f"{len(part):,} {word}" for part, word in zip(parts, ("right", "wrong"), strict=True)]
+        axes.hist(parts, np.linspace(0, 1, 26).tolist(), stacked=True, label=counts, color=["tab:blue", "tab:red"])
+        axes.set_xlabel(f"probability of {classes[i]}", fontsize=9)
+        axes.set_title(f"true {classes[i]}", fontsize=10)
+        axes.legend()
+    return figure
+
+
+@STYLED
+def draws_by_stamp(images: np.ndarray, draws: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draw stamps (R, C, H, W) and beside each the probability of each class over draws (n, R, classes).
+
+    labels: (R,) indices into classes; the true class is filled.
+    """
+    figure = Figure(figsize=(9, 1.1 * -(-len(images) // 2) + 0.4))
+    grid = figure.subplots(-(-len(images) // 2), 4, squeeze=False).reshape(-1, 2)
+    for axes in grid[len(images) :].flat:
+        axes.set_visible(False)
+    for (stamp, histogram), image, of_row, label in zip(grid, images, draws.swapaxes(0, 1), labels, strict=False):
+        mosaic(stamp, image[None, :MOST_CHANNELS])
+        stamp.set_title(f"true {classes[label]}", fontsize=8)
+        for i, name in enumerate(classes):
+            filled = "stepfilled" if i == label else "step"
+            histogram.hist(of_row[:, i], np.linspace(0, 1, 26).tolist(), histtype=filled, label=name, color=f"C{i}")
+        histogram.set_yticks([])
+        histogram.tick_params(labelsize=7)
+    figure.legend(*grid[0, 1].get_legend_handles_labels(), loc="outside upper right", ncols=len(classes))
+    return figure

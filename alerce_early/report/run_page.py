@@ -47,6 +47,7 @@ def write_run_page(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
             *sections.write(kind, judged, table, drawn, lambda rows: _finish_stamps(recipe, data.store.images[rows])),
             *([sections.write_baselines(result["baselines"], judged)] if result.get("baselines") else []),
             *sections.write_goal(judged),
+            *([sections.write_posterior(result["posterior"])] if result.get("posterior") else []),
             *_show_pictures(run),
             Section(
                 "Learning",

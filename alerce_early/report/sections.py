@@ -209,6 +209,23 @@ def write_baselines(result: Mapping[str, Any], judged: Mapping[str, Any]) -> Sec
     return section
 
 
+def write_posterior(posterior: Mapping[str, Any]) -> Section:
+    """Return what is known of the weights; posterior: of `Task.describe_posterior`."""
+    rows = [[name, f"{n:,}", *(f"{value:.2g}" for value in widths)] for name, n, *widths in posterior["widths"]]
+    return Section(
+        "Uncertainty of the weights",
+        words=[
+            *([posterior["warning"]] if posterior["warning"] else []),
+            f"The weights' divergence from their prior, of standard deviation {posterior['prior_std']:g}, is "
+            f"{posterior['kl']:.3g} nats per training row, of which the loss has {posterior['kl_weight']:g} times; 1 "
+            "is the evidence lower bound, less makes the posterior narrower than the data warrant by themselves.",
+            "Below: the standard deviations of the weights' posteriors. Where they are all alike, no weight is known "
+            "better than another, and draws of them tell little.",
+        ],
+        tables=[(("standard deviation", "weights", "5th percentile", "median", "95th percentile"), rows)],
+    )
+
+
 def _show_worst(
     title: str, table: Table, errors: np.ndarray, numbers: list[str], images: Images | None
 ) -> list[Section]:

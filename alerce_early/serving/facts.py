@@ -19,8 +19,8 @@ FORMAT = 1  # of what a deployed network takes and returns
 LICENCE = "MIT"
 LARGEST = 1 << 24  # values of one raw row; a stamp has 12,000
 # What tasks return, with classes and without; all other columns of a table are not the network's to fill.
-OF_EACH_CLASS = ("p", "q", "std")  # p_<class> and so on
-OF_CLASSES = ("entropy", "mutual_information")
+OF_EACH_CLASS = ("p", "q", "std", "vote")  # p_<class> and so on
+OF_CLASSES = ("entropy", "mutual_information", "entropy_of_means")
 OF_REDSHIFT = ("predicted", "confidence")
 
 # Raw stamps (B, C, H, W) float32, NaN where there is no data, and metadata (B, F) float32 or None, to all

@@ -38,7 +38,8 @@ class Task(L.LightningModule):
 
     All arguments are plain values, kept as `hparams`, so a checkpoint opens with `weights_only` and no arguments:
     net: config of a `Net`; spec: `DataSpec.plain()`; optim: {"optimizer": {"_target_": a torch.optim class,
-    ...}, "schedule": {"_target_": a torch scheduler, ...} or None}; augment: {"margin", "steps"}.
+    ...}, "groups": {last part of a parameter's name: options of the optimiser for it}, "schedule": {"_target_": a torch
+    scheduler, ...} or None}; augment: {"margin", "steps"}.
     table: outputs of all rows of the last validation, in the order of the store's rows.
     """
 
@@ -82,6 +83,14 @@ class Task(L.LightningModule):
         """Return what only the network can show: blocks of stamps (classes, n, C, H, W) by title, or none."""
         return {}
 
+    def draw_predictions(self, data: AlertData) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return test rows (R,) and, over draws of the weights, their probabilities (draws, R, classes), or None."""
+        return None
+
+    def describe_posterior(self) -> dict[str, Any]:
+        """Return what is known of the posterior of the weights as plain values, {} where there is none."""
+        return {}
+
     def named(self, table: Mapping[str, np.ndarray]) -> Table:
         """Return a table of outputs with class names for label numbers, nothing for unlabelled rows."""
         return {**table, "label": np.array([*self.spec.classes, ""])[table["label"]]}
@@ -123,11 +132,21 @@ class Task(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Construct optimiser and schedule, which steps with every batch, from the optim config."""
-        optimizer = _construct(self.optim["optimizer"], torch.optim.Optimizer, self.net.parameters())
+        optimizer = _construct(self.optim["optimizer"], torch.optim.Optimizer, self._group_parameters())
         if not self.optim.get("schedule"):
             return optimizer
         scheduler = _construct(self.optim["schedule"], torch.optim.lr_scheduler.LRScheduler, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _group_parameters(self) -> list[dict[str, Any]]:
+        """Return the parameter groups: first all parameters that optim.groups does not name, then one for each name."""
+        named: dict[str, list[Tensor]] = {name: [] for name in self.optim.get("groups") or {}}
+        rest: list[Tensor] = []
+        for name, parameter in self.net.named_parameters():
+            named.get(name.rpartition(".")[2], rest).append(parameter)
+        if empty := [name for name, parameters in named.items() if not parameters]:
+            raise InputError(f"optim.groups.{empty[0]}: {type(self.net).__name__} has no parameter of that name.")
+        return [{"params": rest}, *({"params": named[name], **self.optim["groups"][name]} for name in named)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what it takes to open the file bare: its format and the task's class; Lightning adds `hparams`."""

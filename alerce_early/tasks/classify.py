@@ -1,7 +1,9 @@
 """Classification: which of the classes is it, and, of a Bayesian network, how sure is it of its own weights?"""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +13,12 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics
 from alerce_early.models.flipout import FlipoutMLP
 from alerce_early.tasks.base import Batch, Table, Task
+
+if TYPE_CHECKING:
+    from alerce_early.data.datamodule import AlertData
+
+MOST_DRAWN = 1000  # test rows whose single draws are shown; bounds memory
+ALIKE = 2.0  # 95th over 5th percentile of the widths, below which no weight is known better than another
 
 
 class ClassifyTask(Task):
@@ -55,35 +63,74 @@ class ClassifyTask(Task):
 class BayesTask(ClassifyTask):
     """Cross entropy plus the weights' divergence from their prior, over the number of training rows.
 
-    That is the negative evidence lower bound per training row. draws: of the weights for a prediction;
-    anneal_steps: training steps over which the divergence's weight grows from 0 to 1.
+    With a kl_weight of 1 that is the negative evidence lower bound per training row; a smaller one is a cold
+    posterior (Wenzel et al. 2020). draws: of the weights for a prediction; anneal_steps: training steps over which
+    the divergence's weight grows from 0 to kl_weight.
 
-    Columns: p_<class> and std_<class>, mean and standard deviation over the draws; entropy of the mean
-    prediction, and mutual_information of prediction and weights, what more data could teach; both in nats.
+    Columns: p_<class> and std_<class>, mean and standard deviation over the draws, and vote_<class>, the share of
+    them in which it is the most probable; entropy of the mean prediction, mutual_information of prediction and
+    weights, what more data could teach, and entropy_of_means, of the prediction by the means of the weights without
+    any draw; all three in nats.
     """
 
     shown = ("cross_entropy", "kl")
     net: FlipoutMLP
 
-    def __init__(self, *args: Any, draws: int = 100, anneal_steps: int = 0, **options: Any):
+    def __init__(self, *args: Any, draws: int = 100, kl_weight: float = 1.0, anneal_steps: int = 0, **options: Any):
         super().__init__(*args, **options)
         if not isinstance(self.net, FlipoutMLP):
             raise InputError(f"BayesTask needs a net with draws; {type(self.net).__name__} has none. Try FlipoutMLP.")
-        self.draws, self.anneal_steps = draws, anneal_steps
+        self.draws, self.kl_weight, self.anneal_steps = draws, kl_weight, anneal_steps
 
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         fit = super().losses(z, batch)["loss"]
         kl = self.net.kl() / self.spec.n_train
         weight = min(1.0, self.global_step / self.anneal_steps) if self.anneal_steps and self.training else 1.0
-        return {"loss": fit + weight * kl, "cross_entropy": fit, "kl": kl}
+        return {"loss": fit + weight * self.kl_weight * kl, "cross_entropy": fit, "kl": kl}
 
     def outputs(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         draws = self.net.draws(batch, self.draws).float().softmax(2)
         mean, std = draws.mean(0), draws.std(0, correction=0)
+        votes = torch.nn.functional.one_hot(draws.argmax(2), draws.shape[2]).float().mean(0)
         entropy, expected = special.entr(mean).sum(1), special.entr(draws).sum(2).mean(0)
         return {
             **{f"p_{name}": mean[:, i] for i, name in enumerate(self.spec.classes)},
             **{f"std_{name}": std[:, i] for i, name in enumerate(self.spec.classes)},
+            **{f"vote_{name}": votes[:, i] for i, name in enumerate(self.spec.classes)},
             "entropy": entropy,
             "mutual_information": entropy - expected,
+            "entropy_of_means": special.entr(z.float().softmax(1)).sum(1),
+        }
+
+    @torch.no_grad()
+    def draw_predictions(self, data: AlertData) -> tuple[np.ndarray, np.ndarray] | None:
+        self.eval()
+        labelled = data.parts["test"][data.labels[data.parts["test"]] >= 0]
+        if not len(labelled):
+            return None
+        rows = labelled[:: -(-len(labelled) // MOST_DRAWN)]
+        image = self.recipe.finish(torch.from_numpy(data.store.images[rows])).to(self.device)
+        return rows, self.net.draws({"image": image}, self.draws).softmax(2).cpu().numpy()
+
+    @torch.no_grad()
+    def describe_posterior(self) -> dict[str, Any]:
+        """Return {"kl": nats per training row, "kl_weight", "prior_std", "widths", "warning": text or None}.
+
+        widths: [[layer, weights, 5th percentile, median and 95th percentile of sigma]], of all layers together first.
+        """
+        layers = {f"layer {i}": sigma.cpu().numpy().ravel() for i, sigma in enumerate(self.net.sigmas, 1)}
+        parts = {"all": np.concatenate([*layers.values()]), **layers}
+        widths = [[name, sigma.size, *np.percentile(sigma, (5, 50, 95)).tolist()] for name, sigma in parts.items()]
+        spread = widths[0][4] / widths[0][2]
+        warning = (
+            f"The posterior is not learnt: the 95th percentile of the weights' widths is only {spread:.2f} times the "
+            "5th, so they have moved with the steps alone, or all are at the prior. Try a larger optim.groups.rho.lr, "
+            "more epochs or a smaller model.task.kl_weight."
+        )
+        return {
+            "kl": float(self.net.kl()) / self.spec.n_train,
+            "kl_weight": self.kl_weight,
+            "prior_std": self.net.prior_std,
+            "widths": widths,
+            "warning": warning if spread < ALIKE else None,
         }

@@ -196,6 +196,8 @@ def train_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
         ("seed=-1", "seed=-1"),
         ("optim.optimizer.lr=fast", "optim.optimizer.lr"),
         ("optim.optimizer.momentum=0.9", "momentum"),
+        ("+optim.groups.bias.momentum=0.9", "momentum"),
+        ("+optim.groups.bias=0.9", "mapping"),
         ("data.batch_size=-5", "data.batch_size=-5"),
         ("data.batches_per_epoch=0", "data.batches_per_epoch=0"),
         ("patience=long", "patience"),

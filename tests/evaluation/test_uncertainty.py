@@ -35,9 +35,28 @@ def test_the_page_tells_what_is_gained_by_leaving_out_the_uncertain() -> None:
     assert section.tables[0][1][-1] == ["50%", "1.000"]
 
 
+def test_the_entropy_separates_wrong_rows_from_right_ones() -> None:
+    separation = uncertainty.judge_separation(
+        table()
+    )  # entropies rise with |p - .5| falling: right, wrong, right, right
+    assert separation["values"] == {"entropy": pytest.approx(2 / 3)}  # of the three right rows one is less certain
+    better = uncertainty.judge_separation(table(entropy=[1.0, 4, 2, 3], entropy_of_means=[1.0, 2, 3, 4]))
+    assert better["values"] == {
+        "entropy": 1,
+        "entropy_of_means": pytest.approx(1 / 3),
+        "gain": pytest.approx(2 / 3),
+    }
+    all_right = uncertainty.judge_separation(table(label=["b", "b", "a", "b"]))
+    assert all_right["values"] == {}
+
+
 def test_draws_are_told_by_class_where_there_were_any() -> None:
-    bayesian = table(std_a=[0.1, 0.2, 0.4, 0.1], std_b=[0.1, 0.2, 0.4, 0.3])
-    drawn, section = page_of(bayesian, "Uncertainty")
+    votes = np.array([0.9, 0.4, 0.3, 0.5])  # for b
+    drawn, section = page_of(
+        table(std_a=[0.1, 0.2, 0.4, 0.1], std_b=[0.1, 0.2, 0.4, 0.3], vote_a=1 - votes, vote_b=votes), "Uncertainty"
+    )
     assert {"risk_coverage", "draws"} <= drawn.keys()
-    rows = section.tables[1][1]
-    assert rows == [["a", "2", "0.600", "0.300"], ["b", "2", "0.725", "0.200"]]
+    rows = section.tables[2][1]
+    assert rows[0] == ["a", "2", "0.600", "0.300", "0.650", "0.500"]
+    assert rows[1] == ["b", "2", "0.725", "0.200", "0.700", "1.000"]
+    assert rows[2][:2] == ["all", "4"] and rows[2][3:] == ["0.250", "0.675", "0.750"]

@@ -1,13 +1,20 @@
 """Flipout layers against the distributions they stand for, and the Bayesian task's columns."""
 
+import html
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from conftest import spec
 from torch.distributions import Normal, kl_divergence
 
+from alerce_early import checkpoints, tables
+from alerce_early.config import make_data
 from alerce_early.errors import InputError
 from alerce_early.models.flipout import FlipoutLinear, FlipoutMLP
 from alerce_early.tasks.classify import BayesTask
+from alerce_early.train import train
 
 NET = {"_target_": "alerce_early.models.flipout.FlipoutMLP", "hidden": [8]}
 
@@ -15,28 +22,30 @@ NET = {"_target_": "alerce_early.models.flipout.FlipoutMLP", "hidden": [8]}
 SPEC = spec(shape=(2, 5, 5), classes=("artefact", "real"), n_train=10)
 
 
-def layer(inputs: int = 6, outputs: int = 4, sigma: float = 0.5) -> FlipoutLinear:
+def layer(inputs: int = 6, outputs: int = 4, sigma: float = 0.5, **options) -> FlipoutLinear:
     torch.manual_seed(0)
-    made = FlipoutLinear(inputs, outputs)
+    made = FlipoutLinear(inputs, outputs, **options)
     torch.nn.init.constant_(made.rho, torch.tensor(sigma).expm1().log().item())
     assert torch.allclose(made.sigma, torch.tensor(sigma))
     return made
 
 
-def task(net: dict | None = None, **options) -> BayesTask:
-    optim = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3}, "schedule": None}
+def task(net: dict | None = None, groups: dict | None = None, **options) -> BayesTask:
+    optim = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3}, "groups": groups or {}, "schedule": None}
     return BayesTask(net or NET, SPEC.plain(), optim, {"margin": 0, "steps": []}, **options)
 
 
-def test_divergence_is_that_of_the_distributions() -> None:
-    made = layer()
+@pytest.mark.parametrize("prior_std", (1.0, 0.1))
+def test_divergence_is_that_of_the_distributions(prior_std: float) -> None:
+    made = layer(prior_std=prior_std)
     torch.nn.init.normal_(made.rho)
-    expected = kl_divergence(Normal(made.mean, made.sigma), Normal(0.0, 1.0)).sum()
+    expected = kl_divergence(Normal(made.mean, made.sigma), Normal(0.0, prior_std)).sum()
     assert torch.allclose(made.kl(), expected)
 
 
 def test_divergence_counts_all_layers() -> None:
-    net = FlipoutMLP(SPEC, hidden=(8, 8))
+    net = FlipoutMLP(SPEC, hidden=(8, 8), prior_std=0.1)
+    assert {part.prior_std for part in net.layers} == {0.1}
     assert torch.allclose(net.kl(), sum((part.kl() for part in net.layers), torch.tensor(0.0)))
     assert len(net.layers) == 3
 
@@ -108,18 +117,72 @@ def test_columns_of_the_task() -> None:
     assert torch.allclose(columns["std_real"], columns["std_artefact"], atol=1e-6)
     expected = torch.distributions.Categorical(draws.mean(0)).entropy()
     assert torch.allclose(columns["entropy"], expected, atol=1e-5)
+    votes = (draws[..., 1] > draws[..., 0]).float().mean(0)
+    assert 0 < votes.mean() < 1 and torch.allclose(columns["vote_real"], votes)
+    assert torch.allclose(columns["vote_artefact"], 1 - votes)
+    of_means = torch.distributions.Categorical(logits=made.net(batch)).entropy()
+    assert torch.allclose(columns["entropy_of_means"], of_means, atol=1e-5)
     assert (columns["mutual_information"] > 0).all() and (columns["mutual_information"] < columns["entropy"]).all()
 
 
-def test_the_divergence_is_divided_by_the_training_rows_and_annealed() -> None:
+def test_the_divergence_is_divided_by_the_training_rows_weighed_and_annealed() -> None:
     batch = {"label": torch.tensor([0, 1])}
     z = torch.zeros(2, 2)
     losses = task().losses(z, batch)
     net = task().net
     assert torch.allclose(losses["loss"] - losses["cross_entropy"], losses["kl"])
     assert torch.isclose(losses["kl"] * 10, task().net.kl(), rtol=0.05) and len(net.layers) == 2
+    weighed = task(kl_weight=0.25).losses(z, batch)
+    assert torch.allclose(weighed["loss"] - weighed["cross_entropy"], 0.25 * weighed["kl"])
     begun = task(anneal_steps=100).losses(z, batch)  # step 0
     assert begun["loss"] == begun["cross_entropy"]
+
+
+def test_widths_have_a_learning_rate_of_their_own() -> None:
+    made = task(groups={"rho": {"lr": 0.1}})
+    means, widths = made.configure_optimizers().param_groups
+    assert (means["lr"], widths["lr"]) == (1e-3, 0.1)
+    assert {id(weight) for weight in widths["params"]} == {id(part.rho) for part in made.net.layers}
+    assert len(means["params"]) + len(widths["params"]) == len(list(made.net.parameters()))
+    with pytest.raises(InputError, match="rhoo"):
+        task(groups={"rhoo": {"lr": 0.1}}).configure_optimizers()
+
+
+def test_widths_that_are_all_alike_are_warned_of() -> None:
+    made = task(net=NET | {"prior_std": 0.1}, kl_weight=0.5)
+    told = made.describe_posterior()
+    assert "only 1.00 times" in told["warning"]
+    assert told["kl"] == pytest.approx(made.net.kl().item() / 10) and (told["kl_weight"], told["prior_std"]) == (
+        0.5,
+        0.1,
+    )
+    torch.nn.init.normal_(made.net.layers[0].rho, std=2)
+    told = made.describe_posterior()
+    assert told["warning"] is None
+    assert [(name, n) for name, n, *_ in told["widths"]] == [("all", 416), ("layer 1", 400), ("layer 2", 16)]
+    assert told["widths"][1][3] == pytest.approx(made.net.layers[0].sigma.detach().quantile(0.5).item(), rel=1e-5)
+
+
+def test_a_run_shows_its_draws(quick, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = ("model=hits_flipout", "data=alerce", "model.task.draws=7", "optim.groups.rho.lr=1e-3")
+    config = quick(*options, "trainer.max_epochs=1")
+    run = train(config, tmp_path / "run")
+    posterior = run.read_json("metrics.json")["posterior"]
+    assert posterior["warning"] in caplog.text and "optim.groups.rho.lr" in posterior["warning"]
+    page = html.unescape(run.page.read_text())
+    assert "Uncertainty of the weights" in page and posterior["warning"] in page
+    n = len(tables.select_split(tables.read(run.predictions), "test")["row"])
+    assert sorted(file.stem for file in run.pictures.glob("*.png")) == [
+        "Probability of each class over 7 draws of the weights, single test rows, the true class filled",
+        f"Probability of the true class over 7 draws of the weights, {n} test rows",
+    ]
+    data = make_data(config)
+    data.setup()
+    rows, draws = checkpoints.task(run.best).draw_predictions(data)
+    written = tables.read(run.predictions)
+    shown = {row: i for i, row in enumerate(written["row"])}
+    first = data.classes[0]
+    assert np.allclose(draws[..., 0].mean(0), written[f"p_{first}"][[shown[row] for row in rows]], atol=1e-5)
 
 
 def test_a_net_without_draws_is_refused() -> None:

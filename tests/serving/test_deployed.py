@@ -51,8 +51,8 @@ def test_equals_what_training_wrote(
     with torch.no_grad():
         found = deployed.table(stamps[written["row"]], columns[written["row"]])
         chosen = deployed(stamps[written["row"]], columns[written["row"]])
-    assert set(found) == {name for name in written if name.startswith(("p_", "q_", "std_"))} | (
-        {"entropy", "mutual_information"} & set(written)
+    assert set(found) == {name for name in written if name.startswith(("p_", "q_", "std_", "vote_"))} | (
+        {"entropy", "mutual_information", "entropy_of_means"} & set(written)
     )
     for name, column in found.items():
         assert np.abs(column.numpy() - written[name]).max() < 1e-6, name
