@@ -163,7 +163,9 @@ def predict(task: Task, data: AlertData, best: ModelCheckpoint) -> dict[str, np.
         parts.append(table | {"split": np.full(len(table["row"]), split)})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     row = joined.pop("row")
-    keys = {"id": data.store.ids[row], "row": row, "split": joined.pop("split")}
+    several = (data.objects != data.store.ids).any()
+    named = {"id": data.store.ids[row], **({"object": data.objects[row]} if several else {})}
+    keys = {**named, "row": row, "split": joined.pop("split")}
     return keys | task.named(joined) | data.metadata(tables.METADATA, row)
 
 
