@@ -54,7 +54,7 @@ class AlertData(L.LightningDataModule):
     name, source: of the data config; `source` is the plain config of a reader. steps, margin, min_share: the recipe,
     the sky it keeps for augmentation, and the share of central pixels that must hold data. features: metadata columns
     to hand to the net, by name, or None for all. groups: new class to the classes it holds, e.g. {"SN": ["SN"], "rest":
-    ["AGN", "VS"]}; a class in no group is left out. keep: column to the values it may have, e.g. {"z_conf": [3]}; other
+    ["AGN", "VS"]}; a class in no group is left out, and so is a group of None. keep: column to the values it may have, e.g. {"z_conf": [3]}; other
     rows are left out. target: the column to predict, for regression; rows without it are left out. pictures: draws into
     a new store what only its raw records show. match_radius: arcsec within which rows are of one object, see
     `splits.match_objects`; None: by name alone. split: options of `splits.split`. sampling, batch_size,
@@ -71,7 +71,7 @@ class AlertData(L.LightningDataModule):
         margin: int = 0,
         min_share: float = 0.0,
         features: Sequence[str] | None = (),
-        groups: Mapping[str, Sequence[str]] | None = None,
+        groups: Mapping[str, Sequence[str] | None] | None = None,
         keep: Mapping[str, Sequence[float]] | None = None,
         target: str | None = None,
         match_radius: float | None = 1.5,
@@ -88,7 +88,8 @@ class AlertData(L.LightningDataModule):
         home = {key: os.path.expanduser(value) for key, value in source.items() if key.endswith("path") and value}
         self.source, self.steps, self.margin, self.min_share = {**source, **home}, list(steps), margin, min_share
         self.store_name = name  # `name` is the base class's
-        self.wanted_features, self.groups, self.split = features, groups, dict(split or {})
+        self.groups = {new: members for new, members in (groups or {}).items() if members}
+        self.wanted_features, self.split = features, dict(split or {})
         self.keep, self.target, self.match_radius = dict(keep or {}), target, match_radius
         self.sampling, self.batch_size, self.batches_per_epoch = sampling, batch_size, batches_per_epoch
         self.seed, self.outputs = seed, outputs
@@ -264,7 +265,7 @@ class AlertData(L.LightningDataModule):
     @property
     def left_out(self) -> dict[str, int]:
         """How many rows of each class are in no group."""
-        grouped = {old for members in (self.groups or {}).values() for old in members}
+        grouped = {old for members in self.groups.values() for old in members}
         counts = zip(self.store.meta["classes"], self.store.meta["kept_by_class"], strict=True)
         return {name: count for name, count in counts if self.groups and name not in grouped and count}
 

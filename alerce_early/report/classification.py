@@ -14,6 +14,7 @@ from alerce_early.report import figures
 from alerce_early.report.page import Section, number
 
 MORE = {
+    "macro_precision": "macro precision",
     "mcc": "Matthews' correlation",
     "roc_auc": "ROC AUC, macro",
     "average_precision": "average precision, macro",

@@ -70,8 +70,8 @@ def curves(history: Sequence[Mapping[str, float]], best_epoch: int | None, score
             axes.axvline(best_epoch, color="grey", lw=0.8, ls=":")
         axes.set_xlabel("epoch")
         axes.set_title(title, fontsize=10)
-        if axes.lines:
-            axes.legend()
+        if axes.lines:  # beside the axes, lest it cover a curve
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

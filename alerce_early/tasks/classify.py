@@ -1,11 +1,12 @@
 """Classification: which of the classes is it, and, of a Bayesian network, how sure is it of its own weights?"""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, special
+from torch.nn import functional
 
 from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics
@@ -14,26 +15,41 @@ from alerce_early.tasks.base import Batch, Table, Task
 
 
 class ClassifyTask(Task):
-    """Cross entropy; outputs one probability per class, p_<class>.
+    """Cross entropy; outputs one probability per class, p_<class>, which add up to 1.
 
-    entropy: weight of the mean entropy (nats) of the predictions, taken off the loss, so that uncertain stamps
+    loss: cross_entropy, of a softmax; or binary, the mean binary cross entropy of one sigmoid per class on one-hot
+    labels, as in Keras, whose outputs are the sigmoids over their sum. entropy: weight of the mean entropy (nats) of the predictions, taken off the loss, so that uncertain stamps
     are not forced to one class (Carrasco-Davis et al. 2021).
     """
 
-    def __init__(self, *args: Any, entropy: float = 0.0, **options: Any):
+    def __init__(
+        self,
+        *args: Any,
+        loss: Literal["cross_entropy", "binary"] = "cross_entropy",
+        entropy: float = 0.0,
+        **options: Any,
+    ):
         super().__init__(*args, **options)
-        self.entropy = entropy
+        self.loss, self.entropy = loss, entropy
 
     lower_is_better = frozenset({"loss", "log_loss", "brier", "ece"})
     shown: tuple[str, ...] = ("recall/SN",)
 
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
-        cross_entropy = torch.nn.functional.cross_entropy(z, batch["label"])
-        entropy = torch.distributions.Categorical(logits=z, validate_args=False).entropy().mean()
-        return {"loss": cross_entropy - self.entropy * entropy}
+        if self.loss == "binary":
+            one_hot = functional.one_hot(batch["label"], z.shape[1]).to(z.dtype)
+            fit = functional.binary_cross_entropy_with_logits(z, one_hot)
+        else:
+            fit = functional.cross_entropy(z, batch["label"])
+        entropy = torch.distributions.Categorical(logits=self._logits(z), validate_args=False).entropy().mean()
+        return {"loss": fit - self.entropy * entropy}
+
+    def _logits(self, z: Tensor) -> Tensor:
+        """Return what a softmax turns into the probabilities: of the logarithms of sigmoids it is their share."""
+        return functional.logsigmoid(z) if self.loss == "binary" else z
 
     def outputs(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
-        probabilities = z.float().softmax(1)
+        probabilities = self._logits(z.float()).softmax(1)
         return {f"p_{name}": probabilities[:, i] for i, name in enumerate(self.spec.classes)}
 
     def report(self, table: Mapping[str, np.ndarray]) -> dict[str, float]:
