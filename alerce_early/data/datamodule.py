@@ -54,12 +54,13 @@ class AlertData(L.LightningDataModule):
     name, source: of the data config; `source` is the plain config of a reader. steps, margin, min_share: the recipe,
     the sky it keeps for augmentation, and the share of central pixels that must hold data. features: metadata columns
     to hand to the net, by name, or None for all. groups: new class to the classes it holds, e.g. {"SN": ["SN"], "rest":
-    ["AGN", "VS"]}; a class in no group is left out, and so is a group of None. keep: column to the values it may have, e.g. {"z_conf": [3]}; other
-    rows are left out. target: the column to predict, for regression; rows without it are left out. pictures: draws into
-    a new store what only its raw records show. match_radius: arcsec within which rows are of one object, see
-    `splits.match_objects`; None: by name alone. split: options of `splits.split`. sampling, batch_size,
-    batches_per_epoch: see `EpochBatches`. Batches are dicts of image (B, C, S, S) float32, features (B, F) float32
-    unscaled, label (B,) int64, row (B,) int64, share () float32 (see `Rows`) and, if there is one, target (B,) float32.
+    ["AGN", "VS"]}; a class in no group is left out, and so is a group of None. keep: column to the values it may have,
+    e.g. {"z_conf": [3]}; other rows are left out. target: the column to predict, for regression; rows without it are
+    left out. pictures: draws into a new store what only its raw records show. match_radius: arcsec within which rows
+    are of one object, see `splits.match_objects`; None: by name alone. split: options of `splits.split`. sampling,
+    batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image (B, C, S, S) float32, features (B, F)
+    float32 unscaled, label (B,) int64, row (B,) int64, share () float32 (see `Rows`) and, if there is one, target (B,)
+    float32.
     """
 
     def __init__(

@@ -18,8 +18,9 @@ class ClassifyTask(Task):
     """Cross entropy; outputs one probability per class, p_<class>, which add up to 1.
 
     loss: cross_entropy, of a softmax; or binary, the mean binary cross entropy of one sigmoid per class on one-hot
-    labels, as in Keras, whose outputs are the sigmoids over their sum. entropy: weight of the mean entropy (nats) of the predictions, taken off the loss, so that uncertain stamps
-    are not forced to one class (Carrasco-Davis et al. 2021).
+    labels, as in Keras, whose outputs are the sigmoids over their sum. entropy: weight of the mean entropy (nats) of
+    the predictions, taken off the loss, so that uncertain stamps are not forced to one class (Carrasco-Davis et al.
+    2021).
     """
 
     def __init__(

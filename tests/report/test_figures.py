@@ -15,4 +15,4 @@ def test_no_legend_covers_a_learning_curve() -> None:
     legends = [axes.get_legend().get_window_extent(renderer) for axes in figure.axes]
     assert [len(axes.get_legend().get_texts()) for axes in figure.axes] == [2, 6]
     assert not any(legend.overlaps(box) for legend in legends for box in boxes)
-    assert all(0 <= legend.x0 and legend.x1 <= figure.bbox.width for legend in legends)
+    assert all(legend.x0 >= 0 and legend.x1 <= figure.bbox.width for legend in legends)
