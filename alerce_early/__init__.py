@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from alerce_early.runs import Run
     from alerce_early.serving.classifier import Classifier
 
 __version__ = "0.1.0"
@@ -24,3 +25,15 @@ def load(*runs: str | Path, runtime: str | None = None) -> "Classifier":
     from alerce_early.serving.classifier import load  # brings numpy and pyarrow, which a version number must not
 
     return load(*runs, runtime=runtime)
+
+
+def run(*options: str) -> "Run":
+    """Train as `python -m alerce_early.train` does with these options; return the finished run.
+
+    It is not called train, which is the module of that command. The run has `metrics`, the content of metrics.json;
+    `predictions`, the path of its table; and `page`, the path of its report. Raises `errors.InputError` for options
+    that do not fit.
+    """
+    from alerce_early.train import train_options
+
+    return train_options(*options)

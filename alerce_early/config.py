@@ -197,6 +197,7 @@ def make_data(config: DictConfig) -> AlertData:
         groups=to_plain(config.data.groups),
         keep=to_plain(config.data.keep),
         target=config.data.target,
+        match_radius=config.data.get("match_radius"),  # of runs before it there is none
         split=to_plain(config.data.split),
         sampling=config.data.sampling,
         batch_size=config.data.batch_size,

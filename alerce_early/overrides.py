@@ -32,11 +32,12 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "seed": (int, 0, 2**32 - 1),
     "data.batch_size": (int, 1, math.inf),
     "data.batches_per_epoch": (int, 1, math.inf),
+    "data.match_radius": (float, 0, 3600),
     "patience": (int, 0, math.inf),
     "data.split.seed": (int, 0, math.inf),
     "optim.optimizer.lr": (float, 0, math.inf),
 }
-OPTIONAL = ("data.batches_per_epoch",)
+OPTIONAL = ("data.batches_per_epoch", "data.match_radius")
 
 
 def check_added(added: Sequence[Override], config: DictConfig) -> None:

@@ -108,6 +108,11 @@ class Run:
         return self.path / "predictions.csv"
 
     @property
+    def metrics(self) -> dict[str, Any]:
+        """What the finished run is worth, as metrics.json holds it."""
+        return self.read_json("metrics.json")
+
+    @property
     def pictures(self) -> Path:
         """What the task drew of the finished network, a PNG for each; its name is the caption."""
         return self.path / "pictures"

@@ -1,8 +1,9 @@
 """The predictions table on disk: one row per stamp, as parquet or CSV by the file's extension.
 
-Columns: id, row, split ("validation" or "test"), label and predicted (class names), p_<class> for each class,
-q_<class>, the same calibrated, the sets of classes of `conformal.KINDS`, threshold_<what is wanted>, see `thresholds`,
-and what of `METADATA` the store has.
+Columns: id, object where that is not the id (of a source with several names, see `splits.match_objects`), row, split
+("validation" or "test"), label and predicted (class names), p_<class> for each class, q_<class>, the same calibrated,
+the sets of classes of `conformal.KINDS`, threshold_<what is wanted>, see `thresholds`, and what of `METADATA` the store
+has.
 The label of a row that nobody has labelled is empty.
 """
 
@@ -118,6 +119,11 @@ def classes_of(table: Table) -> tuple[str, ...]:
 def probabilities(table: Table, classes: Sequence[str], prefix: str = "p") -> np.ndarray:
     """Return the columns p_<class>, or with another prefix, as one array (N, C) float64."""
     return np.stack([table[f"{prefix}_{name}"] for name in classes], 1).astype(np.float64)
+
+
+def find_objects(table: Table) -> np.ndarray:
+    """Return the object of each row, (N,): rows of one object are no independent evidence."""
+    return table["object" if "object" in table else "id"]
 
 
 def label_indices(table: Table, classes: Sequence[str]) -> np.ndarray:

@@ -15,7 +15,7 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from alerce_early import (
     checkpoints,
@@ -23,7 +23,7 @@ from alerce_early import (
     overrides,
     tables,
 )
-from alerce_early.config import command, make_data, make_task, quote_value
+from alerce_early.config import command, compose_config, make_data, make_task, quote_value
 from alerce_early.data import summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.errors import InputError
@@ -166,7 +166,9 @@ def predict(task: Task, data: AlertData, best: ModelCheckpoint) -> dict[str, np.
         parts.append(table | {"split": np.full(len(table["row"]), split)})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     row = joined.pop("row")
-    keys = {"id": data.store.ids[row], "row": row, "split": joined.pop("split")}
+    several = (data.objects != data.store.ids).any()
+    named = {"id": data.store.ids[row], **({"object": data.objects[row]} if several else {})}
+    keys = {**named, "row": row, "split": joined.pop("split")}
     return keys | task.named(joined) | data.metadata(tables.METADATA, row)
 
 
@@ -246,6 +248,15 @@ def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) 
         judged = result["judged"]
         trainer.logger.log_hyperparams(choices, {f"{judged}/{k}": v for k, v in result[judged]["values"].items()})
         trainer.logger.save()
+
+
+def train_options(*options: str) -> Run:
+    """Train with options as on the command line, in a new run folder or that of resume=; return the run."""
+    config = compose_config(*options, hydra=True)
+    folder = Path(config.hydra.run.dir)
+    with open_dict(config):
+        del config.hydra
+    return train(_asked_again(config, Run(folder)) if config.resume else config, folder)
 
 
 @command

@@ -62,6 +62,7 @@ def _quick(stamps_file: Path, outputs: Path, *overrides: str) -> DictConfig:
         f"data.path={stamps_file}",
         f"outputs={outputs}",
         "model=preliminary_cnn",
+        "recipe=minmax",
         "trainer.max_epochs=2",
         "data.batches_per_epoch=3",
         "data.batch_size=16",

@@ -1,5 +1,6 @@
 """The LightningDataModule: store, classes, splits and batches of one data set."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -19,6 +20,8 @@ from alerce_early.data.spec import DataSpec
 from alerce_early.data.store import Store, open_or_prepare
 from alerce_early.errors import InputError
 from alerce_early.schema import construct
+
+log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 256  # rows; bounds memory, changes no result
 
@@ -46,17 +49,18 @@ class Rows(Dataset[dict[str, Tensor]]):
 
 
 class AlertData(L.LightningDataModule):
-    """Rows of one store, split and batched.
+    """The LightningDataModule of every system: rows of one store, split and batched.
 
     name, source: of the data config; `source` is the plain config of a reader. steps, margin, min_share: the recipe,
-    the sky it keeps for augmentation, and the share of central pixels that must hold data. features: metadata
-    columns to hand to the net, by name, or None for all. groups: new class to the classes it holds, e.g.
-    {"SN": ["SN"], "rest": ["AGN", "VS"]}; a class in no group is left out. keep: column to the values it may have,
+    the sky it keeps for augmentation, and the share of central pixels that must hold data. features: metadata columns
+    to hand to the net, by name, or None for all. groups: new class to the classes it holds, e.g. {"SN": ["SN"], "rest":
+    ["AGN", "VS"]}; a class in no group is left out, and so is a group of None. keep: column to the values it may have,
     e.g. {"z_conf": [3]}; other rows are left out. target: the column to predict, for regression; rows without it are
-    left out. pictures: draws into a new store what only its raw records show. split: options of
-    `splits.split`. sampling, batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image
-    (B, C, S, S) float32, features (B, F) float32 unscaled, label (B,) int64, row (B,) int64, share () float32
-    (see `Rows`) and, if there is one, target (B,) float32.
+    left out. pictures: draws into a new store what only its raw records show. match_radius: arcsec within which rows
+    are of one object, see `splits.match_objects`; None: by name alone. split: options of `splits.split`. sampling,
+    batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image (B, C, S, S) float32, features (B, F)
+    float32 unscaled, label (B,) int64, row (B,) int64, share () float32 (see `Rows`) and, if there is one, target (B,)
+    float32.
     """
 
     def __init__(
@@ -68,9 +72,10 @@ class AlertData(L.LightningDataModule):
         margin: int = 0,
         min_share: float = 0.0,
         features: Sequence[str] | None = (),
-        groups: Mapping[str, Sequence[str]] | None = None,
+        groups: Mapping[str, Sequence[str] | None] | None = None,
         keep: Mapping[str, Sequence[float]] | None = None,
         target: str | None = None,
+        match_radius: float | None = 1.5,
         split: Mapping[str, Any] | None = None,
         sampling: str = "balanced",
         batch_size: int = 64,
@@ -84,8 +89,9 @@ class AlertData(L.LightningDataModule):
         home = {key: os.path.expanduser(value) for key, value in source.items() if key.endswith("path") and value}
         self.source, self.steps, self.margin, self.min_share = {**source, **home}, list(steps), margin, min_share
         self.store_name = name  # `name` is the base class's
-        self.wanted_features, self.groups, self.split = features, groups, dict(split or {})
-        self.keep, self.target = dict(keep or {}), target
+        self.groups = {new: members for new, members in (groups or {}).items() if members}
+        self.wanted_features, self.split = features, dict(split or {})
+        self.keep, self.target, self.match_radius = dict(keep or {}), target, match_radius
         self.sampling, self.batch_size, self.batches_per_epoch = sampling, batch_size, batches_per_epoch
         self.seed, self.outputs = seed, outputs
         self.rows: Rows | None = None
@@ -144,12 +150,24 @@ class AlertData(L.LightningDataModule):
         return labels
 
     @cached_property
+    def objects(self) -> np.ndarray:
+        """(N,) str, the object of each row: its id, or, where the store has positions, the first of all ids there."""
+        ids = self.store.ids
+        places = self.metadata(("ra", "dec"), np.arange(len(ids)))
+        if self.match_radius is None or len(places) < 2:
+            return ids
+        objects = splits.match_objects(ids, **places, radius=self.match_radius)
+        if merged := len(np.unique(ids)) - len(np.unique(objects)):
+            log.info("%d ids within %g arcsec of another are its object", merged, self.match_radius)
+        return objects
+
+    @cached_property
     def parts(self) -> dict[str, np.ndarray]:
         """Row numbers in the store of each part."""
         if self.store.part is not None:
-            part = splits.apply_prescribed(self.store.part, self.labels, self.store.ids, self.classes, **self.split)
+            part = splits.apply_prescribed(self.store.part, self.labels, self.objects, self.classes, **self.split)
         else:
-            part = construct(splits.split, self.labels, self.store.ids, self.classes, **self.split)
+            part = construct(splits.split, self.labels, self.objects, self.classes, **self.split)
         labelled = self.labels >= 0
         # a test file may come without labels: its rows are predicted and not judged
         blind = (part == splits.TEST) & (self.store.labels == UNLABELLED) & self._kept
@@ -248,7 +266,7 @@ class AlertData(L.LightningDataModule):
     @property
     def left_out(self) -> dict[str, int]:
         """How many rows of each class are in no group."""
-        grouped = {old for members in (self.groups or {}).values() for old in members}
+        grouped = {old for members in self.groups.values() for old in members}
         counts = zip(self.store.meta["classes"], self.store.meta["kept_by_class"], strict=True)
         return {name: count for name, count in counts if self.groups and name not in grouped and count}
 

@@ -67,7 +67,7 @@ def evaluate_baselines(
 def _as_table(table: tables.Table, classes: tuple[str, ...], probabilities: np.ndarray) -> dict[str, np.ndarray]:
     """Return the rows of a table with other probabilities (N, C)."""
     columns = {f"p_{name}": probabilities[:, i] for i, name in enumerate(classes)}
-    return {name: table[name] for name in ("id", "row", "label")} | columns
+    return {name: table[name] for name in ("id", "object", "row", "label") if name in table} | columns
 
 
 def _summarise(table: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -45,8 +45,8 @@ def fit(table: tables.Table, method: str) -> dict[str, Any] | None:
     if method == "none" or not classes or not len(table["label"]):
         return None
     labels, logits = tables.label_indices(table, classes), _logits(tables.probabilities(table, classes))
-    folds, scaled = min(FOLDS, len(np.unique(table["id"]))), logits.copy()
-    for others, held in GroupKFold(folds).split(logits, groups=table["id"]) if folds > 1 else ():
+    folds, scaled = min(FOLDS, len(np.unique(tables.find_objects(table)))), logits.copy()
+    for others, held in GroupKFold(folds).split(logits, groups=tables.find_objects(table)) if folds > 1 else ():
         scaled[held] = logits[held] / _fit_temperature(labels[others], logits[others])
     before, after = _log_loss(labels, logits), _log_loss(labels, scaled)
     if after < before:
@@ -90,7 +90,7 @@ def judge(table: tables.Table) -> dict[str, Any]:
     """
     labels, found = tables.label_indices(table, tables.classes_of(table)), find_probabilities(table)
     return {
-        prefix: _summarise(labels, probabilities, table["id"])
+        prefix: _summarise(labels, probabilities, tables.find_objects(table))
         | {"unmoved": bool(np.abs(probabilities - found["p"]).max() < UNMOVED)}
         for prefix, probabilities in found.items()
     }

@@ -9,6 +9,7 @@ from scipy.stats import binomtest, ttest_ind
 
 from alerce_early.evaluation.intervals import LEVEL, resamples
 from alerce_early.evaluation.kinds import choose_kind
+from alerce_early.tables import find_objects
 
 DRAWS = 2000
 BOOTSTRAP, MCNEMAR = "paired bootstrap", "rows right (McNemar)"
@@ -34,7 +35,7 @@ class Outcome:
         orders = [np.argsort(_keys(table), kind="stable") for table in tables]
         kind, first, order = choose_kind(tables[0]), tables[0], orders[0]
         right = np.stack([kind.find_right(table)[rows] for table, rows in zip(tables, orders, strict=True)], 1)
-        return cls(_keys(first)[order], first["id"][order], kind.find_strata(first)[order], right)
+        return cls(_keys(first)[order], find_objects(first)[order], kind.find_strata(first)[order], right)
 
     @property
     def share(self) -> np.ndarray:

@@ -82,15 +82,15 @@ class Classification:
         """
         classes = tables.classes_of(table)
         labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
-        predicted = probabilities.argmax(1)
-        judged = intervals.judge_rows(metrics.Classification(labels, probabilities, classes), table["id"])
+        predicted, objects = probabilities.argmax(1), tables.find_objects(table)
+        judged = intervals.judge_rows(metrics.Classification(labels, probabilities, classes), objects)
         bounds = judged["intervals"]
         bounds["ece"] = intervals.reflect_interval(judged["values"]["ece"], bounds["ece"])
         parts = {"accuracy": np.full(len(labels), True)}
         for i, name in enumerate(classes):
             parts |= {f"recall/{name}": labels == i, f"precision/{name}": predicted == i}
         bounds |= {
-            name: list(intervals.share((labels == predicted)[part], table["id"][part])) for name, part in parts.items()
+            name: list(intervals.share((labels == predicted)[part], objects[part])) for name, part in parts.items()
         }
         counts = metrics.confusion(labels, predicted, len(classes))
         return {**judged, "classes": list(classes), "confusion": counts.tolist()}
@@ -129,6 +129,7 @@ class Regression:
         shares of the rows.
         """
         true, predicted = (table[name].astype(np.float64) for name in ("true", "predicted"))
+        objects = tables.find_objects(table)
 
         def summarise(times: np.ndarray) -> dict[str, float]:
             rows = np.repeat(np.arange(len(true)), times.astype(int))  # medians know no weights
@@ -139,8 +140,11 @@ class Regression:
             order = np.argsort(-table["confidence"], kind="stable")
             for share in self.kept:
                 rows = order[: max(1, round(share * len(order)))]
-                most_confident[str(share)] = intervals.judge_rows(summarise, table["id"], rows)
-        return {**intervals.judge_by_class(summarise, table["id"], table["label"]), "most_confident": most_confident}
+                most_confident[str(share)] = intervals.judge_rows(summarise, objects, rows)
+        return {
+            **intervals.judge_by_class(summarise, objects, table["label"]),
+            "most_confident": most_confident,
+        }
 
     def find_right(self, table: Table) -> np.ndarray:
         """Return (N,) bool: whether the redshift is no catastrophic failure."""
@@ -175,7 +179,7 @@ class Generation:
         def average(weights: np.ndarray) -> dict[str, float]:
             return {name: float(weights @ column / weights.sum()) for name, column in columns.items()}
 
-        return intervals.judge_by_class(average, table["id"], table["label"])
+        return intervals.judge_by_class(average, tables.find_objects(table), table["label"])
 
     def find_right(self, table: Table) -> np.ndarray:
         """Return (N,) float64, one minus the reconstruction error."""

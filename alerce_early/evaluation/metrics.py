@@ -22,7 +22,7 @@ class Classification:
     once, so that a bootstrap over many rows takes seconds; scikit-learn's functions give the same numbers.
 
     Called with weights (N,) >= 0 it returns, the class named SN first where there is one: accuracy; balanced
-    accuracy (= macro recall); macro F1; mcc, Matthews' correlation (Gorodkin 2004); roc_auc and
+    accuracy (= macro recall); macro precision and F1; mcc, Matthews' correlation (Gorodkin 2004); roc_auc and
     average_precision, one class against the rest, macro and of each class; log_loss, nats; brier, the squared
     error summed over classes, in [0, 2]; ece, see `equal_bins`; recall, precision and F1 of each class.
     Of two classes the `positive` one also has fnr_at_fpr_<rate>, the lowest share of it that is missed where at
@@ -54,6 +54,7 @@ class Classification:
         values = {
             "accuracy": right.sum() / total,
             "balanced_accuracy": recall[true > 0].mean(),
+            "macro_precision": precision[true > 0].mean(),
             "macro_f1": f1[true > 0].mean(),
             "mcc": (right.sum() * total - (true * predicted).sum()) / spread if spread else 0.0,
             "log_loss": weights @ self.log_loss / total,

@@ -107,5 +107,5 @@ def _evaluate(wanted: str, level: float, table: tables.Table, own: np.ndarray, s
         for name, hits, of in (("completeness", taken, own), ("purity", own, taken)):
             if of.any():
                 point[name] = float(hits[of].mean())
-                point["intervals"][name] = list(intervals.share(hits[of], table["id"][of]))
+                point["intervals"][name] = list(intervals.share(hits[of], tables.find_objects(table)[of]))
     return point

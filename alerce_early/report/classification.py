@@ -14,6 +14,7 @@ from alerce_early.report import figures
 from alerce_early.report.page import Section, number
 
 MORE = {
+    "macro_precision": "macro precision",
     "mcc": "Matthews' correlation",
     "roc_auc": "ROC AUC, macro",
     "average_precision": "average precision, macro",
@@ -256,7 +257,7 @@ class ClassificationChapter:
         rows_of = {name: sum(row) for name, row in zip(judged["classes"], judged["confusion"], strict=True) if sum(row)}
         rarest = min(rows_of, key=lambda name: rows_of[name])
         low, high = judged["intervals"][f"recall/{rarest}"]
-        objects = len(np.unique(table["id"]))
+        objects = len(np.unique(tables.find_objects(table)))
         shared = [f"The {judged['n']:,} rows are of {objects:,} objects; whole objects were drawn for the intervals."]
         return Section(
             "What this evaluation cannot say",

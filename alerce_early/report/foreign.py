@@ -37,6 +37,8 @@ def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
             f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(list(found)[:20])[:200]}; {WANTED}."
         )
     ids = names.check_names(found["id"], "ids", str(path))
+    if "object" in found:
+        found["object"] = names.check_names(found["object"], "objects", str(path))
     found |= {"id": ids, "label": _labels(path, found["label"]), **_read_known(path, found)}
     names.check_names(tables.classes_of(found), "classes", str(path))
     found = tables.keep_labelled(found)

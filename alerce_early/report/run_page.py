@@ -142,7 +142,7 @@ def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> 
     drawn = _save(sections.draw(kind, judged, table), folder)
     text = page.render(
         title=source.name,
-        subtitle=f"{judged['n']:,} rows of {len(np.unique(table['id'])):,} objects, classes "
+        subtitle=f"{judged['n']:,} rows of {len(np.unique(tables.find_objects(table))):,} objects, classes "
         f"{', '.join(judged['classes'])}.",
         headline=sections.headline(kind, judged),
         sections=sections.write(kind, judged, table, drawn, images=None),

@@ -131,11 +131,19 @@ class Task(L.LightningModule):
         self.log_dict({f"val/{name}": value for name, value in values.items()}, rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
-        """Construct optimiser and schedule, which steps with every batch, from the optim config."""
+        """Construct optimiser and schedule, which steps with every batch, from the optim config.
+
+        A schedule whose total_steps is null gets as many as the trainer will take.
+        """
         optimizer = _construct(self.optim["optimizer"], torch.optim.Optimizer, self._group_parameters())
         if not self.optim.get("schedule"):
             return optimizer
-        scheduler = _construct(self.optim["schedule"], torch.optim.lr_scheduler.LRScheduler, optimizer)
+        schedule = dict(self.optim["schedule"])
+        if "total_steps" in schedule and schedule["total_steps"] is None:
+            if not (steps := self.trainer.estimated_stepping_batches) < NEVER:
+                raise InputError("this schedule needs an end: give trainer.max_epochs, or another one, as optim=adam.")
+            schedule["total_steps"] = int(steps)
+        scheduler = _construct(schedule, torch.optim.lr_scheduler.LRScheduler, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _group_parameters(self) -> list[dict[str, Any]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, special
+from torch.nn import functional
 
 from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics
@@ -22,30 +23,50 @@ ALIKE = 2.0  # 95th over 5th percentile of the widths, below which no weight is 
 
 
 class ClassifyTask(Task):
-    """Cross entropy; outputs one probability per class, p_<class>.
+    """Cross entropy; outputs one probability per class, p_<class>, which add up to 1.
 
-    entropy: weight of the mean entropy (nats) of the predictions, taken off the loss, so that uncertain stamps
-    are not forced to one class (Carrasco-Davis et al. 2021).
+    loss: cross_entropy, of a softmax; or binary, the mean binary cross entropy of one sigmoid per class on one-hot
+    labels, as in Keras, whose outputs are the sigmoids over their sum. entropy: weight of the mean entropy (nats) of
+    the predictions, taken off the loss, so that uncertain stamps are not forced to one class (Carrasco-Davis et al.
+    2021).
     """
 
-    def __init__(self, *args: Any, entropy: float = 0.0, **options: Any):
+    def __init__(
+        self,
+        *args: Any,
+        loss: Literal["cross_entropy", "binary"] = "cross_entropy",
+        entropy: float = 0.0,
+        **options: Any,
+    ):
         super().__init__(*args, **options)
-        self.entropy = entropy
+        self.loss, self.entropy = loss, entropy
 
     lower_is_better = frozenset({"loss", "log_loss", "brier", "ece"})
     shown: tuple[str, ...] = ("recall/SN",)
 
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
-        cross_entropy = torch.nn.functional.cross_entropy(z, batch["label"])
-        entropy = torch.distributions.Categorical(logits=z, validate_args=False).entropy().mean()
-        return {"loss": cross_entropy - self.entropy * entropy}
+        if self.loss == "binary":
+            one_hot = functional.one_hot(batch["label"], z.shape[1]).to(z.dtype)
+            fit = functional.binary_cross_entropy_with_logits(z, one_hot)
+        else:
+            fit = functional.cross_entropy(z, batch["label"])
+        entropy = torch.distributions.Categorical(logits=self._logits(z), validate_args=False).entropy().mean()
+        return {"loss": fit - self.entropy * entropy}
+
+    def _logits(self, z: Tensor) -> Tensor:
+        """Return what a softmax turns into the probabilities: of the logarithms of sigmoids it is their share."""
+        return functional.logsigmoid(z) if self.loss == "binary" else z
+
+    def _probabilities(self, z: Tensor) -> Tensor:
+        """(..., classes) float32 of the net's output (..., classes)."""
+        return self._logits(z.float()).softmax(-1)
 
     def scores(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the accuracy on the rows as they are drawn, augmented, and under dropout."""
         return {"accuracy": (z.detach().argmax(1) == batch["label"]).float().mean()}
 
     def outputs(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
-        probabilities = z.float().softmax(1)
+        probabilities = self._probabilities(z)
         return {f"p_{name}": probabilities[:, i] for i, name in enumerate(self.spec.classes)}
 
     def report(self, table: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -89,7 +110,7 @@ class BayesTask(ClassifyTask):
         return {"loss": fit + weight * self.kl_weight * kl, "cross_entropy": fit, "kl": kl}
 
     def outputs(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
-        draws = self.net.draws(batch, self.draws).float().softmax(2)
+        draws = self._probabilities(self.net.draws(batch, self.draws))
         mean, std = draws.mean(0), draws.std(0, correction=0)
         votes = torch.nn.functional.one_hot(draws.argmax(2), draws.shape[2]).float().mean(0)
         entropy, expected = special.entr(mean).sum(1), special.entr(draws).sum(2).mean(0)
@@ -99,7 +120,7 @@ class BayesTask(ClassifyTask):
             **{f"vote_{name}": votes[:, i] for i, name in enumerate(self.spec.classes)},
             "entropy": entropy,
             "mutual_information": entropy - expected,
-            "entropy_of_means": special.entr(z.float().softmax(1)).sum(1),
+            "entropy_of_means": special.entr(self._probabilities(z)).sum(1),
         }
 
     @torch.no_grad()
@@ -110,7 +131,7 @@ class BayesTask(ClassifyTask):
             return None
         rows = labelled[:: -(-len(labelled) // MOST_DRAWN)]
         image = self.recipe.finish(torch.from_numpy(data.store.images[rows])).to(self.device)
-        return rows, self.net.draws({"image": image}, self.draws).softmax(2).cpu().numpy()
+        return rows, self._probabilities(self.net.draws({"image": image}, self.draws)).cpu().numpy()
 
     @torch.no_grad()
     def describe_posterior(self) -> dict[str, Any]:

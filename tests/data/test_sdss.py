@@ -182,3 +182,21 @@ def test_real_spectra(real_data: Path) -> None:
 
 def test_simulated_records_name_their_origin() -> None:
     assert sdss_survey.read(8, 3).origin == "8 simulated spectra, seed 3"
+
+
+def test_spectra_of_one_thing_or_place_are_one_object(tmp_path: Path) -> None:
+    for name, thing, ra in (("a", 7, 10.0), ("b", 7, 50.0), ("c", -1, 10.0001), ("d", -1, 20.0), ("e", -1, None)):
+        with fits.open(write_fits(tmp_path / f"{name}.fits")) as units:
+            columns = [*units[2].columns, fits.Column("THING_ID", "J", array=[thing])]
+            units[2] = fits.BinTableHDU.from_columns(columns)
+            if ra is not None:
+                units[0].header["PLUG_RA"], units[0].header["PLUG_DEC"] = ra, 0.0
+            units.writeto(tmp_path / f"{name}.fits", overwrite=True)
+    assert sdss.read(tmp_path).ids.tolist() == ["7", "7", "7", "d", "e"]
+    raw = {"spectra": np.ones((4, 2 * PIXELS)), "THING_ID": [5, 5, 0, -1]}
+    assert sdss.from_raw(raw, "a test").ids.tolist() == ["5", "5", "row2", "row3"]
+    assert (
+        sdss.from_raw(raw | {"PLUG_RA": [1, 2, 3, 3], "PLUG_DEC": [0.0] * 4}, "a test").ids[2:].tolist() == ["row2"] * 2
+    )
+    with pytest.raises(InputError, match="THING_ID and PLUG differ"):
+        sdss.from_raw(raw | {"THING_ID": [5]}, "a test")

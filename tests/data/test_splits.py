@@ -1,20 +1,32 @@
 """Splits: fixed numbers per class, whole objects, the same every time."""
 
 import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import DictConfig
 
+from alerce_early import tables
+from alerce_early.config import make_data
+from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.splits import (
     PARTS,
     TEST,
     apply_prescribed,
     fold_of,
+    match_objects,
     split,
 )
 from alerce_early.errors import InputError
+from alerce_early.evaluation.kinds import Classification
+from alerce_early.train import train as train_run
 
 CLASSES = ("AGN", "SN", "VS")
+SN = CLASSES.index("SN")
 
 
 def counts(part: np.ndarray, labels: np.ndarray) -> list[list[int]]:
@@ -132,3 +144,56 @@ def test_a_fold_that_is_not_there() -> None:
         split(labels, ids, CLASSES, folds=1)
     with pytest.raises(InputError, match="itself says which rows are for test"):
         apply_prescribed(np.full(90, "train"), labels, ids, CLASSES, folds=5)
+
+
+def test_names_at_one_place_are_one_object() -> None:
+    rows = (  # id, ra, and dec in arcsec
+        *(("d", 10, 0), ("b", 10, 1), ("c", 10, 2.4), ("far", 10, 5), ("b", 200, -9000)),
+        *(("unknown", -999, -999 * 3600), ("lost", np.nan, np.nan), ("unknown too", -999, -999 * 3600)),
+        *(("west", 359.9999, 0), ("east", 0.0001, 0)),  # 0.72 arcsec apart
+    )
+    ids, ra, dec = (np.array(column) for column in zip(*rows, strict=True))
+    found = match_objects(ids, ra, dec / 3600, 1.5)
+    # d is near b and b near c; the other row of b is far from all, but has its name
+    assert found.tolist() == ["b", "b", "b", "far", "b", "unknown", "lost", "unknown too", "east", "east"]
+    assert match_objects(ids, ra, dec / 3600, 0.5).tolist() == ids.tolist()
+
+
+def test_a_survey_of_recurring_sources_without_names() -> None:
+    rng = np.random.default_rng(0)
+    source = np.repeat(np.arange(10_000), 5)
+    ra, dec = rng.uniform(0, 360, 10_000), rng.uniform(-30, 80, 10_000)
+    scatter = rng.normal(0, 0.15 / 3600, (2, 50_000))  # arcsec, as in real alerts
+    ids = np.char.add("row", np.arange(50_000).astype(str))
+    found = match_objects(ids, ra[source] + scatter[0], dec[source] + scatter[1], 1.5)
+    assert (found == ids[5 * source]).all()
+
+
+def test_a_file_without_names_keeps_the_rows_of_a_place_together(
+    survey: dict[str, Any], quick: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """Two rows at each place, but of the few SN; the table says so, and the intervals count places."""
+    metadata, labels = np.array(survey["metadata"]), np.array(survey["labels"])
+    places = [COLUMNS.index("ra"), COLUMNS.index("dec")]
+    by_class = [row for row in np.argsort(labels, kind="stable") if labels[row] != SN]
+    by_class = by_class[: len(by_class) // 2 * 2]
+    metadata[np.ix_(by_class[1::2], places)] = metadata[np.ix_(by_class[::2], places)]
+    file = tmp_path / "unnamed.pkl"
+    file.write_bytes(pickle.dumps({"images": survey["images"], "labels": labels, "metadata": metadata}))
+    config = quick(f"data.path={file}", "trainer.max_epochs=1", "data.split={validation:20,test:20}")
+    run, data = train_run(config, tmp_path / "run"), make_data(config)
+    pairs = data.store.features[:, places]
+    parts = np.empty(len(pairs), dtype=int)
+    for i, rows in enumerate(data.parts.values()):
+        parts[rows] = i
+    apart = [len({*parts[(pairs == place).all(1)]}) > 1 for place in pairs]
+    assert not any(apart) and len(np.unique(data.objects)) < 0.6 * len(pairs)
+    table = tables.read(run.predictions)
+    assert (table["object"] == data.objects[table["row"]]).all() and len(set(table["id"])) == len(table["id"])
+    test = tables.select_judged(table, "test")
+    by_object = Classification().summarise({**test, "id": test["object"]})
+    assert run.read_json("metrics.json")["test"]["intervals"] == by_object["intervals"]
+    assert f"of {len(set(test['object']))} objects; whole objects were drawn" in run.page.read_text()
+    config.data.match_radius = None
+    alone = make_data(config)
+    assert (alone.objects == alone.store.ids).all()

@@ -46,7 +46,7 @@ def config(outputs: Path, file: Path) -> Any:
         "augment=rotations",
     )
     where = ("data=alerce", f"data.path={file}", f"outputs={outputs}")
-    return compose_config("model=preliminary_cnn", *where, *options)
+    return compose_config("model=preliminary_cnn", "recipe=minmax", *where, *options)
 
 
 def verbs(file: Path) -> dict[str, Verb]:

@@ -75,6 +75,15 @@ def test_every_experiment_trains(experiment: str, tiny: Callable[..., DictConfig
     trains_two_steps(tiny(f"experiment={experiment}"))
 
 
+def test_the_options_that_a_recipe_names_fit_it(tiny: Callable[..., DictConfig]) -> None:
+    trains_two_steps(tiny("experiment=carrasco2021", "features=all", "model.net.kernel=3"))
+
+
+def test_bal_quasars_alone(tiny: Callable[..., DictConfig]) -> None:
+    data = make_data(tiny("experiment=spectra_redshift_bal"))
+    assert data.classes == ("QSO_BAL",) and data.left_out.keys() == {"STAR", "GALAXY", "QSO"}
+
+
 @pytest.mark.parametrize(
     "parameters, overrides",
     [

@@ -44,6 +44,7 @@ def test_a_table_worked_out_by_hand() -> None:
         "f1/AGN": 2 / 3,
         "f1/SN": 2 / 3,
         "f1/VS": 2 / 3,
+        "macro_precision": (1 + 2 / 3 + 1 / 2) / 3,
         "macro_f1": 2 / 3,
         # right 4 of 6; true 2, 3, 1 times and predicted 1, 3, 2 times
         "mcc": (4 * 6 - (2 * 1 + 3 * 3 + 1 * 2)) / ((36 - 14) * (36 - 14)) ** 0.5,
@@ -110,6 +111,7 @@ def test_numbers_are_those_of_scikit_learn_also_for_ties_and_draws() -> None:
     options = {"multi_class": "ovr", "average": "macro"}
     expected = {
         "mcc": sklearn.metrics.matthews_corrcoef(true, q.argmax(1)),
+        "macro_precision": sklearn.metrics.precision_score(true, q.argmax(1), average="macro"),
         "macro_f1": sklearn.metrics.f1_score(true, q.argmax(1), average="macro"),
         "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(true, q.argmax(1)),
         "roc_auc": sklearn.metrics.roc_auc_score(true, q, **options),

@@ -4,11 +4,15 @@ from math import log
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from conftest import spec
 
 from alerce_early import checkpoints
+from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.exported import session_of
+from alerce_early.serving.exporting import content_of
 from alerce_early.tasks.classify import BayesTask, ClassifyTask
 
 SPEC = spec(shape=(2, 5, 5), classes=("a", "b")).plain()
@@ -28,8 +32,43 @@ def test_the_entropy_of_the_prediction_is_taken_off_the_loss() -> None:
     assert regular == pytest.approx(cross_entropy - 0.5 * entropy, abs=1e-6)
 
 
+def test_one_sigmoid_per_class_on_one_hot_labels() -> None:
+    z, batch = torch.tensor([[log(3.0), 0.0], [-log(3.0), 0.0]]), {"label": torch.tensor([0, 0])}  # 3/4, 1/2; 1/4, 1/2
+    binary = task(ClassifyTask, loss="binary")
+    by_hand = -(log(3 / 4) + log(1 - 1 / 2) + log(1 / 4) + log(1 - 1 / 2)) / 4
+    assert binary.losses(z, batch)["loss"].item() == pytest.approx(by_hand, abs=1e-6)
+    outputs = binary.outputs(z, batch)
+    assert outputs["p_a"].tolist() == pytest.approx([3 / 5, 1 / 3]) and outputs["p_b"].tolist() == pytest.approx(
+        [2 / 5, 2 / 3]
+    )
+    entropy = -(3 / 5 * log(3 / 5) + 2 / 5 * log(2 / 5) + 1 / 3 * log(1 / 3) + 2 / 3 * log(2 / 3)) / 2
+    regular = task(ClassifyTask, loss="binary", entropy=0.5).losses(z, batch)["loss"].item()
+    assert regular == pytest.approx(by_hand - 0.5 * entropy, abs=1e-6)
+
+
+def test_sigmoids_are_served_as_they_were_trained(tmp_path: Path) -> None:
+    facts = {"raw_shape": (2, 5, 5), "channels": ("sci", "temp")}
+    net = {"_target_": "alerce_early.models.stamp_cnn.StampCNN", "layers": ["flatten"]}
+    trained = ClassifyTask(
+        net=net,
+        spec=spec(shape=(2, 5, 5), classes=("a", "b"), **facts).plain(),
+        optim=ADAM,
+        augment={"margin": 0, "steps": []},
+        loss="binary",
+    )
+    images = torch.randn(6, 2, 5, 5)
+    shares = trained.net({"image": images}).sigmoid()
+    shares = shares / shares.sum(1, keepdim=True)
+    deployed = Deployed(trained)
+    assert torch.allclose(deployed(images), shares, atol=1e-6)
+    content, difference = content_of(deployed)
+    assert difference < 1e-5
+    session = session_of(content)
+    assert np.allclose(session.run(["table"], {"stamps": images.numpy()})[0], shares.detach(), atol=1e-5)
+
+
 @pytest.mark.parametrize(
-    "cls, options", [(ClassifyTask, {"entropy": 0.5}), (BayesTask, {"draws": 7, "anneal_steps": 3})]
+    "cls, options", [(ClassifyTask, {"entropy": 0.5, "loss": "binary"}), (BayesTask, {"draws": 7, "anneal_steps": 3})]
 )
 def test_a_checkpoint_opens_without_arguments(cls: type[ClassifyTask], options: dict, tmp_path: Path) -> None:
     saved = task(cls, **options)

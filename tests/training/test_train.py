@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import alerce_early
 from alerce_early import checkpoints, tables
 from alerce_early.config import make_data, make_task
 from alerce_early.errors import InputError
@@ -29,7 +30,7 @@ def finished(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFacto
     """The folder of a finished run of three epochs."""
     outputs = tmp_path_factory.mktemp("outputs")
     config = composed(
-        *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=preliminary_cnn"),
+        *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=preliminary_cnn", "recipe=minmax"),
         *("trainer.max_epochs=3", "data.batches_per_epoch=20", "data.batch_size=32"),
     )
     return train(config, outputs / "run").path
@@ -361,3 +362,14 @@ def test_a_mistake_ends_with_one_line(tmp_path: Path) -> None:
     done = run("alerce_early.train", "data=alerce", "data.path=none.pkl", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: none.pkl cannot be read")
+
+
+def test_a_run_from_python(stamps_file: Path, tmp_path: Path) -> None:
+    options = ("data=alerce", f"data.path={stamps_file}", f"outputs={tmp_path}", "model=preliminary_cnn")
+    done = alerce_early.run(*options, "trainer.max_epochs=1", "data.batches_per_epoch=2")
+    assert done.path.parent == tmp_path / "runs" / "alerce-preliminary_cnn" and done.page.exists()
+    test = tables.select_judged(tables.read(done.predictions), "test")
+    assert done.metrics["test"]["n"] == len(test["row"])
+    assert alerce_early.run(f"resume={done.path}", f"outputs={tmp_path}").path == done.path  # finished: nothing is done
+    with pytest.raises(InputError, match="modle"):
+        alerce_early.run("modle=x")

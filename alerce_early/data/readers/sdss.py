@@ -1,7 +1,8 @@
 """Optical spectra of SDSS and BOSS: a folder of `spec-PLATE-MJD-FIBER.fits`, or one file of arrays.
 
 The arrays are (N, 886), 443 fluxes and 443 inverse variances on the grid of `wavelengths`, with the entries
-class, z and Z_CONF_PERSON (how sure a person was of z; 3: certain), in a pickled dict or an npz file.
+class, z and Z_CONF_PERSON (how sure a person was of z; 3: certain), in a pickled dict or an npz file. Spectra of one
+THING_ID, or taken at one place (PLUG_RA, PLUG_DEC), are of one object.
 """
 
 import gzip
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data import names
+from alerce_early.data import names, splits
 from alerce_early.data.readers import pickles, raw_files
 from alerce_early.data.records import (
     UNLABELLED,
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 CLASSES = ("STAR", "GALAXY", "QSO", "QSO_BAL")
 CHANNELS = ("flux", "ivar")
 COLUMNS = ("z", "z_conf")
+SAME_PLACE = 1.5  # arcsec; a fibre takes in 2
 CERTAIN = 3  # the value of z_conf of a redshift nobody doubts
 LARGEST = 32 << 20  # bytes of one spectrum's file, unpacked; a spectrum with all its exposures has a tenth
 ENDS = (".fits", ".fits.gz")
@@ -41,7 +43,10 @@ KEYS = {
     "class": ("class", "class_person", "labels", "label", "y"),
     "z": ("z", "z_vi"),
     "z_conf": ("z_conf", "z_conf_person"),
-    "id": ("id", "ids", "oid", "thing_id"),
+    "id": ("id", "ids", "oid"),
+    "thing": ("thing_id",),
+    "ra": ("plug_ra",),
+    "dec": ("plug_dec",),
 }
 
 
@@ -67,7 +72,7 @@ def from_raw(raw: Any, origin: str) -> Records:
     if not isinstance(raw, Mapping):
         raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of spectra, class, z, Z_CONF_PERSON.")
     entries = {str(key).lower(): value for key, value in raw.items()}
-    spectra, labels, z, conf, ids = (
+    spectra, labels, z, conf, ids, *place = (
         next((entries[key] for key in keys if entries.get(key) is not None), None) for keys in KEYS.values()
     )
     wanted = f"wanted spectra (N, {2 * PIXELS}): fluxes, then inverse variances."
@@ -79,12 +84,17 @@ def from_raw(raw: Any, origin: str) -> Records:
     flux, ivar = np.split(rows, 2, axis=1)
     usable = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
     n = len(flux)
+
+    def numbers(column: Any, what: str, unknown: float = np.nan) -> np.ndarray:
+        return np.full(n, unknown) if column is None else to_numbers(column, what, origin).reshape(-1)
+
     return _records(
         np.stack([np.where(usable, flux, 0), np.where(usable, ivar, 0)], 2),
         np.full(n, "") if labels is None else names.check_names(labels, "classes", origin),
-        np.full(n, np.nan) if z is None else to_numbers(z, "z", origin).reshape(-1),
-        np.full(n, float(CERTAIN)) if conf is None else to_numbers(conf, "z_conf", origin).reshape(-1),
+        numbers(z, "z"),
+        numbers(conf, "z_conf", CERTAIN),
         number_rows(n) if ids is None else names.check_names(ids, "ids", origin),
+        [numbers(column, "THING_ID or PLUG") for column in place],
         origin,
         Counter(),
     )
@@ -108,19 +118,21 @@ def _from_fits(found: Sequence[Path], origin: str) -> Records:
 
     known = {"", *CLASSES}
 
-    def spectrum(file: Path) -> tuple[np.ndarray, str, float, float]:
+    def spectrum(file: Path) -> tuple[np.ndarray, str, float, float, list[float]]:
         # a compressed image would be unpacked to whatever size it names
         with fits.open(_content(file), memmap=False, disable_image_compression=True) as units:
             table = units[1].data
             image = rebin(table["loglam"], table["flux"], table["ivar"])
+            place = [float(units[0].header.get(name, np.nan)) for name in ("PLUG_RA", "PLUG_DEC")]
             if len(units) < 3:  # not classified yet
-                return image, "", np.nan, CERTAIN
+                return image, "", np.nan, CERTAIN, [np.nan, *place]
             facts = units[2].data
+            thing = float(facts["THING_ID"][0]) if "THING_ID" in facts.names else np.nan
             doubted = "ZWARNING" in facts.names and facts["ZWARNING"][0] != 0
             label = str(facts["CLASS"][0]).strip()
             if label.upper().replace(" ", "_") not in known:
                 raise ValueError(f"unknown class {label[:20]!r}; wanted {', '.join(CLASSES)}")
-            return image, label, float(facts["Z"][0]), 0 if doubted else CERTAIN
+            return image, label, float(facts["Z"][0]), 0 if doubted else CERTAIN, [thing, *place]
 
     rows, ids, set_aside = [], list[str](), Counter[str]()
     for file in found:
@@ -132,9 +144,8 @@ def _from_fits(found: Sequence[Path], origin: str) -> Records:
             log.warning("set aside: %s is not a FITS spectrum: %s", ascii(file.name)[1:-1], one_line(error))
     if not rows:
         raise InputError(f"{origin}: not one is a FITS spectrum with flux, loglam, ivar in its first table.")
-    images, labels, z, conf = zip(*rows, strict=True)
-    known_ids = names.check_names(ids, "file names", origin)
-    return _records(np.stack(images), np.array(labels), np.array(z), np.array(conf), known_ids, origin, set_aside)
+    images, labels, z, conf, place = (np.array(column) for column in zip(*rows, strict=True))
+    return _records(images, labels, z, conf, names.check_names(ids, "file names", origin), place.T, origin, set_aside)
 
 
 def _content(file: Path) -> io.BytesIO:
@@ -152,19 +163,20 @@ def _records(
     z: np.ndarray,
     conf: np.ndarray,
     ids: np.ndarray,
+    place: Sequence[np.ndarray] | np.ndarray,
     origin: str,
     set_aside: Counter[str],
 ) -> Records:
-    lengths = [len(column) for column in (images, names, z, conf, ids)]
+    lengths = [len(column) for column in (images, names, z, conf, ids, *place)]
     if len(set(lengths)) > 1:
-        raise InputError(f"{origin}: lengths of spectra, class, z, z_conf and id differ: {lengths}.")
+        raise InputError(f"{origin}: lengths of spectra, class, z, z_conf, id, THING_ID and PLUG differ: {lengths}.")
     kept = images[:, :, 1].any(1)
     if not kept.all():
         set_aside["no pixel with weight"] += int((~kept).sum())
     return Records(
         images=images[kept],
         labels=_labels(names, origin)[kept],
-        ids=ids[kept],
+        ids=_name_objects(ids, *place)[kept],
         features=np.stack([z, conf], 1)[kept].astype(np.float64),
         feature_names=COLUMNS,
         classes=CLASSES,
@@ -173,6 +185,12 @@ def _records(
         channels=CHANNELS,
         set_aside=set_aside,
     )
+
+
+def _name_objects(ids: np.ndarray, things: np.ndarray, ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """(N,) str, the object of each spectrum: its THING_ID, where that is above 0, or else the first id at its place."""
+    known = np.where((things > 0) & (things < 2**53), things, 0).astype(np.int64)
+    return splits.match_objects(np.where(known > 0, known.astype(str), ids), ra, dec, SAME_PLACE)
 
 
 def _labels(names: np.ndarray, origin: str) -> np.ndarray:
