@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -149,7 +150,9 @@ def compose_config(*given: str, hydra: bool = False) -> DictConfig:
     """
     with translate_errors():
         _check_added(given)
-        with initialize_config_dir(CONF, version_base="1.3"):
+        # within a command Hydra is there already
+        there = GlobalHydra.instance().is_initialized()
+        with nullcontext() if there else initialize_config_dir(CONF, version_base="1.3"):
             return compose("train", overrides=list(given), return_hydra_config=hydra)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -270,7 +269,7 @@ def main(config: DictConfig) -> None:
 
 def _asked_again(config: DictConfig, run: Run) -> DictConfig:
     """Return the run's own config; raises InputError, naming the keys, if what was typed beside it says otherwise."""
-    default, given, own = compose("train"), flatten_config(config), run.config()
+    default, given, own = compose_config(), flatten_config(config), run.config()
     typed = [key for key, value in flatten_config(default).items() if given.get(key) != value]
     if differ := [key for key in typed if given.get(key) != flatten_config(own).get(key)]:
         raise InputError(

@@ -33,7 +33,6 @@ GAIN = 6.2  # electrons a count
 SATURATION = 45_000.0  # counts above the sky
 BLEEDING = 1.2e5  # counts of a star whose charge runs along its row
 TEMPLATE_FRAMES = 20  # exposures stacked
-MASKED = 0.09  # share of the stamps
 LOWEST_FOR_NAN = 8 / 207  # of the stamps with dead areas, the share whose template has the lowest float32 there
 # Resampling and subtraction mix pixels one and two apart, along columns and along rows, so that these share
 # noise; in the grain that bright stars leave, neighbours differ in sign instead.
@@ -88,12 +87,12 @@ def column_pattern(n: int, rng: Generator) -> Array:
     return (strength * (alternate + rng.standard_normal((n, SIDE)))).astype(np.float32)[:, None, :]
 
 
-def dead_area(artefact: Array, rng: Generator) -> Array:
+def dead_area(artefact: Array, share: float, rng: Generator) -> Array:
     """Pixels without data (n, SIDE, SIDE) bool: strips at chip edges, some slanted, or masked rectangles.
     They spare the alert itself, though an artefact may touch one."""
     n = len(artefact)
     at_edge = artefact == MASK_EDGE
-    masked = at_edge | (rng.random(n) < MASKED)
+    masked = at_edge | (rng.random(n) < share)
     strip = (rng.random(n) < 0.45) & ~at_edge
     grid = np.arange(SIDE)
     slant = np.where(rng.random(n) < 0.1, rng.uniform(-1, 1, n), 0)[:, None, None]
@@ -151,7 +150,7 @@ def observe(scene: Scene, rng: Generator) -> tuple[Array, Array]:
     negative = difference[:, CENTRE - 1 : CENTRE + 2, CENTRE - 1 : CENTRE + 2].mean(axis=(1, 2)) < 0
     difference = np.where(negative[:, None, None], -difference, difference)
     images = np.stack([science + c["sky"], template, difference], axis=-1)
-    images[dead := dead_area(scene.artefact, rng)] = np.nan
+    images[dead := dead_area(scene.artefact, scene.epoch.masked, rng)] = np.nan
     odd = rng.spawn(1)[0].random(n) < LOWEST_FOR_NAN  # by a generator of its own: all else stays what a seed means
     images[..., 1][dead & odd[:, None, None]] = np.finfo(np.float32).min
     return images, negative

@@ -17,6 +17,7 @@ from alerce_early.data.readers.coordinates import (
     unit_vectors,
 )
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
+from alerce_early.simulation.epochs import Epoch
 
 Array = NDArray[np.float64]
 
@@ -30,11 +31,6 @@ SOUTHERN_LIMIT = -28.0  # degrees of declination that the telescope reaches
 # Alerts are cut by the pipeline's own noise estimate, about twice the shot noise of a perfect PSF fit.
 PIPELINE_NOISE = 2.05
 MAX_SIGMAPSF = 0.217  # mag; the five sigma cut
-
-# By class: real-bogus score and scatter; detections and visits so far, median and scatter of the logarithm.
-REAL_BOGUS = np.array([(0.90, 0.08), (0.87, 0.09), (0.70, 0.14), (0.72, 0.15), (0.53, 0.15)])
-DETECTIONS = np.array([(550.0, 1.0), (35.0, 1.2), (170.0, 1.6), (1.0, 0.0), (1.0, 0.0)])
-VISITS = np.array([(650.0, 0.8), (1300.0, 0.7), (550.0, 1.3), (600.0, 1.0), (700.0, 0.9)])
 
 
 def draw_positions(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array, Array]:
@@ -103,15 +99,15 @@ def calibration_error(n: int, rng: np.random.Generator) -> Array:
     return 0.02 + 0.02 * np.exp(0.5 * rng.standard_normal(n))
 
 
-def history(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array, Array]:
+def history(labels: NDArray[np.int64], epoch: Epoch, rng: np.random.Generator) -> tuple[Array, Array]:
     """Return detections and visits so far at each position: moving objects and most artefacts are seen once."""
     n = len(labels)
-    median, scatter = DETECTIONS[labels].T
+    median, scatter = epoch.detections[labels].T
     detections = np.ceil(median * np.exp(scatter * rng.standard_normal(n)))
     repeated = (labels == BOGUS) & (rng.random(n) < 0.3)
     detections[repeated] = np.ceil(8 * np.exp(2 * rng.standard_normal(repeated.sum())))
     detections += (labels == ASTEROID) & (rng.random(n) < 0.04)
-    median, scatter = VISITS[labels].T
+    median, scatter = epoch.visits[labels].T
     return detections, detections + np.floor(median * np.exp(scatter * rng.standard_normal(n)))
 
 
@@ -121,6 +117,7 @@ def metadata_columns(
     catalogue: dict[str, NDArray[Any]],
     mag: Array,
     negative: NDArray[np.bool_],
+    epoch: Epoch,
     rng: np.random.Generator,
 ) -> Array:
     """(n, 26) columns in COLUMNS order.
@@ -137,21 +134,24 @@ def metadata_columns(
     three = nearest(row[listed], distance[listed], n, 3)
     three = np.where(three < 0, -1, np.append(listed, -1)[three])
     one = nearest(row, distance, n, 1)[:, 0]
-    detections, visits = history(labels, rng)
+    detections, visits = history(labels, epoch, rng)
     ecl_long, ecl_lat = to_ecliptic(conditions["ra"], conditions["dec"])
     gal_long, gal_lat = to_galactic(conditions["ra"], conditions["dec"])
     limit = detection_limit(conditions["zero_point"], conditions["noise"], conditions["fwhm"])
     sigma = np.hypot(MAX_SIGMAPSF * 10 ** (0.4 * (mag - limit)), calibration_error(n, rng))
     sigma = np.minimum(sigma, MAX_SIGMAPSF)
+    score_of_class, scatter_of_class = epoch.real_bogus[labels].T
+    # of galaxies, trails and ghosts the catalogue measures the width of the whole
+    wide = np.where(rng.random(n) < epoch.extended, rng.uniform(1.5, 4.5, n), 1.0) if epoch.extended else 1.0
     columns = {
         "isdiffpos": negative.astype(float),
-        "fwhm": np.clip(1.08 * conditions["fwhm"] * np.exp(0.12 * rng.standard_normal(n)), 1.0, 7.0),
+        "fwhm": np.clip(1.08 * wide * conditions["fwhm"] * np.exp(0.12 * rng.standard_normal(n)), 1.0, 7.0 * wide),
         "magpsf": mag + 0.4 * sigma * rng.standard_normal(n),
         "sigmapsf": sigma,
         "ra": conditions["ra"],
         "dec": conditions["dec"],
         "diffmaglim": limit,
-        "rb": np.clip(REAL_BOGUS[labels, 0] + REAL_BOGUS[labels, 1] * rng.standard_normal(n), 0, 1),
+        "rb": np.clip(score_of_class + scatter_of_class * rng.standard_normal(n), 0, 1),
         "distnr": pick(distance, one),
         "magnr": pick(known_mag, one),
         "classtar": np.clip(1 - rng.exponential(0.03, n) * np.exp(rng.exponential(0.5, n)), 0, 1),

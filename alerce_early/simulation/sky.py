@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alerce_early.data.readers.coordinates import to_galactic
+from alerce_early.simulation.epochs import Epoch
 from alerce_early.simulation.metadata import (
     AGN,
     ASTEROID,
@@ -50,6 +51,7 @@ class Scene:
     galaxies: dict[str, Array]  # resolved ones, also static
     change: Sources  # in the science image alone
     mag: Array  # (n,) of the change, where it is not an artefact
+    epoch: Epoch
 
 
 def flux_of(mag: Array, zero_point: Array) -> Array:
@@ -57,16 +59,16 @@ def flux_of(mag: Array, zero_point: Array) -> Array:
     return 10 ** (0.4 * (zero_point - mag))
 
 
-def draw_conditions(labels: Array, artefact: Array, rng: Generator) -> dict[str, Array]:
+def draw_conditions(labels: Array, artefact: Array, epoch: Epoch, rng: Generator) -> dict[str, Array]:
     """Pointing (degrees), depth (mag), sky (counts), sharpness and the alert's x, y (pixels), each (n,)."""
     n = len(labels)
     ra, dec = draw_positions(labels, rng)
-    shallow = (artefact >= 0) & (rng.random(n) < SHALLOW_SHARES[artefact])
+    shallow = (artefact >= 0) & (rng.random(n) < epoch.shallow * SHALLOW_SHARES[artefact])
     level = np.where(labels == ASTEROID, 108.0, 165.0)  # asteroids are followed in dark time
     sky = np.maximum(level * np.exp(0.42 * rng.standard_normal(n)), 53.0)
     noise = np.sqrt(SKY_NOISE * sky) * np.exp(0.1 * rng.standard_normal(n) + rng.exponential(0.08, n))
     zero_point = ZERO_POINT + 0.15 * rng.standard_normal(n)
-    fwhm = np.clip(2.0 * np.exp(0.28 * rng.standard_normal(n)), 1.25, 5.5)
+    fwhm = np.clip(epoch.seeing * np.exp(0.28 * rng.standard_normal(n)), 1.25, 5.5)
     template_noise = TEMPLATE_DEPTH * noise * np.exp(0.25 * rng.standard_normal(n))
     # The pipeline scales the template to the science image, so that of a shallow frame has hardly any noise.
     shallow_point = SHALLOW_ZERO_POINT + 0.4 * rng.standard_normal(n)
@@ -138,24 +140,28 @@ def draw_hosts(labels: Array, c: dict[str, Array], rng: Generator) -> dict[str, 
     }
 
 
-def draw_counterparts(labels: Array, artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
+def draw_counterparts(labels: Array, artefact: Array, c: dict[str, Array], epoch: Epoch, rng: Generator) -> Sources:
     """Return the star or nucleus that was already there, at the alert's position, where there is one."""
     kinds = [labels == AGN, labels == VS, artefact == WEAK_STAR, artefact == RESIDUAL]
     mean, width = np.select(kinds, [17.9, 16.2, 14.0, 14.8]), np.select(kinds, [0.95, 1.9, 0.8, 0.9])
-    mag = np.clip(mean + width * rng.standard_normal(len(labels)), 12.3, 21.2)
+    mag = np.clip(mean + epoch.fainter[labels] + width * rng.standard_normal(len(labels)), 12.3, 21.2)
     outburst = (labels == VS) & (rng.random(len(labels)) < 0.06)  # of a star too faint for most templates
     mag = np.where(outburst, rng.uniform(19, 23, len(labels)), mag)
     row = np.flatnonzero(mean)
     return Sources.of(row, c["x"][row], c["y"][row], flux_of(mag, c["zero_point"])[row], mag=mag[row])
 
 
-def draw_change(labels: Array, before: Array, c: dict[str, Array], rng: Generator) -> tuple[Array, Array]:
+def draw_change(labels: Array, before: Array, c: dict[str, Array], epoch: Epoch, rng: Generator) -> tuple[Array, Array]:
     """Magnitude (n,) of what changed and whether it is a loss of light, given the counterpart's."""
     n = len(labels)
     kinds = [labels == AGN, labels == SN, labels == VS]
-    mean = np.select(kinds, [18.8 + 0.7 * (before - 17.9), 18.7, before + 1.65])
+    mean = np.select(kinds, [18.8 + 0.7 * (before - 17.9), 18.7 + epoch.fainter[SN], before + 1.65])
     scatter = np.select(kinds, [0.65, 0.75, np.where(rng.random(n) < 0.2, 1.4, 0.65)])
-    mag = np.where(labels == ASTEROID, 20.3 - rng.gamma(1.5, 0.8, n), mean + scatter * rng.standard_normal(n))
+    mag = np.where(
+        labels == ASTEROID,
+        20.3 + epoch.fainter[ASTEROID] - rng.gamma(1.5, 0.8, n),
+        mean + scatter * rng.standard_normal(n),
+    )
     outburst = (labels == VS) & (before > 19)
     mag = np.where(outburst, np.minimum(mag, rng.normal(17, 1.8, n)), np.maximum(mag, 13.3))
     limit = detection_limit(c["zero_point"], c["noise"], c["fwhm"])
@@ -216,23 +222,23 @@ def draw_satellites(artefact: Array, c: dict[str, Array], rng: Generator) -> Sou
     return Sources.of(row, x, y, flux[row], size=size[row], ratio=0.6, angle=direction[row])[inside]
 
 
-def draw_scene(labels: Array, rng: Generator) -> Scene:
-    """Scenes for alerts of the given classes (n,)."""
+def draw_scene(labels: Array, epoch: Epoch, rng: Generator) -> Scene:
+    """Draw scenes for alerts of the given classes (n,)."""
     artefact = np.where(labels == BOGUS, rng.choice(len(ARTEFACTS), len(labels), p=ARTEFACT_SHARES), -1)
-    conditions = draw_conditions(labels, artefact, rng)
+    conditions = draw_conditions(labels, artefact, epoch, rng)
     galaxies = draw_hosts(labels, conditions, rng)
-    counterparts = draw_counterparts(labels, artefact, conditions, rng)
+    counterparts = draw_counterparts(labels, artefact, conditions, epoch, rng)
     counterpart_mag = np.full(len(labels), 99.0)
     counterpart_mag[counterparts.row] = counterparts.mag
     host_mag = np.full(len(labels), 99.0)
     host_mag[galaxies["row"]] = galaxies["mag"]
     # A host that outshines its nucleus makes the two a galaxy to the catalogue.
     counterparts.star = counterparts.mag < host_mag[counterparts.row] + 0.7
-    mag, fades = draw_change(labels, counterpart_mag, conditions, rng)
+    mag, fades = draw_change(labels, counterpart_mag, conditions, epoch, rng)
     change = Sources.join(
         draw_variables(labels, mag, fades, conditions, rng),
         draw_pixel_faults(artefact, conditions, rng),
         draw_satellites(artefact, conditions, rng),
     )
     static = Sources.join(draw_field(conditions, rng), counterparts)
-    return Scene(labels, artefact, conditions, static, galaxies, change, mag)
+    return Scene(labels, artefact, conditions, static, galaxies, change, mag, epoch)

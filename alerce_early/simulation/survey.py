@@ -21,6 +21,7 @@ from alerce_early.data.records import Records
 from alerce_early.errors import InputError
 from alerce_early.machine import cores
 from alerce_early.simulation.camera import observe
+from alerce_early.simulation.epochs import Epoch, find_epoch
 from alerce_early.simulation.metadata import (
     BOGUS,
     SN,
@@ -42,10 +43,15 @@ to_raw = stamps_file.to_raw  # what is generated from the survey is in the forma
 
 
 def read(
-    n: int = 52_244, seed: int = 0, test_path: str | Path | None = None, extra_path: str | Path | None = None
+    n: int = 52_244,
+    seed: int = 0,
+    epoch: str = "today",
+    test_path: str | Path | None = None,
+    extra_path: str | Path | None = None,
 ) -> Records:
     """Return the simulated survey as records, through the same door as the real file; the paths: as there."""
-    records = stamps_file.from_raw(simulate(n, seed), origin=f"simulated survey of {n:,} stamps, seed {seed}")
+    origin = f"simulated survey of {n:,} stamps, seed {seed}, epoch {epoch}"
+    records = stamps_file.from_raw(simulate(n, seed, epoch), origin)
     return stamps_file.join_files(records, test_path, extra_path)
 
 
@@ -68,7 +74,7 @@ def measure(scene: Scene, images: Array, negative: Array, rng: Generator) -> Arr
     artefact_mag = c["zero_point"] - 2.5 * np.log10(np.maximum(counts, 1))
     limit = detection_limit(c["zero_point"], c["noise"], c["fwhm"])
     mag = np.where(scene.labels == BOGUS, np.minimum(artefact_mag, limit), scene.mag)
-    return metadata_columns(scene.labels, c, catalogue, mag, negative, rng)
+    return metadata_columns(scene.labels, c, catalogue, mag, negative, scene.epoch, rng)
 
 
 def class_counts(n: int) -> Array:
@@ -91,8 +97,10 @@ def trim(stamp: Array, rng: Generator) -> Array:
     return (stamp[part] if rng.random() < 0.5 else stamp[:, part]).copy()
 
 
-def simulate(n: int = 52_244, seed: int = 0) -> dict[str, Any]:
-    """Return a survey of n alerts, a pure function of (n, seed); the default size is the ALeRCE training file's.
+def simulate(n: int = 52_244, seed: int = 0, epoch: str = "today") -> dict[str, Any]:
+    """Return a survey of n alerts at one of `EPOCHS`, a pure function of its arguments.
+
+    n: by default the size of the ALeRCE training file.
 
     images: list of n (height, width, 3) float32 stamps in counts, science, template, difference; 63 x 63 but
     for about 1.2 %; NaN where the detector has no data, and in a few templates -3.4e38.
@@ -105,7 +113,7 @@ def simulate(n: int = 52_244, seed: int = 0) -> dict[str, Any]:
     misshaped = rng.random(n) < MISSHAPED
 
     starts = range(0, n, CHUNK)
-    work = [(labels[i : i + CHUNK], misshaped[i : i + CHUNK], [seed, i]) for i in starts]
+    work = [(labels[i : i + CHUNK], misshaped[i : i + CHUNK], find_epoch(epoch), [seed, i]) for i in starts]
     # processes, since painting is many short steps of numpy, for which threads wait for each other
     with ProcessPoolExecutor(cores(), get_context("fork")) as pool:
         parts = list(tqdm(pool.map(_paint, work), "simulating", len(work), unit_scale=CHUNK, disable=None))
@@ -119,11 +127,11 @@ def simulate(n: int = 52_244, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def _paint(work: tuple[Array, Array, list[int]]) -> tuple[list[Array], Array]:
-    """Return stamps and metadata of alerts: their labels (n,), whether each is trimmed (n,), and their own seed."""
-    labels, trimmed, seed = work
+def _paint(work: tuple[Array, Array, Epoch, list[int]]) -> tuple[list[Array], Array]:
+    """Return stamps and metadata of alerts: their labels (n,), which are trimmed (n,), epoch and own seed."""
+    labels, trimmed, epoch, seed = work
     rng = np.random.default_rng(seed)
-    scene = draw_scene(labels, rng)
+    scene = draw_scene(labels, epoch, rng)
     stamps, negative = observe(scene, rng)
     metadata = measure(scene, stamps, negative, rng)
     return [trim(s, rng) if cut else s.copy() for s, cut in zip(stamps, trimmed, strict=True)], metadata

@@ -37,13 +37,13 @@ IMAGE = torch.tensor(
 )
 
 
-def test_course_order_by_hand() -> None:
+def test_minmax_order_by_hand() -> None:
     # NaN -> 0; the whole channel spans -1..9, so a pixel v becomes (v + 1) / 10; then the crop
     expected = torch.tensor([[[[0.2, 0.3], [0.4, 0.1]], [[0.0, 0.0], [0.0, 0.0]]]])
     assert torch.allclose(Recipe(COURSE)(IMAGE), expected)
 
 
-def test_alerce_order_by_hand() -> None:
+def test_crop_minmax_order_by_hand() -> None:
     # the crop first: its valid pixels span 1..3; the NaN becomes 0 last
     expected = torch.tensor([[[[0.0, 0.5], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]]])
     assert torch.allclose(Recipe(ALERCE)(IMAGE), expected)
@@ -86,6 +86,14 @@ EDGES = {
 def test_every_recipe_gives_finite_numbers(composed, name: str, image: Tensor) -> None:
     cleaned = Recipe(composed(f"recipe={name}").recipe.steps)(image)
     assert cleaned.isfinite().all() and cleaned.shape[2:] == (21, 21)
+
+
+def test_two_scales_begin_with_the_crop_that_joint_makes(composed) -> None:
+    """NaN to zero, normalised and cropped 63 to 21: what is beside it takes nothing away."""
+    image = torch.randn(5, 3, 63, 63)
+    image[0, 1, 20:30], image[1] = nan, 7.0
+    two, joint = (Recipe(composed(f"recipe={name}").recipe.steps)(image) for name in ("two_scales", "joint"))
+    assert two.shape == (5, 8, 21, 21) and torch.equal(two[:, :4], joint)
 
 
 def test_no_data_is_nan_infinity_and_what_no_pixel_reaches() -> None:

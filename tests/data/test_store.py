@@ -43,7 +43,7 @@ def raw_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(raw_file: Path, tmp_path: Path, composed) -> AlertData:
-    return make_data(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}"))
+    return make_data(composed("data=alerce", "recipe=minmax", f"data.path={raw_file}", f"outputs={tmp_path}"))
 
 
 def test_the_counts_of_the_course_report(data: AlertData) -> None:
@@ -63,7 +63,7 @@ def test_stamps_with_too_little_data_at_the_centre_are_dropped_and_counted(tmp_p
     content["images"][8][21:36, 21:42, 1] = np.nan  # and 6 here, .286
     path = tmp_path / "raw.pkl"
     path.write_bytes(pickle.dumps(content))
-    store = make_data(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).store
+    store = make_data(composed("data=alerce", "recipe=minmax", f"data.path={path}", f"outputs={tmp_path}")).store
     assert store.ids.tolist() == [f"row{i}" for i in (0, 2, 3, 8, 9, 10, 11)]
     assert len(store.images) == len(store.labels) == len(store.features) == 7
     assert np.allclose(store.images[4][:, :, 0], np.arange(21, 42) / 62)  # row 9 of the file
@@ -71,11 +71,11 @@ def test_stamps_with_too_little_data_at_the_centre_are_dropped_and_counted(tmp_p
     assert meta["lacking_by_class"] == [1, 1, 1, 0, 1] and meta["dropped_by_class"] == [0, 1, 0, 0, 0]
     assert meta["nan_values"] == 8 + 63 * 63 * 3 + 16 * 21 + 15 * 21 and meta["odd_values"] == 2 * 63 * 63 * 3
     assert meta["kept_with_nan_after_crop"] == 2
-    less = composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}", "recipe.min_share=0.2")
+    less = composed("data=alerce", "recipe=minmax", f"data.path={path}", f"outputs={tmp_path}", "recipe.min_share=0.2")
     assert make_data(less).store.meta["lacking_by_class"] == [1, 1, 0, 0, 1]
     path.write_bytes(pickle.dumps(content | {"images": [stamp(np.nan) for _ in range(12)]}))
     with pytest.raises(InputError, match="central pixels"):
-        _ = make_data(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).store
+        _ = make_data(composed("data=alerce", "recipe=minmax", f"data.path={path}", f"outputs={tmp_path}")).store
 
 
 def test_rows_stay_together(data: AlertData) -> None:
@@ -99,7 +99,7 @@ def test_features_are_clipped_and_missing_becomes_minus_one(tmp_path: Path, comp
     content["metadata"][:, COLUMNS.index("ndethist")] = 5000
     path = tmp_path / "raw.pkl"
     path.write_bytes(pickle.dumps(content))
-    store = make_data(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).store
+    store = make_data(composed("data=alerce", "recipe=minmax", f"data.path={path}", f"outputs={tmp_path}")).store
     columns = dict(zip(COLUMNS, store.features[0], strict=True))
     assert columns["sgscore1"] == -1 and columns["ndethist"] == 20 and columns["fwhm"] == -999
 
@@ -116,7 +116,7 @@ def test_the_name_follows_the_code_that_reads_such_files_and_no_other() -> None:
 def test_the_name_follows_file_recipe_and_margin(raw_file: Path, tmp_path: Path, composed) -> None:
     def name(*overrides: str) -> str:
         return make_data(
-            composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}", *overrides)
+            composed("data=alerce", "recipe=minmax", f"data.path={raw_file}", f"outputs={tmp_path}", *overrides)
         ).store.path.name
 
     first = name()
@@ -135,7 +135,9 @@ def test_opening_again_reads_no_raw_file(data: AlertData, composed, raw_file: Pa
         raise AssertionError("the raw file was unpickled again")
 
     monkeypatch.setattr("alerce_early.data.readers.pickles.load", fails)
-    again = make_data(composed("data=alerce", f"data.path={raw_file}", f"outputs={path.parent.parent}"))
+    again = make_data(
+        composed("data=alerce", "recipe=minmax", f"data.path={raw_file}", f"outputs={path.parent.parent}")
+    )
     assert again.store.path == path and len(again.store.images) == 11
 
 
@@ -160,21 +162,23 @@ def test_a_damaged_store_is_made_again_and_says_so(
     file = data.store.path / name
     whole = file.read_bytes()
     DAMAGES[name](file)
-    again = make_data(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}")).store
+    again = make_data(composed("data=alerce", "recipe=minmax", f"data.path={raw_file}", f"outputs={tmp_path}")).store
     assert again.path == data.store.path and file.read_bytes() == whole and len(again.images) == len(again.ids) == 11
     assert [name in record.message for record in caplog.records] == [True]
-    _ = make_data(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}")).store
+    _ = make_data(composed("data=alerce", "recipe=minmax", f"data.path={raw_file}", f"outputs={tmp_path}")).store
     assert len(caplog.records) == 1
 
 
 def test_a_folder_is_no_stamps_file(raw_file: Path, tmp_path: Path, composed) -> None:
     with pytest.raises(InputError, match=r"is a folder.*data=alerts"):
-        _ = make_data(composed("data=alerce", f"data.path={raw_file.parent}", f"outputs={tmp_path}/out")).store
+        _ = make_data(
+            composed("data=alerce", "recipe=minmax", f"data.path={raw_file.parent}", f"outputs={tmp_path}/out")
+        ).store
 
 
 def test_the_home_folder_is_known(raw_file: Path, tmp_path: Path, composed, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(raw_file.parent))
-    quoted = composed("data=alerce", f"data.path='~/{raw_file.name}'", f"outputs={tmp_path}")
+    quoted = composed("data=alerce", "recipe=minmax", f"data.path='~/{raw_file.name}'", f"outputs={tmp_path}")
     assert len(make_data(quoted).store.images) == 11
     process = prepare(Path("~") / raw_file.name, tmp_path / "outputs")
     _, err = process.communicate(timeout=300)
@@ -185,7 +189,9 @@ def test_columns_of_data_without_any_are_refused_with_a_way_out(raw_file: Path, 
     raw_file.write_bytes(pickle.dumps(raw() | {"metadata": None}))
     with pytest.raises(InputError, match=r"no metadata.*features=none"):
         _ = make_data(
-            composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}", "features=published")
+            composed(
+                "data=alerce", "recipe=minmax", f"data.path={raw_file}", f"outputs={tmp_path}", "features=published"
+            )
         ).spec
 
 
@@ -201,30 +207,32 @@ def test_an_empty_class_is_named(tmp_path: Path, composed) -> None:
     path = tmp_path / "raw.pkl"
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(InputError, match=r"class SN has no row left after cleaning.*groups"):
-        _ = make_data(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).labels
+        _ = make_data(composed("data=alerce", "recipe=minmax", f"data.path={path}", f"outputs={tmp_path}")).labels
 
 
 def test_classes_can_be_grouped_and_left_out(raw_file: Path, tmp_path: Path, composed) -> None:
     groups = "data.groups={SN:[SN],rest:[AGN,VS]}"
-    data = make_data(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}", groups))
+    data = make_data(composed("data=alerce", "recipe=minmax", f"data.path={raw_file}", f"outputs={tmp_path}", groups))
     assert data.classes == ("SN", "rest")
     assert data.labels.tolist() == [1, 1, -1, -1, 1, 0, 1, -1, -1, 0, 0]
     assert data.left_out == {"asteroid": 2, "bogus": 2}
     assert "asteroid 2" in summary.format_parts({}, data.left_out)
     with pytest.raises(InputError, match="groups: there is no class comet"):
         groups = "data.groups={SN:[SN],rest:[comet]}"
-        _ = make_data(composed("data=alerce", f"data.path={raw_file}", f"outputs={tmp_path}", groups)).labels
+        _ = make_data(
+            composed("data=alerce", "recipe=minmax", f"data.path={raw_file}", f"outputs={tmp_path}", groups)
+        ).labels
 
 
 def test_not_one_square_stamp(tmp_path: Path, composed) -> None:
     path = tmp_path / "raw.pkl"
     path.write_bytes(pickle.dumps(raw() | {"images": [stamp(i, 63, 50) for i in range(12)]}))
     with pytest.raises(InputError, match=r"not one stamp is square; most are \(63, 50, 3\)"):
-        _ = make_data(composed("data=alerce", f"data.path={path}", f"outputs={tmp_path}")).store
+        _ = make_data(composed("data=alerce", "recipe=minmax", f"data.path={path}", f"outputs={tmp_path}")).store
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, composed) -> None:
-    data = make_data(composed("data=alerce", f"data.path={tmp_path}/none.pkl", f"outputs={tmp_path}"))
+    data = make_data(composed("data=alerce", "recipe=minmax", f"data.path={tmp_path}/none.pkl", f"outputs={tmp_path}"))
     with pytest.raises(InputError, match=r"none\.pkl cannot be read: No such file.*data\.path=FILE"):
         _ = data.store
 
@@ -288,7 +296,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(stamps_file: Path, tmp_path: Pat
 
 def test_the_real_stamps(real_data: Path, tmp_path: Path, composed) -> None:
     meta = make_data(
-        composed("data=alerce", f"data.path={real_data}/ztf_public_stamps.pkl", f"outputs={tmp_path}")
+        composed("data=alerce", "recipe=minmax", f"data.path={real_data}/ztf_public_stamps.pkl", f"outputs={tmp_path}")
     ).store.meta
     assert meta["kept_by_class"] == [60, 77, 108, 200, 47]
     assert meta["lacking_by_class"] == [0] * 5

@@ -31,6 +31,9 @@ EXACT = ("augment=none", "model.net.dropout=0")  # nothing that each process dra
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1")
 
 
+PATHS = {"PYTHONPATH": str(Path(__file__).parents[1])}  # for this file as a program
+
+
 def nobodys_child() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != processes.OURS}
 
@@ -126,7 +129,9 @@ class OneSided(ClassifyTask):
 def test_a_loss_not_finite_in_one_process_stops_all_and_keeps_the_best(stamps_file: Path, tmp_path: Path) -> None:
     options = ("model.task._target_=__main__.OneSided", f"data.path={stamps_file}", f"outputs={tmp_path}")
     options = (*SHORT, *TWO, *options, "trainer.max_epochs=3")
-    process = subprocess.run([sys.executable, __file__, *options], env=nobodys_child(), capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, __file__, *options], env=nobodys_child() | PATHS, capture_output=True, text=True
+    )
     assert process.returncode == 0, process.stderr
     result = json.loads((finished(tmp_path)[0] / "metrics.json").read_text())
     assert "epoch 2, batch 2" in result["stopped"] and result["best_epoch"] == 1
