@@ -41,13 +41,13 @@ EPOCHS = {
     ),
     # by the training statistics published with the stamps file (Carrasco-Davis et al. 2021)
     "2020": Epoch(
-        seeing=2.15,
+        seeing=2.03,
         extended=0.07,
         shallow=0.1,
-        masked=0.115,
-        fainter=np.array([0.6, 0.3, 1.5, 0.2, 0.0]),
+        masked=0.11,
+        fainter=np.array([0.9, 0.5, 2.2, 0.4, 0.0]),
         real_bogus=np.array([(0.72, 0.12), (0.72, 0.12), (0.62, 0.15), (0.66, 0.16), (0.42, 0.15)]),
-        detections=np.array([(5.0, 1.2), (4.0, 1.0), (5.0, 1.2), (1.0, 0.0), (1.0, 0.0)]),
+        detections=np.array([(4.6, 1.2), (4.0, 1.0), (4.6, 1.2), (1.0, 0.0), (1.0, 0.0)]),
         visits=np.array([(220.0, 0.7)] * 5),
     ),
 }

@@ -198,3 +198,18 @@ def test_brightness_in_the_difference_follows_magpsf(survey):
     zero_point = column(survey, "magpsf")[square] + 2.5 * np.log10(np.maximum(flux, 1))
     assert np.median(zero_point) == pytest.approx(26.2, abs=0.15)
     assert np.percentile(np.abs(zero_point - np.median(zero_point)), 80) < 0.5
+
+
+def test_the_epoch_of_the_published_file() -> None:
+    """Means and scatters of its training columns (Carrasco-Davis et al. 2021), which today's survey is far from."""
+    columns = {"fwhm": (10, 2.62, 1.63), "diffmaglim": (99, 20.22, 0.60), "magpsf": (99, 18.9, None)}
+    columns |= {"ndethist": (20, 5.3, None), "ncovhist": (3000, 291, None), "rb": (1, 0.615, None)}
+    found = simulate(1536, seed=1, epoch="2020")
+    for name, (most, mean, scatter) in columns.items():
+        values = np.minimum(column(found, name), most)
+        assert values.mean() == pytest.approx(mean, rel=0.06), name
+        assert scatter is None or values.std() == pytest.approx(scatter, rel=0.15), name
+    assert np.mean([np.isnan(stamp).sum() for stamp in found["images"]]) == pytest.approx(187, rel=0.15)
+    assert np.minimum(column(simulate(512, seed=1), "ndethist"), 20).mean() > 10
+    with pytest.raises(InputError, match=r"data.epoch=2019 is unknown; there are today, 2020"):
+        simulate(10, epoch="2019")
