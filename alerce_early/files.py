@@ -1,4 +1,4 @@
-"""What a disk may do to us: files that are whole or not there, locks that die with their holder, and refusals."""
+"""Robust file writing: atomic writes, locks released when their holder dies, disk errors as one-line messages."""
 
 import errno
 import math

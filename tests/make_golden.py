@@ -1,4 +1,4 @@
-"""Make the golden checkpoints of tests/test_checkpoints.py anew: `python -m tests.make_golden FORMAT_FOLDER`.
+"""Make the golden checkpoints of end_to_end/test_checkpoints.py: `python -m tests.make_golden FORMAT_FOLDER`.
 
 One small run of each task, its best checkpoint without the optimiser's state, a raw input and what came out. Run
 it only when `FORMAT` is raised, into a new folder: the old ones are the proof that old checkpoints still open.

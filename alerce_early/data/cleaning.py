@@ -23,8 +23,9 @@ CHUNK = 32  # stamps cleaned at once: 1.5 MB of raw float32, which stays in the 
 def write(folder: Path, records: Records, recipe: Recipe, min_share: float = 0.0) -> tuple[dict[str, Any], np.ndarray]:
     """Clean all records into the arrays of a store.
 
-    Rows of another shape than most, and stamps whose central pixels hold data in less than `min_share`, are dropped.
-    Returns the counts of the 2020 report, plain values, and the numbers of the records that were kept.
+    Rows whose shape differs from the most common one are dropped, and so are stamps with data in less than a fraction
+    min_share of their central pixels. Returns the summary counts (those of the 2020 report) as plain values, and the
+    indices of the records that were kept.
     """
     shapes = [image.shape for image in records.images]
     usual = _usual_shape(shapes, records)

@@ -1,8 +1,8 @@
 """The cleaning recipe: written once in torch, batch-wise, and used by training, prediction and export alike.
 
 A recipe is a list of steps, each a module from (B, C, H, W) float32 to (B, C', H', W') float32; one that looks
-at each pixel alone says so (`pixelwise`) and then runs after a crop that follows it, at equal results. The first is
-always `NoData`, so that to all others NaN alone means that the detector has no data.
+at each pixel alone says so (`pixelwise`) and is run after any crop that follows it, with identical results. The first
+is always `NoData`: for all later steps NaN is the only marker of missing data.
 
 Augmentation by arbitrary angles and shifts needs more sky than the net sees. For it the store keeps a margin
 around the `Crop`, and what the recipe does from there on runs per batch, after augmentation:
@@ -11,9 +11,9 @@ around the `Crop`, and what the recipe does from there on runs per batch, after 
 
 With no margin `prepare` is the whole recipe and `finish` does nothing.
 
-What a network generates is in the recipe's units. A step with `undo` can be followed backwards: it gives an
-image that the step would turn into the one it was given, up to a scale and a level that the step discards.
-Whoever undoes a crop sees to the sky around it; in the units of these steps it is 0.
+What a network generates is in the recipe's units. A step with `undo` can be inverted: it gives an image that the step
+would turn into the one it was given, up to a scale and an offset that the step discards. Undoing a crop does not
+restore the surrounding sky; the caller fills it in (sky is 0 in these units).
 """
 
 from collections.abc import Sequence

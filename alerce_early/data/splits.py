@@ -54,14 +54,15 @@ def split(
     folds: int | None = None,
     fold: int = 0,
 ) -> np.ndarray:
-    """Assign each row to a part, with a fixed number or share of the rows per class for validation and test.
+    """Assign each row to a part, with a fixed number or fraction of the rows per class for validation and test.
 
-    labels: (N,) int64; ids: (N,) str, the objects; validation, test: rows wanted of each class, or, below 1,
-    the share of each class. A class too small to give a number of rows keeps at least 70 % for training and
-    gives the rest in the same proportion; the log says so. Whole objects are drawn, so a part may fall short by
-    less than the rows of one object, and no object makes up more than a fifth of a class's part. folds, fold:
-    the test rows are one of so many `fold_of`, whatever `test` says, and validation comes out of the rest.
-    Raises InputError for shares that leave nothing for training, or a fold that is not there.
+    labels: (N,) int64; ids: (N,) str, the objects; validation, test: rows wanted of each class, or, below 1, the
+    fraction of each class. A class too small to supply that many rows keeps at least 70 % for training and gives the
+    rest in the same proportion; the log says so. Whole objects are drawn, so a part may fall short by less than the
+    rows of one object, and no object has more than a fifth of the rows of a class within a part.
+
+    folds, fold: the test rows are fold `fold` of `folds` (see `fold_of`), whatever `test` says, and validation is
+    drawn from the rest. Raises InputError for fractions that leave nothing for training, or a fold out of range.
 
     Returns (N,) int8 indices into `PARTS`; a pure function of its arguments.
     """

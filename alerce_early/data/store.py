@@ -116,9 +116,9 @@ def open_or_prepare(
 def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], margin: int, min_share: float) -> str:
     """Twelve hex digits that change with the raw file, the recipe or the code that reads and cleans such files.
 
-    A file counts by size, modification time and `SAMPLED_BLOCKS` evenly spaced blocks of its content, so
-    that a store of gigabytes opens at once; the files of a folder by name, size and modification time.
-    Raises InputError if a file the source names is not there.
+    A file is identified by its size, modification time and `SAMPLED_BLOCKS` evenly spaced blocks of its content, so
+    that a store of many gigabytes opens immediately; the files in a folder by name, size and modification time.
+    Raises InputError if a file named in source does not exist.
     """
     digest = hashlib.sha256()
     paths = {key: value for key, value in source.items() if key.endswith("path") and value}

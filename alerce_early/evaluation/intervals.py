@@ -19,9 +19,11 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 
 def share(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """Interval of the share of hits (n,) bool: Wilson's, or over objects where rows share one in groups (n,).
+    """Return the 95 % interval of the fraction of hits (n,) bool.
 
-    Where all rows or none are hits every draw says the same, which is no certainty: Wilson's, each object one trial.
+    Wilson's, or a bootstrap over objects if several rows belong to one object, as groups (n,) tell. Where all rows or
+    none are hits, every bootstrap draw is identical and its interval would have no width: Wilson's is used then, with
+    one trial per object.
     """
     objects = len(np.unique(groups))
     if objects == len(groups) or hits.all() or not hits.any():

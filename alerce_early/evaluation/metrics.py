@@ -97,12 +97,12 @@ class Ranking:
 
 
 class CalibrationErrors:
-    """How far probabilities are from the shares of rows in which they come true, for any weights of the rows.
+    """How far predicted probabilities are from observed frequencies, for any weights of the rows.
 
-    probabilities: (N, C). Rows are binned once, see `equal_bins`: by the probability of the most probable
-    class, and anew by that of each class. Called with `hits` and weights (N,) >= 0 it returns ece, the mean
-    distance of the first (top-label, Guo et al. 2017, section 2), and classwise_ece, of the others the mean over
-    classes (Nixon et al. 2019, section 3, without their bins of equal width; Kull et al. 2019, section 2).
+    probabilities: (N, C). Rows are binned once, in bins of equal counts (`equal_bins`): by the probability of the most
+    probable class, and again by that of each class. Called with `hits` and weights (N,) >= 0 it returns ece, the
+    weighted mean gap of the first binning (top-label, Guo et al. 2017, section 2), and classwise_ece, the same
+    averaged over the binnings by class (Nixon et al. 2019, section 3; Kull et al. 2019, section 2).
     """
 
     names = ("ece", "classwise_ece")

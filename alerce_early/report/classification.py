@@ -57,7 +57,7 @@ Drawn = Mapping[str, Figure | Path]  # by file name, or the file itself
 
 
 class ClassificationChapter:
-    """Classes: the numbers, what probabilities and sets are worth, the mistakes, and what all this cannot say."""
+    """The chapter on classes: metrics, calibration and prediction sets, misclassified objects, limitations."""
 
     def draw(self, judged: Judged, table: Table) -> dict[str, Figure]:
         classes = judged["classes"]

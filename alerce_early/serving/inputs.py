@@ -62,10 +62,10 @@ class Source:
 
 
 def find(given: Iterable[str | Path], spec: DataSpec, out: Path | None = None) -> Source:
-    """Return the source of these files, folders and patterns, each file once, in the order given, a folder's sorted.
+    """Return the source of these files, folders and patterns: each file once, in the order given, a folder sorted.
 
-    Of a folder with packets every file that is not hidden belongs to the source, apart from its labels.csv, which
-    labels them; of a folder of another format those with its endings. out: an output that may lie among them.
+    In a folder of alert packets every file that is not hidden is included except labels.csv, which labels them; in a
+    folder of another format only files with its extensions. out: the output file, skipped if found among the inputs.
     Raises InputError where there is nothing, or nothing that a network of this spec can take.
     """
     formats, paths = _formats(spec), [Path(str(path)) for path in given]

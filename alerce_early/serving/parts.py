@@ -1,13 +1,15 @@
 """A table that is written in parts and can be stopped at any moment: what a long `predict` leaves on disk.
 
-    FILE.partial/command.json            what the parts are of
-    FILE.partial/000000.parquet          one chunk of rows; its metadata say how much input is behind it
-    FILE.partial/000000.rejected.csv     what of the same chunk was set aside, if anything; written before it
-    NAME.rejected.csv FILE               at the end, in this order; then the folder goes (of a .csv: FILE.rejected.csv)
-    .FILE.csv.json                       what a parquet file's metadata say: the command, and how much it read
+    FILE.partial/command.json            the command the parts belong to
+    FILE.partial/000000.parquet          one chunk of rows; its metadata say how much input had been read
+    FILE.partial/000000.rejected.csv     rows of that chunk that were set aside, if any; written first
+    NAME.rejected.csv FILE               at the end, in this order; then the folder is removed
+                                         (for .csv output the first is FILE.rejected.csv)
+    .FILE.csv.json                       for .csv output: the metadata that a parquet file would carry
 
 Every file is written under a temporary name and renamed. So the parts that can be seen are whole, the last one
-says where to continue, and the same command, however often killed, ends in the same table, which it knows for its own.
+says where to continue, and the same command, however often killed, ends in the same table, which it recognises as
+its own.
 """
 
 import csv

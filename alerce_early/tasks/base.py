@@ -34,9 +34,9 @@ class NonFiniteLossError(RuntimeError):
 
 
 class Task(L.LightningModule):
-    """One kind of problem: a LightningModule whose subclasses say what is minimised, output and reported.
+    """One kind of problem: a LightningModule whose subclasses define the loss, the outputs and the reported metrics.
 
-    All arguments are plain values, kept as `hparams`, so a checkpoint opens with `weights_only` and no arguments:
+    All arguments are plain values, kept as `hparams`, so a checkpoint opens with `weights_only` and without arguments:
     net: config of a `Net`; spec: `DataSpec.plain()`; optim: {"optimizer": {"_target_": a torch.optim class,
     ...}, "groups": {last part of a parameter's name: options of the optimiser for it}, "schedule": {"_target_": a torch
     scheduler, ...} or None}; augment: {"margin", "steps"}.

@@ -42,9 +42,10 @@ def is_launched() -> bool:
 
 
 def agree(decide: Callable[[], str]) -> str:
-    """Return what the first process decides, in all of them; each must ask the same questions in the same order.
+    """Return in every process what the first one decides.
 
-    Empty in a process that Lightning started: it is there because the first decided to continue. Raises InputError in
+    Every process must make the same calls of this function in the same order. Returns "" in a process that Lightning
+    started, which exists only because the first has already decided to continue. Raises InputError in
     all if the first fails.
     """
     if not is_launched():
