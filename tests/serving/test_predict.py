@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from conftest import CHECKOUT, spec, stamp, tiny_run
 import alerce_early
 from alerce_early import tables
 from alerce_early.data.readers import stamps_file
+from alerce_early.data.records import TOO_LITTLE, Chunk
+from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.predict import draw_gallery, main
 from alerce_early.report import foreign
@@ -201,9 +204,9 @@ def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
         foreign.labels(labels, table)
 
 
-def constant(*classes: str) -> Classifier:
+def constant(*classes: str, min_share: float = 0.0) -> Classifier:
     """A network that finds every class as probable."""
-    facts = spec(classes=classes, raw_shape=(3, 63, 63), channels=stamps_file.CHANNELS)
+    facts = spec(classes=classes, raw_shape=(3, 63, 63), channels=stamps_file.CHANNELS, min_share=min_share)
     columns = tuple(f"p_{name}" for name in classes)
 
     def run(stamps: np.ndarray, metadata: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -268,6 +271,23 @@ def test_rows_that_did_not_reach_the_disk_are_not_duplicates(stamps: Path, tmp_p
     assert len(table_of(network, stamps, out, seen=seen)["candid"]) == 5
     again = predict(network, inputs.find([stamps], network.spec), tmp_path / "again.parquet", seen=seen)
     assert (again.classified, again.rejected) == (0, 5)
+
+
+def test_an_alert_that_was_set_aside_may_come_again(tmp_path: Path) -> None:
+    """With too little data it was not classified, so what comes later under its candid is no duplicate."""
+
+    def stream(files: list[Path], spec: DataSpec, **_: Any) -> Iterator[Chunk]:
+        for value in (np.nan, 1.0):
+            raw = {"images": [stamp(value)], "labels": [1], "metadata": None, "oid": ["ZTF1"]}
+            records = stamps_file.from_raw(raw, "a test")
+            records = replace(records, images=np.stack(records.images))
+            yield Chunk(records, np.array(["7"]), np.array(["a.avro"]), (), 1)
+
+    network = constant("SN", "rest", min_share=0.25)
+    form = inputs.Format("packets", stamps_file.CHANNELS, stamps_file.COLUMNS, (".avro",), stream)
+    found = predict(network, inputs.Source([], form, network.spec), tmp_path / "out.parquet", size=1)
+    assert (found.classified, found.rejected) == (1, 1) and found.first and found.first.reason == TOO_LITTLE
+    assert tables.read(tmp_path / "out.parquet")["candid"].tolist() == ["7"]
 
 
 @pytest.mark.parametrize("end", tables.EXTENSIONS)
