@@ -79,7 +79,7 @@ def judge_separation(table: Table) -> dict[str, Any]:
         gain = {"gain": areas["entropy"] - areas[MEASURES[0]]} if MEASURES[0] in areas else {}
         return {name: float(area) for name, area in (areas | gain).items()}
 
-    return intervals.judge_rows(find_areas, table["id"])
+    return intervals.judge_rows(find_areas, tables.find_objects(table))
 
 
 def bin_by_column(right: np.ndarray, values: np.ndarray) -> list[tuple[float, float, int, int]]:

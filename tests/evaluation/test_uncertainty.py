@@ -60,3 +60,17 @@ def test_draws_are_told_by_class_where_there_were_any() -> None:
     assert rows[0] == ["a", "2", "0.600", "0.300", "0.650", "0.500"]
     assert rows[1] == ["b", "2", "0.725", "0.200", "0.700", "1.000"]
     assert rows[2][:2] == ["all", "4"] and rows[2][3:] == ["0.250", "0.675", "0.750"]
+
+
+def test_the_interval_of_the_separation_draws_whole_objects() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random(200)
+    rows = {"id": np.arange(200), "label": np.where(rng.random(200) < p, "b", "a"), "p_a": 1 - p, "p_b": p}
+
+    def find_width(table: dict[str, np.ndarray]) -> float:
+        low, high = uncertainty.judge_separation(table)["intervals"]["entropy"]
+        return high - low
+
+    four = rows | {"object": np.argsort(np.argsort(p)) // 50}  # names of one source each, alike within it
+    assert find_width(four) != find_width(rows)
+    assert find_width(four) == find_width(rows | {"id": four["object"]})
