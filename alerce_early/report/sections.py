@@ -165,7 +165,7 @@ def write_goal(judged: Mapping[str, Any]) -> list[Section]:
     own = ["this network", *(number(judged["values"][name], judged["intervals"][name]) for name in names)]
     rows = [own, *([who, *map(number, numbers)] for who, numbers in REACHED.items())]
     words = (
-        "The published numbers are from real alerts, equally many per class (200 in the report, 100 in the paper), with "
+        "The published numbers are from real alerts, equally many per class (report: 200, paper: 100), with "
         "networks trained on most of the 52,244; numbers of simulated rows or another mix are no match."
     )
     return [Section("Against the goal", words=[words], tables=[(("", "accuracy", "SN recall"), rows)])]
