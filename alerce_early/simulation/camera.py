@@ -20,7 +20,10 @@ from alerce_early.simulation.painting import (
     sersic,
 )
 from alerce_early.simulation.sky import (
+    CRESCENT,
+    CROSSING_TRAIL,
     MASK_EDGE,
+    MASKED_STAR,
     RESIDUAL,
     WEAK_STAR,
     Scene,
@@ -55,12 +58,13 @@ def draw_atmosphere(fwhm: Array, rng: Generator) -> Atmosphere:
     return Atmosphere(fwhm, ratio, rng.uniform(0, np.pi, n), np.zeros((n, 2)))
 
 
-def draw_belief(air: Atmosphere, bad: Array, rng: Generator) -> Atmosphere:
-    """Return the atmosphere and pointing that the subtraction believes in; far off where bad (n,) is set."""
-    n = len(bad)
-    width = np.exp(np.where(bad, 0.08, 0.04) * rng.standard_normal(n))
+def draw_belief(air: Atmosphere, artefact: Array, rng: Generator) -> Atmosphere:
+    """Return the atmosphere and pointing that the subtraction believes in, far off for some artefacts (n,)."""
+    n = len(artefact)
+    bad, worst = np.isin(artefact, (RESIDUAL, CROSSING_TRAIL)), artefact == CRESCENT
+    width = np.exp(np.where(bad | worst, 0.08, 0.04) * rng.standard_normal(n))
     ratio = air.ratio * (1 + 0.04 * rng.standard_normal(n))
-    shift = np.where(bad, 0.15, 0.05)[:, None] * rng.standard_normal((n, 2))
+    shift = np.select([bad, worst], [0.15, 0.45], 0.05)[:, None] * rng.standard_normal((n, 2))
     return Atmosphere(air.fwhm * width, ratio, air.angle, shift)
 
 
@@ -88,21 +92,23 @@ def column_pattern(n: int, rng: Generator) -> Array:
 
 
 def dead_area(artefact: Array, share: float, rng: Generator) -> Array:
-    """Pixels without data (n, SIDE, SIDE) bool: strips at chip edges, some slanted, or masked rectangles.
-    They spare the alert itself, though an artefact may touch one."""
+    """Pixels without data (n, SIDE, SIDE) bool: strips at chip edges, some slanted, or masks, a third of them ragged.
+    They spare the alert itself, unless it is what is left of a masked star; an artefact may touch one."""
     n = len(artefact)
-    at_edge = artefact == MASK_EDGE
-    masked = at_edge | (rng.random(n) < share)
-    strip = (rng.random(n) < 0.45) & ~at_edge
+    at_edge, on_star = artefact == MASK_EDGE, artefact == MASKED_STAR
+    masked = at_edge | on_star | (rng.random(n) < share)
+    strip = (rng.random(n) < 0.45) & ~at_edge & ~on_star
     grid = np.arange(SIDE)
     slant = np.where(rng.random(n) < 0.1, rng.uniform(-1, 1, n), 0)[:, None, None]
     strips = grid + slant * (grid[:, None] - CENTRE) < rng.uniform(2, 27, n)[:, None, None]
     half = rng.uniform(3, 9, (2, n, 1))
-    gap = np.where(at_edge, rng.uniform(1, 2.5, n), rng.uniform(2, 20, n))[:, None]
-    across = np.abs(grid - (CENTRE - half[0] - gap)) < half[0]
-    along = np.where(at_edge, 3, 20)[:, None] * rng.uniform(-1, 1, (n, 1))
+    gap = np.select([at_edge, on_star], [rng.uniform(1, 2.5, n), -half[0, :, 0]], rng.uniform(2, 20, n))[:, None]
+    along = np.select([at_edge, on_star], [3.0, 2.0], 20.0)[:, None] * rng.uniform(-1, 1, (n, 1))
+    ragged = np.where(on_star | (rng.random(n) < 1 / 3), 0.25, 0.0)[:, None]
+    edge = half[0] * (1 - ragged * np.abs(np.repeat(rng.standard_normal((n, SIDE // 3)), 3, axis=1)))
+    across = np.abs(grid - (CENTRE - half[0] - gap)[..., None]) < edge[..., None]
     down = np.abs(grid - CENTRE - along) < half[1]
-    dead = np.where(strip[:, None, None], strips, across[:, None, :] & down[:, :, None])
+    dead = np.where(strip[:, None, None], strips, across & down[:, :, None])
     dead &= masked[:, None, None]
     turns = rng.integers(0, 4, n)[:, None, None]
     dead = np.where(turns % 2 == 1, dead.transpose(0, 2, 1), dead)
@@ -131,7 +137,7 @@ def observe(scene: Scene, rng: Generator) -> tuple[Array, Array]:
     c = {name: per_stamp(values) for name, values in scene.conditions.items()}
     air = draw_atmosphere(scene.conditions["fwhm"], rng)
     template_air = draw_atmosphere(scene.conditions["template_fwhm"], rng)
-    belief = draw_belief(air, scene.artefact == RESIDUAL, rng)
+    belief = draw_belief(air, scene.artefact, rng)
     static, row = Sources.join(scene.static, bleed(scene.static)), scene.galaxies["row"]
     galaxies = sersic(scene.galaxies)
     science, template, predicted = (paint(static, a) for a in (air, template_air, belief))

@@ -30,7 +30,7 @@ class Epoch:
 EPOCHS = {
     # of the public alerts of 2024 and 2025
     "today": Epoch(
-        seeing=2.0,
+        seeing=2.25,
         extended=0.0,
         shallow=1.0,
         masked=0.09,

@@ -34,10 +34,25 @@ TEMPLATE_DEPTH = 0.255  # template sky noise over science sky noise, before resa
 SHALLOW_TEMPLATE = 1.8  # how much noisier the templates of shallow frames are than their scale explains
 REFERENCE_LIMIT = 23.3  # mag of the faintest sources painted
 
-ARTEFACTS = ("dark pixel", "cosmic ray", "weak star", "residual", "glints", "trail", "flash", "mask edge")
-DARK_PIXEL, COSMIC_RAY, WEAK_STAR, RESIDUAL, GLINTS, TRAIL, FLASH, MASK_EDGE = range(len(ARTEFACTS))
-ARTEFACT_SHARES = np.array([0.28, 0.20, 0.20, 0.11, 0.06, 0.04, 0.06, 0.05])
-SHALLOW_SHARES = np.array([0.7, 0.35, 1.0, 0.0, 0.8, 0.3, 0.6, 0.2])
+# share of the artefacts, and how often a survey of today sees each in a shallow frame
+ARTEFACTS = {
+    "dark pixel": (0.22, 0.7),
+    "cosmic ray": (0.16, 0.35),
+    "weak star": (0.18, 1.0),
+    "residual": (0.10, 0.0),
+    "glints": (0.05, 0.8),
+    "trail": (0.03, 0.3),
+    "flash": (0.05, 0.6),
+    "mask edge": (0.04, 0.2),
+    "ghost": (0.03, 0.0),
+    "crossing trail": (0.03, 0.0),
+    "dark column": (0.03, 0.0),
+    "crescent": (0.05, 0.0),
+    "masked star": (0.03, 0.0),
+}
+SHARES, SHALLOW_SHARES = np.array(list(ARTEFACTS.values())).T
+DARK_PIXEL, COSMIC_RAY, WEAK_STAR, RESIDUAL, GLINTS, TRAIL, FLASH = range(7)
+MASK_EDGE, GHOST, CROSSING_TRAIL, DARK_COLUMN, CRESCENT, MASKED_STAR = range(7, len(ARTEFACTS))
 
 
 @dataclass
@@ -142,8 +157,10 @@ def draw_hosts(labels: Array, c: dict[str, Array], rng: Generator) -> dict[str, 
 
 def draw_counterparts(labels: Array, artefact: Array, c: dict[str, Array], epoch: Epoch, rng: Generator) -> Sources:
     """Return the star or nucleus that was already there, at the alert's position, where there is one."""
-    kinds = [labels == AGN, labels == VS, artefact == WEAK_STAR, artefact == RESIDUAL]
-    mean, width = np.select(kinds, [17.9, 16.2, 14.0, 14.8]), np.select(kinds, [0.95, 1.9, 0.8, 0.9])
+    spoilt = np.isin(artefact, (RESIDUAL, CROSSING_TRAIL))
+    saturated = np.isin(artefact, (CRESCENT, MASKED_STAR, DARK_COLUMN))
+    kinds = [labels == AGN, labels == VS, artefact == WEAK_STAR, spoilt, saturated]
+    mean, width = np.select(kinds, [17.9, 16.2, 14.0, 14.8, 12.9]), np.select(kinds, [0.95, 1.9, 0.8, 0.9, 0.6])
     mag = np.clip(mean + epoch.fainter[labels] + width * rng.standard_normal(len(labels)), 12.3, 21.2)
     outburst = (labels == VS) & (rng.random(len(labels)) < 0.06)  # of a star too faint for most templates
     mag = np.where(outburst, rng.uniform(19, 23, len(labels)), mag)
@@ -204,27 +221,43 @@ def draw_pixel_faults(artefact: Array, c: dict[str, Array], rng: Generator) -> S
     )
 
 
-def draw_satellites(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
-    """Trains of glints, unbroken trails, and single flashes."""
+def draw_lines(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
+    """Trains of glints, unbroken trails, through the alert or beside it, single flashes and columns gone dark."""
     n = len(artefact)
-    kinds = [artefact == GLINTS, artefact == TRAIL, artefact == FLASH]
-    spacing = np.select(kinds, [rng.uniform(5, 24, n), 1.5, 3 * SIDE])
-    direction = np.where(artefact == TRAIL, rng.uniform(0, np.pi, n), 0.15 * rng.standard_normal(n))
-    peak = np.select(kinds, [18.0, 3.0, 45.0]) * np.exp(0.5 * rng.standard_normal(n)) * c["noise"]
-    size = np.select(kinds, [1.0, 1.0, rng.uniform(1, 4, n)])
+    kinds = [artefact == k for k in (GLINTS, TRAIL, FLASH, CROSSING_TRAIL, DARK_COLUMN)]
+    spacing = np.select(kinds, [rng.uniform(5, 24, n), 1.5, 3 * SIDE, 1.5, 1.5])
+    any_way = rng.uniform(0, np.pi, n)
+    along_rows = 0.15 * rng.standard_normal(n)
+    direction = np.select(kinds, [along_rows, any_way, along_rows, any_way, np.pi / 2])
+    beside = np.select(kinds[3:], [rng.uniform(4, 15, n) * rng.choice([-1, 1], n), rng.standard_normal(n)])
+    peak = np.select(kinds, [18.0, 3.0, 45.0, 4.0, -4.0]) * np.exp(0.5 * rng.standard_normal(n)) * c["noise"]
+    size = np.select(kinds, [1.0, 1.0, rng.uniform(1, 4, n), 1.0, 1.2])
+    blurred = np.where(kinds[4], 0.0, 1.0)
     steps = np.arange(-50, 51)
-    satellites = np.flatnonzero(np.logical_or.reduce(kinds))
-    row = np.repeat(satellites, len(steps))
-    along = np.tile(steps, len(satellites)) * spacing[row]
-    x, y = c["x"][row] + along * np.cos(direction[row]), c["y"][row] + along * np.sin(direction[row])
+    lines = np.flatnonzero(np.logical_or.reduce(kinds))
+    row = np.repeat(lines, len(steps))
+    along = np.tile(steps, len(lines)) * spacing[row]
+    cos, sin = np.cos(direction[row]), np.sin(direction[row])
+    x, y = c["x"][row] + along * cos - beside[row] * sin, c["y"][row] + along * sin + beside[row] * cos
     inside = np.maximum(np.abs(x - CENTRE), np.abs(y - CENTRE)) < SIDE
-    flux = 1.5 * peak * (c["fwhm"] ** 2 + size**2)
-    return Sources.of(row, x, y, flux[row], size=size[row], ratio=0.6, angle=direction[row])[inside]
+    flux = 1.5 * peak * (blurred * c["fwhm"] ** 2 + size**2)
+    shape = {"size": size[row], "ratio": 0.6, "angle": direction[row], "blurred": blurred[row]}
+    return Sources.of(row, x, y, flux[row], **shape)[inside]
+
+
+def draw_ghosts(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
+    """Light of a bright star elsewhere, spread by reflections over much of the stamp."""
+    row = np.flatnonzero(artefact == GHOST)
+    n = len(row)
+    size, ratio = rng.uniform(7, 18, n), rng.uniform(0.3, 1, n)
+    x, y = (c[axis][row] + 3 * rng.standard_normal(n) for axis in ("x", "y"))
+    flux = rng.uniform(0.8, 3, n) * c["noise"][row] * size**2 * ratio
+    return Sources.of(row, x, y, flux, size=size, ratio=ratio, angle=rng.uniform(0, np.pi, n))
 
 
 def draw_scene(labels: Array, epoch: Epoch, rng: Generator) -> Scene:
     """Draw scenes for alerts of the given classes (n,)."""
-    artefact = np.where(labels == BOGUS, rng.choice(len(ARTEFACTS), len(labels), p=ARTEFACT_SHARES), -1)
+    artefact = np.where(labels == BOGUS, rng.choice(len(ARTEFACTS), len(labels), p=SHARES), -1)
     conditions = draw_conditions(labels, artefact, epoch, rng)
     galaxies = draw_hosts(labels, conditions, rng)
     counterparts = draw_counterparts(labels, artefact, conditions, epoch, rng)
@@ -238,7 +271,8 @@ def draw_scene(labels: Array, epoch: Epoch, rng: Generator) -> Scene:
     change = Sources.join(
         draw_variables(labels, mag, fades, conditions, rng),
         draw_pixel_faults(artefact, conditions, rng),
-        draw_satellites(artefact, conditions, rng),
+        draw_lines(artefact, conditions, rng),
+        draw_ghosts(artefact, conditions, rng),
     )
     static = Sources.join(draw_field(conditions, rng), counterparts)
     return Scene(labels, artefact, conditions, static, galaxies, change, mag, epoch)

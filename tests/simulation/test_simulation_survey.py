@@ -7,6 +7,9 @@ from alerce_early.data.readers.coordinates import to_ecliptic, to_galactic
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.records import LARGEST
 from alerce_early.errors import InputError
+from alerce_early.simulation import sky
+from alerce_early.simulation.camera import observe
+from alerce_early.simulation.epochs import find_epoch
 from alerce_early.simulation.metadata import nearest
 from alerce_early.simulation.painting import SIDE
 from alerce_early.simulation.survey import COUNTS, simulate
@@ -198,6 +201,42 @@ def test_brightness_in_the_difference_follows_magpsf(survey):
     zero_point = column(survey, "magpsf")[square] + 2.5 * np.log10(np.maximum(flux, 1))
     assert np.median(zero_point) == pytest.approx(26.2, abs=0.15)
     assert np.percentile(np.abs(zero_point - np.median(zero_point)), 80) < 0.5
+
+
+def test_artefacts_look_like_what_they_are_called():
+    rng = np.random.default_rng(3)
+    scene = sky.draw_scene(np.full(1500, BOGUS), find_epoch("today"), rng)
+    stamps, _ = observe(scene, rng)
+    sigmas = stamps[..., 2] / robust_noise(stamps[..., 2])[:, None, None]
+
+    def of_kind(artefact):
+        found = sigmas[scene.artefact == artefact]
+        assert len(found) > 15
+        return found
+
+    def both_signs(images):
+        return np.median(np.minimum(np.nanmax(images, axis=(1, 2)), -np.nanmin(images, axis=(1, 2))))
+
+    # spread light, not a point
+    spread, point = (np.nanmedian(of_kind(kind)[:, 24:39, 24:39], axis=(1, 2)) for kind in (sky.GHOST, sky.COSMIC_RAY))
+    assert np.median(spread) > 0.2 > 2 * np.abs(np.median(point))
+
+    columns = np.abs(np.median(np.nan_to_num(of_kind(sky.DARK_COLUMN)), axis=1))
+    assert np.median(columns[:, 29:34].max(axis=1)) > 2 > 4 * np.median(columns)
+
+    crescents, residuals = (both_signs(of_kind(kind)[:, 24:39, 24:39]) for kind in (sky.CRESCENT, sky.RESIDUAL))
+    assert crescents > 2 * residuals > 10
+
+    dead = np.isnan(of_kind(sky.MASKED_STAR))
+    lengths = [[len(set(dead_one.sum(axis=axis))) for axis in (0, 1)] for dead_one in dead]
+    assert dead[:, 25:38, 25:38].any(axis=(1, 2)).mean() > 0.9
+    assert np.mean(np.max(lengths, axis=1) > 2) > 0.8  # ragged
+
+    trails = of_kind(sky.CROSSING_TRAIL)
+    away = np.ones((SIDE, SIDE), bool)
+    away[24:39, 24:39] = False
+    lit = (np.abs(trails[:, away]) > 3).mean(axis=1)
+    assert np.median(lit) > 3 * np.median((np.abs(of_kind(sky.RESIDUAL)[:, away]) > 3).mean(axis=1))
 
 
 def test_the_epoch_of_the_published_file() -> None:
