@@ -29,12 +29,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
-from alerce_early.config import compose_config, make_data, to_plain
+from alerce_early.config import compose_config, to_plain
 from alerce_early.construct import build
 from alerce_early.errors import InputError, exit_on_input_error
+from alerce_early.instantiate import make_data
 from alerce_early.runs import Run
 from alerce_early.simulation.survey import simulate
-from alerce_early.train import train
+from alerce_early.steps import train
 from alerce_early.training import progress
 
 ROUNDS = 3

@@ -1,203 +1,10 @@
 """Runs side by side, seeds of one config as one row: `python -m alerce_early.compare RUN RUN ... | SWEEP`."""
 
 import argparse
-import csv
-import io
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
-from typing import Any
 
 from alerce_early import files
 from alerce_early.errors import exit_on_input_error
-from alerce_early.evaluation import comparison
-from alerce_early.report import page
-from alerce_early.report.entries import Entry, find, join
-from alerce_early.report.page import Section, number
-
-READ_AS = (
-    "n: seeds, the folds of a seed judged as one table; +-: standard deviation over seeds. Brackets: 95 % interval of "
-    "what ranks, by which objects the test rows hold. Against the best, on the same test rows: a bootstrap over "
-    "objects of the difference in what ranks, and, where each row is another object, McNemar's exact test of which is "
-    "right on more rows; then Welch's t-test over seeds. p is not corrected for how many configs were tried."
-)
-
-
-def leaderboard(entries: Sequence[Entry]) -> list[list[str]]:
-    """Header and one row per config, best first: the model and what else sets it apart, mean +- sd over its n seeds."""
-    header = ["system", "apart by", "result here", "95 % interval", "n", "against the best"]
-    rows = []
-    for entry, best in zip(entries, _bests(entries), strict=True):
-        rows.append(
-            [
-                str(entry.choices["model"]),
-                " ".join(f"{key}={value}" for key, value in _find_choices(entry, entries).items()),
-                ", ".join(_over_seeds(entry, name) for name in entry.words),
-                number(mean(entry.scores), entry.interval),
-                _n(entry),
-                _against(entry, best),
-                f"{entry.runs[0].result['parameters']:,}",
-                f"{entry.seconds:.0f} s",
-                f"{entry.inference:,.0f} rows/s" if entry.inference else "",
-                str(entry.choices.get("model.published", "")),
-                _letter(entry, entries),
-            ]
-        )
-    return [[*header, "parameters", "training", "inference", "published", "test rows"], *rows]
-
-
-def notes(entries: Sequence[Entry]) -> list[str]:
-    """Return what a reader must know before comparing rows of the table."""
-    letters = list(dict.fromkeys(_letter(entry, entries) for entry in entries))
-    without_images = [
-        sentence for best in dict.fromkeys(_bests(entries)) if (sentence := _without_images(best, entries))
-    ]
-    if len(letters) == 1:
-        return without_images
-    return [
-        f"Judged on different test rows ({', '.join(letters)}): configs of different letters are not ranked against "
-        "each other, and no test compares them.",
-        *without_images,
-    ]
-
-
-def _without_images(best: Entry, entries: Sequence[Entry]) -> str:
-    """Return what the baselines reach on the same rows, so that a reader sees what the images bought."""
-    metric = best.kind.ranked_by
-    runs = [run.result.get("baselines", {}) for entry in entries if entry.rows == best.rows for run in entry.runs]
-    reached = {
-        words: [run[key]["values"][metric] for run in runs if key in run and metric in run[key].get("values", {})]
-        for key, words in (("metadata", "a random forest on the metadata alone"), ("majority", "the majority class"))
-    }
-    baselines = [f"{words} {mean(values):.3f}" for words, values in reached.items() if values]
-    if not baselines:
-        return ""
-    what = best.kind.words[metric]
-    return f"Without the images, {what} on {_letter(best, entries)}: {', '.join(baselines)} (mean over runs)."
-
-
-def text(rows: list[list[str]]) -> str:
-    """Rows as a table in columns; a column without entries is left out."""
-    kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
-    widths = {i: max(len(row[i]) for row in rows) for i in kept}
-    return "\n".join("  ".join(row[i].ljust(widths[i]) for i in kept).rstrip() for row in rows)
-
-
-def as_csv(entries: Sequence[Entry]) -> str:
-    """One line per config, each number in a column of its own."""
-    lines: list[dict[str, Any]] = []
-    for entry, best in zip(entries, _bests(entries), strict=True):
-        found = comparison.compare_paired(best.outcome, entry.outcome) if entry is not best else {}
-        spreads = {key: entry.over_seeds(key) for key in entry.words}
-        lines.append(
-            {
-                "system": entry.choices["model"],
-                "apart_by": "; ".join(f"{key}={value}" for key, value in _find_choices(entry, entries).items()),
-                "parameters": entry.runs[0].result["parameters"],
-                **{f"{key}_mean": average for key, (average, _) in spreads.items()},
-                **{f"{key}_sd": spread for key, (_, spread) in spreads.items()},
-                "ranked_by": entry.kind.ranked_by,
-                **dict(zip(("low", "high"), entry.interval, strict=True)),
-                "seeds": len(entry.values),
-                "runs": len(entry.runs),
-                "training_seconds": round(entry.seconds, 2),
-                "inference_rows_per_second": entry.inference and round(entry.inference, 1),
-                "bootstrap_p": found.get(comparison.BOOTSTRAP),
-                "mcnemar_p": found.get(comparison.MCNEMAR),
-                "welch_p": comparison.welch(best.scores, entry.scores) if entry is not best else None,
-                "test_rows": _letter(entry, entries),
-            }
-        )
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return file.getvalue()
-
-
-def as_html(entries: Sequence[Entry], said: Sequence[str]) -> str:
-    """Return the table as a page."""
-    header, *rows = leaderboard(entries)
-    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    return page.render(
-        title="Comparison",
-        subtitle=f"{len(entries)} configs, {sum(len(entry.runs) for entry in entries)} runs.",
-        headline=[],
-        sections=[
-            Section(
-                "Leaderboard",
-                words=[*notes(entries), *said, READ_AS],
-                tables=[([header[i] for i in kept], [[row[i] for i in kept] for row in rows])],
-            )
-        ],
-    )
-
-
-def _bests(entries: Sequence[Entry]) -> list[Entry]:
-    """For each entry the best on its test rows; entries are sorted so."""
-    first: dict[str, Entry] = {}
-    return [first.setdefault(entry.rows, entry) for entry in entries]
-
-
-def _against(entry: Entry, best: Entry) -> str:
-    if entry is best:
-        return ""
-    found = comparison.compare_paired(best.outcome, entry.outcome)
-    tests: dict[str, float | None] = {best.kind.words[best.kind.ranked_by]: found.pop(comparison.BOOTSTRAP), **found}
-    tests["over seeds (Welch)"] = comparison.welch(best.scores, entry.scores)
-    return "; ".join(f"{name}: {comparison.verdict(p)}" for name, p in tests.items() if p is not None)
-
-
-def _find_choices(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
-    """Return the choices that set an entry apart from the others of its model, as they are typed.
-
-    A name stands for what it always brings, and of keys that say the same the first is named.
-    """
-    model = entry.choices["model"]
-    family = [other.choices for other in entries if other.choices["model"] == model]
-    keys = dict.fromkeys(key for choices in family for key in choices)
-    columns = {key: [str(choices.get(key)) for choices in family] for key in keys}
-    differ = {key: column for key, column in columns.items() if len(set(column)) > 1}
-    first = {str(column): key for key, column in reversed(differ.items())}
-    return {
-        key: _short(entry.choices[key])
-        for key, column in differ.items()
-        if key in entry.choices
-        and first[str(column)] == key
-        and not any(key.startswith(f"{name}.") and _follows(column, differ[name]) for name in differ)
-    }
-
-
-def _follows(column: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether who knows the values (n,) of another option knows those (n,) of this one."""
-    return len(set(zip(other, column, strict=True))) == len(set(other))
-
-
-def _short(value: Any) -> str:
-    """Return a choice in few words: of steps only the classes."""
-    if isinstance(value, list) and value and all(isinstance(step, dict) for step in value):
-        return " ".join(_last(str(step.get("_target_", step))) for step in value)
-    return str(value)
-
-
-def _letter(entry: Entry, entries: Sequence[Entry]) -> str:
-    """Which test rows an entry was judged on: how many, and a letter for which."""
-    letter = list(dict.fromkeys(other.rows for other in entries)).index(entry.rows)
-    return f"{chr(ord('A') + letter) if letter < 26 else letter}: {len(entry.tables[0]['id']):,}"
-
-
-def _n(entry: Entry) -> str:
-    folds = entry.choices.get("data.split.folds")
-    return f"{len(entry.values)} x {folds} folds" if folds else str(len(entry.values))
-
-
-def _over_seeds(entry: Entry, name: str) -> str:
-    average, spread = entry.over_seeds(name)
-    return f"{entry.words[name]} {average:.3f}" + (f" +- {spread:.3f}" if spread is not None else "")
-
-
-def _last(key: str) -> str:
-    return key.rpartition(".")[2]
 
 
 @exit_on_input_error
@@ -207,16 +14,19 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, a number a column")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the table there as a page")
     asked = parser.parse_args()
+    from alerce_early import leaderboard  # draws and tests: seconds that --help need not take
+    from alerce_early.report.entries import find, join
+
     finished, unfinished = find(asked.folder)
     entries, said = join(finished)
     said += [f"not finished: {folder}" for folder in unfinished]
     if entries:
-        print(text(leaderboard(entries)))
+        print(leaderboard.text(leaderboard.rank(entries)))
         if asked.csv:
-            files.write_text(asked.csv, as_csv(entries))
+            files.write_text(asked.csv, leaderboard.as_csv(entries))
         if asked.html:
-            files.write_text(asked.html, as_html(entries, said))
-    for sentence in [*notes(entries), *said]:
+            files.write_text(asked.html, leaderboard.as_html(entries, said))
+    for sentence in [*leaderboard.notes(entries), *said]:
         print(sentence)
 
 

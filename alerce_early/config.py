@@ -1,4 +1,4 @@
-"""Where the configs are, and what is built from one."""
+"""Where the configs are, and how one is composed; nothing here waits for torch, nor does a misspelt option."""
 
 import logging
 import os
@@ -23,15 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alerce_early import files, overrides
-from alerce_early.construct import build, module_class
-from alerce_early.data.datamodule import AlertData
-from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError, exit_on_input_error, one_line
-from alerce_early.models.net import EXAMPLES, Net
-from alerce_early.report.pictures import draw
 from alerce_early.runs import Run
-from alerce_early.schema import construct
-from alerce_early.tasks.base import Task
 from alerce_early.training import signals, sweeps
 from alerce_early.training.processes import agree, is_first
 
@@ -176,52 +169,3 @@ def quote_value(value: str | Path) -> str:
 def to_plain(config: Any) -> Any:
     """Return a config node as plain containers, references resolved."""
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
-
-
-def make_data(config: DictConfig) -> AlertData:
-    """Return the data module of a whole config; nothing is read yet.
-
-    Raises InputError if the model cannot go with the data.
-    """
-    net = module_class(config.model.net["_target_"])
-    kind = config.data.get("kind")
-    if kind not in EXAMPLES:
-        raise InputError(f"data={config.data.name} has kind {kind}; wanted one of {', '.join(EXAMPLES)} in its yaml.")
-    if issubclass(net, Net):
-        net.check(kind, f"data={config.data.name}")
-    return construct(
-        AlertData,
-        name=config.data.name,
-        source=to_plain(config.data.source),
-        steps=to_plain(config.recipe.steps),
-        margin=config.augment.margin,
-        min_share=config.recipe.get("min_share", 0.0),
-        features=to_plain(config.features.names),
-        groups=to_plain(config.data.groups),
-        keep=to_plain(config.data.keep),
-        target=config.data.target,
-        match_radius=config.data.get("match_radius"),  # of runs before it there is none
-        split=to_plain(config.data.split),
-        sampling=config.data.sampling,
-        batch_size=config.data.batch_size,
-        batches_per_epoch=config.data.batches_per_epoch,
-        seed=config.seed,
-        outputs=config.outputs,
-        pictures=draw,
-    )
-
-
-def make_task(config: DictConfig, spec: DataSpec) -> Task:
-    """Return the task of a whole config, for data of this spec, with fresh weights."""
-    return build(
-        to_plain(config.model.task),
-        net=to_plain(config.model.net),
-        spec=spec.plain(),
-        optim=_unnamed(config.optim),
-        augment=_unnamed(config.augment),
-    )
-
-
-def _unnamed(choice: DictConfig) -> dict[str, Any]:
-    """Return a choice without its name, which is for people; a checkpoint holds what it stands for."""
-    return {key: value for key, value in to_plain(choice).items() if key != "name"}

@@ -4,118 +4,10 @@ Heat maps of layer-wise relevance propagation beside the stamps, one picture per
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from alerce_early import checkpoints
-from alerce_early.config import folder_name, make_data
-from alerce_early.data.datamodule import AlertData
-from alerce_early.errors import InputError, exit_on_input_error
-from alerce_early.models.relevance import RULES, Relevance, explain
-from alerce_early.report import pictures
+from alerce_early.errors import exit_on_input_error
 from alerce_early.runs import Run
-from alerce_early.tasks.base import Task
-from alerce_early.tasks.classify import ClassifyTask
-
-COLUMNS = 10  # of the metadata, shown
-
-
-def explain_rows(task: Task, data: AlertData, rows: np.ndarray, rule: str) -> tuple[np.ndarray, Relevance]:
-    """Stamps (n, C, S, S) of rows of a store as the net sees them, and the relevance of all its inputs."""
-    image = task.recipe.finish(torch.from_numpy(np.array(data.store.images[rows])))
-    known = list(data.store.meta["features"])
-    columns = data.store.features[rows][:, [known.index(name) for name in task.spec.features]]
-    batch = {"image": image, "features": torch.from_numpy(columns.astype(np.float32))}
-    # a column at its training mean says nothing
-    found = explain(task.net.eval(), batch, rule, {"features": torch.tensor(task.spec.feature_mean)})
-    return image.numpy(), found
-
-
-def picture(
-    stamp: np.ndarray, relevance: np.ndarray, channels: Sequence[str], title: str, columns: Sequence[tuple[str, float]]
-) -> Figure:
-    """Stamp and relevance (C, S, S) above each other, and the metadata columns (name, relevance) that say most.
-
-    Red speaks for the class, blue against it; one scale for all channels.
-    """
-    figure = Figure(figsize=(2.1 * len(stamp) + (3.2 if columns else 0.8), 4.9), layout="constrained")
-    figure.suptitle(title, fontsize=9)
-    widths = [1.0] * len(stamp) + ([1.2] if columns else [])
-    axes = figure.subplots(2, len(widths), squeeze=False, width_ratios=widths)
-    limit = float(np.abs(relevance).max()) or 1.0
-    for i, name in enumerate(channels):
-        axes[0, i].imshow(pictures.stretch(stamp[i]), cmap="gray", interpolation="nearest")
-        heat = axes[1, i].imshow(relevance[i], cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-        axes[0, i].set_title(name, fontsize=9)
-        axes[1, i].set_xlabel(f"sum {relevance[i].sum():+.2g}", fontsize=8)
-        for one in axes[:, i]:
-            one.set(xticks=[], yticks=[])
-    bar = figure.colorbar(heat, ax=axes[1, : len(stamp)], location="bottom", shrink=0.6, aspect=40)
-    bar.set_label("relevance of a pixel, in units of the logit", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
-    if columns:
-        axes[0, -1].set_visible(False)
-        _bars(axes[1, -1], columns)
-    return figure
-
-
-def _bars(axes: Axes, columns: Sequence[tuple[str, float]]) -> None:
-    names, values = zip(*reversed(columns), strict=True)
-    axes.barh(names, values, color=["tab:red" if value > 0 else "tab:blue" for value in values])
-    axes.set_title("metadata", fontsize=9)
-    axes.tick_params(labelsize=7)
-    axes.axvline(0, color="0.5", lw=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _channels(known: Sequence[str], n: int) -> list[str]:
-    """Names of the channels the net sees: those that the recipe added come after the raw ones."""
-    return [*known, *(f"added {i + 1}" for i in range(n))][:n]
-
-
-def _title(task: Task, data: AlertData, row: int, found: Relevance, i: int) -> str:
-    label = data.labels[row]
-    true = task.spec.classes[label] if label >= 0 else "unknown"
-    parts = {"stamps": found.parts["image"][i].sum()}
-    if task.spec.features:
-        parts["metadata"] = found.parts["features"][i].sum()
-    terms = " ".join(f"{value.item():+.2g} {name}" for name, value in (parts | {"biases": found.biases[i]}).items())
-    predicted = task.spec.classes[int(found.predicted[i])]
-    return (
-        f"{data.store.ids[row]} (row {row}): {true}, predicted {predicted}\nlogit {found.logit[i].item():.3g} = {terms}"
-    )
-
-
-def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
-    """Draw every row of these objects; returns the pictures' paths. Raises InputError for an unknown object."""
-    config = run.config()
-    task = checkpoints.task(run.trained())
-    if not isinstance(task, ClassifyTask):
-        raise InputError(f"{config.model.name} is no classifier: relevance is that of the logit of a class.")
-    data = make_data(config)
-    unknown = sorted(set(ids) - set(data.store.ids.tolist()))
-    if unknown:
-        raise InputError(f"--id {unknown[0]}: no such object in {data.store.meta['origin']}.")
-    if task.spec.kind != "stamps":
-        raise InputError(f"{config.model.name} classifies {task.spec.kind}; only stamps are explained.")
-    rows = np.flatnonzero(np.isin(data.store.ids, list(ids)))
-    stamps, found = explain_rows(task, data, rows, rule)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for i, row in enumerate(rows.tolist()):
-        parts = found.parts["features"][i].tolist() if task.spec.features else []
-        columns = zip(task.spec.features, parts, strict=True)
-        shown = sorted(columns, key=lambda pair: -abs(pair[1]))[:COLUMNS]
-        channels = _channels(data.store.meta["channels"], stamps.shape[1])
-        drawn = picture(stamps[i], found.parts["image"][i].numpy(), channels, _title(task, data, row, found, i), shown)
-        files.append(folder / f"{folder_name(data.store.ids[row])}_{row}.png")
-        pictures.save(drawn, files[-1])
-    return files
 
 
 @exit_on_input_error
@@ -128,8 +20,10 @@ def main() -> None:
     parser.add_argument("run", help="a run folder")
     parser.add_argument("--id", nargs="+", required=True, help="objects, by the id in the predictions table")
     parser.add_argument("--out", type=Path, help="folder for the pictures; default: explain in the run folder")
-    parser.add_argument("--rule", default="alpha_beta", choices=RULES, help="default: alpha_beta, with 2 and 1")
+    parser.add_argument("--rule", default="alpha_beta", help="alpha_beta (default, with 2 and 1) or epsilon")
     asked = parser.parse_args()
+    from alerce_early.explanation import write  # with torch, which --help need not wait for
+
     run = Run.find(asked.run)
     for file in write(run, asked.id, asked.out or run.path / "explain", asked.rule):
         print(file)

@@ -10,13 +10,8 @@ from pathlib import Path
 from alerce_early import files
 from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.runs import checkpoint_of
-from alerce_early.serving.deployed import Deployed
-from alerce_early.serving.exporting import (
-    ENDS,
-    FORMATS,
-    TOLERANCE,
-    content_of,
-)
+
+ENDS = {"onnx": ".onnx", "torch": ".pt2"}  # of the file of each format
 
 
 @exit_on_input_error
@@ -28,7 +23,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="default: model.onnx or .pt2 in the run folder, or beside the checkpoint"
     )
-    parser.add_argument("--format", default="onnx", choices=FORMATS, help="default: onnx")
+    parser.add_argument("--format", default="onnx", choices=ENDS, help="default: onnx")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     asked = parser.parse_args()
     end = ENDS[asked.format]
@@ -38,6 +33,9 @@ def main() -> None:
     out = asked.out or (asked.run / f"model{end}" if asked.run.is_dir() else checkpoint.with_suffix(end))
     if out.exists() and not asked.overwrite:
         raise InputError(f"{out} exists already. Choose another --out, or replace it with --overwrite.")
+    from alerce_early.serving.deployed import Deployed  # with torch, which --help need not wait for
+    from alerce_early.serving.exporting import TOLERANCE, content_of
+
     deployed = Deployed.load(checkpoint)
     content, different = content_of(deployed, asked.format)
     files.write_bytes(out, content, "--out")

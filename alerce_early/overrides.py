@@ -6,14 +6,9 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
-import lightning as L
-import torch
 from hydra.core.override_parser.types import Override
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from alerce_early.construct import module_class, torch_class
-from alerce_early.data import splits
 from alerce_early.errors import InputError, one_line
 from alerce_early.schema import check_call, construct
 
@@ -50,15 +45,21 @@ def check_added(added: Sequence[Override], config: DictConfig) -> None:
 
 def suggest(key: str, config: DictConfig) -> str:
     """Return the key that a misspelt one is nearest to, as words that end a message."""
-    there = _keys(OmegaConf.to_container(config))
-    known = {key: "" for key in there} | {
-        name: "+" for name in (f"trainer.{option}" for option in signature(L.Trainer).parameters) if name not in there
-    }
+    known = _keys(OmegaConf.to_container(config))
+    near = _nearest(key, known)
+    if not near:  # only now, since it takes seconds to know of them
+        import lightning as L
+
+        near = _nearest(key, [f"trainer.{option}" for option in signature(L.Trainer).parameters])
+    return f"; did you mean {'' if near in known else '+'}{near}?" if near else "."
+
+
+def _nearest(key: str, known: Sequence[str]) -> str | None:
     last = {name: name.rpartition(".")[2] for name in known}
     wanted = key.rpartition(".")[2]
     near = [name for name in known if last[name] == wanted] or get_close_matches(key, known, n=1)
     near = near or [name for name in known if last[name] in get_close_matches(wanted, last.values(), n=1)]
-    return f"; did you mean {known[near[0]]}{near[0]}?" if near else "."
+    return near[0] if near else None
 
 
 def _keys(config: Any, above: str = "") -> list[str]:
@@ -71,6 +72,9 @@ def _keys(config: Any, above: str = "") -> list[str]:
 
 def check(config: DictConfig) -> None:
     """Raise InputError for what is seen to be wrong in a whole config without its data."""
+    from alerce_early.construct import module_class  # with torch, for which a misspelt key need not wait
+    from alerce_early.data import splits
+
     for key, (kind, least, most) in NUMBERS.items():
         value = OmegaConf.select(config, key)
         if value is None and key in OPTIONAL:
@@ -89,6 +93,10 @@ def check(config: DictConfig) -> None:
 
 
 def _check_optimizer(options: dict[str, Any], groups: dict[str, Any]) -> None:
+    import torch
+
+    from alerce_early.construct import torch_class
+
     kind = torch_class(options.pop("_target_"), torch.optim.Optimizer)
     try:
         for own in ({}, *groups.values()):  # of a group torch takes, and ignores, also options that do not exist
@@ -98,6 +106,9 @@ def _check_optimizer(options: dict[str, Any], groups: dict[str, Any]) -> None:
 
 
 def _check_trainer(options: dict[str, Any]) -> None:
+    import lightning as L
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     for name in OWN:
         if name in options:
             raise InputError(f"trainer.{name} is decided by the run itself; leave it out.")

@@ -8,8 +8,7 @@ import time
 
 from omegaconf import DictConfig
 
-from alerce_early.config import command, make_data
-from alerce_early.data import summary
+from alerce_early.config import command
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +16,9 @@ log = logging.getLogger(__name__)
 @command
 def main(config: DictConfig) -> None:
     """Take the same options as train; only data, recipe, augment.margin and outputs matter."""
+    from alerce_early.data import summary
+    from alerce_early.instantiate import make_data  # with torch, which a misspelt option need not wait for
+
     started = time.perf_counter()
     store = make_data(config).store
     seconds = time.perf_counter() - started

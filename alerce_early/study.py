@@ -23,7 +23,7 @@ from alerce_early.config import compose_config, to_plain, translate_errors
 from alerce_early.construct import module_class
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
-from alerce_early.train import train
+from alerce_early.steps import train
 
 log = logging.getLogger(__name__)
 

@@ -1,252 +1,26 @@
-"""Train one system and report on it: `python -m alerce_early.train model=rotinv`."""
+"""Train one system and report on it: `python -m alerce_early.train model=rotinv`.
 
-import logging
-import shlex
-import sys
-import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+The steps of a run are in `steps`, which takes seconds to import; composing its config needs none of that.
+"""
+
 from pathlib import Path
-from typing import Any
 
-import lightning as L
-import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, open_dict
 
-from alerce_early import (
-    checkpoints,
-    files,
-    overrides,
-    tables,
-)
-from alerce_early.config import command, compose_config, make_data, make_task, quote_value
-from alerce_early.data import summary
-from alerce_early.data.datamodule import AlertData
+from alerce_early.config import command, compose_config
 from alerce_early.errors import InputError
-from alerce_early.evaluation import (
-    baseline,
-    calibration,
-    conformal,
-    thresholds,
-)
-from alerce_early.evaluation.kinds import choose_kind
-from alerce_early.report import figures, pictures, run_page
-from alerce_early.report.board import Board
 from alerce_early.runs import Run, describe_differences, flatten_config
-from alerce_early.tasks.base import NonFiniteLossError, Task
-from alerce_early.training import progress, resuming
-from alerce_early.training.processes import agree, check_sight, is_launched, with_first
-from alerce_early.training.signals import resumed_by
-from alerce_early.training.trainer import make_trainer
-
-log = logging.getLogger(__name__)
-
-FINISHED = "finished"
-SINGLE = 10  # test rows whose distribution over draws is drawn
 
 
-def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
-    """Run one whole config in a run folder: prepare, fit, predict with the best checkpoint, report.
-
-    A run that was cut continues from its last checkpoint and ends as it would have uncut; a finished one is
-    returned as it is. Raises InputError if the folder holds a run of another config, and `files.BusyError` if
-    another process works in it. more: extra callbacks.
-    """
-    progress.silence_libraries()
-    overrides.check(config)
-    calibration.check(config.calibration)
-    conformal.check(config.coverage)
-    run = Run(folder)
-    with ExitStack() as held:
-
-        def begin() -> str:
-            try:
-                held.enter_context(run.alone())
-            except files.BusyError as busy:
-                return str(busy)
-            return FINISHED if run.finished else ""
-
-        found = agree(begin)  # the first process holds the folder and writes for all
-        if found not in (FINISHED, ""):
-            raise files.BusyError(found)
-        check_sight(run.path, lambda: run.cut)
-        run.expect(config)
-        if found == FINISHED:
-            log.info("finished already: %s", run.page)
-            return run
-        command_line = ["python", "-m", "alerce_early.train", f"resume={quote_value(run.path)}"]
-        with resumed_by(shlex.join(command_line)):
-            _train(config, run, more)
-    return run
-
-
-def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
-    """Take the steps of a run, each where the one before has left it."""
-    if run.cut:
-        checkpoints.read(run.best)  # refuse a damaged one before training, not when it is judged
-    L.seed_everything(config.seed, verbose=False)
-    data = make_data(config)
-    with_first(data.prepare_data)
-    task = make_task(config, data.spec)
-    trainer, best = make_trainer(config, task, run, Board(), *more)
-    if trainer.is_global_zero:
-        run.begin(config)
-        resuming.put_in_order(run.path)
-        log.info(
-            "%s\n%s", summary.format_summary(data.store.meta), summary.format_parts(data.part_sizes(), data.left_out)
-        )
-        log.info("%s: %s parameters; run folder: %s", config.model.name, f"{_parameters(task):,}", run.path)
-
-    stopped = fit(trainer, task, data, best, run.last if run.cut else None)
-    started = time.perf_counter()
-    table = predict(task, data, best)
-    judging = time.perf_counter() - started
-    if not trainer.is_global_zero:
-        return
-    fits = fit_on_validation(table, config)
-    table |= columns_of(fits, table)
-    checkpoints.add(run.best, fits)
-    tables.write(run.predictions, table)
-    if len(blind := tables.keep_unlabelled(table)["row"]):
-        tables.write(run.blind_predictions, tables.keep_unlabelled(table))
-        log.info("%d test rows have no label; their predictions: %s", len(blind), run.blind_predictions)
-    result = {
-        "origin": data.spec.origin,
-        **evaluate(table),
-        **fits,
-        "parameters": _parameters(task),
-        "best_epoch": int(checkpoints.read(run.best)["epoch"]) + 1,
-        "epochs": trainer.current_epoch,
-        "training_seconds": round(progress.training_seconds(trainer), 2),
-        "judged_rows_per_second": round(len(table["row"]) / judging, 1),
-        "stopped": stopped,
-        "posterior": task.describe_posterior(),
-    }
-    if warning := result["posterior"].get("warning"):
-        log.warning(warning)
-    result["baselines"] = evaluate_baselines(data, tables.select_judged(table, result["judged"]), config.seed)
-    draw_pictures(task, data, run)
-    page = run_page.write_run_page(run, data, result)
-    _log_result(trainer, config, result)
-    run.write_json("metrics.json", result)
-    log.info("%s\nreport: %s", run_page.headline_text(result, table), page)
-
-
-def fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint, last: Path | None) -> str | None:
-    """Train, from a last checkpoint on if there is one.
-
-    Returns why it ended early, where a non-finite loss did that; the best checkpoint is kept. Raises InputError where
-    there is none.
-    """
-    try:
-        trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
-    except NonFiniteLossError as error:
-        if not best.best_model_path:
-            if not (trainer.is_global_zero or is_launched()):
-                sys.exit()  # it stops all processes alike; the one that started this one says so
-            raise InputError(f"{error} There is no checkpoint yet to fall back on.") from None
-        log.error("stopped: %s The best checkpoint so far is kept.", error)
-        return str(error)
-    if not best.best_model_path:
-        raise InputError("no epoch was trained. Let trainer.max_epochs or another limit of the trainer allow one.")
-    return None
-
-
-def predict(task: Task, data: AlertData, best: ModelCheckpoint) -> dict[str, np.ndarray]:
-    """Return the predictions table over validation and test rows, by the weights of the best checkpoint."""
-    task.load_state_dict(checkpoints.read(best.best_model_path)["state_dict"])
-    checkpoints.check_weights(task, best.best_model_path)
-    parts = []
-    for split, loader in (("validation", data.val_dataloader), ("test", data.test_dataloader)):
-        table = task.judge(loader())
-        parts.append(table | {"split": np.full(len(table["row"]), split)})
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    row = joined.pop("row")
-    several = (data.objects != data.store.ids).any()
-    named = {"id": data.store.ids[row], **({"object": data.objects[row]} if several else {})}
-    keys = {**named, "row": row, "split": joined.pop("split")}
-    return keys | task.named(joined) | data.metadata(tables.METADATA, row)
-
-
-def fit_on_validation(table: tables.Table, config: DictConfig) -> dict[str, Any]:
-    """Return what the validation rows alone teach about the probabilities, as plain values."""
-    validation = tables.keep_labelled(tables.select_split(table, "validation"))
-    return {
-        "calibration": calibration.fit(validation, config.calibration),
-        "conformal": conformal.fit(validation, config.coverage),
-        "thresholds": thresholds.fit(validation),
-    }
-
-
-def columns_of(fits: dict[str, Any], table: tables.Table) -> dict[str, np.ndarray]:
-    """Return the columns that these fits add to a table of any rows."""
-    columns = calibration.calibrate_columns(fits["calibration"], table) | conformal.set_columns(
-        fits["conformal"], table
-    )
-    return columns | thresholds.threshold_columns(fits["thresholds"], table)
-
-
-def evaluate(table: tables.Table) -> dict[str, Any]:
-    """Return what each split says, None where it has no labels, and which of them is the result."""
-    parts = {split: tables.keep_labelled(tables.select_split(table, split)) for split in ("test", "validation")}
-    judge = choose_kind(table).judge
-    results = {split: judge(part) if len(part["row"]) else None for split, part in parts.items()}
-    return {**results, "judged": "test" if results["test"] else "validation"}
-
-
-def evaluate_baselines(data: AlertData, judged: tables.Table, seed: int) -> dict[str, Any]:
-    """Return what could be had without a network, on the judged rows of a table; see `baseline`."""
-    train, test = data.parts["train"], judged["row"]
-    return baseline.evaluate_baselines(
-        judged,
-        data.store.features[test],
-        data.labels[train],
-        data.store.features[train],
-        names=data.store.meta["features"],
-        present=data.find_classes(np.concatenate([train, test])),
-        seed=seed,
-    )
-
-
-def draw_pictures(task: Task, data: AlertData, run: Run) -> None:
-    """Draw what only the network can show; the page calls a picture by the name of its file."""
-    if blocks := task.examples(data):
-        pictures.save(figures.side_by_side(blocks, data.classes), run.pictures / f"{', '.join(blocks)} stamps.png")
-    if drawn := task.draw_predictions(data):
-        rows, draws = drawn
-        labels, words = data.labels[rows], f"over {len(draws)} draws of the weights"
-        of_each = [np.flatnonzero(labels == i)[: SINGLE // len(data.classes)] for i in range(len(data.classes))]
-        few = np.concatenate(of_each)
-        by_class = figures.draws_by_class(draws, labels, data.classes)
-        by_stamp = figures.draws_by_stamp(data.store.images[rows[few]], draws[:, few], labels[few], data.classes)
-        pictures.save(by_class, run.pictures / f"Probability of the true class {words}, {len(rows)} test rows.png")
-        pictures.save(
-            by_stamp, run.pictures / f"Probability of each class {words}, single test rows, the true class filled.png"
-        )
-
-
-def _parameters(task: Task) -> int:
-    return sum(p.numel() for p in task.net.parameters())
-
-
-def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) -> None:
-    """Fill TensorBoard's HPARAMS page: the choices of this run beside what came of them."""
-    if isinstance(trainer.logger, TensorBoardLogger):
-        choices = {
-            **{
-                group: config[group].get("name", "")
-                for group in ("model", "data", "recipe", "augment", "features", "optim")
-            },
-            "seed": config.seed,
-            **{key: config.data[key] for key in ("batch_size", "sampling")},
-            "learning_rate": config.optim.optimizer.lr,
-        }
-        judged = result["judged"]
-        trainer.logger.log_hyperparams(choices, {f"{judged}/{k}": v for k, v in result[judged]["values"].items()})
-        trainer.logger.save()
+@command
+def main(config: DictConfig) -> None:
+    """Train by this config, or continue the run that it names."""
+    if config.resume:
+        run = Run.find(config.resume)
+        _train(_asked_again(config, run), run.path)
+    else:
+        _train(config, Path(HydraConfig.get().runtime.output_dir))
 
 
 def train_options(*options: str) -> Run:
@@ -255,16 +29,13 @@ def train_options(*options: str) -> Run:
     folder = Path(config.hydra.run.dir)
     with open_dict(config):
         del config.hydra
-    return train(_asked_again(config, Run(folder)) if config.resume else config, folder)
+    return _train(_asked_again(config, Run(folder)) if config.resume else config, folder)
 
 
-@command
-def main(config: DictConfig) -> None:
-    if config.resume:
-        run = Run.find(config.resume)
-        train(_asked_again(config, run), run.path)
-    else:
-        train(config, Path(HydraConfig.get().runtime.output_dir))
+def _train(config: DictConfig, folder: Path) -> Run:
+    from alerce_early.steps import train
+
+    return train(config, folder)
 
 
 def _asked_again(config: DictConfig, run: Run) -> DictConfig:

@@ -17,7 +17,7 @@ from alerce_early.data.spec import DataSpec
 from alerce_early.evaluation.kinds import Classification
 from alerce_early.report import sections
 from alerce_early.simulation.survey import simulate
-from alerce_early.train import train
+from alerce_early.steps import train
 
 CHECKOUT = Path(__file__).parent.parent
 

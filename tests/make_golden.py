@@ -15,8 +15,8 @@ from alerce_early import checkpoints
 from alerce_early.config import compose_config, to_plain
 from alerce_early.construct import function
 from alerce_early.evaluation import calibration, conformal
+from alerce_early.steps import train
 from alerce_early.tasks.generate import GenerateTask
-from alerce_early.train import train
 
 SHORT = [
     "trainer.max_epochs=2",

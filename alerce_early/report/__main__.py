@@ -7,11 +7,7 @@ python -m alerce_early.report TABLE.csv|TABLE.parquet [--labels FILE] [--out FOL
 import argparse
 from pathlib import Path
 
-from alerce_early import tables
-from alerce_early.config import make_data
 from alerce_early.errors import InputError, exit_on_input_error
-from alerce_early.report.run_page import write_run_page, write_table_page
-from alerce_early.runs import Run
 
 
 @exit_on_input_error
@@ -24,6 +20,11 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, help="a table of candid (or id) and label, for a TABLE without labels")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is there already")
     given = parser.parse_args()
+    from alerce_early import tables  # these take seconds, for which --help need not wait
+    from alerce_early.instantiate import make_data
+    from alerce_early.report.run_page import write_run_page, write_table_page
+    from alerce_early.runs import Run
+
     if given.source.suffix in tables.EXTENSIONS:
         folder = given.out or given.source.with_name(f"{given.source.stem}_report")
         if folder.exists() and not given.overwrite:

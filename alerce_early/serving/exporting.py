@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError, require_extra
 from alerce_early.serving.deployed import Deployed
-from alerce_early.serving.exported import END, seal, session_of
+from alerce_early.serving.exported import seal, session_of
 
 TOLERANCE = 1e-5  # of a probability, or of 1 + a redshift; float32 sums in another order
 Check = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # named inputs to outputs, by the written content
@@ -111,7 +111,6 @@ def to_torch(deployed: Deployed) -> tuple[bytes, Check]:
 
 
 FORMATS: dict[str, Callable[[Deployed], tuple[bytes, Check]]] = {"onnx": to_onnx, "torch": to_torch}
-ENDS = {"onnx": END, "torch": ".pt2"}
 
 
 def content_of(deployed: Deployed, form: str = "onnx") -> tuple[bytes, float]:

@@ -8,23 +8,27 @@ that Lightning starts itself come when the first has decided.
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
-
-import torch.distributed as dist
-from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from alerce_early.errors import InputError, one_line
 from alerce_early.training import signals
 
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments import ClusterEnvironment
+    from torch.distributed import Store
+
 OURS = "ALERCE_EARLY_FIRST_PROCESS"  # for the processes that Lightning starts: the process that did
 COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # how launchers tell how many processes they started
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # what Lightning takes a rank from
+LAUNCHED = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", *COUNTS)  # one of them, if a launcher is at work
 LONGEST = timedelta(days=1)  # that the first process may take to prepare the data
 SIGHT = 60.0  # seconds until a network file system shows one machine what another wrote
 
@@ -32,8 +36,10 @@ _questions = count()
 
 
 def is_first() -> bool:
-    """Whether this process is the one that decides and writes."""
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
+    """Whether this process is the one that decides and writes: of rank 0 by Lightning, or, before it, by RANKS."""
+    lightning = sys.modules.get("lightning.pytorch.utilities.rank_zero")
+    rank = next((os.environ[name] for name in RANKS if name in os.environ), 0)
+    return int(getattr(lightning.rank_zero_only, "rank", 0) if lightning else rank) == 0
 
 
 def is_launched() -> bool:
@@ -91,11 +97,16 @@ def check_sight(folder: Path, view: Callable[[], object]) -> None:
         token.unlink()
 
 
-def environment() -> ClusterEnvironment | None:
+def environment() -> "ClusterEnvironment | None":
     """Return what the launcher of this process tells, or None of one that was started alone or by Lightning.
 
     Raises InputError for a launcher that is neither torchrun nor SLURM.
     """
+    if not any(name in os.environ for name in LAUNCHED):
+        os.environ[OURS] = str(os.getpid())
+        return None
+    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     if SLURMEnvironment.detect():
@@ -126,11 +137,13 @@ def check_number(devices: int) -> None:
 
 
 @cache
-def _meeting() -> dist.Store | None:
+def _meeting() -> "Store | None":
     """Return the store of the launcher's processes, or None of one that was started alone."""
     here = environment()
     if here is None or here.world_size() == 1:
         return None
+    import torch.distributed as dist
+
     signals.end_at_once(here.global_rank() == 0)  # while it waits for another, too
     address = f"tcp://{here.main_address}:{here.main_port}"
     store, _, _ = next(iter(dist.rendezvous(address, here.global_rank(), here.world_size())))

@@ -11,7 +11,6 @@ import pytest
 from omegaconf import DictConfig
 
 from alerce_early import tables
-from alerce_early.config import make_data
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.splits import (
     PARTS,
@@ -23,7 +22,8 @@ from alerce_early.data.splits import (
 )
 from alerce_early.errors import InputError
 from alerce_early.evaluation.kinds import Classification
-from alerce_early.train import train as train_run
+from alerce_early.instantiate import make_data
+from alerce_early.steps import train as train_run
 
 CLASSES = ("AGN", "SN", "VS")
 SN = CLASSES.index("SN")

@@ -12,12 +12,12 @@ import pytest
 from command import Command
 from conftest import stamp
 
-from alerce_early.config import make_data
 from alerce_early.data import summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.store import find_code
 from alerce_early.errors import InputError
+from alerce_early.instantiate import make_data
 
 LOWEST = np.finfo(np.float32).min
 READERS = ("data.readers.stamps_file", "data.readers.alerts", "simulation.survey")

@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 
-from alerce_early.config import compose_config, make_data
+from alerce_early.config import compose_config
+from alerce_early.instantiate import make_data
 from alerce_early.simulation.survey import simulate
-from alerce_early.train import train
+from alerce_early.steps import train
 
 UNEQUAL = ("training_seconds", "judged_rows_per_second")  # numbers of metrics.json that measure the machine
 

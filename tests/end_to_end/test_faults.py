@@ -25,13 +25,15 @@ from alerce_early import (
     files,
     tables,
 )
-from alerce_early.config import make_data, run_folder
+from alerce_early.config import run_folder
 from alerce_early.errors import InputError, require_extra
+from alerce_early.instantiate import make_data
 from alerce_early.report import __main__ as report
 from alerce_early.report import pictures
 from alerce_early.runs import Run
 from alerce_early.serving.parts import Parts
-from alerce_early.train import main, train
+from alerce_early.steps import train
+from alerce_early.train import main
 from alerce_early.training import signals
 
 ROWS = {"id": np.arange(5000).astype(str), "p_SN": np.random.default_rng(0).random(5000)}

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from alerce_early import tables
-from alerce_early.config import make_data
+from alerce_early.instantiate import make_data
 from alerce_early.report import sections
-from alerce_early.train import evaluate_baselines, train
+from alerce_early.steps import evaluate_baselines, train
 
 
 def table_of(data, part: str = "test") -> dict[str, np.ndarray]:

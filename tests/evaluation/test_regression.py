@@ -11,7 +11,7 @@ from alerce_early.evaluation import metrics
 from alerce_early.evaluation.kinds import Regression, choose_kind
 from alerce_early.report import sections
 from alerce_early.runs import Run
-from alerce_early.train import train
+from alerce_early.steps import train
 
 TABLE = {
     "id": np.array(["a", "b", "c", "d"]),

@@ -10,11 +10,11 @@ from conftest import spec
 from torch.distributions import Normal, kl_divergence
 
 from alerce_early import checkpoints, tables
-from alerce_early.config import make_data
 from alerce_early.errors import InputError
+from alerce_early.instantiate import make_data
 from alerce_early.models.flipout import FlipoutLinear, FlipoutMLP
+from alerce_early.steps import train
 from alerce_early.tasks.classify import BayesTask
-from alerce_early.train import train
 
 NET = {"_target_": "alerce_early.models.flipout.FlipoutMLP", "hidden": [8]}
 

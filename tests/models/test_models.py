@@ -5,8 +5,8 @@ import pytest
 import torch
 from conftest import spec
 
-from alerce_early.config import make_data
 from alerce_early.errors import InputError
+from alerce_early.instantiate import make_data
 from alerce_early.models.rotinv import TURNS, RotInv, cyclic_mean, rotate_quarters
 from alerce_early.models.stamp_classifier import StampClassifier
 from alerce_early.models.stamp_cnn import StampCNN

@@ -11,10 +11,10 @@ from alerce_early import tables
 from alerce_early.construct import module_class
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
-from alerce_early.explain import write
+from alerce_early.explanation import write
 from alerce_early.models.relevance import Relevance, explain
 from alerce_early.runs import Run
-from alerce_early.train import train
+from alerce_early.steps import train
 
 NETS = ("rotinv.RotInv", "stamp_classifier.StampClassifier", "deep_hits.DeepHiTS")
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alerce_early import compare
+from alerce_early import compare, leaderboard
 from alerce_early.errors import InputError
-from alerce_early.report.entries import join
+from alerce_early.report.entries import find, join
 from alerce_early.runs import Run
-from alerce_early.train import train
+from alerce_early.steps import train
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,9 @@ def sweep(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_seeds_of_one_config_are_one_row(sweep: Path) -> None:
-    finished, unfinished = compare.find([str(sweep)])
+    finished, unfinished = find([str(sweep)])
     assert len(finished) == 4 and not unfinished
-    header, *rows = compare.leaderboard(join(finished)[0])
+    header, *rows = leaderboard.rank(join(finished)[0])
     assert len(rows) == 2
     for row in rows:
         message = dict(zip(header, row, strict=True))
@@ -45,13 +45,13 @@ def test_seeds_of_one_config_are_one_row(sweep: Path) -> None:
 
 
 def test_the_best_comes_first_and_the_other_is_tested_against_it(sweep: Path) -> None:
-    entries, said = join(compare.find([str(sweep)])[0])
+    entries, said = join(find([str(sweep)])[0])
     best, other = entries
     assert said == [] and best.order <= other.order
     forest = [run.result["baselines"]["metadata"]["values"]["balanced_accuracy"] for e in entries for run in e.runs]
-    (without_images,) = compare.notes(entries)
+    (without_images,) = leaderboard.notes(entries)
     assert f"a random forest on the metadata alone {sum(forest) / len(forest):.3f}, " in without_images
-    header, first, second = compare.leaderboard(join(compare.find([str(sweep)])[0])[0])
+    header, first, second = leaderboard.rank(join(find([str(sweep)])[0])[0])
     against = header.index("against the best")
     assert first[against] == "" and all(
         f"{test}: " in second[against] for test in ("balanced accuracy", "rows right (McNemar)", "over seeds (Welch)")
@@ -70,10 +70,10 @@ def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, compo
         *("trainer.max_epochs=1", "data.batches_per_epoch=1"),
     )
     other = train(config, sweep.parent / "other")
-    entries, _ = join(compare.find([str(sweep), str(other.path)])[0])
+    entries, _ = join(find([str(sweep), str(other.path)])[0])
     assert [len(entry.runs) for entry in entries] == [2, 2, 1] and len({entry.rows for entry in entries}) == 2
-    assert "not ranked against each other" in compare.notes(entries)[0]
-    header, *rows = compare.leaderboard(join(compare.find([str(sweep), str(other.path)])[0])[0])
+    assert "not ranked against each other" in leaderboard.notes(entries)[0]
+    header, *rows = leaderboard.rank(join(find([str(sweep), str(other.path)])[0])[0])
     assert [row[header.index("test rows")][0] for row in rows] == ["A", "A", "B"]
     assert rows[2][header.index("against the best")] == ""
 
@@ -97,20 +97,20 @@ def folds(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[str, Any]) -> None:
-    (entry,), said = join(compare.find([str(folds)])[0])
+    (entry,), said = join(find([str(folds)])[0])
     assert said == ["preliminary_cnn, seed 1: 1 of 2 folds; left out."]
     assert len(entry.values) == 1 and len(entry.runs) == 2
     kept = sum(np.shape(image)[:2] == (63, 63) for image in survey["images"])
     assert len(entry.tables[0]["row"]) == len(set(entry.tables[0]["row"])) == kept
     recalls = [entry.values[0][f"recall/{name}"] for name in ("AGN", "SN", "VS", "asteroid", "bogus")]
     assert entry.scores[0] == pytest.approx(np.mean(recalls))
-    assert "1 x 2 folds" in compare.leaderboard(join(compare.find([str(folds)])[0])[0])[1]
+    assert "1 x 2 folds" in leaderboard.rank(join(find([str(folds)])[0])[0])[1]
 
 
 def test_a_repeated_run_counts_once(sweep: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         shutil.copytree(sweep / "minmax0", tmp_path / name)
-    (entry,), said = join(compare.find([str(tmp_path)])[0])
+    (entry,), said = join(find([str(tmp_path)])[0])
     assert len(entry.runs) == 1 and "b repeats" in said[0]
 
 
@@ -129,16 +129,16 @@ def test_files(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_single_run_has_no_spread(sweep: Path) -> None:
-    finished, _ = compare.find([str(sweep / "minmax0")])
-    assert "+-" not in compare.text(compare.leaderboard(join(finished)[0]))
+    finished, _ = find([str(sweep / "minmax0")])
+    assert "+-" not in leaderboard.text(leaderboard.rank(join(finished)[0]))
 
 
 def test_a_run_that_has_not_finished_is_named(sweep: Path, tmp_path: Path) -> None:
     shutil.copytree(sweep / "minmax0", tmp_path / "cut")
     (tmp_path / "cut" / "metrics.json").unlink()
-    assert compare.find([str(tmp_path)]) == ([], [tmp_path / "cut"])
+    assert find([str(tmp_path)]) == ([], [tmp_path / "cut"])
 
 
 def test_a_folder_without_runs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no run"):
-        compare.find([str(tmp_path)])
+        find([str(tmp_path)])

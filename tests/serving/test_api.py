@@ -17,7 +17,7 @@ from alerce_early.errors import InputError
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.facts import Facts
 from alerce_early.simulation import simulated_packets
-from alerce_early.train import train
+from alerce_early.steps import train
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,14 @@ from conftest import spec
 from omegaconf import DictConfig
 
 from alerce_early import export
-from alerce_early.config import make_task, to_plain
+from alerce_early.config import to_plain
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
+from alerce_early.instantiate import make_task
 from alerce_early.serving import exporting
 from alerce_early.serving.deployed import Deployed
-from alerce_early.train import train
+from alerce_early.steps import train
 
 Composed = Callable[..., DictConfig]
 
@@ -133,7 +134,7 @@ def test_a_name_that_would_not_be_known_again(
     monkeypatch.setattr(sys, "argv", ["export", "RUN", "--out", name, "--format", form])
     with pytest.raises(SystemExit, match="2"):
         export.main()
-    wanted = f"wanted a name that ends in {exporting.ENDS[form]} for --format {form}"
+    wanted = f"wanted a name that ends in {export.ENDS[form]} for --format {form}"
     assert capsys.readouterr().err == f"error: --out {name}: {wanted}.\n"
 
 

@@ -17,10 +17,11 @@ from omegaconf import DictConfig
 
 import alerce_early
 from alerce_early import tables
-from alerce_early.config import make_task, to_plain
+from alerce_early.config import to_plain
 from alerce_early.data.readers import hits, sdss
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.errors import InputError
+from alerce_early.instantiate import make_task
 from alerce_early.serving import (
     exported,
     exporting,

@@ -11,15 +11,15 @@ import pytest
 import torch
 from conftest import spec
 
-from alerce_early import generate
-from alerce_early.config import make_data, make_task
+from alerce_early import generate, generation
 from alerce_early.data import splits
 from alerce_early.data.readers import hits, stamps_file
 from alerce_early.data.recipe import Recipe
 from alerce_early.errors import InputError
+from alerce_early.instantiate import make_data, make_task
 from alerce_early.models.vae import Coded, Pixels, StampVAE
 from alerce_early.runs import Run
-from alerce_early.train import train
+from alerce_early.steps import train
 
 
 @pytest.mark.parametrize("shape", ((3, 21, 21), (4, 21, 21), (1, 16, 16), (2, 33, 33)))
@@ -164,7 +164,7 @@ def test_a_run_has_numbers_and_pictures(trained: Run) -> None:
 @pytest.fixture(scope="module")
 def generated(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("generated") / "sn.pkl"
-    files = generate.generate(trained, ["SN", "VS"], 12, seed=0, out=out)
+    files = generation.generate(trained, ["SN", "VS"], 12, seed=0, out=out)
     assert files == (out, out.with_suffix(".png")) and all(file.exists() for file in files)
     return out
 
@@ -180,11 +180,11 @@ def test_the_raw_file_is_like_any_other(generated: Path, composed: Any, tmp_path
 
 
 def test_the_sky_is_that_of_a_real_stamp(trained: Run) -> None:
-    stamps = generate.load(trained).generate(np.ones(32, dtype=np.int64), size=63)
-    raw = generate.load(trained).recipe.undo(stamps)
+    stamps = generation.load(trained).generate(np.ones(32, dtype=np.int64), size=63)
+    raw = generation.load(trained).recipe.undo(stamps)
     assert raw.flatten(2).median(2).values.abs().max() < 0.5
-    assert torch.equal(stamps, generate.load(trained).generate(np.ones(32, dtype=np.int64), size=63))
-    assert not torch.equal(stamps, generate.load(trained).generate(np.ones(32, dtype=np.int64), size=63, seed=1))
+    assert torch.equal(stamps, generation.load(trained).generate(np.ones(32, dtype=np.int64), size=63))
+    assert not torch.equal(stamps, generation.load(trained).generate(np.ones(32, dtype=np.int64), size=63, seed=1))
 
 
 def test_extra_rows_are_for_training_only(generated: Path, quick: Any) -> None:
@@ -237,7 +237,7 @@ def test_mistakes_end_with_one_line(
 def test_a_classifier_generates_nothing(quick: Any, tmp_path: Path) -> None:
     run = train(quick("trainer.max_epochs=1"), tmp_path / "run")
     with pytest.raises(InputError, match=r"a run of preliminary_cnn, which generates nothing. Try model=stamp_vae"):
-        generate.load(run)
+        generation.load(run)
 
 
 def test_pixels_of_the_lowest_number_do_not_stop_training(

@@ -16,8 +16,9 @@ import torch.distributed as dist
 from command import Command, running
 
 from alerce_early import tables
+from alerce_early.steps import train
 from alerce_early.tasks.classify import ClassifyTask
-from alerce_early.train import main, train
+from alerce_early.train import main
 from alerce_early.training import processes
 
 SHORT = (

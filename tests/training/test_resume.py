@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from alerce_early import files
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
+from alerce_early.steps import train
 from alerce_early.tasks.classify import ClassifyTask
-from alerce_early.train import train
 
 HARD = (  # all that has a state: dropout, augmentation, momentum, a schedule by steps, patience
     *("augment=rotations", "optim=sgd_halving", "optim.schedule.step_size=4"),

@@ -16,13 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import alerce_early
 from alerce_early import checkpoints, tables
-from alerce_early.config import make_data, make_task
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration, conformal, thresholds
+from alerce_early.instantiate import make_data, make_task
 from alerce_early.report import figures
 from alerce_early.runs import Run
+from alerce_early.steps import train
 from alerce_early.tasks.classify import ClassifyTask
-from alerce_early.train import train
 
 
 @pytest.fixture(scope="module")
