@@ -7,6 +7,7 @@ cuts away; `margin` of the augment config must be wide enough that no invented p
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,18 +17,26 @@ from alerce_early.construct import build
 from alerce_early.errors import InputError
 
 
+@cache
+def views_of_square(size: int, device: torch.device) -> Tensor:
+    """Return which pixel of a square each pixel of its 8 views shows, (8, size * size) int64.
+
+    View v is mirrored left to right if v & 1, then top to bottom if v & 2, then along the diagonal if v & 4.
+    """
+    views = torch.arange(size * size, device=device).view(1, size, size)
+    for axes in ((2,), (1,)):
+        views = torch.cat([views, views.flip(axes)])
+    return torch.cat([views, views.transpose(1, 2)]).flatten(1)
+
+
 class Flips(nn.Module):
     """Each stamp in a random one of the 8 views of the square: 4 quarter turns, mirrored or not."""
 
     def forward(self, image: Tensor) -> Tensor:
-        view = torch.randint(8, (len(image),), device=image.device)
-
-        def chosen(bit: int) -> Tensor:
-            return (view & bit).bool()[:, None, None, None]
-
-        image = torch.where(chosen(1), image.flip(3), image)
-        image = torch.where(chosen(2), image.flip(2), image)
-        return torch.where(chosen(4), image.transpose(2, 3), image)
+        # one look-up: choosing among flipped copies takes a CPU ten times as long, 7 % of a small network's step
+        pixels = views_of_square(image.shape[-1], image.device)
+        chosen = pixels[torch.randint(8, (len(image),), device=image.device)]
+        return image.flatten(2).gather(2, chosen[:, None].expand(-1, image.shape[1], -1)).view_as(image)
 
 
 class RotateShift(nn.Module):

@@ -56,6 +56,7 @@ class Task(L.LightningModule):
         self.augment = Augment(**augment, size=self.spec.shape[-1])
         self.recipe = Recipe(self.spec.recipe, self.spec.margin)
         self.table: Table = {}
+        self.steps: list[Batch] = []  # losses and scores of this epoch's steps, and how many rows each is of
         self._collected: list[Batch] = []
 
     # What a subclass says
@@ -106,10 +107,16 @@ class Task(L.LightningModule):
         batch = batch | {"image": image}
         z = self.net(batch)
         losses = self.losses(z, batch)
-        self._note_finite(losses["loss"], batch_idx)
-        logged = {f"train/{name}": value.detach() for name, value in (losses | self.scores(z, batch)).items()}
-        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=len(image), sync_dist=True)
+        seen = {name: value.detach() for name, value in (losses | self.scores(z, batch)).items()}
+        self.steps.append(seen | {"rows": torch.tensor(len(image))})
         return losses["loss"] * batch["share"]
+
+    def log_epoch(self) -> None:
+        """Log the means over all rows of this epoch's steps: once, since Lightning's log costs as much as a small net."""
+        rows = torch.stack([step["rows"] for step in self.steps]).to(self.device)
+        seen = {name: torch.stack([step[name] for step in self.steps]) for name in self.steps[0] if name != "rows"}
+        means = {f"train/{name}": (values * rows).sum() / rows.sum() for name, values in seen.items()}
+        self.log_dict(means, sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect losses and outputs; they are judged once over the whole table."""
@@ -163,29 +170,25 @@ class Task(L.LightningModule):
     # A loss that is not finite stops all processes alike
 
     def on_train_epoch_start(self) -> None:
-        self._first_bad = torch.full((), NEVER, device=self.device)
+        self.steps.clear()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self._done = batch_idx + 1
-        if self._done % CHECKED_EVERY == 0:
+        if len(self.steps) % CHECKED_EVERY == 0:
             self._check_finite()
 
     def on_train_epoch_end(self) -> None:
         self._check_finite()  # where this epoch is not validated, its checkpoint is written all the same
 
-    def _note_finite(self, loss: Tensor, batch_idx: int) -> None:
-        """Remember, on the device and without waiting for it, the first batch whose loss is not finite."""
-        bad = self._first_bad.clamp(max=batch_idx + 1)
-        self._first_bad = torch.where(loss.detach().isfinite(), self._first_bad, bad)
-
     def _check_finite(self) -> None:
         """Raise `NonFiniteLossError` in all processes alike, if in one a loss was not finite or now a weight is."""
+        finite = [step["loss"].isfinite() for step in self.steps]
         weights = torch.stack([weight.isfinite().all() for weight in self.parameters()]).all()
-        bad = torch.where(weights, self._first_bad, self._first_bad.clamp(max=self._done))
-        if (first := int(self.trainer.strategy.reduce(bad, reduce_op="min"))) < NEVER:
+        bad = torch.stack([*finite[:-1], *[last & weights for last in finite[-1:]]]).logical_not().nonzero()
+        first = torch.tensor(int(bad[0]) + 1 if len(bad) else NEVER, device=self.device)
+        if (batch := int(self.trainer.strategy.reduce(first, reduce_op="min"))) < NEVER:
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             raise NonFiniteLossError(
-                f"the loss is not finite from epoch {self.current_epoch + 1}, batch {first} on, "
+                f"the loss is not finite from epoch {self.current_epoch + 1}, batch {batch} on, "
                 f"learning rate {rate:.3g}. Try a smaller optim.optimizer.lr."
             )
 

@@ -29,17 +29,15 @@ class EpochLine(Callback):
     def __init__(self, folder: Path, shown: Sequence[str]):
         self.file, self.shown = folder / "history.jsonl", list(dict.fromkeys(shown))
         self.history: list[dict[str, Any]] = []
-        self.losses: list[torch.Tensor] = []  # of the steps of this epoch, on the device
         self.seconds = 0.0  # of training, up to the end of the last epoch, also before the run was cut
         self.started = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
-        self.losses.append(outputs["loss"].detach())
-
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        task: Any = pl_module
+        task.log_epoch()
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         epoch = trainer.current_epoch + 1
@@ -47,8 +45,8 @@ class EpochLine(Callback):
         seconds, self.started = now - self.started, now
         self.seconds += seconds
         # of many steps each point is the mean of a few, so that a long run keeps a short history
-        losses = [part.mean().item() for part in torch.stack(self.losses).cpu().tensor_split(POINTS) if len(part)]
-        self.losses.clear()
+        by_step = torch.stack([step["loss"] for step in task.steps]).cpu()
+        losses = [part.mean().item() for part in by_step.tensor_split(POINTS) if len(part)]
         row = {"epoch": epoch, "step": trainer.global_step, "learning_rate": rate, **values, "losses": losses}
         self.history.append(row)
         if not trainer.is_global_zero:
