@@ -109,12 +109,14 @@ def _check_trainer(options: dict[str, Any]) -> None:
     import lightning as L
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    from alerce_early.training.trainer import choose_precision
+
     for name in OWN:
         if name in options:
             raise InputError(f"trainer.{name} is decided by the run itself; leave it out.")
     if not isinstance(options.get("logger", True), bool):
         raise InputError(f"trainer.logger={options['logger']!r}; wanted true (TensorBoard) or false.")
     try:
-        construct(L.Trainer, **{**options, "logger": False})
+        construct(L.Trainer, **{**options, "logger": False, "precision": choose_precision(options)})
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"trainer: {one_line(error)}. Try trainer=cpu.") from None

@@ -7,10 +7,36 @@ command continues with it, and several processes, also of several machines, shar
 
 import argparse
 import logging
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from alerce_early.errors import exit_on_input_error, require_extra
+from alerce_early.machine import cores
 from alerce_early.training import signals
+
+
+@contextmanager
+def _helpers(n: int, threads: int) -> Iterator[None]:
+    """Let n more processes run the same command meanwhile; they and this one compute with so many threads."""
+    if n:
+        import torch
+
+        torch.set_num_threads(threads)
+    command = [sys.executable, "-m", "alerce_early.search", *sys.argv[1:], "--jobs", "1"]
+    quiet = {"stdout": subprocess.DEVNULL, "env": os.environ | {"OMP_NUM_THREADS": str(threads)}}
+    helpers = [subprocess.Popen(command, **quiet) for _ in range(n)]  # type: ignore[call-overload]
+    try:
+        yield
+    except BaseException:
+        for helper in helpers:
+            helper.terminate()
+        raise
+    finally:
+        for helper in helpers:
+            helper.wait()
 
 
 @exit_on_input_error
@@ -18,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.search", description=__doc__.splitlines()[0])
     parser.add_argument("options", nargs="*", help="as for train -m: search=optimiser model=... data.batch_size=32,64")
     parser.add_argument("--trials", type=int, default=40, help="how many the study is to have in all (default 40)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the trials, each with its cores")
     arguments = parser.parse_intermixed_args()
     with require_extra("search", "sweep"):
         import optuna
@@ -28,7 +55,8 @@ def main() -> None:
     signals.listen()
     search = Search(arguments.options)
     try:
-        search.run(arguments.trials)
+        with _helpers(arguments.jobs - 1, max(1, cores() // arguments.jobs)):
+            search.run(arguments.trials)
     except signals.Stopped as stopped:
         print(f"stopped by {stopped.name}; the same command continues", file=sys.stderr)
         raise

@@ -98,7 +98,10 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
         log.info(
             "%s\n%s", summary.format_summary(data.store.meta), summary.format_parts(data.part_sizes(), data.left_out)
         )
-        log.info("%s: %s parameters; run folder: %s", config.model.name, f"{_parameters(task):,}", run.path)
+        where = f"{trainer.strategy.root_device.type}, {trainer.precision}"
+        log.info(
+            "%s: %s parameters, on %s; run folder: %s", config.model.name, f"{_parameters(task):,}", where, run.path
+        )
 
     stopped = fit(trainer, task, data, best, run.last if run.cut else None)
     started = time.perf_counter()
@@ -120,7 +123,8 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
         "parameters": _parameters(task),
         "best_epoch": int(checkpoints.read(run.best)["epoch"]) + 1,
         "epochs": trainer.current_epoch,
-        "training_seconds": round(progress.training_seconds(trainer), 2),
+        "precision": trainer.precision,
+        **progress.measure_training(trainer),
         "judged_rows_per_second": round(len(table["row"]) / judging, 1),
         "stopped": stopped,
         "posterior": task.describe_posterior(),

@@ -112,7 +112,7 @@ class Task(L.LightningModule):
         return losses["loss"] * batch["share"]
 
     def log_epoch(self) -> None:
-        """Log the means over all rows of this epoch's steps: once, since Lightning's log costs as much as a small net."""
+        """Log the means over all rows of this epoch's steps; at every step, that would wait for the device."""
         rows = torch.stack([step["rows"] for step in self.steps]).to(self.device)
         seen = {name: torch.stack([step[name] for step in self.steps]) for name in self.steps[0] if name != "rows"}
         means = {f"train/{name}": (values * rows).sum() / rows.sum() for name, values in seen.items()}

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -29,14 +29,24 @@ class EpochLine(Callback):
     def __init__(self, folder: Path, shown: Sequence[str]):
         self.file, self.shown = folder / "history.jsonl", list(dict.fromkeys(shown))
         self.history: list[dict[str, Any]] = []
+        self.stepping = [0, 0.0]  # rows and seconds of the training steps alone, but for the first epoch
         self.seconds = 0.0  # of training, up to the end of the last epoch, also before the run was cut
         self.started = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.perf_counter()
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.begun = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        if trainer.is_last_batch and self.history:
+            outputs["loss"].item()  # waits for the device
+            rows = sum(int(step["rows"]) for step in cast(Any, pl_module).steps) * trainer.world_size
+            self.stepping = [self.stepping[0] + rows, self.stepping[1] + time.perf_counter() - self.begun]
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        task: Any = pl_module
+        task = cast(Any, pl_module)
         task.log_epoch()
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = trainer.optimizers[0].param_groups[0]["lr"]
@@ -61,16 +71,22 @@ class EpochLine(Callback):
         log.info("epoch %3d/%s  %s  %.1f s", epoch, trainer.max_epochs, numbers, seconds)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "seconds": self.seconds}
+        return {"history": self.history, "seconds": self.seconds, "stepping": self.stepping}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history, self.seconds = state_dict["history"], state_dict["seconds"]
+        self.history, self.seconds, self.stepping = (state_dict[name] for name in ("history", "seconds", "stepping"))
 
 
-def training_seconds(trainer: L.Trainer) -> float:
-    """Return what all epochs took, over all processes that one after the other trained this run."""
+def measure_training(trainer: L.Trainer) -> dict[str, float | None]:
+    """Return what all epochs took, over all processes that one after the other trained this run, and the rate.
+
+    The rate is of the training steps alone: validation and the first epoch, which warms up, are left out.
+    """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return sum(callback.seconds for callback in callbacks if isinstance(callback, EpochLine))
+    (line,) = (callback for callback in callbacks if isinstance(callback, EpochLine))
+    rows, seconds = line.stepping
+    rate = round(rows / seconds, 1) if rows else None
+    return {"training_seconds": round(line.seconds, 2), "training_stamps_per_second": rate}
 
 
 def _spell(name: str) -> str:

@@ -22,6 +22,17 @@ from alerce_early.training import (
 )
 
 
+def choose_precision(options: dict[str, Any]) -> str:
+    """Return the precision of the trainer's options; of auto, bfloat16 where the device multiplies it in hardware."""
+    if (asked := options.get("precision", "32-true")) != "auto":
+        return asked
+    if options.get("accelerator") in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        quick = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        quick = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if quick else "32-true"
+
+
 def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> tuple[L.Trainer, ModelCheckpoint]:
     """Return the trainer of a whole config, and what keeps the best checkpoint; more: extra callbacks.
 
@@ -46,6 +57,7 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
         last,
     ]
     options: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    options["precision"] = choose_precision(options)
     board = options.pop("logger", True) and TensorBoardLogger(
         run.path, name="", version="", default_hp_metric=False, purge_step=purge
     )

@@ -1,0 +1,302 @@
+"""What `bench` measures. Ours and the rival's take turns, and the median ratio of the rounds counts."""
+
+import argparse
+import gzip
+import io
+import json
+import pickle
+import subprocess
+import sys
+import tarfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader, TensorDataset
+
+from alerce_early.config import compose_config, to_plain
+from alerce_early.construct import build
+from alerce_early.errors import InputError
+from alerce_early.instantiate import make_data
+from alerce_early.runs import Run
+from alerce_early.simulation.survey import simulate
+from alerce_early.steps import train
+from alerce_early.training import progress
+from alerce_early.training.trainer import choose_precision
+
+ROUNDS = 3
+BATCH = 256  # stamps that a runtime is given at once
+BY_RIVAL = 512  # packets; it takes them one by one
+CUTOUTS = ("Science", "Template", "Difference")
+
+
+def announce() -> None:
+    progress.silence_libraries()
+    print(f"{torch.get_num_threads()} threads, median of {ROUNDS} rounds")
+    print(f"{'':44} {'ours':>16} {'rival':>32} {'ratio':>8}   aim")
+
+
+def show(what: str, ours: str, rival: str, ratio: float, aim: str) -> None:
+    print(f"{what:44} {ours:>16} {rival:>32} {ratio:8.2f}   {aim}", flush=True)
+
+
+def measure_seconds(work: Callable[[], Any], least: float = 0) -> float:
+    """Return the seconds that the work takes; with least, its mean over as many times as fill these seconds."""
+    started, times = time.perf_counter(), 0
+    while not times or time.perf_counter() - started < least:
+        work()
+        times += 1
+    return (time.perf_counter() - started) / times
+
+
+def run_alone(code: str, *arguments: object) -> dict[str, float]:
+    """Run Python in a process of its own; returns the `seconds` that it measures and its `peak` memory in GiB."""
+    # not getrusage: its peak starts from that of the parent process
+    code += "\npeak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))"
+    code += "\nimport json; print(json.dumps({'seconds': seconds, 'peak': int(peak.split()[1]) / (1 << 20)}))"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+class TakingTurns(Callback):
+    """Before each epoch of a real run, its rivals do as many batches with a net of the same kind."""
+
+    def __init__(self, rivals: dict[str, Callable[[], object]]):
+        self.rivals, self.rounds = rivals, list[dict[str, float]]()
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.rounds.append({name: measure_seconds(rival) for name, rival in self.rivals.items()})
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.is_last_batch:  # validation, which the rivals have not, is left out
+            self.rounds[-1]["ours"] = time.perf_counter() - self.started
+
+
+def train_against_loops(model: str, batches: int, folder: Path, *options: str) -> Run:
+    """Throughput of `train` against a bare loop over batches in memory, of its precision and of float32, and against
+    a row at a time from a DataLoader.
+    """
+    overrides = [f"model={model}", "data.n=2000", *options, f"data.batches_per_epoch={batches}", f"outputs={folder}"]
+    config = compose_config(*overrides, "patience=100", f"trainer.max_epochs={ROUNDS + 1}")
+    data = make_data(config)
+    data.setup()
+    assert data.rows
+    taken = [data.rows[rows] for rows in data.train_dataloader().sampler or ()]
+    net = build(to_plain(config.model.net), spec=data.spec).train()
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.optim.optimizer.lr, fused=True)
+    half = choose_precision(to_plain(config.trainer)) == "bf16-mixed"
+
+    def step(batch: dict[str, torch.Tensor], half: bool = half) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = torch.nn.functional.cross_entropy(net(batch), batch["label"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def by_rows() -> None:
+        columns = {name: torch.cat([batch[name] for batch in taken]) for name in taken[0] if name != "share"}
+        for values in DataLoader(TensorDataset(*columns.values()), batch_size=len(taken[0]["label"]), shuffle=True):
+            step(dict(zip(columns, values, strict=True)))
+
+    rivals: dict[str, Callable[[], object]] = {"bare loop": lambda: deque(map(step, taken), maxlen=0)}
+    if half:
+        rivals["bare float32 loop"] = lambda: deque(map(partial(step, half=False), taken), maxlen=0)
+    turns = TakingTurns(rivals | {"DataLoader of rows": by_rows})
+    run = train(config, folder / "run", turns)
+    for name in turns.rivals:
+        rounds = turns.rounds[1:]  # the first epoch warms all up
+        ours, rival = (
+            sum(map(len, (b["label"] for b in taken))) / median(r[k] for r in rounds) for k in ("ours", name)
+        )
+        ratio = median(r[name] / r["ours"] for r in rounds)
+        show(f"train {model}", f"{ours:.0f} stamps/s", f"{rival:.0f} {name}", ratio, ">= 0.97")
+    return run
+
+
+def train_as_it_grows(batches: int, folder: Path) -> None:
+    """Throughput of `train` with more rows, larger crops and two processes, against the first of each."""
+    usual = ("model=rotinv", f"data.batches_per_epoch={batches}", "trainer.max_epochs=3", "data.n=1000")
+    for what, *each in (
+        ("rows", "data.n=1000", "data.n=10000", "data.n=52244"),
+        ("pixels", "recipe.size=21", "recipe.size=31 recipe=joint", "recipe.size=63 recipe=joint"),
+        ("processes", "trainer.devices=1", "trainer=ddp trainer.accelerator=cpu trainer.devices=2"),
+    ):
+        rates: list[float] = []
+        for i, options in enumerate(each):
+            command = [sys.executable, "-m", "alerce_early.train", *usual, *options.split(), f"outputs={folder}"]
+            run = folder / f"{what}{i}"
+            subprocess.run([*command, f"hydra.run.dir={run}"], stdout=subprocess.DEVNULL, check=True)
+            rates.append(json.loads((run / "metrics.json").read_text())["training_stamps_per_second"])
+            show(f"  {options}", f"{rates[-1]:.0f} stamps/s", f"{rates[0]:.0f} {each[0]}", rates[-1] / rates[0], "")
+
+
+LOAD = """
+import pickle, sys, time, numpy
+start = time.perf_counter()
+held = pickle.load(open(sys.argv[1], 'rb'))
+seconds = time.perf_counter() - start
+"""
+# The modules that clean and no others, so that the peak memory is theirs; no pictures are drawn.
+CLEAN = """
+import json, sys, time
+from alerce_early.data.readers import stamps_file
+from alerce_early.data.store import open_or_prepare
+file, outputs, steps = sys.argv[1:]
+source = {"_target_": "alerce_early.data.readers.stamps_file.read", "path": file}
+start = time.perf_counter()
+open_or_prepare(outputs, "bench", source, lambda: stamps_file.read(file), json.loads(steps), 0, lambda *_: None)
+seconds = time.perf_counter() - start
+"""
+
+
+def clean_against_pickle(n: int, folder: Path) -> None:
+    """Measure reading and cleaning a stamps file against `pickle.load` of it: time and peak memory."""
+    file = folder / "stamps.pkl"
+    with file.open("wb") as out:
+        pickle.dump(simulate(n), out, protocol=4)
+    steps = json.dumps(to_plain(compose_config().recipe.steps))
+    run_alone(LOAD, file)  # once before it counts, so that both find the file in the page cache
+    rounds = [(run_alone(CLEAN, file, folder / str(i), steps), run_alone(LOAD, file)) for i in range(ROUNDS)]
+    size = f"{n:,} stamps, {file.stat().st_size / (1 << 30):.2f} GiB"
+    for what, key, unit, aim in ((f"clean {size}", "seconds", "s", "<= 1.5"), ("  memory", "peak", "GiB", "<= 1.3")):
+        ours, rival = (median(r[i][key] for r in rounds) for i in range(2))
+        ratio = median(r[0][key] / r[1][key] for r in rounds)
+        show(what, f"{ours:.2f} {unit}", f"{rival:.2f} {unit} pickle.load", ratio, aim)
+
+
+def classify_against_net(checkpoint: Path, seconds: float) -> None:
+    """Raw stamps/s of every runtime against the network alone, in torch and from cleaned stamps."""
+    from alerce_early.serving import exported, exporting  # needs what the extra `export` installs
+    from alerce_early.serving.deployed import Deployed
+    from alerce_early.serving.runtimes import RUNTIMES
+
+    whole = Deployed.load(checkpoint)
+    if whole.spec.raw_shape != (3, 63, 63) or whole.features:
+        raise InputError(f"--run {checkpoint} is no network of 63 x 63 stamps alone, which are what is simulated here.")
+    images = [image for image in simulate(2 * BATCH, seed=5)["images"] if image.shape == (63, 63, 3)][:BATCH]
+    stamps = np.ascontiguousarray(np.moveaxis(np.stack(images).astype(np.float32), -1, 1))
+    batch = {"image": whole.task.recipe(torch.from_numpy(stamps)), "features": torch.zeros(len(stamps), 0)}
+
+    def network() -> None:
+        with torch.inference_mode():
+            whole.task.net(batch)
+
+    runtimes = {name: start(whole) for name, start in RUNTIMES.items() if name != "openvino" or find_spec("openvino")}
+    runtimes["exported"] = exported.open_content(exporting.content_of(whole)[0], "model.onnx")[1]
+    for name, runtime in runtimes.items():
+        works = (partial(runtime, stamps, None), network)
+        rounds = [[len(stamps) / measure_seconds(work, seconds) for work in works] for _ in range(ROUNDS)]
+        ours, rival = (median(r[i] for r in rounds) for i in range(2))
+        ratio = median(r[0] / r[1] for r in rounds)
+        show(f"classify raw stamps: {name}", f"{ours:.0f} stamps/s", f"{rival:.0f} network alone", ratio, "")
+
+
+PREDICT = """
+import sys, time
+from alerce_early.predict import main
+start = time.perf_counter()
+main()
+seconds = time.perf_counter() - start
+"""
+
+
+def classify_archive(checkpoint: Path, n: int, folder: Path) -> None:
+    """Measure an archive of packets to a table, and reading it alone, against the route of tutorials in one process."""
+    from alerce_early.data.readers import alerts  # needs what the extra `alerts` installs
+    from alerce_early.simulation import simulated_packets
+
+    archive, _ = simulated_packets.write(folder / "night.tar.gz", n)
+    ours = run_alone(PREDICT, checkpoint, archive, "--out", folder / "night.parquet")
+
+    def by_us() -> None:
+        deque(alerts.stream([archive], workers=0), maxlen=0)
+
+    def by_libraries() -> None:
+        deque(read_by_libraries(archive), maxlen=0)
+
+    taken = min(n, BY_RIVAL)
+    rounds = [(n / measure_seconds(by_us), taken / measure_seconds(by_libraries)) for _ in range(ROUNDS)]
+    mine, rival = (median(r[i] for r in rounds) for i in range(2))
+    size = f"{n:,} packets, {archive.stat().st_size / (1 << 30):.2f} GiB"
+    show(
+        f"read {size}", f"{mine:,.0f}/s", f"{rival:,.0f}/s astropy, fastavro", median(m / r for m, r in rounds), ">= 2"
+    )
+    rate = n / ours["seconds"]
+    show("  classify it", f"{rate:,.0f}/s", f"{mine:,.0f}/s read alone", rate / mine, f"memory {ours['peak']:.2f} GiB")
+
+
+def read_by_libraries(archive: Path) -> Iterator[np.ndarray]:
+    """Yield the cutouts (3, H, W) of the first packets, one after the other."""
+    import fastavro
+    from astropy.io import fits
+
+    with tarfile.open(archive, "r|gz") as members:
+        for member in islice(members, BY_RIVAL):
+            content: Any = members.extractfile(member)
+            packet: Any = next(fastavro.reader(content))
+            stamps = (gzip.decompress(packet[f"cutout{name}"]["stampData"]) for name in CUTOUTS)
+            yield np.stack([fits.getdata(io.BytesIO(stamp)).astype(np.float32) for stamp in stamps])
+
+
+VERBS = ("train", "predict", "report", "compare", "explain", "export", "generate", "prepare", "search", "bench")
+
+
+def start_against_imports(folder: Path) -> None:
+    """Seconds to each verb's help, and of a run of one step up to its page, against importing torch and Lightning."""
+    python = (sys.executable, "-m")
+    small = (
+        "data.n=100",
+        "data.split.validation=.2",
+        "data.split.test=.2",
+        f"outputs={folder}",
+        "model=preliminary_cnn",
+    )
+    commands: dict[str, tuple[str, ...]] = {
+        f"{verb} --help": (*python, f"alerce_early.{verb}", "--help") for verb in VERBS
+    }
+    commands["train, one step"] = (
+        *python,
+        "alerce_early.train",
+        *small,
+        "data.batches_per_epoch=1",
+        "trainer.max_epochs=1",
+    )
+    rival = (sys.executable, "-c", "import torch, lightning")
+    for what, command in commands.items():
+        works = [partial(subprocess.run, each, stdout=subprocess.DEVNULL, check=True) for each in (command, rival)]
+        rounds = [[measure_seconds(work) for work in works] for _ in range(ROUNDS)]
+        ours, imports = (median(r[i] for r in rounds) for i in range(2))
+        aim = "<= 1.5 s" if "help" in what else ""
+        show(what, f"{ours:.1f} s", f"{imports:.1f} s imports alone", median(r[0] / r[1] for r in rounds), aim)
+
+
+def measure_training(options: argparse.Namespace, folder: Path) -> None:
+    train_against_loops("rotinv", options.batches, folder / "rotinv")
+    train_against_loops("preliminary_cnn", 4 * options.batches, folder / "preliminary_cnn")
+    train_as_it_grows(options.batches, folder)
+
+
+def measure_classifying(options: argparse.Namespace, folder: Path) -> None:
+    run = Run.find(options.run) if options.run else train_against_loops("rotinv", options.batches, folder)
+    classify_against_net(run.trained(), options.seconds)
+    classify_archive(run.trained(), options.packets, folder)
+
+
+MEASURES: dict[str, Callable[[argparse.Namespace, Path], Any]] = {
+    "train": measure_training,
+    "start": lambda options, folder: start_against_imports(folder),
+    "clean": lambda options, folder: clean_against_pickle(options.n, folder),
+    "classify": measure_classifying,
+}

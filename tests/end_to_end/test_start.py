@@ -1,0 +1,36 @@
+"""How soon a command answers, and how its speed is measured."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alerce_early.benchmarks import train_against_loops
+
+VERBS = (
+    "train",
+    "predict",
+    "report.__main__",
+    "compare",
+    "explain",
+    "export",
+    "generate",
+    "prepare",
+    "search",
+    "bench",
+)
+
+
+def test_no_verb_imports_torch_before_it_knows_its_options() -> None:
+    imports = ", ".join(f"alerce_early.{verb}" for verb in VERBS)
+    code = f"import sys; import {imports}; print(*{SLOW} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "\n", done.stdout + done.stderr[-300:]
+
+
+def test_rivals_take_turns_with_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_against_loops("preliminary_cnn", 2, tmp_path, "data.n=300")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train preliminary_cnn ")]
+    assert ["bare loop" in line for line in lines] == [True, False] and "DataLoader" in lines[1]
+    assert all(float(line.split(" >=")[0].split()[-1]) > 0 for line in lines)
