@@ -8,18 +8,8 @@ import pytest
 
 from alerce_early.benchmarks import train_against_loops
 
-VERBS = (
-    "train",
-    "predict",
-    "report.__main__",
-    "compare",
-    "explain",
-    "export",
-    "generate",
-    "prepare",
-    "search",
-    "bench",
-)
+VERBS = "train predict report.__main__ compare explain export generate prepare search bench".split()
+SLOW = {"torch", "lightning", "matplotlib", "scipy", "sklearn"}
 
 
 def test_no_verb_imports_torch_before_it_knows_its_options() -> None:
