@@ -8,7 +8,10 @@ import pytest
 
 from alerce_early.benchmarks import train_against_loops
 
-VERBS = "train predict report.__main__ compare explain export generate prepare search bench".split()
+VERBS = [
+    *("train", "predict", "report.__main__", "compare", "explain"),
+    *("export", "generate", "prepare", "search", "bench"),
+]
 SLOW = {"torch", "lightning", "matplotlib", "scipy", "sklearn"}
 
 
