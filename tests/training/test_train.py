@@ -344,20 +344,6 @@ def test_multirun_gives_one_folder_a_job_and_goes_on_after_a_failure(stamps_file
         assert (folder / "failed.txt").exists() == fair and (folder / "metrics.json").exists() != fair
 
 
-def test_two_processes_share_one_run(stamps_file: Path, tmp_path: Path) -> None:
-    done = run(
-        *("alerce_early.train", "trainer=ddp", "trainer.accelerator=cpu", "model=preliminary_cnn", "data=alerce"),
-        *(f"data.path={stamps_file}", "trainer.max_epochs=1", "data.batches_per_epoch=3"),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch   1/1") == 1
-    (metrics,) = (tmp_path / "outputs" / "runs").glob("*/*/metrics.json")
-    rows = tables.read(metrics.parent / "predictions.parquet")["row"]
-    result = json.loads(metrics.read_text())
-    assert len(set(rows)) == len(rows) == result["test"]["n"] + result["validation"]["n"]
-
-
 def test_a_mistake_ends_with_one_line(tmp_path: Path) -> None:
     done = run("alerce_early.train", "data=alerce", "data.path=none.pkl", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
