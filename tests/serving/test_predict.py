@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from command import Command
 from command import run as run_command
-from conftest import CHECKOUT, spec, stamp, tiny_run
+from conftest import CHECKOUT, spec, stamp
 
 import alerce_early
 from alerce_early import tables
@@ -35,14 +35,16 @@ from alerce_early.serving.parts import rejected_of
 from alerce_early.serving.predicting import Seen, predict
 from alerce_early.serving.watching import alone, watch
 from alerce_early.simulation import simulated_packets
+from alerce_early.train import train
 
 SIZE = 40  # rows of a chunk: ten chunks of the stamps file
 
 
 @pytest.fixture(scope="module")
-def run(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(quick, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with metadata; its network does not matter here."""
-    return tiny_run(stamps_file, tmp_path_factory.mktemp("outputs"), "features=published")
+    config = quick("trainer.max_epochs=1", "features=published")
+    return train(config, tmp_path_factory.mktemp("outputs") / "run").path
 
 
 @pytest.fixture(scope="module")

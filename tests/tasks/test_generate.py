@@ -234,10 +234,9 @@ def test_mistakes_end_with_one_line(
     assert len(stamps_file.read(out)) == 5 and not list(tmp_path.glob(".*partial"))
 
 
-def test_a_classifier_generates_nothing(quick: Any, tmp_path: Path) -> None:
-    run = train(quick("trainer.max_epochs=1"), tmp_path / "run")
+def test_a_classifier_generates_nothing(finished_run: Run) -> None:
     with pytest.raises(InputError, match=r"a run of preliminary_cnn, which generates nothing. Try model=stamp_vae"):
-        generate.load(run)
+        generate.load(finished_run)
 
 
 def test_pixels_of_the_lowest_number_do_not_stop_training(
