@@ -5,7 +5,6 @@ import pickle
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
 import time
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 from command import Command
 from command import run as run_command
-from conftest import CHECKOUT, spec, stamp
+from conftest import spec, stamp
 
 import alerce_early
 from alerce_early import tables
@@ -136,8 +135,7 @@ def test_killed_and_continued_is_the_same_file(run: Path, stamps_file: Path, who
         "from alerce_early.serving.predicting import predict; c = alerce_early.load(sys.argv[1]); "
         f"predict(c, inputs.find([sys.argv[2]], c.spec), pathlib.Path(sys.argv[3]), size={SIZE})"
     )
-    command = [sys.executable, "-c", code, str(run), str(stamps_file), str(out)]
-    process = subprocess.Popen(command, cwd=CHECKOUT)
+    process = Command("-c", code, run, stamps_file, out)
     parts = tmp_path / "whole.parquet.partial"
     wait_for(lambda: (parts / "000002.parquet").exists() or process.poll() is not None)
     process.kill()

@@ -20,6 +20,7 @@ from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.train import train
 from alerce_early.training import processes
 
+pytestmark = pytest.mark.slow
 SHORT = (
     "model=preliminary_cnn",
     "data=alerce",

@@ -25,9 +25,9 @@ def ready() -> list[Path]:
 
 
 @pytest.mark.parametrize("file", ready(), ids=lambda file: file.stem)
-def test_every_ready_sweep_composes(file: Path, composed: Callable[..., DictConfig], tmp_path: Path) -> None:
+def test_every_ready_sweep_composes(file: Path, composed: Callable[..., DictConfig], common: Path) -> None:
     params = OmegaConf.load(file).hydra.sweeper.params
-    fixed = [f"sweep={file.stem}", f"outputs={tmp_path}"]
+    fixed = [f"sweep={file.stem}", f"outputs={common}"]
     values = {key: str(value).replace("${split.folds}", "5") for key, value in params.items()}
     parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in values.items()])
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
@@ -42,10 +42,11 @@ def test_every_ready_sweep_composes(file: Path, composed: Callable[..., DictConf
 
 def sweep(stamps_file: Path, outputs: Path, *overrides: str) -> Command:
     """Start a sweep of small jobs."""
-    small = ("model=preliminary_cnn", "data=alerce", "trainer.max_epochs=2", "data.batches_per_epoch=2", "name=mine")
+    small = ("model=preliminary_cnn", "data=alerce", "trainer.max_epochs=1", "data.batches_per_epoch=2", "name=mine")
     return Command("alerce_early.train", "-m", *small, *overrides, f"data.path={stamps_file}", f"outputs={outputs}")
 
 
+@pytest.mark.slow
 def test_killed_launchers_block_nothing_and_no_job_runs_twice(stamps_file: Path, tmp_path: Path) -> None:
     options = ("seed=0,1", "+trainer.limit_val_batches=1.0,0")  # the latter is an error that nobody foresaw
     folder = tmp_path / "sweeps" / "mine"
@@ -105,6 +106,7 @@ def test_a_job_is_told_as_what_came_of_it_and_its_failure_is_forgotten_once_it_s
         HydraConfig.instance().cfg = None
 
 
+@pytest.mark.slow
 def test_jobs_that_run_elsewhere_are_told_of_at_the_end(stamps_file: Path, tmp_path: Path) -> None:
     launcher = sweep(stamps_file, tmp_path, "hydra/launcher=submitit_local", "data.sampling=as_is,fair")
     out, err = launcher.communicate()
