@@ -25,9 +25,9 @@ $(READY): pyproject.toml versions.txt
 train: $(READY)  ## train rotinv on the simulated survey, up to the HTML report (ARGS="model=preliminary_cnn ...")
 	$(RUN) -m alerce_early.train model=rotinv $(ARGS)
 
-# A run that several tests of a file need is trained once: a file stays with one worker.
+# A run that several tests of a file need is trained once: a file stays with one worker. The slow files come first.
 test: $(READY)  ## the test suite (ARGS="-k invariance ...")
-	$(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)  ## lint, format, types and arrows, changing nothing
 	$(RUN) -m ruff check alerce_early tests

@@ -1,5 +1,6 @@
 """Commands of the package, each in a process of its own, forked from one that has imported what all of them import."""
 
+import json
 import multiprocessing
 import os
 import runpy
@@ -10,6 +11,9 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+from lightning.fabric.utilities import rank_zero
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
@@ -22,9 +26,9 @@ _SERVER.set_forkserver_preload(
 
 
 class Command:
-    """`python -m module arguments`, begun; its output so far, and its exit status when it has ended.
+    """`python -m module arguments`, or of the module "-c" a code, begun; its output, and its exit status at the end.
 
-    before: code that runs in the process first.
+    before: code that runs in the process first. second: the first `python -m` that it starts itself is forked too.
     """
 
     def __init__(
@@ -34,14 +38,13 @@ class Command:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         before: str = "",
+        second: bool = False,
     ):
         self._folder = TemporaryDirectory()
         self.files = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
         self.arguments = [module, *map(str, arguments)]
-        self.process = _SERVER.Process(
-            target=_run,
-            args=(self.arguments, str(cwd or Path.cwd()), dict(os.environ if env is None else env), self.files, before),
-        )
+        where = str(cwd or Path.cwd()), dict(os.environ if env is None else env), self.files
+        self.process = _SERVER.Process(target=_run, args=(self.arguments, *where, before, second))
         self.process.start()
 
     @property
@@ -119,12 +122,50 @@ def running(pid: int) -> bool:
         return False
 
 
-def _run(arguments: list[str], folder: str, env: dict[str, str], files: list[Path], before: str) -> None:
+def _run(arguments: list[str], folder: str, env: dict[str, str], files: list[Path], before: str, second: bool) -> None:
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    if second:
+        arguments, folder, env = _waited() or (arguments, folder, env)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
+    rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0  # which Lightning reads when it is imported
     sys.argv, sys.path[:0] = arguments, [folder]
     exec(before, {})
-    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    if arguments[0] == "-c":
+        exec(arguments.pop(1), {"__name__": "__main__"})
+    else:
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+
+def _waited() -> tuple[list[str], str, dict[str, str]] | None:
+    """Fork; None at once in the first process, in the second what the first starts, when it does."""
+    ours, theirs = os.pipe()
+    if child := os.fork():
+        os.close(ours)
+        _Second.waiting = [(child, theirs)]
+        subprocess.Popen = _Second  # type: ignore[misc]
+        return None
+    os.close(theirs)
+    with open(ours) as told:
+        if not (said := told.read()):
+            os._exit(0)  # it started none
+    arguments, folder, env = json.loads(said)
+    return arguments, folder, env
+
+
+class _Second(subprocess.Popen[Any]):
+    """What starts programs, but for the first `python -m`, which a process that waits becomes."""
+
+    waiting: list[tuple[int, int]]
+
+    def _execute_child(self, args: Any, *options: Any) -> None:
+        if not (self.waiting and list(args[:2]) == [sys.executable, "-m"]):
+            super()._execute_child(args, *options)  # type: ignore[misc]
+            return
+        _, _, _, _, cwd, env, *_ = options
+        self.pid, told = self.waiting.pop()
+        self._child_created = True
+        with open(told, "w") as file:
+            json.dump((list(args[2:]), str(cwd or Path.cwd()), dict(os.environ if env is None else env)), file)

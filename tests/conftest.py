@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
+from alerce_early import files
 from alerce_early.config import compose_config
 from alerce_early.data.spec import DataSpec
 from alerce_early.evaluation.kinds import Classification
 from alerce_early.report import sections
+from alerce_early.runs import Run
 from alerce_early.simulation.survey import simulate
 from alerce_early.steps import train
 
@@ -25,6 +28,12 @@ torch.set_num_threads(1)  # the suite runs one worker a core; more threads than 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the processes that tests start
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that hold slow tests, so that no worker is left with one when the others have ended."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def survey() -> dict[str, Any]:
     """400 simulated stamps as the raw dict of a stamps file."""
@@ -32,9 +41,17 @@ def survey() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def stamps_file(survey: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("raw") / "stamps.pkl"
-    path.write_bytes(pickle.dumps(survey))
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of the suite share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def stamps_file(survey: dict[str, Any], common: Path) -> Path:
+    with files.hold_lock(common / "stamps.lock", 60):
+        if not (path := common / "stamps.pkl").exists():
+            path.write_bytes(pickle.dumps(survey))
     return path
 
 
@@ -44,16 +61,36 @@ def composed_() -> Callable[..., DictConfig]:
     return compose_config
 
 
-@pytest.fixture
-def quick(stamps_file: Path, tmp_path: Path) -> Callable[..., DictConfig]:
-    """A config for the tiny stamps file: two epochs of three small batches."""
+@pytest.fixture(scope="session")
+def quick(stamps_file: Path, common: Path) -> Callable[..., DictConfig]:
+    """A config for the tiny stamps file: two epochs of three small batches. Its store is that of other tests."""
+    return partial(_quick, stamps_file, common)
 
-    return partial(_quick, stamps_file, tmp_path)
+
+TWO_COLUMNS = ("trainer.max_epochs=1", "features.names=[fwhm,ndethist]")
 
 
-def tiny_run(stamps_file: Path, outputs: Path, *overrides: str) -> Path:
-    """A finished run of one such epoch; its network does not matter."""
-    return train(_quick(stamps_file, outputs, "trainer.max_epochs=1", *overrides), outputs / "run").path
+@pytest.fixture(scope="session")
+def finished_run(quick: Callable[..., DictConfig], common: Path) -> Run:
+    """A run of one such epoch, of stamps and two columns, for tests that need any and leave it as it is."""
+    with files.hold_lock(common / "finished.lock", 300):
+        return train(quick(*TWO_COLUMNS), common / "finished")
+
+
+class EnoughError(Exception):
+    """The weights are there, and nobody asks for what is judged and drawn after them."""
+
+
+class Enough(Callback):
+    def on_fit_end(self, *_: object) -> None:
+        raise EnoughError
+
+
+def trained_weights(config: DictConfig, folder: Path) -> dict[str, torch.Tensor]:
+    """The last weights of a run that ends with its training."""
+    with pytest.raises(EnoughError):
+        train(config, folder, Enough())
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
 def _quick(stamps_file: Path, outputs: Path, *overrides: str) -> DictConfig:

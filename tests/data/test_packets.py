@@ -1,11 +1,10 @@
-"""What may be wrong with a packet, a file of them or an archive: told in one line, and the rest is read."""
+"""What may be wrong with a packet or a file of them: told in one line, and the rest is read."""
 
 import bz2
 import gzip
 import io
 import json
 import lzma
-import tarfile
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,7 +23,6 @@ from alerce_early.data.readers.avro import CUTOUTS, UnreadableError
 from alerce_early.data.readers.cutouts import LARGEST, image
 from alerce_early.data.readers.inflate import NotWholeError, inflate
 from alerce_early.data.readers.stamps_file import COLUMNS
-from alerce_early.data.records import CUT_SHORT
 from alerce_early.simulation import simulated_packets as night
 
 Packet = dict[str, Any]
@@ -211,56 +209,6 @@ def test_a_message_that_declares_many_records() -> None:
     assert len(chunk.rejected) == 5000 and chunk.read == 5002 and peak < 100 << 20
 
 
-def archive(path: Path, members: dict[str, bytes], mode: Any = "w:gz") -> Path:
-    with tarfile.open(path, mode) as out:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            out.addfile(member, io.BytesIO(content))
-    return path
-
-
-@pytest.mark.parametrize("ending", ("tar.gz", "tar"))
-def test_an_archive_that_is_cut_short(ending: str, tmp_path: Path) -> None:
-    members = {f"{packet['candid']}.avro": night.encode(packet) for packet in GOOD}
-    path = archive(tmp_path / f"night.{ending}", members, "w:gz" if ending == "tar.gz" else "w")
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    (chunk,) = alerts.stream([path])
-    assert chunk.keys.tolist() == [str(GOOD[0]["candid"])]
-    (rejected,) = chunk.rejected
-    assert rejected.source.startswith(str(path)) and chunk.read == 2
-    path.write_bytes(b"no archive")
-    (chunk,) = alerts.stream([path])
-    assert chunk.records is None and chunk.rejected[0].reason.startswith("archive cannot be read further")
-
-
-def test_what_is_in_the_input_is_read_or_set_aside(tmp_path: Path) -> None:
-    """By the first bytes, whatever the name, in a folder and in an archive; nothing is skipped but what is hidden."""
-    good = [night.encode(packet) for packet in GOOD]
-    held = {"a.avro": good[0], "b.avro.gz": gzip.compress(good[1]), "C.AVRO": good[2], "d": WHOLE}
-    inner = {"x": good[0], "../../y.avro": gzip.compress(good[1])}
-    held |= {"e.tar": archive(tmp_path / "e.tar", inner, "w").read_bytes()}
-    strange = {"bad.avro": b"x", "readme.txt": b"candid", "nothing": b"", "cut.avro.gz": held["b.avro.gz"][:9000]}
-    folder = tmp_path / "night"
-    folder.mkdir()
-    for name, content in (held | strange | {".hidden.avro": good[0], "._a.avro": b"x"}).items():
-        (folder / name).write_bytes(content)
-    path = archive(tmp_path / "night.tar.gz", held | strange | {"._a.avro": b"x", "deep/.a.avro": b"x"})
-    wanted = [str(GOOD[i]["candid"]) for i in (0, 1, 2, 1, 0, 1)]
-    for given in (folder, path):
-        (chunk,) = alerts.stream([given])
-        assert sorted(chunk.keys.tolist()) == sorted(wanted) and chunk.read == len(wanted) + len(strange)
-        assert {Path(row.source).name for row in chunk.rejected} == set(strange)
-        assert all("Avro" in row.reason or row.reason.startswith(CUT_SHORT) for row in chunk.rejected)
-    chunk = alerts.decode([gzip.compress(good[0]), held["e.tar"], b""])
-    assert len(chunk.keys) == 3 and len(chunk.rejected) == 1
-    assert sorted(tmp_path.iterdir()) == [tmp_path / "e.tar", folder, path]
-    for _ in range(9):
-        good[0] = gzip.compress(good[0])
-    assert "archives" in alerts.decode(good[:1]).rejected[0].reason
-
-
 @pytest.mark.parametrize("codec", ("null", "deflate", "snappy", "zstandard", "bzip2", "xz"))
 def test_every_codec_gives_the_same(codec: str) -> None:
     """As packed by this file for want of fastavro's own packages: a block is the compressed record."""
@@ -307,68 +255,6 @@ def test_every_form_of_a_cutout_and_of_its_sign_is_read() -> None:
         chunk = alerts.decode([written(row, candidate(kind)) for row in rows])
         assert chunk.records is not None
         assert chunk.records.features[:, COLUMNS.index("isdiffpos")].tolist() == [0, 0, 0, 1, 1, 1]
-
-
-def member(name: str, size: int, data: bytes = b"", kind: bytes = tarfile.REGTYPE, /, **headers: str) -> bytes:
-    """A member of an archive that says it has this many bytes, and those that it has."""
-    info = tarfile.TarInfo(name)
-    info.size, info.type, info.pax_headers = size, kind, headers
-    blocks = -(-len(data) // tarfile.BLOCKSIZE)
-    return info.tobuf(tarfile.PAX_FORMAT if headers else tarfile.GNU_FORMAT) + data.ljust(512 * blocks, b"\0")
-
-
-def sparse(name: str, size: int, data: bytes, more: int) -> bytes:
-    """GNU's own sparse member: a header with the size it stands for, blocks of its map, data."""
-    header = bytearray(member(name, len(data), b"", tarfile.GNUTYPE_SPARSE))
-    header[482], header[483:495] = more > 0, b"\x80" + size.to_bytes(11, "big")
-    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:512]) + 8 * 32)
-    maps = b"".join(b"".ljust(504, b"0") + bytes([i < more - 1]) + bytes(7) for i in range(more))
-    return bytes(header) + maps + data.ljust(-(-len(data) // 512) * 512, b"\0")
-
-
-EMPTY = raw_files.AVRO + b"\0"  # a header of no entries, then zeros: empty blocks without end
-LOST = "archive cannot be read further: "
-STRANGE: dict[str, tuple[bytes, str, bool]] = {
-    "huge": (member("a.avro", 1 << 55), LOST, False),
-    "huge and no packet": (member("a.txt", 1 << 55), LOST, False),
-    "huge by an extended header": (member("a.avro", 0, size="9" * 30), LOST, False),
-    "negative, extended": (member("a.avro", 0, size="-5000"), LOST, False),
-    "sparse": (sparse("a.avro", 1 << 60, EMPTY, 0), "a sparse or a special file", True),
-    "sparse with a long map": (sparse("a.avro", 1 << 60, EMPTY, 9), "a sparse or a special file", True),
-    "sparse 0.0": (member("a.avro", 5, b"abcd\n", **{"GNU.sparse.size": "9"}), "a sparse or a special file", True),
-    "sparse 0.1": (member("a.avro", 5, b"abcd\n", **{"GNU.sparse.map": "0,4"}), "a sparse or a special file", True),
-    "sparse 1.0": (member("a.avro", 600, b"1\n0\n4\n".ljust(512, b"\0") + b"abcd" * 22,
-                          **{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}), "a sparse or a special file", True),
-    "sparse 1.0 without end": (member("a.avro", 600, b"9" * 600, **{"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}),
-                               LOST, False),
-    "sparse nonsense": (member("a.avro", 5, b"abcd\n", **{"GNU.sparse.size": "x"}), LOST, False),
-    "a chain of names": (member("././@LongLink", 2, b"a", tarfile.GNUTYPE_LONGNAME) * 2000, LOST, False),
-    "a long header": (member("a.txt", 0, comment="x" * 20_000_000), LOST, False),
-    "a link": (member("a.avro", 0, b"", tarfile.SYMTYPE), "a sparse or a special file", True),
-    "damaged header": (member("a.txt", 0)[:-200].ljust(512, b"x"), LOST, False),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("zipped", (False, True))
-@pytest.mark.parametrize("what", STRANGE)
-def test_a_strange_member_is_one_rejected_row(what: str, zipped: bool, tmp_path: Path) -> None:
-    """What is before it is read, and so are what follows it, if that can be found, and the next file."""
-    content, reason, goes_on = STRANGE[what]
-    good = [night.encode(packet) for packet in GOOD]
-    whole = member("x.avro", len(good[0]), good[0]) + content + member("y.avro", len(good[1]), good[1]) + bytes(1024)
-    (tmp_path / "a.tar").write_bytes(gzip.compress(whole, 1) if zipped else whole)
-    (tmp_path / "b.avro").write_bytes(good[2])
-    (chunk,) = alerts.stream([tmp_path])
-    assert chunk.keys.tolist() == [str(packet["candid"]) for packet in (GOOD if goes_on else [GOOD[0], GOOD[2]])]
-    assert 1 <= len(chunk.rejected) <= 2  # of a huge member it, and the rest of its archive
-    assert reason in chunk.rejected[-1].reason and all(row.reason.isprintable() for row in chunk.rejected)
-
-
-def test_an_unreadable_file_is_set_aside(tmp_path: Path) -> None:
-    (tmp_path / "a.avro").write_bytes(night.encode(GOOD[0]))
-    found = [*containers.find([tmp_path]), tmp_path / "gone.avro"]
-    blocks = list(containers.read_blocks(found))
-    assert [block.damage for block in blocks] == ["", "file cannot be read: No such file or directory"]
 
 
 def images() -> Iterator[tuple[str, bytes]]:

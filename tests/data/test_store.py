@@ -1,15 +1,12 @@
 """The store: its counts by hand, its name, and that it is whole or not there."""
 
-import json
-import os
 import pickle
-import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command import Command
+from command import run
 from conftest import stamp
 
 from alerce_early.data import summary
@@ -180,9 +177,9 @@ def test_the_home_folder_is_known(raw_file: Path, tmp_path: Path, composed, monk
     monkeypatch.setenv("HOME", str(raw_file.parent))
     quoted = composed("data=alerce", "recipe=minmax", f"data.path='~/{raw_file.name}'", f"outputs={tmp_path}")
     assert len(make_data(quoted).store.images) == 11
-    process = prepare(Path("~") / raw_file.name, tmp_path / "outputs")
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    home = ("data=alerce", f"data.path=~/{raw_file.name}", f"outputs={tmp_path}/outputs")
+    done = run("alerce_early.prepare", *home, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_columns_of_data_without_any_are_refused_with_a_way_out(raw_file: Path, tmp_path: Path, composed) -> None:
@@ -235,63 +232,6 @@ def test_a_file_that_is_not_there(tmp_path: Path, composed) -> None:
     data = make_data(composed("data=alerce", "recipe=minmax", f"data.path={tmp_path}/none.pkl", f"outputs={tmp_path}"))
     with pytest.raises(InputError, match=r"none\.pkl cannot be read: No such file.*data\.path=FILE"):
         _ = data.store
-
-
-def prepare(stamps_file: Path, outputs: Path, before: str = "") -> Command:
-    options = ("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}")
-    return Command("alerce_early.prepare", *options, cwd=outputs.parent, before=before)
-
-
-def finished_stores(outputs: Path) -> list[Path]:
-    return [path for path in (outputs / "stores").iterdir() if not path.name.startswith(".")]
-
-
-def assert_whole(store: Path) -> None:
-    meta = json.loads((store / "meta.json").read_text())
-    assert len(np.load(store / "images.npy")) == sum(meta["kept_by_class"]) == len(np.load(store / "labels.npy"))
-
-
-def test_two_processes_at_once_end_with_one_good_store(stamps_file: Path, tmp_path: Path) -> None:
-    outputs = tmp_path / "outputs"
-    outputs.mkdir()
-    both = [prepare(stamps_file, outputs) for _ in range(2)]
-    for process in both:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert "kept" in out
-    (store,) = finished_stores(outputs)
-    assert_whole(store)
-
-
-def test_a_killed_prepare_leaves_nothing_that_looks_finished(stamps_file: Path, tmp_path: Path) -> None:
-    outputs = tmp_path / "outputs"
-    outputs.mkdir()
-    # stop at the last moment before the rename, so that the kill surely falls into the work
-    wait = "import pathlib, time; pathlib.Path.rename = lambda *_: (print('ready', flush=True), time.sleep(60))"
-    process = prepare(stamps_file, outputs, wait)
-    assert any("ready" in line for line in process.lines()), process.stderr
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert finished_stores(outputs) == []
-    again = prepare(stamps_file, outputs)
-    _, err = again.communicate(timeout=120)
-    assert again.returncode == 0, err
-    (store,) = finished_stores(outputs)
-    assert_whole(store)
-    assert not list((outputs / "stores").glob(".*.partial"))
-
-
-def test_a_full_disk_is_told_and_leaves_nothing(stamps_file: Path, tmp_path: Path) -> None:
-    outputs = tmp_path / "outputs"
-    outputs.mkdir()
-    # the operating system refuses to let any file grow beyond 100 kB, as a quota would
-    process = prepare(
-        stamps_file, outputs, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)"
-    )
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "cannot be written" in err and "outputs=FOLDER" in err and "Traceback" not in err
-    assert finished_stores(outputs) == [] and not list((outputs / "stores").glob(".*.partial"))
 
 
 def test_the_real_stamps(real_data: Path, tmp_path: Path, composed) -> None:

@@ -27,7 +27,8 @@ from alerce_early.instantiate import make_data
 from alerce_early.simulation.survey import simulate
 from alerce_early.steps import train
 
-UNEQUAL = ("training_seconds", "judged_rows_per_second")  # numbers of metrics.json that measure the machine
+# numbers of metrics.json that measure the machine
+UNEQUAL = ("training_seconds", "training_stamps_per_second", "judged_rows_per_second")
 
 
 @dataclass

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_run
 from kills import differences, trained
 from matplotlib.figure import Figure
 
@@ -44,11 +43,6 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "index.html": lambda path: files.write_text(path, "page " * 2000),
     "last.ckpt": lambda path: checkpoints.save({"weights": torch.zeros(5000)}, path),
 }
-
-
-@pytest.fixture(scope="module")
-def finished(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_run(stamps_file, tmp_path_factory.mktemp("outputs"))
 
 
 @contextmanager
@@ -140,7 +134,7 @@ def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(quick, tmp_path:
     for name in ("dead", "alive"):
         (stores / f".{name}.partial").mkdir(parents=True)
     with files.hold_lock(stores / ".alive.lock"):
-        _ = make_data(quick()).store
+        _ = make_data(quick(f"outputs={tmp_path}")).store
     assert [path.name for path in stores.glob(".*.partial")] == [".alive.partial"]
 
 
@@ -242,10 +236,10 @@ def test_a_run_without_a_logger(quick, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", (b"", b"\x80\xff\x00garbage", b"[1, 2]", None), ids=str)
 @pytest.mark.parametrize("name", ("config.yaml", "metrics.json", "history.jsonl", "predictions.parquet"))
 def test_a_damaged_run_folder_is_one_line(
-    name: str, content: bytes | None, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, content: bytes | None, finished_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """content: None for the first two thirds of what is there."""
-    shutil.copytree(finished, run := tmp_path / "run")
+    shutil.copytree(finished_run.path, run := tmp_path / "run")
     whole = (run / name).read_bytes()
     (run / name).write_bytes(whole[: len(whole) * 2 // 3] if content is None else content)
     for verb in (report, compare):
@@ -260,8 +254,8 @@ def test_a_damaged_run_folder_is_one_line(
                 assert name == "history.jsonl" and (verb is compare or content == b"")
 
 
-def test_a_config_that_is_cut_short_anywhere_is_told(finished: Path, tmp_path: Path) -> None:
-    whole = (finished / "config.yaml").read_text()
+def test_a_config_that_is_cut_short_anywhere_is_told(finished_run: Run, tmp_path: Path) -> None:
+    whole = (finished_run.path / "config.yaml").read_text()
     last = whole.index("\nmodel:")
     for end in range(0, last, 29):
         (tmp_path / "config.yaml").write_text(whole[:end])

@@ -6,9 +6,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import CHECKOUT
 
 
+@pytest.mark.slow
 def test_a_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
     def python(*arguments: str, **options: Any) -> str:
         done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, **options)

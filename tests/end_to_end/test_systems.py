@@ -30,12 +30,11 @@ def test_a_choice_is_called_as_its_file(group: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny(composed: Callable[..., DictConfig], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., DictConfig]:
-    """A whole config on little simulated data; stores are shared by the tests of this file."""
-    outputs = tmp_path_factory.mktemp("systems")
+def tiny(composed: Callable[..., DictConfig], common: Path) -> Callable[..., DictConfig]:
+    """A whole config on little simulated data; stores are shared by the tests."""
 
     def tiny(*overrides: str) -> DictConfig:
-        config = composed(f"outputs={outputs}", *overrides)
+        config = composed(f"outputs={common}", *overrides)
         OmegaConf.update(config, "data.n", TINY)
         return config
 

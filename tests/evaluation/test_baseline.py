@@ -9,7 +9,8 @@ import pytest
 from alerce_early import tables
 from alerce_early.instantiate import make_data
 from alerce_early.report import sections
-from alerce_early.steps import evaluate_baselines, train
+from alerce_early.runs import Run
+from alerce_early.steps import evaluate_baselines
 
 
 def table_of(data, part: str = "test") -> dict[str, np.ndarray]:
@@ -19,8 +20,8 @@ def table_of(data, part: str = "test") -> dict[str, np.ndarray]:
     return {"id": data.store.ids[rows], "row": rows, "label": np.array(classes)[data.labels[rows]], **columns}
 
 
-def test_a_run_has_baselines_and_its_page_says_what_the_images_bought(quick, tmp_path: Path) -> None:
-    run = train(quick(), tmp_path / "run")
+def test_a_run_has_baselines_and_its_page_says_what_the_images_bought(finished_run: Run) -> None:
+    run = finished_run
     result = json.loads((run.path / "metrics.json").read_text())
     found = result["baselines"]
     assert found["metadata"]["n"] == found["majority"]["n"] == result["test"]["n"]

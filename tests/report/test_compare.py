@@ -15,18 +15,16 @@ from alerce_early.report.entries import find, join
 from alerce_early.runs import Run
 from alerce_early.steps import train
 
+SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2", "data.batch_size=64")
+
 
 @pytest.fixture(scope="module")
-def sweep(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    outputs = tmp_path_factory.mktemp("outputs")
+def sweep(quick, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
     for seed in (0, 1):
         for recipe in ("minmax", "joint"):
-            config = composed(
-                *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=preliminary_cnn"),
-                *(f"seed={seed}", f"recipe={recipe}", "trainer.max_epochs=1", "data.batches_per_epoch=2"),
-            )
-            train(config, outputs / "runs" / f"{recipe}{seed}")
-    return outputs / "runs"
+            train(quick(f"seed={seed}", f"recipe={recipe}", *SHORT), folder / f"{recipe}{seed}")
+    return folder
 
 
 def test_seeds_of_one_config_are_one_row(sweep: Path) -> None:
@@ -58,42 +56,22 @@ def test_the_best_comes_first_and_the_other_is_tested_against_it(sweep: Path) ->
     )
 
 
-def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, composed, stamps_file: Path) -> None:
-    config = composed(
-        *(
-            "data=alerce",
-            f"data.path={stamps_file}",
-            f"outputs={sweep.parent}",
-            "model=preliminary_cnn",
-            "data.split.seed=1",
-        ),
-        *("trainer.max_epochs=1", "data.batches_per_epoch=1"),
-    )
-    other = train(config, sweep.parent / "other")
-    entries, _ = join(find([str(sweep), str(other.path)])[0])
-    assert [len(entry.runs) for entry in entries] == [2, 2, 1] and len({entry.rows for entry in entries}) == 2
+@pytest.fixture(scope="module")
+def folds(quick, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("folds")
+    for seed, fold in ((0, 0), (0, 1), (1, 0)):
+        options = ("data.split.folds=2", f"data.split.fold={fold}", f"seed={seed}", *SHORT)
+        train(quick(*options), folder / f"{seed}{fold}")
+    return folder
+
+
+def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, folds: Path) -> None:
+    entries, _ = join(find([str(sweep), str(folds)])[0])
+    assert [len(entry.runs) for entry in entries] == [2, 2, 2] and len({entry.rows for entry in entries}) == 2
     assert "not ranked against each other" in leaderboard.notes(entries)[0]
-    header, *rows = leaderboard.rank(join(find([str(sweep), str(other.path)])[0])[0])
+    header, *rows = leaderboard.rank(entries)
     assert [row[header.index("test rows")][0] for row in rows] == ["A", "A", "B"]
     assert rows[2][header.index("against the best")] == ""
-
-
-@pytest.fixture(scope="module")
-def folds(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    outputs = tmp_path_factory.mktemp("folds")
-    for seed, fold in ((0, 0), (0, 1), (1, 0)):
-        config = composed(
-            *(
-                "data=alerce",
-                f"data.path={stamps_file}",
-                f"outputs={outputs}",
-                "model=preliminary_cnn",
-                "data.split.folds=2",
-            ),
-            *(f"data.split.fold={fold}", f"seed={seed}", "trainer.max_epochs=1", "data.batches_per_epoch=1"),
-        )
-        train(config, outputs / "runs" / f"{seed}{fold}")
-    return outputs / "runs"
 
 
 def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[str, Any]) -> None:

@@ -14,25 +14,19 @@ from conftest import CHECKOUT, spec
 
 import alerce_early
 from alerce_early.errors import InputError
+from alerce_early.runs import Run
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.facts import Facts
 from alerce_early.simulation import simulated_packets
-from alerce_early.steps import train
 
 
 @pytest.fixture(scope="module")
-def runs(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def runs(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """A run with metadata, and a checkpoint like its own with other weights."""
-    outputs = tmp_path_factory.mktemp("outputs")
-    config = composed(
-        *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=preliminary_cnn"),
-        *("trainer.max_epochs=1", "data.batches_per_epoch=2", "data.batch_size=16", "features.names=[fwhm,ndethist]"),
-    )
-    run = train(config, outputs / "run")
-    checkpoint = torch.load(run.best, weights_only=True)
+    checkpoint = torch.load(finished_run.best, weights_only=True)
     checkpoint["state_dict"] = {name: 1.1 * weights for name, weights in checkpoint["state_dict"].items()}
-    torch.save(checkpoint, other := outputs / "other.ckpt")
-    return [run.path, other]
+    torch.save(checkpoint, other := tmp_path_factory.mktemp("other") / "other.ckpt")
+    return [finished_run.path, other]
 
 
 def test_lists_arrays_and_columns_give_the_same(runs: list[Path]) -> None:

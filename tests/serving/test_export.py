@@ -20,9 +20,9 @@ from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_task
+from alerce_early.runs import Run
 from alerce_early.serving import exporting
 from alerce_early.serving.deployed import Deployed
-from alerce_early.steps import train
 
 Composed = Callable[..., DictConfig]
 
@@ -139,10 +139,10 @@ def test_a_name_that_would_not_be_known_again(
 
 
 def test_what_is_there_stays_unless_asked(
-    quick: Composed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, out = train(quick("trainer.max_epochs=1"), tmp_path / "run"), tmp_path / "model.pt2"
-    asked = ["export", str(run.path), "--out", str(out), "--format", "torch"]
+    out = tmp_path / "model.pt2"
+    asked = ["export", str(finished_run.path), "--out", str(out), "--format", "torch"]
     monkeypatch.setattr(sys, "argv", asked)
     export.main()
     written = out.read_bytes()

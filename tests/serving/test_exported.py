@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from command import run as run_command
-from conftest import CHECKOUT, spec, tiny_run
+from conftest import CHECKOUT, spec
 from omegaconf import DictConfig
 
 import alerce_early
@@ -22,6 +22,7 @@ from alerce_early.data.readers import hits, sdss
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_task
+from alerce_early.runs import Run
 from alerce_early.serving import (
     exported,
     exporting,
@@ -52,15 +53,15 @@ main()
 
 
 @pytest.fixture(scope="module")
-def run(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(finished_run: Run) -> Path:
     """A run with metadata, calibration and sets."""
-    return tiny_run(stamps_file, tmp_path_factory.mktemp("outputs"), "features.names=[fwhm,ndethist]")
+    return finished_run.path
 
 
 @pytest.fixture(scope="module")
-def file(run: Path) -> Path:
+def file(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `export` writes of the run."""
-    file = run.parent / "model.onnx"
+    file = tmp_path_factory.mktemp("exported") / "model.onnx"
     assert run_command("alerce_early.export", run, "--out", file).returncode == 0
     return file
 

@@ -2,15 +2,9 @@
 
 import os
 import pickle
-import resource
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
-import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +12,27 @@ import numpy as np
 import pytest
 from command import Command
 from command import run as run_command
-from conftest import CHECKOUT, spec, stamp, tiny_run
+from networks import SIZE, nothing_left, table_of, wait_for
 
 import alerce_early
 from alerce_early import tables
 from alerce_early.data.readers import stamps_file
-from alerce_early.data.records import TOO_LITTLE, Chunk
-from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
-from alerce_early.predict import draw_gallery, main
+from alerce_early.predict import draw_gallery
 from alerce_early.report import foreign
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
-from alerce_early.serving.facts import Facts
 from alerce_early.serving.parts import rejected_of
-from alerce_early.serving.predicting import Seen, predict
-from alerce_early.serving.watching import alone, watch
+from alerce_early.serving.predicting import predict
 from alerce_early.simulation import simulated_packets
-
-SIZE = 40  # rows of a chunk: ten chunks of the stamps file
+from alerce_early.steps import train
 
 
 @pytest.fixture(scope="module")
-def run(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(quick, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with metadata; its network does not matter here."""
-    return tiny_run(stamps_file, tmp_path_factory.mktemp("outputs"), "features=published")
+    config = quick("trainer.max_epochs=1", "features=published")
+    return train(config, tmp_path_factory.mktemp("outputs") / "run").path
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +49,6 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(folder / "04.avro", folder / "40.avro")
     (folder / "05.avro").write_bytes((folder / "05.avro").read_bytes()[:9000])
     return folder
-
-
-def table_of(classifier: Classifier, given: Any, out: Path, **options: Any) -> dict[str, np.ndarray]:
-    predict(classifier, inputs.find([given], classifier.spec), out, **{"size": SIZE} | options)
-    return tables.read(out)
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +119,7 @@ def test_killed_and_continued_is_the_same_file(run: Path, stamps_file: Path, who
         "from alerce_early.serving.predicting import predict; c = alerce_early.load(sys.argv[1]); "
         f"predict(c, inputs.find([sys.argv[2]], c.spec), pathlib.Path(sys.argv[3]), size={SIZE})"
     )
-    command = [sys.executable, "-c", code, str(run), str(stamps_file), str(out)]
-    process = subprocess.Popen(command, cwd=CHECKOUT)
+    process = Command("-c", code, run, stamps_file, out)
     parts = tmp_path / "whole.parquet.partial"
     wait_for(lambda: (parts / "000002.parquet").exists() or process.poll() is not None)
     process.kill()
@@ -204,134 +188,15 @@ def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
         foreign.labels(labels, table)
 
 
-def constant(*classes: str, min_share: float = 0.0) -> Classifier:
-    """A network that finds every class as probable."""
-    facts = spec(classes=classes, raw_shape=(3, 63, 63), channels=stamps_file.CHANNELS, min_share=min_share)
-    columns = tuple(f"p_{name}" for name in classes)
-
-    def run(stamps: np.ndarray, metadata: np.ndarray | None) -> dict[str, np.ndarray]:
-        return {name: np.full(len(stamps), 1 / len(columns), np.float32) for name in columns}
-
-    return Classifier([(Facts("0" * 12, facts, columns), run)], "torch")
-
-
-@pytest.fixture
-def stamps(tmp_path: Path) -> Path:
-    """A file of five rows, one of each class."""
-    path = tmp_path / "stamps.pkl"
-    path.write_bytes(pickle.dumps({"images": np.stack([stamp()] * 5), "labels": list(stamps_file.CLASSES)}))
-    return path
-
-
-def test_labels_of_all_classes_or_none(stamps: Path, tmp_path: Path) -> None:
-    """Of a network that tells SN from the rest, the SN alone would have one."""
-    table = table_of(constant("SN", "rest"), stamps, tmp_path / "two.parquet")
-    assert table["label"].tolist() == [""] * 5
-    table = table_of(constant(*stamps_file.CLASSES), stamps, tmp_path / "five.parquet")
-    assert table["label"].tolist() == list(stamps_file.CLASSES)
-
-
-def test_rows_without_a_finite_output_are_set_aside(stamps: Path, tmp_path: Path) -> None:
-    whole = constant(*stamps_file.CLASSES)
-    facts, run = whole.members[0], whole._runs[0]
-
-    def partly(stamps: np.ndarray, metadata: np.ndarray | None) -> dict[str, np.ndarray]:
-        found = run(stamps, metadata)
-        found["p_SN"][1], found["p_VS"][3] = np.nan, np.inf
-        return found
-
-    network, out = Classifier([(facts, partly)], "torch"), tmp_path / "out.parquet"
-    assert table_of(network, stamps, out)["candid"].tolist() == [f"stamps.pkl:{i}" for i in (0, 2, 4)]
-    assert [row.split(",")[1] for row in rejected_of(out).read_text().splitlines()] == [
-        *("key", "stamps.pkl:1", "stamps.pkl:3"),
-    ]
-    found = network.predict(np.stack([stamp()] * 5))
-    assert [bool(name) for name in found["predicted"]] == [True, False, True, False, True]
-    assert np.isnan(found["q_AGN"][[1, 3]]).all()
-
-
-def test_a_flipped_bit_in_a_checkpoint_ends_predict(run: Path, stamps: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_checkpoint_ends_predict(run: Path, stamps_file: Path, tmp_path: Path) -> None:
     damaged = bytearray((run / "checkpoints" / "best.ckpt").read_bytes())
     damaged[len(damaged) // 2] ^= 64
     (tmp_path / "best.ckpt").write_bytes(damaged)
-    done = run_command("alerce_early.predict", tmp_path / "best.ckpt", stamps, "--out", "out.parquet", cwd=tmp_path)
+    done = run_command(
+        "alerce_early.predict", tmp_path / "best.ckpt", stamps_file, "--out", "out.parquet", cwd=tmp_path
+    )
     assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}/best.ckpt is damaged"), done.stderr
     assert done.stderr.count("\n") == 1 and not (tmp_path / "out.parquet").exists()
-
-
-def test_rows_that_did_not_reach_the_disk_are_not_duplicates(stamps: Path, tmp_path: Path) -> None:
-    network, seen, out = constant("SN", "rest"), Seen(), tmp_path / "out.parquet"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(InputError, match=r"^disk full"):
-            table_of(network, stamps, out, seen=seen)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert len(table_of(network, stamps, out, seen=seen)["candid"]) == 5
-    again = predict(network, inputs.find([stamps], network.spec), tmp_path / "again.parquet", seen=seen)
-    assert (again.classified, again.rejected) == (0, 5)
-
-
-def test_an_alert_that_was_set_aside_may_come_again(tmp_path: Path) -> None:
-    """With too little data it was not classified, so what comes later under its candid is no duplicate."""
-
-    def stream(files: list[Path], spec: DataSpec, **_: Any) -> Iterator[Chunk]:
-        for value in (np.nan, 1.0):
-            raw = {"images": [stamp(value)], "labels": [1], "metadata": None, "oid": ["ZTF1"]}
-            records = stamps_file.from_raw(raw, "a test")
-            records = replace(records, images=np.stack(records.images))
-            yield Chunk(records, np.array(["7"]), np.array(["a.avro"]), (), 1)
-
-    network = constant("SN", "rest", min_share=0.25)
-    form = inputs.Format("packets", stamps_file.CHANNELS, stamps_file.COLUMNS, (".avro",), stream)
-    found = predict(network, inputs.Source([], form, network.spec), tmp_path / "out.parquet", size=1)
-    assert (found.classified, found.rejected) == (1, 1) and found.first and found.first.reason == TOO_LITTLE
-    assert tables.read(tmp_path / "out.parquet")["candid"].tolist() == ["7"]
-
-
-@pytest.mark.parametrize("end", tables.EXTENSIONS)
-def test_a_shard_without_rows_is_a_table_without_rows(end: str, stamps: Path, tmp_path: Path) -> None:
-    network = constant("SN", "rest")
-    table = table_of(network, stamps, tmp_path / f"7{end}", shard=(7, 20))
-    assert list(table) == list(table_of(network, stamps, tmp_path / f"0{end}", shard=(0, 20)))
-    assert not any(len(column) for column in table.values())
-    with pytest.raises(InputError, match=rf"^--gallery: .*7{end} has no row to show\.$"):
-        draw_gallery(
-            network, inputs.find([stamps], network.spec), (7, 20), tmp_path / f"7{end}", tmp_path / "surest.png"
-        )
-
-
-def test_a_gallery_of_classes_that_look_like_numbers(stamps: Path, tmp_path: Path) -> None:
-    network = constant("0", "1")
-    table_of(network, stamps, tmp_path / "out.csv")
-    draw_gallery(network, inputs.find([stamps], network.spec), (0, 1), tmp_path / "out.csv", tmp_path / "surest.png")
-    assert (tmp_path / "surest.png").stat().st_size > 1_000
-
-
-def test_a_file_that_goes_before_it_is_read(stamps: Path, tmp_path: Path) -> None:
-    network = constant("SN", "rest")
-    source = inputs.find([stamps], network.spec)
-    stamps.unlink()
-    with pytest.raises(InputError, match=r"stamps.pkl cannot be read: No such file"):
-        predict(network, source, tmp_path / "out.parquet")
-    assert nothing_left(tmp_path)
-
-
-def test_what_watch_finds_in_its_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file cannot be written: File exists. Choose another place with --out\.$"):
-        watch(constant("SN", "rest"), tmp_path, tmp_path / "file")
-    tables.write(tmp_path / "done" / "mine.parquet", {"x": np.zeros(2)})
-    tables.write(tmp_path / "done" / "numbers.parquet", {"candid": np.arange(2)})
-    with pytest.raises(InputError, match=r"--watch .* cannot be read"):  # it has got so far
-        watch(constant("SN", "rest"), tmp_path / "nowhere", tmp_path / "done")
-    assert (err := capsys.readouterr().err).startswith("passed over: ") and "mine.parquet" in err
-    assert err.count("\n") == 1
-
-
-def nothing_left(folder: Path) -> bool:
-    return not [path for path in folder.iterdir() if path.name.endswith(".partial")]
 
 
 def test_what_cannot_be_done_is_one_line(
@@ -361,17 +226,6 @@ def test_what_cannot_be_done_is_one_line(
         table_of(classifier, stamps_file, tmp_path / "out.txt")
 
 
-@pytest.mark.parametrize("option", [["--shard", "1/2"], ["--overwrite"], ["--gallery", "surest.png"]])
-def test_watch_takes_files_whole_and_once(
-    option: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["predict", "RUN", "--watch", ".", "--out", "done", *option])
-    with pytest.raises(SystemExit):
-        main()
-    message = f"error: --watch classifies each file that arrives, whole and once; leave out {option[0]}.\n"
-    assert capsys.readouterr().err == message
-
-
 def test_an_archive_that_is_cut_short_is_no_success(run: Path, night: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "night.tar.gz", "w:gz") as archive:
         archive.add(night, "night")
@@ -393,17 +247,6 @@ def test_a_file_that_is_no_pickle_leaves_only_its_reason(classifier: Classifier,
     assert found.rejected == 1
 
 
-def wait_for(happened: Any, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < until, "it took too long"
-        time.sleep(0.02)
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != ".watch")  # the lock
-
-
 @pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
 def test_a_signal_is_one_line(run: Path, night: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "nights").mkdir()
@@ -416,33 +259,3 @@ def test_a_signal_is_one_line(run: Path, night: Path, tmp_path: Path, number: si
         _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert err == f"stopped by {number.name}; the same command continues\n"
-
-
-@pytest.fixture
-def watching(run: Path, tmp_path: Path) -> Iterator[Command]:
-    (tmp_path / "in").mkdir()
-    with Command("alerce_early.predict", run, "--watch", "in", "--out", "done", cwd=tmp_path) as process:
-        yield process
-
-
-def test_watch_classifies_what_arrives_once(
-    watching: Command, classifier: Classifier, night: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "done").mkdir(exist_ok=True)
-    # what an earlier process had done, and a file with one of its packets
-    before = table_of(classifier, night / "00.avro", tmp_path / "done" / "00.avro.parquet")
-    shutil.copy(night / "00.avro", tmp_path / "in")
-    shutil.copy(night / "00.avro", tmp_path / "in" / "again.avro")
-    shutil.copy(night / "01.avro", tmp_path / "in" / "01.avro.coming")
-    (tmp_path / "in" / "01.avro.coming").rename(tmp_path / "in" / "01.avro")
-    done = tmp_path / "done"
-    wanted = ["00.avro.parquet", "01.avro.parquet", "again.avro.rejected.csv"]
-    wait_for(lambda: names_in(done) == wanted)  # the folders of their parts are gone too
-    message = r"done: another --watch writes there, and would classify the same rows\."
-    with pytest.raises(InputError, match=message), alone(done):
-        pass
-    watching.send_signal(signal.SIGTERM)
-    assert watching.wait(20) == 0
-    assert names_in(done) == wanted
-    assert "duplicate" in (done / "again.avro.rejected.csv").read_text()
-    assert tables.read(done / "00.avro.parquet")["candid"].tolist() == before["candid"].tolist()

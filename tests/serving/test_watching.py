@@ -1,12 +1,24 @@
 """Files that arrive in a folder: none is taken while it is written, and none that is strange ends the watch."""
 
+import shutil
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from command import Command
+from networks import constant, table_of, wait_for
 
+import alerce_early
+from alerce_early import tables
+from alerce_early.errors import InputError
+from alerce_early.predict import main
+from alerce_early.runs import Run
 from alerce_early.serving import watching
+from alerce_early.simulation import simulated_packets
 
 ENDS = (".avro",)
 
@@ -52,3 +64,56 @@ def test_a_file_that_cannot_be_looked_at_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "nothing.avro").symlink_to("gone")
     (tmp_path / "whole.avro").write_bytes(b"x")
     assert next(watching.arrivals(tmp_path, ENDS, lambda path: False)).name == "whole.avro"
+
+
+def test_what_watch_finds_in_its_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file cannot be written: File exists. Choose another place with --out\.$"):
+        watching.watch(constant("SN", "rest"), tmp_path, tmp_path / "file")
+    tables.write(tmp_path / "done" / "mine.parquet", {"x": np.zeros(2)})
+    tables.write(tmp_path / "done" / "numbers.parquet", {"candid": np.arange(2)})
+    with pytest.raises(InputError, match=r"--watch .* cannot be read"):  # it has got so far
+        watching.watch(constant("SN", "rest"), tmp_path / "nowhere", tmp_path / "done")
+    assert (err := capsys.readouterr().err).startswith("passed over: ") and "mine.parquet" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", [["--shard", "1/2"], ["--overwrite"], ["--gallery", "surest.png"]])
+def test_watch_takes_files_whole_and_once(
+    option: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["predict", "RUN", "--watch", ".", "--out", "done", *option])
+    with pytest.raises(SystemExit):
+        main()
+    message = f"error: --watch classifies each file that arrives, whole and once; leave out {option[0]}.\n"
+    assert capsys.readouterr().err == message
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != ".watch")  # the lock
+
+
+def test_watch_classifies_what_arrives_once(finished_run: Run, tmp_path: Path) -> None:
+    night, done = tmp_path / "night", tmp_path / "done"
+    for folder in (night, done, tmp_path / "in"):
+        folder.mkdir()
+    for i, (packet, _) in enumerate(simulated_packets.alerts(2, seed=3)):
+        (night / f"{i:02}.avro").write_bytes(simulated_packets.encode(packet))
+    # what an earlier process had done, and a file with one of its packets
+    before = table_of(alerce_early.load(finished_run.path), night / "00.avro", done / "00.avro.parquet")
+    asked = (finished_run.path, "--watch", "in", "--out", "done")
+    with Command("alerce_early.predict", *asked, cwd=tmp_path) as process:
+        shutil.copy(night / "00.avro", tmp_path / "in")
+        shutil.copy(night / "00.avro", tmp_path / "in" / "again.avro")
+        shutil.copy(night / "01.avro", tmp_path / "in" / "01.avro.coming")
+        (tmp_path / "in" / "01.avro.coming").rename(tmp_path / "in" / "01.avro")
+        wanted = ["00.avro.parquet", "01.avro.parquet", "again.avro.rejected.csv"]
+        wait_for(lambda: names_in(done) == wanted)  # the folders of their parts are gone too
+        message = r"done: another --watch writes there, and would classify the same rows\."
+        with pytest.raises(InputError, match=message), watching.alone(done):
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert names_in(done) == wanted
+    assert "duplicate" in (done / "again.avro.rejected.csv").read_text()
+    assert tables.read(done / "00.avro.parquet")["candid"].tolist() == before["candid"].tolist()

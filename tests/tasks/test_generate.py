@@ -96,13 +96,13 @@ def test_what_the_recipe_does_can_be_undone(composed: Any, survey: dict[str, Any
         Recipe(composed("recipe=minmax").recipe.steps).undo(seen)
 
 
-def test_64_rows_by_heart(quick: Any) -> None:
+def test_16_rows_by_heart(quick: Any) -> None:
     config = quick("model=stamp_vae")
     data = make_data(config)
     data.setup()
     torch.manual_seed(0)
     task = make_task(config, data.spec)
-    batch = data.rows[data.parts["train"][:64]]
+    batch = data.rows[data.parts["train"][:16]]
     optimizer = torch.optim.Adam(task.net.parameters(), 2e-3)
 
     def error() -> float:
@@ -234,10 +234,9 @@ def test_mistakes_end_with_one_line(
     assert len(stamps_file.read(out)) == 5 and not list(tmp_path.glob(".*partial"))
 
 
-def test_a_classifier_generates_nothing(quick: Any, tmp_path: Path) -> None:
-    run = train(quick("trainer.max_epochs=1"), tmp_path / "run")
+def test_a_classifier_generates_nothing(finished_run: Run) -> None:
     with pytest.raises(InputError, match=r"a run of preliminary_cnn, which generates nothing. Try model=stamp_vae"):
-        generation.load(run)
+        generation.load(finished_run)
 
 
 def test_pixels_of_the_lowest_number_do_not_stop_training(

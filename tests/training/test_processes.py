@@ -18,9 +18,9 @@ from command import Command, running
 from alerce_early import tables
 from alerce_early.steps import train
 from alerce_early.tasks.classify import ClassifyTask
-from alerce_early.train import main
 from alerce_early.training import processes
 
+pytestmark = pytest.mark.slow
 SHORT = (
     "model=preliminary_cnn",
     "data=alerce",
@@ -32,19 +32,22 @@ EXACT = ("augment=none", "model.net.dropout=0")  # nothing that each process dra
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1")
 
 
-PATHS = {"PYTHONPATH": str(Path(__file__).parents[1])}  # for this file as a program
-
-
 def nobodys_child() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != processes.OURS}
 
 
-def command(*options: str, **env: str) -> Command:
-    return Command("alerce_early.train", *options, env=nobodys_child() | env)
+def command(*options: str, before: str = "", second: bool = True, **env: str) -> Command:
+    return Command("alerce_early.train", *options, env=nobodys_child() | env, before=before, second=second)
 
 
 def finished(outputs: Path) -> list[Path]:
     return sorted(file.parent for file in outputs.rglob("metrics.json"))
+
+
+def assert_every_row_once(folder: Path) -> None:
+    rows = tables.read(folder / "predictions.parquet")["row"]
+    result = json.loads((folder / "metrics.json").read_text())
+    assert len(set(rows)) == len(rows) == result["test"]["n"] + result["validation"]["n"]
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +72,7 @@ def test_torchrun_shares_each_job_of_a_sweep(together: Path) -> None:
     folders = finished(together)
     assert len(folders) == 2 == len({folder.name.partition("seed=")[2] for folder in folders})
     for folder in folders:
-        rows = tables.read(folder / "predictions.parquet")["row"]
-        result = json.loads((folder / "metrics.json").read_text())
-        assert len(set(rows)) == len(rows) == result["test"]["n"] + result["validation"]["n"]
+        assert_every_row_once(folder)
 
 
 def test_two_processes_train_as_one_does(together: Path, composed, stamps_file: Path, tmp_path: Path) -> None:
@@ -89,6 +90,15 @@ def test_two_processes_train_as_one_does(together: Path, composed, stamps_file: 
     assert np.abs(first["p_SN"] - second["p_SN"]).max() < 1e-5
     results = [json.loads((folder / "metrics.json").read_text())["test"]["values"] for folder in (one, both)]
     assert results[0] == pytest.approx(results[1], abs=1e-4)
+
+
+def test_the_second_process_of_two_is_a_program_and_they_share_one_run(stamps_file: Path, tmp_path: Path) -> None:
+    """In the other tests it is forked, which takes none of the seconds of its imports."""
+    process = command(*SHORT, *TWO, f"data.path={stamps_file}", f"outputs={tmp_path}", second=False)
+    assert process.wait(timeout=500) == 0, process.stderr
+    assert process.stdout.count("epoch   1/1") == 1
+    (folder,) = finished(tmp_path)
+    assert_every_row_once(folder)
 
 
 @pytest.mark.parametrize("to", ("the first process", "both"))
@@ -128,12 +138,9 @@ class OneSided(ClassifyTask):
 
 
 def test_a_loss_not_finite_in_one_process_stops_all_and_keeps_the_best(stamps_file: Path, tmp_path: Path) -> None:
-    options = ("model.task._target_=__main__.OneSided", f"data.path={stamps_file}", f"outputs={tmp_path}")
-    options = (*SHORT, *TWO, *options, "trainer.max_epochs=3")
-    process = subprocess.run(
-        [sys.executable, __file__, *options], env=nobodys_child() | PATHS, capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stderr
+    options = (f"model.task._target_={__name__}.OneSided", f"data.path={stamps_file}", f"outputs={tmp_path}")
+    process = command(*SHORT, *TWO, *options, "trainer.max_epochs=3", before=f"import {__name__}")
+    assert process.wait(timeout=500) == 0, process.stderr
     result = json.loads((finished(tmp_path)[0] / "metrics.json").read_text())
     assert "epoch 2, batch 2" in result["stopped"] and result["best_epoch"] == 1
 
@@ -147,34 +154,41 @@ def test_a_loss_that_explodes_at_once_ends_all_processes_in_one_line(stamps_file
 
 
 def tasks(*arguments: str, folders: Sequence[Path | None] = (None, None)) -> list[tuple[int, list[str], list[str]]]:
-    """Start Python with these arguments twice, as srun does; status, output and error lines of both."""
+    """Start this command twice, as srun does; status, output and error lines of both."""
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "early", "SLURM_NODELIST": "127.0.0.1"}
     nodes = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     started = [
-        subprocess.Popen(
-            [sys.executable, *arguments],
+        Command(
+            *arguments,
             env={**os.environ, **job, **nodes, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
             cwd=folder,
-            text=True,
-            **pipes,
         )
         for rank, folder in enumerate(folders)
     ]
     said = [task.communicate(timeout=500) for task in started]
-    return [(task.returncode, *map(str.splitlines, lines)) for task, lines in zip(started, said, strict=True)]
+    return [(task.wait(), *map(str.splitlines, lines)) for task, lines in zip(started, said, strict=True)]
 
 
-def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
+STAY = """
+import os, time
+from pathlib import Path
+Path(os.environ["SLURM_PROCID"]).touch()
+while not (Path("0").exists() and Path("1").exists()):
+    time.sleep(0.02)
+"""  # until the other has come as far: what they tell each other ends with the first
+
+
+def test_tasks_started_by_slurm_agree_on_what_the_first_says(tmp_path: Path) -> None:
     code = (
         "import os; from alerce_early.training.processes import agree; print(os.environ['SLURM_PROCID'], "
         "*[agree(lambda: os.environ['SLURM_PROCID'] + name) for name in 'ab'])"
     )
-    assert [out for _, out, _ in tasks("-c", code)] == [["0 0a 0b"], ["1 0a 0b"]]
+    found = tasks("-c", code + STAY, folders=[tmp_path] * 2)
+    assert [out for _, out, _ in found] == [["0 0a 0b"], ["1 0a 0b"]]
 
 
 def test_a_mistake_that_the_first_process_sees_ends_all(tmp_path: Path) -> None:
-    (first, _, message), (second, _, also) = tasks("-m", "alerce_early.train", f"resume={tmp_path / 'nowhere'}")
+    (first, _, message), (second, _, also) = tasks("alerce_early.train", f"resume={tmp_path / 'nowhere'}")
     assert first == second == 2 and message == also and len(message) == 1 and "nowhere" in message[0]
 
 
@@ -182,7 +196,7 @@ def test_machines_that_do_not_share_the_outputs_are_told(tmp_path: Path) -> None
     code = (
         "from pathlib import Path; from alerce_early.errors import exit_on_input_error; "
         "from alerce_early.training import processes; processes.SIGHT = 1; "
-        "exit_on_input_error(processes.check_sight)(Path('outputs'), bool)"
+        "exit_on_input_error(processes.check_sight)(Path('outputs'), bool)" + STAY
     )
     folders = [tmp_path / "one", tmp_path / "other"]
     for folder in folders:
@@ -193,10 +207,6 @@ def test_machines_that_do_not_share_the_outputs_are_told(tmp_path: Path) -> None
 
 
 def test_an_unknown_launcher_is_refused(tmp_path: Path) -> None:
-    process = command(f"outputs={tmp_path}", WORLD_SIZE="2", RANK="1")
+    process = command(f"outputs={tmp_path}", second=False, WORLD_SIZE="2", RANK="1")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2 and err.startswith("error: WORLD_SIZE=2") and err.count("\n") == 1
-
-
-if __name__ == "__main__":  # train, with the task above
-    main()

@@ -5,12 +5,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from command import Command
+from command import Command, run
+from conftest import TWO_COLUMNS, trained_weights
 from kills import differences, trained
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -79,12 +79,12 @@ def test_a_run_that_had_stopped_early_trains_no_more(quick, tmp_path: Path) -> N
     assert run.read_json("metrics.json")["training_seconds"] == seconds
 
 
-def test_another_config_is_refused_by_its_keys(quick, tmp_path: Path) -> None:
-    run = train(quick(), tmp_path / "run")
+def test_another_config_is_refused_by_its_keys(quick, finished_run: Run) -> None:
+    run = finished_run
     with pytest.raises(InputError, match=r"another config: data.batch_size 16 there, 8 here; seed 0 there, 3 here\."):
-        train(quick("seed=3", "data.batch_size=8"), run.path)
+        train(quick(*TWO_COLUMNS, "seed=3", "data.batch_size=8"), run.path)
     before = run.predictions.stat().st_mtime_ns
-    train(quick("name=other", "resume=other"), run.path)  # these change no result
+    train(quick(*TWO_COLUMNS, "name=other", "resume=other"), run.path)  # these change no result
     assert run.predictions.stat().st_mtime_ns == before  # finished: nothing was done again
 
 
@@ -102,7 +102,7 @@ def test_one_process_at_a_time_works_in_a_folder(quick, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     with run.alone(), pytest.raises(files.BusyError, match="another process works in"):
         train(quick(), run.path)
-    train(quick(), run.path)
+    assert trained_weights(quick(), run.path)
 
 
 def test_two_runs_of_one_instant_get_two_folders(tmp_path: Path) -> None:
@@ -110,7 +110,6 @@ def test_two_runs_of_one_instant_get_two_folders(tmp_path: Path) -> None:
     assert len(set(folders)) == 3 and all(folder.is_dir() for folder in folders)
 
 
-CHECKOUT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}  # and not what happens to be installed
 SMALL = ("model=preliminary_cnn", "data=alerce", "data.batches_per_epoch=2", "data.batch_size=16")
 LONG = (*SMALL, "trainer.max_epochs=500", "patience=500")
 
@@ -150,20 +149,19 @@ def test_the_line_to_resume_works_in_a_shell(name: str, stamps_file: Path, tmp_p
     process.send_signal(signal.SIGTERM)
     line = process.communicate(timeout=60)[1].partition("continue with: ")[2].strip()
     (folder,) = (where / "outputs" / "runs").glob("*/*")
-    environment = CHECKOUT | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    typed = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], check=True, capture_output=True, text=True)
+    python, option, *words = typed.stdout.rstrip("\0").split("\0")
     # an option that contradicts the run ends it at once, and says which run was found
-    typed = ["bash", "-c", f"{line} data.batch_size=8"]
-    done = subprocess.run(typed, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = run(*words, "data.batch_size=8", cwd=tmp_path)
+    assert (python, option) == ("python", "-m")
     assert done.returncode == 2 and done.stderr.startswith(f"error: {folder} continues as it began"), done.stderr
 
 
+@pytest.mark.slow
 def test_random_kills_end_equal(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).parents[1] / "end_to_end" / "kills.py"), "train", "2", "prepare", "3"],
-        capture_output=True,
-        text=True,
-        env=CHECKOUT | {"TMPDIR": str(tmp_path)},
-    )
-    assert done.returncode == 0, done.stderr
-    results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    forget = "import tempfile; tempfile.tempdir = None"  # so that it follows TMPDIR
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    with Command("kills", "train", 2, "prepare", 3, env=env, before=forget) as process:
+        assert process.wait() == 0, process.stderr
+    results = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
     assert [result["equal"] for result in results] == [2, 3], results

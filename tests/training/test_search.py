@@ -61,6 +61,7 @@ def test_a_space_is_written_as_a_sweep(tmp_path: Path) -> None:
     assert "optim=adam" in search.fixed  # the command line fixes what the yaml would search
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_to_as_many_trials_as_wanted(options: list[str], tmp_path: Path) -> None:
     killed = Command("alerce_early.search", *options, "--trials", "5")
     folder = tmp_path / "searches" / "mine"
@@ -72,8 +73,8 @@ def test_a_killed_search_goes_on_to_as_many_trials_as_wanted(options: list[str],
     assert Run(folder / "trial-001").cut
 
     search = Search(options)
-    search.run(3)
-    assert "3 trials: 3 finished" in search.summary()
+    search.run(2)
+    assert "2 trials: 2 finished" in search.summary() and search._asked(2) is None
     trials = search.study.get_trials()
     for trial in trials:
         run = Run(folder / f"trial-{trial.number:03d}")
@@ -82,10 +83,11 @@ def test_a_killed_search_goes_on_to_as_many_trials_as_wanted(options: list[str],
         assert trial.value == max(row["val/balanced_accuracy"] for row in run.history())
         assert list(trial.intermediate_values) == [0, 1]
     assert (folder / "trial-000" / "metrics.json").stat().st_mtime_ns == done
-    assert len({trial.params["optim.optimizer.lr"] for trial in trials}) == 3
     best = shlex.split(search.summary().splitlines()[-1])
     assert best[:3] == ["python", "-m", "alerce_early.train"]
     assert compose_config(*best[3:]) == Run(folder / f"trial-{search.study.best_trial.number:03d}").config()
+    assert (another := search._asked(3)) and another.number == 2
+    assert len({trial.params["optim.optimizer.lr"] for trial in (*trials, another)}) == 3
 
 
 def test_two_processes_share_a_study(options: list[str], tmp_path: Path) -> None:
@@ -97,6 +99,15 @@ def test_two_processes_share_a_study(options: list[str], tmp_path: Path) -> None
         second._try(second._open()[0])
         assert [t.state for t in second.study.get_trials()] == [TrialState.RUNNING]
         assert second._asked(2) is not None and second._asked(2) is None
+
+
+@pytest.mark.slow
+def test_trials_at_once_fill_this_machine(options: list[str], tmp_path: Path) -> None:
+    with Command("alerce_early.search", *options, "--trials", "5", "--jobs", "2") as search:
+        out, err = search.communicate()
+    assert search.returncode == 0 and "5 trials: 5 finished" in out, err
+    events = (tmp_path / "searches" / "mine").glob("*/events*")
+    assert len({file.name.split(".")[-2] for file in events}) == 2  # the processes that wrote them
 
 
 def test_hopeless_trials_are_pruned_and_bad_ones_fail(

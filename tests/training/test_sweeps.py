@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +22,17 @@ from alerce_early.instantiate import make_data, make_task
 from alerce_early.runs import Run
 from alerce_early.training import sweeps
 
+SMALL = ("model=preliminary_cnn", "data=alerce", "trainer.max_epochs=1", "data.batches_per_epoch=2", "name=mine")
+
 
 def ready() -> list[Path]:
     return sorted(Path(CONF, "sweep").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", ready(), ids=lambda file: file.stem)
-def test_every_ready_sweep_composes(file: Path, composed: Callable[..., DictConfig], tmp_path: Path) -> None:
+def test_every_ready_sweep_composes(file: Path, composed: Callable[..., DictConfig], common: Path) -> None:
     params = OmegaConf.load(file).hydra.sweeper.params
-    fixed = [f"sweep={file.stem}", f"outputs={tmp_path}"]
+    fixed = [f"sweep={file.stem}", f"outputs={common}"]
     values = {key: str(value).replace("${split.folds}", "5") for key, value in params.items()}
     parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in values.items()])
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
@@ -43,10 +47,10 @@ def test_every_ready_sweep_composes(file: Path, composed: Callable[..., DictConf
 
 def sweep(stamps_file: Path, outputs: Path, *overrides: str) -> Command:
     """Start a sweep of small jobs."""
-    small = ("model=preliminary_cnn", "data=alerce", "trainer.max_epochs=2", "data.batches_per_epoch=2", "name=mine")
-    return Command("alerce_early.train", "-m", *small, *overrides, f"data.path={stamps_file}", f"outputs={outputs}")
+    return Command("alerce_early.train", "-m", *SMALL, *overrides, f"data.path={stamps_file}", f"outputs={outputs}")
 
 
+@pytest.mark.slow
 def test_killed_launchers_block_nothing_and_no_job_runs_twice(stamps_file: Path, tmp_path: Path) -> None:
     options = ("seed=0,1", "+trainer.limit_val_batches=1.0,0")  # the latter is an error that nobody foresaw
     folder = tmp_path / "sweeps" / "mine"
@@ -106,9 +110,21 @@ def test_a_job_is_told_as_what_came_of_it_and_its_failure_is_forgotten_once_it_s
         HydraConfig.instance().cfg = None
 
 
+@pytest.mark.slow
 def test_jobs_that_run_elsewhere_are_told_of_at_the_end(stamps_file: Path, tmp_path: Path) -> None:
     launcher = sweep(stamps_file, tmp_path, "hydra/launcher=submitit_local", "data.sampling=as_is,fair")
     out, err = launcher.communicate()
     assert launcher.returncode == 1
     assert "2 jobs, 1 finished, 1 failed" in out and "data.sampling=fair is unknown" in err
     assert len(list((tmp_path / "sweeps" / "mine").glob("*/metrics.json"))) == 1
+
+
+@pytest.mark.slow
+def test_jobs_fill_this_machine(stamps_file: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "alerce_early.train", "-m", *SMALL, "seed=0,1", "hydra/launcher=local"]
+    options = ("hydra.launcher.n_jobs=2", f"data.path={stamps_file}", f"outputs={tmp_path}")
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert done.returncode == 0 and "2 jobs, 2 finished" in done.stdout, done.stderr
+    folders = sorted((tmp_path / "sweeps" / "mine").glob("*/metrics.json"))
+    begun, ended = zip(*((f.with_name("config.yaml").stat().st_mtime, f.stat().st_mtime) for f in folders), strict=True)
+    assert max(begun) < min(ended), "one after the other"

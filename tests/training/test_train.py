@@ -1,4 +1,4 @@
-"""Whole runs on a tiny raw file: what they leave, what they learn, how they stop, and the command line."""
+"""Whole runs on a tiny raw file: what they leave, what they learn, and how they stop."""
 
 import json
 import shutil
@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import run
+from conftest import trained_weights
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import alerce_early
 from alerce_early import checkpoints, tables
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration, conformal, thresholds
@@ -42,6 +41,12 @@ def test_a_run_folder_holds_everything(finished: Path) -> None:
     assert {"confusion.png", "curves.png"} <= names
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert not list(finished.rglob("*.partial"))
+
+
+def test_the_rate_is_of_the_steps_after_the_first_epoch(finished: Path) -> None:
+    result = Run(finished).read_json("metrics.json")
+    least = 2 * 20 * 32 / result["training_seconds"]  # two epochs, in less than the time of three with validation
+    assert result["training_stamps_per_second"] > least and result["precision"] in ("32-true", "bf16-mixed")
 
 
 def test_how_it_learnt_is_kept_by_step_and_by_epoch(finished: Path) -> None:
@@ -150,13 +155,14 @@ def test_a_checkpoint_loads_bare_and_gives_the_table(finished: Path) -> None:
 
 
 def test_a_run_is_judged_in_float32_whatever_trained(quick, tmp_path: Path) -> None:
-    run = train(quick("+trainer.precision=bf16-mixed"), tmp_path / "run")
+    run = train(quick("trainer.precision=bf16-mixed"), tmp_path / "run")
     table = tables.read(run.predictions)
     images = make_data(run.config()).store.images[table["row"]]
     task = checkpoints.task(run.best)
     with torch.no_grad():
         probabilities = task.net({"image": task.recipe.finish(torch.from_numpy(images))}).softmax(1)
     assert np.abs(tables.probabilities(table, task.spec.classes) - probabilities.numpy()).max() <= 1e-6
+    assert run.read_json("metrics.json")["precision"] == "bf16-mixed"
 
 
 def test_the_arrays_are_put_in_place_once(quick) -> None:
@@ -191,11 +197,8 @@ def test_a_process_is_given_at_least_two_rows(quick, tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(quick, tmp_path: Path) -> None:
-    def weights(name: str, *overrides: str) -> dict[str, torch.Tensor]:
-        run = train(quick(*overrides), tmp_path / name)
-        return torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-    first, again, other = weights("a"), weights("b"), weights("c", "seed=1")
+    options = {"a": (), "b": (), "c": ("seed=1",)}
+    first, again, other = (trained_weights(quick(*given), tmp_path / name) for name, given in options.items())
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
@@ -206,13 +209,9 @@ def test_no_epoch_at_all_is_told(quick, tmp_path: Path) -> None:
 
 
 def test_pictures_do_not_change_the_run(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def weights(name: str) -> dict[str, torch.Tensor]:
-        run = train(quick(), tmp_path / name)
-        return torch.load(run.path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-    with_pictures = weights("a")
+    with_pictures = trained_weights(quick(), tmp_path / "a")
     monkeypatch.setattr("alerce_early.report.board.Board.on_train_batch_start", lambda *_: None)
-    without = weights("b")
+    without = trained_weights(quick(), tmp_path / "b")
     assert all(torch.equal(with_pictures[name], without[name]) for name in without)
 
 
@@ -233,16 +232,17 @@ def test_every_recipe_meets_every_augmentation(quick, tmp_path: Path, recipe: st
 
 
 @pytest.mark.parametrize(("model", "size"), (("rotinv", 13), ("preliminary_cnn", 21)))
-def test_a_net_can_learn_64_rows_by_heart(quick, model: str, size: int) -> None:
+def test_a_net_can_learn_a_few_rows_of_each_class_by_heart(quick, model: str, size: int) -> None:
     config = quick(f"model={model}", "recipe=joint", f"recipe.size={size}", "model.net.dropout=0", "optim=adam")
     data = make_data(config)
     data.setup()
     assert data.rows
     torch.manual_seed(0)
     task = make_task(config, data.spec)
-    batch = data.rows[data.parts["train"][:64]]
+    rows = data.parts["train"]
+    batch = data.rows[np.concatenate([rows[data.labels[rows] == i][:4] for i in range(len(data.classes))])]
     optimizer = task.configure_optimizers()
-    for _ in range(200):
+    for _ in range(80):
         loss = task.losses(task.net(batch), batch)["loss"]
         optimizer.zero_grad()
         loss.backward()
@@ -253,8 +253,8 @@ def test_a_net_can_learn_64_rows_by_heart(quick, model: str, size: int) -> None:
 
 def test_a_net_learns_the_simulated_survey(composed, tmp_path: Path) -> None:
     config = composed(
-        *("model=preliminary_cnn", "recipe=joint", "data.n=1500", f"outputs={tmp_path}"),
-        *("trainer.max_epochs=3", "data.batches_per_epoch=50", "data.batch_size=32"),
+        *("model=preliminary_cnn", "recipe=joint", "data.n=800", f"outputs={tmp_path}"),
+        *("trainer.max_epochs=3", "data.batches_per_epoch=30", "data.batch_size=32"),
     )
     result = train(config, tmp_path / "run").read_json("metrics.json")
     assert result["test"]["values"]["balanced_accuracy"] > 0.45  # chance is .20
@@ -279,19 +279,6 @@ def test_a_non_finite_loss_stops_and_keeps_the_best(quick, tmp_path: Path, caplo
     assert "Training was cut short" in run.page.read_text()
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("monitor=beauty", "monitor=beauty is not measured; wanted accuracy, "),
-        ("patience=long", "patience='long'; wanted int"),
-        ("data.split.validation=many", "split: validation='many'; wanted float"),
-    ],
-)
-def test_a_value_that_does_not_fit_its_key_is_told(quick, tmp_path: Path, override: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        train(quick(override), tmp_path / "run")
-
-
 def test_a_loss_that_explodes_at_once_is_an_error(quick, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not finite from epoch 1,.*no checkpoint yet"):
         train(quick("optim.optimizer.lr=1e25", "data.batches_per_epoch=20"), tmp_path / "run")
@@ -308,68 +295,3 @@ def test_a_run_does_not_go_on_from_a_damaged_checkpoint(quick, finished: Path, t
     assert isinstance(config, DictConfig)
     with pytest.raises(InputError, match=rf"{name} is damaged"):
         train(config, run)
-
-
-def test_errors_at_the_door(quick, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Adam: got an unexpected keyword argument 'learning_rate'"):
-        train(quick("+optim.optimizer.learning_rate=1"), tmp_path / "a")
-    with pytest.raises(InputError, match=r"features\.names: no column colour; there are sgscore1"):
-        train(quick("features.names=[colour]"), tmp_path / "b")
-    with pytest.raises(InputError, match=r"trainer: .*Try trainer=cpu"):
-        train(quick("trainer=gpu"), tmp_path / "c")
-
-
-def test_multirun_gives_one_folder_a_job_and_goes_on_after_a_failure(stamps_file: Path, tmp_path: Path) -> None:
-    done = run(
-        *(
-            "alerce_early.train",
-            "-m",
-            "model=preliminary_cnn",
-            "seed=0,1",
-            "data.sampling=balanced,fair",
-            "data=alerce",
-        ),
-        *(f"data.path={stamps_file}", "trainer.max_epochs=1", "data.batches_per_epoch=2", "name=mine"),
-        cwd=tmp_path,
-    )
-    assert (
-        done.returncode == 1
-        and "2 of the jobs failed" in done.stderr
-        and "data.sampling=fair is unknown" in done.stderr
-    )
-    folders = list((tmp_path / "outputs" / "sweeps" / "mine").glob("*,seed=*"))
-    assert len(folders) == 4
-    for folder in folders:
-        fair = "fair" in folder.name
-        assert (folder / "failed.txt").exists() == fair and (folder / "metrics.json").exists() != fair
-
-
-def test_two_processes_share_one_run(stamps_file: Path, tmp_path: Path) -> None:
-    done = run(
-        *("alerce_early.train", "trainer=ddp", "trainer.accelerator=cpu", "model=preliminary_cnn", "data=alerce"),
-        *(f"data.path={stamps_file}", "trainer.max_epochs=1", "data.batches_per_epoch=3"),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch   1/1") == 1
-    (metrics,) = (tmp_path / "outputs" / "runs").glob("*/*/metrics.json")
-    rows = tables.read(metrics.parent / "predictions.parquet")["row"]
-    result = json.loads(metrics.read_text())
-    assert len(set(rows)) == len(rows) == result["test"]["n"] + result["validation"]["n"]
-
-
-def test_a_mistake_ends_with_one_line(tmp_path: Path) -> None:
-    done = run("alerce_early.train", "data=alerce", "data.path=none.pkl", cwd=tmp_path)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: none.pkl cannot be read")
-
-
-def test_a_run_from_python(stamps_file: Path, tmp_path: Path) -> None:
-    options = ("data=alerce", f"data.path={stamps_file}", f"outputs={tmp_path}", "model=preliminary_cnn")
-    done = alerce_early.run(*options, "trainer.max_epochs=1", "data.batches_per_epoch=2")
-    assert done.path.parent == tmp_path / "runs" / "alerce-preliminary_cnn" and done.page.exists()
-    test = tables.select_judged(tables.read(done.predictions), "test")
-    assert done.metrics["test"]["n"] == len(test["row"])
-    assert alerce_early.run(f"resume={done.path}", f"outputs={tmp_path}").path == done.path  # finished: nothing is done
-    with pytest.raises(InputError, match="modle"):
-        alerce_early.run("modle=x")

@@ -1,0 +1,44 @@
+"""A network that finds every class as probable, and tables of predictions."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from conftest import spec
+
+from alerce_early import tables
+from alerce_early.data.readers import stamps_file
+from alerce_early.serving import inputs
+from alerce_early.serving.classifier import Classifier
+from alerce_early.serving.facts import Facts
+from alerce_early.serving.predicting import predict
+
+SIZE = 40  # rows of a chunk: ten chunks of the stamps file
+
+
+def table_of(classifier: Classifier, given: Any, out: Path, **options: Any) -> dict[str, np.ndarray]:
+    predict(classifier, inputs.find([given], classifier.spec), out, **{"size": SIZE} | options)
+    return tables.read(out)
+
+
+def constant(*classes: str, min_share: float = 0.0) -> Classifier:
+    """A network that finds every class as probable."""
+    facts = spec(classes=classes, raw_shape=(3, 63, 63), channels=stamps_file.CHANNELS, min_share=min_share)
+    columns = tuple(f"p_{name}" for name in classes)
+
+    def run(stamps: np.ndarray, metadata: np.ndarray | None) -> dict[str, np.ndarray]:
+        return {name: np.full(len(stamps), 1 / len(columns), np.float32) for name in columns}
+
+    return Classifier([(Facts("0" * 12, facts, columns), run)], "torch")
+
+
+def nothing_left(folder: Path) -> bool:
+    return not [path for path in folder.iterdir() if path.name.endswith(".partial")]
+
+
+def wait_for(happened: Any, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until, "it took too long"
+        time.sleep(0.02)

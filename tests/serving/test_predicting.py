@@ -1,0 +1,118 @@
+"""Tables of a network that finds every class as probable: which rows, labels and pictures they hold."""
+
+import pickle
+import resource
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import stamp
+from networks import constant, nothing_left, table_of
+
+from alerce_early import tables
+from alerce_early.data.readers import stamps_file
+from alerce_early.data.records import TOO_LITTLE, Chunk
+from alerce_early.data.spec import DataSpec
+from alerce_early.errors import InputError
+from alerce_early.predict import draw_gallery
+from alerce_early.serving import inputs
+from alerce_early.serving.classifier import Classifier
+from alerce_early.serving.parts import rejected_of
+from alerce_early.serving.predicting import Seen, predict
+
+
+@pytest.fixture
+def stamps(tmp_path: Path) -> Path:
+    """A file of five rows, one of each class."""
+    path = tmp_path / "stamps.pkl"
+    path.write_bytes(pickle.dumps({"images": np.stack([stamp()] * 5), "labels": list(stamps_file.CLASSES)}))
+    return path
+
+
+def test_labels_of_all_classes_or_none(stamps: Path, tmp_path: Path) -> None:
+    """Of a network that tells SN from the rest, the SN alone would have one."""
+    table = table_of(constant("SN", "rest"), stamps, tmp_path / "two.parquet")
+    assert table["label"].tolist() == [""] * 5
+    table = table_of(constant(*stamps_file.CLASSES), stamps, tmp_path / "five.parquet")
+    assert table["label"].tolist() == list(stamps_file.CLASSES)
+
+
+def test_rows_without_a_finite_output_are_set_aside(stamps: Path, tmp_path: Path) -> None:
+    whole = constant(*stamps_file.CLASSES)
+    facts, run = whole.members[0], whole._runs[0]
+
+    def partly(stamps: np.ndarray, metadata: np.ndarray | None) -> dict[str, np.ndarray]:
+        found = run(stamps, metadata)
+        found["p_SN"][1], found["p_VS"][3] = np.nan, np.inf
+        return found
+
+    network, out = Classifier([(facts, partly)], "torch"), tmp_path / "out.parquet"
+    assert table_of(network, stamps, out)["candid"].tolist() == [f"stamps.pkl:{i}" for i in (0, 2, 4)]
+    assert [row.split(",")[1] for row in rejected_of(out).read_text().splitlines()] == [
+        *("key", "stamps.pkl:1", "stamps.pkl:3"),
+    ]
+    found = network.predict(np.stack([stamp()] * 5))
+    assert [bool(name) for name in found["predicted"]] == [True, False, True, False, True]
+    assert np.isnan(found["q_AGN"][[1, 3]]).all()
+
+
+def test_rows_that_did_not_reach_the_disk_are_not_duplicates(stamps: Path, tmp_path: Path) -> None:
+    network, seen, out = constant("SN", "rest"), Seen(), tmp_path / "out.parquet"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(InputError, match=r"^disk full"):
+            table_of(network, stamps, out, seen=seen)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(table_of(network, stamps, out, seen=seen)["candid"]) == 5
+    again = predict(network, inputs.find([stamps], network.spec), tmp_path / "again.parquet", seen=seen)
+    assert (again.classified, again.rejected) == (0, 5)
+
+
+def test_an_alert_that_was_set_aside_may_come_again(tmp_path: Path) -> None:
+    """With too little data it was not classified, so what comes later under its candid is no duplicate."""
+
+    def stream(files: list[Path], spec: DataSpec, **_: Any) -> Iterator[Chunk]:
+        for value in (np.nan, 1.0):
+            raw = {"images": [stamp(value)], "labels": [1], "metadata": None, "oid": ["ZTF1"]}
+            records = stamps_file.from_raw(raw, "a test")
+            records = replace(records, images=np.stack(records.images))
+            yield Chunk(records, np.array(["7"]), np.array(["a.avro"]), (), 1)
+
+    network = constant("SN", "rest", min_share=0.25)
+    form = inputs.Format("packets", stamps_file.CHANNELS, stamps_file.COLUMNS, (".avro",), stream)
+    found = predict(network, inputs.Source([], form, network.spec), tmp_path / "out.parquet", size=1)
+    assert (found.classified, found.rejected) == (1, 1) and found.first and found.first.reason == TOO_LITTLE
+    assert tables.read(tmp_path / "out.parquet")["candid"].tolist() == ["7"]
+
+
+@pytest.mark.parametrize("end", tables.EXTENSIONS)
+def test_a_shard_without_rows_is_a_table_without_rows(end: str, stamps: Path, tmp_path: Path) -> None:
+    network = constant("SN", "rest")
+    table = table_of(network, stamps, tmp_path / f"7{end}", shard=(7, 20))
+    assert list(table) == list(table_of(network, stamps, tmp_path / f"0{end}", shard=(0, 20)))
+    assert not any(len(column) for column in table.values())
+    with pytest.raises(InputError, match=rf"^--gallery: .*7{end} has no row to show\.$"):
+        draw_gallery(
+            network, inputs.find([stamps], network.spec), (7, 20), tmp_path / f"7{end}", tmp_path / "surest.png"
+        )
+
+
+def test_a_gallery_of_classes_that_look_like_numbers(stamps: Path, tmp_path: Path) -> None:
+    network = constant("0", "1")
+    table_of(network, stamps, tmp_path / "out.csv")
+    draw_gallery(network, inputs.find([stamps], network.spec), (0, 1), tmp_path / "out.csv", tmp_path / "surest.png")
+    assert (tmp_path / "surest.png").stat().st_size > 1_000
+
+
+def test_a_file_that_goes_before_it_is_read(stamps: Path, tmp_path: Path) -> None:
+    network = constant("SN", "rest")
+    source = inputs.find([stamps], network.spec)
+    stamps.unlink()
+    with pytest.raises(InputError, match=r"stamps.pkl cannot be read: No such file"):
+        predict(network, source, tmp_path / "out.parquet")
+    assert nothing_left(tmp_path)

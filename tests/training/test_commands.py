@@ -1,0 +1,65 @@
+"""Training from the command line and from Python, and what is refused at the door."""
+
+from pathlib import Path
+
+import pytest
+from command import run
+
+import alerce_early
+from alerce_early import tables
+from alerce_early.errors import InputError
+from alerce_early.steps import train
+
+
+def test_multirun_gives_one_folder_a_job_and_goes_on_after_a_failure(stamps_file: Path, tmp_path: Path) -> None:
+    done = run(
+        *("alerce_early.train", "-m", "model=preliminary_cnn", "seed=0", "data.sampling=fair,balanced,worse"),
+        *("data=alerce", f"data.path={stamps_file}", "trainer.max_epochs=1", "data.batches_per_epoch=2", "name=mine"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1 and "2 of the jobs failed" in done.stderr
+    assert all(f"data.sampling={bad} is unknown" in done.stderr for bad in ("fair", "worse"))
+    folders = list((tmp_path / "outputs" / "sweeps" / "mine").glob("*,seed=*"))
+    assert len(folders) == 3
+    for folder in folders:
+        bad = "balanced" not in folder.name
+        assert (folder / "failed.txt").exists() == bad and (folder / "metrics.json").exists() != bad
+
+
+def test_a_mistake_ends_with_one_line(tmp_path: Path) -> None:
+    done = run("alerce_early.train", "data=alerce", "data.path=none.pkl", cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: none.pkl cannot be read")
+
+
+def test_a_run_from_python(stamps_file: Path, tmp_path: Path) -> None:
+    options = ("data=alerce", f"data.path={stamps_file}", f"outputs={tmp_path}", "model=preliminary_cnn")
+    done = alerce_early.run(*options, "trainer.max_epochs=1", "data.batches_per_epoch=2")
+    assert done.path.parent == tmp_path / "runs" / "alerce-preliminary_cnn" and done.page.exists()
+    test = tables.select_judged(tables.read(done.predictions), "test")
+    assert done.metrics["test"]["n"] == len(test["row"])
+    assert alerce_early.run(f"resume={done.path}", f"outputs={tmp_path}").path == done.path  # finished: nothing is done
+    with pytest.raises(InputError, match="modle"):
+        alerce_early.run("modle=x")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("monitor=beauty", "monitor=beauty is not measured; wanted accuracy, "),
+        ("patience=long", "patience='long'; wanted int"),
+        ("data.split.validation=many", "split: validation='many'; wanted float"),
+    ],
+)
+def test_a_value_that_does_not_fit_its_key_is_told(quick, tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train(quick(override), tmp_path / "run")
+
+
+def test_errors_at_the_door(quick, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Adam: got an unexpected keyword argument 'learning_rate'"):
+        train(quick("+optim.optimizer.learning_rate=1"), tmp_path / "a")
+    with pytest.raises(InputError, match=r"features\.names: no column colour; there are sgscore1"):
+        train(quick("features.names=[colour]"), tmp_path / "b")
+    with pytest.raises(InputError, match=r"trainer: .*Try trainer=cpu"):
+        train(quick("trainer=gpu"), tmp_path / "c")
