@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import spec
+from tiny import spec
 
 from alerce_early import generate
 from alerce_early.config import make_data, make_task

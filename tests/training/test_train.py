@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import trained_weights
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import trained_weights
 
 from alerce_early import checkpoints, tables
 from alerce_early.config import make_data, make_task
