@@ -1,31 +1,23 @@
-"""Tiny raw files in the real formats, and runs from composed configs."""
+"""Tiny raw files in the real formats, and runs from composed configs.
+
+What takes seconds to import is imported by the fixtures: the process that only deals out the tests needs none of it.
+"""
 
 import os
 import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-import torch
-from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
-from alerce_early import files
-from alerce_early.config import compose_config
-from alerce_early.data.spec import DataSpec
-from alerce_early.evaluation.kinds import Classification
-from alerce_early.report import sections
-from alerce_early.runs import Run
-from alerce_early.simulation.survey import simulate
-from alerce_early.steps import train
+if TYPE_CHECKING:
+    from alerce_early.runs import Run
 
-CHECKOUT = Path(__file__).parent.parent
-
-torch.set_num_threads(1)  # the suite runs one worker a core; more threads than cores wait for each other
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the processes that tests start
+# of the workers, one a core, and of the processes that tests start; more threads than cores wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,6 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def survey() -> dict[str, Any]:
     """400 simulated stamps as the raw dict of a stamps file."""
+    from alerce_early.simulation.survey import simulate
+
     return simulate(n=400, seed=1)
 
 
@@ -49,6 +43,8 @@ def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stamps_file(survey: dict[str, Any], common: Path) -> Path:
+    from alerce_early import files
+
     with files.hold_lock(common / "stamps.lock", 60):
         if not (path := common / "stamps.pkl").exists():
             path.write_bytes(pickle.dumps(survey))
@@ -58,53 +54,29 @@ def stamps_file(survey: dict[str, Any], common: Path) -> Path:
 @pytest.fixture(scope="session", name="composed")
 def composed_() -> Callable[..., DictConfig]:
     """Compose train.yaml with overrides, as the command line does."""
+    from alerce_early.config import compose_config
+
     return compose_config
 
 
 @pytest.fixture(scope="session")
 def quick(stamps_file: Path, common: Path) -> Callable[..., DictConfig]:
     """A config for the tiny stamps file: two epochs of three small batches. Its store is that of other tests."""
-    return partial(_quick, stamps_file, common)
+    from tiny import quick_config
 
-
-TWO_COLUMNS = ("trainer.max_epochs=1", "features.names=[fwhm,ndethist]")
+    return partial(quick_config, stamps_file, common)
 
 
 @pytest.fixture(scope="session")
-def finished_run(quick: Callable[..., DictConfig], common: Path) -> Run:
+def finished_run(quick: Callable[..., DictConfig], common: Path) -> "Run":
     """A run of one such epoch, of stamps and two columns, for tests that need any and leave it as it is."""
+    from tiny import TWO_COLUMNS
+
+    from alerce_early import files
+    from alerce_early.steps import train
+
     with files.hold_lock(common / "finished.lock", 300):
         return train(quick(*TWO_COLUMNS), common / "finished")
-
-
-class EnoughError(Exception):
-    """The weights are there, and nobody asks for what is judged and drawn after them."""
-
-
-class Enough(Callback):
-    def on_fit_end(self, *_: object) -> None:
-        raise EnoughError
-
-
-def trained_weights(config: DictConfig, folder: Path) -> dict[str, torch.Tensor]:
-    """The last weights of a run that ends with its training."""
-    with pytest.raises(EnoughError):
-        train(config, folder, Enough())
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
-def _quick(stamps_file: Path, outputs: Path, *overrides: str) -> DictConfig:
-    return compose_config(
-        "data=alerce",
-        f"data.path={stamps_file}",
-        f"outputs={outputs}",
-        "model=preliminary_cnn",
-        "recipe=minmax",
-        "trainer.max_epochs=2",
-        "data.batches_per_epoch=3",
-        "data.batch_size=16",
-        *overrides,
-    )
 
 
 @pytest.fixture(scope="session")
@@ -114,29 +86,3 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("ALERCE_EARLY_REAL_DATA names no folder of real data")
     return Path(folder)
-
-
-def spec(features: tuple[str, ...] = (), **facts: Any) -> DataSpec:
-    """The facts of a small data set of stamps, but for those given."""
-    usual: dict[str, Any] = {
-        **{"kind": "stamps", "shape": (3, 21, 21), "classes": ("a", "b", "c"), "recipe": (), "margin": 0},
-        **{"n_train": 100, "fingerprint": "", "origin": "a test"},
-        **{"feature_mean": tuple(100.0 + i for i in range(len(features))), "feature_std": (10.0,) * len(features)},
-    }
-    return DataSpec(features=features, **usual | facts)
-
-
-def page_of(table: dict[str, np.ndarray], title: str) -> tuple[dict[str, Any], sections.Section]:
-    """The figures of a page about a table of classifications, and its section of this title."""
-    kind = Classification()
-    names = [name.removeprefix("p_") for name in table if name.startswith("p_")]
-    predicted = np.array(names)[np.stack([table[f"p_{name}"] for name in names], 1).argmax(1)]
-    table = {"predicted": predicted, "split": np.full(len(predicted), "test")} | table
-    drawn = sections.draw(kind, judged := kind.judge(table), table)
-    written = sections.write(kind, judged, table, drawn, images=None)
-    return drawn, next(section for section in written if section.title == title)
-
-
-def stamp(value: float = 0.0, height: int = 63, width: int = 63) -> np.ndarray:
-    """A constant raw stamp (H, W, 3)."""
-    return np.full((height, width, 3), value, dtype=np.float32)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import spec
+from tiny import spec
 
 from alerce_early import tables
 from alerce_early.data.readers import stamps_file

@@ -164,10 +164,12 @@ def _exchange(say: Callable[[], str]) -> list[str]:
     store.set(keys[here.global_rank()], json.dumps(answer))
     store.wait(keys, LONGEST)
     answers = [json.loads(store.get(key)) for key in keys]
-    if not any("failed" in answer for answer in answers):
-        return [answer["said"] for answer in answers]
     store.add(f"{question}/heard", 1)
     until = time.monotonic() + SIGHT
     while is_first() and store.add(f"{question}/heard", 0) < len(keys) and time.monotonic() < until:
-        time.sleep(0.05)  # the store ends with the first process
-    raise failed or InputError(next(answer["failed"] for answer in answers if "failed" in answer))
+        time.sleep(0.01)  # the store ends with the first process
+    if failed:
+        raise failed
+    if message := next((answer["failed"] for answer in answers if "failed" in answer), None):
+        raise InputError(message)
+    return [answer["said"] for answer in answers]

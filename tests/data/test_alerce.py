@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import stamp
+from tiny import stamp
 
 from alerce_early.data.readers import stamps_file
 from alerce_early.errors import InputError

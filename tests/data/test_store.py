@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import run
-from conftest import stamp
+from tiny import stamp
 
 from alerce_early.data import summary
 from alerce_early.data.datamodule import AlertData

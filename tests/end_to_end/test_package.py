@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHECKOUT
+from tiny import CHECKOUT
 
 
 @pytest.mark.slow

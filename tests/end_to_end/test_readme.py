@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT
+from tiny import CHECKOUT
 
 SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2")
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import spec
 from scipy.special import softmax
+from tiny import spec
 
 from alerce_early.errors import InputError
 from alerce_early.evaluation import conformal, intervals

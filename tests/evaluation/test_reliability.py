@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import page_of
+from tiny import page_of
 
 from alerce_early.evaluation import calibration, metrics
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import spec
+from tiny import spec
 from torch.distributions import Normal, kl_divergence
 
 from alerce_early import checkpoints, tables

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import spec
+from tiny import spec
 
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_data

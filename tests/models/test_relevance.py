@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import spec
+from tiny import spec
 from torch import Tensor, nn
 
 from alerce_early import tables

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import spec
+from tiny import spec
 
 from alerce_early.errors import InputError
 from alerce_early.models.rotinv import RotInv

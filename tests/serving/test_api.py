@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CHECKOUT, spec
+from tiny import CHECKOUT, spec
 
 import alerce_early
 from alerce_early.errors import InputError

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import spec
 from omegaconf import DictConfig
+from tiny import spec
 
 from alerce_early import tables
 from alerce_early.data.features import Clip

@@ -11,8 +11,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import spec
 from omegaconf import DictConfig
+from tiny import spec
 
 from alerce_early import export
 from alerce_early.config import to_plain

@@ -12,8 +12,8 @@ import onnx
 import pytest
 import torch
 from command import run as run_command
-from conftest import CHECKOUT, spec
 from omegaconf import DictConfig
+from tiny import CHECKOUT, spec
 
 import alerce_early
 from alerce_early import tables

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import stamp
 from networks import constant, nothing_left, table_of
+from tiny import stamp
 
 from alerce_early import tables
 from alerce_early.data.readers import stamps_file

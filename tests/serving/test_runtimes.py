@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import spec
 from omegaconf import DictConfig
+from tiny import spec
 
 from alerce_early import machine
 from alerce_early.config import to_plain

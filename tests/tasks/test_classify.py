@@ -7,7 +7,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import spec
+from tiny import spec
 
 from alerce_early import checkpoints
 from alerce_early.serving.deployed import Deployed

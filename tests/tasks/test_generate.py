@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import spec
+from tiny import spec
 
 from alerce_early import generate, generation
 from alerce_early.data import splits

@@ -169,21 +169,12 @@ def tasks(*arguments: str, folders: Sequence[Path | None] = (None, None)) -> lis
     return [(task.wait(), *map(str.splitlines, lines)) for task, lines in zip(started, said, strict=True)]
 
 
-STAY = """
-import os, time
-from pathlib import Path
-Path(os.environ["SLURM_PROCID"]).touch()
-while not (Path("0").exists() and Path("1").exists()):
-    time.sleep(0.02)
-"""  # until the other has come as far: what they tell each other ends with the first
-
-
-def test_tasks_started_by_slurm_agree_on_what_the_first_says(tmp_path: Path) -> None:
+def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
     code = (
         "import os; from alerce_early.training.processes import agree; print(os.environ['SLURM_PROCID'], "
         "*[agree(lambda: os.environ['SLURM_PROCID'] + name) for name in 'ab'])"
     )
-    found = tasks("-c", code + STAY, folders=[tmp_path] * 2)
+    found = tasks("-c", code)
     assert [out for _, out, _ in found] == [["0 0a 0b"], ["1 0a 0b"]]
 
 
@@ -196,7 +187,7 @@ def test_machines_that_do_not_share_the_outputs_are_told(tmp_path: Path) -> None
     code = (
         "from pathlib import Path; from alerce_early.errors import exit_on_input_error; "
         "from alerce_early.training import processes; processes.SIGHT = 1; "
-        "exit_on_input_error(processes.check_sight)(Path('outputs'), bool)" + STAY
+        "exit_on_input_error(processes.check_sight)(Path('outputs'), bool)"
     )
     folders = [tmp_path / "one", tmp_path / "other"]
     for folder in folders:

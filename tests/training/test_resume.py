@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from command import Command, run
-from conftest import TWO_COLUMNS, trained_weights
 from kills import differences, trained
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import TWO_COLUMNS, trained_weights
 
 from alerce_early import files
 from alerce_early.errors import InputError

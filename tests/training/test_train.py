@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import trained_weights
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import trained_weights
 
 from alerce_early import checkpoints, tables
 from alerce_early.errors import InputError
@@ -251,6 +251,7 @@ def test_a_net_can_learn_a_few_rows_of_each_class_by_heart(quick, model: str, si
     assert (task.net(batch).argmax(1) == batch["label"]).float().mean() > 0.95
 
 
+@pytest.mark.slow
 def test_a_net_learns_the_simulated_survey(composed, tmp_path: Path) -> None:
     config = composed(
         *("model=preliminary_cnn", "recipe=joint", "data.n=800", f"outputs={tmp_path}"),

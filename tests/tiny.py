@@ -1,0 +1,75 @@
+"""What many tests make: tiny configs, weights, facts, stamps and pages."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig
+
+from alerce_early.config import compose_config
+from alerce_early.data.spec import DataSpec
+from alerce_early.evaluation.kinds import Classification
+from alerce_early.report import sections
+from alerce_early.steps import train
+
+CHECKOUT = Path(__file__).parent.parent
+TWO_COLUMNS = ("trainer.max_epochs=1", "features.names=[fwhm,ndethist]")
+
+
+def quick_config(stamps_file: Path, outputs: Path, *overrides: str) -> DictConfig:
+    return compose_config(
+        "data=alerce",
+        f"data.path={stamps_file}",
+        f"outputs={outputs}",
+        "model=preliminary_cnn",
+        "recipe=minmax",
+        "trainer.max_epochs=2",
+        "data.batches_per_epoch=3",
+        "data.batch_size=16",
+        *overrides,
+    )
+
+
+class EnoughError(Exception):
+    """The weights are there, and nobody asks for what is judged and drawn after them."""
+
+
+class Enough(Callback):
+    def on_fit_end(self, *_: object) -> None:
+        raise EnoughError
+
+
+def trained_weights(config: DictConfig, folder: Path) -> dict[str, torch.Tensor]:
+    """The last weights of a run that ends with its training."""
+    with pytest.raises(EnoughError):
+        train(config, folder, Enough())
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def spec(features: tuple[str, ...] = (), **facts: Any) -> DataSpec:
+    """The facts of a small data set of stamps, but for those given."""
+    usual: dict[str, Any] = {
+        **{"kind": "stamps", "shape": (3, 21, 21), "classes": ("a", "b", "c"), "recipe": (), "margin": 0},
+        **{"n_train": 100, "fingerprint": "", "origin": "a test"},
+        **{"feature_mean": tuple(100.0 + i for i in range(len(features))), "feature_std": (10.0,) * len(features)},
+    }
+    return DataSpec(features=features, **usual | facts)
+
+
+def page_of(table: dict[str, np.ndarray], title: str) -> tuple[dict[str, Any], sections.Section]:
+    """The figures of a page about a table of classifications, and its section of this title."""
+    kind = Classification()
+    names = [name.removeprefix("p_") for name in table if name.startswith("p_")]
+    predicted = np.array(names)[np.stack([table[f"p_{name}"] for name in names], 1).argmax(1)]
+    table = {"predicted": predicted, "split": np.full(len(predicted), "test")} | table
+    drawn = sections.draw(kind, judged := kind.judge(table), table)
+    written = sections.write(kind, judged, table, drawn, images=None)
+    return drawn, next(section for section in written if section.title == title)
+
+
+def stamp(value: float = 0.0, height: int = 63, width: int = 63) -> np.ndarray:
+    """A constant raw stamp (H, W, 3)."""
+    return np.full((height, width, 3), value, dtype=np.float32)
