@@ -29,7 +29,7 @@ class EpochLine(Callback):
     def __init__(self, folder: Path, shown: Sequence[str]):
         self.file, self.shown = folder / "history.jsonl", list(dict.fromkeys(shown))
         self.history: list[dict[str, Any]] = []
-        self.stepping = [0, 0.0]  # rows and seconds of the training steps alone, but for the first epoch
+        self.rows, self.stepping = 0, 0.0  # of the training steps alone, but for the first epoch: rows and seconds
         self.seconds = 0.0  # of training, up to the end of the last epoch, also before the run was cut
         self.started = 0.0
 
@@ -43,7 +43,7 @@ class EpochLine(Callback):
         if trainer.is_last_batch and self.history:
             outputs["loss"].item()  # waits for the device
             rows = sum(int(step["rows"]) for step in cast(Any, pl_module).steps) * trainer.world_size
-            self.stepping = [self.stepping[0] + rows, self.stepping[1] + time.perf_counter() - self.begun]
+            self.rows, self.stepping = self.rows + rows, self.stepping + time.perf_counter() - self.begun
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         task = cast(Any, pl_module)
@@ -71,10 +71,11 @@ class EpochLine(Callback):
         log.info("epoch %3d/%s  %s  %.1f s", epoch, trainer.max_epochs, numbers, seconds)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "seconds": self.seconds, "stepping": self.stepping}
+        return {"history": self.history, "rows": self.rows, "seconds": (self.seconds, self.stepping)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history, self.seconds, self.stepping = (state_dict[name] for name in ("history", "seconds", "stepping"))
+        self.history, self.rows = state_dict["history"], state_dict["rows"]
+        self.seconds, self.stepping = state_dict["seconds"]
 
 
 def measure_training(trainer: L.Trainer) -> dict[str, float | None]:
@@ -84,8 +85,7 @@ def measure_training(trainer: L.Trainer) -> dict[str, float | None]:
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     (line,) = (callback for callback in callbacks if isinstance(callback, EpochLine))
-    rows, seconds = line.stepping
-    rate = round(rows / seconds, 1) if rows else None
+    rate = round(line.rows / line.stepping, 1) if line.rows else None
     return {"training_seconds": round(line.seconds, 2), "training_stamps_per_second": rate}
 
 

@@ -34,7 +34,12 @@ def test_a_quoted_text_is_read_back(composed: Callable[..., DictConfig], text: s
 @pytest.mark.parametrize(
     "option",
     (
-        *("+trainer.precision=32", "model.net.dropout=0", "model.task.entropy=.5", "+optim.optimizer.amsgrad=true"),
+        *(
+            "+trainer.gradient_clip_val=1",
+            "model.net.dropout=0",
+            "model.task.entropy=.5",
+            "+optim.optimizer.amsgrad=true",
+        ),
         *("data.groups={SN:[SN],rest:[AGN]}", "+hydra.job.name=x", "++seed=3", "+data.keep.z_conf=[3]"),
     ),
 )

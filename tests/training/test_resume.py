@@ -126,10 +126,10 @@ def test_sigterm_ends_with_one_line_and_resume_goes_on(stamps_file: Path, tmp_pa
     folder = Path(line.removeprefix(message))
     assert Run(folder).cut
 
-    wrong = Command("alerce_early.train", f"resume={folder}", "data.batch_size=32", cwd=tmp_path)
+    wrong = Command("alerce_early.train", f"resume={folder}", "data.batch_size=24", cwd=tmp_path)
     _, err = wrong.communicate(timeout=120)
     assert (
-        wrong.returncode == 2 and err == f"error: {folder} continues as it began: data.batch_size 16 there, 32 here.\n"
+        wrong.returncode == 2 and err == f"error: {folder} continues as it began: data.batch_size 16 there, 24 here.\n"
     )
 
     again = Command("alerce_early.train", f"resume={folder}", "data.batch_size=16", cwd=tmp_path)
