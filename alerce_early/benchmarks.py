@@ -130,7 +130,7 @@ def train_as_it_grows(batches: int, folder: Path) -> None:
     usual = ("model=rotinv", f"data.batches_per_epoch={batches}", "trainer.max_epochs=3", "data.n=1000")
     for what, *each in (
         ("rows", "data.n=1000", "data.n=10000", "data.n=52244"),
-        ("pixels", "recipe.size=21", "recipe.size=31 recipe=joint", "recipe.size=63 recipe=joint"),
+        ("pixels", "recipe.size=21 recipe=joint", "recipe.size=31 recipe=joint", "recipe.size=63 recipe=joint"),
         ("processes", "trainer.devices=1", "trainer=ddp trainer.accelerator=cpu trainer.devices=2"),
     ):
         rates: list[float] = []

@@ -10,12 +10,12 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from alerce_early.construct import function
 from alerce_early.data import splits
 from alerce_early.data.records import MISSING, UNLABELLED
-from alerce_early.data.sampling import EpochBatches
+from alerce_early.data.sampling import EpochBatches, Rows
 from alerce_early.data.spec import DataSpec
 from alerce_early.data.store import Store, open_or_prepare
 from alerce_early.errors import InputError
@@ -24,28 +24,6 @@ from alerce_early.schema import construct
 log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 256  # rows; bounds memory, changes no result
-
-
-class Rows(Dataset[dict[str, Tensor]]):
-    """Whole batches by row number: one indexing operation, on the device where the arrays live."""
-
-    def __init__(self, rank: int = 0, world: int = 1, **columns: Tensor):
-        self.rank, self.world, self.columns = rank, world, columns
-
-    @property
-    def device(self) -> torch.device:
-        return self.columns["image"].device
-
-    def __getitem__(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """Return this rank's part of a global batch of rows: every world-th; all ranks together have what one would.
-
-        share: weighs its mean loss, so that the mean over ranks is the mean over rows, also where they have not
-        equally many.
-        """
-        own = rows[self.rank :: self.world]
-        index = torch.from_numpy(own).to(self.device)
-        share = torch.tensor(len(own) * self.world / len(rows), device=self.device)
-        return {name: column[index] for name, column in self.columns.items()} | {"row": index, "share": share}
 
 
 class AlertData(L.LightningDataModule):

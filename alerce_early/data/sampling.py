@@ -1,10 +1,12 @@
-"""In which order rows are shown: a pure function of (seed, epoch), so that a resumed run sees the same."""
+"""Which rows a batch holds, a pure function of (seed, epoch), so that a resumed run sees the same; and the batch."""
 
 from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
-from torch.utils.data import Sampler
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
 
 from alerce_early.errors import InputError
 
@@ -50,7 +52,7 @@ class EpochBatches(Sampler[np.ndarray]):
     rows, labels: (N,) int64, row numbers in the store and their classes. batch_size: rows of one step over
     all ranks together, at least two for each. batches: steps per epoch, or None for as many as the sampling
     needs to show every row once (balanced: as many rows as there are). world: how many ranks share each batch,
-    see `datamodule.Rows`.
+    see `Rows`.
     """
 
     def __init__(
@@ -95,3 +97,25 @@ class EpochBatches(Sampler[np.ndarray]):
         cuts = self._cuts(len(order))
         for start, stop in pairwise(cuts):
             yield order[start:stop]
+
+
+class Rows(Dataset[dict[str, Tensor]]):
+    """Whole batches by row number: one indexing operation, on the device where the arrays live."""
+
+    def __init__(self, rank: int = 0, world: int = 1, **columns: Tensor):
+        self.rank, self.world, self.columns = rank, world, columns
+
+    @property
+    def device(self) -> torch.device:
+        return self.columns["image"].device
+
+    def __getitem__(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """Return this rank's part of a global batch of rows: every world-th; all ranks together have what one would.
+
+        share: weighs its mean loss, so that the mean over ranks is the mean over rows, also where they have not
+        equally many.
+        """
+        own = rows[self.rank :: self.world]
+        index = torch.from_numpy(own).to(self.device)
+        share = torch.tensor(len(own) * self.world / len(rows), device=self.device)
+        return {name: column[index] for name, column in self.columns.items()} | {"row": index, "share": share}

@@ -58,6 +58,8 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
     ]
     options: Any = OmegaConf.to_container(config.trainer, resolve=True)
     options["precision"] = choose_precision(options)
+    if options.get("gradient_clip_val"):  # Lightning clips no gradients of a fused optimiser in mixed precision
+        task.optim["optimizer"].pop("fused", None)
     board = options.pop("logger", True) and TensorBoardLogger(
         run.path, name="", version="", default_hp_metric=False, purge_step=purge
     )

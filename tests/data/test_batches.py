@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alerce_early.data.datamodule import Rows
-from alerce_early.data.sampling import EpochBatches
+from alerce_early.data.sampling import EpochBatches, Rows
 from alerce_early.errors import InputError
 
 SIZES = [300, 20, 130]

@@ -165,6 +165,13 @@ def test_a_run_is_judged_in_float32_whatever_trained(quick, tmp_path: Path) -> N
     assert run.read_json("metrics.json")["precision"] == "bf16-mixed"
 
 
+def test_gradients_are_clipped_in_mixed_precision_too(quick, tmp_path: Path) -> None:
+    options = ("trainer.precision=bf16-mixed", "optim=adam")
+    clipped = trained_weights(quick(*options, "+trainer.gradient_clip_val=1e-9"), tmp_path / "clipped")
+    free = trained_weights(quick(*options), tmp_path / "free")
+    assert any(not torch.equal(clipped[name], free[name]) for name in free)
+
+
 def test_the_arrays_are_put_in_place_once(quick) -> None:
     data = make_data(quick())
     data.setup("fit")
