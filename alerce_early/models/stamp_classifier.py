@@ -17,13 +17,17 @@ class StampClassifier(Net):
     441,075 parameters for 3 channels, 21 x 21 pixels, 23 features, 5 classes and kernels of 5; 261,049 for 26
     features and kernels of 3. In eval mode |f(x) - f(rot90 x)| is rounding error, see `ConvTrunk`. Without
     features it is the images-only variant of the paper.
+
+    logarithms: see signed logarithms of the columns instead of their distance from the mean in standard deviations,
+    which leaves nothing of small values beside large ones (`ncovhist` is 1 to 3,000).
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: DataSpec, dropout: float = 0.5, kernel: int = 5):
+    def __init__(self, spec: DataSpec, dropout: float = 0.5, kernel: int = 5, logarithms: bool = False):
         super().__init__(spec)
+        self.logarithms = logarithms
         channels, size, _ = spec.shape
         columns = len(spec.features)
         # of the spec, which travels in the checkpoint, so not kept there twice
@@ -40,8 +44,14 @@ class StampClassifier(Net):
         """image (B, C, S, S) float32, features (B, F) float32 unscaled -> (B, classes) logits."""
         turns = rotate_quarters(batch["image"]).contiguous(memory_format=torch.channels_last)
         stamp = cyclic_mean(self.stamp(self.trunk(turns)))
-        columns = (batch["features"] - self.mean) / self.std
+        columns = batch["features"]
+        sigmas = (columns - self.mean) / self.std
         # a value that training hardly ever lacked: how far -999 is from the mean has no meaning then
-        columns = columns.where((batch["features"] != MISSING) | (columns.abs() < RARE), 0.0)
+        unknown = (columns == MISSING) & (sigmas.abs() >= RARE)
+        if self.logarithms:
+            logarithms = columns.sign() * columns.abs().log1p()
+            columns = logarithms.where(~unknown, self.mean.sign() * self.mean.abs().log1p())
+        else:
+            columns = sigmas.where(~unknown, 0.0)
         metadata = self.metadata(columns)
         return self.output(self.head(torch.cat([stamp, metadata], 1)))

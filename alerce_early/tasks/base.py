@@ -69,6 +69,10 @@ class Task(L.LightningModule):
         """Return means over the rows of a training batch that show how learning goes, beside the losses."""
         return {}
 
+    def mix(self, batch: Batch) -> Batch:
+        """Return a training batch whose rows may be made of several, ready for the net."""
+        return batch
+
     def outputs(self, z: Any, batch: Batch) -> dict[str, Tensor]:
         """Return columns (B,) of the predictions table for one batch, given the net's output for it.
 
@@ -104,7 +108,7 @@ class Task(L.LightningModule):
         share: weighs the loss of a rank that has fewer rows of the global batch than the others, see `Rows`.
         """
         image = self.recipe.finish(self.augment(batch["image"]))
-        batch = batch | {"image": image}
+        batch = self.mix(batch | {"image": image})
         z = self.net(batch)
         losses = self.losses(z, batch)
         seen = {name: value.detach() for name, value in (losses | self.scores(z, batch)).items()}

@@ -28,7 +28,9 @@ class ClassifyTask(Task):
     loss: cross_entropy, of a softmax; or binary, the mean binary cross entropy of one sigmoid per class on one-hot
     labels, as in Keras, whose outputs are the sigmoids over their sum. entropy: weight of the mean entropy (nats) of
     the predictions, taken off the loss, so that uncertain stamps are not forced to one class (Carrasco-Davis et al.
-    2021).
+    2021). label_smoothing: part of a label that is spread over all classes alike, in [0, 1). mixup: parameter of the
+    Beta distribution by which training stamps and their labels are mixed in pairs (Zhang et al. 2018); 0 for not at
+    all; there must be no metadata, of which a mean says nothing where a value is missing.
     """
 
     def __init__(
@@ -36,20 +38,24 @@ class ClassifyTask(Task):
         *args: Any,
         loss: Literal["cross_entropy", "binary"] = "cross_entropy",
         entropy: float = 0.0,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
         **options: Any,
     ):
         super().__init__(*args, **options)
-        self.loss, self.entropy = loss, entropy
+        self.loss, self.entropy, self.label_smoothing, self.mixup = loss, entropy, label_smoothing, mixup
 
     lower_is_better = frozenset({"loss", "log_loss", "brier", "ece"})
     shown: tuple[str, ...] = ("recall/SN",)
 
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
+        wanted = batch.get("mixed", functional.one_hot(batch["label"], z.shape[1])).to(z.dtype)
+        if self.training and self.label_smoothing:
+            wanted = wanted.lerp(torch.full_like(wanted, 1 / z.shape[1]), self.label_smoothing)
         if self.loss == "binary":
-            one_hot = functional.one_hot(batch["label"], z.shape[1]).to(z.dtype)
-            fit = functional.binary_cross_entropy_with_logits(z, one_hot)
+            fit = functional.binary_cross_entropy_with_logits(z, wanted)
         else:
-            fit = functional.cross_entropy(z, batch["label"])
+            fit = functional.cross_entropy(z, wanted)
         entropy = torch.distributions.Categorical(logits=self._logits(z), validate_args=False).entropy().mean()
         return {"loss": fit - self.entropy * entropy}
 
@@ -60,6 +66,17 @@ class ClassifyTask(Task):
     def _probabilities(self, z: Tensor) -> Tensor:
         """(..., classes) float32 of the net's output (..., classes)."""
         return self._logits(z.float()).softmax(-1)
+
+    def mix(self, batch: Batch) -> Batch:
+        """Mix stamps and labels in pairs; mixed: (B, classes) float32, the probability of each class."""
+        if not self.mixup:
+            return batch
+        if self.spec.features:
+            raise InputError(f"model.task.mixup={self.mixup} mixes stamps, not metadata. Try features=none.")
+        from torchvision.transforms import v2  # of all networks only one needs it else
+
+        image, mixed = v2.MixUp(alpha=self.mixup, num_classes=len(self.spec.classes))(batch["image"], batch["label"])
+        return batch | {"image": image, "mixed": mixed}
 
     def scores(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the accuracy on the rows as they are drawn, augmented, and under dropout."""

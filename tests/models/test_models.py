@@ -79,12 +79,22 @@ def test_stamp_classifier_sees_features_in_units_of_their_scatter() -> None:
     assert seen[0].tolist() == [[1.0, -2.0]]
 
 
-def test_a_value_that_training_never_lacked_is_taken_as_its_mean() -> None:
-    net = StampClassifier(spec(("rare", "often"), feature_mean=(2.5, -300.0), feature_std=(0.5, 450.0))).eval()
+def test_stamp_classifier_sees_signed_logarithms_where_asked_to() -> None:
+    net = StampClassifier(spec(("count", "latitude")), logarithms=True).eval()
+    seen: list[torch.Tensor] = []
+    net.metadata.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    net({"image": torch.rand(1, 3, 21, 21), "features": torch.tensor([[3000.0, -9.0]])})
+    assert seen[0].tolist() == [[pytest.approx(np.log(3001)), pytest.approx(-np.log(10))]]
+
+
+@pytest.mark.parametrize(("logarithms", "mean"), ((False, 0.0), (True, np.log(3.5))))
+def test_a_value_that_training_never_lacked_is_taken_as_its_mean(logarithms: bool, mean: float) -> None:
+    known = spec(("rare", "often"), feature_mean=(2.5, -300.0), feature_std=(0.5, 450.0))
+    net = StampClassifier(known, logarithms=logarithms).eval()
     seen: list[torch.Tensor] = []
     net.metadata.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     net({"image": torch.rand(1, 3, 21, 21), "features": torch.tensor([[-999.0, -999.0]])})
-    assert seen[0].tolist() == [[0.0, pytest.approx(-699 / 450)]]
+    assert seen[0].tolist() == [[pytest.approx(mean), pytest.approx(-np.log(1000) if logarithms else -699 / 450)]]
 
 
 def test_same_padding_of_even_kernels_is_below_and_right_as_in_keras() -> None:

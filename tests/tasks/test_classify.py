@@ -32,6 +32,24 @@ def test_the_entropy_of_the_prediction_is_taken_off_the_loss() -> None:
     assert regular == pytest.approx(cross_entropy - 0.5 * entropy, abs=1e-6)
 
 
+def test_a_part_of_the_label_is_spread_over_all_classes_in_training_alone() -> None:
+    z, batch = torch.tensor([[log(3.0), 0.0]]), {"label": torch.tensor([0])}  # p = 3/4, 1/4
+    smooth = task(ClassifyTask, label_smoothing=0.2)
+    assert smooth.losses(z, batch)["loss"].item() == pytest.approx(-0.9 * log(0.75) - 0.1 * log(0.25), abs=1e-6)
+    assert smooth.eval().losses(z, batch)["loss"].item() == pytest.approx(-log(0.75), abs=1e-6)
+
+
+def test_stamps_and_labels_are_mixed_alike() -> None:
+    label = torch.tensor([0, 1, 1, 0])
+    image = label.float().view(4, 1, 1, 1).expand(4, 2, 5, 5)  # each pixel tells the class
+    mixed = task(ClassifyTask, mixup=1.0).mix({"image": image, "label": label})
+    assert torch.allclose(mixed["image"][:, 0, 0, 0], mixed["mixed"][:, 1], atol=1e-6)
+    assert ((mixed["mixed"] > 0.01) & (mixed["mixed"] < 0.99)).any()
+    z = torch.tensor([[log(3.0), 0.0]]).expand(4, 2)
+    by_hand = -(mixed["mixed"] * torch.tensor([log(0.75), log(0.25)])).sum(1).mean()
+    assert task(ClassifyTask).losses(z, mixed)["loss"].item() == pytest.approx(by_hand.item(), abs=1e-6)
+
+
 def test_one_sigmoid_per_class_on_one_hot_labels() -> None:
     z, batch = torch.tensor([[log(3.0), 0.0], [-log(3.0), 0.0]]), {"label": torch.tensor([0, 0])}  # 3/4, 1/2; 1/4, 1/2
     binary = task(ClassifyTask, loss="binary")
