@@ -104,7 +104,7 @@ def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
 
 
 def to_label_numbers(labels: Any, classes: Sequence[str], origin: str) -> np.ndarray:
-    """(N,) int64 indices into classes from a list or array of them, or of class names in any capitalisation.
+    """(N,) int64 indices into classes from a list or array of them, -1 for no label, or of names in any capitalisation.
 
     Raises InputError for a label that is neither.
     """
@@ -122,7 +122,7 @@ def to_label_numbers(labels: Any, classes: Sequence[str], origin: str) -> np.nda
             real = values.astype(np.float64)
         except (TypeError, ValueError, OverflowError):
             raise InputError(f"{origin}: labels are neither numbers nor names.") from None
-        known = np.isin(real, np.arange(len(classes)))
+        known = np.isin(real, np.arange(UNLABELLED, len(classes)))
         numbers = np.where(known, real, 0).astype(np.int64)
         unknown = sorted({str(v) for v in values[~known]})
     if unknown:

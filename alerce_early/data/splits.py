@@ -52,7 +52,7 @@ def split(
     test: float = 200,
     seed: int = 0,
     folds: int | None = None,
-    fold: int = 0,
+    fold: int | None = 0,
 ) -> np.ndarray:
     """Assign each row to a part, with a fixed number or fraction of the rows per class for validation and test.
 
@@ -62,12 +62,13 @@ def split(
     rows of one object, and no object has more than a fifth of the rows of a class within a part.
 
     folds, fold: the test rows are fold `fold` of `folds` (see `fold_of`), whatever `test` says, and validation is
-    drawn from the rest. Raises InputError for fractions that leave nothing for training, or a fold out of range.
+    drawn from the rest; None, of what was joined from all folds, counts as 0. Raises InputError for fractions that
+    leave nothing for training, or a fold out of range.
 
     Returns (N,) int8 indices into `PARTS`; a pure function of its arguments.
     """
     if folds is not None:
-        held = fold_of(labels, ids, folds, seed) == _check_fold(fold, folds)
+        held = fold_of(labels, ids, folds, seed) == _check_fold(fold or 0, folds)
         parts = np.full(len(labels), TEST, dtype=np.int8)
         parts[~held] = split(labels[~held], ids[~held], classes, validation=validation, test=0, seed=seed)
         return parts
@@ -122,9 +123,11 @@ def fold_of(labels: np.ndarray, ids: np.ndarray, folds: int, seed: int = 0) -> n
 
 
 def describe_split(
-    validation: float = 100, test: float = 200, seed: int = 0, folds: int | None = None, fold: int = 0
+    validation: float = 100, test: float = 200, seed: int = 0, folds: int | None = None, fold: int | None = 0
 ) -> str:
-    """Return the options of `split` as a sentence."""
+    """Return the options of `split` as a sentence; fold: None where each is judged by what was trained without it."""
+    if folds is not None and fold is None:
+        return f"Split by object, seed {seed}, into {folds} folds, each judged by what was trained without it."
     if folds is not None:
         return (
             f"Split by object, seed {seed}: the test rows are fold {fold} of {folds} (0 to {folds - 1}); of the rest "
@@ -149,8 +152,9 @@ def apply_prescribed(
     """Return the split a file itself holds: (N,) part names to (N,) int8 indices into `PARTS`.
 
     Rows without a part, "", are split among themselves by `split`, whose options the rest are. If a file that
-    assigns every row names none for validation, they are taken from training in the same way. Extra rows
-    train, whatever happens. Raises InputError where folds are asked of a file that assigns every row.
+    assigns every row names none for validation, they are taken from training in the same way. Extra rows train,
+    but for those of an object that is held out, which are in no part (-1). Raises InputError where folds are asked
+    of a file that assigns every row.
     """
     names, index = np.unique(part, return_inverse=True)
     number = {**{name: i for i, name in enumerate(PARTS)}, "extra": TRAIN, "": TRAIN}
@@ -162,4 +166,8 @@ def apply_prescribed(
     elif not (parts == VALIDATION).any():
         train = np.flatnonzero(part == "train")
         parts[train] = construct(split, labels[train], ids[train], classes, **{**options, "test": 0})
-    return parts
+    extra = part == "extra"
+    known = extra & np.isin(ids, ids[~extra & (parts != TRAIN)])
+    if known.any():
+        log.info("%d of %d extra rows are of objects held out, and do not train", known.sum(), extra.sum())
+    return np.where(known, -1, parts).astype(np.int8)

@@ -9,6 +9,7 @@ import pytest
 from tiny import stamp
 
 from alerce_early.data.readers import stamps_file
+from alerce_early.data.records import UNLABELLED
 from alerce_early.errors import InputError
 from alerce_early.simulation import survey
 
@@ -71,6 +72,10 @@ def test_object_ids_are_kept_and_rows_without_one_stand_alone(tmp_path: Path, ke
     assert len(set(read(raw(), tmp_path).ids)) == 5
 
 
+def test_a_row_may_have_no_label(tmp_path: Path) -> None:
+    assert read(raw(labels=[0, -1, 2, -1, 4]), tmp_path).labels.tolist() == [0, UNLABELLED, 2, UNLABELLED, 4]
+
+
 def test_a_file_that_prescribes_its_split(tmp_path: Path) -> None:
     part = {"images": raw()["images"], "labels": raw()["labels"], "features": np.zeros((5, 26))}
     records = read({"Train": part, "Validation": part, "Test": part}, tmp_path)
@@ -83,7 +88,7 @@ ERRORS: dict[str, tuple[Any, str]] = {
     "lengths": (raw(labels=[0, 1]), "5 images, 2 labels, 5 metadata"),
     "metadata length": (raw(metadata=np.zeros((4, 26))), "5 images, 5 labels, 4 metadata"),
     "unknown number": (raw(labels=[0, 1, 2, 3, 7]), "unknown label 7; wanted 0 or AGN"),
-    "negative label": (raw(labels=[0, 1, 2, 3, -1]), "unknown label -1"),
+    "negative label": (raw(labels=[0, 1, 2, 3, -2]), "unknown label -2"),
     "half a label": (raw(labels=[0, 1, 2, 3, 0.5]), "unknown label 0.5"),
     "unknown name": (raw(labels=["AGN", "SN", "VS", "comet", "bogus"]), "unknown label comet"),
     "no labels": ({"images": [stamp()]}, "has no labels"),

@@ -138,6 +138,17 @@ def test_extra_rows_do_not_validate_where_a_file_names_its_test_rows() -> None:
     assert (parts[:60] == splits.VALIDATION).sum() == 10
 
 
+@pytest.mark.parametrize("fold", (0, 1))
+def test_extra_rows_of_an_object_that_is_held_out_do_not_train(fold: int) -> None:
+    """By name and, since `AlertData.objects` are what is split, by position."""
+    ids = np.array([f"object{i % 40}" for i in range(120)])  # each twice in the file, and once beside it
+    part, labels = np.array([""] * 80 + ["extra"] * 40), np.arange(120) % 2
+    parts = splits.apply_prescribed(part, labels, ids, ("a", "b"), validation=5, folds=2, fold=fold)
+    trained = set(ids[parts == splits.TRAIN])
+    assert trained and not trained & set(ids[(parts == splits.TEST) | (parts == splits.VALIDATION)])
+    assert (parts[80:] == splits.TRAIN).sum() == len(trained)
+
+
 @pytest.fixture(scope="module")
 def trained(composed: Any, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run of a generator, of two short epochs."""
