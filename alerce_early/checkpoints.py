@@ -77,6 +77,20 @@ def task_from(checkpoint: Checkpoint, path: str | Path) -> Task:
     return restored.eval()
 
 
+def start_from(task: Task, path: str | Path) -> list[str]:
+    """Give a task those weights of a checkpoint that have the name and shape of one of its own.
+
+    Returns the names of its other weights, which stay as they were. Raises `InputError` as `read`, and where none fit.
+    """
+    held, own = read(path)["state_dict"], task.state_dict()
+    fitting = {name: held[name] for name, weight in own.items() if name in held and held[name].shape == weight.shape}
+    if not fitting:
+        raise InputError(f"init_from: no weight of {path} fits {type(task.net).__name__}.")
+    task.load_state_dict(fitting, strict=False)
+    check_weights(task, path)
+    return [name for name in own if name not in fitting]
+
+
 def check_weights(task: Task, path: str | Path) -> None:
     """Raise `InputError` where a task's weights, read from `path`, are not all finite: its answers would be NaN."""
     for name, weight in task.state_dict().items():

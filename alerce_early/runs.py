@@ -27,8 +27,9 @@ from alerce_early.errors import InputError, one_line
 FREE = ("outputs", "name", "resume", "hydra")  # keys of a config that cannot change a result
 GROUPS = (  # of a whole config; one that was cut short lacks some
     *("seed", "data.batch_size", "data.source", "recipe.steps", "augment.steps", "features", "optim.optimizer"),
-    *("trainer", "model.net", "model.task", "data.split", "data.sampling", "monitor"),
+    *("trainer", "model.net", "model.task", "data.split", "data.sampling"),
 )
+PRETRAINED = Path(__file__).parent / "pretrained"
 LIBRARIES = ("alerce-early", "torch", "torchvision", "lightning", "hydra-core", "numpy", "scikit-learn")
 
 
@@ -180,8 +181,16 @@ class Run:
 
 
 def checkpoint_of(path: Path) -> Path:
-    """Return the best checkpoint of a run folder, or the file itself; raises InputError where there is none."""
-    return path if path.is_file() else Run.find(path).trained()
+    """Return the best checkpoint of a run folder, the file itself, or the pretrained network of this name.
+
+    Raises InputError where there is none.
+    """
+    if path.exists():
+        return path if path.is_file() else Run.find(path).trained()
+    shipped = {file.stem: file for file in sorted(PRETRAINED.glob("*.ckpt"))}
+    if str(path) not in shipped:
+        raise InputError(f"{path} is no run folder, checkpoint or pretrained network; those are {', '.join(shipped)}.")
+    return shipped[str(path)]
 
 
 def flatten_config(config: DictConfig) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from alerce_early.evaluation.kinds import choose_kind
 from alerce_early.instantiate import make_data, make_task
 from alerce_early.report import figures, pictures, run_page
 from alerce_early.report.board import Board
-from alerce_early.runs import Run
+from alerce_early.runs import Run, checkpoint_of
 from alerce_early.tasks.base import NonFiniteLossError, Task
 from alerce_early.training import progress, resuming
 from alerce_early.training.processes import agree, check_sight, is_launched, with_first
@@ -91,6 +91,10 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     data = make_data(config)
     with_first(data.prepare_data)
     task = make_task(config, data.spec)
+    if config.get("init_from") and not run.cut:  # of runs before it there is none
+        start = checkpoint_of(Path(config.init_from))
+        fresh = checkpoints.start_from(task, start)
+        log.info("weights of %s; fresh ones: %s", start, ", ".join(fresh) or "none")
     trainer, best = make_trainer(config, task, run, Board(), *more)
     if trainer.is_global_zero:
         run.begin(config)

@@ -58,6 +58,8 @@ class Search:
                 f"trainer.devices={config.trainer.devices}: a trial trains on one. "
                 "Start the same command once for each device: they share the study."
             )
+        if not config.monitor:
+            raise InputError("monitor=null: a search needs the validation number that it looks for the best of.")
         task: Any = module_class(config.model.task["_target_"])
         self.monitor, self.seed = f"val/{config.monitor}", config.seed
         self.sign = -1 if config.monitor in task.lower_is_better else 1

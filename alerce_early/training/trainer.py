@@ -38,7 +38,7 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
 
     Raises InputError for options of the Trainer that do not fit this machine or the launcher.
     """
-    monitor = f"val/{config.monitor}"
+    monitor = f"val/{config.monitor}" if config.monitor else None
     mode = "min" if config.monitor in task.lower_is_better else "max"
     folder = run.path / "checkpoints"
     best = resuming.Kept(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
@@ -48,11 +48,13 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
     # what the cut run logged after its last checkpoint will be logged again
     purge = checkpoints.read(run.last)["global_step"] + 1 if run.cut else 0
     callbacks: list[Callback] = [
-        progress.EpochLine(run.path, ("train/loss", "val/loss", monitor, *[f"val/{name}" for name in task.shown])),
+        progress.EpochLine(
+            run.path, ("train/loss", "val/loss", monitor or "", *[f"val/{name}" for name in task.shown])
+        ),
         resuming.Randomness(),
         *progress.progress_bar(),
         *more,
-        construct(resuming.Patience, monitor=monitor, patience=config.patience, mode=mode, check_finite=False),
+        *([resuming.Patience(monitor, patience=config.patience, mode=mode, check_finite=False)] if monitor else []),
         best,
         last,
     ]
