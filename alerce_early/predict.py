@@ -71,7 +71,7 @@ def main() -> None:
         prog="python -m alerce_early.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("run", help="a run folder, a checkpoint, or a file that export wrote")
+    add("run", help="a run folder, a checkpoint, a file that export wrote, or a pretrained network, as ztf")
     add("input", nargs="*", metavar="INPUT", help="alert packets, archives of them, stamps or HiTS files, spectra")
     add("--out", type=Path, required=True, help="the .parquet or .csv to write; of --watch, a folder")
     add("--overwrite", action="store_true", help="replace what is there")

@@ -137,7 +137,8 @@ def join(finished: Iterable[Finished]) -> tuple[list[Entry], list[str]]:
     groups: dict[tuple[str, str], list[tuple[list[Finished], dict[str, np.ndarray]]]] = {}
     for (choices, seed), folds in by_seed.items():
         runs = list(folds.values())
-        wanted = runs[0].choices.get("data.split.folds") or 1
+        # of what is joined from all folds, one run has them all
+        wanted = 1 if None in folds else runs[0].choices.get("data.split.folds") or 1
         if len(runs) < wanted:
             said.append(f"{runs[0].choices['model']}, seed {seed}: {len(runs)} of {wanted} folds; left out.")
             continue

@@ -1,7 +1,7 @@
 """Write the HTML page of a finished run, or of a predictions table from elsewhere."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,8 @@ def write_run_page(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
     table, judged = tables.keep_labelled(tables.select_split(tables.read(run.predictions), split)), result[split]
     kind = choose_kind(table)
     drawn = _save(sections.draw(kind, judged, table), run.path)
-    curves = pictures.save(figures.curves(run.history(), result["best_epoch"], kind.curves), run.path / "curves.png")
-
     config = run.config()
     recipe = Recipe(data.spec.recipe, data.spec.margin)
-    cut_short = [f"Training was cut short: {result['stopped']}"] if result["stopped"] else []
     text = page.render(
         title=f"{config.model.name} on {config.data.name} data",
         subtitle=f"Data: {result['origin']}. Run {run.path.name}, seed {config.seed}.",
@@ -49,17 +46,23 @@ def write_run_page(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
             *sections.write_goal(judged),
             *([sections.write_posterior(result["posterior"])] if result.get("posterior") else []),
             *_show_pictures(run),
-            Section(
-                "Learning",
-                words=[*cut_short, BEST_OF],
-                pictures=[("Loss by step and by epoch, and scores of training and validation.", curves)],
-            ),
+            *_learning(run, result, kind.curves),
             _data(data, config.data.split),
             _model(run, result),
         ],
     )
     files.write_text(run.page, text)
     return run.page
+
+
+def _learning(run: Run, result: dict[str, Any], scores: Sequence[str]) -> list[Section]:
+    """Return the curves of a run; what was joined of several has none."""
+    if not (history := run.history()):
+        return []
+    curves = pictures.save(figures.curves(history, result["best_epoch"], scores), run.path / "curves.png")
+    cut_short = [f"Training was cut short: {result['stopped']}"] if result.get("stopped") else []
+    caption = "Loss by step and by epoch, and scores of training and validation."
+    return [Section("Learning", words=[*cut_short, BEST_OF], pictures=[(caption, curves)])]
 
 
 def headline_text(result: dict[str, Any], predictions: tables.Table) -> str:

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 from tiny import spec
 
-from alerce_early import export
+from alerce_early import checkpoints, export
 from alerce_early.config import to_plain
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.spec import DataSpec
@@ -86,6 +86,18 @@ def test_spectra(composed: Composed) -> None:
     assert np.isfinite(found[:16]).all()  # this recipe lets NaN and infinite fluxes of weight through
     wanted = net(torch.from_numpy(rows["stamps"])).detach().numpy()
     assert np.allclose(found, wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_a_small_checkpoint_holds_weights_in_float16_and_no_more(composed: Composed, tmp_path: Path) -> None:
+    net = deployed(composed, "recipe=minmax", "model=rotinv")
+    content, different = exporting.content_of(net, "checkpoint")
+    path = tmp_path / "small.ckpt"
+    path.write_bytes(content)
+    assert {weight.dtype for weight in checkpoints.read(path)["state_dict"].values()} == {torch.float16}
+    assert len(content) < 2.2 * sum(weight.numel() for weight in net.parameters())
+    rows = {name: torch.from_numpy(rows) for name, rows in exporting.edge_cases(net, seed=3).items()}
+    lost = (Deployed.load(path)(**rows) - net(**rows)).abs().nan_to_num().max()
+    assert 0 < lost < 10 * different
 
 
 def test_spectra_are_compared_where_float32_resolves_them(composed: Composed) -> None:

@@ -1,0 +1,186 @@
+"""The runs of a sweep over folds as one network: each row is judged by the members that never saw it."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from sklearn.ensemble import RandomForestClassifier
+
+from alerce_early import checkpoints, tables
+from alerce_early.data.datamodule import AlertData
+from alerce_early.data.records import MISSING
+from alerce_early.errors import InputError, exit_on_input_error
+from alerce_early.instantiate import make_data
+from alerce_early.models.ensemble import to_evidence
+from alerce_early.report import run_page
+from alerce_early.runs import Run
+from alerce_early.steps import columns_of, evaluate, fit_on_validation
+from alerce_early.training.processes import is_first
+from alerce_early.training.sweeps import Summary
+
+log = logging.getLogger(__name__)
+
+
+class Join(Summary):
+    """Hydra calls this when all jobs of a sweep over folds have ended: says what came of each, joins their networks.
+
+    folder: of the new run, or of the first free name after it. features: metadata columns of a forest to go with them,
+    [] for none. trees, leaf: how many, and the fewest rows in a leaf.
+    """
+
+    def __init__(self, folder: str, features: Sequence[str] = (), trees: int = 200, leaf: int = 2):
+        self.folder, self.features = Path(folder), [*features]
+        self.forest = {"n_estimators": trees, "min_samples_leaf": leaf}
+
+    @exit_on_input_error  # of another error Hydra makes a warning
+    def on_multirun_end(self, config: DictConfig, **also: Any) -> None:
+        super().on_multirun_end(config, **also)
+        runs = [Run(path.parent) for path in sorted(Path(config.hydra.sweep.dir).glob("*/metrics.json"))]
+        if is_first() and runs:
+            print(self.join(runs).page)
+
+    def join(self, runs: Sequence[Run]) -> Run:
+        """Make one network of runs that differ in their test fold, and perhaps in their seed; returns its run.
+
+        The predictions table holds each row as networks and a forest judge it that did not train on it; calibration and
+        sets are fitted to that table.
+        Raises InputError where the folds are not all there, or the runs do not belong together.
+        """
+        held = [checkpoints.read(run.best) for run in runs]
+        config = runs[0].config()
+        seen = [name for one in held for name in one["hyper_parameters"]["spec"]["features"]]
+        config.features.names = list(dict.fromkeys([*seen, *self.features]))
+        data = make_data(config)
+        if any(one["hyper_parameters"]["spec"]["fingerprint"] != data.spec.fingerprint for one in held):
+            raise InputError(f"the runs in {runs[0].path.parent} were trained on different data.")
+        table, fold = _judge_out_of_fold(runs, data)
+        evidence = _log(tables.probabilities(table, data.classes))
+        net: dict[str, Any] = {"_target_": "alerce_early.models.ensemble.Ensemble"}
+        net |= {"members": [_describe(one) for one in held]}
+        weights = {
+            f"members.{i}.{name}": weight for i, one in enumerate(held) for name, weight in one["state_dict"].items()
+        }
+        if self.features:
+            truth, columns = data.labels[table["row"]], _metadata(data, self.features, table["row"])
+
+            def grow(chosen: np.ndarray) -> RandomForestClassifier:
+                forest = RandomForestClassifier(**self.forest, class_weight="balanced", random_state=config.seed)
+                return forest.fit(columns[chosen], truth[chosen])
+
+            for k in np.unique(fold):
+                evidence[fold == k] += _log(grow(fold != k).predict_proba(columns[fold == k]))
+            at = [data.feature_names.index(name) for name in self.features]
+            net["forest"], tensors = to_tensors(grow(fold >= 0), at)
+            weights |= {f"forest.{name}": tensor for name, tensor in tensors.items()}
+
+        shares = torch.from_numpy(evidence).softmax(1).numpy().astype(np.float32)
+        table |= {f"p_{name}": shares[:, i] for i, name in enumerate(data.classes)}
+        table["predicted"] = np.array(data.classes)[shares.argmax(1)]
+        held[0]["hyper_parameters"] |= {"net": net, "spec": data.spec.plain()}
+        held[0]["state_dict"] = {f"net.{name}": weight for name, weight in weights.items()}
+        return _write(self.folder, config, held[0], table, runs, data)
+
+
+def _describe(checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:
+    """Return the options of `models.ensemble.Member` but spec."""
+    options = checkpoint["hyper_parameters"]
+    columns = {name: list(options["spec"][name]) for name in ("features", "feature_mean", "feature_std")}
+    return {"net": options["net"], **columns}
+
+
+def _judge_out_of_fold(runs: Sequence[Run], data: AlertData) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return one table of all rows that the runs had for test, over runs the mean of logarithms; and their folds (N,).
+
+    Raises InputError where a labelled row was not.
+    """
+    parts = [tables.keep_labelled(tables.select_split(tables.read(run.predictions), "test")) for run in runs]
+    judged = np.concatenate([part["row"] for part in parts])
+    own = np.full(len(data.labels), True) if data.store.part is None else data.store.part != "extra"
+    if lacking := len(np.setdiff1d(np.flatnonzero(own & (data.labels >= 0)), judged)):
+        folder = runs[0].path.parent
+        raise InputError(f"{folder}: {lacking} labelled rows are in no fold's test split. Run all folds.")
+    rows, first, at = np.unique(judged, return_index=True, return_inverse=True)
+    kept = [name for name in parts[0] if name in ("id", "object", "row", "split", "label", *tables.METADATA)]
+    table = {name: np.concatenate([part[name] for part in parts])[first] for name in kept}
+    evidence = np.zeros((len(rows), len(data.classes)))
+    np.add.at(evidence, at, np.concatenate([_log(tables.probabilities(part, data.classes)) for part in parts]))
+    shares = torch.from_numpy(evidence / np.bincount(at)[:, None]).softmax(1).numpy()
+    fold = np.repeat([run.config().data.split.fold for run in runs], [len(part["row"]) for part in parts])
+    return table | {f"p_{name}": shares[:, i] for i, name in enumerate(data.classes)}, fold[first]
+
+
+def _write(
+    folder: Path,
+    config: DictConfig,
+    checkpoint: checkpoints.Checkpoint,
+    table: dict[str, np.ndarray],
+    members: Sequence[Run],
+    data: AlertData,
+) -> Run:
+    """Write the joined network as a finished run."""
+    fits = fit_on_validation({**table, "split": np.full(len(table["row"]), "validation")}, config)
+    table |= columns_of(fits, table)
+    kept = {name: checkpoint[name] for name in ("format", "task", "hyper_parameters", "state_dict")}
+    run = Run.new(folder)
+    config.model.net, config.data.split.fold = checkpoint["hyper_parameters"]["net"], None
+    run.begin(config)
+    run.best.parent.mkdir()
+    checkpoints.save({**kept, **fits}, run.best)
+    tables.write(run.predictions, table)
+    result = {
+        **{name: members[0].metrics[name] for name in ("origin", "epochs", "best_epoch", "precision")},
+        **evaluate(table),
+        **fits,
+        "members": [str(one.path) for one in members],
+        "parameters": sum(weight.numel() for weight in checkpoints.task(run.best).parameters()),
+        "training_seconds": round(sum(one.metrics["training_seconds"] for one in members), 2),
+    }
+    run_page.write_run_page(run, data, result)
+    run.write_json("metrics.json", result)
+    log.info("%s", run_page.headline_text(result, table))
+    return run
+
+
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    return to_evidence(torch.from_numpy(np.asarray(probabilities, dtype=np.float64))).numpy()
+
+
+def _metadata(data: AlertData, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    """(N, F) float32, what a deployed network is given: the store's columns, -999 where a value is missing."""
+    found = data.metadata(names, rows)
+    return np.nan_to_num(np.stack([found[name] for name in names], 1), nan=MISSING).astype(np.float32)
+
+
+def to_tensors(
+    forest: RandomForestClassifier, columns: Sequence[int]
+) -> tuple[dict[str, int], dict[str, torch.Tensor]]:
+    """Return the options of `models.ensemble.Forest` but classes, and its tensors by name.
+
+    columns: of the features of a network, those that the forest was grown on.
+    """
+    trees = [estimator.tree_ for estimator in forest.estimators_]
+    starts = np.cumsum([0, *(tree.node_count for tree in trees)])
+    inner = np.concatenate([tree.children_left >= 0 for tree in trees])
+    own = np.arange(starts[-1])
+
+    def children(side: str) -> np.ndarray:
+        return np.concatenate([getattr(tree, side) + start for tree, start in zip(trees, starts[:-1], strict=True)])
+
+    threshold = np.concatenate([tree.threshold for tree in trees])
+    rounded = threshold.astype(np.float32)
+    # downwards: of float32 columns none lies between, so that each goes where it went
+    rounded = np.where(rounded > threshold, np.nextafter(rounded, np.float32(-np.inf)), rounded)
+    tensors = {
+        "column": np.where(inner, np.take(columns, np.concatenate([tree.feature for tree in trees]), mode="clip"), 0),
+        "threshold": rounded,
+        "below": np.where(inner, children("children_left"), own),
+        "above": np.where(inner, children("children_right"), own),
+        "probabilities": np.concatenate([tree.value[:, 0] for tree in trees]).astype(np.float32),
+        "root": starts[:-1],
+    }
+    options = {"trees": len(trees), "nodes": int(starts[-1]), "depth": max(tree.max_depth for tree in trees)}
+    return options, {name: torch.from_numpy(values) for name, values in tensors.items()}

@@ -1,0 +1,54 @@
+"""Several networks and a forest as one."""
+
+import numpy as np
+import torch
+from sklearn.ensemble import RandomForestClassifier
+from tiny import spec
+
+from alerce_early.ensembling import to_tensors
+from alerce_early.models.ensemble import Ensemble, Forest, to_evidence
+
+LINEAR = {"_target_": "alerce_early.models.stamp_cnn.StampCNN", "layers": ["flatten"]}
+
+
+def test_a_forest_in_tensors_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    columns = rng.choice(np.float32([-999, 0.1, 0.2, 0.3, 7]), (500, 4))  # many values on or beside a threshold
+    labels = (columns[:, 0] > 0.15).astype(int) + (columns[:, 1] * columns[:, 2] > 0.5) + rng.integers(0, 2, 500)
+    grown = RandomForestClassifier(20, random_state=0).fit(columns[:250], labels[:250])
+    options, tensors = to_tensors(grown, [0, 1, 2, 3])
+    forest = Forest(**options, classes=len(grown.classes_))
+    forest.load_state_dict(tensors)
+    found = forest(torch.from_numpy(columns)).numpy()
+    assert np.abs(found - grown.predict_proba(columns)).max() < 1e-6
+    assert np.ptp(found, axis=0).min() > 0.5
+
+
+def test_members_are_averaged_in_their_logarithms() -> None:
+    net = Ensemble(spec(shape=(1, 4, 4)), [{"net": LINEAR}] * 2).eval()
+    batch = {"image": torch.randn(5, 1, 4, 4)}
+    one, other = (member.net(batch).log_softmax(1) for member in net.members)
+    assert torch.allclose(net(batch), (one + other) / 2, atol=1e-5) and not torch.allclose(one, other, atol=1e-2)
+
+
+def test_a_forest_adds_its_logarithms() -> None:
+    small = {"trees": 1, "nodes": 3, "depth": 1}
+    net = Ensemble(spec(("fwhm",), shape=(1, 4, 4)), [{"net": LINEAR}], small).eval()
+    known = {"column": [0, 0, 0], "threshold": [2.0, 0.0, 0.0], "below": [1, 1, 2], "above": [2, 1, 2]}
+    shares = [[1 / 3] * 3, [1.0, 0.0, 0.0], [0.0, 0.5, 0.5]]
+    weights = {name: torch.tensor(values) for name, values in {**known, "probabilities": shares, "root": [0]}.items()}
+    net.forest.load_state_dict(weights)
+    batch = {"image": torch.randn(2, 1, 4, 4), "features": torch.tensor([[2.0], [2.1]])}
+    wanted = net.members[0].net(batch).log_softmax(1) + to_evidence(torch.tensor(shares[1:]))
+    assert torch.allclose(net(batch), wanted, atol=1e-5)
+
+
+def test_a_member_is_handed_its_own_columns_alone() -> None:
+    columns = ("fwhm", "rb", "magpsf")
+    own = {"features": ["magpsf", "fwhm"], "feature_mean": [18.0, 2.0], "feature_std": [1.0, 1.0]}
+    member = {"net": {"_target_": "alerce_early.models.stamp_classifier.StampClassifier"}, **own}
+    net = Ensemble(spec(columns), [member]).eval()
+    seen: list[torch.Tensor] = []
+    net.members[0].net.metadata.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    net({"image": torch.rand(1, 3, 21, 21), "features": torch.tensor([[2.5, 0.9, 17.0]])})
+    assert seen[0].tolist() == [[-1.0, 0.5]]

@@ -1,0 +1,83 @@
+"""The runs of a sweep over folds as one network."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import DictConfig
+from tiny import quick_config
+
+import alerce_early
+from alerce_early import tables
+from alerce_early.ensembling import Join
+from alerce_early.errors import InputError
+from alerce_early.instantiate import make_data
+from alerce_early.report import entries, run_page
+from alerce_early.runs import Run
+from alerce_early.serving import exporting
+from alerce_early.serving.deployed import Deployed
+from alerce_early.steps import train
+
+NAMING = ("ra", "dec", "magpsf", "fwhm")
+FOLDS = ("data.split.folds=2", "data.split.validation=2", "monitor=null", "trainer.max_epochs=1")
+
+
+def train_folds(config: Callable[..., DictConfig], folder: Path) -> list[Run]:
+    return [train(config(*FOLDS, f"data.split.fold={fold}"), folder / f"fold{fold}") for fold in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def folds(quick: Callable[..., DictConfig], tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    return train_folds(quick, tmp_path_factory.mktemp("folds"))
+
+
+def columns(table: tables.Table, classes: tuple[str, ...]) -> np.ndarray:
+    return np.stack([table[f"p_{name}"] for name in classes], 1)
+
+
+def test_each_row_is_judged_by_the_member_that_never_saw_it(
+    folds: list[Run], tmp_path: Path, survey: dict[str, Any]
+) -> None:
+    made = Join(str(tmp_path / "joined")).join(folds)
+    table = tables.read(made.predictions)
+    parts = [tables.select_split(tables.read(run.predictions), "test") for run in folds]
+    assert sorted(table["row"]) == sorted(np.concatenate([part["row"] for part in parts]))
+    classifier = alerce_early.load(made.path)
+    for part in parts:
+        same = np.isin(table["row"], part["row"])
+        assert np.allclose(columns(table, classifier.classes)[same], columns(part, classifier.classes), atol=2e-4)
+
+    stamps = [image for image in survey["images"] if image.shape == (63, 63, 3)][:50]
+    members = [columns(alerce_early.load(run.path).predict(stamps), classifier.classes) for run in folds]
+    mean = np.exp(np.mean(np.log(members), axis=0))
+    wanted = mean / mean.sum(1, keepdims=True)
+    assert np.allclose(columns(classifier.predict(stamps), classifier.classes), wanted, atol=2e-3)
+    assert made.metrics["test"]["n"] == len(table["row"])
+    assert "into 2 folds, each judged by what was trained without it" in made.page.read_text()
+    written = run_page.write_run_page(made, make_data(made.config()), made.metrics)  # as `report` does
+    (entry,), left_out = entries.join(entries.find([str(made.path)])[0])
+    assert written == made.page and [one.run for one in entry.runs] == [made] and not left_out
+
+
+def test_labels_that_nothing_tells_are_not_told_from_metadata_that_name_each_row(
+    survey: dict[str, Any], tmp_path: Path
+) -> None:
+    """A forest that had seen the rows it judges would know them all by heart."""
+    raw = tmp_path / "shuffled.pkl"
+    raw.write_bytes(pickle.dumps(survey | {"labels": np.random.default_rng(0).permutation(survey["labels"])}))
+    runs = train_folds(lambda *given: quick_config(raw, tmp_path, *given), tmp_path)
+    made = Join(str(tmp_path / "joined"), NAMING, trees=30, leaf=1).join(runs)
+    assert made.metrics["test"]["values"]["balanced_accuracy"] < 0.35
+    deployed = Deployed.load(made.best)
+    assert deployed.features == NAMING
+    for form in exporting.FORMATS:  # which compares what the file gives with what the checkpoint gives
+        assert exporting.content_of(deployed, form)[0]
+
+
+def test_a_fold_that_was_not_run_is_missed(folds: list[Run], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Run all folds"):
+        Join(str(tmp_path / "joined")).join(folds[:1])
+    assert not (tmp_path / "joined").exists()
