@@ -1,4 +1,4 @@
-"""The wheel: carries the configs and works in an empty folder."""
+"""The wheel: carries configs and pretrained networks and works in an empty folder."""
 
 import subprocess
 import sys
@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from tiny import CHECKOUT
+
+from alerce_early.runs import PRETRAINED
 
 
 @pytest.mark.slow
@@ -22,6 +24,8 @@ def test_a_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
     packed = zipfile.ZipFile(wheel)
     configs = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "conf").rglob("*.yaml")}
     assert {f"alerce_early/{name}" for name in configs} <= set(packed.namelist())
+    networks = {str(path.relative_to(CHECKOUT)) for path in PRETRAINED.iterdir()}
+    assert networks and networks <= set(packed.namelist())
     packed.extractall(tmp_path / "site")  # what installing a pure Python wheel does
 
     empty = tmp_path / "empty"
@@ -29,4 +33,6 @@ def test_a_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
     alone = {"cwd": empty, "env": {"PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}}
     where = python("-c", "from alerce_early.config import CONF; print(CONF)", **alone).strip()
     assert where == str(tmp_path / "site" / "alerce_early" / "conf")
+    told = python("-c", "import alerce_early; print(alerce_early.load('ztf').classes)", **alone)
+    assert "asteroid" in told
     assert "alerce_early.models.rotinv.RotInv" in python("-m", "alerce_early.train", "--cfg", "job", **alone)
