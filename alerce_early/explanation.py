@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from alerce_early import checkpoints
 from alerce_early.config import folder_name
 from alerce_early.data.datamodule import AlertData
+from alerce_early.data.recipe import Mask, Recipe, TwoScales
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_data
 from alerce_early.models.relevance import Relevance, explain
@@ -70,9 +71,15 @@ def _bars(axes: Axes, columns: Sequence[tuple[str, float]]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _channels(known: Sequence[str], n: int) -> list[str]:
-    """Names of the channels the net sees: those that the recipe added come after the raw ones."""
-    return [*known, *(f"added {i + 1}" for i in range(n))][:n]
+def name_channels(raw: Sequence[str], recipe: Recipe) -> list[str]:
+    """Return the names of the channels that the net sees, of those that the recipe is given."""
+    names = list(raw)
+    for step in (*recipe.before, *recipe.after):
+        if isinstance(step, Mask):
+            names.append("no data")
+        elif isinstance(step, TwoScales):
+            names += [f"{name}, whole" for name in names]
+    return names
 
 
 def _title(task: Task, data: AlertData, row: int, found: Relevance, i: int) -> str:
@@ -108,7 +115,7 @@ def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
         parts = found.parts["features"][i].tolist() if task.spec.features else []
         columns = zip(task.spec.features, parts, strict=True)
         shown = sorted(columns, key=lambda pair: -abs(pair[1]))[:COLUMNS]
-        channels = _channels(data.store.meta["channels"], stamps.shape[1])
+        channels = name_channels(data.store.meta["channels"], task.recipe)[: stamps.shape[1]]
         drawn = picture(stamps[i], found.parts["image"][i].numpy(), channels, _title(task, data, row, found, i), shown)
         files.append(folder / f"{folder_name(data.store.ids[row])}_{row}.png")
         pictures.save(drawn, files[-1])

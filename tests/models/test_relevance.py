@@ -8,10 +8,12 @@ from tiny import spec
 from torch import Tensor, nn
 
 from alerce_early import tables
+from alerce_early.config import to_plain
 from alerce_early.construct import module_class
+from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
-from alerce_early.explanation import write
+from alerce_early.explanation import name_channels, write
 from alerce_early.models.relevance import Relevance, explain
 from alerce_early.runs import Run
 from alerce_early.steps import train
@@ -145,3 +147,10 @@ def test_pictures_of_a_run(quick, tmp_path: Path) -> None:
     assert files and all(file.stat().st_size > 10_000 and object_ in file.name for file in files)
     with pytest.raises(InputError, match="--id nobody: no such object in file stamps"):
         write(run, ["nobody"], tmp_path / "out", "epsilon")
+
+
+def test_every_channel_that_the_net_sees_has_a_name(composed) -> None:
+    recipe = Recipe(to_plain(composed("recipe=two_scales").recipe.steps))
+    names = name_channels(("science", "template", "difference"), recipe)
+    assert names[3:6] == ["no data", "science, whole", "template, whole"]
+    assert len(names) == recipe(torch.rand(1, 3, 63, 63)).shape[1] == 8
