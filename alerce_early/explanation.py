@@ -14,6 +14,7 @@ from alerce_early.data.datamodule import AlertData
 from alerce_early.data.recipe import Mask, Recipe, TwoScales
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_data
+from alerce_early.models.ensemble import Ensemble
 from alerce_early.models.relevance import Relevance, explain
 from alerce_early.report import pictures
 from alerce_early.runs import Run
@@ -29,8 +30,8 @@ def explain_rows(task: Task, data: AlertData, rows: np.ndarray, rule: str) -> tu
     known = list(data.store.meta["features"])
     columns = data.store.features[rows][:, [known.index(name) for name in task.spec.features]]
     batch = {"image": image, "features": torch.from_numpy(columns.astype(np.float32))}
-    # a column at its training mean says nothing
-    found = explain(task.net.eval(), batch, rule, {"features": torch.tensor(task.spec.feature_mean)})
+    mean = torch.tensor(task.spec.feature_mean)  # a column there says nothing, where the net does not know better
+    found = explain(task.net.eval(), batch, rule, {"features": getattr(task.net, "neutral", mean)})
     return image.numpy(), found
 
 
@@ -101,6 +102,8 @@ def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
     task = checkpoints.task(run.trained())
     if not isinstance(task, ClassifyTask):
         raise InputError(f"{config.model.name} is no classifier: relevance is that of the logit of a class.")
+    if isinstance(task.net, Ensemble):
+        raise InputError(f"{run.path} was joined of several networks; explain one of these: metrics.json, members.")
     data = make_data(config)
     unknown = sorted(set(ids) - set(data.store.ids.tolist()))
     if unknown:

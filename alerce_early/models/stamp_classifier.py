@@ -8,6 +8,7 @@ from alerce_early.data.spec import DataSpec
 from alerce_early.models.net import Net, glorot
 from alerce_early.models.rotinv import ConvTrunk, cyclic_mean, dense, rotate_quarters
 
+TINY = 1e-9
 RARE = 10.0  # sigmas from the mean of training, where a value is that fewer than one row in a hundred has
 
 
@@ -40,6 +41,11 @@ class StampClassifier(Net):
         self.output = nn.Linear(64, len(spec.classes))
         glorot(self)
 
+    @property
+    def neutral(self) -> Tensor:
+        """(F,) raw columns that say nothing: those that the first layer sees as zero."""
+        return torch.zeros_like(self.mean) if self.logarithms else self.mean
+
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """image (B, C, S, S) float32, features (B, F) float32 unscaled -> (B, classes) logits."""
         turns = rotate_quarters(batch["image"]).contiguous(memory_format=torch.channels_last)
@@ -49,8 +55,9 @@ class StampClassifier(Net):
         # a value that training hardly ever lacked: how far -999 is from the mean has no meaning then
         unknown = (columns == MISSING) & (sigmas.abs() >= RARE)
         if self.logarithms:
-            logarithms = columns.sign() * columns.abs().log1p()
-            columns = logarithms.where(~unknown, self.mean.sign() * self.mean.abs().log1p())
+            columns = torch.where(unknown, self.mean, columns)
+            # no part of a gradient: so a column's relevance is its share, not how it would change with the column
+            columns = columns * (columns.abs().log1p() / columns.abs().clamp_min(TINY)).detach()
         else:
             columns = sigmas.where(~unknown, 0.0)
         metadata = self.metadata(columns)

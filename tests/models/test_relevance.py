@@ -76,10 +76,12 @@ def test_one_layer_by_hand() -> None:
 
 
 @pytest.mark.parametrize("rule", ("epsilon", "alpha_beta"))
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", (*NETS, "logarithms"))
 def test_relevance_sums_to_the_logit(name: str, rule: str) -> None:
-    features = 5 if "Classifier" in name else 0
-    net, neutral = network(name, features), {"features": torch.tensor(known(features).feature_mean)}
+    features = 0 if name in (NETS[0], NETS[2]) else 5
+    net = network(NETS[1] if name == "logarithms" else name, features)
+    net.logarithms = name == "logarithms"
+    neutral = {"features": net.neutral} if features else {}
     found = explain(net, batch(features), rule, neutral)
     with torch.no_grad():
         logit, predicted = net(batch(features)).max(1)
