@@ -17,7 +17,8 @@ from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.instantiate import make_data
 from alerce_early.models.ensemble import to_evidence
 from alerce_early.report import run_page
-from alerce_early.runs import Run
+from alerce_early.report.entries import NOT_A_CHOICE
+from alerce_early.runs import Run, flatten_config
 from alerce_early.steps import columns_of, evaluate, fit_on_validation
 from alerce_early.training.processes import is_first
 from alerce_early.training.sweeps import Summary
@@ -50,6 +51,11 @@ class Join(Summary):
         sets are fitted to that table.
         Raises InputError where the folds are not all there, or the runs do not belong together.
         """
+        options = [flatten_config(run.config()) for run in runs]
+        differ = {key for one in options for key in one if one[key] != options[0].get(key)} - NOT_A_CHOICE
+        if differ:
+            told = ", ".join(sorted(differ))
+            raise InputError(f"the runs in {runs[0].path.parent} differ in {told}. Give each sweep a name of its own.")
         held = [checkpoints.read(run.best) for run in runs]
         config = runs[0].config()
         seen = [name for one in held for name in one["hyper_parameters"]["spec"]["features"]]

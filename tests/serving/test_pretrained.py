@@ -45,7 +45,7 @@ def test_a_simulated_night_is_classified_by_name_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_does_as_well_on_real_stamps_as_its_card_says(name: str, real_data: Path) -> None:
+def test_it_tells_real_stamps(name: str, real_data: Path) -> None:
     """The rows it was tuned on; of ztf_simulated, which saw none, those it was measured on."""
     found = pickle.load(io.BytesIO((real_data / "ztf_public_stamps.pkl").read_bytes()))
     square = [i for i, image in enumerate(found["images"]) if image.shape == (63, 63, 3)]

@@ -1,13 +1,14 @@
 """The runs of a sweep over folds as one network."""
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tiny import quick_config
 
 import alerce_early
@@ -81,3 +82,13 @@ def test_a_fold_that_was_not_run_is_missed(folds: list[Run], tmp_path: Path) -> 
     with pytest.raises(InputError, match="Run all folds"):
         Join(str(tmp_path / "joined")).join(folds[:1])
     assert not (tmp_path / "joined").exists()
+
+
+def test_runs_of_other_options_are_not_mixed(folds: list[Run], tmp_path: Path) -> None:
+    """A second sweep of the same name has its runs beside those of the first."""
+    other = Run(Path(shutil.copytree(folds[1].path, tmp_path / "other")))
+    config = other.config()
+    config.model.net.dropout = 0.123
+    other.config_file.write_text(OmegaConf.to_yaml(config))
+    with pytest.raises(InputError, match=r"differ in model\.net\.dropout"):
+        Join(str(tmp_path / "joined")).join([folds[0], other])

@@ -50,3 +50,10 @@ def test_without_a_monitor_the_last_epoch_is_kept(quick, tmp_path: Path) -> None
     best, last = (checkpoints.read(path)["state_dict"] for path in (run.best, run.last))
     assert run.metrics["best_epoch"] == run.metrics["epochs"] == 4
     assert all(torch.equal(best[name], last[name]) for name in last)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(quick, tmp_path: Path) -> None:
+    options = {"a": (), "b": (), "c": ("seed=1",)}
+    first, again, other = (trained_weights(quick(*given), tmp_path / name) for name, given in options.items())
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)

@@ -203,13 +203,6 @@ def test_a_process_is_given_at_least_two_rows(quick, tmp_path: Path) -> None:
         train(quick("trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=3"), tmp_path / "run")
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(quick, tmp_path: Path) -> None:
-    options = {"a": (), "b": (), "c": ("seed=1",)}
-    first, again, other = (trained_weights(quick(*given), tmp_path / name) for name, given in options.items())
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not all(torch.equal(first[name], other[name]) for name in first)
-
-
 def test_no_epoch_at_all_is_told(quick, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no epoch was trained.*trainer\.max_epochs"):
         train(quick("trainer.max_epochs=0"), tmp_path / "run")
