@@ -79,6 +79,8 @@ class StampVAE(Net):
     Real codes do not fill the prior evenly, so new ones are drawn from what the training rows' codes looked like:
     a normal distribution for each class with their running mean and covariance (Ghosh et al. 2020, section 4).
 
+    In mixed precision the layers alone are of fewer digits; code, likelihood and moments are float32.
+
     forward: image (B, C, S, S), NaN allowed; label (B,) -> `Coded`, from a random code in training and the
     posterior's mean otherwise.
     """
@@ -131,7 +133,7 @@ class StampVAE(Net):
         image = nn.functional.pad(image.nan_to_num(), (around // 2, around - around // 2) * 2)
         folded = nn.functional.pixel_unshuffle(image, 2)
         planes = self._one_hot(label)[:, :, None, None].expand(-1, -1, *folded.shape[2:])
-        mean, log_variance = self.encoder(torch.cat([folded, planes], 1)).chunk(2, 1)
+        mean, log_variance = self.encoder(torch.cat([folded, planes], 1)).float().chunk(2, 1)
         return mean, log_variance
 
     def decode(self, code: Tensor, label: Tensor, size: int | None = None, error: float = 1.0) -> Pixels:
@@ -142,11 +144,12 @@ class StampVAE(Net):
         """
         known = torch.cat([code, self._one_hot(label)], 1)
         around = (8 * self.side - self.size) // 2
-        mean = self.decoder(known)[:, :, around : around + self.size, around : around + self.size]
+        mean = self.decoder(known).float()[:, :, around : around + self.size, around : around + self.size]
         if size and size > self.size:
             before = (size - self.size) // 2
             mean = nn.functional.pad(mean, (before, size - self.size - before) * 2)
-        sky, bright, mix = self.noise(known)[:, :, None, None].split([self.channels, self.channels, self._mixes], 1)
+        noise = self.noise(known).float()[:, :, None, None]
+        sky, bright, mix = noise.split([self.channels, self.channels, self._mixes], 1)
         at = mean.detach()  # a pixel's brightness must not be chosen for the noise that comes with it
         scale = torch.hypot(sky.clamp(min=QUIETEST).exp() / at.cosh(), bright.exp() * at.tanh() * error)
         # sky noise is shared between channels, the errors of bright pixels are not
@@ -165,8 +168,9 @@ class StampVAE(Net):
         one_hot = self._one_hot(label)
         counts = one_hot.sum(0).clamp(min=1)
         rate = FORGETTING * (one_hot.sum(0) > 0)
-        mean = one_hot.T @ code / counts[:, None]
-        square = torch.einsum("bk,bi,bj->kij", one_hot, code, code) / counts[:, None, None]
+        with torch.autocast(code.device.type, enabled=False):
+            mean = one_hot.T @ code / counts[:, None]
+            square = torch.einsum("bk,bi,bj->kij", one_hot, code, code) / counts[:, None, None]
         self.code_mean += rate[:, None] * (mean - self.code_mean)
         self.code_square += rate[:, None, None] * (square - self.code_square)
 

@@ -5,6 +5,7 @@ The folders are walked, so that a new yaml is tested without a word here.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import lightning as L
 import pytest
@@ -41,7 +42,7 @@ def tiny(composed: Callable[..., DictConfig], common: Path) -> Callable[..., Dic
     return tiny
 
 
-def trains_two_steps(config: DictConfig) -> None:
+def trains_two_steps(config: DictConfig, precision: Literal["32-true", "bf16-mixed"] = "32-true") -> None:
     L.seed_everything(0, verbose=False)
     config.data.batch_size = 8
     data = make_data(config)
@@ -51,6 +52,7 @@ def trains_two_steps(config: DictConfig) -> None:
         max_steps=2,
         limit_val_batches=1,
         accelerator="cpu",
+        precision=precision,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -60,14 +62,16 @@ def trains_two_steps(config: DictConfig) -> None:
     )
     trainer.fit(task, datamodule=data)
     assert trainer.global_step == 2
+    trainer.validate(task, datamodule=data, verbose=False)
     after = list(task.net.parameters())
     assert all(p.isfinite().all() for p in after)
     assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("precision", ("32-true", "bf16-mixed"))
 @pytest.mark.parametrize("model", names("model"))
-def test_every_model_trains_on_its_own_data(model: str, tiny: Callable[..., DictConfig]) -> None:
-    trains_two_steps(tiny(f"model={model}"))
+def test_every_model_trains_on_its_own_data(model: str, precision: Any, tiny: Callable[..., DictConfig]) -> None:
+    trains_two_steps(tiny(f"model={model}"), precision)
 
 
 @pytest.mark.parametrize("experiment", names("experiment"))

@@ -35,6 +35,16 @@ def test_any_channels_and_size(shape: tuple[int, ...]) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
+def test_moments_of_codes_are_exact_in_mixed_precision() -> None:
+    code, label = torch.randn(60, 5), torch.arange(60) % 3
+    nets = [StampVAE(spec(), latent=5, width=4) for _ in range(2)]
+    nets[0]._remember(code, label)
+    with torch.autocast("cpu", torch.bfloat16):
+        nets[1]._remember(code, label)
+    assert torch.equal(nets[0].code_mean, nets[1].code_mean)
+    assert torch.equal(nets[0].code_square, nets[1].code_square)
+
+
 def test_the_divergence_is_that_of_torch() -> None:
     mean, log_variance = torch.randn(4, 7), torch.randn(4, 7)
     posterior = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
