@@ -61,7 +61,8 @@ class ClassifyTask(Task):
 
     def _logits(self, z: Tensor) -> Tensor:
         """Return what a softmax turns into the probabilities: of the logarithms of sigmoids it is their share."""
-        return functional.logsigmoid(z) if self.loss == "binary" else z
+        # not `logsigmoid`, whose exported form is -inf where a sigmoid is too small for float32
+        return -functional.softplus(-z) if self.loss == "binary" else z
 
     def _probabilities(self, z: Tensor) -> Tensor:
         """(..., classes) float32 of the net's output (..., classes)."""

@@ -65,6 +65,7 @@ def test_one_sigmoid_per_class_on_one_hot_labels() -> None:
 
 
 def test_sigmoids_are_served_as_they_were_trained(tmp_path: Path) -> None:
+    torch.manual_seed(0)  # with these weights, all sigmoids of some stamps are too small for float32
     facts = {"raw_shape": (2, 5, 5), "channels": ("sci", "temp")}
     net = {"_target_": "alerce_early.models.stamp_cnn.StampCNN", "layers": ["flatten"]}
     trained = ClassifyTask(
