@@ -25,9 +25,8 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
 from alerce_early.config import compose_config, to_plain
-from alerce_early.construct import build
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_data
+from alerce_early.instantiate import make_data, make_task
 from alerce_early.runs import Run
 from alerce_early.simulation.survey import simulate
 from alerce_early.steps import train
@@ -85,41 +84,47 @@ class TakingTurns(Callback):
 
 
 def train_against_loops(model: str, batches: int, folder: Path, *options: str) -> Run:
-    """Throughput of `train` against a bare loop over batches in memory, of its precision and of float32, and against
-    a row at a time from a DataLoader.
+    """Throughput of `train` against loops that do the same to a batch without a trainer: to whole batches, in its
+    precision and in float32, and to what a DataLoader puts together row by row.
     """
     overrides = [f"model={model}", "data.n=2000", *options, f"data.batches_per_epoch={batches}", f"outputs={folder}"]
     config = compose_config(*overrides, "patience=100", f"trainer.max_epochs={ROUNDS + 1}")
     data = make_data(config)
     data.setup()
-    assert data.rows
-    taken = [data.rows[rows] for rows in data.train_dataloader().sampler or ()]
-    net = build(to_plain(config.model.net), spec=data.spec).train()
-    optimizer = torch.optim.Adam(net.parameters(), lr=config.optim.optimizer.lr, fused=True)
+    order = list(data.train_dataloader().sampler or ())
+    rows = data.rows
+    assert rows
+    task = make_task(config, data.spec)
+    optimizer = torch.optim.Adam(task.parameters(), lr=config.optim.optimizer.lr, fused=True)
     half = choose_precision(to_plain(config.trainer)) == "bf16-mixed"
 
     def step(batch: dict[str, torch.Tensor], half: bool = half) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss = torch.nn.functional.cross_entropy(net(batch), batch["label"])
+            loss = task.training_step(batch, 0)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
-    def by_rows() -> None:
-        columns = {name: torch.cat([batch[name] for batch in taken]) for name in taken[0] if name != "share"}
-        for values in DataLoader(TensorDataset(*columns.values()), batch_size=len(taken[0]["label"]), shuffle=True):
-            step(dict(zip(columns, values, strict=True)))
+    def by_batches(half: bool = half) -> None:
+        task.on_train_epoch_start()
+        for batch in order:
+            step(rows[batch], half)
 
-    rivals: dict[str, Callable[[], object]] = {"bare loop": lambda: deque(map(step, taken), maxlen=0)}
+    def by_rows() -> None:
+        task.on_train_epoch_start()
+        whole = rows[np.concatenate(order)]
+        share = whole.pop("share")
+        for values in DataLoader(TensorDataset(*whole.values()), batch_size=len(order[0]), shuffle=True):
+            step(dict(zip(whole, values, strict=True)) | {"share": share})
+
+    rivals: dict[str, Callable[[], object]] = {"bare loop": by_batches}
     if half:
-        rivals["bare float32 loop"] = lambda: deque(map(partial(step, half=False), taken), maxlen=0)
+        rivals["bare float32 loop"] = partial(by_batches, half=False)
     turns = TakingTurns(rivals | {"DataLoader of rows": by_rows})
     run = train(config, folder / "run", turns)
     for name in turns.rivals:
         rounds = turns.rounds[1:]  # the first epoch warms all up
-        ours, rival = (
-            sum(map(len, (b["label"] for b in taken))) / median(r[k] for r in rounds) for k in ("ours", name)
-        )
+        ours, rival = (sum(map(len, order)) / median(r[k] for r in rounds) for k in ("ours", name))
         ratio = median(r[name] / r["ours"] for r in rounds)
         show(f"train {model}", f"{ours:.0f} stamps/s", f"{rival:.0f} {name}", ratio, ">= 0.97")
     return run

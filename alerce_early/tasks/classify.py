@@ -49,13 +49,16 @@ class ClassifyTask(Task):
     shown: tuple[str, ...] = ("recall/SN",)
 
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
-        wanted = batch.get("mixed", functional.one_hot(batch["label"], z.shape[1])).to(z.dtype)
+        z = z.float()  # also where the net is of fewer digits
+        wanted = batch.get("mixed", functional.one_hot(batch["label"], z.shape[1])).float()
         if self.training and self.label_smoothing:
             wanted = wanted.lerp(torch.full_like(wanted, 1 / z.shape[1]), self.label_smoothing)
         if self.loss == "binary":
             fit = functional.binary_cross_entropy_with_logits(z, wanted)
         else:
             fit = functional.cross_entropy(z, wanted)
+        if not self.entropy:
+            return {"loss": fit}
         entropy = torch.distributions.Categorical(logits=self._logits(z), validate_args=False).entropy().mean()
         return {"loss": fit - self.entropy * entropy}
 
