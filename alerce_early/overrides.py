@@ -29,10 +29,11 @@ NUMBERS: dict[str, tuple[type, float, float]] = {
     "data.batches_per_epoch": (int, 1, math.inf),
     "data.match_radius": (float, 0, 3600),
     "patience": (int, 0, math.inf),
+    "ema": (float, 0, 1),
     "data.split.seed": (int, 0, math.inf),
     "optim.optimizer.lr": (float, 0, math.inf),
 }
-OPTIONAL = ("data.batches_per_epoch", "data.match_radius")
+OPTIONAL = ("data.batches_per_epoch", "data.match_radius", "ema")
 
 
 def check_added(added: Sequence[Override], config: DictConfig) -> None:

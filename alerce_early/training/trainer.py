@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -53,6 +53,9 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
         ),
         resuming.Randomness(),
         *progress.progress_bar(),
+        *(
+            [] if (decay := config.get("ema")) is None else [EMAWeightAveraging(decay=decay)]
+        ),  # runs before it have none
         *more,
         *([resuming.Patience(monitor, patience=config.patience, mode=mode, check_finite=False)] if monitor else []),
         best,

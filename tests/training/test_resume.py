@@ -46,7 +46,9 @@ def hard(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DictConfig:
     return config
 
 
-def test_a_cut_run_ends_bit_equal(hard: DictConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ema", (None, 0.9))
+def test_a_cut_run_ends_bit_equal(hard: DictConfig, tmp_path: Path, ema: float | None) -> None:
+    hard.ema = ema
     train(hard, tmp_path / "clean" / "run")
     Falls.trap.touch()
     cut = Run(tmp_path / "cut" / "run")
