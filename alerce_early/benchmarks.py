@@ -24,6 +24,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
+from alerce_early.__main__ import VERBS
 from alerce_early.config import compose_config, to_plain
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_data, make_task
@@ -253,9 +254,6 @@ def read_by_libraries(archive: Path) -> Iterator[np.ndarray]:
             packet: Any = next(fastavro.reader(content))
             stamps = (gzip.decompress(packet[f"cutout{name}"]["stampData"]) for name in CUTOUTS)
             yield np.stack([fits.getdata(io.BytesIO(stamp)).astype(np.float32) for stamp in stamps])
-
-
-VERBS = ("train", "predict", "report", "compare", "explain", "export", "generate", "prepare", "search", "bench")
 
 
 def start_against_imports(folder: Path) -> None:

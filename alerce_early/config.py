@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alerce_early import files, overrides
+from alerce_early import __version__, files, overrides
 from alerce_early.errors import InputError, exit_on_input_error, one_line
 from alerce_early.runs import Run
 from alerce_early.training import signals, sweeps
@@ -94,6 +94,9 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
 
     @exit_on_input_error
     def main() -> None:
+        if "--version" in sys.argv:  # Hydra would tell its own
+            print(f"alerce-early {__version__}")
+            return
         signals.listen()
         # a shell leaves the ~ of KEY=~/FILE as it is, and Hydra takes it for no value
         sys.argv[1:] = [re.sub("=~(?=/|$)", lambda _: f"={Path.home()}", option) for option in sys.argv[1:]]

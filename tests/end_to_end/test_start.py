@@ -6,18 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from alerce_early import __version__
+from alerce_early.__main__ import VERBS
 from alerce_early.benchmarks import train_against_loops
 from alerce_early.training.trainer import choose_precision
 
-VERBS = [
-    *("train", "predict", "report.__main__", "compare", "explain"),
-    *("export", "generate", "prepare", "search", "bench"),
-]
 SLOW = {"torch", "lightning", "matplotlib", "scipy", "sklearn"}
 
 
 def test_no_verb_imports_torch_before_it_knows_its_options() -> None:
-    imports = ", ".join(f"alerce_early.{verb}" for verb in VERBS)
+    imports = ", ".join(f"alerce_early.{verb}" for verb in VERBS) + ", alerce_early.report.__main__"
     code = f"import sys; import {imports}; print(*{SLOW} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "\n", done.stdout + done.stderr[-300:]
@@ -30,3 +28,19 @@ def test_rivals_take_turns_with_a_real_run(tmp_path: Path, capsys: pytest.Captur
     wanted = ["bare loop", *half, "DataLoader of rows"]
     assert [name in line for name, line in zip(wanted, lines, strict=True)] == [True] * len(wanted)
     assert all(float(line.split(" >=")[0].split()[-1]) > 0 for line in lines)
+
+
+def say(*words: str) -> tuple[int, str, str]:
+    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_one_command_for_all_verbs() -> None:
+    version = (0, f"alerce-early {__version__}\n", "")
+    assert say("alerce_early", "--version") == say("alerce_early.train", "--version") == version
+    status, told, _ = say("alerce_early")
+    assert status == 0 and all(f"\n  {verb} " in told for verb in VERBS)
+    assert say("alerce_early", "compare", "--help") == say("alerce_early.compare", "--help")
+    assert say("alerce_early", "compare", "nowhere") == say("alerce_early.compare", "nowhere")
+    status, _, said = say("alerce_early", "predit")
+    assert status == 2 and said.endswith("did you mean predict?\n")
