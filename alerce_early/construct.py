@@ -55,12 +55,12 @@ def function(target: str) -> Any:
     return found
 
 
-def torch_class(target: str, kind: type) -> Any:
-    """Return the class of torch.optim that this dotted name stands for, a `kind`; raises InputError for others."""
+def library_class(target: str, kind: type, within: str = "torch.optim") -> Any:
+    """Return the class of these modules that this dotted name stands for, a `kind`; raises InputError for others."""
     module_name, _, name = str(target).rpartition(".")
-    found = getattr(sys.modules.get(module_name), name, None) if module_name.startswith("torch.optim") else None
+    found = getattr(sys.modules.get(module_name), name, None) if module_name.startswith(within) else None
     if not (isinstance(found, type) and issubclass(found, kind)):
-        raise InputError(f"_target_ {target!r} is no {kind.__name__} of torch.optim.")
+        raise InputError(f"_target_ {target!r} is no {kind.__name__} of {within}.")
     return found
 
 

@@ -96,9 +96,9 @@ def check(config: DictConfig) -> None:
 def _check_optimizer(options: dict[str, Any], groups: dict[str, Any]) -> None:
     import torch
 
-    from alerce_early.construct import torch_class
+    from alerce_early.construct import library_class
 
-    kind = torch_class(options.pop("_target_"), torch.optim.Optimizer)
+    kind = library_class(options.pop("_target_"), torch.optim.Optimizer)
     try:
         for own in ({}, *groups.values()):  # of a group torch takes, and ignores, also options that do not exist
             construct(kind, [torch.nn.Parameter(torch.zeros(1))], **{**options, **own})
@@ -115,8 +115,8 @@ def _check_trainer(options: dict[str, Any]) -> None:
     for name in OWN:
         if name in options:
             raise InputError(f"trainer.{name} is decided by the run itself; leave it out.")
-    if not isinstance(options.get("logger", True), bool):
-        raise InputError(f"trainer.logger={options['logger']!r}; wanted true (TensorBoard) or false.")
+    if "logger" in options:
+        raise InputError("trainer.logger is chosen by logger=; there are tensorboard, csv, wandb, mlflow and none.")
     try:
         construct(L.Trainer, **{**options, "logger": False, "precision": choose_precision(options)})
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:

@@ -1,6 +1,6 @@
 """Run folders: what each holds and how it is written.
 
-config.yaml versions.json train.log events.out.tfevents.*   from the start
+config.yaml versions.json [code.diff] train.log events.out.tfevents.*   from the start
 history.jsonl checkpoints/{best,last}.ckpt                  after each epoch
 predictions.parquet [predictions.csv] confusion.png curves.png report/        at the end
 metrics.json                                                last: its presence means finished
@@ -9,6 +9,7 @@ metrics.json                                                last: its presence m
 import json
 import platform
 import shutil
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from yaml import YAMLError
 from alerce_early import files
 from alerce_early.errors import InputError, one_line
 
-FREE = ("outputs", "name", "resume", "hydra")  # keys of a config that cannot change a result
+FREE = ("outputs", "name", "resume", "logger", "hydra")  # keys of a config that cannot change a result
 GROUPS = (  # of a whole config; one that was cut short lacks some
     *("seed", "data.batch_size", "data.source", "recipe.steps", "augment.steps", "features", "optim.optimizer"),
     *("trainer", "model.net", "model.task", "data.split", "data.sampling"),
@@ -142,7 +143,7 @@ class Run:
             raise InputError(f"{self.path} was made with another config: {describe_differences(differ, here, given)}.")
 
     def begin(self, config: DictConfig) -> None:
-        """Write what made the run: its config, with all references resolved, and versions.
+        """Write what made the run: its config, with all references resolved, versions, and the code of a checkout.
 
         What a killed process left half written goes.
         """
@@ -151,7 +152,10 @@ class Run:
         if self.cut:
             return
         files.write_text(self.config_file, OmegaConf.to_yaml(config, resolve=True))
-        files.write_text(self.path / "versions.json", json.dumps(collect_versions(), indent=1))
+        commit, diff = describe_code()
+        files.write_text(self.path / "versions.json", json.dumps(collect_versions() | {"commit": commit}, indent=1))
+        if diff:
+            files.write_text(self.path / "code.diff", diff)
 
     def history(self) -> list[dict[str, Any]]:
         """Return one dict per epoch: its numbers as logged, and as "losses" those of its steps."""
@@ -213,6 +217,24 @@ def describe_differences(keys: Sequence[str], there: Mapping[str, Any], here: Ma
     keys: those that differ.
     """
     return "; ".join(f"{key} {there.get(key)} there, {here.get(key)} here" for key in keys)
+
+
+def describe_code(root: Path = Path(__file__).parent.parent) -> tuple[str, str]:
+    """Return the commit of the checkout that this package is, and how code and configs differ from it, new files too.
+
+    Both are empty of an installed package, or where there is no git.
+    """
+    if not (root / ".git").exists() or not shutil.which("git"):
+        return "", ""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, errors="replace")
+        return done.stdout
+
+    parts = ("alerce_early", "conf")
+    new = git("ls-files", "--others", "--exclude-standard", *parts).splitlines()
+    diff = git("diff", "HEAD", "--", *parts) + "".join(git("diff", "--no-index", "/dev/null", file) for file in new)
+    return git("rev-parse", "HEAD").strip(), diff
 
 
 def collect_versions() -> dict[str, str]:

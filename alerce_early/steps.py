@@ -241,8 +241,8 @@ def _parameters(task: Task) -> int:
 
 
 def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) -> None:
-    """Fill TensorBoard's HPARAMS page: the choices of this run beside what came of them."""
-    if isinstance(trainer.logger, TensorBoardLogger):
+    """Tell the logger the choices of this run beside what came of them: in TensorBoard, its HPARAMS page."""
+    if trainer.logger:
         choices = {
             **{
                 group: config[group].get("name", "")
@@ -253,5 +253,10 @@ def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) 
             "learning_rate": config.optim.optimizer.lr,
         }
         judged = result["judged"]
-        trainer.logger.log_hyperparams(choices, {f"{judged}/{k}": v for k, v in result[judged]["values"].items()})
+        numbers = {f"{judged}/{name}": value for name, value in result[judged]["values"].items()}
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.log_hyperparams(choices, numbers)
+        else:
+            trainer.logger.log_hyperparams(choices)
+            trainer.logger.log_metrics(numbers, trainer.global_step)
         trainer.logger.save()

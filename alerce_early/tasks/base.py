@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alerce_early.construct import build, torch_class
+from alerce_early.construct import build, library_class
 from alerce_early.data.augment import Augment
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
@@ -243,6 +243,6 @@ def _ieee_float32() -> Iterator[None]:
 def _construct(config: Mapping[str, Any], kind: type, first: Any) -> Any:
     options = {key: value for key, value in config.items() if key != "_target_"}
     try:
-        return construct(torch_class(config["_target_"], kind), first, **options)
+        return construct(library_class(config["_target_"], kind), first, **options)
     except (TypeError, ValueError) as error:
         raise InputError(f"optim: {one_line(error)}.") from None

@@ -6,11 +6,13 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from alerce_early import checkpoints
-from alerce_early.errors import InputError
+from alerce_early.config import to_plain
+from alerce_early.construct import library_class
+from alerce_early.errors import InputError, one_line
 from alerce_early.runs import Run
 from alerce_early.schema import construct
 from alerce_early.tasks.base import Task
@@ -31,6 +33,21 @@ def choose_precision(options: dict[str, Any]) -> str:
     else:
         quick = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16-mixed" if quick else "32-true"
+
+
+def make_logger(options: dict[str, Any] | None, run: Run, purge: int) -> Logger | bool:
+    """Return the logger of a whole config; purge: the first step that a run which continues logs again."""
+    if not (options and options["make"]):
+        return False
+    own = dict(options["make"])
+    kind = library_class(own.pop("_target_"), Logger, "lightning.pytorch.loggers")
+    if kind is TensorBoardLogger:
+        own["purge_step"] = purge
+    try:
+        return construct(kind, save_dir=str(run.path), **own)
+    except (ImportError, NameError) as error:  # both are what Lightning says of a library that is missing
+        advice = "Try pip install 'alerce-early[loggers]'"
+        raise InputError(f"logger={options['name']}: {one_line(error)}. {advice}.") from None
 
 
 def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> tuple[L.Trainer, ModelCheckpoint]:
@@ -65,9 +82,6 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
     options["precision"] = choose_precision(options)
     if options.get("gradient_clip_val"):  # Lightning clips no gradients of a fused optimiser in mixed precision
         task.optim["optimizer"].pop("fused", None)
-    board = options.pop("logger", True) and TensorBoardLogger(
-        run.path, name="", version="", default_hp_metric=False, purge_step=purge
-    )
     try:
         trainer = construct(
             L.Trainer,
@@ -76,7 +90,7 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
             **options,
             callbacks=callbacks,
             plugins=[resuming.WholeFiles(), *filter(None, [processes.environment()])],
-            logger=board,
+            logger=make_logger(to_plain(config.logger), run, purge),
             default_root_dir=run.path,
             use_distributed_sampler=False,  # the data module's batches know their rank
             num_sanity_val_steps=0,

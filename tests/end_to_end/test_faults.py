@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -176,7 +177,7 @@ def train_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     ("option", "message"),
     (
         ("+max_epochs=7", "trainer.max_epochs"),
-        ("+logger=wandb", "+trainer.logger"),
+        ("logger=wanb", "wandb"),
         ("data.split.vlidation=3", "data.split.validation"),
         ("max_epochs=7", "trainer.max_epochs"),
         ("lr=1", "optim.optimizer.lr"),
@@ -186,7 +187,7 @@ def train_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
         ("+trainer.callbacks=[]", "trainer.callbacks"),
         ("+trainer.plugins=[]", "trainer.plugins"),
         ("+trainer.default_root_dir=/tmp", "trainer.default_root_dir"),
-        ("+trainer.logger=wandb", "trainer.logger"),
+        ("+trainer.logger=wandb", "logger="),
         ("+trainer.max_epoch=3", "max_epoch"),
         ("trainer.accelerator=abacus", "abacus"),
         ("seed=-1", "seed=-1"),
@@ -228,9 +229,21 @@ def test_data_that_are_not_there_leave_no_run(train_command: Callable[..., int],
     assert not list(tmp_path.rglob("train.log"))
 
 
-def test_a_run_without_a_logger(quick, tmp_path: Path) -> None:
-    run = train(quick("+trainer.logger=false", "trainer.max_epochs=1"), tmp_path / "run")
+def test_a_run_has_the_logger_that_is_asked_for(quick, tmp_path: Path) -> None:
+    run = train(quick("logger=none", "trainer.max_epochs=1"), tmp_path / "none")
     assert run.finished and not list(run.path.glob("events.*"))
+    run = train(quick("logger=csv", "trainer.max_epochs=1"), tmp_path / "csv")
+    logged = (run.path / "metrics.csv").read_text()
+    assert not list(run.path.glob("events.*"))
+    assert f"{run.metrics['test']['values']['balanced_accuracy']:.4f}"[:5] in logged and "val/loss" in logged
+
+
+@pytest.mark.parametrize("library", ("wandb", "mlflow"))
+def test_a_logger_that_is_not_installed_is_one_line(quick, library: str, tmp_path: Path) -> None:
+    if find_spec(library):
+        pytest.skip(f"{library} is installed")
+    with pytest.raises(InputError, match=rf"logger={library}: .*\[loggers\]"):
+        train(quick(f"logger={library}"), tmp_path / "run")
 
 
 @pytest.mark.parametrize("content", (b"", b"\x80\xff\x00garbage", b"[1, 2]", None), ids=str)

@@ -196,4 +196,4 @@ def test_an_optimiser_is_one_of_torch(target: str) -> None:
     import torch
 
     with pytest.raises(InputError, match=r"is no Optimizer of torch\.optim"):
-        construct.torch_class(target, torch.optim.Optimizer)
+        construct.library_class(target, torch.optim.Optimizer)
