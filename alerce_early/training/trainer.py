@@ -44,8 +44,10 @@ def make_logger(options: dict[str, Any] | None, run: Run, purge: int) -> Logger 
     if kind is TensorBoardLogger:
         own["purge_step"] = purge
     try:
-        return construct(kind, save_dir=str(run.path), **own)
-    except (ImportError, NameError) as error:  # both are what Lightning says of a library that is missing
+        return kind(save_dir=str(run.path), **own)
+    except TypeError as error:
+        raise InputError(f"logger.make: {one_line(error)}.") from None
+    except ImportError as error:
         advice = "Try pip install 'alerce-early[loggers]'"
         raise InputError(f"logger={options['name']}: {one_line(error)}. {advice}.") from None
 
