@@ -25,7 +25,7 @@ def main() -> None:
         if asked.csv:
             files.write_text(asked.csv, leaderboard.as_csv(entries))
         if asked.html:
-            files.write_text(asked.html, leaderboard.as_html(entries, said))
+            files.write_text(asked.html, leaderboard.as_html(entries, said, asked.html.parent))
     for sentence in [*leaderboard.notes(entries), *said]:
         print(sentence)
 

@@ -3,12 +3,16 @@
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from markupsafe import Markup
 
 from alerce_early.evaluation import comparison
 from alerce_early.report import page
 from alerce_early.report.entries import Entry
+from alerce_early.report.index import link
 from alerce_early.report.page import Section, number
 
 READ_AS = (
@@ -111,9 +115,12 @@ def as_csv(entries: Sequence[Entry]) -> str:
     return file.getvalue()
 
 
-def as_html(entries: Sequence[Entry], said: Sequence[str]) -> str:
-    """Return the table as a page."""
+def as_html(entries: Sequence[Entry], said: Sequence[str], folder: Path) -> str:
+    """Return the table as a page in a folder, with links to the pages of the runs."""
     header, *rows = rank(entries)
+    header.insert(1, "pages")
+    for row, entry in zip(rows, entries, strict=True):
+        row.insert(1, Markup(" ").join(link(run, str(number), folder) for number, run in enumerate(entry.runs, 1)))
     kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
     return page.render(
         title="Comparison",

@@ -8,12 +8,13 @@ import argparse
 import logging
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from alerce_early import tables
+from alerce_early import files, tables
 from alerce_early.errors import InputError, exit_on_input_error, require_extra
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier, load
@@ -28,7 +29,7 @@ ROWS = 256  # read at once to find them
 
 
 def draw_gallery(classifier: Classifier, source: Source, shard: Shard, out: Path, picture: Path) -> None:
-    """Draw the stamps of the rows that are most confident of each class; reads the input once more to find them."""
+    """Draw the stamps of the rows that are most confident of each class."""
     with require_extra("--gallery"):
         from alerce_early.report import (
             figures,
@@ -45,15 +46,33 @@ def draw_gallery(classifier: Classifier, source: Source, shard: Shard, out: Path
         rows = np.flatnonzero(predicted == number)
         for row in rows[np.argsort(-table[f"q_{name}"][rows], kind="stable")][:SHOWN]:
             chosen[str(table["candid"][row])] = f"{name}, q = {table[f'q_{name}'][row]:.2f}\n{table['id'][row]}"
-    found: dict[str, np.ndarray] = {}
-    for chunk in source.chunks(ROWS, shard):
-        if chunk.records is not None:
-            for i in np.flatnonzero(np.isin(chunk.keys, list(chosen))).tolist():
-                found.setdefault(str(chunk.keys[i]), np.moveaxis(chunk.records.images[i], -1, 0).copy())
-        if len(found) == len(chosen):
-            break
+    found = find_stamps(source, shard, list(chosen))
     stamps = np.stack([found[key] for key in chosen])
     pictures.save(figures.gallery(stamps, list(chosen.values()), columns=SHOWN), picture)
+
+
+def write_page(run: str, classifier: Classifier, source: Source, shard: Shard, out: Path, page: Path) -> None:
+    """Write the page of the most probable supernovae among what was classified."""
+    with require_extra("--html"):
+        from alerce_early.report import night
+    table = tables.read(out)
+    if not classifier.classes or classifier.spec.kind != "stamps":
+        raise InputError("--html: shows the stamps of the most probable supernovae; this network takes or tells none.")
+    chosen = [str(table["candid"][row]) for row in night.choose(table)]
+    stamps = find_stamps(source, shard, chosen)
+    files.write_text(page, night.write(table, stamps, out.name, f"Classified by {run} (model {classifier.model})."))
+
+
+def find_stamps(source: Source, shard: Shard, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the stamps (C, H, W) of these rows by key; reads the input once more."""
+    found: dict[str, np.ndarray] = {}
+    for chunk in source.chunks(ROWS, shard):
+        if len(found) == len(keys):
+            break
+        if chunk.records is not None:
+            for i in np.flatnonzero(np.isin(chunk.keys, keys)).tolist():
+                found.setdefault(str(chunk.keys[i]), np.moveaxis(chunk.records.images[i], -1, 0).copy())
+    return found
 
 
 def _shard(text: str) -> Shard:
@@ -79,13 +98,14 @@ def main() -> None:
     add("--ensemble", nargs="+", default=[], metavar="RUN", help="average RUN with these")
     add("--runtime", help="what computes a run: torch (default), bfloat16, openvino")
     add("--gallery", type=Path, metavar="PNG", help="draw the most confident stamps of each class")
+    add("--html", type=Path, metavar="PAGE", help="write a page of the most probable supernovae, with their stamps")
     add("--watch", type=Path, metavar="FOLDER", help="classify files as they arrive in it; Ctrl-C ends it")
     given = parser.parse_intermixed_args()  # options may stand anywhere
     if bool(given.input) == bool(given.watch):
         taken = f" --ensemble took {', '.join(given.ensemble)}; write INPUT before it." if given.ensemble else ""
         raise InputError(f"give either INPUT ... or --watch FOLDER.{taken}")
     if given.watch:
-        for name in ("shard", "gallery", "overwrite"):
+        for name in ("shard", "gallery", "html", "overwrite"):
             if getattr(given, name) != parser.get_default(name):
                 raise InputError(f"--watch classifies each file that arrives, whole and once; leave out --{name}.")
     # readers log what they set aside, which here goes to a file
@@ -115,6 +135,9 @@ def _do(given: argparse.Namespace) -> None:
     if given.gallery:
         draw_gallery(classifier, source, given.shard, given.out, given.gallery)
         print(given.gallery)
+    if given.html:
+        write_page(given.run, classifier, source, given.shard, given.out, given.html)
+        print(given.html)
     if outcome.cut:
         outcome.warn_of_cuts()
         sys.exit(1)

@@ -32,6 +32,7 @@ class Records:
     origin: in words, for people: which file or which simulation this is.
     channels: names of the raw images' last axis.
     set_aside: how many rows of the raw data the reader could not use, by reason.
+    context: columns (N,) for who looks at the rows, and for no network: when, and through which filter.
     """
 
     images: Sequence[np.ndarray] | np.ndarray
@@ -45,6 +46,7 @@ class Records:
     kind: str = "stamps"
     channels: tuple[str, ...] = ("science", "template", "difference")
     set_aside: Mapping[str, int] = field(default_factory=dict)
+    context: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lengths = {
@@ -64,7 +66,10 @@ class Records:
 
     def take(self, rows: np.ndarray) -> "Records":
         """Return some rows of records with dense images; rows: (n,) numbers, or (N,) bool."""
-        columns = {name: np.asarray(getattr(self, name))[rows] for name in ("images", "labels", "ids", "features")}
+        columns: dict[str, Any] = {
+            name: np.asarray(getattr(self, name))[rows] for name in ("images", "labels", "ids", "features")
+        }
+        columns["context"] = {name: column[rows] for name, column in self.context.items()}
         return replace(self, part=None if self.part is None else self.part[rows], **columns)
 
 

@@ -1,6 +1,7 @@
-"""Write the HTML page of a finished run again, or of a predictions table from elsewhere.
+"""Write the HTML page of a finished run again, of a predictions table from elsewhere, or of all runs in a folder.
 
 python -m alerce_early.report RUN
+python -m alerce_early.report FOLDER
 python -m alerce_early.report TABLE.csv|TABLE.parquet [--labels FILE] [--out FOLDER]
 """
 
@@ -15,13 +16,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m alerce_early.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, metavar="RUN|TABLE", help="a run folder, or a .csv or .parquet table")
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="RUN|TABLE|FOLDER",
+        help="a run folder, a .csv or .parquet table, or a folder of runs",
+    )
     parser.add_argument("--out", type=Path, help="folder for the page of a table; default: TABLE_report beside it")
     parser.add_argument("--labels", type=Path, help="a table of candid (or id) and label, for a TABLE without labels")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is there already")
     given = parser.parse_args()
     from alerce_early import tables  # these take seconds, for which --help need not wait
     from alerce_early.instantiate import make_data
+    from alerce_early.report.index import write_index
     from alerce_early.report.run_page import write_run_page, write_table_page
     from alerce_early.runs import Run
 
@@ -30,10 +37,13 @@ def main() -> None:
         if folder.exists() and not given.overwrite:
             raise InputError(f"{folder} is there already; give another --out, or --overwrite to write into it.")
         print(write_table_page(given.source, folder, given.labels))
+        return
+    if given.out or given.labels:
+        raise InputError(f"--out and --labels are for a table; the page of {given.source} goes into it.")
+    if given.source.is_dir() and not Run(given.source).config_file.exists():
+        print(write_index(given.source))
     else:
         run = Run.find(given.source)
-        if given.out or given.labels:
-            raise InputError(f"--out and --labels are for a table; the page of run {run.path} goes into it.")
         print(write_run_page(run, make_data(run.config()), run.read_json("metrics.json")))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early import tables
 from alerce_early.data.names import to_printable
 from alerce_early.data.readers import (
     hits,
@@ -239,7 +240,7 @@ def _spectra(path: Path, spec: DataSpec) -> Records:
 PICKLES = (".pkl", ".pickle")
 
 FORMATS = (
-    Format("alert packets", stamps_file.CHANNELS, stamps_file.COLUMNS, raw_files.PACKETS, _packets),
+    Format("alert packets", stamps_file.CHANNELS, (*tables.PLACE, *stamps_file.COLUMNS), raw_files.PACKETS, _packets),
     Format("stamps files", stamps_file.CHANNELS, stamps_file.COLUMNS, PICKLES, partial(_rows, read=_stamps)),
     Format("HiTS files", hits.CHANNELS, (), PICKLES, partial(_rows, read=_hits)),
     Format("spectra", sdss.CHANNELS, sdss.COLUMNS, (*sdss.ENDS, ".npz", *PICKLES), partial(_rows, read=_spectra)),

@@ -107,7 +107,7 @@ def predict(
     output cannot be written; a row that cannot be read, is misshaped or a duplicate is set aside.
     """
     seen = seen or Seen()
-    shown = [name for name in tables.METADATA if name in source.format.columns]
+    shown = [name for name in (*tables.PLACE, *tables.METADATA) if name in source.format.columns]
     started = time.perf_counter()
     with Parts(out, _command(classifier, source, shard, size), overwrite) as parts:
         before = parts.counts["read"]
@@ -171,7 +171,9 @@ def _table(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> Table:
     if chunk.records is None:
         found, ids, labels = classifier.predict([]), chunk.keys, chunk.keys
     else:
-        known = dict(zip(chunk.records.feature_names, chunk.records.features.T, strict=True))
+        known = dict(zip(chunk.records.feature_names, chunk.records.features.T, strict=True)) | {
+            **chunk.records.context
+        }
         found, ids = classifier.of_records(chunk.records), chunk.records.ids
         classes = chunk.records.classes
         shared = classes if set(classes) <= set(classifier.spec.classes) else [""] * len(classes)

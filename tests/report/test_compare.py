@@ -1,6 +1,7 @@
 """The table over runs: seeds are joined, choices are told apart, unfinished runs are named."""
 
 import csv
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from alerce_early import compare, leaderboard
 from alerce_early.errors import InputError
+from alerce_early.report import __main__ as report
 from alerce_early.report.entries import find, join
 from alerce_early.runs import Run
 from alerce_early.steps import train
@@ -120,3 +122,25 @@ def test_a_run_that_has_not_finished_is_named(sweep: Path, tmp_path: Path) -> No
 def test_a_folder_without_runs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no run"):
         find([str(tmp_path)])
+
+
+def test_pages_over_runs_lead_to_those_of_each(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(sweep, folder := tmp_path / "sweep")
+    (folder / "joint1" / "metrics.json").unlink()
+    for verb, *options in (
+        (report, str(folder)),
+        (compare, str(folder), "--html", str(tmp_path / "pages.html")),
+    ):
+        monkeypatch.setattr(sys, "argv", ["verb", *options])
+        verb.main()
+    assert capsys.readouterr().out.startswith(f"{folder / 'index.html'}\n")
+    for page in (folder / "index.html", tmp_path / "pages.html"):
+        links = re.findall('<a href="([^"]+)">', page.read_text())
+        assert {(page.parent / link).resolve() for link in links} == {
+            Run(folder / name).page for name in ("minmax0", "joint0", "minmax1")
+        }
+    text = (folder / "index.html").read_text()
+    value = Run(folder / "minmax1").metrics["test"]["values"]["balanced_accuracy"]
+    assert f"<td>{value:.3f} [" in text and "3 finished and 1 unfinished" in text and "<p>joint1</p>" in text

@@ -1,7 +1,10 @@
 """From raw files to tables: the same as in training, each row once, whatever stops it and whatever is wrong with it."""
 
+import base64
+import io
 import os
 import pickle
+import re
 import shutil
 import signal
 import tarfile
@@ -13,13 +16,15 @@ import pytest
 from command import Command
 from command import run as run_command
 from networks import SIZE, nothing_left, table_of, wait_for
+from PIL import Image
 
 import alerce_early
 from alerce_early import tables
 from alerce_early.data.readers import stamps_file
 from alerce_early.errors import InputError
-from alerce_early.predict import draw_gallery
+from alerce_early.predict import draw_gallery, write_page
 from alerce_early.report import foreign
+from alerce_early.report import night as night_page
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.parts import rejected_of
@@ -160,6 +165,26 @@ def test_packets(classifier: Classifier, night: Path, tmp_path: Path) -> None:
     picture = tmp_path / "surest.png"
     draw_gallery(classifier, source, (0, 1), tmp_path / "night.parquet", picture)
     assert picture.stat().st_size > 10_000
+
+
+def test_a_page_shows_the_most_probable_supernovae_first(
+    classifier: Classifier, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = inputs.find([night], classifier.spec)
+    predict(classifier, source, tmp_path / "night.parquet")
+    monkeypatch.setattr(night_page, "SHOWN", 8)
+    write_page("mine", classifier, source, (0, 1), tmp_path / "night.parquet", tmp_path / "night.html")
+    text, table = (tmp_path / "night.html").read_text(), tables.read(tmp_path / "night.parquet")
+    assert text.count('<img class="stamps"') == 8 and "http" not in text.replace("https://", "")
+    order = np.argsort(-table["q_SN"], kind="stable")
+    shown = re.findall('title="candid ([0-9]+)"', text)
+    assert shown == [str(candid) for candid in table["candid"][order[:8]]]
+    assert f"https://alerce.online/object/{table['id'][order[0]]}" in text
+    candidates = {str(p["candid"]): p["candidate"] for p, _ in simulated_packets.alerts(30, seed=3)}
+    for name in ("jd", "fid", "ra", "dec"):
+        assert table[name].tolist() == [candidates[key][name] for key in table["candid"]]
+    picture = Image.open(io.BytesIO(base64.b64decode(re.findall('base64,([^"]+)"', text)[0])))
+    assert picture.size == (3 * 63 + 2 * 2, 63)
 
 
 def test_real_packets_and_labels_that_come_later(classifier: Classifier, real_data: Path, tmp_path: Path) -> None:

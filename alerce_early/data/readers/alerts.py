@@ -15,6 +15,7 @@ import numpy as np
 
 from alerce_early.data.names import to_printable
 from alerce_early.data.readers import containers, labels, raw_files
+from alerce_early.data.readers.avro import CONTEXT, RAW
 from alerce_early.data.readers.containers import Block
 from alerce_early.data.readers.packets import (
     Packet,
@@ -103,7 +104,7 @@ def read(path: str | Path | None, labels_path: str | Path | None = None) -> Reco
         name: np.concatenate([getattr(records, name) for records in readable])
         for name in ("images", "labels", "ids", "features")
     }
-    return replace(readable[0], **columns, set_aside=Counter(_kind(packet.reason) for packet in rejected))
+    return replace(readable[0], **columns, context={}, set_aside=Counter(_kind(packet.reason) for packet in rejected))
 
 
 def _kind(reason: str) -> str:
@@ -164,14 +165,16 @@ def _chunk(rows: Sequence[Packet | Rejected], origin: str, classes: Labels) -> C
             )
             for p in packets
         ]
+        fields = np.stack([p.raw for p in packets])
         records = Records(
             # planes lie one after the other, as networks want them; the shape is that of a stamps file
             images=np.moveaxis(np.stack([p.stamps for p in packets]), 1, 3),
             labels=np.array(numbers, np.int64),
             ids=ids,
-            features=derive_columns(np.stack([p.raw for p in packets])),
+            features=derive_columns(fields[:, : len(RAW)]),
             feature_names=COLUMNS,
             classes=CLASSES,
             origin=origin,
+            context=dict(zip(CONTEXT, fields[:, len(RAW) :].T, strict=True)),
         )
     return Chunk(records, keys, sources, rejected, len(rows))

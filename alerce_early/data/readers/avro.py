@@ -17,7 +17,8 @@ with require_extra("alert packets", "alerts"):
 CUTOUTS = ("cutoutScience", "cutoutTemplate", "cutoutDifference")
 DERIVED = ("ecl_lat", "ecl_long", "gal_lat", "gal_long", "non_detections")
 RAW = tuple(name for name in COLUMNS if name not in DERIVED)  # fields of `candidate`
-WANTED = {"objectId", "candid", "candidate", *CUTOUTS, "stampData", *RAW}
+CONTEXT = ("jd", "fid")  # more of them, for people
+WANTED = {"objectId", "candid", "candidate", *CUTOUTS, "stampData", *RAW, *CONTEXT}
 PRIMITIVE = {"null", "boolean", "int", "long", "float", "double", "string", "bytes"}
 
 

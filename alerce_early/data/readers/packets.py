@@ -13,6 +13,7 @@ import numpy as np
 
 from alerce_early.data import names
 from alerce_early.data.readers.avro import (
+    CONTEXT,
     CUTOUTS,
     RAW,
     UnreadableError,
@@ -37,7 +38,7 @@ Work = Iterable[tuple[Block, range]]  # the numbers, within each block, of the r
 class Packet:
     """One alert: its candid, objectId and place, and what it holds.
 
-    raw: (21,) float64 `RAW`, NaN where missing. stamps: (3, 63, 63) float32.
+    raw: (23,) float64 `RAW` and `CONTEXT`, NaN where missing. stamps: (3, 63, 63) float32.
     """
 
     key: str
@@ -78,10 +79,11 @@ def _name(record: dict[str, Any], field: str, kind: type) -> str:
 def _row(candidate: Any) -> np.ndarray:
     if not isinstance(candidate, dict):
         raise UnreadableError("candidate is missing")
-    row = [candidate.get(name) for name in RAW]
+    fields = (*RAW, *CONTEXT)
+    row = [candidate.get(name) for name in fields]
     positive = row[IS_POSITIVE_AT]
     row[IS_POSITIVE_AT] = None if positive is None else IS_POSITIVE.get(str(positive).lower(), "")
-    wrong = [name for name, value in zip(RAW, row, strict=True) if not isinstance(value, NUMBER)]
+    wrong = [name for name, value in zip(fields, row, strict=True) if not isinstance(value, NUMBER)]
     if wrong:
         wanted = "neither t nor f" if wrong[0] == "isdiffpos" else "no number"
         raise UnreadableError(f"{wrong[0]} is {wanted}: {str(candidate[wrong[0]])[:20]!r}")
