@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from tqdm import tqdm
 
 from alerce_early import files
 
@@ -68,7 +69,8 @@ class EpochLine(Callback):
                 trainer.logger.experiment.add_scalar("train/loss by step", loss, round(step))
         files.write_text(self.file, "".join(json.dumps(row) + "\n" for row in self.history))
         numbers = "  ".join(f"{_spell(name)} {values[name]:.3f}" for name in self.shown if name in values)
-        log.info("epoch %3d/%s  %s  %.1f s", epoch, trainer.max_epochs, numbers, seconds)
+        with tqdm.external_write_mode():  # else the line would begin where the bar ends
+            log.info("epoch %3d/%s  %s  %.1f s", epoch, trainer.max_epochs, numbers, seconds)
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "rows": self.rows, "seconds": (self.seconds, self.stepping)}
@@ -97,9 +99,20 @@ def _spell(name: str) -> str:
     return words if split == "val" and metric != "loss" else f"{split} {words}"
 
 
+class Bar(TQDMProgressBar):
+    """Lightning's bar, with the loss of the last step and the rate in stamps."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        if not (steps := cast(Any, pl_module).steps):
+            return {}
+        shown = self.train_progress_bar.format_dict
+        stamps = shown["n"] * int(steps[0]["rows"]) * trainer.world_size
+        return {"loss": f"{float(steps[-1]['loss']):.3f}", "stamps/s": f"{stamps / max(shown['elapsed'], 1e-9):,.0f}"}
+
+
 def progress_bar() -> list[Callback]:
     """Return a bar within the epoch where somebody can see it move; none in a log file."""
-    return [TQDMProgressBar(leave=False)] if sys.stderr.isatty() else []
+    return [Bar(refresh_rate=10, leave=False)] if sys.stderr.isatty() else []
 
 
 def silence_libraries() -> None:
