@@ -10,7 +10,6 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from alerce_early import checkpoints
-from alerce_early.config import to_plain
 from alerce_early.construct import library_class
 from alerce_early.errors import InputError, one_line
 from alerce_early.runs import Run
@@ -35,11 +34,11 @@ def choose_precision(options: dict[str, Any]) -> str:
     return "bf16-mixed" if quick else "32-true"
 
 
-def make_logger(options: dict[str, Any] | None, run: Run, purge: int) -> Logger | bool:
+def make_logger(config: DictConfig, run: Run, purge: int) -> Logger | bool:
     """Return the logger of a whole config; purge: the first step that a run which continues logs again."""
-    if not (options and options["make"]):
+    own: Any = OmegaConf.to_container(config, resolve=True).get("logger", {}).get("make")  # type: ignore[union-attr]
+    if not own:
         return False
-    own = dict(options["make"])
     kind = library_class(own.pop("_target_"), Logger, "lightning.pytorch.loggers")
     if kind is TensorBoardLogger:
         own["purge_step"] = purge
@@ -49,7 +48,7 @@ def make_logger(options: dict[str, Any] | None, run: Run, purge: int) -> Logger 
         raise InputError(f"logger.make: {one_line(error)}.") from None
     except ImportError as error:
         advice = "Try pip install 'alerce-early[loggers]'"
-        raise InputError(f"logger={options['name']}: {one_line(error)}. {advice}.") from None
+        raise InputError(f"logger={config.logger.name}: {one_line(error)}. {advice}.") from None
 
 
 def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> tuple[L.Trainer, ModelCheckpoint]:
@@ -92,7 +91,7 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
             **options,
             callbacks=callbacks,
             plugins=[resuming.WholeFiles(), *filter(None, [processes.environment()])],
-            logger=make_logger(to_plain(config.logger), run, purge),
+            logger=make_logger(config, run, purge),
             default_root_dir=run.path,
             use_distributed_sampler=False,  # the data module's batches know their rank
             num_sanity_val_steps=0,
