@@ -18,7 +18,7 @@ from alerce_early import tables
 from alerce_early.data.names import to_printable
 from alerce_early.data.readers import (
     hits,
-    pickles,
+    named_arrays,
     raw_files,
     sdss,
     stamps_file,
@@ -226,7 +226,7 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def _stamps(path: Path, spec: DataSpec) -> Records:
-    return stamps_file.from_raw(pickles.load(path), f"file {path.name}", labelled=False)
+    return stamps_file.from_raw(named_arrays.load(path), f"file {path.name}", labelled=False)
 
 
 def _hits(path: Path, spec: DataSpec) -> Records:
@@ -237,11 +237,9 @@ def _spectra(path: Path, spec: DataSpec) -> Records:
     return sdss.read(path)
 
 
-PICKLES = (".pkl", ".pickle")
-
 FORMATS = (
     Format("alert packets", stamps_file.CHANNELS, (*tables.PLACE, *stamps_file.COLUMNS), raw_files.PACKETS, _packets),
-    Format("stamps files", stamps_file.CHANNELS, stamps_file.COLUMNS, PICKLES, partial(_rows, read=_stamps)),
-    Format("HiTS files", hits.CHANNELS, (), PICKLES, partial(_rows, read=_hits)),
-    Format("spectra", sdss.CHANNELS, sdss.COLUMNS, (*sdss.ENDS, ".npz", *PICKLES), partial(_rows, read=_spectra)),
+    Format("stamps files", stamps_file.CHANNELS, stamps_file.COLUMNS, named_arrays.ENDS, partial(_rows, read=_stamps)),
+    Format("HiTS files", hits.CHANNELS, (), named_arrays.ENDS, partial(_rows, read=_hits)),
+    Format("spectra", sdss.CHANNELS, sdss.COLUMNS, (*sdss.ENDS, *named_arrays.ENDS), partial(_rows, read=_spectra)),
 )

@@ -1,5 +1,6 @@
 """Every layout of the stamps file, and one clear error for each way it can be wrong."""
 
+import gzip
 import pickle
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,31 @@ def read(content: Any, tmp_path: Path) -> stamps_file.Records:
     path = tmp_path / "stamps.pkl"
     path.write_bytes(pickle.dumps(content))
     return stamps_file.read(path)
+
+
+@pytest.mark.parametrize("end", (".pkl.gz", ".npz", ".h5"))
+def test_other_files_of_arrays_are_the_same(end: str, tmp_path: Path) -> None:
+    dense = raw(images=np.stack([stamp(i) for i in range(5)]), labels=["AGN", "SN", "VS", "asteroid", "bogus"])
+    file = tmp_path / f"stamps{end}"
+    if end == ".npz":
+        np.savez_compressed(file, **dense)
+    elif end == ".h5":
+        with pytest.importorskip("h5py").File(file, "w") as held:
+            held.update(dense)
+    else:
+        file.write_bytes(gzip.compress(pickle.dumps(dense)))
+    found, wanted = stamps_file.read(file), read(dense, tmp_path)
+    for name in ("images", "labels", "features", "ids"):
+        assert np.array_equal(getattr(found, name), getattr(wanted, name))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(InputError, match=f"{file.name} is "):
+        stamps_file.read(file)
+
+
+def test_a_pandas_table_is_refused_with_the_line_that_converts_it(tmp_path: Path) -> None:
+    (file := tmp_path / "table.pkl").write_bytes(b"cpandas.core.frame\nDataFrame\n(tR.")
+    with pytest.raises(InputError, match=r"pandas table.*raw\['metadata'\].to_numpy\(\)"):
+        stamps_file.read(file)
 
 
 LAYOUTS = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.data import names
-from alerce_early.data.readers import pickles
+from alerce_early.data.readers import named_arrays
 from alerce_early.data.records import (
     UNLABELLED,
     Records,
@@ -42,7 +42,9 @@ def read(
     if path is None:
         raise InputError("data=hits needs the training file: data.path=FILE; or try data=hits_simulated.")
     files = {"train": path, **({"test": test_path} if test_path else {})}
-    parts = {name: from_raw(pickles.load(file), f"file {Path(file).name}", channels) for name, file in files.items()}
+    parts = {
+        name: from_raw(named_arrays.load(file), f"file {Path(file).name}", channels) for name, file in files.items()
+    }
     records = join(parts) if test_path else parts["train"]
     return with_extra(records, read(extra_path, channels=channels)) if extra_path else records
 

@@ -6,6 +6,7 @@ state from the file, and one that claims to need no care of objects makes pointe
 have stand-ins here, which take from the file what a type of numbers or text can be.
 """
 
+import gzip
 import pickle
 import re
 from collections import OrderedDict
@@ -17,6 +18,7 @@ import numpy as np
 
 from alerce_early.errors import InputError, one_line
 
+GZIP = b"\x1f\x8b"
 DTYPE = re.compile(r"[?biufcSUO]\d{0,9}")  # numbers, text and objects; nothing structured
 
 
@@ -94,10 +96,16 @@ def load(path: str | Path) -> Any:
     allow-list; the latter is refused before any of it runs.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as raw, gzip.open(raw) if raw.peek(2)[:2] == GZIP else raw as file:
             # latin1 is how numpy arrays written by Python 2 are read; it changes nothing for Python 3 files
             return _Unpickler(file, encoding="latin1").load()
     except _RefusedError as error:
+        if str(error).startswith("pandas."):
+            raise InputError(
+                f"{path} holds a pandas table, which only pandas opens, and that runs what is in it. If you trust it, "
+                "write arrays: import pandas; raw = pandas.read_pickle(FILE); raw['metadata'] = "
+                "raw['metadata'].to_numpy(); pandas.to_pickle(raw, NEW_FILE)."
+            ) from None
         raise InputError(
             f"{path} names {str(error)[:80]!r}, which a file of arrays has no use for. Refused before any of it ran; "
             "write the data as numpy arrays, lists and dicts."

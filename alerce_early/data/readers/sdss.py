@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.data import names, splits
-from alerce_early.data.readers import pickles, raw_files
+from alerce_early.data.readers import named_arrays, raw_files
 from alerce_early.data.records import (
     UNLABELLED,
     Records,
@@ -63,7 +63,7 @@ def read(path: str | Path | None, test_path: str | Path | None = None) -> Record
         return join({"train": read(path), "test": read(test_path)})
     found = raw_files.matching(path, ENDS)
     if len(found) == 1 and not found[0].name.endswith(ENDS):
-        return from_raw(_arrays(found[0]), origin=f"file {found[0].name}")
+        return from_raw(named_arrays.load(found[0]), origin=f"file {found[0].name}")
     return _from_fits(found, origin=f"{len(found):,} files of {Path(path).name}")
 
 
@@ -98,18 +98,6 @@ def from_raw(raw: Any, origin: str) -> Records:
         origin,
         Counter(),
     )
-
-
-def _arrays(path: Path) -> Any:
-    return _npz(path) if path.suffix == ".npz" else pickles.load(path)
-
-
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except Exception as error:  # a damaged archive may raise nearly anything
-        raise InputError(f"{path} is not an npz file of plain arrays: {one_line(error)}.") from None
 
 
 def _from_fits(found: Sequence[Path], origin: str) -> Records:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.data import names
-from alerce_early.data.readers import pickles
+from alerce_early.data.readers import named_arrays
 from alerce_early.data.records import (
     UNLABELLED,
     Records,
@@ -57,7 +57,7 @@ def read(path: str | Path | None, test_path: str | Path | None = None, extra_pat
         raise InputError("data=alerce needs the stamps file: data.path=FILE, or ALERCE_STAMPS=FILE set.")
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder; wanted a stamps file with data.path=FILE. data=alerts takes folders.")
-    return join_files(from_raw(pickles.load(path), origin=f"file {Path(path).name}"), test_path, extra_path)
+    return join_files(from_raw(named_arrays.load(path), origin=f"file {Path(path).name}"), test_path, extra_path)
 
 
 def join_files(records: Records, test_path: str | Path | None, extra_path: str | Path | None) -> Records:
