@@ -51,6 +51,18 @@ def run_folder(resume: str | None, new: str) -> str:
     return agree(lambda: str(Run.find(resume).path if resume else Run.new(Path(new)).path))
 
 
+def explain_options(chosen: DictConfig) -> str:
+    """Return train.yaml and the chosen yaml of each group as written, with what their comments say of every key."""
+    text = (Path(CONF) / "train.yaml").read_text(encoding="utf-8")
+    parts = [text[text.index("seed:") : text.index("hydra:")]]
+    for group, name in chosen.items():
+        file = Path(CONF) / str(group) / f"{name}.yaml"
+        if file.exists():
+            parts.append(f"# {group}={name}\n" + file.read_text(encoding="utf-8").replace("# @package _global_\n", ""))
+    return "\n".join(parts).replace("$", "$$")  # Hydra fills in what a single one names
+
+
+OmegaConf.register_new_resolver("explain_options", explain_options, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 

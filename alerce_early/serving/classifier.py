@@ -77,6 +77,12 @@ class Classifier:
                     f"--ensemble: the runs differ in what they return: {first.averaged} and {member.averaged}."
                 )
 
+    def __repr__(self) -> str:
+        told = ", ".join(self.classes) or "a number"
+        members = f"mean of {len(self.members)} networks" if len(self.members) > 1 else "network"
+        needed = f", with metadata ({', '.join(self.features)})" if self.features else ""
+        return f"<{members} {self.model}, by {self.runtime}: {self.spec.kind} {self.shape}{needed} -> {told}>"
+
     def predict(
         self,
         stamps: Sequence[np.ndarray] | np.ndarray,

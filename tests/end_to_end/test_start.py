@@ -1,5 +1,6 @@
 """How soon a command answers, and how its speed is measured."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from alerce_early import __version__
 from alerce_early.__main__ import VERBS
 from alerce_early.benchmarks import train_against_loops
+from alerce_early.config import CONF
 from alerce_early.training.trainer import choose_precision
 
 SLOW = {"torch", "lightning", "matplotlib", "scipy", "sklearn"}
@@ -44,3 +46,16 @@ def test_one_command_for_all_verbs() -> None:
     assert say("alerce_early", "compare", "nowhere") == say("alerce_early.compare", "nowhere")
     status, _, said = say("alerce_early", "predit")
     assert status == 2 and said.endswith("did you mean predict?\n")
+
+
+def test_help_tells_what_the_keys_of_the_chosen_yamls_mean() -> None:
+    status, told, _ = say("alerce_early.train", "model=hits_shallow", "--help")
+    assert status == 0
+    for name in (
+        "train",
+        "model/hits_shallow",
+        "data/hits_simulated",
+        "optim/adam",
+    ):  # the last two come with the model
+        comments = re.findall("# .*", (Path(CONF) / f"{name}.yaml").read_text().replace("# @package _global_", ""))
+        assert comments and all(comment in told for comment in comments[1:]), name

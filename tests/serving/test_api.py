@@ -143,3 +143,9 @@ def test_a_broker_needs_no_training_loop() -> None:
     code = "import alerce_early.predict, sys; print([m for m in ('lightning', 'hydra') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_classifier_says_what_it_is(runs: list[Path]) -> None:
+    one, both = repr(alerce_early.load(runs[0])), repr(alerce_early.load(*runs))
+    assert "stamps (63, 63, 3)" in one and "AGN, SN, VS, asteroid, bogus" in one and "by torch" in one
+    assert all(name in one for name in alerce_early.load(runs[0]).features) and "mean of 2 networks" in both
