@@ -55,8 +55,8 @@ def explain_options(chosen: DictConfig) -> str:
     """Return train.yaml and the chosen yaml of each group as written, with what their comments say of every key."""
     text = (Path(CONF) / "train.yaml").read_text(encoding="utf-8")
     parts = [text[text.index("seed:") : text.index("hydra:")]]
-    for group, name in chosen.items():
-        file = Path(CONF) / str(group) / f"{name}.yaml"
+    for group, name in ((str(group), str(name)) for group, name in chosen.items()):
+        file = Path(CONF) / group / f"{name}.yaml"
         if file.exists():
             parts.append(f"# {group}={name}\n" + file.read_text(encoding="utf-8").replace("# @package _global_\n", ""))
     return "\n".join(parts).replace("$", "$$")  # Hydra fills in what a single one names
