@@ -6,10 +6,13 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from alerce_early.data.readers import alerts, containers, raw_files
-from alerce_early.data.records import CUT_SHORT
+from alerce_early.data.records import CUT_SHORT, Rejected
 from alerce_early.simulation import simulated_packets as night
 
 GOOD = [packet for packet, _ in night.alerts(3, seed=0)]
@@ -130,3 +133,31 @@ def test_an_unreadable_file_is_set_aside(tmp_path: Path) -> None:
     found = [*containers.find([tmp_path]), tmp_path / "gone.avro"]
     blocks = list(containers.read_blocks(found))
     assert [block.damage for block in blocks] == ["", "file cannot be read: No such file or directory"]
+
+
+def test_parquet_of_packets_is_as_the_packets(tmp_path: Path) -> None:
+    packets: list[Any] = [packet for packet, _ in night.alerts(150, seed=2)]
+    packets[70]["cutoutScience"] = None
+    (tmp_path / "avro").mkdir()
+    for i, packet in enumerate(packets):
+        if i != 70:
+            (tmp_path / "avro" / f"{i:03}.avro").write_bytes(night.encode(packet))
+    parquet.write_table(pyarrow.Table.from_pylist(packets), file := tmp_path / "night.parquet")
+    (found,), (wanted,) = (list(alerts.stream([path])) for path in (file, tmp_path / "avro"))
+    lacking = Rejected(f"{file}#70", str(packets[70]["candid"]), "cutoutScience is missing")
+    assert lacking in found.rejected
+    same = [(row.key, row.reason) for row in found.rejected if row != lacking]
+    assert same and same == [(row.key, row.reason) for row in wanted.rejected]
+    assert found.keys.tolist() == wanted.keys.tolist() and found.read == 150
+    assert found.records and wanted.records
+    assert np.array_equal(found.records.images, wanted.records.images, equal_nan=True)
+    assert np.array_equal(found.records.features, wanted.records.features)
+    (part,) = alerts.stream([file], shard=(1, 4), skip=3)
+    mine = [str(packets[i]["candid"]) for i in range(13, 150, 4)]
+    assert part.keys.tolist() == [key for key in mine if key in found.keys] and part.read == len(mine)
+    file.write_bytes(file.read_bytes()[:-100])
+    (cut,) = alerts.stream([file])
+    assert len(cut.rejected) == 1 and "cannot be read as alerts" in cut.rejected[0].reason
+    parquet.write_table(pyarrow.table({"objectId": ["a"]}), file)
+    (other,) = alerts.stream([file])
+    assert "no column candid, candidate" in other.rejected[0].reason

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
+from pyarrow import ipc
+
 from alerce_early.data.readers.containers import LARGEST_BLOCK, Block
 from alerce_early.data.readers.inflate import NotWholeError, inflate
 from alerce_early.data.readers.stamps_file import COLUMNS
@@ -32,6 +34,10 @@ def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[
     try:
         if block.damage:
             raise UnreadableError(block.damage)
+        if block.codec == "arrow":
+            rows = ipc.open_stream(block.data).read_all().take(list(wanted)).to_pylist()
+            yield from zip(wanted, rows, strict=True)
+            return
         writer, reader = _schemas(block.schema)
         content = io.BytesIO(inflate(block.data, block.codec, LARGEST_BLOCK))
         while number <= wanted[-1]:

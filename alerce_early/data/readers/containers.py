@@ -1,4 +1,4 @@
-"""Avro containers, folders of them and archives, as the encoded blocks inside; no record is decoded here.
+"""Avro containers, Parquet, folders of them and archives, as the encoded blocks inside; no record is decoded here.
 
 What a file is its first bytes say, not its name. An archive is read as a stream and nothing of it is written to disk.
 What is held of a file at once is bounded by the constants below, whatever lengths it declares.
@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
+import pyarrow
+from pyarrow import ipc, parquet
+
 from alerce_early.data.names import to_printable
 from alerce_early.data.readers import raw_files
 from alerce_early.data.readers.inflate import DAMAGE, unzipped
 from alerce_early.data.records import CUT_SHORT
-from alerce_early.errors import InputError, require_extra
+from alerce_early.errors import InputError, one_line, require_extra
 
 with require_extra("alert packets", "alerts"):
     from fastavro import parse_schema, schemaless_reader
@@ -23,7 +26,9 @@ with require_extra("alert packets", "alerts"):
 LARGEST_HEADER = 1 << 20  # bytes of an Avro file's schema, or of the headers before a member of an archive
 LARGEST_MEMBER = 1 << 26  # bytes of one file in an archive
 LARGEST_BLOCK = 1 << 26  # bytes, also unzipped; a real one is about that of one packet, 60,000
+FEW = 64  # rows of a Parquet file that make a block
 MOST_RECORDS = 1 << 10  # of a block, since to reach one all before it are decoded
+PACKET = ("objectId", "candid", "candidate", "cutoutScience", "cutoutTemplate", "cutoutDifference")
 DEEPEST = 4  # files within files, as an .avro.gz in a .tar.gz
 BROKEN: tuple[type[Exception], ...] = (tarfile.TarError, ValueError, RecursionError, MemoryError, *DAMAGE)
 
@@ -41,7 +46,8 @@ LEAD = parse_schema({"type": "record", "name": "lead", "fields": _LONGS})
 class Block:
     """Encoded records of one schema that lie together in a file, or the damage found instead of one.
 
-    source: file, and member of an archive. first: number of the first record in its file. schema: JSON.
+    source: file, and member of an archive. first: number of the first record in its file. schema: JSON. codec: of
+    Avro, or "arrow" for a stream of rows.
     """
 
     source: str
@@ -83,6 +89,8 @@ def look_into(file: IO[bytes], source: str, depth: int = 0) -> Iterator[Block]:
         file.seek(0)
         if head.startswith(raw_files.AVRO):
             yield from _container(io.BufferedReader(file) if isinstance(file, io.BytesIO) else file, source)
+        elif head.startswith(raw_files.PARQUET):
+            yield from _parquet(file, source)
         elif depth == DEEPEST:
             yield Block(source, damage=f"lies within more than {DEEPEST} archives")
         elif head.startswith(raw_files.GZIP):
@@ -167,3 +175,22 @@ def _container(file: Any, source: str) -> Iterator[Block]:
         yield Block(source, number, damage="Avro file is cut short")
     except (ValueError, IndexError, MemoryError) as error:
         yield Block(source, number, damage=f"Avro file is damaged: {error}")
+
+
+def _parquet(file: Any, source: str) -> Iterator[Block]:
+    """Yield the rows of a Parquet file of packets, as brokers export them, a few at a time."""
+    number = 0
+    try:
+        with parquet.ParquetFile(file) as held:
+            if lacking := [name for name in PACKET if name not in held.schema_arrow.names]:
+                raise ValueError(f"no column {', '.join(lacking)}")
+            for rows in held.iter_batches(FEW, columns=list(PACKET)):
+                if rows.nbytes > LARGEST_BLOCK:
+                    raise ValueError(f"{len(rows)} rows take {rows.nbytes:,} bytes")
+                sink = pyarrow.BufferOutputStream()
+                with ipc.new_stream(sink, rows.schema) as out:
+                    out.write_batch(rows)
+                yield Block(source, number, len(rows), codec="arrow", data=sink.getvalue().to_pybytes())
+                number += len(rows)
+    except (ValueError, OSError, MemoryError, NotImplementedError) as error:  # pyarrow's own are of these
+        yield Block(source, number, damage=f"Parquet file cannot be read as alerts: {one_line(error)}")

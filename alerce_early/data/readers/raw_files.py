@@ -9,18 +9,19 @@ from alerce_early.errors import InputError
 
 LABELS = "labels.csv"  # of a folder of packets: their classes
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".gz")
-PACKETS = (".avro", *ARCHIVES)  # how the names end of what is taken for alert packets without a look
+PACKETS = (".avro", ".parquet", *ARCHIVES)  # how the names end of what is taken for alert packets without a look
 LFS = b"version https://git-lfs"
 GZIP = b"\x1f\x8b"
 AVRO = b"Obj\x01"
 CONFLUENT = b"\0"
+PARQUET = b"PAR1"
 BEGINNINGS = (
     (AVRO, "an Avro container"),
     (GZIP, "gzip"),
     (b"\xff\xd8\xff", "a JPEG picture"),
     (b"\x89PNG", "a PNG picture"),
     (b"SIMPLE  =", "a FITS file"),
-    (b"PAR1", "a Parquet file"),
+    (PARQUET, "a Parquet file"),
     (LFS, "a git-lfs pointer; git lfs pull fetches the file"),
 )
 
@@ -67,5 +68,5 @@ def holds_packets(file: Path) -> bool:
     """Tell by its first bytes whether a file could hold alert packets, or stands for some that cannot be read here."""
     with suppress(OSError), file.open("rb") as content:
         head = content.read(tarfile.BLOCKSIZE)
-        return head.startswith((AVRO, GZIP, CONFLUENT, LFS)) or is_tar(head)
+        return head.startswith((AVRO, GZIP, CONFLUENT, PARQUET, LFS)) or is_tar(head)
     return False
