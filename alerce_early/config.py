@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from difflib import get_close_matches
 from functools import wraps
 from hashlib import sha256
 from pathlib import Path
@@ -58,7 +59,9 @@ def explain_options(chosen: DictConfig) -> str:
     for group, name in ((str(group), str(name)) for group, name in chosen.items()):
         file = Path(CONF) / group / f"{name}.yaml"
         if file.exists():
-            parts.append(f"# {group}={name}\n" + file.read_text(encoding="utf-8").replace("# @package _global_\n", ""))
+            own = file.read_text(encoding="utf-8")
+            place = "" if "@package _global_" in own else f": write its keys as {group}.KEY"
+            parts.append(f"# {group}={name}{place}\n" + own.replace("# @package _global_\n", ""))
     return "\n".join(parts).replace("$", "$$")  # Hydra fills in what a single one names
 
 
@@ -91,9 +94,9 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
         except files.BusyError:
             raise
         except InputError:
-            if is_first():
-                Run(Path(HydraConfig.get().runtime.output_dir)).discard_if_unused()
+            _tidy()
             raise
+        _tidy()  # what prepares data alone leaves no run
 
     @wraps(job)
     def one_or_many(config: DictConfig) -> None:
@@ -101,6 +104,10 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
             sweeps.run(guarded, config, launch)
         else:
             exit_on_input_error(alone)(config)
+
+    def _tidy() -> None:
+        if is_first():
+            Run(Path(HydraConfig.get().runtime.output_dir)).discard_if_unused()
 
     composing = hydra_main(version_base="1.3", config_path=CONF, config_name="train")(one_or_many)
 
@@ -138,7 +145,8 @@ def _refused(error: HydraException) -> str:
     """Say what Hydra refused and what there is instead; its own advice, a +, hides a misspelling."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        return f"{group}={choice} is no choice; wanted one of {', '.join(error.options)}."
+        meant = next((f"; did you mean {name}?" for name in get_close_matches(choice, error.options, n=1)), ".")
+        return f"{group}={choice} is no choice; wanted one of {', '.join(error.options)}{meant}"
     cause = error.__cause__
     parent = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
     if isinstance(cause, OmegaConfBaseException) and isinstance(parent, DictConfig):

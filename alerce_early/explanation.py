@@ -40,7 +40,8 @@ def picture(
 ) -> Figure:
     """Stamp and relevance (C, S, S) above each other, and the metadata columns (name, relevance) that say most.
 
-    Red speaks for the class, blue against it; one scale for all channels.
+    Red speaks for the class, blue against it; one scale for all channels. A channel of zeros, as where no pixel lacks
+    data, says so.
     """
     figure = Figure(figsize=(2.1 * len(stamp) + (3.2 if columns else 0.8), 4.9), layout="constrained")
     figure.suptitle(title, fontsize=9)
@@ -50,7 +51,7 @@ def picture(
     for i, name in enumerate(channels):
         axes[0, i].imshow(pictures.stretch(stamp[i]), cmap="gray", interpolation="nearest")
         heat = axes[1, i].imshow(relevance[i], cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-        axes[0, i].set_title(name, fontsize=9)
+        axes[0, i].set_title(name if stamp[i].any() else f"{name}: nowhere", fontsize=9)
         axes[1, i].set_xlabel(f"sum {relevance[i].sum():+.2g}", fontsize=8)
         for one in axes[:, i]:
             one.set(xticks=[], yticks=[])
@@ -92,7 +93,8 @@ def _title(task: Task, data: AlertData, row: int, found: Relevance, i: int) -> s
     terms = " ".join(f"{value.item():+.2g} {name}" for name, value in (parts | {"biases": found.biases[i]}).items())
     predicted = task.spec.classes[int(found.predicted[i])]
     return (
-        f"{data.store.ids[row]} (row {row}): {true}, predicted {predicted}\nlogit {found.logit[i].item():.3g} = {terms}"
+        f"{data.store.ids[row]} (row {row}): true {true}, predicted {predicted}\n"
+        f"logit of {predicted} {found.logit[i].item():.3g} = {terms}"
     )
 
 

@@ -51,7 +51,7 @@ def draw_gallery(classifier: Classifier, source: Source, shard: Shard, out: Path
     pictures.save(figures.gallery(stamps, list(chosen.values()), columns=SHOWN), picture)
 
 
-def write_page(run: str, classifier: Classifier, source: Source, shard: Shard, out: Path, page: Path) -> None:
+def write_page(title: str, classifier: Classifier, source: Source, shard: Shard, out: Path, page: Path) -> None:
     """Write the page of the most probable supernovae among what was classified."""
     with require_extra("--html"):
         from alerce_early.report import night
@@ -60,7 +60,7 @@ def write_page(run: str, classifier: Classifier, source: Source, shard: Shard, o
         raise InputError("--html: shows the stamps of the most probable supernovae; this network takes or tells none.")
     chosen = [str(table["candid"][row]) for row in night.choose(table)]
     stamps = find_stamps(source, shard, chosen)
-    files.write_text(page, night.write(table, stamps, out.name, f"Classified by {run} (model {classifier.model})."))
+    files.write_text(page, night.write(table, stamps, out.name, title))
 
 
 def find_stamps(source: Source, shard: Shard, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -136,7 +136,8 @@ def _do(given: argparse.Namespace) -> None:
         draw_gallery(classifier, source, given.shard, given.out, given.gallery)
         print(given.gallery)
     if given.html:
-        write_page(given.run, classifier, source, given.shard, given.out, given.html)
+        title = f"By {given.run}, model {classifier.model}: {outcome}."
+        write_page(title, classifier, source, given.shard, given.out, given.html)
         print(given.html)
     if outcome.cut:
         outcome.warn_of_cuts()

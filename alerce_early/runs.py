@@ -67,7 +67,7 @@ class Run:
         return files.hold_lock(self.path / ".lock", patience=0)
 
     def discard_if_unused(self) -> None:
-        """Remove the folder if nothing but a log is in it: a command ended on a mistake before it began to train."""
+        """Remove the folder if nothing but a log is in it: a command did not begin to train."""
         if self.path.is_dir() and {file.name for file in self.path.iterdir()} <= {"train.log", ".lock"}:
             shutil.rmtree(self.path)
             with suppress(OSError):  # other runs are beside it
@@ -153,6 +153,7 @@ class Run:
             return
         files.write_text(self.config_file, OmegaConf.to_yaml(config, resolve=True))
         commit, diff = describe_code()
+        commit += ", with the changes of code.diff" if diff else ""
         files.write_text(self.path / "versions.json", json.dumps(collect_versions() | {"commit": commit}, indent=1))
         if diff:
             files.write_text(self.path / "code.diff", diff)

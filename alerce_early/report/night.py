@@ -47,8 +47,10 @@ def write(table: tables.Table, stamps: Mapping[str, np.ndarray], title: str, sub
     predicted, counts = np.unique(table["predicted"].astype(str), return_counts=True)
     words = [
         f"The {len(rows):,} rows most probable to be {first}, of {len(table['candid']):,}. A click on a column's name "
-        "sorts by it. q: calibrated probabilities; set: the classes that hold the true one with the promised coverage. "
-        "Stamps: science, template, difference, each stretched by itself.",
+        "sorts by it. Stamps: science, template, difference, each stretched by itself.",
+        "q: calibrated probabilities, surer than they should be of objects that trained the network. set: the classes "
+        "that hold the true one with the promised coverage; each has a threshold of its own, so the most probable may "
+        "not be among them.",
     ]
     return page.render(
         title=title,

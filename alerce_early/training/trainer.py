@@ -46,9 +46,9 @@ def make_logger(config: DictConfig, run: Run, purge: int) -> Logger | bool:
         return kind(save_dir=str(run.path), **own)
     except TypeError as error:
         raise InputError(f"logger.make: {one_line(error)}.") from None
-    except ImportError as error:
-        advice = "Try pip install 'alerce-early[loggers]'"
-        raise InputError(f"logger={config.logger.name}: {one_line(error)}. {advice}.") from None
+    except ImportError:
+        lacking = f"logger={config.logger.name} is not installed"
+        raise InputError(f"{lacking}. Try pip install 'alerce-early[loggers]'.") from None
 
 
 def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> tuple[L.Trainer, ModelCheckpoint]:

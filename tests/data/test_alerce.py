@@ -49,6 +49,13 @@ def test_other_files_of_arrays_are_the_same(end: str, tmp_path: Path) -> None:
         stamps_file.read(file)
 
 
+def test_stamps_of_several_shapes_are_no_npz(tmp_path: Path) -> None:
+    images = np.array([*[stamp(i) for i in range(4)], stamp(4, 50, 63)], dtype=object)
+    np.savez(tmp_path / "stamps.npz", **raw(images=images))
+    with pytest.raises(InputError, match="stamps of several shapes go into a pickled list"):
+        stamps_file.read(tmp_path / "stamps.npz")
+
+
 def test_a_pandas_table_is_refused_with_the_line_that_converts_it(tmp_path: Path) -> None:
     (file := tmp_path / "table.pkl").write_bytes(b"cpandas.core.frame\nDataFrame\n(tR.")
     with pytest.raises(InputError, match=r"pandas table.*raw\['metadata'\].to_numpy\(\)"):

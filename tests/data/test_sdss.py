@@ -117,7 +117,7 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.path"):
         sdss.read(None)
     np.savez(tmp_path / "objects.npz", spectra=np.array([None]))
-    with pytest.raises(InputError, match=r"no \.npz file of arrays"):
+    with pytest.raises(InputError, match=r"has arrays of objects"):
         sdss.read(tmp_path / "objects.npz")
 
 

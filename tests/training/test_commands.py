@@ -63,3 +63,9 @@ def test_errors_at_the_door(quick, tmp_path: Path) -> None:
         train(quick("features.names=[colour]"), tmp_path / "b")
     with pytest.raises(InputError, match=r"trainer: .*Try trainer=cpu"):
         train(quick("trainer=gpu"), tmp_path / "c")
+
+
+def test_what_prepares_data_alone_leaves_no_run(stamps_file: Path, tmp_path: Path) -> None:
+    done = run("alerce_early.prepare", "data=alerce", f"data.path={stamps_file}", cwd=tmp_path)
+    assert done.returncode == 0 and list((tmp_path / "outputs" / "stores").iterdir())
+    assert not list(tmp_path.rglob("train.log"))

@@ -32,6 +32,10 @@ def load(path: str | Path) -> Any:
         raise
     except FileNotFoundError:
         raise InputError(f"{path} cannot be read: no such file.") from None
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise InputError(f"{path} is damaged: {one_line(error)}.") from None
+        raise InputError(f"{path} has arrays of objects; stamps of several shapes go into a pickled list.") from None
     except Exception as error:  # a damaged file may raise nearly anything
         raise InputError(f"{path} is no {path.suffix} file of arrays, or is damaged: {one_line(error)}.") from None
 
