@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from command import Command
 from command import run as run_command
 from networks import SIZE, nothing_left, table_of, wait_for
 from PIL import Image
+from pyarrow import parquet
 
 import alerce_early
 from alerce_early import tables
@@ -284,3 +286,10 @@ def test_a_signal_is_one_line(run: Path, night: Path, tmp_path: Path, number: si
         _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert err == f"stopped by {number.name}; the same command continues\n"
+
+
+def test_parquet_of_alerts_is_classified(classifier: Classifier, tmp_path: Path) -> None:
+    packets = [packet for packet, _ in simulated_packets.alerts(20, seed=3)]
+    parquet.write_table(pyarrow.Table.from_pylist(packets), file := tmp_path / "export.parquet")
+    outcome = predict(classifier, inputs.find([file], classifier.spec), tmp_path / "out.parquet")
+    assert outcome.classified + outcome.rejected == 20 and outcome.classified > 10

@@ -5,11 +5,13 @@ from contextlib import suppress
 from glob import glob, has_magic
 from pathlib import Path
 
+from pyarrow import parquet
+
 from alerce_early.errors import InputError
 
 LABELS = "labels.csv"  # of a folder of packets: their classes
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".gz")
-PACKETS = (".avro", ".parquet", *ARCHIVES)  # how the names end of what is taken for alert packets without a look
+PACKETS = (".avro", *ARCHIVES)  # how the names end of what is taken for alert packets without a look
 LFS = b"version https://git-lfs"
 GZIP = b"\x1f\x8b"
 AVRO = b"Obj\x01"
@@ -65,8 +67,12 @@ def is_tar(head: bytes) -> bool:
 
 
 def holds_packets(file: Path) -> bool:
-    """Tell by its first bytes whether a file could hold alert packets, or stands for some that cannot be read here."""
-    with suppress(OSError), file.open("rb") as content:
+    """Tell by its first bytes, and of Parquet by its columns, whether a file could hold alert packets, or stands for
+    some that cannot be read here.
+    """
+    with suppress(OSError, ValueError), file.open("rb") as content:
         head = content.read(tarfile.BLOCKSIZE)
-        return head.startswith((AVRO, GZIP, CONFLUENT, PARQUET, LFS)) or is_tar(head)
+        if head.startswith(PARQUET):
+            return "cutoutScience" in parquet.read_schema(file).names
+        return head.startswith((AVRO, GZIP, CONFLUENT, LFS)) or is_tar(head)
     return False
