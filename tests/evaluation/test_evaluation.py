@@ -212,8 +212,8 @@ def test_a_narrow_interval_is_told_with_more_digits() -> None:
 
 
 def test_the_page_escapes_what_files_name() -> None:
-    html = page.render("<script>", "a & b", [("x", "<b>")], [page.Section("<i>", words=["<u>"])])
-    assert "<script>" not in html and "<b>&lt;b&gt;</b>" in html and "<u>" not in html and "a &amp; b" in html
+    html = page.render("<script>x", "a & b", [("x", "<b>")], [page.Section("<i>", words=["<u>"])])
+    assert "<script>x" not in html and "<b>&lt;b&gt;</b>" in html and "<u>" not in html and "a &amp; b" in html
 
 
 def test_a_table_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
