@@ -265,9 +265,9 @@ class AlertData(L.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, part: str, **options: Any) -> DataLoader[dict[str, Tensor]]:
-        rows = self.parts[part]
-        batches = EpochBatches(rows, self.labels[rows], seed=self.seed, world=self._rank()[1], **options)
         assert self.rows
+        rows, world, device = self.parts[part], self._rank()[1], self.rows.device
+        batches = EpochBatches(rows, self.labels[rows], seed=self.seed, world=world, device=device, **options)
         return DataLoader(self.rows, sampler=batches, batch_size=None)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:

@@ -46,13 +46,13 @@ def _repeat(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarra
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:count]
 
 
-class EpochBatches(Sampler[np.ndarray]):
+class EpochBatches(Sampler[Tensor]):
     """Yields the row numbers of each batch of an epoch; Lightning announces the epoch by `set_epoch`.
 
     rows, labels: (N,) int64, row numbers in the store and their classes. batch_size: rows of one step over
     all ranks together, at least two for each. batches: steps per epoch, or None for as many as the sampling
     needs to show every row once (balanced: as many rows as there are). world: how many ranks share each batch,
-    see `Rows`.
+    see `Rows`. device: where the arrays are, to which the whole order goes at once.
     """
 
     def __init__(
@@ -65,9 +65,10 @@ class EpochBatches(Sampler[np.ndarray]):
         batches: int | None = None,
         seed: int = 0,
         world: int = 1,
+        device: torch.device | str = "cpu",
     ):
         self.rows, self.labels, self.batch_size, self.sampling = rows, labels, batch_size, sampling
-        self.batches, self.seed, self.world, self.epoch = batches, seed, world, 0
+        self.batches, self.seed, self.world, self.device, self.epoch = batches, seed, world, device, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -92,8 +93,8 @@ class EpochBatches(Sampler[np.ndarray]):
         cuts = np.append(np.arange(0, n, self.batch_size), n)
         return np.delete(cuts, -2) if len(cuts) > 2 and cuts[-1] - cuts[-2] < 2 * self.world else cuts
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        order = self._order()
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.from_numpy(self._order()).to(self.device)
         cuts = self._cuts(len(order))
         for start, stop in pairwise(cuts):
             yield order[start:stop]
@@ -109,13 +110,12 @@ class Rows(Dataset[dict[str, Tensor]]):
     def device(self) -> torch.device:
         return self.columns["image"].device
 
-    def __getitem__(self, rows: np.ndarray) -> dict[str, Tensor]:
+    def __getitem__(self, rows: Tensor | np.ndarray) -> dict[str, Tensor]:
         """Return this rank's part of a global batch of rows: every world-th; all ranks together have what one would.
 
         share: weighs its mean loss, so that the mean over ranks is the mean over rows, also where they have not
         equally many.
         """
-        own = rows[self.rank :: self.world]
-        index = torch.from_numpy(own).to(self.device)
-        share = torch.tensor(len(own) * self.world / len(rows), device=self.device)
+        index = torch.as_tensor(rows, device=self.device)[self.rank :: self.world]
+        share = torch.full((), len(index) * self.world / len(rows), device=self.device)  # made there, not sent
         return {name: column[index] for name, column in self.columns.items()} | {"row": index, "share": share}

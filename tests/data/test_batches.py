@@ -78,15 +78,22 @@ def test_ranks_together_see_what_one_process_would(sampling: str, world: int) ->
     assert [len(rows) for rows in whole] == [len(rows) for rows in batches(sampling=sampling, batch_size=61)]
     for rows in whole:
         parts = [Rows(rank, world, image=image)[rows] for rank in range(world)]
-        assert sorted(torch.cat([part["image"] for part in parts]).tolist()) == sorted(rows)
+        assert sorted(torch.cat([part["image"] for part in parts]).tolist()) == sorted(rows.tolist())
         mean = torch.stack([part["image"].double().mean() * part["share"] for part in parts]).mean()
-        assert mean.item() == pytest.approx(rows.mean())  # as DDP averages over ranks
+        assert mean.item() == pytest.approx(rows.double().mean().item())  # as DDP averages over ranks
 
 
 def test_a_last_batch_too_small_for_every_rank_joins_the_one_before() -> None:
     for n, world, sizes in ((129, 2, [64, 65]), (131, 2, [64, 67]), (132, 2, [64, 64, 4]), (131, 1, [64, 64, 3])):
         found = list(EpochBatches(ROWS[:n], LABELS[:n], batch_size=64, world=world))
         assert [len(rows) for rows in found] == sizes and sorted(np.concatenate(found)) == ROWS[:n].tolist()
+
+
+def test_the_order_is_on_the_device_of_the_rows_at_once() -> None:
+    """Torch's device without memory stands for a GPU."""
+    rows, order = Rows(image=torch.zeros(2000, 3, device="meta")), list(batches(sampling="balanced", device="meta"))
+    assert order and all(batch.device.type == "meta" for batch in order)
+    assert all(rows[batch][name].device.type == "meta" for batch in order for name in ("image", "row", "share"))
 
 
 def test_length_is_what_it_yields() -> None:
