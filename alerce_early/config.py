@@ -88,15 +88,19 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
                 print(stopped, file=sys.stderr)
             raise
 
+    def discard() -> None:
+        if is_first():
+            Run(Path(HydraConfig.get().runtime.output_dir)).discard_if_unused()
+
     def alone(config: DictConfig) -> None:
         try:
             guarded(config)
         except files.BusyError:
             raise
         except InputError:
-            _tidy()
+            discard()
             raise
-        _tidy()  # what prepares data alone leaves no run
+        discard()  # what prepares data alone leaves no run
 
     @wraps(job)
     def one_or_many(config: DictConfig) -> None:
@@ -104,10 +108,6 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
             sweeps.run(guarded, config, launch)
         else:
             exit_on_input_error(alone)(config)
-
-    def _tidy() -> None:
-        if is_first():
-            Run(Path(HydraConfig.get().runtime.output_dir)).discard_if_unused()
 
     composing = hydra_main(version_base="1.3", config_path=CONF, config_name="train")(one_or_many)
 

@@ -65,15 +65,15 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
     last = resuming.Kept(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     # what the cut run logged after its last checkpoint will be logged again
     purge = checkpoints.read(run.last)["global_step"] + 1 if run.cut else 0
+    decay = config.get("ema")  # older runs have none
+    average = [] if decay is None else [EMAWeightAveraging(decay=decay)]
     callbacks: list[Callback] = [
         progress.EpochLine(
             run.path, ("train/loss", "val/loss", monitor or "", *[f"val/{name}" for name in task.shown])
         ),
         resuming.Randomness(),
         *progress.progress_bar(),
-        *(
-            [] if (decay := config.get("ema")) is None else [EMAWeightAveraging(decay=decay)]
-        ),  # runs before it have none
+        *average,
         *more,
         *([resuming.Patience(monitor, patience=config.patience, mode=mode, check_finite=False)] if monitor else []),
         best,
