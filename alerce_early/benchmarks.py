@@ -259,23 +259,12 @@ def read_by_libraries(archive: Path) -> Iterator[np.ndarray]:
 def start_against_imports(folder: Path) -> None:
     """Seconds to each verb's help, and of a run of one step up to its page, against importing torch and Lightning."""
     python = (sys.executable, "-m")
-    small = (
-        "data.n=100",
-        "data.split.validation=.2",
-        "data.split.test=.2",
-        f"outputs={folder}",
-        "model=preliminary_cnn",
-    )
+    small = ("data.n=100", "data.split.validation=.2", "data.split.test=.2", f"outputs={folder}")
     commands: dict[str, tuple[str, ...]] = {
         f"{verb} --help": (*python, f"alerce_early.{verb}", "--help") for verb in VERBS
     }
-    commands["train, one step"] = (
-        *python,
-        "alerce_early.train",
-        *small,
-        "data.batches_per_epoch=1",
-        "trainer.max_epochs=1",
-    )
+    step = ("model=preliminary_cnn", "data.batches_per_epoch=1", "trainer.max_epochs=1")
+    commands["train, one step"] = (*python, "alerce_early.train", *small, *step)
     rival = (sys.executable, "-c", "import torch, lightning")
     for what, command in commands.items():
         works = [partial(subprocess.run, each, stdout=subprocess.DEVNULL, check=True) for each in (command, rival)]

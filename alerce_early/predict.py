@@ -51,13 +51,11 @@ def draw_gallery(classifier: Classifier, source: Source, shard: Shard, out: Path
     pictures.save(figures.gallery(stamps, list(chosen.values()), columns=SHOWN), picture)
 
 
-def write_page(title: str, classifier: Classifier, source: Source, shard: Shard, out: Path, page: Path) -> None:
+def write_page(title: str, source: Source, shard: Shard, out: Path, page: Path) -> None:
     """Write the page of the most probable supernovae among what was classified."""
     with require_extra("--html"):
         from alerce_early.report import night
     table = tables.read(out)
-    if not classifier.classes or classifier.spec.kind != "stamps":
-        raise InputError("--html: shows the stamps of the most probable supernovae; this network takes or tells none.")
     chosen = [str(table["candid"][row]) for row in night.choose(table)]
     stamps = find_stamps(source, shard, chosen)
     files.write_text(page, night.write(table, stamps, out.name, title))
@@ -120,6 +118,8 @@ def main() -> None:
 
 def _do(given: argparse.Namespace) -> None:
     classifier = load(given.run, *given.ensemble, runtime=given.runtime)
+    if given.html and (not classifier.classes or classifier.spec.kind != "stamps"):
+        raise InputError("--html: shows the stamps of the most probable supernovae; this network takes or tells none.")
     if given.watch:
         with suppress(signals.Stopped), alone(given.out):
             watch(classifier, given.watch, given.out)
@@ -137,7 +137,7 @@ def _do(given: argparse.Namespace) -> None:
         print(given.gallery)
     if given.html:
         title = f"By {given.run}, model {classifier.model}: {outcome}."
-        write_page(title, classifier, source, given.shard, given.out, given.html)
+        write_page(title, source, given.shard, given.out, given.html)
         print(given.html)
     if outcome.cut:
         outcome.warn_of_cuts()

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -227,23 +226,6 @@ def test_a_sweep_of_a_mistake_is_not_begun(
 def test_data_that_are_not_there_leave_no_run(train_command: Callable[..., int], tmp_path: Path) -> None:
     assert train_command("data=alerce", "data.path=none.pkl") == 2
     assert not list(tmp_path.rglob("train.log"))
-
-
-def test_a_run_has_the_logger_that_is_asked_for(quick, tmp_path: Path) -> None:
-    run = train(quick("logger=none", "trainer.max_epochs=1"), tmp_path / "none")
-    assert run.finished and not list(run.path.glob("events.*"))
-    run = train(quick("logger=csv", "trainer.max_epochs=1"), tmp_path / "csv")
-    logged = (run.path / "metrics.csv").read_text()
-    assert not list(run.path.glob("events.*"))
-    assert f"{run.metrics['test']['values']['balanced_accuracy']:.4f}"[:5] in logged and "val/loss" in logged
-
-
-@pytest.mark.parametrize("library", ("wandb", "mlflow"))
-def test_a_logger_that_is_not_installed_is_one_line(quick, library: str, tmp_path: Path) -> None:
-    if find_spec(library):
-        pytest.skip(f"{library} is installed")
-    with pytest.raises(InputError, match=rf"logger={library} is not installed.*\[loggers\]"):
-        train(quick(f"logger={library}"), tmp_path / "run")
 
 
 @pytest.mark.parametrize("content", (b"", b"\x80\xff\x00garbage", b"[1, 2]", None), ids=str)

@@ -175,7 +175,7 @@ def test_a_page_shows_the_most_probable_supernovae_first(
     source = inputs.find([night], classifier.spec)
     predict(classifier, source, tmp_path / "night.parquet")
     monkeypatch.setattr(night_page, "SHOWN", 8)
-    write_page("mine", classifier, source, (0, 1), tmp_path / "night.parquet", tmp_path / "night.html")
+    write_page("mine", source, (0, 1), tmp_path / "night.parquet", tmp_path / "night.html")
     text, table = (tmp_path / "night.html").read_text(), tables.read(tmp_path / "night.parquet")
     assert text.count('<img class="stamps"') == 8 and "http" not in text.replace("https://", "")
     order = np.argsort(-table["q_SN"], kind="stable")

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyarrow import ipc
 
-from alerce_early.data.readers.containers import LARGEST_BLOCK, Block
+from alerce_early.data.readers.containers import LARGEST_BLOCK, PACKET, Block
 from alerce_early.data.readers.inflate import NotWholeError, inflate
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.errors import require_extra
@@ -16,11 +16,11 @@ from alerce_early.errors import require_extra
 with require_extra("alert packets", "alerts"):
     from fastavro import parse_schema, schemaless_reader
 
-CUTOUTS = ("cutoutScience", "cutoutTemplate", "cutoutDifference")
+CUTOUTS = PACKET[3:]
 DERIVED = ("ecl_lat", "ecl_long", "gal_lat", "gal_long", "non_detections")
 RAW = tuple(name for name in COLUMNS if name not in DERIVED)  # fields of `candidate`
 CONTEXT = ("jd", "fid")  # more of them, for people
-WANTED = {"objectId", "candid", "candidate", *CUTOUTS, "stampData", *RAW, *CONTEXT}
+WANTED = {*PACKET, "stampData", *RAW, *CONTEXT}
 PRIMITIVE = {"null", "boolean", "int", "long", "float", "double", "string", "bytes"}
 
 

@@ -26,7 +26,7 @@ with require_extra("alert packets", "alerts"):
 LARGEST_HEADER = 1 << 20  # bytes of an Avro file's schema, or of the headers before a member of an archive
 LARGEST_MEMBER = 1 << 26  # bytes of one file in an archive
 LARGEST_BLOCK = 1 << 26  # bytes, also unzipped; a real one is about that of one packet, 60,000
-FEW = 64  # rows of a Parquet file that make a block
+PARQUET_ROWS = 64  # rows of a Parquet file that make a block
 MOST_RECORDS = 1 << 10  # of a block, since to reach one all before it are decoded
 PACKET = ("objectId", "candid", "candidate", "cutoutScience", "cutoutTemplate", "cutoutDifference")
 DEEPEST = 4  # files within files, as an .avro.gz in a .tar.gz
@@ -184,7 +184,7 @@ def _parquet(file: Any, source: str) -> Iterator[Block]:
         with parquet.ParquetFile(file) as held:
             if lacking := [name for name in PACKET if name not in held.schema_arrow.names]:
                 raise ValueError(f"no column {', '.join(lacking)}")
-            for rows in held.iter_batches(FEW, columns=list(PACKET)):
+            for rows in held.iter_batches(PARQUET_ROWS, columns=list(PACKET)):
                 if rows.nbytes > LARGEST_BLOCK:
                     raise ValueError(f"{len(rows)} rows take {rows.nbytes:,} bytes")
                 sink = pyarrow.BufferOutputStream()

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early.data.readers.raw_files import GZIP
 from alerce_early.errors import InputError, one_line
 
-GZIP = b"\x1f\x8b"
 DTYPE = re.compile(r"[?biufcSUO]\d{0,9}")  # numbers, text and objects; nothing structured
 
 
