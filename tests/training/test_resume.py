@@ -7,6 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from command import Command, run
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import TWO_COLUMNS, trained_weights
 
-from alerce_early import files
+from alerce_early import checkpoints, files, tables
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
 from alerce_early.steps import train
@@ -167,3 +168,15 @@ def test_random_kills_end_equal(tmp_path: Path) -> None:
         assert process.wait() == 0, process.stderr
     results = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
     assert [result["equal"] for result in results] == [2, 3], results
+
+
+def test_the_running_mean_of_the_weights_is_kept_and_judged(quick, tmp_path: Path) -> None:
+    """It begins with the weights after the first step and, where a step keeps all of it, ends with them."""
+    options = ("monitor=null", "optim=adam", "trainer.max_epochs=1")
+    mean = train(quick(*options, "ema=1"), tmp_path / "mean")
+    one = train(quick(*options, "+trainer.limit_train_batches=1"), tmp_path / "one")
+    weights = [checkpoints.read(run.last)["state_dict"] for run in (mean, one)]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+    assert np.array_equal(*[tables.read(run.predictions)["p_SN"] for run in (mean, one)])
+    free = trained_weights(quick(*options), tmp_path / "free")
+    assert any(not torch.equal(weight, free[name]) for name, weight in weights[0].items())

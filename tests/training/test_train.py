@@ -296,15 +296,3 @@ def test_a_run_does_not_go_on_from_a_damaged_checkpoint(quick, finished: Path, t
     assert isinstance(config, DictConfig)
     with pytest.raises(InputError, match=rf"{name} is damaged"):
         train(config, run)
-
-
-def test_the_running_mean_of_the_weights_is_kept_and_judged(quick, tmp_path: Path) -> None:
-    """It begins with the weights after the first step and, where a step keeps all of it, ends with them."""
-    options = ("monitor=null", "optim=adam", "trainer.max_epochs=1")
-    mean = train(quick(*options, "ema=1"), tmp_path / "mean")
-    one = train(quick(*options, "+trainer.limit_train_batches=1"), tmp_path / "one")
-    weights = [checkpoints.read(run.last)["state_dict"] for run in (mean, one)]
-    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
-    assert np.array_equal(*[tables.read(run.predictions)["p_SN"] for run in (mean, one)])
-    free = trained_weights(quick(*options), tmp_path / "free")
-    assert any(not torch.equal(weight, free[name]) for name, weight in weights[0].items())
