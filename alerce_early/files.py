@@ -16,6 +16,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 ANY = frozenset(errno.errorcode)  # where nothing is done but to write
 PLACE = "outputs=FOLDER"  # how the user chooses another one, where nothing else is said
+PRETRAINED = Path(__file__).parent / "pretrained"  # the networks that come with the package
 
 
 class BusyError(InputError):

@@ -30,7 +30,6 @@ GROUPS = (  # of a whole config; one that was cut short lacks some
     *("seed", "data.batch_size", "data.source", "recipe.steps", "augment.steps", "features", "optim.optimizer"),
     *("trainer", "model.net", "model.task", "data.split", "data.sampling"),
 )
-PRETRAINED = Path(__file__).parent / "pretrained"
 LIBRARIES = ("alerce-early", "torch", "torchvision", "lightning", "hydra-core", "numpy", "scikit-learn")
 
 
@@ -192,7 +191,7 @@ def checkpoint_of(path: Path) -> Path:
     """
     if path.exists():
         return path if path.is_file() else Run.find(path).trained()
-    shipped = {file.stem: file for file in sorted(PRETRAINED.glob("*.ckpt"))}
+    shipped = {file.stem: file for file in sorted(files.PRETRAINED.glob("*.ckpt"))}
     if str(path) not in shipped:
         raise InputError(f"{path} is no run folder, checkpoint or pretrained network; those are {', '.join(shipped)}.")
     return shipped[str(path)]

@@ -37,9 +37,11 @@ from alerce_early.report import figures, pictures, run_page
 from alerce_early.report.board import Board
 from alerce_early.runs import Run, checkpoint_of
 from alerce_early.tasks.base import NonFiniteLossError, Task
+from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.training import progress, resuming
 from alerce_early.training.processes import agree, check_sight, is_launched, with_first
 from alerce_early.training.signals import resumed_by
+from alerce_early.training.teacher import ask_teachers, find_teachers
 from alerce_early.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -90,7 +92,11 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     L.seed_everything(config.seed, verbose=False)
     data = make_data(config)
     with_first(data.prepare_data)
+    if config.get("distil"):
+        data.teach(ask_teachers(find_teachers(Path(config.distil), config.data.split), data))
     task = make_task(config, data.spec)
+    if config.get("distil") and not isinstance(task, ClassifyTask):
+        raise InputError(f"distil: model={config.model.name} tells no classes that could be taught.")
     if config.get("init_from") and not run.cut:  # of runs before it there is none
         start = checkpoint_of(Path(config.init_from))
         fresh = checkpoints.start_from(task, start)
@@ -208,6 +214,7 @@ def evaluate(table: tables.Table) -> dict[str, Any]:
 def evaluate_baselines(data: AlertData, judged: tables.Table, seed: int) -> dict[str, Any]:
     """Return what could be had without a network, on the judged rows of a table; see `baseline`."""
     train, test = data.parts["train"], judged["row"]
+    train = train[data.labels[train] >= 0]
     return baseline.evaluate_baselines(
         judged,
         data.store.features[test],
@@ -216,6 +223,7 @@ def evaluate_baselines(data: AlertData, judged: tables.Table, seed: int) -> dict
         names=data.store.meta["features"],
         present=data.find_classes(np.concatenate([train, test])),
         seed=seed,
+        taught=None if data.taught is None else data.taught[test],
     )
 
 

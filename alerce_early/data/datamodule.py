@@ -37,8 +37,8 @@ class AlertData(L.LightningDataModule):
     left out. pictures: draws into a new store what only its raw records show. match_radius: arcsec within which rows
     are of one object, see `splits.match_objects`; None: by name alone. split: options of `splits.split`. sampling,
     batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image (B, C, S, S) float32, features (B, F)
-    float32 unscaled, label (B,) int64, row (B,) int64, share () float32 (see `Rows`) and, if there is one, target (B,)
-    float32.
+    float32 unscaled, label (B,) int64, row (B,) int64, share () float32 (see `Rows`) and, if there are any, target (B,)
+    float32 and taught (B, classes) float32.
     """
 
     def __init__(
@@ -74,6 +74,15 @@ class AlertData(L.LightningDataModule):
         self.seed, self.outputs = seed, outputs
         self.rows: Rows | None = None
         self.pictures = pictures
+        self.taught: np.ndarray | None = None
+
+    def teach(self, probabilities: np.ndarray) -> None:
+        """Let a network's probabilities (N, classes) float32 of the store's rows stand beside the labels.
+
+        Batches get them as taught (B, classes) float32: the mean of label and network, or, where a row has no label,
+        what the network says. Training rows without a label train as well, drawn as if of their most probable class.
+        """
+        self.taught = probabilities
 
     def prepare_data(self) -> None:
         """Read and clean the raw file into a store, unless there is one already.
@@ -146,10 +155,11 @@ class AlertData(L.LightningDataModule):
             part = splits.apply_prescribed(self.store.part, self.labels, self.objects, self.classes, **self.split)
         else:
             part = construct(splits.split, self.labels, self.objects, self.classes, **self.split)
-        labelled = self.labels >= 0
-        # a test file may come without labels: its rows are predicted and not judged
-        blind = (part == splits.TEST) & (self.store.labels == UNLABELLED) & self._kept
-        rows = {name: np.flatnonzero((part == i) & (labelled | blind)) for i, name in enumerate(splits.PARTS)}
+        unlabelled = (self.store.labels == UNLABELLED) & self._kept
+        used = self.labels >= 0
+        # a test file may come without labels: its rows are predicted and not judged; others train where taught
+        used |= unlabelled & ((part == splits.TEST) | ((part == splits.TRAIN) & (self.taught is not None)))
+        rows = {name: np.flatnonzero((part == i) & used) for i, name in enumerate(splits.PARTS)}
         for name, found in rows.items():
             counts = self._counts(found)
             lacking = [c for c, count in zip(self.classes, counts, strict=True) if count == 0]
@@ -192,16 +202,16 @@ class AlertData(L.LightningDataModule):
             raise InputError(
                 f"features.names: {lacking:,} rows have no metadata at all. Try features=none, or leave out data.extra."
             )
-        return self._columns("features.names", self.feature_names)
+        return self.find_columns("features.names", self.feature_names)
 
     @cached_property
     def _kept(self) -> np.ndarray:
         """(N,) bool: rows with an allowed value in every column of `keep`, and with a target if one is wanted."""
         kept = np.ones(len(self.store.labels), dtype=bool)
         for name, values in self.keep.items():
-            kept &= np.isin(self._columns("keep", [name])[:, 0], values)
+            kept &= np.isin(self.find_columns("keep", [name])[:, 0], values)
         if self.target:
-            kept &= self._columns("target", [self.target])[:, 0] != MISSING
+            kept &= self.find_columns("target", [self.target])[:, 0] != MISSING
         return kept
 
     def metadata(self, names: Iterable[str], rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -215,7 +225,7 @@ class AlertData(L.LightningDataModule):
         found = np.unique(self.store.labels[rows])
         return {self.store.meta["classes"][label] for label in found[found != UNLABELLED]}
 
-    def _columns(self, option: str, names: Sequence[str]) -> np.ndarray:
+    def find_columns(self, option: str, names: Sequence[str]) -> np.ndarray:
         """(N, len(names)) float32 columns of the store, for the option that names them."""
         known = list(self.store.meta["features"])
         unknown = [name for name in names if name not in known]
@@ -237,8 +247,11 @@ class AlertData(L.LightningDataModule):
             "features": self._features,
             "label": self.labels,
         }
+        if self.taught is not None:
+            known = np.eye(len(self.classes), dtype=np.float32)[self.labels]
+            columns["taught"] = np.where(self.labels[:, None] >= 0, (known + self.taught) / 2, self.taught)
         if self.target:
-            columns["target"] = self._columns("target", [self.target])[:, 0]
+            columns["target"] = self.find_columns("target", [self.target])[:, 0]
         self.rows = Rows(rank, world, **{name: torch.from_numpy(one).to(device) for name, one in columns.items()})
 
     @property
@@ -251,9 +264,11 @@ class AlertData(L.LightningDataModule):
     def part_sizes(self) -> dict[str, dict[str, int]]:
         """Rows of each class in each part; "unlabelled" counts the rest, where there are any."""
         sizes = {part: dict(zip(self.classes, self._counts(rows), strict=True)) for part, rows in self.parts.items()}
-        if blind := int((self.labels[self.parts["test"]] == UNLABELLED).sum()):
-            sizes = {part: counts | {"unlabelled": blind * (part == "test")} for part, counts in sizes.items()}
-        return sizes
+        blind = {part: int((self.labels[rows] == UNLABELLED).sum()) for part, rows in self.parts.items()}
+        return {
+            part: counts | ({"unlabelled": blind[part]} if any(blind.values()) else {})
+            for part, counts in sizes.items()
+        }
 
     def _counts(self, rows: np.ndarray) -> list[int]:
         """Labelled rows of each class."""
@@ -267,7 +282,10 @@ class AlertData(L.LightningDataModule):
     def _loader(self, part: str, **options: Any) -> DataLoader[dict[str, Tensor]]:
         assert self.rows
         rows, world, device = self.parts[part], self._rank()[1], self.rows.device
-        batches = EpochBatches(rows, self.labels[rows], seed=self.seed, world=world, device=device, **options)
+        labels = self.labels[rows]
+        if self.taught is not None:
+            labels = np.where(labels >= 0, labels, self.taught[rows].argmax(1))
+        batches = EpochBatches(rows, labels, seed=self.seed, world=world, device=device, **options)
         return DataLoader(self.rows, sampler=batches, batch_size=None)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:

@@ -30,12 +30,14 @@ def evaluate_baselines(
     names: Sequence[str],
     present: Collection[str],
     seed: int = 0,
+    taught: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Train baselines on training rows and judge them on the rows of a table; returns plain values.
 
     table: the judged rows of a run (M,), columns id, row, label and p_<class>; for a table without classes there is
     nothing. columns: (M, F) their metadata called names (F,); train_labels: (N,) int64, train_columns: (N, F).
-    present: the classes of the file that these rows are of, before any grouping. Returns {"majority", "metadata": {"n",
+    present: the classes of the file that these rows are of, before any grouping. taught: (M, classes) probabilities of
+    the network that taught this one, or None. Returns {"majority", "teacher" if there is one, "metadata": {"n",
     "values", "intervals"}, "importances": {column: share of the impurity it removed}, "left_out": columns that give
     labels away, "paired": {test: p} of run against forest, "drift": see `drift.find_drift`}; without usable columns
     "skipped" says why and only "majority" is there.
@@ -45,6 +47,8 @@ def evaluate_baselines(
         return {}
     shares = np.bincount(train_labels, minlength=len(classes)) / len(train_labels)
     result: dict[str, Any] = {"majority": _summarise(_as_table(table, classes, np.tile(shares, (len(columns), 1))))}
+    if taught is not None:
+        result["teacher"] = _summarise(_as_table(table, classes, taught))
     result["left_out"] = [name for name in names if GIVES_AWAY.get(name, set()) & set(present)]
     used = [i for i, name in enumerate(names) if name not in result["left_out"]]
     if not used:

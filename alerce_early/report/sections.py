@@ -176,7 +176,12 @@ def write_baselines(result: Mapping[str, Any], judged: Mapping[str, Any]) -> Sec
 
     result: of `evaluate_baselines`; judged: the run's own numbers on the same rows.
     """
-    rows = {"this network": judged, "metadata alone": result.get("metadata"), "majority class": result["majority"]}
+    rows = {
+        "this network": judged,
+        "its teacher": result.get("teacher"),
+        "metadata alone": result.get("metadata"),
+        "majority class": result["majority"],
+    }
     names = [name for name in Classification.words if name in judged["values"]]
     table = [
         [what, *(number(of["values"][name], of["intervals"][name]) for name in names)]

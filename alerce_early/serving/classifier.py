@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early import tables
+from alerce_early import files, tables
 from alerce_early.data.records import MISSING, Records, to_numbers
 from alerce_early.errors import InputError, require_extra
 from alerce_early.evaluation import conformal, metrics
@@ -37,6 +37,8 @@ def _is_exported(source: str | Path) -> bool:
 
 def _member(path: Path, runtime: str) -> tuple[Facts, Runtime]:
     if _is_exported(path):
+        if not path.exists() and (shipped := files.PRETRAINED / path.name).exists():
+            path = shipped
         if runtime != "onnx":
             raise InputError(f"--runtime {runtime}: {path} runs with onnx alone; {runtime} needs the run folder.")
         return exported.open_exported(path)

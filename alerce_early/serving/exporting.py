@@ -19,6 +19,7 @@ from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.exported import seal, session_of
 
 TOLERANCE = 1e-5  # of a probability, or of 1 + a redshift; float32 sums in another order
+SMALL = 64  # weights, for fewer of which half the bytes are not worth a node of the graph
 HALF = 1e-2  # the same, where weights are rounded to float16: a part in 2,000
 Check = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # named inputs to outputs, by the written content
 
@@ -93,12 +94,29 @@ def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
         import onnxruntime  # noqa: F401  whose lack is reported before the network is traced
     graph, inputs = _example(deployed)
     model = onnx.load_from_string(trace_onnx(graph, inputs, graph.outputs))
+    _halve(model.graph)
     model.doc_string = f"{deployed.spec.kind}: {', '.join(deployed.columns)}"
     onnx.helper.set_model_props(model, deployed.facts.texts())
     content = model.SerializeToString()
     content += seal(content)
     session = session_of(content)
     return content, lambda rows: session.run(list(graph.outputs), rows)
+
+
+def _halve(graph: Any) -> None:
+    """Store those weights in half the bytes of which float16 holds every digit, as of a pretrained network."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    for weights in [*graph.initializer]:
+        values = numpy_helper.to_array(weights)
+        if weights.data_type == TensorProto.FLOAT and values.size >= SMALL:
+            with np.errstate(over="ignore"):  # what is too large for it is not equal either
+                half = values.astype(np.float16)
+            if (half == values).all():
+                name = f"{weights.name}_float16"
+                graph.node.insert(0, helper.make_node("Cast", [name], [weights.name], to=TensorProto.FLOAT))
+                graph.initializer.remove(weights)
+                graph.initializer.append(numpy_helper.from_array(half, name))
 
 
 def to_torch(deployed: Deployed) -> tuple[bytes, Check]:

@@ -50,7 +50,7 @@ class ClassifyTask(Task):
 
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         z = z.float()  # also where the net is of fewer digits
-        wanted = batch.get("mixed", functional.one_hot(batch["label"], z.shape[1])).float()
+        wanted = batch["wanted"] if "wanted" in batch else functional.one_hot(batch["label"], z.shape[1]).float()
         if self.training and self.label_smoothing:
             wanted = wanted.lerp(torch.full_like(wanted, 1 / z.shape[1]), self.label_smoothing)
         if self.loss == "binary":
@@ -72,19 +72,26 @@ class ClassifyTask(Task):
         return self._logits(z.float()).softmax(-1)
 
     def mix(self, batch: Batch) -> Batch:
-        """Mix stamps and labels in pairs; mixed: (B, classes) float32, the probability of each class."""
+        """Mix stamps and labels in pairs; wanted: (B, classes) float32, the probability of each class.
+
+        Without MixUp they are those that a network teaches, where one does.
+        """
+        if "taught" in batch:
+            batch = batch | {"wanted": batch["taught"]}
         if not self.mixup:
             return batch
         if self.spec.features:
             raise InputError(f"model.task.mixup={self.mixup} mixes stamps, not metadata. Try features=none.")
         from torchvision.transforms import v2  # of all networks only one needs it else
 
-        image, mixed = v2.MixUp(alpha=self.mixup, num_classes=len(self.spec.classes))(batch["image"], batch["label"])
-        return batch | {"image": image, "mixed": mixed}
+        mix_up = v2.MixUp(alpha=self.mixup, num_classes=len(self.spec.classes))
+        image, wanted = mix_up(batch["image"], batch.get("wanted", batch["label"]))
+        return batch | {"image": image, "wanted": wanted}
 
     def scores(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the accuracy on the rows as they are drawn, augmented, and under dropout."""
-        return {"accuracy": (z.detach().argmax(1) == batch["label"]).float().mean()}
+        wanted = batch["taught"].argmax(1) if "taught" in batch else batch["label"]
+        return {"accuracy": (z.detach().argmax(1) == wanted).float().mean()}
 
     def outputs(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         probabilities = self._probabilities(z)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny import CHECKOUT
 
-from alerce_early.runs import PRETRAINED
+from alerce_early.files import PRETRAINED
 
 
 @pytest.mark.slow

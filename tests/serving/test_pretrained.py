@@ -12,7 +12,7 @@ from command import Command
 import alerce_early
 from alerce_early import tables
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
-from alerce_early.runs import PRETRAINED
+from alerce_early.files import PRETRAINED
 
 NAMES = ("ztf", "ztf_images", "ztf_simulated", "ztf_simulated_metadata")
 
@@ -21,7 +21,20 @@ def test_each_has_a_card_and_they_are_small() -> None:
     card = (PRETRAINED / "README.md").read_text()
     assert {file.stem for file in PRETRAINED.glob("*.ckpt")} == set(NAMES)
     assert all(f"`{name}`" in card for name in NAMES)
-    assert sum(file.stat().st_size for file in PRETRAINED.iterdir()) < 8e6
+    assert {file.stem for file in PRETRAINED.glob("*.onnx")} == {"ztf", "ztf_images"}
+    assert sum(file.stat().st_size for file in PRETRAINED.iterdir()) < 15e6
+
+
+@pytest.mark.parametrize("name", ["ztf", "ztf_images"])
+def test_the_exported_file_is_the_checkpoint(name: str, survey: dict[str, Any]) -> None:
+    square = [i for i, image in enumerate(survey["images"]) if image.shape == (63, 63, 3)][:64]
+    metadata = dict(zip(COLUMNS, np.asarray(survey["metadata"])[square].T, strict=True))
+    classifiers = [alerce_early.load(file) for file in (name, f"{name}.onnx")]
+    of_checkpoint, of_file = (one.predict([survey["images"][i] for i in square], metadata) for one in classifiers)
+    assert classifiers[0].model == classifiers[1].model and classifiers[1].runtime == "onnx"
+    assert all(np.allclose(of_checkpoint[f"q_{cls}"], of_file[f"q_{cls}"], atol=1e-5) for cls in CLASSES)
+    sizes = [(PRETRAINED / f"{name}.{end}").stat().st_size for end in ("onnx", "ckpt")]
+    assert sizes[0] < 1.5 * sizes[1]  # its weights too are in float16
 
 
 @pytest.mark.parametrize("name", NAMES)

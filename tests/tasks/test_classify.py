@@ -43,10 +43,10 @@ def test_stamps_and_labels_are_mixed_alike() -> None:
     label = torch.tensor([0, 1, 1, 0])
     image = label.float().view(4, 1, 1, 1).expand(4, 2, 5, 5)  # each pixel tells the class
     mixed = task(ClassifyTask, mixup=1.0).mix({"image": image, "label": label})
-    assert torch.allclose(mixed["image"][:, 0, 0, 0], mixed["mixed"][:, 1], atol=1e-6)
-    assert ((mixed["mixed"] > 0.01) & (mixed["mixed"] < 0.99)).any()
+    assert torch.allclose(mixed["image"][:, 0, 0, 0], mixed["wanted"][:, 1], atol=1e-6)
+    assert ((mixed["wanted"] > 0.01) & (mixed["wanted"] < 0.99)).any()
     z = torch.tensor([[log(3.0), 0.0]]).expand(4, 2)
-    by_hand = -(mixed["mixed"] * torch.tensor([log(0.75), log(0.25)])).sum(1).mean()
+    by_hand = -(mixed["wanted"] * torch.tensor([log(0.75), log(0.25)])).sum(1).mean()
     assert task(ClassifyTask).losses(z, mixed)["loss"].item() == pytest.approx(by_hand.item(), abs=1e-6)
 
 
