@@ -130,7 +130,9 @@ def join(finished: Iterable[Finished]) -> tuple[list[Entry], list[str]]:
     by_seed: dict[tuple[str, int], dict[int | None, Finished]] = {}
     said = []
     for run in finished:
-        folds = by_seed.setdefault((str(sorted(run.choices.items(), key=str)), run.seed), {})
+        # null is no choice: runs of before a key was there lack it
+        chosen = str(sorted((item for item in run.choices.items() if item[1] is not None), key=str))
+        folds = by_seed.setdefault((chosen, run.seed), {})
         if run.fold in folds:
             said.append(f"{run.run.path} repeats {folds[run.fold].run.path} and is left out.")
         folds.setdefault(run.fold, run)

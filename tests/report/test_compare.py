@@ -44,6 +44,13 @@ def test_seeds_of_one_config_are_one_row(sweep: Path) -> None:
         assert message["n"] == "2" and message["system"] == "preliminary_cnn" and name in ("minmax", "joint")
 
 
+def test_a_run_of_before_an_option_was_there_is_pooled_with_later_ones(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep, tmp_path / "sweep")
+    config = tmp_path / "sweep" / "joint0" / "config.yaml"
+    config.write_text(config.read_text().replace("distil: null\n", ""))
+    assert len(join(find([str(tmp_path / "sweep")])[0])[0]) == 2
+
+
 def test_the_best_comes_first_and_the_other_is_tested_against_it(sweep: Path) -> None:
     entries, said = join(find([str(sweep)])[0])
     best, other = entries
