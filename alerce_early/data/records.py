@@ -190,6 +190,10 @@ def _tell_apart(name: str, ids: np.ndarray) -> np.ndarray:
     return np.char.add(f"{name}/", ids) if name and ids[0] == "row0" else ids
 
 
+class UnreadableError(Exception):
+    """Why one packet cannot be used, in one line."""
+
+
 @dataclass(frozen=True)
 class Rejected:
     """One row that could not be read or is not wanted.

@@ -19,10 +19,11 @@ import pytest
 from astropy.io import fits
 
 from alerce_early.data.readers import alerts, containers, raw_files
-from alerce_early.data.readers.avro import CUTOUTS, UnreadableError
+from alerce_early.data.readers.avro import CUTOUTS
 from alerce_early.data.readers.cutouts import LARGEST, image
 from alerce_early.data.readers.inflate import NotWholeError, inflate
 from alerce_early.data.readers.stamps_file import COLUMNS
+from alerce_early.data.records import UnreadableError
 from alerce_early.simulation import simulated_packets as night
 
 Packet = dict[str, Any]

@@ -41,6 +41,7 @@ with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
     from pyarrow import csv, parquet
 
     from alerce_early import checkpoints
+    from alerce_early.data import records
     from alerce_early.data.readers import (
         avro,
         containers,
@@ -160,7 +161,7 @@ def _cutout(dtype: str, extended: bool = False) -> bytes:
 def _image(path: Path) -> None:
     try:
         cutouts.image(path.read_bytes())
-    except avro.UnreadableError as error:
+    except records.UnreadableError as error:
         raise InputError(one_line(error)) from None
 
 

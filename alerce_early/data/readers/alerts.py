@@ -24,6 +24,7 @@ from alerce_early.data.readers.packets import (
     derive_columns,
 )
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
+from alerce_early.data.readers.wire import Schemas
 from alerce_early.data.readers.workers import decode_all
 from alerce_early.data.records import UNLABELLED, Chunk, Records, Rejected, to_label_numbers
 from alerce_early.errors import InputError
@@ -66,16 +67,17 @@ def stream(
     return (_chunk(part, origin, classes) for part in iter(lambda: list(islice(rows, size)), []))
 
 
-def decode(messages: Sequence[bytes]) -> Chunk:
-    """Decode packets as a broker's stream delivers them: each message the bytes of one Avro file, with its schema.
+def decode(messages: Sequence[bytes], schemas: Schemas | None = None) -> Chunk:
+    """Decode packets as a broker's stream delivers them: each message an Avro file, or a record without its schema.
 
-    Records as those of `stream`, in order, decoded in this process. What cannot be read is among `rejected`: a
-    message, or a record of one that holds several.
+    Records as those of `stream`, in order, decoded in this process. schemas: of the latter, see `wire`. What cannot be
+    read is among `rejected`: a message, or a record of one that holds several. Raises InputError where a registry
+    of schemas does not answer, and for nothing else.
     """
     held = [
         (block, range(block.count))
         for number, message in enumerate(messages)
-        for block in containers.look_into(io.BytesIO(message), f"message {number}")
+        for block in containers.look_into(io.BytesIO(message), f"message {number}", schemas)
     ]
     return _chunk(decode_records(held), f"{len(messages):,} messages", [])
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from pyarrow import ipc
 
-from alerce_early.data.readers.containers import LARGEST_BLOCK, PACKET, Block
+from alerce_early.data.readers.containers import LARGEST_BLOCK, MESSAGE, PACKET, Block
 from alerce_early.data.readers.inflate import NotWholeError, inflate
 from alerce_early.data.readers.stamps_file import COLUMNS
+from alerce_early.data.records import UnreadableError
 from alerce_early.errors import require_extra
 
 with require_extra("alert packets", "alerts"):
@@ -24,10 +25,6 @@ WANTED = {*PACKET, "stampData", *RAW, *CONTEXT}
 PRIMITIVE = {"null", "boolean", "int", "long", "float", "double", "string", "bytes"}
 
 
-class UnreadableError(Exception):
-    """Why one packet cannot be used, in one line."""
-
-
 def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any] | UnreadableError]]:
     """Yield (number, record) of each wanted record; from the first that cannot be decoded on, the reason instead."""
     number = 0
@@ -39,9 +36,11 @@ def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[
             yield from zip(wanted, rows, strict=True)
             return
         writer, reader = _schemas(block.schema)
-        content = io.BytesIO(inflate(block.data, block.codec, LARGEST_BLOCK))
+        content = io.BytesIO(inflate(block.data, "null" if block.codec == MESSAGE else block.codec, LARGEST_BLOCK))
         while number <= wanted[-1]:
             record: Any = schemaless_reader(content, writer, reader)
+            if block.codec == MESSAGE and content.read(1):
+                raise UnreadableError("Avro record ends before the message, so it is of another schema or damaged")
             if number in wanted:
                 yield number, record
             number += 1

@@ -17,7 +17,8 @@ from pyarrow import ipc, parquet
 from alerce_early.data.names import to_printable
 from alerce_early.data.readers import raw_files
 from alerce_early.data.readers.inflate import DAMAGE, unzipped
-from alerce_early.data.records import CUT_SHORT
+from alerce_early.data.readers.wire import Schemas
+from alerce_early.data.records import CUT_SHORT, UnreadableError
 from alerce_early.errors import InputError, one_line, require_extra
 
 with require_extra("alert packets", "alerts"):
@@ -28,6 +29,7 @@ LARGEST_MEMBER = 1 << 26  # bytes of one file in an archive
 LARGEST_BLOCK = 1 << 26  # bytes, also unzipped; a real one is about that of one packet, 60,000
 PARQUET_ROWS = 64  # rows of a Parquet file that make a block
 MOST_RECORDS = 1 << 10  # of a block, since to reach one all before it are decoded
+MESSAGE = "message"  # the codec of a block that is one record and ends with it
 PACKET = ("objectId", "candid", "candidate", "cutoutScience", "cutoutTemplate", "cutoutDifference")
 DEEPEST = 4  # files within files, as an .avro.gz in a .tar.gz
 BROKEN: tuple[type[Exception], ...] = (tarfile.TarError, ValueError, RecursionError, MemoryError, *DAMAGE)
@@ -47,7 +49,7 @@ class Block:
     """Encoded records of one schema that lie together in a file, or the damage found instead of one.
 
     source: file, and member of an archive. first: number of the first record in its file. schema: JSON. codec: of
-    Avro, or "arrow" for a stream of rows.
+    Avro, `MESSAGE`, or "arrow" for a stream of rows.
     """
 
     source: str
@@ -71,17 +73,20 @@ def find(paths: Sequence[str | Path], apart: Collection[Path] = ()) -> list[Path
     return list(found)
 
 
-def read_blocks(found: Sequence[Path]) -> Iterator[Block]:
-    """Yield all blocks of these files in order; what cannot be read is a block of one record with the damage named."""
+def read_blocks(found: Sequence[Path], schemas: Schemas | None = None) -> Iterator[Block]:
+    """Yield all blocks of these files in order; what cannot be read is a block of one record with the damage named.
+
+    schemas: of files that are one message without its own, see `wire`.
+    """
     for file in found:
         try:
             with file.open("rb") as content:
-                yield from look_into(content, to_printable(str(file)))
+                yield from look_into(content, to_printable(str(file)), schemas)
         except OSError as error:
             yield Block(to_printable(str(file)), damage=f"file cannot be read: {error.strerror}")
 
 
-def look_into(file: IO[bytes], source: str, depth: int = 0) -> Iterator[Block]:
+def look_into(file: IO[bytes], source: str, schemas: Schemas | None = None, depth: int = 0) -> Iterator[Block]:
     """Yield the blocks of one open file, which can seek; depth: how many files it lies within."""
     head, is_archive = b"", source.lower().endswith(raw_files.ARCHIVES)
     try:
@@ -94,10 +99,12 @@ def look_into(file: IO[bytes], source: str, depth: int = 0) -> Iterator[Block]:
         elif depth == DEEPEST:
             yield Block(source, damage=f"lies within more than {DEEPEST} archives")
         elif head.startswith(raw_files.GZIP):
-            yield from look_into(unzipped(file), source, depth + 1)
+            yield from look_into(unzipped(file), source, schemas, depth + 1)
         elif raw_files.is_tar(head):
             is_archive = True
-            yield from _members(file, source, depth + 1)
+            yield from _members(file, source, schemas, depth + 1)
+        elif schemas and schemas.takes(head):
+            yield _message(file, source, schemas)
         else:
             wanted = "" if ";" in (what := raw_files.describe_content(head)) else ", wanted an Avro container"
             yield Block(source, damage=f"{CUT_SHORT}: it is {what}" if is_archive else f"is {what}{wanted}")
@@ -131,7 +138,7 @@ class _Feed:
         return data
 
 
-def _members(file: IO[bytes], source: str, depth: int) -> Iterator[Block]:
+def _members(file: IO[bytes], source: str, schemas: Schemas | None, depth: int) -> Iterator[Block]:
     feed: Any = _Feed(file)
     with tarfile.open(fileobj=feed, mode="r|", tarinfo=_Member, bufsize=1 << 15) as archive:
         state: Any = archive
@@ -148,7 +155,7 @@ def _members(file: IO[bytes], source: str, depth: int) -> Iterator[Block]:
             else:
                 held = archive.extractfile(member)
                 assert held is not None
-                yield from look_into(io.BytesIO(held.read()), inside, depth)
+                yield from look_into(io.BytesIO(held.read()), inside, schemas, depth)
 
 
 def _container(file: Any, source: str) -> Iterator[Block]:
@@ -175,6 +182,17 @@ def _container(file: Any, source: str) -> Iterator[Block]:
         yield Block(source, number, damage="Avro file is cut short")
     except (ValueError, IndexError, MemoryError) as error:
         yield Block(source, number, damage=f"Avro file is damaged: {error}")
+
+
+def _message(file: IO[bytes], source: str, schemas: Schemas) -> Block:
+    message = file.read(LARGEST_BLOCK + 1)
+    try:
+        if len(message) > LARGEST_BLOCK:
+            raise UnreadableError(f"message is larger than {LARGEST_BLOCK:,} bytes")
+        schema, record = schemas.split(message)
+    except UnreadableError as error:
+        return Block(source, damage=str(error))
+    return Block(source, schema=schema, codec=MESSAGE, data=record)
 
 
 def _parquet(file: Any, source: str) -> Iterator[Block]:

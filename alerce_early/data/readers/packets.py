@@ -16,14 +16,13 @@ from alerce_early.data.readers.avro import (
     CONTEXT,
     CUTOUTS,
     RAW,
-    UnreadableError,
     records_of,
 )
 from alerce_early.data.readers.containers import Block
 from alerce_early.data.readers.coordinates import to_ecliptic, to_galactic
 from alerce_early.data.readers.cutouts import image
 from alerce_early.data.readers.stamps_file import COLUMNS
-from alerce_early.data.records import MISSING, Rejected
+from alerce_early.data.records import MISSING, Rejected, UnreadableError
 
 SIDE = 63  # pixels of a cutout that is not cut by a chip's edge
 LONGEST = 200  # characters of a reason

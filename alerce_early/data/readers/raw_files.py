@@ -54,7 +54,7 @@ def describe_content(head: bytes) -> str:
         return "nothing but zeros" if head else "empty"
     if head.startswith(CONFLUENT):
         number = int.from_bytes(head[1:5], "big")
-        return f"a Confluent wire message without its schema (number {number}); give Avro files, which hold theirs"
+        return f"a Confluent wire message without its schema (number {number}); --schemas FOLDER or URL tells it"
     return next((what for start, what in BEGINNINGS if head.startswith(start)), "of another kind")
 
 

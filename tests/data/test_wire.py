@@ -1,0 +1,137 @@
+"""Messages without their schema: from a folder, a file or a registry, each read by its number or set aside."""
+
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import pytest
+
+from alerce_early.data.readers import alerts
+from alerce_early.data.readers.wire import Schemas
+from alerce_early.errors import InputError
+from alerce_early.simulation import simulated_packets as night
+
+PACKETS = [packet for packet, _ in night.alerts(3, seed=0)]
+PLAIN = {key: value for key, value in night.SCHEMA.items() if not key.startswith("__")}
+
+
+def body(packet: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    fastavro.schemaless_writer(file, night.SCHEMA, packet)
+    return file.getvalue()
+
+
+def framed(packet: dict[str, Any], number: int = 900) -> bytes:
+    return b"\0" + number.to_bytes(4, "big", signed=True) + body(packet)
+
+
+def in_parts(folder: Path) -> None:
+    """The schema as a survey publishes it: each record within a packet in a file of its own."""
+
+    def apart(held: Any) -> Any:
+        if isinstance(held, list):
+            return [apart(one) for one in held]
+        if not isinstance(held, dict):
+            return held
+        held = {key: apart(value) for key, value in held.items()}
+        if held.get("type") != "record" or held["name"] == "ztf.alert":
+            return held
+        (folder / f"{held['name']}.avsc").write_text(json.dumps(held))
+        return held["name"]
+
+    folder.mkdir(parents=True)
+    (folder / "ztf.v9_0.alert.avsc").write_text(json.dumps(apart(PLAIN)))
+    assert len(list(folder.iterdir())) > 3
+
+
+@pytest.fixture
+def registry() -> Iterator[tuple[str, list[str]]]:
+    """A registry of schemas at work, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            answers = {
+                "/schemas/ids/900": json.dumps({"schema": json.dumps(PLAIN)}),
+                "/schemas/ids/901": "[1]",
+            }
+            self.send_response(200 if self.path in answers else 500 if self.path.endswith("/902") else 404)
+            self.end_headers()
+            self.wfile.write(answers.get(self.path, "").encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/", asked
+        server.shutdown()
+
+
+def check(schemas: Schemas, messages: list[bytes]) -> None:
+    """Read as from a container, the rest set aside: three messages among five."""
+    good = alerts.decode([night.encode(packet) for packet in PACKETS])
+    found = alerts.decode(messages, schemas)
+    assert found.records is not None and good.records is not None and found.keys.tolist() == good.keys.tolist()
+    assert np.array_equal(found.records.images, good.records.images, equal_nan=True)
+    assert np.array_equal(found.records.features, good.records.features)
+
+
+def test_messages_by_number_from_every_place(tmp_path: Path, registry: tuple[str, list[str]]) -> None:
+    messages = [framed(PACKETS[0]), night.encode(PACKETS[1]), framed(PACKETS[2])]
+    in_parts(tmp_path / "parts" / "9" / "0")
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "900.avsc").write_text(json.dumps(PLAIN))
+    for place in (tmp_path / "parts", tmp_path / "flat", registry[0]):
+        check(Schemas(place), messages)
+    assert registry[1] == ["/schemas/ids/900"]  # once for all
+
+    only = Schemas(tmp_path / "flat" / "900.avsc")
+    check(only, [framed(PACKETS[0], 7), body(PACKETS[1]), framed(PACKETS[2])])
+
+
+def test_what_is_no_whole_message_of_a_known_schema(tmp_path: Path, registry: tuple[str, list[str]]) -> None:
+    (tmp_path / "900.avsc").write_text(json.dumps(PLAIN))
+    (tmp_path / "903.avsc").write_text('{"type": "record", "name": "a", "fields": [{"name": "b", "type": "other"}]}')
+    whole = framed(PACKETS[0])
+    bad = [
+        (whole[:-9], "cannot be decoded"),
+        (whole[:2], "message is cut short: 2 bytes"),
+        (whole + b"\0", "ends before the message"),
+        (framed(PACKETS[0], 904), "schema 904 is not known"),
+        (framed(PACKETS[0], -1), "schema -1 is not known"),
+        (framed(PACKETS[0], 903), "schema 903.avsc cannot be used"),
+        (b"candid,label\n", "wanted an Avro container"),
+        (b"", "is empty"),
+    ]
+    chunk = alerts.decode([*(message for message, _ in bad), whole], Schemas(tmp_path))
+    assert chunk.keys.tolist() == [str(PACKETS[0]["candid"])] and chunk.read == len(bad) + 1
+    for rejected, (_, reason) in zip(chunk.rejected, bad, strict=True):
+        assert reason in rejected.reason and rejected.reason.isprintable()
+
+    place, asked = registry
+    chunk = alerts.decode([framed(PACKETS[0], number) for number in (901, 904, 904, 900)], Schemas(place))
+    assert [rejected.reason[:23] for rejected in chunk.rejected] == [
+        "schema 901 cannot be us",
+        *["schema 904 is not known"] * 2,
+    ]
+    assert len(asked) == 3 and len(chunk.keys) == 1
+    assert "Confluent" in alerts.decode([whole]).rejected[0].reason
+
+
+def test_a_place_without_schemas(tmp_path: Path, registry: tuple[str, list[str]]) -> None:
+    (tmp_path / "part.avsc").write_text("{}")
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="registry"):
+            Schemas(place)
+    with pytest.raises(InputError, match="500"):
+        alerts.decode([framed(PACKETS[0], 902)], Schemas(registry[0].replace("902", "")))
+    with pytest.raises(InputError, match="reached"):
+        alerts.decode([framed(PACKETS[0])], Schemas("http://127.0.0.1:9"))
