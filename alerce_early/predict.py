@@ -94,6 +94,8 @@ def main() -> None:
     add("--overwrite", action="store_true", help="replace what is there")
     add("--shard", type=_shard, default=(0, 1), metavar="i/n", help="classify the i-th of n parts of the input")
     add("--ensemble", nargs="+", default=[], metavar="RUN", help="average RUN with these")
+    add("--survey", choices=["any"], help="take packets of any survey, for a network that was trained for several")
+    add("--schemas", metavar="FOLDER|URL", help="the .avsc files, or the registry, of packets without their schema")
     add("--runtime", help="what computes a run: torch (default), bfloat16, openvino")
     add("--gallery", type=Path, metavar="PNG", help="draw the most confident stamps of each class")
     add("--html", type=Path, metavar="PAGE", help="write a page of the most probable supernovae, with their stamps")
@@ -120,11 +122,13 @@ def _do(given: argparse.Namespace) -> None:
     classifier = load(given.run, *given.ensemble, runtime=given.runtime)
     if given.html and (not classifier.classes or classifier.spec.kind != "stamps"):
         raise InputError("--html: shows the stamps of the most probable supernovae; this network takes or tells none.")
+    if given.survey:
+        classifier.survey = ""
     if given.watch:
         with suppress(signals.Stopped), alone(given.out):
-            watch(classifier, given.watch, given.out)
+            watch(classifier, given.watch, given.out, given.schemas)
         return
-    source = inputs.find(given.input, classifier.spec, given.out)
+    source = inputs.find(given.input, classifier.spec, given.out, given.schemas)
     outcome = predict(classifier, source, given.out, given.shard, given.overwrite)
     if not outcome.classified and outcome.first:
         raise InputError(

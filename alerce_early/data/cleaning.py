@@ -58,6 +58,7 @@ def write(folder: Path, records: Records, recipe: Recipe, min_share: float = 0.0
         "classes": list(records.classes),
         "features": list(records.feature_names),
         "channels": list(records.channels),
+        "survey": records.survey,
         "shape": list(finished),
         "images": len(records),
         "labels": len(records.labels),

@@ -190,6 +190,7 @@ class AlertData(L.LightningDataModule):
             raw_shape=(self.store.meta["raw_shape"][-1], *self.store.meta["raw_shape"][:-1]),
             channels=tuple(self.store.meta["channels"]),
             min_share=self.min_share,
+            survey=self.store.meta["survey"],
         )
 
     @property

@@ -30,6 +30,7 @@ class Records:
     part: (N,) str, the split the file itself prescribes ("train", "validation", "test"; "extra" is
         for training and nothing else, "" leaves it to the data module), or None.
     origin: in words, for people: which file or which simulation this is.
+    survey: whose alerts they are, "" if unknown or of no matter.
     channels: names of the raw images' last axis.
     set_aside: how many rows of the raw data the reader could not use, by reason.
     context: columns (N,) for who looks at the rows, and for no network: when, and through which filter.
@@ -45,6 +46,7 @@ class Records:
     part: np.ndarray | None = None
     kind: str = "stamps"
     channels: tuple[str, ...] = ("science", "template", "difference")
+    survey: str = ""
     set_aside: Mapping[str, int] = field(default_factory=dict)
     context: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -104,6 +106,7 @@ def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
         part=np.repeat(list(parts), [len(part) for part in parts.values()]),
         kind=first.kind,
         channels=first.channels,
+        survey=first.survey if len({part.survey for part in parts.values()}) == 1 else "",
         set_aside=dict(set_aside),
     )
 

@@ -27,6 +27,7 @@ class DataSpec:
     raw_shape: what the recipe is given, (C, H, W) or (C, L); () if unknown.
     channels: names of the raw channels; they tell which reader's files the network can take.
     min_share: of a raw row's central pixels, as many as the network sees, the share that must hold data.
+    survey: whose alerts these were; "" if unknown or of no matter.
 
     Raises InputError for a class name that has a "|".
     """
@@ -45,6 +46,7 @@ class DataSpec:
     raw_shape: tuple[int, ...] = ()
     channels: tuple[str, ...] = ()
     min_share: float = 0.0
+    survey: str = ""
 
     def __post_init__(self) -> None:
         names.check_classes(self.classes)

@@ -15,7 +15,7 @@ from alerce_early.report.pictures import GAP, stretch
 
 FIRST = "SN"  # a missed one is lost; of a network without it, the first class
 SHOWN = 100  # rows
-FILTERS = {1: "g", 2: "r", 3: "i"}  # by ZTF's fid
+FILTERS = {1: "g", 2: "r", 3: "i", 4: "z", 5: "y", 6: "u"}  # by ZTF's fid, and so on
 BROKERS = {
     "ALeRCE": "https://alerce.online/object/{}",
     "Fink": "https://ztf.fink-portal.org/{}",

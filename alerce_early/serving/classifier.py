@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early import files, tables
+from alerce_early.data.readers import stamps_file
 from alerce_early.data.records import MISSING, Records, to_numbers
 from alerce_early.errors import InputError, require_extra
 from alerce_early.evaluation import conformal, metrics
@@ -56,8 +57,9 @@ class Classifier:
 
     classes: names, in the order of the probabilities; () of a redshift. features: names of the metadata columns
     it needs, in order; () if none. shape: of a raw stamp, (H, W, C), or of a spectrum, (L, C). model: id of the
-    network; those of an ensemble are joined by "+". spec: all facts of the training data. runtime: the name of what
-    computes.
+    network; those of an ensemble are joined by "+". spec: all facts of the training data. survey: the one whose alerts
+    it takes, by default that of its training data; "" is any, for a network that was trained for several. runtime: the
+    name of what computes.
     """
 
     def __init__(self, members: Sequence[tuple[Facts, Runtime]], runtime: str):
@@ -68,9 +70,10 @@ class Classifier:
         if not first.spec.raw_shape:
             raise InputError(f"model {first.model_id} does not tell the shape of raw stamps. Train again.")
         self.shape = (*first.spec.raw_shape[1:], first.spec.raw_shape[0])
+        self.survey = first.spec.survey or stamps_file.SURVEY  # before it was a fact there was one
         self.model = "+".join(member.model_id for member in self.members)
         for member in self.members[1:]:
-            for what in ("classes", "features", "raw_shape", "channels", "kind"):
+            for what in ("classes", "features", "raw_shape", "channels", "kind", "survey"):
                 one, other = getattr(first.spec, what), getattr(member.spec, what)
                 if one != other:
                     raise InputError(f"--ensemble: the runs differ in {what}: {one} and {other}.")
@@ -125,7 +128,12 @@ class Classifier:
         return np.all([member.spec.has_data(images) for member in self.members], axis=0)
 
     def of_records(self, records: Records) -> Table:
-        """Return the same table of records with dense images."""
+        """Return the same table of records with dense images. Raises InputError for those of another survey."""
+        if self.survey and records.survey not in ("", self.survey):
+            raise InputError(
+                f"{records.origin}: of {records.survey}, and model {self.model} is for {self.survey}; "
+                "--survey any (in Python, classifier.survey = '') if it was trained for both."
+            )
         columns = dict(zip(records.feature_names, records.features.T, strict=True))
         return self._table(np.asarray(records.images), self._columns(columns, len(records), records.origin))
 

@@ -99,11 +99,14 @@ class Deployed(nn.Module):
         return {**found, **{f"q_{name}": calibrated[:, i] for i, name in enumerate(self.classes)}}
 
     def _hash(self) -> str:
+        spec = self.spec.plain()
+        if not spec["survey"]:  # networks from before it was a fact keep their id
+            del spec["survey"]
         facts = [
             FORMAT,
             type(self.task).__name__,
             self.task.hparams["net"],
-            self.spec.plain(),
+            spec,
             self.calibration,
         ]
         digest = hashlib.sha256(json.dumps([*facts, self.conformal], sort_keys=True, default=str).encode())

@@ -23,6 +23,7 @@ from alerce_early.data.readers import (
     sdss,
     stamps_file,
 )
+from alerce_early.data.readers.fields import RUBIN, SNR, ZTF
 from alerce_early.data.records import Chunk, Records, Rejected
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
@@ -35,7 +36,9 @@ Shard = tuple[int, int]  # (i, n): the i-th of n parts, from 0
 class Format:
     """One kind of file: what it holds, in words; the channels and the columns it can deliver; how its names end.
 
-    stream: (files, spec) and the keywords size, shard, skip of `Source.chunks`, to chunks.
+    survey: for whose networks alone; "" for all.
+
+    stream: the source and the keywords of `Source.chunks`, to chunks.
     """
 
     name: str
@@ -43,30 +46,43 @@ class Format:
     columns: tuple[str, ...]
     ends: tuple[str, ...]
     stream: Callable[..., Iterator[Chunk]]
+    survey: str = ""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Files of one format, for a network of one spec; labels: CSVs of the classes of packets among them."""
+    """Files of one format, for a network of one spec.
+
+    labels: CSVs of the classes of packets among them. schemas: where those of messages are, see `wire`.
+    """
 
     files: Sequence[Path]
     format: Format
     spec: DataSpec
     labels: Sequence[Path] = ()
+    schemas: str | None = None
 
-    def chunks(self, size: int, shard: Shard = (0, 1), skip: int = 0) -> Iterator[Chunk]:
+    def chunks(self, size: int, shard: Shard = (0, 1), skip: int = 0, survey: str = "") -> Iterator[Chunk]:
         """Rows in the order of the input, about `size` at a time; those of one shard, after its first `skip`.
+
+        survey: whose packets are wanted, "" for any; the others are set aside.
 
         The same arguments always cut the same chunks, and where `skip` ends one, the rest is cut as without.
         """
-        return self.format.stream(self.files, self.spec, size=size, shard=shard, skip=skip, labels=self.labels)
+        return self.format.stream(self, size=size, shard=shard, skip=skip, survey=survey)
 
 
-def find(given: Iterable[str | Path], spec: DataSpec, out: Path | None = None) -> Source:
+def find(
+    given: Iterable[str | Path],
+    spec: DataSpec,
+    out: Path | None = None,
+    schemas: str | None = None,
+) -> Source:
     """Return the source of these files, folders and patterns: each file once, in the order given, a folder sorted.
 
     In a folder of alert packets every file that is not hidden is included except labels.csv, which labels them; in a
     folder of another format only files with its extensions. out: the output file, skipped if found among the inputs.
+    schemas: as of `Source`.
     Raises InputError where there is nothing, or nothing that a network of this spec can take.
     """
     formats, paths = _formats(spec), [Path(str(path)) for path in given]
@@ -86,7 +102,7 @@ def find(given: Iterable[str | Path], spec: DataSpec, out: Path | None = None) -
     if len(used) > 1:
         raise InputError(f"the input holds {' and '.join(used)}; give one of them at a time.")
     (form,) = used.values()
-    return Source([file for file in chosen if form is packets or chosen[file]], form, spec, beside)
+    return Source([file for file in chosen if form is packets or chosen[file]], form, spec, beside, schemas)
 
 
 def _format(file: Path, formats: Sequence[Format]) -> Format | None:
@@ -109,28 +125,37 @@ def endings(spec: DataSpec) -> tuple[str, ...]:
 
 
 def _formats(spec: DataSpec) -> list[Format]:
-    return [form for form in FORMATS if spec.channels and set(spec.channels) <= set(form.channels)]
+    of = spec.survey or stamps_file.SURVEY
+    fit = (form for form in FORMATS if spec.channels and set(spec.channels) <= set(form.channels))
+    return [form for form in fit if not form.survey or form.survey == of]
 
 
-def _packets(
-    paths: Sequence[Path], spec: DataSpec, *, size: int, shard: Shard, skip: int, labels: Sequence[Path]
-) -> Iterator[Chunk]:
-    from alerce_early.data.readers import alerts  # needs an extra, which only those who have packets have
+def _packets(source: Source, *, size: int, shard: Shard, skip: int, survey: str) -> Iterator[Chunk]:
+    from alerce_early.data.readers import alerts, wire  # needs an extra, which only those who have packets have
 
-    return alerts.stream(paths, size=size, shard=shard, skip=skip, labels_paths=labels)
+    return alerts.stream(
+        source.files,
+        size=size,
+        shard=shard,
+        skip=skip,
+        labels_paths=source.labels,
+        schemas=wire.Schemas(source.schemas) if source.schemas else None,
+        survey=survey,
+        channels=source.spec.channels,
+    )
 
 
 def _rows(
-    paths: Sequence[Path],
-    spec: DataSpec,
+    source: Source,
     *,
     read: Callable[[Path, DataSpec], Records],
     size: int,
     shard: Shard,
     skip: int,
-    labels: Sequence[Path],
+    survey: str,
 ) -> Iterator[Chunk]:
     """Files that are read whole, each of one row or of many. Shards divide the files, or of few files the rows."""
+    paths, spec = source.files, source.spec
     index, n = shard
     by_file = len(paths) >= n
     names = _names(paths)
@@ -238,7 +263,13 @@ def _spectra(path: Path, spec: DataSpec) -> Records:
 
 
 FORMATS = (
-    Format("alert packets", stamps_file.CHANNELS, (*tables.PLACE, *stamps_file.COLUMNS), raw_files.PACKETS, _packets),
+    *(
+        Format("alert packets", channels, (*tables.PLACE, *columns), raw_files.PACKETS, _packets, survey)
+        for channels, columns, survey in (
+            (stamps_file.CHANNELS, stamps_file.COLUMNS, ZTF.survey),
+            ((*stamps_file.CHANNELS, SNR), RUBIN.columns, RUBIN.survey),
+        )
+    ),
     Format("stamps files", stamps_file.CHANNELS, stamps_file.COLUMNS, named_arrays.ENDS, partial(_rows, read=_stamps)),
     Format("HiTS files", hits.CHANNELS, (), named_arrays.ENDS, partial(_rows, read=_hits)),
     Format("spectra", sdss.CHANNELS, sdss.COLUMNS, (*sdss.ENDS, *named_arrays.ENDS), partial(_rows, read=_spectra)),

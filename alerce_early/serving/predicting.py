@@ -114,7 +114,7 @@ def predict(
         for keys in parts.column("candid"):
             seen.add(keys)
         with tqdm(unit=" alerts", initial=before, disable=None) as bar:
-            for chunk in () if parts.finished else source.chunks(size, shard, skip=before):
+            for chunk in () if parts.finished else source.chunks(size, shard, before, classifier.survey):
                 table, rejected = _classified(classifier, chunk, seen, shown)
                 parts.add(table, rejected, chunk.read)
                 seen.add(table["candid"])  # now that they are on disk
@@ -144,6 +144,8 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
         "input": digest.hexdigest(),
         "shard": list(shard),
         "chunk": size,
+        **({} if classifier.survey else {"survey": "any"}),
+        **({"schemas": source.schemas} if source.schemas else {}),
     }
 
 

@@ -59,7 +59,7 @@ def arrivals(folder: Path, ends: tuple[str, ...], known: Callable[[Path], bool])
             time.sleep(PAUSE)
 
 
-def watch(classifier: Classifier, folder: Path, results: Path) -> None:
+def watch(classifier: Classifier, folder: Path, results: Path, schemas: str | None = None) -> None:
     """Classify the files of a folder as they arrive, FILE to results/FILE.parquet, until the process is stopped.
 
     A file with a result is done and stays so, whatever happens to it; one that a stopped process had begun is gone
@@ -86,7 +86,7 @@ def watch(classifier: Classifier, folder: Path, results: Path) -> None:
     print(f"{classifier.model} waits for files in {folder}", flush=True)
     for file in chain((file for file in begun if file.exists()), arrivals(folder, ends, done)):
         try:
-            outcome = predict(classifier, inputs.find([file], classifier.spec), out(file), seen=seen)
+            outcome = predict(classifier, inputs.find([file], classifier.spec, schemas=schemas), out(file), seen=seen)
             print(f"{names.to_printable(file.name)}: {outcome}", flush=True)
             outcome.warn_of_cuts()
         except InputError as error:

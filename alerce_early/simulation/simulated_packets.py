@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from alerce_early import files
 from alerce_early.data.readers import inflate
-from alerce_early.data.readers.avro import CUTOUTS, RAW
+from alerce_early.data.readers.fields import CUTOUTS, ZTF
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.errors import InputError
 from alerce_early.simulation.survey import simulate
@@ -33,7 +33,7 @@ def _optional(kind: Any) -> Any:
 def _schema() -> Any:
     """ZTF's schema, reduced to the fields that are read here and an alert's history."""
     kinds = {"isdiffpos": "string", **dict.fromkeys(COUNTED, "int")}
-    fields = [{"name": name, "type": _optional(kinds.get(name, "double"))} for name in RAW]
+    fields = [{"name": name, "type": _optional(kinds.get(name, "double"))} for name in ZTF.columns]
     when = [{"name": "jd", "type": "double"}, {"name": "fid", "type": "int"}, {"name": "programpi", "type": "string"}]
     parts = [{"name": "fileName", "type": "string"}, {"name": "stampData", "type": "bytes"}]
     cutout = {"type": "record", "name": "cutout", "fields": parts}
@@ -44,7 +44,7 @@ def _schema() -> Any:
         {"name": "candid", "type": "long"},
         {"name": "candidate", "type": {"type": "record", "name": "candidate", "fields": [*when, *fields]}},
         {"name": "prv_candidates", "type": _optional({"type": "array", "items": earlier})},
-        *({"name": name, "type": _optional("cutout" if i else cutout)} for i, name in enumerate(CUTOUTS)),
+        *({"name": name, "type": _optional("cutout" if i else cutout)} for i, name in enumerate(CUTOUTS.values())),
     ]
     return parse_schema({"type": "record", "name": "alert", "namespace": "ztf", "fields": top})
 
@@ -118,7 +118,7 @@ def _content(image: np.ndarray, metadata: np.ndarray) -> dict[str, Any]:
     earlier = [{**candidate, "jd": candidate["jd"] - i} for i in range(1, HISTORY + 1)]
     stamps = {
         name: {"fileName": f"{name}.fits.gz", "stampData": gzipped_fits(image[..., i])}
-        for i, name in enumerate(CUTOUTS)
+        for i, name in enumerate(CUTOUTS.values())
     }
     return {"candidate": candidate, "prv_candidates": earlier, **stamps}
 

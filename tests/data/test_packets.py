@@ -19,8 +19,8 @@ import pytest
 from astropy.io import fits
 
 from alerce_early.data.readers import alerts, containers, raw_files
-from alerce_early.data.readers.avro import CUTOUTS
 from alerce_early.data.readers.cutouts import LARGEST, image
+from alerce_early.data.readers.fields import CUTOUTS as FIELDS
 from alerce_early.data.readers.inflate import NotWholeError, inflate
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.records import UnreadableError
@@ -113,7 +113,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no candid": (written(GOOD[1], without("candid")), "candid is missing"),
     "no template": (night.encode(GOOD[1] | {"cutoutTemplate": None}), "cutoutTemplate is missing"),
     "no template field": (written(GOOD[1], without("cutoutTemplate")), "cutoutTemplate is missing"),
-    "nothing but NaN": (night.encode(GOOD[1] | {key: {"fileName": "", "stampData": BLANK} for key in CUTOUTS}),
+    "nothing but NaN": (night.encode(GOOD[1] | {key: {"fileName": "", "stampData": BLANK} for key in FIELDS.values()}),
                         "no cutout holds data"),
     "empty stamp": (night.encode(with_stamp(b"")), "cutoutTemplate is missing"),
     "gzip cut short": (night.encode(with_stamp(STAMP[:-100])), "cutoutTemplate gzip is cut short"),
@@ -239,8 +239,8 @@ def test_every_form_of_a_cutout_and_of_its_sign_is_read() -> None:
     assert len(chunk.keys) == len(forms) and chunk.records is not None
     assert all(np.array_equal(image, chunk.records.images[0], equal_nan=True) for image in chunk.records.images)
 
-    as_bytes = changed(lambda fields: [fields[name].update(type=["null", "bytes"]) for name in CUTOUTS])
-    bare = GOOD[1] | {name: GOOD[1][name]["stampData"] for name in CUTOUTS}
+    as_bytes = changed(lambda fields: [fields[name].update(type=["null", "bytes"]) for name in FIELDS.values()])
+    bare = GOOD[1] | {name: GOOD[1][name]["stampData"] for name in FIELDS.values()}
     again = alerts.decode([written(bare, as_bytes), WHOLE])
     assert again.records is not None and np.array_equal(*again.records.images, equal_nan=True)
 

@@ -43,9 +43,9 @@ with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
     from alerce_early import checkpoints
     from alerce_early.data import records
     from alerce_early.data.readers import (
-        avro,
         containers,
         cutouts,
+        fields,
         hits,
         pickles,
         sdss,
@@ -125,8 +125,10 @@ def _packets() -> tuple[bytes, ...]:
     packet = next(simulated_packets.alerts(1, seed=0))[0]
     rows = ({"name": "stampData", "type": "bytes"},)
     cutout = {"type": "record", "name": "cutout", "fields": [*rows]}
-    facts = [{"name": name, "type": ["null", "string" if name == "isdiffpos" else "double"]} for name in avro.RAW]
-    cutouts = [{"name": name, "type": "cutout" if i else cutout} for i, name in enumerate(avro.CUTOUTS)]
+    facts = [
+        {"name": name, "type": ["null", "string" if name == "isdiffpos" else "double"]} for name in fields.ZTF.columns
+    ]
+    cutouts = [{"name": name, "type": "cutout" if i else cutout} for i, name in enumerate(fields.CUTOUTS.values())]
     candidate = {"name": "candidate", "type": {"type": "record", "name": "candidate", "fields": facts}}
     names = [{"name": "objectId", "type": "string"}, {"name": "candid", "type": "long"}, candidate]
     schema = {"type": "record", "name": "alert", "fields": [*names, *cutouts]}

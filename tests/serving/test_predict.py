@@ -211,7 +211,7 @@ def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a label for not one row"):
         foreign.labels(labels, table)
     labels.write_text("name,label\nstranger,SN\n")
-    with pytest.raises(InputError, match=r"wanted candid .or id, objectId. and label"):
+    with pytest.raises(InputError, match=r"wanted candid .or diaSourceId, id, objectId. and label"):
         foreign.labels(labels, table)
 
 

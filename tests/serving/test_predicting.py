@@ -15,7 +15,6 @@ from tiny import stamp
 from alerce_early import tables
 from alerce_early.data.readers import stamps_file
 from alerce_early.data.records import TOO_LITTLE, Chunk
-from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.predict import draw_gallery
 from alerce_early.serving import inputs
@@ -76,7 +75,7 @@ def test_rows_that_did_not_reach_the_disk_are_not_duplicates(stamps: Path, tmp_p
 def test_an_alert_that_was_set_aside_may_come_again(tmp_path: Path) -> None:
     """With too little data it was not classified, so what comes later under its candid is no duplicate."""
 
-    def stream(files: list[Path], spec: DataSpec, **_: Any) -> Iterator[Chunk]:
+    def stream(source: inputs.Source, **_: Any) -> Iterator[Chunk]:
         for value in (np.nan, 1.0):
             raw = {"images": [stamp(value)], "labels": [1], "metadata": None, "oid": ["ZTF1"]}
             records = stamps_file.from_raw(raw, "a test")

@@ -1,4 +1,4 @@
-"""Alert packets of ZTF: Avro files, folders, patterns and nightly tar archives, as records in bounded memory."""
+"""Alert packets: Avro files, folders, patterns and nightly tar archives, as records in bounded memory."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,10 @@ import numpy as np
 
 from alerce_early.data.names import to_printable
 from alerce_early.data.readers import containers, labels, raw_files
-from alerce_early.data.readers.avro import CONTEXT, RAW
 from alerce_early.data.readers.containers import Block
-from alerce_early.data.readers.packets import (
-    Packet,
-    Work,
-    decode_records,
-    derive_columns,
-)
-from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
+from alerce_early.data.readers.fields import SNR
+from alerce_early.data.readers.packets import SURVEYS, Packet, Work, decode_records
+from alerce_early.data.readers.stamps_file import CHANNELS, CLASSES
 from alerce_early.data.readers.wire import Schemas
 from alerce_early.data.readers.workers import decode_all
 from alerce_early.data.records import UNLABELLED, Chunk, Records, Rejected, to_label_numbers
@@ -44,42 +39,65 @@ def stream(
     skip: int = 0,
     workers: int | None = None,
     labels_paths: Sequence[str | Path] | None = None,
+    schemas: Schemas | None = None,
+    survey: str = "",
+    channels: Sequence[str] = CHANNELS,
 ) -> Iterator[Chunk]:
     """Read packets, `size` in each chunk (the last may have fewer), in the same order whatever the number of workers.
 
     shard: (i, n) takes packets i, i + n, i + 2n, ... of the whole input. skip: leaves out that many of the shard's
     first packets without decoding them. workers: processes that decode; default: as many as there are cores.
     labels_paths: CSVs of class names, see `labels.join_labels`; default: the labels.csv of each folder. A packet
-    they do not name, or give no class, is unlabelled.
+    they do not name, or give no class, is unlabelled. schemas: of files that are messages without, see `wire`.
+    survey: "ZTF" or "Rubin", whose packets are wanted; "": any, and a chunk ends before the first of another. channels:
+    the images of a stamp, in order; of Rubin also "SNR".
     Raises InputError where a path has no file, none of them holds a packet or labels are of another form.
     """
     if not 0 <= shard[0] < shard[1]:
         raise InputError(f"shard {shard[0]}/{shard[1]}: wanted i/n with i from 0 to n - 1.")
     if size < 1 or skip < 0:
         raise InputError(f"size {size}, skip {skip}: wanted 1 or more, 0 or more.")
+    _check_channels(channels)
     beside = find_labels(paths) if labels_paths is None else [Path(path) for path in labels_paths]
     found = containers.find(paths, beside)
     classes = [_read_labels(file) for file in beside]
     origin = f"packets of {to_printable(found[0].name)}" + (
         f" and {len(found) - 1:,} more files" if len(found) > 1 else ""
     )
-    rows = decode_all(_batches(_select_records(found, shard, skip)), workers)
-    return (_chunk(part, origin, classes) for part in iter(lambda: list(islice(rows, size)), []))
+    decode_batch = partial(decode_records, survey=survey, channels=tuple(channels))
+    rows = decode_all(decode_batch, _batches(_select_records(found, shard, skip, schemas)), workers)
+    return (_chunk(part, origin, classes, channels) for part in _cut(rows, size))
 
 
-def decode(messages: Sequence[bytes], schemas: Schemas | None = None) -> Chunk:
+def decode(
+    messages: Sequence[bytes],
+    schemas: Schemas | None = None,
+    survey: str = "",
+    channels: Sequence[str] = CHANNELS,
+) -> Chunk:
     """Decode packets as a broker's stream delivers them: each message an Avro file, or a record without its schema.
 
-    Records as those of `stream`, in order, decoded in this process. schemas: of the latter, see `wire`. What cannot be
-    read is among `rejected`: a message, or a record of one that holds several. Raises InputError where a registry
-    of schemas does not answer, and for nothing else.
+    Records as those of `stream`, in order, decoded in this process. schemas: of the latter, see `wire`. survey: as of
+    `stream`; "": that of the first. What cannot be read is among `rejected`: a message, or a record of one that holds
+    several. Raises InputError where a registry of schemas does not answer, and for nothing else.
     """
+    _check_channels(channels)
     held = [
         (block, range(block.count))
         for number, message in enumerate(messages)
         for block in containers.look_into(io.BytesIO(message), f"message {number}", schemas)
     ]
-    return _chunk(decode_records(held), f"{len(messages):,} messages", [])
+    rows = decode_records(held, survey, channels)
+    first = next((row.survey for row in rows if isinstance(row, Packet)), "")
+    strange = f"packet of another survey than the first, {first}"
+    rows = [Rejected(r.source, r.key, strange) if isinstance(r, Packet) and r.survey != first else r for r in rows]
+    return _chunk(rows, f"{len(messages):,} messages", [], channels)
+
+
+def _check_channels(channels: Sequence[str]) -> None:
+    known = (*CHANNELS, SNR)
+    if not channels or set(channels) - set(known):
+        raise InputError(f"data.channels={list(channels)}: wanted some of {', '.join(known)}.")
 
 
 def find_labels(paths: Iterable[str | Path]) -> list[Path]:
@@ -87,15 +105,24 @@ def find_labels(paths: Iterable[str | Path]) -> list[Path]:
     return [file for path in paths if (file := Path(path) / raw_files.LABELS).is_file()]
 
 
-def read(path: str | Path | None, labels_path: str | Path | None = None) -> Records:
+def read(
+    path: str | Path | None,
+    labels_path: str | Path | None = None,
+    schemas: str | Path | None = None,
+    survey: str = "ZTF",
+    channels: Sequence[str] = CHANNELS,
+) -> Records:
     """Read all packets of a file, folder, pattern or archive at once, to train on or be judged on.
 
-    labels_path: as one of `stream`'s. A packet that cannot be read is set aside, logged and counted by reason.
-    Raises InputError if nothing can be read or the labels are of another form.
+    labels_path: as one of `stream`'s. schemas: a place of `wire.Schemas`. survey, channels: as of `stream`. A packet
+    that cannot be read is set aside, logged and counted by reason. Raises InputError if nothing can be read or the
+    labels are of another form.
     """
     if path is None:
-        raise InputError("data=alerts needs packets: data.path=FOLDER, 'PATTERN*' or FILE (avro, tar, tar.gz).")
-    chunks = list(stream([path], labels_paths=None if labels_path is None else [labels_path]))
+        raise InputError(f"packets of {survey} are needed: data.path=FOLDER, 'PATTERN*' or FILE (avro, tar, tar.gz).")
+    labels_paths = None if labels_path is None else [labels_path]
+    known = Schemas(schemas) if schemas else None
+    chunks = list(stream([path], labels_paths=labels_paths, schemas=known, survey=survey, channels=channels))
     rejected = [packet for chunk in chunks for packet in chunk.rejected]
     for packet in rejected:
         log.warning("set aside: %s: %s", packet.source, packet.reason)
@@ -140,11 +167,13 @@ def _batches(found: Iterable[tuple[Block, range]]) -> Iterator[Work]:
         yield batch
 
 
-def _select_records(found: Sequence[Path], shard: tuple[int, int], skip: int) -> Iterator[tuple[Block, range]]:
+def _select_records(
+    found: Sequence[Path], shard: tuple[int, int], skip: int, schemas: Schemas | None
+) -> Iterator[tuple[Block, range]]:
     """Yield each block with the numbers of those of its records that are the shard's and not skipped."""
     index, n = shard
     first = 0  # number of the block's first record in the whole input
-    for block in containers.read_blocks(found):
+    for block in containers.read_blocks(found, schemas):
         mine = range((index - first) % n, block.count, n)
         first += block.count
         mine, skip = mine[skip:], skip - min(skip, len(mine))
@@ -154,7 +183,22 @@ def _select_records(found: Sequence[Path], shard: tuple[int, int], skip: int) ->
         raise InputError(f"{found[0]}{' and the others' * (len(found) > 1)}: holds no alert packet.")
 
 
-def _chunk(rows: Sequence[Packet | Rejected], origin: str, classes: Labels) -> Chunk:
+def _cut(rows: Iterator[Packet | Rejected], size: int) -> Iterator[list[Packet | Rejected]]:
+    """Yield so many rows at a time, or as many as there are before a packet of another survey."""
+    part: list[Packet | Rejected] = []
+    survey = ""
+    for row in rows:
+        other = isinstance(row, Packet) and survey not in ("", row.survey)
+        if len(part) == size or other:
+            yield part
+            part, survey = [], ""
+        part.append(row)
+        survey = row.survey if isinstance(row, Packet) else survey
+    if part:
+        yield part
+
+
+def _chunk(rows: Sequence[Packet | Rejected], origin: str, classes: Labels, channels: Sequence[str]) -> Chunk:
     packets = [row for row in rows if isinstance(row, Packet)]
     rejected = tuple(row for row in rows if isinstance(row, Rejected))
     keys, ids, sources = (np.array([getattr(p, name) for p in packets], str) for name in ("key", "id", "source"))
@@ -167,16 +211,19 @@ def _chunk(rows: Sequence[Packet | Rejected], origin: str, classes: Labels) -> C
             )
             for p in packets
         ]
-        fields = np.stack([p.raw for p in packets])
+        survey = SURVEYS[packets[0].survey]
+        columns, context = np.split(np.stack([p.raw for p in packets]), [-len(survey.context)], axis=1)
         records = Records(
             # planes lie one after the other, as networks want them; the shape is that of a stamps file
             images=np.moveaxis(np.stack([p.stamps for p in packets]), 1, 3),
             labels=np.array(numbers, np.int64),
             ids=ids,
-            features=derive_columns(fields[:, : len(RAW)]),
-            feature_names=COLUMNS,
+            features=survey.derive(columns),
+            feature_names=survey.columns,
             classes=CLASSES,
             origin=origin,
-            context=dict(zip(CONTEXT, fields[:, len(RAW) :].T, strict=True)),
+            channels=tuple(channels),
+            survey=packets[0].survey,
+            context=dict(zip(survey.context, context.T, strict=True)),
         )
     return Chunk(records, keys, sources, rejected, len(rows))

@@ -8,20 +8,15 @@ from typing import Any
 
 from pyarrow import ipc
 
-from alerce_early.data.readers.containers import LARGEST_BLOCK, MESSAGE, PACKET, Block
+from alerce_early.data.readers import fields
+from alerce_early.data.readers.containers import LARGEST_BLOCK, MESSAGE, Block
 from alerce_early.data.readers.inflate import NotWholeError, inflate
-from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.records import UnreadableError
 from alerce_early.errors import require_extra
 
 with require_extra("alert packets", "alerts"):
     from fastavro import parse_schema, schemaless_reader
 
-CUTOUTS = PACKET[3:]
-DERIVED = ("ecl_lat", "ecl_long", "gal_lat", "gal_long", "non_detections")
-RAW = tuple(name for name in COLUMNS if name not in DERIVED)  # fields of `candidate`
-CONTEXT = ("jd", "fid")  # more of them, for people
-WANTED = {*PACKET, "stampData", *RAW, *CONTEXT}
 PRIMITIVE = {"null", "boolean", "int", "long", "float", "double", "string", "bytes"}
 
 
@@ -61,7 +56,9 @@ def _schemas(text: bytes) -> tuple[Any, Any]:
         whole = json.loads(text, object_hook=lambda held: {k: v for k, v in held.items() if k != "logicalType"})
         writer = parse_schema(whole)
         _check(writer, frozenset())
-        return writer, parse_schema(_reduced(whole))
+        top = whole.get("fields") if isinstance(whole, dict) else None
+        wanted = fields.of([field["name"] for field in top or ()]).wanted
+        return writer, parse_schema(_reduced(whole, wanted))
     except UnreadableError:
         raise
     except Exception as error:
@@ -92,19 +89,19 @@ def _check(schema: Any, inside: frozenset[str]) -> None:
         _check(schema["items" if kind == "array" else "values"], inside)
 
 
-def _reduced(schema: Any, depth: int = 0) -> Any:
-    """Return a schema with those fields alone that are read: a packet's, and of records within it theirs.
+def _reduced(schema: Any, wanted: frozenset[str], depth: int = 0) -> Any:
+    """Return a schema with those fields alone that are wanted: a packet's, and of records within it theirs.
 
     Raises UnreadableError where such a field is of a kind it cannot be, e.g. a list.
     """
     if isinstance(schema, list):
-        return [_reduced(branch, depth) for branch in schema]
+        return [_reduced(branch, wanted, depth) for branch in schema]
     kind = schema["type"] if isinstance(schema, dict) else schema
     if kind == "record" and depth < 2:
-        fields = [field for field in schema["fields"] if field["name"] in WANTED]
-        return {**schema, "fields": [{**field, "type": _reduced(field["type"], depth + 1)} for field in fields]}
+        kept = [field for field in schema["fields"] if field["name"] in wanted]
+        return {**schema, "fields": [{**field, "type": _reduced(field["type"], wanted, depth + 1)} for field in kept]}
     if isinstance(kind, dict | list):
-        return {**schema, "type": _reduced(kind, depth)}
+        return {**schema, "type": _reduced(kind, wanted, depth)}
     # a name in place of a record: that of one seen before, the first cutout's
     if (depth and kind in PRIMITIVE) or (depth == 1 and isinstance(schema, str)):
         return schema

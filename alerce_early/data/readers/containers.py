@@ -15,7 +15,7 @@ import pyarrow
 from pyarrow import ipc, parquet
 
 from alerce_early.data.names import to_printable
-from alerce_early.data.readers import raw_files
+from alerce_early.data.readers import fields, raw_files
 from alerce_early.data.readers.inflate import DAMAGE, unzipped
 from alerce_early.data.readers.wire import Schemas
 from alerce_early.data.records import CUT_SHORT, UnreadableError
@@ -30,7 +30,6 @@ LARGEST_BLOCK = 1 << 26  # bytes, also unzipped; a real one is about that of one
 PARQUET_ROWS = 64  # rows of a Parquet file that make a block
 MOST_RECORDS = 1 << 10  # of a block, since to reach one all before it are decoded
 MESSAGE = "message"  # the codec of a block that is one record and ends with it
-PACKET = ("objectId", "candid", "candidate", "cutoutScience", "cutoutTemplate", "cutoutDifference")
 DEEPEST = 4  # files within files, as an .avro.gz in a .tar.gz
 BROKEN: tuple[type[Exception], ...] = (tarfile.TarError, ValueError, RecursionError, MemoryError, *DAMAGE)
 
@@ -200,9 +199,12 @@ def _parquet(file: Any, source: str) -> Iterator[Block]:
     number = 0
     try:
         with parquet.ParquetFile(file) as held:
-            if lacking := [name for name in PACKET if name not in held.schema_arrow.names]:
+            wanted = fields.of(held.schema_arrow.names)
+            if lacking := [name for name in wanted.needed if name not in held.schema_arrow.names]:
                 raise ValueError(f"no column {', '.join(lacking)}")
-            for rows in held.iter_batches(PARQUET_ROWS, columns=list(PACKET)):
+            parts = [f"{wanted.source}.{name}" for name in (*wanted.columns, *wanted.context)]
+            names = [*(name for name in wanted.needed if name != wanted.source), *parts]
+            for rows in held.iter_batches(PARQUET_ROWS, columns=names):
                 if rows.nbytes > LARGEST_BLOCK:
                     raise ValueError(f"{len(rows)} rows take {rows.nbytes:,} bytes")
                 sink = pyarrow.BufferOutputStream()

@@ -7,7 +7,10 @@ import numpy as np
 from alerce_early.errors import InputError
 
 LABEL = ("label", "class")
-JOINS = (("candid", "candid"), ("id", "id"), ("id", "objectid"), ("id", "oid"))  # what names rows, and its column
+JOINS = (  # what names rows, and its column
+    *(("candid", name) for name in ("candid", "diasourceid")),
+    *(("id", name) for name in ("id", "objectid", "oid")),
+)
 
 
 def join_labels(
@@ -15,15 +18,18 @@ def join_labels(
 ) -> tuple[str, dict[str, str]]:
     """Return what of candid and id joins a table of labels to rows that have these names, and the label of each.
 
-    table: columns (N,) of any capitalisation: label (or class), and candid, or else id (or objectId, oid); a row
-    without a label does not count. Raises InputError where it has them not, or gives one row two labels.
+    table: columns (N,) of any capitalisation: label (or class), and candid (or diaSourceId), or else id (or
+    objectId, oid); a row without a label does not count. Raises InputError where it has them not, or gives one row
+    two labels.
     """
     columns = {name.lower(): column for name, column in table.items()}
     label = next((columns[name] for name in LABEL if name in columns), None)
     join = next((pair for pair in JOINS if pair[0] in named_by and pair[1] in columns), None)
     if label is None or join is None:
         there = ", ".join(columns)[:200]
-        raise InputError(f"{origin} has the columns {there}; wanted candid (or id, objectId) and label (or class).")
+        raise InputError(
+            f"{origin} has the columns {there}; wanted candid (or diaSourceId, id, objectId) and label (or class)."
+        )
     keys = np.asarray(columns[join[1]]).astype(str).tolist()
     pairs = {(key, str(name)) for key, name in zip(keys, label, strict=True) if name}
     label_of = dict(sorted(pairs))

@@ -25,6 +25,7 @@ from alerce_early.errors import InputError
 
 CLASSES = ("AGN", "SN", "VS", "asteroid", "bogus")
 CHANNELS = ("science", "template", "difference")
+SURVEY = "ZTF"
 
 COLUMNS = (
     *("sgscore1", "distpsnr1", "sgscore2", "distpsnr2", "sgscore3", "distpsnr3"),
@@ -122,6 +123,7 @@ def _one_part(entries: Mapping[str, Any], origin: str, labelled: bool) -> Record
         classes=CLASSES,
         origin=origin,
         channels=CHANNELS,
+        survey=SURVEY,
     )
 
 

@@ -1,0 +1,107 @@
+"""Which fields of an alert packet are read, by name, of ZTF's schema and of Rubin's; and how a value is taken from one.
+
+ZTF: 3.x and 4.x, https://github.com/ZwickyTransientFacility/ztf-avro-alert. Rubin: 7.0 and later,
+https://github.com/lsst/alert_packet. Brokers add fields and reorder them.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any
+
+import numpy as np
+
+from alerce_early.data import names
+from alerce_early.data.readers.stamps_file import CHANNELS, COLUMNS
+from alerce_early.data.records import UnreadableError
+
+CUTOUTS = {name: f"cutout{name.capitalize()}" for name in CHANNELS}
+SNR = "SNR"  # the channel of difference / sqrt(variance), of Rubin
+NUMBER = (float, int, NoneType)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Those of one survey's packets.
+
+    survey: its name. source: the record of the detection, which no other survey's packets have. names: what else there
+    is of the packet beside its cutouts. columns: numbers of the source that networks may take. context: more of the
+    source, for people, and what names it. needed: whatever a table of packets must have.
+    """
+
+    survey: str
+    source: str
+    names: tuple[str, ...]
+    columns: tuple[str, ...]
+    context: tuple[str, ...]
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return (*self.names, self.source, *CUTOUTS.values())
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """All of them, of the packet and of records in it."""
+        return frozenset((*self.needed, *self.columns, *self.context, "stampData"))
+
+
+DERIVED = ("ecl_lat", "ecl_long", "gal_lat", "gal_long", "non_detections")  # of ZTF's columns, not from the packet
+ZTF = Fields(
+    survey="ZTF",
+    source="candidate",
+    names=("objectId", "candid"),
+    columns=tuple(name for name in COLUMNS if name not in DERIVED),
+    context=("jd", "fid"),
+)
+RUBIN = Fields(
+    survey="Rubin",
+    source="diaSource",
+    names=(),
+    columns=(
+        *("ra", "dec", "snr", "psfFlux", "psfFluxErr", "apFlux"),
+        *("extendedness", "reliability", "trailLength"),
+    ),
+    context=("diaSourceId", "diaObjectId", "ssObjectId", "midpointMjdTai", "band"),
+)
+
+
+def of(found: Collection[str]) -> Fields:
+    """Return the fields to read of a packet that has these."""
+    return RUBIN if RUBIN.source in found else ZTF
+
+
+def name_in(record: Mapping[str, Any], field: str, kind: type) -> str:
+    """Return what names an alert or object; raises UnreadableError where it is missing or no name."""
+    value = record.get(field)
+    if not isinstance(value, kind) or value == "":
+        raise UnreadableError(f"{field} is missing")
+    if not names.sound(str(value)):
+        raise UnreadableError(f"{field} is no name: {str(value)[:40]!a}")
+    return str(value)
+
+
+def source_in(record: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    """Return the record of the detection; raises UnreadableError where there is none."""
+    source = record.get(field)
+    if not isinstance(source, dict):
+        raise UnreadableError(f"{field} is missing")
+    return source
+
+
+def numbers_in(source: Mapping[str, Any], fields: Collection[str]) -> np.ndarray:
+    """Return (F,) float64, NaN where missing; raises UnreadableError for what is no number."""
+    row = [source.get(name) for name in fields]
+    for name, value in zip(fields, row, strict=True):
+        if not isinstance(value, NUMBER):
+            raise UnreadableError(f"{name} is no number: {str(value)[:20]!r}")
+    return np.array(row, np.float64)
+
+
+def cutout_in(record: Mapping[str, Any], channel: str) -> bytes:
+    """Return the FITS file of one channel; raises UnreadableError where it is missing."""
+    field = CUTOUTS[channel]
+    held = record.get(field)
+    content = held.get("stampData") if isinstance(held, dict) else held  # some surveys and brokers leave the record out
+    if not isinstance(content, bytes) or not content:
+        raise UnreadableError(f"{field} is missing")
+    return content

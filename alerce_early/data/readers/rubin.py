@@ -1,0 +1,99 @@
+"""Alert packets of Rubin: a decoded record, of any schema from 7.0 on, to stamps and a few columns beside them.
+
+A cutout is a FITS file of image (nJy), variance and PSF, square and of any size, at .2 arcsec per pixel and rotated as
+the telescope was. The stamps are these pixels as they are: a detection that is fainter than the template is negative.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from alerce_early.data.readers import cutouts, fields
+from alerce_early.data.readers.fields import CUTOUTS, RUBIN, SNR
+from alerce_early.data.readers.stamps_file import CHANNELS
+from alerce_early.data.records import MISSING, UnreadableError
+
+SIDE = 63  # pixels of a stamp, whose central one is the nearest to the source; cutouts have 30 to 93
+COLUMNS = RUBIN.columns
+CONTEXT = ("jd", "fid")  # jd of TAI, 37 s ahead of UTC
+BANDS = {"g": 1, "r": 2, "i": 3, "z": 4, "y": 5, "u": 6}  # numbered on from ZTF's fid
+MJD = 2400000.5  # jd of mjd 0
+
+
+def key(record: Mapping[str, Any]) -> str:
+    """Return the diaSourceId."""
+    return fields.name_in(fields.source_in(record, RUBIN.source), "diaSourceId", int)
+
+
+def read(record: Mapping[str, Any], channels: Sequence[str]) -> tuple[str, np.ndarray, np.ndarray]:
+    """Return the object, (11,) float64 of the source, NaN where missing, and stamps (C, 63, 63) float32.
+
+    The object is diaObjectId, or ssObjectId of what is known to move. The numbers are `COLUMNS` and `CONTEXT`. Stamps
+    are NaN beyond the cutout. Raises UnreadableError where the packet lacks one of them, or its cutouts differ in
+    shape.
+    """
+    source = fields.source_in(record, RUBIN.source)
+    name = fields.name_in(source, "diaObjectId" if source.get("diaObjectId") else "ssObjectId", int)
+    if name == "0":
+        raise UnreadableError("diaObjectId and ssObjectId are both 0")
+    numbers = fields.numbers_in(source, (*COLUMNS, "midpointMjdTai"))
+    numbers[-1] += MJD
+    band = BANDS.get(str(source.get("band")), math.nan)
+    return name, np.append(numbers, band), _stamps(record, channels)
+
+
+def _stamps(record: Mapping[str, Any], channels: Sequence[str]) -> np.ndarray:
+    stamps = np.full((len(channels), SIDE, SIDE), np.nan, np.float32)
+    frame: tuple[slice, ...] = ()
+    first: tuple[int, ...] = ()
+    for stamp, channel in zip(stamps, channels, strict=True):
+        content = fields.cutout_in(record, CHANNELS[-1] if channel == SNR else channel)
+        field = CUTOUTS[CHANNELS[-1] if channel == SNR else channel]
+        try:
+            image = cutouts.image(content)
+            if channel == SNR:
+                image = _in_sigmas(image, cutouts.image(content, cutouts.VARIANCE))
+            if not first:
+                first = image.shape
+                frame, inside = _place(first, cutouts.source(content))
+        except UnreadableError as error:
+            raise UnreadableError(f"{field} {error}") from None
+        if image.shape != first:
+            raise UnreadableError("cutouts differ in shape: {} x {} and {} x {}".format(*first, *image.shape))
+        stamp[frame] = image[inside]
+    if not np.isfinite(stamps).any():
+        raise UnreadableError("no cutout holds data")
+    return stamps
+
+
+def _in_sigmas(difference: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    if variance.shape != difference.shape:
+        raise UnreadableError(
+            "differs in shape from its variance: {} x {} and {} x {}".format(*difference.shape, *variance.shape)
+        )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(variance > 0, difference / np.sqrt(variance), np.nan).astype(np.float32)
+
+
+def _place(shape: tuple[int, ...], source: tuple[float, float] | None) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return which pixels of the stamp are filled from which of a cutout (S, S), its source at these pixels (y, x)."""
+    side = shape[0]
+    if shape[1] != side:
+        raise UnreadableError("is not square: {} x {}".format(*shape))
+    middle = (side - 1) / 2
+    centre = [math.floor(at + 0.5) for at in source or (middle, middle)]
+    if not all(abs(at - middle) <= 1 for at in source or ()):  # NaN counts
+        raise UnreadableError(f"has its source away from the middle, at {source}")
+    inside = tuple(slice(max(0, at - SIDE // 2), at + SIDE // 2 + 1) for at in centre)
+    frame = tuple(
+        slice(part.start - at + SIDE // 2, min(part.stop, side) - at + SIDE // 2)
+        for part, at in zip(inside, centre, strict=True)
+    )
+    return frame, inside
+
+
+def derive_columns(raw: np.ndarray) -> np.ndarray:
+    """Return (n, 9) float64 `COLUMNS`, -999 where missing, from those, NaN where missing."""
+    return np.where(np.isfinite(raw), raw, MISSING)

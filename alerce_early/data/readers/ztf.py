@@ -1,0 +1,64 @@
+"""Alert packets of ZTF: a decoded record to stamps and the columns of the stamps file."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from alerce_early.data.readers import fields
+from alerce_early.data.readers.coordinates import to_ecliptic, to_galactic
+from alerce_early.data.readers.cutouts import image
+from alerce_early.data.readers.fields import CUTOUTS, ZTF
+from alerce_early.data.readers.stamps_file import COLUMNS
+from alerce_early.data.records import MISSING, UnreadableError
+
+SIDE = 63  # pixels of a cutout that is not cut by a chip's edge
+IS_POSITIVE = {"t": 0.0, "true": 0.0, "1": 0.0, "f": 1.0, "false": 1.0, "0": 1.0}  # as the training file has it
+CONTEXT = ZTF.context
+
+
+def key(record: Mapping[str, Any]) -> str:
+    """Return the candid."""
+    return fields.name_in(record, "candid", int)
+
+
+def read(record: Mapping[str, Any], channels: Sequence[str]) -> tuple[str, np.ndarray, np.ndarray]:
+    """Return the objectId, (23,) float64 of the candidate, NaN where missing, and stamps (C, 63, 63) float32.
+
+    Raises UnreadableError where the packet lacks one of them.
+    """
+    name = fields.name_in(record, "objectId", str)
+    candidate = dict(fields.source_in(record, ZTF.source))
+    if (positive := candidate.get("isdiffpos")) is not None:
+        candidate["isdiffpos"] = IS_POSITIVE.get(str(positive).lower())
+        if candidate["isdiffpos"] is None:
+            raise UnreadableError(f"isdiffpos is neither t nor f: {str(positive)[:20]!r}")
+    return name, fields.numbers_in(candidate, (*ZTF.columns, *CONTEXT)), _stamps(record, channels)
+
+
+def _stamps(record: Mapping[str, Any], channels: Sequence[str]) -> np.ndarray:
+    planes = np.empty((len(channels), SIDE, SIDE), np.float32)
+    for plane, channel in zip(planes, channels, strict=True):
+        if channel not in CUTOUTS:
+            raise UnreadableError(f"packet of {ZTF.survey} has no image {channel}")
+        content = fields.cutout_in(record, channel)
+        try:
+            stamp = image(content)
+        except UnreadableError as error:
+            raise UnreadableError(f"{CUTOUTS[channel]} {error}") from None
+        if stamp.shape != plane.shape:
+            raise UnreadableError("stamp is {} x {}, wanted {} x {}".format(*stamp.shape, *plane.shape))
+        plane[:] = stamp
+    if not np.isfinite(planes).any():
+        raise UnreadableError("no cutout holds data")
+    return planes
+
+
+def derive_columns(raw: np.ndarray) -> np.ndarray:
+    """Return (n, 26) float64 `stamps_file.COLUMNS`, -999 where missing, from (n, 21) raw fields, NaN where missing."""
+    by_name = dict(zip(ZTF.columns, raw.T, strict=True))
+    by_name["non_detections"] = by_name["ncovhist"] - by_name["ndethist"]
+    by_name["ecl_long"], by_name["ecl_lat"] = to_ecliptic(by_name["ra"], by_name["dec"])
+    by_name["gal_long"], by_name["gal_lat"] = to_galactic(by_name["ra"], by_name["dec"])
+    columns = np.stack([by_name[name] for name in COLUMNS], axis=1)
+    return np.where(np.isfinite(columns), columns, MISSING)
