@@ -87,6 +87,8 @@ BLANK = gzip.compress(fits_of(np.full((63, 63), np.nan, np.float32)))
 BOMB = gzip.compress(bytes(50 * LARGEST))
 HUGE = IMAGE.replace(b"NAXIS1  =                   63", b"NAXIS1  =         999999999999")
 NESTED = {"type": "record", "name": "self", "fields": [{"name": "objectId", "type": ["null", "self"]}]}
+PARSED = {"type": "record", "name": "a", "fields": [{"name": "objectId", "type": "hidden"}], "__fastavro_parsed": True}
+PARSED |= {"__named_schemas": {"hidden": NESTED | {"name": "hidden", "fields": [{"name": "x", "type": "hidden"}]}}}
 NULLS = changed(lambda fields: fields["prv_candidates"].update(type={"type": "array", "items": "null"}))
 LIST = changed(lambda fields: fields["objectId"].update(type={"type": "array", "items": "string"}))
 
@@ -156,6 +158,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "negative size": (header(night.SCHEMA) + block(1, b"", -1), "block declares 1 records in -1 bytes"),
     "large block": (header(night.SCHEMA) + block(1, b"", 1 << 60), "records in 1,152,921,504,606,846,976 bytes"),
     "contains itself": (header(NESTED) + block(1, b"\x02" * 10**6), "Avro schema contains itself"),
+    "as if parsed": (header(PARSED) + block(1, b"\x02" * 10**6), "Avro schema cannot be used: hidden"),
     "no bytes": (header(NULLS) + block(1, b"\x02" * 99), "Avro schema has a type of no bytes"),
     "a list": (header(LIST) + block(1, b"\x02" * 99), "Avro schema is not that of a packet: array instead of a field"),
     "control characters": (header({"type": "record", "name": "a", "fields": [{"name": "candid", "type": "\x1b[31m"}]})

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,7 @@ from pyarrow import ipc
 
 from alerce_early.data.readers import fields
 from alerce_early.data.readers.containers import LARGEST_BLOCK, MESSAGE, Block
+from alerce_early.data.readers.history import Passed, may_be_passed
 from alerce_early.data.readers.inflate import NotWholeError, inflate
 from alerce_early.data.records import UnreadableError
 from alerce_early.errors import require_extra
@@ -30,10 +32,18 @@ def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[
             rows = ipc.open_stream(block.data).read_all().take(list(wanted)).to_pylist()
             yield from zip(wanted, rows, strict=True)
             return
-        writer, reader = _schemas(block.schema)
-        content = io.BytesIO(inflate(block.data, "null" if block.codec == MESSAGE else block.codec, LARGEST_BLOCK))
+        layout = _layout_of(block.schema)
+        data = inflate(block.data, "null" if block.codec == MESSAGE else block.codec, LARGEST_BLOCK)
+        content = io.BytesIO(data)
         while number <= wanted[-1]:
-            record: Any = schemaless_reader(content, writer, reader)
+            record: dict[str, Any] = {}
+            for part in layout:
+                end = part.passed.end(data, content.tell()) if part.passed else None
+                if end is not None:
+                    content.seek(end)
+                else:
+                    found: Any = schemaless_reader(content, part.writer, part.reader)
+                    record |= found
             if block.codec == MESSAGE and content.read(1):
                 raise UnreadableError("Avro record ends before the message, so it is of another schema or damaged")
             if number in wanted:
@@ -48,21 +58,57 @@ def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[
         yield from ((i, why) for i in wanted if i >= number)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Consecutive fields of a packet: as they are written, as they are read, and how they are passed if nobody does."""
+
+    writer: Any
+    reader: Any
+    passed: Passed | None = None
+
+
 @lru_cache(maxsize=64)  # parsing a schema costs more than a packet, and a night has one
-def _schemas(text: bytes) -> tuple[Any, Any]:
-    """Return how a survey writes its packets, and the same without what nobody needs."""
+def _layout_of(text: bytes) -> list[Part]:
+    """Return the parts of a packet of this schema."""
     try:
-        # a logical type turns numbers into dates and decimals, at a stranger's choice of cost
-        whole = json.loads(text, object_hook=lambda held: {k: v for k, v in held.items() if k != "logicalType"})
-        writer = parse_schema(whole)
-        _check(writer, frozenset())
-        top = whole.get("fields") if isinstance(whole, dict) else None
-        wanted = fields.of([field["name"] for field in top or ()]).wanted
-        return writer, parse_schema(_reduced(whole, wanted))
+        whole = json.loads(text, object_hook=_without_extras)
+        _check(parse_schema(whole), frozenset())
+        if not isinstance(whole, dict) or whole["type"] != "record":
+            _reduced(whole, frozenset())  # says why not
+        return _split(whole, fields.of([field["name"] for field in whole["fields"]]).wanted)
     except UnreadableError:
         raise
     except Exception as error:
         raise UnreadableError(f"Avro schema cannot be used: {error or type(error).__name__}") from None
+
+
+def _without_extras(held: dict[str, Any]) -> dict[str, Any]:
+    """Return a part of a schema without what is not the survey's to say.
+
+    A logical type turns numbers into dates and decimals, at a stranger's choice of cost; what begins with "__" is
+    fastavro's own, and says that a schema was looked at already.
+    """
+    return {key: value for key, value in held.items() if key != "logicalType" and not key.startswith("__")}
+
+
+def _split(whole: dict[str, Any], wanted: frozenset[str]) -> list[Part]:
+    """Return a packet's fields in parts, each of the lists that nobody wants by itself."""
+    written: dict[str, Any] = {}
+    read: dict[str, Any] = {}
+    groups: list[list[Any]] = [[]]
+    for field in whole["fields"]:
+        if field["name"] not in wanted and may_be_passed(field["type"]):
+            groups += [[field], []]
+        else:
+            groups[-1].append(field)
+    parts = []
+    for number, group in enumerate(groups):
+        schema = {**whole, "name": f"{whole['name']}_{number}", "fields": group}
+        writer: Any = parse_schema(schema, written)
+        reader = parse_schema(_reduced(schema, wanted), read)
+        passed = Passed.of(writer["fields"][0]["type"], written) if number % 2 else None
+        parts.append(Part(writer, reader, passed))
+    return parts
 
 
 def _check(schema: Any, inside: frozenset[str]) -> None:
