@@ -22,9 +22,9 @@ def table_of(classifier: Classifier, given: Any, out: Path, **options: Any) -> d
     return tables.read(out)
 
 
-def constant(*classes: str, min_share: float = 0.0) -> Classifier:
+def constant(*classes: str, **of: Any) -> Classifier:
     """A network that finds every class as probable."""
-    facts = spec(classes=classes, raw_shape=(3, 63, 63), channels=stamps_file.CHANNELS, min_share=min_share)
+    facts = spec(**{"classes": classes, "raw_shape": (3, 63, 63), "channels": stamps_file.CHANNELS} | of)
     columns = tuple(f"p_{name}" for name in classes)
 
     def run(stamps: np.ndarray, metadata: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -1,0 +1,108 @@
+"""A network classifies the alerts of its own survey, and says so of others."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command import run as run_command
+from networks import constant, table_of
+from omegaconf import DictConfig
+
+from alerce_early import tables
+from alerce_early.data.readers import alerts, stamps_file
+from alerce_early.data.spec import DataSpec
+from alerce_early.errors import InputError
+from alerce_early.instantiate import make_data
+from alerce_early.serving import inputs
+from alerce_early.serving.deployed import Deployed
+from alerce_early.serving.facts import Facts
+from alerce_early.serving.predicting import predict
+from alerce_early.simulation import simulated_packets as night
+from tests.data.test_rubin import container, packet
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two packets of Rubin among three of ZTF."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for i, (one, _) in enumerate(night.alerts(3, seed=0)):
+        (folder / f"{2 * i}.avro").write_bytes(night.encode(one))
+    for i in (1, 3):
+        (folder / f"{i}.avro").write_bytes(container(packet(i)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("of", "own", "other"), [("", "ZTF", "Rubin"), ("ZTF", "ZTF", "Rubin"), ("Rubin", "Rubin", "ZTF")]
+)
+def test_of_a_mixed_folder_its_own_survey(of: str, own: str, other: str, mixed: Path, tmp_path: Path) -> None:
+    """A network from before the survey was a fact is one of ZTF."""
+    network = constant("SN", "rest", survey=of)
+    outcome = predict(network, inputs.find([mixed], network.spec), tmp_path / "out.parquet")
+    counts = {"ZTF": 3, "Rubin": 2}
+    assert (outcome.classified, outcome.rejected) == (counts[own], counts[other])
+    assert outcome.first and outcome.first.key and f"packet of {other}, wanted {own}" in outcome.first.reason
+    table = tables.read(tmp_path / "out.parquet")
+    assert np.isfinite(table["jd"]).all() and np.isfinite(table["ra"]).all()
+
+    network.survey = ""  # as --survey any
+    both = table_of(network, mixed, tmp_path / "both.parquet", size=2)
+    assert len(both["candid"]) == 5 and set(table["candid"]) < set(both["candid"])
+
+
+def test_records_of_another_survey(mixed: Path, tmp_path: Path) -> None:
+    (chunk,) = alerts.stream([mixed], survey="Rubin")
+    network = constant("SN", "rest", survey="ZTF")
+    assert chunk.records is not None
+    with pytest.raises(InputError, match=r"of Rubin, and model 0{12} is for ZTF; --survey any"):
+        network.of_records(chunk.records)
+    network.survey = ""
+    assert len(network.of_records(chunk.records)["predicted"]) == 2
+
+    network = constant("SN", "rest", survey="Rubin")
+    assert len(network.of_records(chunk.records)["predicted"]) == 2
+    stamps = stamps_file.from_raw({"images": np.ones((2, 63, 63, 3)), "labels": [0, 1], "metadata": None}, "a file")
+    with pytest.raises(InputError, match="a file: of ZTF"):
+        network.of_records(stamps)
+
+
+def test_the_signal_to_noise_channel_is_read_for_who_was_trained_on_it(mixed: Path, tmp_path: Path) -> None:
+    channels = ("difference", "SNR")
+    network = constant("SN", "rest", survey="Rubin", channels=channels, raw_shape=(2, 63, 63))
+    assert len(table_of(network, mixed, tmp_path / "out.parquet")["candid"]) == 2
+
+
+def test_predict_refuses_in_one_line(finished_run: Any, mixed: Path, tmp_path: Path) -> None:
+    """Of packets of another survey alone; `--survey any` takes them, as far as the network's columns are there."""
+    command = ("alerce_early.predict", finished_run.path, mixed / "1.avro", "--out", "out.parquet")
+    done = run_command(*command, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not (tmp_path / "out.parquet").exists()
+    assert all(word in done.stderr for word in ("Rubin", "ZTF", "--survey any"))
+    done = run_command(*command, "--survey", "any", cwd=tmp_path)
+    assert done.returncode == 2 and "has no metadata fwhm" in done.stderr
+
+
+def test_the_survey_is_a_fact_from_the_reader_to_the_exported_file(
+    composed: Callable[..., DictConfig], finished_run: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "night.avro").write_bytes(container(*(packet(i) for i in range(40))))
+    labels = [f"{10**17 + i},{'AGN' if i % 2 else 'asteroid'}" for i in range(40)]
+    (tmp_path / "labels.csv").write_text("\n".join(["diaSourceId,label", *labels]))
+    options = (
+        "data.channels=[difference,SNR]",
+        "data.groups={AGN:[AGN],asteroid:[asteroid]}",
+        "recipe.min_share=0",
+        "data.match_radius=null",
+    )
+    config = composed("data=rubin", f"data.path={tmp_path}", f"outputs={tmp_path / 'outputs'}", *options)
+    facts = make_data(config).spec
+    assert (facts.survey, facts.channels, facts.raw_shape) == ("Rubin", ("difference", "SNR"), (2, 63, 63))
+    assert DataSpec.from_plain(facts.plain()) == facts
+
+    deployed = Deployed.load(finished_run.path / "checkpoints" / "best.ckpt")
+    assert Facts.from_texts(deployed.facts.texts()).spec.survey == deployed.spec.survey == "ZTF"
+    before = facts.plain()
+    del before["survey"]  # as in a checkpoint from before
+    assert DataSpec.from_plain(before).survey == ""
