@@ -32,7 +32,7 @@ def write(table: tables.Table, stamps: Mapping[str, np.ndarray], title: str, sub
     """Return the page as HTML; stamps: (C, H, W) by candid."""
     first = _first(table)
     classes = (first, *(name for name in tables.classes_of(table) if name != first))
-    metadata = [name for name in ("magpsf", *tables.PLACE) if name in table]
+    metadata = [name for name in ("magpsf", "snr", *tables.PLACE) if name in table]
     header = ["stamps", "object", *[f"q {name}" for name in classes], "set", *metadata]
     rows = [
         [
@@ -89,4 +89,4 @@ def _spell(name: str, value: float) -> str:
         return ""
     if name == "fid":
         return FILTERS.get(int(value), str(value))
-    return f"{value:.{2 if name == 'magpsf' else 5}f}"
+    return f"{value:.{2 if name in ('magpsf', 'snr') else 5}f}"

@@ -140,6 +140,12 @@ def _packets() -> tuple[bytes, ...]:
     return tuple(made)
 
 
+def _rubin() -> list[bytes]:
+    from tests.data.test_rubin import container, packet
+
+    return [container(packet(i)) for i in range(2)]
+
+
 def _tar(zipped: bool) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz" if zipped else "w") as archive:
@@ -190,6 +196,7 @@ TARGETS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[Path], Any]]]
     "csv": (".csv", lambda: list(CSV), _judged),
     "parquet": (".parquet", _parquet, _judged),
     "avro": (".avro", lambda: list(_packets()), _decoded),
+    "rubin": (".avro", _rubin, _decoded),
     "tar": (".tar", lambda: [_tar(False)], _decoded),
     "targz": (".tar.gz", lambda: [_tar(True)], _decoded),
     "cutouts": (".fits", lambda: [_cutout(">f4"), _cutout(">f8"), _cutout(">f4", True)], _image),

@@ -19,6 +19,7 @@ from alerce_early.errors import require_extra
 with require_extra("alert packets", "alerts"):
     from fastavro import parse_schema, schemaless_reader
 
+MOST_LISTS = 8  # of a packet that are passed; a survey has three, and an expression takes time to compile
 PRIMITIVE = {"null", "boolean", "int", "long", "float", "double", "string", "bytes"}
 
 
@@ -97,7 +98,7 @@ def _split(whole: dict[str, Any], wanted: frozenset[str]) -> list[Part]:
     read: dict[str, Any] = {}
     groups: list[list[Any]] = [[]]
     for field in whole["fields"]:
-        if field["name"] not in wanted and may_be_passed(field["type"]):
+        if field["name"] not in wanted and may_be_passed(field["type"]) and len(groups) < 2 * MOST_LISTS:
             groups += [[field], []]
         else:
             groups[-1].append(field)

@@ -48,6 +48,8 @@ class Passed:
         try:
             if self._is_union:
                 branch, at = _long(data, at)
+                if branch < 0:
+                    return None
                 if not self._lists[branch]:
                     return at
             while True:
