@@ -19,56 +19,50 @@ from alerce_early.simulation.painting import (
     per_stamp,
     sersic,
 )
-from alerce_early.simulation.sky import (
+from alerce_early.simulation.settings import (
     CRESCENT,
     CROSSING_TRAIL,
     MASK_EDGE,
     MASKED_STAR,
     RESIDUAL,
     WEAK_STAR,
-    Scene,
+    Mix,
+    Setting,
 )
+from alerce_early.simulation.sky import Scene
 
 Array = NDArray[Any]
 Generator = np.random.Generator
 
-GAIN = 6.2  # electrons a count
-SATURATION = 45_000.0  # counts above the sky
-BLEEDING = 1.2e5  # counts of a star whose charge runs along its row
-TEMPLATE_FRAMES = 20  # exposures stacked
-LOWEST_FOR_NAN = 8 / 207  # of the stamps with dead areas, the share whose template has the lowest float32 there
-# Resampling and subtraction mix pixels one and two apart, along columns and along rows, so that these share
-# noise; in the grain that bright stars leave, neighbours differ in sign instead.
-SCIENCE_MIX = (0.0, 0.0), (-0.03, 0.0)
-TEMPLATE_MIX = (0.095, -0.055), (0.075, -0.055)
-DIFFERENCE_MIX = (0.025, -0.02), (0.02, -0.03)
-GRAIN_MIX = (-0.2, 0.0), (-0.2, 0.0)
-MIX_SCATTER = 0.025  # of the subtraction's nearer weight from night to night
+CUTOUT = 30, 93  # pixels: sides of the smallest and of the largest where they differ
+GRAIN_MIX = (-0.2, 0.0), (-0.2, 0.0)  # in the grain that bright stars leave, neighbours differ in sign
 
 
-def bleed(sources: Sources) -> Sources:
-    """Return the charge that runs along the rows of the brightest stars."""
-    s = sources[sources.flux > BLEEDING]
+def bleed(sources: Sources, least: float) -> Sources:
+    """Return the charge that runs along the rows of stars of at least so many counts."""
+    s = sources[sources.flux > least]
     return Sources.of(s.row, s.x, s.y, 0.008 * s.flux, size=16.0, ratio=0.03)
 
 
-def draw_atmosphere(fwhm: Array, rng: Generator) -> Atmosphere:
+def draw_atmosphere(fwhm: Array, exponent: int, rng: Generator) -> Atmosphere:
     n = len(fwhm)
     ratio = np.maximum(1 - np.abs(0.08 * rng.standard_normal(n)), 0.6)
-    return Atmosphere(fwhm, ratio, rng.uniform(0, np.pi, n), np.zeros((n, 2)))
+    return Atmosphere(fwhm, ratio, rng.uniform(0, np.pi, n), np.zeros((n, 2)), exponent)
 
 
-def draw_belief(air: Atmosphere, artefact: Array, rng: Generator) -> Atmosphere:
+def draw_belief(air: Atmosphere, artefact: Array, setting: Setting, rng: Generator) -> Atmosphere:
     """Return the atmosphere and pointing that the subtraction believes in, far off for some artefacts (n,)."""
     n = len(artefact)
     bad, worst = np.isin(artefact, (RESIDUAL, CROSSING_TRAIL)), artefact == CRESCENT
-    width = np.exp(np.where(bad | worst, 0.08, 0.04) * rng.standard_normal(n))
-    ratio = air.ratio * (1 + 0.04 * rng.standard_normal(n))
-    shift = np.select([bad, worst], [0.15, 0.45], 0.05)[:, None] * rng.standard_normal((n, 2))
-    return Atmosphere(air.fwhm * width, ratio, air.angle, shift)
+    sound, unsound = setting.psf_error
+    width = np.exp(np.where(bad | worst, unsound, sound) * rng.standard_normal(n))
+    ratio = air.ratio * (1 + sound * rng.standard_normal(n))
+    usual, *off = setting.position_error
+    shift = np.select([bad, worst], off, usual)[:, None] * rng.standard_normal((n, 2))
+    return Atmosphere(air.fwhm * width, ratio, air.angle, shift, air.exponent)
 
 
-def mix(images: Array, weights: tuple[tuple[Any, float], tuple[Any, float]]) -> Array:
+def mix(images: Array, weights: Mix) -> Array:
     """Images (n, SIDE, SIDE) with pixels one and two apart mixed along columns, then rows; flux is kept."""
     for axis, (near, far) in zip((1, 2), weights, strict=True):
         mixed = images * (1 - 2 * near - 2 * far)
@@ -115,48 +109,66 @@ def dead_area(artefact: Array, share: float, rng: Generator) -> Array:
     return np.where(turns >= 2, dead[:, ::-1, ::-1], dead)
 
 
-def subtract(science: Array, predicted: Array, noise: Array, artefact: Array, rng: Generator) -> Array:
+def subtract(
+    science: Array, predicted: Array, noise: Array, artefact: Array, setting: Setting, rng: Generator
+) -> Array:
     """Difference images (n, SIDE, SIDE): science without sky, less the template as its atmosphere shows it.
 
     Bright stars leave grain behind; a star too weak in a shallow frame is what cloud or a wrong scale leaves.
     """
     n = len(artefact)
     scale = np.where(artefact == WEAK_STAR, rng.uniform(1.1, 1.4, n), 1 + 0.01 * rng.standard_normal(n))
-    grain = np.where(artefact >= 0, 0.042, 0.014) * np.exp(0.6 * rng.standard_normal(n))
-    predicted = np.minimum(predicted * per_stamp(scale), SATURATION)
+    sound, unsound = setting.grain
+    grain = np.where(artefact >= 0, unsound, sound) * np.exp(0.6 * rng.standard_normal(n))
+    predicted = np.minimum(predicted * per_stamp(scale), setting.saturation)
     residue = predicted * per_stamp(grain) * mix(white(n, rng), GRAIN_MIX)
-    scatter = MIX_SCATTER * rng.standard_normal((2, n))
-    (down, down_far), (across, across_far) = DIFFERENCE_MIX
+    scatter = setting.mix_scatter * rng.standard_normal((2, n))
+    (down, down_far), (across, across_far) = setting.difference_mix
     weights = (down + per_stamp(scatter[0]), down_far), (across + per_stamp(scatter[1]), across_far)
-    return mix(science - predicted + residue + 0.5 * noise, weights)
+    return mix(science - predicted + residue + setting.template_share * noise, weights)
+
+
+def outside(difference: Array, c: dict[str, Array], rng: Generator) -> Array:
+    """Pixels (n, SIDE, SIDE) bool beyond the cutout, whose side grows with the source's width and brightness."""
+    middle = np.nan_to_num(difference[:, CENTRE - 4 : CENTRE + 5, CENTRE - 4 : CENTRE + 5])
+    peak = np.abs(middle.reshape(-1, 3, 3, 3, 3).mean(axis=(2, 4))).max(axis=(1, 2)) / c["noise"]
+    ratio = np.maximum(0.7 * c["fwhm"] * peak, 5.0)  # signal to noise of a point source of that peak
+    side = c["fwhm"] * (2.2 + 1.55 * np.log10(ratio)) + 2 * rng.standard_normal(len(peak))
+    side = np.clip(np.rint(side), *CUTOUT).astype(int)
+    first = [CENTRE - (side - 1) // 2 - ((side % 2 == 0) & (c[axis] < CENTRE)) for axis in ("x", "y")]
+    column, line = (((grid := np.arange(SIDE)) < f[:, None]) | (grid >= (f + side)[:, None]) for f in first)
+    return line[:, :, None] | column[:, None, :]
 
 
 def observe(scene: Scene, rng: Generator) -> tuple[Array, Array]:
     """Stamps (n, SIDE, SIDE, 3) float32 in counts, and whether each difference was negative (n,) bool."""
-    n = len(scene.labels)
+    n, setting = len(scene.labels), scene.setting
     c = {name: per_stamp(values) for name, values in scene.conditions.items()}
-    air = draw_atmosphere(scene.conditions["fwhm"], rng)
-    template_air = draw_atmosphere(scene.conditions["template_fwhm"], rng)
-    belief = draw_belief(air, scene.artefact, rng)
-    static, row = Sources.join(scene.static, bleed(scene.static)), scene.galaxies["row"]
+    air = draw_atmosphere(scene.conditions["fwhm"], setting.profile, rng)
+    template_air = draw_atmosphere(scene.conditions["template_fwhm"], setting.profile, rng)
+    belief = draw_belief(air, scene.artefact, setting, rng)
+    static, row = Sources.join(scene.static, bleed(scene.static, setting.bleeding)), scene.galaxies["row"]
     galaxies = sersic(scene.galaxies)
-    science, template, predicted = (paint(static, a) for a in (air, template_air, belief))
+    science, template, predicted = (paint(static, a, setting) for a in (air, template_air, belief))
     for image, a in ((science, air), (template, template_air), (predicted, belief)):
         image[row] += blur(galaxies, a[row])
-    science += paint(scene.change, air)
+    science += paint(scene.change, air, setting)
 
-    noise = white(n, rng) * np.sqrt(c["noise"] ** 2 + np.maximum(science, 0) / GAIN)
-    noise = mix(noise, SCIENCE_MIX) + column_pattern(n, rng) * c["noise"]
-    science = np.minimum(science, SATURATION) + noise
-    template_noise = white(n, rng) * np.sqrt(c["template_noise"] ** 2 + template / TEMPLATE_FRAMES / GAIN)
-    template = np.minimum(template, SATURATION) + mix(template_noise, TEMPLATE_MIX)
-    difference = subtract(science, predicted, template_noise, scene.artefact, rng)
+    noise = white(n, rng) * np.sqrt(c["noise"] ** 2 + np.maximum(science, 0) / setting.gain)
+    noise = mix(noise, setting.science_mix) + setting.pattern * column_pattern(n, rng) * c["noise"]
+    science = np.minimum(science, setting.saturation) + noise
+    template_noise = white(n, rng) * np.sqrt(c["template_noise"] ** 2 + template / setting.frames / setting.gain)
+    template = np.minimum(template, setting.saturation) + mix(template_noise, setting.template_mix)
+    difference = subtract(science, predicted, template_noise, scene.artefact, setting, rng)
     difference += c["noise"] * per_stamp(0.025 * rng.standard_normal(n))  # the background is not quite known
     template += c["sky"] + c["noise"] * per_stamp(0.06 * rng.standard_normal(n))
     negative = difference[:, CENTRE - 1 : CENTRE + 2, CENTRE - 1 : CENTRE + 2].mean(axis=(1, 2)) < 0
-    difference = np.where(negative[:, None, None], -difference, difference)
+    if setting.flipped:
+        difference = np.where(negative[:, None, None], -difference, difference)
     images = np.stack([science + c["sky"], template, difference], axis=-1)
-    images[dead := dead_area(scene.artefact, scene.epoch.masked, rng)] = np.nan
-    odd = rng.spawn(1)[0].random(n) < LOWEST_FOR_NAN  # by a generator of its own: all else stays what a seed means
+    images[dead := dead_area(scene.artefact, setting.masked, rng)] = np.nan
+    odd = rng.spawn(1)[0].random(n) < setting.lowest  # by a generator of its own: all else stays what a seed means
     images[..., 1][dead & odd[:, None, None]] = np.finfo(np.float32).min
+    if setting.framed:
+        images[outside(images[..., 2], scene.conditions, rng)] = np.nan
     return images, negative

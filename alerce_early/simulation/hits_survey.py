@@ -10,9 +10,9 @@ from alerce_early.data.readers import hits
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.data.recipe import MAD_TO_SIGMA
 from alerce_early.data.records import Records, with_extra
-from alerce_early.simulation.camera import GAIN
 from alerce_early.simulation.painting import SIDE
-from alerce_early.simulation.survey import COUNTS, simulate
+from alerce_early.simulation.settings import COUNTS, TODAY
+from alerce_early.simulation.survey import simulate
 
 SIZE = 21  # pixels
 SPARE = 1.15  # of the survey's stamps, for those cut by a chip's edge and the scatter of small surveys
@@ -52,7 +52,7 @@ def simulate_hits(n: int = 4_026, seed: int = 0) -> dict[str, Any]:
     science = images[..., 0]
     above = science - np.nanmedian(science, axis=(1, 2), keepdims=True)
     sky = MAD_TO_SIGMA * np.nanmedian(np.abs(above), axis=(1, 2), keepdims=True)
-    noise = np.sqrt(sky**2 + np.maximum(above, 0) / GAIN)
+    noise = np.sqrt(sky**2 + np.maximum(above, 0) / TODAY.gain)
     edge = (SIDE - SIZE) // 2
     centre = np.s_[:, edge : edge + SIZE, edge : edge + SIZE]
     layers = {"temp": images[..., 1], "sci": science, "diff": images[..., 2], "SNR": images[..., 2] / noise}

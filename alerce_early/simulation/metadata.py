@@ -17,7 +17,7 @@ from alerce_early.data.readers.coordinates import (
     unit_vectors,
 )
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
-from alerce_early.simulation.epochs import Epoch
+from alerce_early.simulation.settings import Setting
 
 Array = NDArray[np.float64]
 
@@ -28,8 +28,6 @@ CATALOGUE_RADIUS = 30.0  # arcsec; the alert packets list no catalogue source be
 CATALOGUE_LIMIT = 22.4  # mag; depth of the all-sky catalogue behind sgscore and distpsnr
 SOUTHERN_LIMIT = -28.0  # degrees of declination that the telescope reaches
 
-# Alerts are cut by the pipeline's own noise estimate, about twice the shot noise of a perfect PSF fit.
-PIPELINE_NOISE = 2.05
 MAX_SIGMAPSF = 0.217  # mag; the five sigma cut
 
 
@@ -88,10 +86,10 @@ def profile_fit(mag: Array, star: NDArray[np.bool_], rng: np.random.Generator) -
     return chi, sharp
 
 
-def detection_limit(zero_point: Array, noise: Array, fwhm: Array) -> Array:
-    """Five sigma limit (mag) of the difference image; noise in counts a pixel, fwhm in pixels."""
+def detection_limit(c: dict[str, Array], setting: Setting) -> Array:
+    """Five sigma limit (n,) in mag of the difference image; c: zero_point (mag), noise (counts), fwhm (pixels)."""
     # Fitting a Moffat profile of exponent 3 to a point source takes in the noise of 3.77 fwhm^2 pixels.
-    return zero_point - 2.5 * np.log10(5 * PIPELINE_NOISE * noise * np.sqrt(3.77) * fwhm)
+    return c["zero_point"] - 2.5 * np.log10(5 * setting.alert_noise * c["noise"] * np.sqrt(3.77) * c["fwhm"])
 
 
 def calibration_error(n: int, rng: np.random.Generator) -> Array:
@@ -99,15 +97,15 @@ def calibration_error(n: int, rng: np.random.Generator) -> Array:
     return 0.02 + 0.02 * np.exp(0.5 * rng.standard_normal(n))
 
 
-def history(labels: NDArray[np.int64], epoch: Epoch, rng: np.random.Generator) -> tuple[Array, Array]:
+def history(labels: NDArray[np.int64], setting: Setting, rng: np.random.Generator) -> tuple[Array, Array]:
     """Return detections and visits so far at each position: moving objects and most artefacts are seen once."""
     n = len(labels)
-    median, scatter = epoch.detections[labels].T
+    median, scatter = setting.detections[labels].T
     detections = np.ceil(median * np.exp(scatter * rng.standard_normal(n)))
     repeated = (labels == BOGUS) & (rng.random(n) < 0.3)
     detections[repeated] = np.ceil(8 * np.exp(2 * rng.standard_normal(repeated.sum())))
     detections += (labels == ASTEROID) & (rng.random(n) < 0.04)
-    median, scatter = epoch.visits[labels].T
+    median, scatter = setting.visits[labels].T
     return detections, detections + np.floor(median * np.exp(scatter * rng.standard_normal(n)))
 
 
@@ -117,7 +115,7 @@ def metadata_columns(
     catalogue: dict[str, NDArray[Any]],
     mag: Array,
     negative: NDArray[np.bool_],
-    epoch: Epoch,
+    setting: Setting,
     rng: np.random.Generator,
 ) -> Array:
     """(n, 26) columns in COLUMNS order.
@@ -134,15 +132,15 @@ def metadata_columns(
     three = nearest(row[listed], distance[listed], n, 3)
     three = np.where(three < 0, -1, np.append(listed, -1)[three])
     one = nearest(row, distance, n, 1)[:, 0]
-    detections, visits = history(labels, epoch, rng)
+    detections, visits = history(labels, setting, rng)
     ecl_long, ecl_lat = to_ecliptic(conditions["ra"], conditions["dec"])
     gal_long, gal_lat = to_galactic(conditions["ra"], conditions["dec"])
-    limit = detection_limit(conditions["zero_point"], conditions["noise"], conditions["fwhm"])
+    limit = detection_limit(conditions, setting)
     sigma = np.hypot(MAX_SIGMAPSF * 10 ** (0.4 * (mag - limit)), calibration_error(n, rng))
     sigma = np.minimum(sigma, MAX_SIGMAPSF)
-    score_of_class, scatter_of_class = epoch.real_bogus[labels].T
+    score_of_class, scatter_of_class = setting.real_bogus[labels].T
     # of galaxies, trails and ghosts the catalogue measures the width of the whole
-    wide = np.where(rng.random(n) < epoch.extended, rng.uniform(1.5, 4.5, n), 1.0) if epoch.extended else 1.0
+    wide = np.where(rng.random(n) < setting.extended, rng.uniform(1.5, 4.5, n), 1.0) if setting.extended else 1.0
     columns = {
         "isdiffpos": negative.astype(float),
         "fwhm": np.clip(1.08 * wide * conditions["fwhm"] * np.exp(0.12 * rng.standard_normal(n)), 1.0, 7.0 * wide),

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from alerce_early.simulation.settings import Setting
+
 Array = NDArray[Any]
 
 
 SIDE = 63  # pixels
 CENTRE = SIDE // 2
-MOFFAT_WIDTH = 2 * np.sqrt(2 ** (1 / 3) - 1)  # fwhm over scale radius of a Moffat profile of exponent 3
-HALF_PATCH = (7, 21)  # pixels painted to each side of faint and of bright sources
-PATCH_LIMIT = 6e4  # flux x fwhm^4 beyond which light outside the small patch would show
 GALAXY_FRAME = 80  # pixels; wide enough to keep the Fourier wrap-around out of the stamp
 
 
@@ -57,15 +56,16 @@ class Sources:
 
 @dataclass
 class Atmosphere:
-    """How each of n images blurs: displaced elliptical Moffat profiles of exponent 3."""
+    """How each of n images blurs: displaced elliptical Moffat profiles."""
 
     fwhm: Array  # (n,) pixels, geometric mean of both axes
     ratio: Array  # (n,) minor over major axis
     angle: Array  # (n,) of the major axis, radians from x
     shift: Array  # (n, 2) pixels
+    exponent: int  # of the profile
 
     def __getitem__(self, index: Array) -> Atmosphere:
-        return Atmosphere(*(getattr(self, f.name)[index] for f in fields(self)))
+        return Atmosphere(self.fwhm[index], self.ratio[index], self.angle[index], self.shift[index], self.exponent)
 
     def shape(self) -> Array:
         return ellipse(self.fwhm / np.sqrt(self.ratio), self.ratio, self.angle)
@@ -78,27 +78,28 @@ def ellipse(major: Array, ratio: Array, angle: Array) -> Array:
     return np.stack([a * c * c + b * s * s, (a - b) * c * s, a * s * s + b * c * c])
 
 
-def moffat(dx: Array, dy: Array, shape: Array) -> Array:
-    """Moffat profile of exponent 3 and unit integral at offsets in pixels; shape: ellipse of the fwhm."""
-    xx, xy, yy = (shape / MOFFAT_WIDTH**2).astype(np.float32)
+def moffat(dx: Array, dy: Array, shape: Array, exponent: int) -> Array:
+    """Moffat profile of unit integral at offsets in pixels; shape: ellipse of the fwhm."""
+    width = 2 * np.sqrt(2 ** (1 / exponent) - 1)  # fwhm over scale radius
+    xx, xy, yy = (shape / width**2).astype(np.float32)
     area = xx * yy - xy * xy
     u = 1 + (yy * dx * dx - 2 * xy * dx * dy + xx * dy * dy) / area
-    return 2 / np.pi / np.sqrt(area) / (u * u * u)
+    return (exponent - 1) / np.pi / np.sqrt(area) / (u * u * u if exponent == 3 else u**exponent)
 
 
-def paint(sources: Sources, air: Atmosphere) -> Array:
+def paint(sources: Sources, air: Atmosphere, setting: Setting) -> Array:
     """Images (n, SIDE, SIDE) float32 of the sources as seen through the atmosphere."""
     n = len(air.fwhm)
     canvas = np.zeros(n * SIDE * SIDE)
     shape = ellipse(sources.size, sources.ratio, sources.angle)
     shape = shape + air.shape()[:, sources.row] * sources.blurred
-    bright = np.abs(sources.flux) * ((shape[0] + shape[2]) / 2) ** 2 > PATCH_LIMIT
-    for half, chosen in zip(HALF_PATCH, (~bright, bright), strict=True):
+    bright = np.abs(sources.flux) * ((shape[0] + shape[2]) / 2) ** 2 > setting.patch_limit
+    for half, chosen in zip(setting.patch, (~bright, bright), strict=True):
         s, steps = sources[chosen], np.arange(-half, half + 1)
         x, y = (s.x + air.shift[s.row, 0])[:, None], (s.y + air.shift[s.row, 1])[:, None]
         column, line = np.rint(x).astype(int) + steps, np.rint(y).astype(int) + steps
         dx, dy = (column - x).astype(np.float32)[:, None, :], (line - y).astype(np.float32)[:, :, None]
-        light = per_stamp(s.flux) * moffat(dx, dy, shape[:, chosen, None, None])
+        light = per_stamp(s.flux) * moffat(dx, dy, shape[:, chosen, None, None], air.exponent)
         inside = ((line >= 0) & (line < SIDE))[:, :, None] & ((column >= 0) & (column < SIDE))[:, None, :]
         pixel = (s.row[:, None, None] * SIDE + line[:, :, None]) * SIDE + column[:, None, :]
         canvas += np.bincount(pixel[inside], weights=light[inside], minlength=len(canvas))
@@ -124,7 +125,7 @@ def blur(light: Array, air: Atmosphere) -> Array:
     distance = fft.fftfreq(GALAXY_FRAME, 1 / GALAXY_FRAME).astype(np.float32)
     shift = air.shift.astype(np.float32)[:, :, None]
     dx, dy = (distance - shift[:, 0])[:, None, :], (distance - shift[:, 1])[:, :, None]
-    kernel = moffat(dx, dy, air.shape()[:, :, None, None])
+    kernel = moffat(dx, dy, air.shape()[:, :, None, None], air.exponent)
     kernel /= kernel.sum(axis=(1, 2), keepdims=True)
     seen = fft.irfft2(fft.rfft2(light) * fft.rfft2(kernel), s=light.shape[1:])
     edge = (GALAXY_FRAME - SIDE) // 2

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alerce_early.data.readers.coordinates import to_galactic
-from alerce_early.simulation.epochs import Epoch
 from alerce_early.simulation.metadata import (
     AGN,
     ASTEROID,
@@ -23,36 +22,31 @@ from alerce_early.simulation.metadata import (
     draw_positions,
 )
 from alerce_early.simulation.painting import CENTRE, SIDE, Sources
+from alerce_early.simulation.settings import (
+    COSMIC_RAY,
+    CRESCENT,
+    CROSSING_TRAIL,
+    DARK_COLUMN,
+    DARK_PIXEL,
+    FLASH,
+    GHOST,
+    GLINTS,
+    MASK_EDGE,
+    MASKED_STAR,
+    NOISE_PEAK,
+    RESIDUAL,
+    SHALLOW_SHARES,
+    TRAIL,
+    WEAK_STAR,
+    Setting,
+)
 
 Array = NDArray[Any]
 Generator = np.random.Generator
 
-ZERO_POINT = 26.2  # mag of one count in a frame of the usual exposure
 SHALLOW_ZERO_POINT = 23.2  # the same through clouds or in twilight, where most artefacts come from
 SKY_NOISE = 0.25  # variance of the sky (counts squared) a count of sky level
-TEMPLATE_DEPTH = 0.255  # template sky noise over science sky noise, before resampling
 SHALLOW_TEMPLATE = 1.8  # how much noisier the templates of shallow frames are than their scale explains
-REFERENCE_LIMIT = 23.3  # mag of the faintest sources painted
-
-# share of the artefacts, and how often a survey of today sees each in a shallow frame
-ARTEFACTS = {
-    "dark pixel": (0.22, 0.7),
-    "cosmic ray": (0.16, 0.35),
-    "weak star": (0.18, 1.0),
-    "residual": (0.10, 0.0),
-    "glints": (0.05, 0.8),
-    "trail": (0.03, 0.3),
-    "flash": (0.05, 0.6),
-    "mask edge": (0.04, 0.2),
-    "ghost": (0.03, 0.0),
-    "crossing trail": (0.03, 0.0),
-    "dark column": (0.03, 0.0),
-    "crescent": (0.05, 0.0),
-    "masked star": (0.03, 0.0),
-}
-SHARES, SHALLOW_SHARES = np.array(list(ARTEFACTS.values())).T
-DARK_PIXEL, COSMIC_RAY, WEAK_STAR, RESIDUAL, GLINTS, TRAIL, FLASH = range(7)
-MASK_EDGE, GHOST, CROSSING_TRAIL, DARK_COLUMN, CRESCENT, MASKED_STAR = range(7, len(ARTEFACTS))
 
 
 @dataclass
@@ -66,7 +60,7 @@ class Scene:
     galaxies: dict[str, Array]  # resolved ones, also static
     change: Sources  # in the science image alone
     mag: Array  # (n,) of the change, where it is not an artefact
-    epoch: Epoch
+    setting: Setting
 
 
 def flux_of(mag: Array, zero_point: Array) -> Array:
@@ -74,46 +68,51 @@ def flux_of(mag: Array, zero_point: Array) -> Array:
     return 10 ** (0.4 * (zero_point - mag))
 
 
-def draw_conditions(labels: Array, artefact: Array, epoch: Epoch, rng: Generator) -> dict[str, Array]:
+def draw_conditions(labels: Array, artefact: Array, setting: Setting, rng: Generator) -> dict[str, Array]:
     """Pointing (degrees), depth (mag), sky (counts), sharpness and the alert's x, y (pixels), each (n,)."""
     n = len(labels)
     ra, dec = draw_positions(labels, rng)
-    shallow = (artefact >= 0) & (rng.random(n) < epoch.shallow * SHALLOW_SHARES[artefact])
-    level = np.where(labels == ASTEROID, 108.0, 165.0)  # asteroids are followed in dark time
-    sky = np.maximum(level * np.exp(0.42 * rng.standard_normal(n)), 53.0)
+    shallow = (artefact >= 0) & (rng.random(n) < setting.shallow * SHALLOW_SHARES[artefact])
+    level = np.where(labels == ASTEROID, *setting.level)  # asteroids are followed in dark time
+    sky = np.maximum(level * np.exp(setting.level_scatter * rng.standard_normal(n)), setting.floor)
     noise = np.sqrt(SKY_NOISE * sky) * np.exp(0.1 * rng.standard_normal(n) + rng.exponential(0.08, n))
-    zero_point = ZERO_POINT + 0.15 * rng.standard_normal(n)
-    fwhm = np.clip(epoch.seeing * np.exp(0.28 * rng.standard_normal(n)), 1.25, 5.5)
-    template_noise = TEMPLATE_DEPTH * noise * np.exp(0.25 * rng.standard_normal(n))
+    mean, scatter = setting.zero_point
+    zero_point = mean + scatter * rng.standard_normal(n)
+    fwhm = np.clip(setting.seeing * np.exp(setting.scatter * rng.standard_normal(n)), *setting.fwhm)
+    depth, scatter = setting.depth
+    template_noise = depth * noise * np.exp(scatter * rng.standard_normal(n))
     # The pipeline scales the template to the science image, so that of a shallow frame has hardly any noise.
     shallow_point = SHALLOW_ZERO_POINT + 0.4 * rng.standard_normal(n)
     shallow_noise = rng.uniform(9.5, 16, n)
     scaled = SHALLOW_TEMPLATE * template_noise * 10 ** (0.4 * (shallow_point - zero_point))
+    seeing, scatter, *limits = setting.template_fwhm
     return {
         "ra": ra,
         "dec": dec,
         "gal_lat": to_galactic(ra, dec)[1],
-        "sky": np.where(shallow, rng.uniform(5, 28, n), sky),
+        "sky": setting.sky * np.where(shallow, rng.uniform(5, 28, n), sky),
         "noise": np.where(shallow, shallow_noise, noise),
         "zero_point": np.where(shallow, shallow_point, zero_point),
         "fwhm": np.where(shallow, np.minimum(fwhm, 1.8), fwhm),
         "template_noise": np.where(shallow, scaled, template_noise),
-        "template_fwhm": np.clip(2.1 * np.exp(0.12 * rng.standard_normal(n)), 1.6, 3.5),
+        "template_fwhm": np.clip(seeing * np.exp(scatter * rng.standard_normal(n)), *limits),
         "x": CENTRE + rng.uniform(-0.5, 0.5, n),
         "y": CENTRE + rng.uniform(-0.5, 0.5, n),
     }
 
 
-def draw_field(c: dict[str, Array], rng: Generator) -> Sources:
+def draw_field(c: dict[str, Array], setting: Setting, rng: Generator) -> Sources:
     """Unrelated stars and galaxies around every alert; stars crowd towards the galactic plane."""
     n = len(c["sky"])
-    stars = 4 * np.exp(4.1 * np.exp(-np.abs(c["gal_lat"]) / 10) + 0.55 * rng.standard_normal(n))
-    number = rng.poisson(np.stack([stars, np.full(n, 9.0)]))
+    usual, galaxies = setting.crowding
+    stars = usual * np.exp(4.1 * np.exp(-np.abs(c["gal_lat"]) / 10) + 0.55 * rng.standard_normal(n))
+    number = rng.poisson(np.stack([stars, np.full(n, galaxies)]))
     row = np.concatenate([np.repeat(np.arange(n), k) for k in number])
     star = np.arange(len(row)) < number[0].sum()
     slope = np.where(star, 0.25, 0.38)  # of the logarithm of the number, a magnitude
-    mag = np.maximum(REFERENCE_LIMIT + np.log10(1 - rng.random(len(row))) / slope, 12.0)
-    size = 10 ** (0.35 - 0.07 * (mag - 20) + 0.2 * rng.standard_normal(len(row)))
+    brightest, faintest = setting.limits
+    mag = np.maximum(faintest + np.log10(1 - rng.random(len(row))) / slope, brightest)
+    size = setting.zoom * 10 ** (0.35 - 0.07 * (mag - 20) + 0.2 * rng.standard_normal(len(row)))
     return Sources.of(
         row,
         rng.uniform(-4, SIDE + 4, len(row)),
@@ -127,14 +126,18 @@ def draw_field(c: dict[str, Array], rng: Generator) -> Sources:
     )
 
 
-def draw_hosts(labels: Array, c: dict[str, Array], rng: Generator) -> dict[str, Array]:
-    """Return the galaxies of the supernovae and of some active nuclei, in one flat list with the row of each."""
-    row = np.flatnonzero((labels == SN) | ((labels == AGN) & (rng.random(len(labels)) < 0.33)))
-    n, nuclear = len(row), labels[row] == AGN
+def draw_hosts(
+    labels: Array, artefact: Array, c: dict[str, Array], setting: Setting, rng: Generator
+) -> dict[str, Array]:
+    """Return the galaxies of supernovae, and of some active nuclei and noise, in one flat list with the row of each."""
+    some = ((labels == AGN) | (artefact == NOISE_PEAK)) & (rng.random(len(labels)) < 0.33)
+    row = np.flatnonzero((labels == SN) | some)
+    n, nuclear = len(row), labels[row] != SN
+    mean, scatter, brightest, faintest, faint = setting.hosts
     bright = nuclear | (rng.random(n) < 0.75)
-    mag = np.clip(17.3 + 1.4 * rng.standard_normal(n), 14.0, 22.0)
-    mag = np.where(bright, mag, rng.uniform(20.5, REFERENCE_LIMIT, n))
-    radius = 10 ** (0.52 - 0.13 * (mag - 18) + 0.2 * rng.standard_normal(n))
+    mag = np.clip(mean + scatter * rng.standard_normal(n), brightest, faintest)
+    mag = np.where(bright, mag, rng.uniform(faint, setting.limits[1], n))
+    radius = setting.zoom * 10 ** (0.52 - 0.13 * (mag - 18) + 0.2 * rng.standard_normal(n))
     ratio = rng.uniform(np.where(nuclear, 0.5, 0.25), 1)
     angle, turn = rng.uniform(0, np.pi, n), rng.uniform(0, 2 * np.pi, n)
     # Supernovae follow the light of an exponential disc; active nuclei sit in the middle.
@@ -150,44 +153,49 @@ def draw_hosts(labels: Array, c: dict[str, Array], rng: Generator) -> dict[str, 
         "ratio": ratio,
         "angle": angle,
         "index": np.where(nuclear, rng.uniform(1.5, 4, n), rng.uniform(0.7, 2.5, n)),
-        "arms": np.where((radius > 4) & (rng.random(n) < 0.6), rng.uniform(0.2, 0.7, n), 0),
+        "arms": np.where((radius > 4 * setting.zoom) & (rng.random(n) < 0.6), rng.uniform(0.2, 0.7, n), 0),
         "winding": rng.uniform(2, 5, n) * rng.choice([-1, 1], n),
     }
 
 
-def draw_counterparts(labels: Array, artefact: Array, c: dict[str, Array], epoch: Epoch, rng: Generator) -> Sources:
+def draw_counterparts(labels: Array, artefact: Array, c: dict[str, Array], setting: Setting, rng: Generator) -> Sources:
     """Return the star or nucleus that was already there, at the alert's position, where there is one."""
     spoilt = np.isin(artefact, (RESIDUAL, CROSSING_TRAIL))
     saturated = np.isin(artefact, (CRESCENT, MASKED_STAR, DARK_COLUMN))
     kinds = [labels == AGN, labels == VS, artefact == WEAK_STAR, spoilt, saturated]
     mean, width = np.select(kinds, [17.9, 16.2, 14.0, 14.8, 12.9]), np.select(kinds, [0.95, 1.9, 0.8, 0.9, 0.6])
-    mag = np.clip(mean + epoch.fainter[labels] + width * rng.standard_normal(len(labels)), 12.3, 21.2)
+    mag = np.clip(mean + setting.fainter[labels] + width * rng.standard_normal(len(labels)), *setting.counterparts)
     outburst = (labels == VS) & (rng.random(len(labels)) < 0.06)  # of a star too faint for most templates
-    mag = np.where(outburst, rng.uniform(19, 23, len(labels)), mag)
+    mag = np.where(outburst, rng.uniform(setting.outbursts, setting.outbursts + 4, len(labels)), mag)
     row = np.flatnonzero(mean)
     return Sources.of(row, c["x"][row], c["y"][row], flux_of(mag, c["zero_point"])[row], mag=mag[row])
 
 
-def draw_change(labels: Array, before: Array, c: dict[str, Array], epoch: Epoch, rng: Generator) -> tuple[Array, Array]:
+def draw_change(
+    labels: Array, before: Array, c: dict[str, Array], setting: Setting, rng: Generator
+) -> tuple[Array, Array]:
     """Magnitude (n,) of what changed and whether it is a loss of light, given the counterpart's."""
     n = len(labels)
     kinds = [labels == AGN, labels == SN, labels == VS]
-    mean = np.select(kinds, [18.8 + 0.7 * (before - 17.9), 18.7 + epoch.fainter[SN], before + 1.65])
+    change, slope = setting.agn_change
+    mean = np.select(kinds, [change + slope * (before - 17.9), 18.7 + setting.fainter[SN], before + 1.65])
     scatter = np.select(kinds, [0.65, 0.75, np.where(rng.random(n) < 0.2, 1.4, 0.65)])
     mag = np.where(
         labels == ASTEROID,
-        20.3 + epoch.fainter[ASTEROID] - rng.gamma(1.5, 0.8, n),
+        20.3 + setting.fainter[ASTEROID] - rng.gamma(1.5, setting.asteroids, n),
         mean + scatter * rng.standard_normal(n),
     )
-    outburst = (labels == VS) & (before > 19)
-    mag = np.where(outburst, np.minimum(mag, rng.normal(17, 1.8, n)), np.maximum(mag, 13.3))
-    limit = detection_limit(c["zero_point"], c["noise"], c["fwhm"])
+    outburst = (labels == VS) & (before > setting.outbursts)
+    mag = np.where(outburst, np.minimum(mag, rng.normal(setting.outbursts - 2, 1.8, n)), np.maximum(mag, 13.3))
+    limit = detection_limit(c, setting)
     mag = np.minimum(mag, limit - rng.exponential(0.3, n))  # the faintest alerts pile up just above the limit
-    may_fade = np.select([labels == AGN, labels == VS], [0.65, 0.6], 0.0)
+    may_fade = np.select([labels == AGN, labels == VS], setting.fading, 0.0)
     return mag, (rng.random(n) < may_fade) & (mag > before + 0.1)
 
 
-def draw_variables(labels: Array, mag: Array, fades: Array, c: dict[str, Array], rng: Generator) -> Sources:
+def draw_variables(
+    labels: Array, mag: Array, fades: Array, c: dict[str, Array], setting: Setting, rng: Generator
+) -> Sources:
     """Flares, losses of light, supernovae, and asteroids, some of them trailed about along the ecliptic."""
     row = np.flatnonzero(labels != BOGUS)
     n = len(row)
@@ -197,9 +205,9 @@ def draw_variables(labels: Array, mag: Array, fades: Array, c: dict[str, Array],
         c["x"][row],
         c["y"][row],
         np.where(fades, -1, 1)[row] * flux_of(mag, c["zero_point"])[row],
-        size=np.where(trailed, rng.gamma(2, 1.1, n), 0.0),
+        size=setting.zoom * np.where(trailed, rng.gamma(2, setting.trails, n), 0.0),
         ratio=0.5,
-        angle=0.35 * rng.standard_normal(n),
+        angle=setting.trail_angle * rng.standard_normal(n),
     )
 
 
@@ -219,6 +227,14 @@ def draw_pixel_faults(artefact: Array, c: dict[str, Array], rng: Generator) -> S
         angle=np.pi / 2 + 0.4 * rng.standard_normal(n),
         blurred=0.0,
     )
+
+
+def draw_noise_peaks(artefact: Array, c: dict[str, Array], setting: Setting, rng: Generator) -> Sources:
+    """Noise that passes for a source: what a sum of pixels, conditioned on being high, adds to them all."""
+    row = np.flatnonzero(artefact == NOISE_PEAK)
+    n = len(row)
+    mag = detection_limit(c, setting)[row] - rng.exponential(0.12, n)
+    return Sources.of(row, c["x"][row], c["y"][row], flux_of(mag, c["zero_point"][row]))
 
 
 def draw_lines(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
@@ -255,24 +271,25 @@ def draw_ghosts(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources
     return Sources.of(row, x, y, flux, size=size, ratio=ratio, angle=rng.uniform(0, np.pi, n))
 
 
-def draw_scene(labels: Array, epoch: Epoch, rng: Generator) -> Scene:
+def draw_scene(labels: Array, setting: Setting, rng: Generator) -> Scene:
     """Draw scenes for alerts of the given classes (n,)."""
-    artefact = np.where(labels == BOGUS, rng.choice(len(ARTEFACTS), len(labels), p=SHARES), -1)
-    conditions = draw_conditions(labels, artefact, epoch, rng)
-    galaxies = draw_hosts(labels, conditions, rng)
-    counterparts = draw_counterparts(labels, artefact, conditions, epoch, rng)
+    artefact = np.where(labels == BOGUS, rng.choice(len(setting.artefacts), len(labels), p=setting.artefacts), -1)
+    conditions = draw_conditions(labels, artefact, setting, rng)
+    galaxies = draw_hosts(labels, artefact, conditions, setting, rng)
+    counterparts = draw_counterparts(labels, artefact, conditions, setting, rng)
     counterpart_mag = np.full(len(labels), 99.0)
     counterpart_mag[counterparts.row] = counterparts.mag
     host_mag = np.full(len(labels), 99.0)
     host_mag[galaxies["row"]] = galaxies["mag"]
     # A host that outshines its nucleus makes the two a galaxy to the catalogue.
     counterparts.star = counterparts.mag < host_mag[counterparts.row] + 0.7
-    mag, fades = draw_change(labels, counterpart_mag, conditions, epoch, rng)
+    mag, fades = draw_change(labels, counterpart_mag, conditions, setting, rng)
     change = Sources.join(
-        draw_variables(labels, mag, fades, conditions, rng),
+        draw_variables(labels, mag, fades, conditions, setting, rng),
         draw_pixel_faults(artefact, conditions, rng),
+        draw_noise_peaks(artefact, conditions, setting, rng),
         draw_lines(artefact, conditions, rng),
         draw_ghosts(artefact, conditions, rng),
     )
-    static = Sources.join(draw_field(conditions, rng), counterparts)
-    return Scene(labels, artefact, conditions, static, galaxies, change, mag, epoch)
+    static = Sources.join(draw_field(conditions, setting, rng), counterparts)
+    return Scene(labels, artefact, conditions, static, galaxies, change, mag, setting)

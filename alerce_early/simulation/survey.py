@@ -21,7 +21,6 @@ from alerce_early.data.records import Records
 from alerce_early.errors import InputError
 from alerce_early.machine import cores
 from alerce_early.simulation.camera import observe
-from alerce_early.simulation.epochs import Epoch, find_epoch
 from alerce_early.simulation.metadata import (
     BOGUS,
     SN,
@@ -29,15 +28,14 @@ from alerce_early.simulation.metadata import (
     metadata_columns,
 )
 from alerce_early.simulation.painting import CENTRE, SIDE
+from alerce_early.simulation.settings import Setting, find_epoch
 from alerce_early.simulation.sky import Scene, draw_scene
 
 Array = NDArray[Any]
 Generator = np.random.Generator
 
-COUNTS = np.array([14_966, 1_620, 14_996, 9_899, 10_763])  # stamps of each class in the ALeRCE training file
 SMALLEST_CLASS = 2
 CHUNK = 256  # stamps painted at once: bounds the memory, and belongs to what a seed means
-MISSHAPED = 0.012  # share of the stamps
 
 to_raw = stamps_file.to_raw  # what is generated from the survey is in the format of the file it stands for
 
@@ -72,16 +70,16 @@ def measure(scene: Scene, images: Array, negative: Array, rng: Generator) -> Arr
     aperture = slice(CENTRE - 3, CENTRE + 4)
     counts = np.nansum(images[:, aperture, aperture, 2], axis=(1, 2))
     artefact_mag = c["zero_point"] - 2.5 * np.log10(np.maximum(counts, 1))
-    limit = detection_limit(c["zero_point"], c["noise"], c["fwhm"])
+    limit = detection_limit(c, scene.setting)
     mag = np.where(scene.labels == BOGUS, np.minimum(artefact_mag, limit), scene.mag)
-    return metadata_columns(scene.labels, c, catalogue, mag, negative, scene.epoch, rng)
+    return metadata_columns(scene.labels, c, catalogue, mag, negative, scene.setting, rng)
 
 
-def class_counts(n: int) -> Array:
-    """How many of n stamps each class gets: its share of the training file, none below SMALLEST_CLASS."""
+def class_counts(n: int, share: Array) -> Array:
+    """How many of n stamps each class gets in these proportions, none below SMALLEST_CLASS."""
     if n < SMALLEST_CLASS * len(CLASSES):
         raise InputError(f"{n} stamps are too few: ask for at least {SMALLEST_CLASS * len(CLASSES)}.")
-    exact = n * COUNTS / COUNTS.sum()
+    exact = n * share / share.sum()
     counts = np.maximum(np.floor(exact).astype(np.int64), SMALLEST_CLASS)
     while counts.sum() > n:
         counts[np.argmax(counts)] -= 1
@@ -108,12 +106,17 @@ def simulate(n: int = 52_244, seed: int = 0, epoch: str = "today") -> dict[str, 
     metadata: (n, 26) float64 in COLUMNS order, -999 where missing.
     oid: list of n str, one object an alert.
     """
+    return draw_alerts(n, seed, find_epoch(epoch))
+
+
+def draw_alerts(n: int, seed: int, setting: Setting) -> dict[str, Any]:
+    """Return n alerts of any survey, as `simulate` does; the columns are ZTF's."""
     rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.repeat(np.arange(len(CLASSES)), class_counts(n)))
-    misshaped = rng.random(n) < MISSHAPED
+    labels = rng.permutation(np.repeat(np.arange(len(CLASSES)), class_counts(n, np.array(setting.counts))))
+    misshaped = rng.random(n) < setting.misshaped
 
     starts = range(0, n, CHUNK)
-    work = [(labels[i : i + CHUNK], misshaped[i : i + CHUNK], find_epoch(epoch), [seed, i]) for i in starts]
+    work = [(labels[i : i + CHUNK], misshaped[i : i + CHUNK], setting, [seed, i]) for i in starts]
     # processes, since painting is many short steps of numpy, for which threads wait for each other
     with ProcessPoolExecutor(cores(), get_context("fork")) as pool:
         parts = list(tqdm(pool.map(_paint, work), "simulating", len(work), unit_scale=CHUNK, disable=None))
@@ -127,11 +130,11 @@ def simulate(n: int = 52_244, seed: int = 0, epoch: str = "today") -> dict[str, 
     }
 
 
-def _paint(work: tuple[Array, Array, Epoch, list[int]]) -> tuple[list[Array], Array]:
-    """Return stamps and metadata of alerts: their labels (n,), which are trimmed (n,), epoch and own seed."""
-    labels, trimmed, epoch, seed = work
+def _paint(work: tuple[Array, Array, Setting, list[int]]) -> tuple[list[Array], Array]:
+    """Return stamps and metadata of alerts: their labels (n,), which are trimmed (n,), setting and own seed."""
+    labels, trimmed, setting, seed = work
     rng = np.random.default_rng(seed)
-    scene = draw_scene(labels, epoch, rng)
+    scene = draw_scene(labels, setting, rng)
     stamps, negative = observe(scene, rng)
     metadata = measure(scene, stamps, negative, rng)
     return [trim(s, rng) if cut else s.copy() for s, cut in zip(stamps, trimmed, strict=True)], metadata

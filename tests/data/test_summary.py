@@ -2,7 +2,7 @@
 
 from alerce_early.data import summary
 from alerce_early.data.readers.stamps_file import CLASSES
-from alerce_early.simulation.survey import COUNTS
+from alerce_early.simulation.settings import COUNTS
 
 
 def meta(**changes: object) -> dict[str, object]:

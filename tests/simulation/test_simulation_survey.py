@@ -7,12 +7,12 @@ from alerce_early.data.readers.coordinates import to_ecliptic, to_galactic
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.records import LARGEST
 from alerce_early.errors import InputError
-from alerce_early.simulation import sky
+from alerce_early.simulation import settings, sky
 from alerce_early.simulation.camera import observe
-from alerce_early.simulation.epochs import find_epoch
 from alerce_early.simulation.metadata import nearest
 from alerce_early.simulation.painting import SIDE
-from alerce_early.simulation.survey import COUNTS, simulate
+from alerce_early.simulation.settings import COUNTS, find_epoch
+from alerce_early.simulation.survey import simulate
 
 N = 3000
 AGN, SN, VS, ASTEROID, BOGUS = range(len(CLASSES))
@@ -218,25 +218,29 @@ def test_artefacts_look_like_what_they_are_called():
         return np.median(np.minimum(np.nanmax(images, axis=(1, 2)), -np.nanmin(images, axis=(1, 2))))
 
     # spread light, not a point
-    spread, point = (np.nanmedian(of_kind(kind)[:, 24:39, 24:39], axis=(1, 2)) for kind in (sky.GHOST, sky.COSMIC_RAY))
+    spread, point = (
+        np.nanmedian(of_kind(kind)[:, 24:39, 24:39], axis=(1, 2)) for kind in (settings.GHOST, settings.COSMIC_RAY)
+    )
     assert np.median(spread) > 0.2 > 2 * np.abs(np.median(point))
 
-    columns = np.abs(np.median(np.nan_to_num(of_kind(sky.DARK_COLUMN)), axis=1))
+    columns = np.abs(np.median(np.nan_to_num(of_kind(settings.DARK_COLUMN)), axis=1))
     assert np.median(columns[:, 29:34].max(axis=1)) > 2 > 4 * np.median(columns)
 
-    crescents, residuals = (both_signs(of_kind(kind)[:, 24:39, 24:39]) for kind in (sky.CRESCENT, sky.RESIDUAL))
+    crescents, residuals = (
+        both_signs(of_kind(kind)[:, 24:39, 24:39]) for kind in (settings.CRESCENT, settings.RESIDUAL)
+    )
     assert crescents > 2 * residuals > 10
 
-    dead = np.isnan(of_kind(sky.MASKED_STAR))
+    dead = np.isnan(of_kind(settings.MASKED_STAR))
     lengths = [[len(set(dead_one.sum(axis=axis))) for axis in (0, 1)] for dead_one in dead]
     assert dead[:, 25:38, 25:38].any(axis=(1, 2)).mean() > 0.9
     assert np.mean(np.max(lengths, axis=1) > 2) > 0.8  # ragged
 
-    trails = of_kind(sky.CROSSING_TRAIL)
+    trails = of_kind(settings.CROSSING_TRAIL)
     away = np.ones((SIDE, SIDE), bool)
     away[24:39, 24:39] = False
     lit = (np.abs(trails[:, away]) > 3).mean(axis=1)
-    assert np.median(lit) > 3 * np.median((np.abs(of_kind(sky.RESIDUAL)[:, away]) > 3).mean(axis=1))
+    assert np.median(lit) > 3 * np.median((np.abs(of_kind(settings.RESIDUAL)[:, away]) > 3).mean(axis=1))
 
 
 def test_the_epoch_of_the_published_file() -> None:

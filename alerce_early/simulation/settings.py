@@ -1,0 +1,211 @@
+"""What one simulated survey differs in from another, in numbers: its camera, its depth, its age, what it alerts to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from alerce_early.errors import InputError
+
+Mix = tuple[tuple[float, float], tuple[float, float]]
+
+# share of the artefacts, and how often a ZTF of today sees each in a shallow frame
+ARTEFACTS = {
+    "dark pixel": (0.22, 0.7),
+    "cosmic ray": (0.16, 0.35),
+    "weak star": (0.18, 1.0),
+    "residual": (0.10, 0.0),
+    "glints": (0.05, 0.8),
+    "trail": (0.03, 0.3),
+    "flash": (0.05, 0.6),
+    "mask edge": (0.04, 0.2),
+    "ghost": (0.03, 0.0),
+    "crossing trail": (0.03, 0.0),
+    "dark column": (0.03, 0.0),
+    "crescent": (0.05, 0.0),
+    "masked star": (0.03, 0.0),
+    "noise peak": (0.0, 0.0),
+}
+SHARES, SHALLOW_SHARES = np.array(list(ARTEFACTS.values())).T
+DARK_PIXEL, COSMIC_RAY, WEAK_STAR, RESIDUAL, GLINTS, TRAIL, FLASH = range(7)
+MASK_EDGE, GHOST, CROSSING_TRAIL, DARK_COLUMN, CRESCENT, MASKED_STAR, NOISE_PEAK = range(7, len(ARTEFACTS))
+COUNTS = np.array([14_966, 1_620, 14_996, 9_899, 10_763])  # stamps of each class in the ALeRCE training file
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One survey at one time. Tables are of classes in label order; the defaults are ZTF's camera and sky.
+
+    Of its age. seeing: median fwhm in pixels. extended: share of the sources whose measured fwhm is a multiple of
+    that. shallow: factor on the share of artefacts that come from shallow frames. masked: share of the stamps with a
+    dead area. fainter: mag, added to what changes and to the star or nucleus it belongs to. real_bogus: score and its
+    scatter. detections, visits: so far at the position, median and scatter of the logarithm.
+
+    Of its camera. zoom: pixels per arcsec, in which angular sizes are drawn. profile: exponent of the Moffat profile.
+    scatter: of the logarithm of the seeing; fwhm: its limits in pixels. template_fwhm: median, scatter and limits.
+    zero_point: mag of one count, and its scatter. level: median sky in counts, of asteroids and of all else, whose
+    logarithm has the level_scatter, and floor its least. depth: template sky noise over science sky noise before
+    resampling, and the scatter of its logarithm. gain: electrons a count. saturation: counts above the sky. bleeding:
+    counts of a star whose charge runs along its row. frames: exposures in a template. pattern: factor on what detector
+    columns leave. patch: pixels painted to each side of faint and of bright sources, and patch_limit the flux x fwhm^4
+    beyond which light outside the small patch would show.
+
+    Of its pipeline. Mixes: resampling and subtraction mix pixels one and two apart, along columns and along rows, so
+    that these share noise; mix_scatter: of the subtraction's nearer weight from night to night. template_share: of the
+    template's noise in the difference. psf_error: relative, of the width that the subtraction believes in, where it
+    goes well and where not; position_error: the same in pixels, and where it goes worst. grain: relative noise that
+    bright stars leave, in what is in the sky and in artefacts. alert_noise: the noise that it takes a flux to have,
+    over that of a fit of the Moffat profile of exponent 3. sky: what the images keep of it. lowest: share of the
+    stamps with dead areas whose template has the lowest float32 there. flipped: whether differences are turned
+    positive at the centre. framed: whether a stamp is as wide as its source. misshaped: share of the stamps that run
+    over a chip's edge.
+
+    Of its sky. crowding: stars, far from the galactic plane, and galaxies around an alert. limits: mag of the
+    brightest and faintest of them. hosts: mean, scatter, brightest and faintest mag, and the brightest of the quarter
+    that are faint. counterparts: mag limits of stars and nuclei. agn_change: mag of what changes on a nucleus of mag
+    17.9, and by how much more for a mag. fading: share of AGN and VS that lose light. outbursts: mag of the brightest
+    star that is seen by its outburst alone. asteroids: mag, scale of their excess over the faintest. trails: arcsec,
+    scale of theirs, and trail_angle the scatter in radians about the rows. artefacts: share of each. counts: of alerts
+    of each class, in proportion.
+    """
+
+    seeing: float
+    extended: float
+    shallow: float
+    masked: float
+    fainter: np.ndarray
+    real_bogus: np.ndarray
+    detections: np.ndarray
+    visits: np.ndarray
+
+    zoom: float = 1.0
+    profile: int = 3
+    scatter: float = 0.28
+    fwhm: tuple[float, float] = (1.25, 5.5)
+    template_fwhm: tuple[float, float, float, float] = (2.1, 0.12, 1.6, 3.5)
+    zero_point: tuple[float, float] = (26.2, 0.15)
+    level: tuple[float, float] = (108.0, 165.0)
+    level_scatter: float = 0.42
+    floor: float = 53.0
+    depth: tuple[float, float] = (0.255, 0.25)
+    gain: float = 6.2
+    saturation: float = 45_000.0
+    bleeding: float = 1.2e5
+    frames: int = 20
+    pattern: float = 1.0
+    patch: tuple[int, int] = (7, 21)
+    patch_limit: float = 6e4
+
+    science_mix: Mix = (0.0, 0.0), (-0.03, 0.0)
+    template_mix: Mix = (0.095, -0.055), (0.075, -0.055)
+    difference_mix: Mix = (0.025, -0.02), (0.02, -0.03)
+    mix_scatter: float = 0.025
+    template_share: float = 0.5
+    psf_error: tuple[float, float] = (0.04, 0.08)
+    position_error: tuple[float, float, float] = (0.05, 0.15, 0.45)
+    grain: tuple[float, float] = (0.014, 0.042)
+    alert_noise: float = 2.05
+    sky: float = 1.0
+    lowest: float = 8 / 207
+    flipped: bool = True
+    framed: bool = False
+    misshaped: float = 0.012
+
+    crowding: tuple[float, float] = (4.0, 9.0)
+    limits: tuple[float, float] = (12.0, 23.3)
+    hosts: tuple[float, float, float, float, float] = (17.3, 1.4, 14.0, 22.0, 20.5)
+    counterparts: tuple[float, float] = (12.3, 21.2)
+    agn_change: tuple[float, float] = (18.8, 0.7)
+    fading: tuple[float, float] = (0.65, 0.6)
+    outbursts: float = 19.0
+    asteroids: float = 0.8
+    trails: float = 1.1
+    trail_angle: float = 0.35
+    artefacts: tuple[float, ...] = tuple(SHARES)
+    counts: tuple[float, ...] = tuple(COUNTS)
+
+
+# of the public alerts of 2024 and 2025
+TODAY = Setting(
+    seeing=2.25,
+    extended=0.0,
+    shallow=1.0,
+    masked=0.09,
+    fainter=np.zeros(5),
+    real_bogus=np.array([(0.90, 0.08), (0.87, 0.09), (0.70, 0.14), (0.72, 0.15), (0.53, 0.15)]),
+    detections=np.array([(550.0, 1.0), (35.0, 1.2), (170.0, 1.6), (1.0, 0.0), (1.0, 0.0)]),
+    visits=np.array([(650.0, 0.8), (1300.0, 0.7), (550.0, 1.3), (600.0, 1.0), (700.0, 0.9)]),
+)
+EPOCHS = {
+    "today": TODAY,
+    # by the training statistics published with the stamps file (Carrasco-Davis et al. 2021)
+    "2020": Setting(
+        seeing=2.03,
+        extended=0.07,
+        shallow=0.1,
+        masked=0.11,
+        fainter=np.array([0.9, 0.5, 2.2, 0.4, 0.0]),
+        real_bogus=np.array([(0.72, 0.12), (0.72, 0.12), (0.62, 0.15), (0.66, 0.16), (0.42, 0.15)]),
+        detections=np.array([(4.6, 1.2), (4.0, 1.0), (4.6, 1.2), (1.0, 0.0), (1.0, 0.0)]),
+        visits=np.array([(220.0, 0.7)] * 5),
+    ),
+}
+# Rubin, by 84 public alerts of 2026 in g, i and z: counts are nJy, and noise, seeing and depth span those of all bands
+RUBIN = replace(
+    TODAY,
+    zoom=5.0,
+    profile=6,
+    seeing=5.8,
+    scatter=0.32,
+    fwhm=(3.3, 10.5),
+    template_fwhm=(4.4, 0.14, 3.2, 5.6),
+    zero_point=(31.4, 0.0),
+    level=(5_600.0, 5_600.0),
+    level_scatter=1.0,
+    floor=1_100.0,
+    depth=(0.21, 0.45),
+    gain=1.6,
+    saturation=8e4,
+    bleeding=6e6,
+    frames=30,
+    pattern=0.0,
+    patch=(15, 31),
+    patch_limit=1.8e7,
+    shallow=0.0,
+    masked=0.02,
+    fainter=np.array([1.2, 3.1, 2.3, 2.3, 3.2]),
+    science_mix=((0.0, 0.0), (0.0, 0.0)),
+    template_mix=((0.12, -0.04), (0.12, -0.04)),
+    difference_mix=((0.0, 0.0), (0.0, 0.0)),
+    mix_scatter=0.0,
+    template_share=1.0,
+    psf_error=(0.012, 0.06),
+    position_error=(0.03, 0.3, 0.6),
+    grain=(0.006, 0.02),
+    alert_noise=0.86,
+    sky=0.0,
+    lowest=0.0,
+    flipped=False,
+    framed=True,
+    misshaped=0.0,
+    crowding=(0.75, 3.8),
+    limits=(14.0, 26.0),
+    hosts=(20.5, 1.7, 15.5, 25.0, 23.5),
+    counterparts=(15.0, 24.5),
+    agn_change=(20.3, 1.0),
+    fading=(0.4, 0.5),
+    outbursts=22.5,
+    asteroids=1.4,
+    trails=0.22,
+    trail_angle=10.0,
+    artefacts=(0.05, 0.1, 0.0, 0.32, 0.01, 0.02, 0.03, 0.02, 0.02, 0.02, 0.01, 0.1, 0.0, 0.3),
+    counts=(1, 1, 1, 1, 1),
+)
+
+
+def find_epoch(name: str) -> Setting:
+    """Return ZTF's setting of this epoch; raises InputError if there is none."""
+    if str(name) not in EPOCHS:
+        raise InputError(f"data.epoch={name} is unknown; there are {', '.join(EPOCHS)}.")
+    return EPOCHS[str(name)]
