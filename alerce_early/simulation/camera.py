@@ -26,7 +26,6 @@ from alerce_early.simulation.settings import (
     MASKED_STAR,
     RESIDUAL,
     WEAK_STAR,
-    Mix,
     Setting,
 )
 from alerce_early.simulation.sky import Scene
@@ -62,7 +61,7 @@ def draw_belief(air: Atmosphere, artefact: Array, setting: Setting, rng: Generat
     return Atmosphere(air.fwhm * width, ratio, air.angle, shift, air.exponent)
 
 
-def mix(images: Array, weights: Mix) -> Array:
+def mix(images: Array, weights: tuple[tuple[Any, float], tuple[Any, float]]) -> Array:
     """Images (n, SIDE, SIDE) with pixels one and two apart mixed along columns, then rows; flux is kept."""
     for axis, (near, far) in zip((1, 2), weights, strict=True):
         mixed = images * (1 - 2 * near - 2 * far)

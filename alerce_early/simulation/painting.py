@@ -25,6 +25,11 @@ def per_stamp(values: Array) -> Array:
     return values.astype(np.float32)[:, None, None]
 
 
+def flux_of(mag: Array, zero_point: Array) -> Array:
+    """Return counts of a source of that magnitude."""
+    return 10 ** (0.4 * (zero_point - mag))
+
+
 @dataclass
 class Sources:
     """Point-like or mildly extended sources of many stamps in one flat list: each field is (sources,)."""

@@ -63,11 +63,11 @@ class Setting:
 
     Of its sky. crowding: stars, far from the galactic plane, and galaxies around an alert. limits: mag of the
     brightest and faintest of them. hosts: mean, scatter, brightest and faintest mag, and the brightest of the quarter
-    that are faint. counterparts: mag limits of stars and nuclei. agn_change: mag of what changes on a nucleus of mag
-    17.9, and by how much more for a mag. fading: share of AGN and VS that lose light. outbursts: mag of the brightest
-    star that is seen by its outburst alone. asteroids: mag, scale of their excess over the faintest. trails: arcsec,
-    scale of theirs, and trail_angle the scatter in radians about the rows. artefacts: share of each. counts: of alerts
-    of each class, in proportion.
+    that are faint; nuclear: mag, added to those of active nuclei. counterparts: mag limits of stars and nuclei.
+    agn_change: mag of what changes on a nucleus of mag 17.9, and by how much more for a mag. fading: share of AGN and
+    VS that lose light. outbursts: mag of the brightest star that is seen by its outburst alone. asteroids: mag, scale
+    of their excess over the faintest. trails: arcsec, scale of theirs, and trail_angle the scatter in radians about
+    the rows. artefacts: share of each. counts: of alerts of each class, in proportion.
     """
 
     seeing: float
@@ -115,6 +115,7 @@ class Setting:
     crowding: tuple[float, float] = (4.0, 9.0)
     limits: tuple[float, float] = (12.0, 23.3)
     hosts: tuple[float, float, float, float, float] = (17.3, 1.4, 14.0, 22.0, 20.5)
+    nuclear: float = 0.0
     counterparts: tuple[float, float] = (12.3, 21.2)
     agn_change: tuple[float, float] = (18.8, 0.7)
     fading: tuple[float, float] = (0.65, 0.6)
@@ -174,7 +175,7 @@ RUBIN = replace(
     patch_limit=1.8e7,
     shallow=0.0,
     masked=0.02,
-    fainter=np.array([1.2, 3.1, 2.3, 2.3, 3.2]),
+    fainter=np.array([1.2, 3.1, 1.7, 2.3, 3.2]),
     science_mix=((0.0, 0.0), (0.0, 0.0)),
     template_mix=((0.12, -0.04), (0.12, -0.04)),
     difference_mix=((0.0, 0.0), (0.0, 0.0)),
@@ -189,9 +190,10 @@ RUBIN = replace(
     flipped=False,
     framed=True,
     misshaped=0.0,
-    crowding=(0.75, 3.8),
+    crowding=(0.75, 8.0),
     limits=(14.0, 26.0),
     hosts=(20.5, 1.7, 15.5, 25.0, 23.5),
+    nuclear=-1.3,
     counterparts=(15.0, 24.5),
     agn_change=(20.3, 1.0),
     fading=(0.4, 0.5),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alerce_early.data.readers.coordinates import to_galactic
+from alerce_early.simulation.artefacts import draw_artefacts
 from alerce_early.simulation.metadata import (
     AGN,
     ASTEROID,
@@ -21,22 +22,15 @@ from alerce_early.simulation.metadata import (
     detection_limit,
     draw_positions,
 )
-from alerce_early.simulation.painting import CENTRE, SIDE, Sources
+from alerce_early.simulation.painting import CENTRE, SIDE, Sources, flux_of
 from alerce_early.simulation.settings import (
-    COSMIC_RAY,
     CRESCENT,
     CROSSING_TRAIL,
     DARK_COLUMN,
-    DARK_PIXEL,
-    FLASH,
-    GHOST,
-    GLINTS,
-    MASK_EDGE,
     MASKED_STAR,
     NOISE_PEAK,
     RESIDUAL,
     SHALLOW_SHARES,
-    TRAIL,
     WEAK_STAR,
     Setting,
 )
@@ -63,11 +57,6 @@ class Scene:
     setting: Setting
 
 
-def flux_of(mag: Array, zero_point: Array) -> Array:
-    """Return counts of a source of that magnitude."""
-    return 10 ** (0.4 * (zero_point - mag))
-
-
 def draw_conditions(labels: Array, artefact: Array, setting: Setting, rng: Generator) -> dict[str, Array]:
     """Pointing (degrees), depth (mag), sky (counts), sharpness and the alert's x, y (pixels), each (n,)."""
     n = len(labels)
@@ -85,7 +74,7 @@ def draw_conditions(labels: Array, artefact: Array, setting: Setting, rng: Gener
     shallow_point = SHALLOW_ZERO_POINT + 0.4 * rng.standard_normal(n)
     shallow_noise = rng.uniform(9.5, 16, n)
     scaled = SHALLOW_TEMPLATE * template_noise * 10 ** (0.4 * (shallow_point - zero_point))
-    seeing, scatter, *limits = setting.template_fwhm
+    seeing, scatter, sharpest, widest = setting.template_fwhm
     return {
         "ra": ra,
         "dec": dec,
@@ -95,7 +84,7 @@ def draw_conditions(labels: Array, artefact: Array, setting: Setting, rng: Gener
         "zero_point": np.where(shallow, shallow_point, zero_point),
         "fwhm": np.where(shallow, np.minimum(fwhm, 1.8), fwhm),
         "template_noise": np.where(shallow, scaled, template_noise),
-        "template_fwhm": np.clip(seeing * np.exp(scatter * rng.standard_normal(n)), *limits),
+        "template_fwhm": np.clip(seeing * np.exp(scatter * rng.standard_normal(n)), sharpest, widest),
         "x": CENTRE + rng.uniform(-0.5, 0.5, n),
         "y": CENTRE + rng.uniform(-0.5, 0.5, n),
     }
@@ -135,7 +124,8 @@ def draw_hosts(
     n, nuclear = len(row), labels[row] != SN
     mean, scatter, brightest, faintest, faint = setting.hosts
     bright = nuclear | (rng.random(n) < 0.75)
-    mag = np.clip(mean + scatter * rng.standard_normal(n), brightest, faintest)
+    mag = mean + np.where(nuclear, setting.nuclear, 0) + scatter * rng.standard_normal(n)
+    mag = np.clip(mag, brightest, faintest)
     mag = np.where(bright, mag, rng.uniform(faint, setting.limits[1], n))
     radius = setting.zoom * 10 ** (0.52 - 0.13 * (mag - 18) + 0.2 * rng.standard_normal(n))
     ratio = rng.uniform(np.where(nuclear, 0.5, 0.25), 1)
@@ -211,66 +201,6 @@ def draw_variables(
     )
 
 
-def draw_pixel_faults(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
-    """Pixels gone dark and pixels hit by particles, sharper than any atmosphere lets a star be."""
-    row = np.flatnonzero(np.isin(artefact, (DARK_PIXEL, COSMIC_RAY, MASK_EDGE)))
-    n = len(row)
-    size, ratio = rng.uniform(1.0, 2.5, n), rng.uniform(0.3, 1, n)
-    peak = 25 * np.exp(0.5 * rng.standard_normal(n)) * c["noise"][row]
-    return Sources.of(
-        row,
-        c["x"][row],
-        c["y"][row],
-        np.where(artefact[row] == DARK_PIXEL, -1.6, 1.6) * peak * size * np.maximum(size * ratio, 0.9),
-        size=size,
-        ratio=ratio,
-        angle=np.pi / 2 + 0.4 * rng.standard_normal(n),
-        blurred=0.0,
-    )
-
-
-def draw_noise_peaks(artefact: Array, c: dict[str, Array], setting: Setting, rng: Generator) -> Sources:
-    """Noise that passes for a source: what a sum of pixels, conditioned on being high, adds to them all."""
-    row = np.flatnonzero(artefact == NOISE_PEAK)
-    n = len(row)
-    mag = detection_limit(c, setting)[row] - rng.exponential(0.12, n)
-    return Sources.of(row, c["x"][row], c["y"][row], flux_of(mag, c["zero_point"][row]))
-
-
-def draw_lines(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
-    """Trains of glints, unbroken trails, through the alert or beside it, single flashes and columns gone dark."""
-    n = len(artefact)
-    kinds = [artefact == k for k in (GLINTS, TRAIL, FLASH, CROSSING_TRAIL, DARK_COLUMN)]
-    spacing = np.select(kinds, [rng.uniform(5, 24, n), 1.5, 3 * SIDE, 1.5, 1.5])
-    any_way = rng.uniform(0, np.pi, n)
-    along_rows = 0.15 * rng.standard_normal(n)
-    direction = np.select(kinds, [along_rows, any_way, along_rows, any_way, np.pi / 2])
-    beside = np.select(kinds[3:], [rng.uniform(4, 15, n) * rng.choice([-1, 1], n), rng.standard_normal(n)])
-    peak = np.select(kinds, [18.0, 3.0, 45.0, 4.0, -4.0]) * np.exp(0.5 * rng.standard_normal(n)) * c["noise"]
-    size = np.select(kinds, [1.0, 1.0, rng.uniform(1, 4, n), 1.0, 1.2])
-    blurred = np.where(kinds[4], 0.0, 1.0)
-    steps = np.arange(-50, 51)
-    lines = np.flatnonzero(np.logical_or.reduce(kinds))
-    row = np.repeat(lines, len(steps))
-    along = np.tile(steps, len(lines)) * spacing[row]
-    cos, sin = np.cos(direction[row]), np.sin(direction[row])
-    x, y = c["x"][row] + along * cos - beside[row] * sin, c["y"][row] + along * sin + beside[row] * cos
-    inside = np.maximum(np.abs(x - CENTRE), np.abs(y - CENTRE)) < SIDE
-    flux = 1.5 * peak * (blurred * c["fwhm"] ** 2 + size**2)
-    shape = {"size": size[row], "ratio": 0.6, "angle": direction[row], "blurred": blurred[row]}
-    return Sources.of(row, x, y, flux[row], **shape)[inside]
-
-
-def draw_ghosts(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
-    """Light of a bright star elsewhere, spread by reflections over much of the stamp."""
-    row = np.flatnonzero(artefact == GHOST)
-    n = len(row)
-    size, ratio = rng.uniform(7, 18, n), rng.uniform(0.3, 1, n)
-    x, y = (c[axis][row] + 3 * rng.standard_normal(n) for axis in ("x", "y"))
-    flux = rng.uniform(0.8, 3, n) * c["noise"][row] * size**2 * ratio
-    return Sources.of(row, x, y, flux, size=size, ratio=ratio, angle=rng.uniform(0, np.pi, n))
-
-
 def draw_scene(labels: Array, setting: Setting, rng: Generator) -> Scene:
     """Draw scenes for alerts of the given classes (n,)."""
     artefact = np.where(labels == BOGUS, rng.choice(len(setting.artefacts), len(labels), p=setting.artefacts), -1)
@@ -286,10 +216,7 @@ def draw_scene(labels: Array, setting: Setting, rng: Generator) -> Scene:
     mag, fades = draw_change(labels, counterpart_mag, conditions, setting, rng)
     change = Sources.join(
         draw_variables(labels, mag, fades, conditions, setting, rng),
-        draw_pixel_faults(artefact, conditions, rng),
-        draw_noise_peaks(artefact, conditions, setting, rng),
-        draw_lines(artefact, conditions, rng),
-        draw_ghosts(artefact, conditions, rng),
+        draw_artefacts(artefact, conditions, setting, rng),
     )
     static = Sources.join(draw_field(conditions, setting, rng), counterparts)
     return Scene(labels, artefact, conditions, static, galaxies, change, mag, setting)
