@@ -62,12 +62,13 @@ class Setting:
     over a chip's edge.
 
     Of its sky. crowding: stars, far from the galactic plane, and galaxies around an alert. limits: mag of the
-    brightest and faintest of them. hosts: mean, scatter, brightest and faintest mag, and the brightest of the quarter
-    that are faint; nuclear: mag, added to those of active nuclei. counterparts: mag limits of stars and nuclei.
-    agn_change: mag of what changes on a nucleus of mag 17.9, and by how much more for a mag. fading: share of AGN and
-    VS that lose light. outbursts: mag of the brightest star that is seen by its outburst alone. asteroids: mag, scale
-    of their excess over the faintest. trails: arcsec, scale of theirs, and trail_angle the scatter in radians about
-    the rows. artefacts: share of each. counts: of alerts of each class, in proportion.
+    brightest and faintest of them. hosts: mean, scatter, brightest and faintest mag, and the brightest of the
+    quarter that are faint; nuclear: share of active nuclei that have one, and mag added to it. counterparts: mag
+    limits of stars and nuclei. agn_change: mag of what changes on a nucleus of mag 17.9, and by how much more for a
+    mag. fading: share of AGN and VS that lose light. outbursts: mag of the brightest star that is seen by its
+    outburst alone. asteroids: mag, scale of their excess over the faintest. trails: arcsec, scale of theirs, and
+    trail_angle the scatter in radians about the rows. artefacts: share of each. counts: of alerts of each class, in
+    proportion.
     """
 
     seeing: float
@@ -115,7 +116,7 @@ class Setting:
     crowding: tuple[float, float] = (4.0, 9.0)
     limits: tuple[float, float] = (12.0, 23.3)
     hosts: tuple[float, float, float, float, float] = (17.3, 1.4, 14.0, 22.0, 20.5)
-    nuclear: float = 0.0
+    nuclear: tuple[float, float] = (0.33, 0.0)
     counterparts: tuple[float, float] = (12.3, 21.2)
     agn_change: tuple[float, float] = (18.8, 0.7)
     fading: tuple[float, float] = (0.65, 0.6)
@@ -181,8 +182,8 @@ RUBIN = replace(
     difference_mix=((0.0, 0.0), (0.0, 0.0)),
     mix_scatter=0.0,
     template_share=1.0,
-    psf_error=(0.012, 0.06),
-    position_error=(0.03, 0.3, 0.6),
+    psf_error=(0.012, 0.04),
+    position_error=(0.03, 0.2, 0.4),
     grain=(0.006, 0.02),
     alert_noise=0.86,
     sky=0.0,
@@ -193,7 +194,7 @@ RUBIN = replace(
     crowding=(0.75, 8.0),
     limits=(14.0, 26.0),
     hosts=(20.5, 1.7, 15.5, 25.0, 23.5),
-    nuclear=-1.3,
+    nuclear=(0.5, -0.8),
     counterparts=(15.0, 24.5),
     agn_change=(20.3, 1.0),
     fading=(0.4, 0.5),
@@ -201,7 +202,7 @@ RUBIN = replace(
     asteroids=1.4,
     trails=0.22,
     trail_angle=10.0,
-    artefacts=(0.05, 0.1, 0.0, 0.32, 0.01, 0.02, 0.03, 0.02, 0.02, 0.02, 0.01, 0.1, 0.0, 0.3),
+    artefacts=(0.03, 0.08, 0.0, 0.33, 0.01, 0.02, 0.03, 0.02, 0.02, 0.02, 0.01, 0.06, 0.0, 0.37),
     counts=(1, 1, 1, 1, 1),
 )
 

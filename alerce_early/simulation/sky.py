@@ -119,12 +119,13 @@ def draw_hosts(
     labels: Array, artefact: Array, c: dict[str, Array], setting: Setting, rng: Generator
 ) -> dict[str, Array]:
     """Return the galaxies of supernovae, and of some active nuclei and noise, in one flat list with the row of each."""
-    some = ((labels == AGN) | (artefact == NOISE_PEAK)) & (rng.random(len(labels)) < 0.33)
+    share, added = setting.nuclear
+    some = ((labels == AGN) | (artefact == NOISE_PEAK)) & (rng.random(len(labels)) < share)
     row = np.flatnonzero((labels == SN) | some)
     n, nuclear = len(row), labels[row] != SN
     mean, scatter, brightest, faintest, faint = setting.hosts
     bright = nuclear | (rng.random(n) < 0.75)
-    mag = mean + np.where(nuclear, setting.nuclear, 0) + scatter * rng.standard_normal(n)
+    mag = mean + np.where(nuclear, added, 0) + scatter * rng.standard_normal(n)
     mag = np.clip(mag, brightest, faintest)
     mag = np.where(bright, mag, rng.uniform(faint, setting.limits[1], n))
     radius = setting.zoom * 10 ** (0.52 - 0.13 * (mag - 18) + 0.2 * rng.standard_normal(n))

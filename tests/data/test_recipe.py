@@ -82,18 +82,31 @@ EDGES = {
 
 
 @pytest.mark.parametrize("image", EDGES.values(), ids=EDGES)
-@pytest.mark.parametrize("name", ("minmax", "crop_minmax", "joint", "two_scales"))
+@pytest.mark.parametrize("name", ("minmax", "crop_minmax", "joint", "two_scales", "two_fine_scales"))
 def test_every_recipe_gives_finite_numbers(composed, name: str, image: Tensor) -> None:
     cleaned = Recipe(composed(f"recipe={name}").recipe.steps)(image)
     assert cleaned.isfinite().all() and cleaned.shape[2:] == (21, 21)
 
 
-def test_two_scales_begin_with_the_crop_that_joint_makes(composed) -> None:
+@pytest.mark.parametrize("name", ("two_scales", "two_fine_scales"))
+def test_two_scales_begin_with_the_crop_that_joint_makes(composed, name: str) -> None:
     """NaN to zero, normalised and cropped 63 to 21: what is beside it takes nothing away."""
     image = torch.randn(5, 3, 63, 63)
     image[0, 1, 20:30], image[1] = nan, 7.0
-    two, joint = (Recipe(composed(f"recipe={name}").recipe.steps)(image) for name in ("two_scales", "joint"))
+    two, joint = (Recipe(composed(f"recipe={each}").recipe.steps)(image) for each in (name, "joint"))
     assert two.shape == (5, 8, 21, 21) and torch.equal(two[:, :4], joint)
+
+
+def test_fine_scales_see_42_pixels(composed) -> None:
+    """All that differs between these is the frame around them, empty as around a small cutout."""
+    image = torch.randn(1, 3, 63, 63)
+    image[:, :, 10:53, 10:53] += 5
+    empty = image.clone()
+    mask = torch.ones(63, 63, dtype=torch.bool)
+    mask[10:52, 10:52] = False
+    empty[:, :, mask] = nan
+    fine, whole = (Recipe(composed(f"recipe={name}").recipe.steps[2:]) for name in ("two_fine_scales", "two_scales"))
+    assert torch.equal(fine(image), fine(empty)) and not torch.equal(whole(image), whole(empty))
 
 
 def test_no_data_is_nan_infinity_and_what_no_pixel_reaches() -> None:
