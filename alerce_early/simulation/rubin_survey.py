@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early.data.readers import fields
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.data.records import Records
 from alerce_early.simulation.settings import RUBIN
@@ -20,6 +21,7 @@ def read(n: int = 20_000, seed: int = 0) -> Records:
         features=np.empty((n, 0)),
         feature_names=(),
         classes=CLASSES,
+        survey=fields.RUBIN.survey,
         origin=f"simulated Rubin survey of {n:,} stamps, seed {seed}",
     )
 
