@@ -13,16 +13,18 @@ import alerce_early
 from alerce_early import tables
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.files import PRETRAINED
+from alerce_early.simulation.rubin_survey import simulate_rubin
 
 NAMES = ("ztf", "ztf_images", "ztf_simulated", "ztf_simulated_metadata")
+RUBIN = "rubin_images"
 
 
 def test_each_has_a_card_and_they_are_small() -> None:
     card = (PRETRAINED / "README.md").read_text()
-    assert {file.stem for file in PRETRAINED.glob("*.ckpt")} == set(NAMES)
-    assert all(f"`{name}`" in card for name in NAMES)
-    assert {file.stem for file in PRETRAINED.glob("*.onnx")} == {"ztf", "ztf_images"}
-    assert sum(file.stat().st_size for file in PRETRAINED.iterdir()) < 15e6
+    assert {file.stem for file in PRETRAINED.glob("*.ckpt")} == {*NAMES, RUBIN}
+    assert all(f"`{name}`" in card for name in (*NAMES, RUBIN))
+    assert {file.stem for file in PRETRAINED.glob("*.onnx")} == {"ztf", "ztf_images", RUBIN}
+    assert sum(file.stat().st_size for file in PRETRAINED.iterdir()) < 16e6
 
 
 @pytest.mark.parametrize("name", ["ztf", "ztf_images"])
@@ -48,6 +50,14 @@ def test_it_tells_simulated_stamps(name: str, survey: dict[str, Any]) -> None:
     assert np.mean(recalls) > 0.6 and min(recalls) > 0.4  # chance is .2
 
 
+def test_rubin_tells_simulated_stamps() -> None:
+    """Of another seed than those it was trained on, in every class."""
+    survey = simulate_rubin(250, seed=99)
+    predicted = alerce_early.load(RUBIN).predict(survey["images"])["predicted"]
+    recalls = [(predicted[survey["labels"] == i] == cls).mean() for i, cls in enumerate(CLASSES)]
+    assert np.mean(recalls) > 0.7 and min(recalls) > 0.5
+
+
 def test_a_simulated_night_is_classified_by_name_alone(tmp_path: Path) -> None:
     night, out = tmp_path / "night.tar.gz", tmp_path / "night.parquet"
     assert Command("alerce_early.generate", "--night", "60", "--out", str(night)).wait() == 0
@@ -55,6 +65,15 @@ def test_a_simulated_night_is_classified_by_name_alone(tmp_path: Path) -> None:
     table = tables.read(out)
     assert set(table["predicted"]) <= set(CLASSES) and len(set(table["predicted"])) > 2
     assert np.allclose(sum(table[f"q_{name}"] for name in CLASSES), 1, atol=1e-5)
+
+
+def test_rubin_tells_real_packets(tmp_path: Path, real_data: Path) -> None:
+    """By the command line, of the packets that its simulation was drawn beside; it saw none."""
+    out = tmp_path / "rubin.parquet"
+    assert Command("alerce_early.predict", RUBIN, str(real_data / "rubin"), "--out", str(out)).wait() == 0
+    table = tables.read(out)
+    for cls in ("AGN", "asteroid"):
+        assert (table["predicted"][table["label"] == cls] == cls).mean() > 0.75
 
 
 @pytest.mark.parametrize("name", NAMES)
