@@ -27,7 +27,7 @@ def test_each_has_a_card_and_they_are_small() -> None:
     assert sum(file.stat().st_size for file in PRETRAINED.iterdir()) < 16e6
 
 
-@pytest.mark.parametrize("name", ["ztf", "ztf_images"])
+@pytest.mark.parametrize("name", ["ztf", "ztf_images", RUBIN])
 def test_the_exported_file_is_the_checkpoint(name: str, survey: dict[str, Any]) -> None:
     square = [i for i, image in enumerate(survey["images"]) if image.shape == (63, 63, 3)][:64]
     metadata = dict(zip(COLUMNS, np.asarray(survey["metadata"])[square].T, strict=True))
