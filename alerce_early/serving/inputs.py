@@ -48,12 +48,18 @@ class Format:
     stream: Callable[..., Iterator[Chunk]]
     survey: str = ""
 
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The columns that stand beside the answers in a table."""
+        return tuple(name for name in (*tables.PLACE, *tables.METADATA) if name in self.columns)
+
 
 @dataclass(frozen=True)
 class Source:
     """Files of one format, for a network of one spec.
 
-    labels: CSVs of the classes of packets among them. schemas: where those of messages are, see `wire`.
+    labels: CSVs of the classes of packets among them. schemas: where those of messages are, see `wire`. workers:
+    processes that decode packets, see `alerts.stream`.
     """
 
     files: Sequence[Path]
@@ -61,6 +67,7 @@ class Source:
     spec: DataSpec
     labels: Sequence[Path] = ()
     schemas: str | None = None
+    workers: int | None = None
 
     def chunks(self, size: int, shard: Shard = (0, 1), skip: int = 0, survey: str = "") -> Iterator[Chunk]:
         """Rows in the order of the input, about `size` at a time; those of one shard, after its first `skip`.
@@ -124,6 +131,17 @@ def endings(spec: DataSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(end for form in _formats(spec) for end in form.ends))
 
 
+def find_packets(spec: DataSpec) -> Format:
+    """Return the format of the packets that a network of this spec takes. Raises InputError where it takes none."""
+    for form in _formats(spec):
+        if form.stream is _packets:
+            return form
+    raise InputError(
+        f"this network takes {spec.kind} with the channels {', '.join(spec.channels) or 'unknown'}, "
+        "which alert packets do not hold."
+    )
+
+
 def _formats(spec: DataSpec) -> list[Format]:
     of = spec.survey or stamps_file.SURVEY
     fit = (form for form in FORMATS if spec.channels and set(spec.channels) <= set(form.channels))
@@ -138,6 +156,7 @@ def _packets(source: Source, *, size: int, shard: Shard, skip: int, survey: str)
         size=size,
         shard=shard,
         skip=skip,
+        workers=source.workers,
         labels_paths=source.labels,
         schemas=wire.Schemas(source.schemas) if source.schemas else None,
         survey=survey,

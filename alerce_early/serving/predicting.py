@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from alerce_early import tables
 from alerce_early.data.records import CUT_SHORT, MISSING, TOO_LITTLE, Chunk, Rejected
 from alerce_early.errors import InputError
 from alerce_early.serving.classifier import Classifier, Table
@@ -21,6 +20,7 @@ from alerce_early.serving.parts import Parts
 
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
 NOT_FINITE = "the output of the network is not finite"
+DUPLICATE = "duplicate of a row before it"
 NOTHING = Chunk(None, np.array([], dtype=str), np.array([], dtype=str), (), 0)
 
 
@@ -107,7 +107,7 @@ def predict(
     output cannot be written; a row that cannot be read, is misshaped or a duplicate is set aside.
     """
     seen = seen or Seen()
-    shown = [name for name in (*tables.PLACE, *tables.METADATA) if name in source.format.columns]
+    shown = source.format.shown
     started = time.perf_counter()
     with Parts(out, _command(classifier, source, shard, size), overwrite) as parts:
         before = parts.counts["read"]
@@ -115,7 +115,10 @@ def predict(
             seen.add(keys)
         with tqdm(unit=" alerts", initial=before, disable=None) as bar:
             for chunk in () if parts.finished else source.chunks(size, shard, before, classifier.survey):
-                table, rejected = _classified(classifier, chunk, seen, shown)
+                chunk = keep_usable(classifier, chunk)  # what has too little data may come again
+                if not (fresh := seen.fresh(chunk.keys)).all():
+                    chunk = chunk.set_aside(~fresh, DUPLICATE)
+                table, rejected = classify_chunk(classifier, chunk, shown)
                 parts.add(table, rejected, chunk.read)
                 seen.add(table["candid"])  # now that they are on disk
                 bar.update(chunk.read)
@@ -149,18 +152,23 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
     }
 
 
-def _classified(classifier: Classifier, chunk: Chunk, seen: Seen, shown: Sequence[str]) -> tuple[Table, list[Rejected]]:
-    """Return the rows of a chunk that are here for the first time, and all that was set aside."""
+def keep_usable(classifier: Classifier, chunk: Chunk) -> Chunk:
+    """Return the chunk without the rows that hold too little data, which are set aside."""
     if chunk.records and not (enough := classifier.has_data(np.asarray(chunk.records.images))).all():
-        chunk = chunk.set_aside(~enough, TOO_LITTLE)
+        return chunk.set_aside(~enough, TOO_LITTLE)
+    return chunk
+
+
+def classify_chunk(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> tuple[Table, list[Rejected]]:
+    """Return the rows of a chunk that the network has an answer for, and all that was set aside.
+
+    shown: names of the columns beside the answers, NaN where the chunk lacks them.
+    """
     table = _table(classifier, chunk, shown)
-    fresh, answered = seen.fresh(chunk.keys), classifier.find_answered(table)
-    rejected = [
-        Rejected(source, key, reason)
-        for rows, reason in ((~fresh, "duplicate of a row before it"), (fresh & ~answered, NOT_FINITE))
-        for source, key in zip(chunk.sources[rows].tolist(), chunk.keys[rows].tolist(), strict=True)
-    ]
-    return {name: column[fresh & answered] for name, column in table.items()}, [*chunk.rejected, *rejected]
+    answered = classifier.find_answered(table)
+    places = zip(chunk.sources[~answered].tolist(), chunk.keys[~answered].tolist(), strict=True)
+    rejected = [*chunk.rejected, *(Rejected(source, key, NOT_FINITE) for source, key in places)]
+    return {name: column[answered] for name, column in table.items()}, rejected
 
 
 def _table(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> Table:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 
 from alerce_early.data.names import to_printable
 from alerce_early.data.readers import containers, labels, raw_files
@@ -87,11 +88,28 @@ def decode(
         for number, message in enumerate(messages)
         for block in containers.look_into(io.BytesIO(message), f"message {number}", schemas)
     ]
-    rows = decode_records(held, survey, channels)
+    return _decode_here(held, survey, channels, f"{len(messages):,} messages")
+
+
+def decode_rows(table: pyarrow.RecordBatch, survey: str = "", channels: Sequence[str] = CHANNELS) -> Chunk:
+    """Decode packets that are rows, with the columns of `fields.Fields.needed`; the source of the first is "#1".
+
+    All else as of `decode`. Raises InputError where a column is lacking.
+    """
+    _check_channels(channels)
+    try:
+        held = [(block, range(block.count)) for block in containers.pack(table, "", 1)]
+    except ValueError as error:
+        raise InputError(f"rows that are no alert packets: {error}.") from None
+    return _decode_here(held, survey, channels, f"{len(table):,} rows")
+
+
+def _decode_here(work: Work, survey: str, channels: Sequence[str], origin: str) -> Chunk:
+    rows = decode_records(work, survey, channels)
     first = next((row.survey for row in rows if isinstance(row, Packet)), "")
     strange = f"packet of another survey than the first, {first}"
     rows = [Rejected(r.source, r.key, strange) if isinstance(r, Packet) and r.survey != first else r for r in rows]
-    return _chunk(rows, f"{len(messages):,} messages", [], channels)
+    return _chunk(rows, origin, [], channels)
 
 
 def _check_channels(channels: Sequence[str]) -> None:

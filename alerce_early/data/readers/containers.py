@@ -183,6 +183,22 @@ def _container(file: Any, source: str) -> Iterator[Block]:
         yield Block(source, number, damage=f"Avro file is damaged: {error}")
 
 
+def pack(rows: pyarrow.RecordBatch, source: str, first: int = 0) -> Iterator[Block]:
+    """Yield rows that are packets as blocks, a few each. Raises ValueError where they lack a column."""
+    wanted = fields.of(rows.schema.names)
+    if lacking := [name for name in wanted.needed if name not in rows.schema.names]:
+        raise ValueError(f"no column {', '.join(lacking)}")
+    for start in range(0, len(rows), PARQUET_ROWS):
+        yield _block(rows.select(list(wanted.needed)).slice(start, PARQUET_ROWS), source, first + start)
+
+
+def _block(rows: pyarrow.RecordBatch, source: str, first: int) -> Block:
+    sink = pyarrow.BufferOutputStream()
+    with ipc.new_stream(sink, rows.schema) as out:
+        out.write_batch(rows)
+    return Block(source, first, len(rows), codec="arrow", data=sink.getvalue().to_pybytes())
+
+
 def _message(file: IO[bytes], source: str, schemas: Schemas) -> Block:
     message = file.read(LARGEST_BLOCK + 1)
     try:
@@ -207,10 +223,7 @@ def _parquet(file: Any, source: str) -> Iterator[Block]:
             for rows in held.iter_batches(PARQUET_ROWS, columns=names):
                 if rows.nbytes > LARGEST_BLOCK:
                     raise ValueError(f"{len(rows)} rows take {rows.nbytes:,} bytes")
-                sink = pyarrow.BufferOutputStream()
-                with ipc.new_stream(sink, rows.schema) as out:
-                    out.write_batch(rows)
-                yield Block(source, number, len(rows), codec="arrow", data=sink.getvalue().to_pybytes())
+                yield _block(rows, source, number)
                 number += len(rows)
     except (ValueError, OSError, MemoryError, NotImplementedError) as error:  # pyarrow's own are of these
         yield Block(source, number, damage=f"Parquet file cannot be read as alerts: {one_line(error)}")

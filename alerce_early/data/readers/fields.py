@@ -4,6 +4,7 @@ ZTF: 3.x and 4.x, https://github.com/ZwickyTransientFacility/ztf-avro-alert. Rub
 https://github.com/lsst/alert_packet. Brokers add fields and reorder them.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import NoneType
@@ -105,3 +106,25 @@ def cutout_in(record: Mapping[str, Any], channel: str) -> bytes:
     if not isinstance(content, bytes) or not content:
         raise UnreadableError(f"{field} is missing")
     return content
+
+
+def pixels_in(record: Mapping[str, Any], channel: str) -> np.ndarray | None:
+    """Return the (H, W) float32 image that a table holds as numbers, None where it holds the file.
+
+    The numbers are lists of rows or, of a square image, one list. Raises UnreadableError for a list that is no image.
+    """
+    field = CUTOUTS[channel]
+    held = record.get(field)
+    content = held.get("stampData") if isinstance(held, dict) else held
+    if not isinstance(content, list):
+        return None
+    try:
+        pixels = np.array(content, np.float32)  # of None NaN
+    except (TypeError, ValueError):
+        raise UnreadableError(f"{field} is no image: its rows differ in length or hold no numbers") from None
+    side = math.isqrt(pixels.size)
+    if pixels.ndim == 1 and side**2 == pixels.size:
+        return pixels.reshape(side, side)
+    if pixels.ndim != 2:
+        raise UnreadableError(f"{field} is no image: its shape is {pixels.shape}")
+    return pixels

@@ -41,11 +41,13 @@ def _stamps(record: Mapping[str, Any], channels: Sequence[str]) -> np.ndarray:
     for plane, channel in zip(planes, channels, strict=True):
         if channel not in CUTOUTS:
             raise UnreadableError(f"packet of {ZTF.survey} has no image {channel}")
-        content = fields.cutout_in(record, channel)
-        try:
-            stamp = image(content)
-        except UnreadableError as error:
-            raise UnreadableError(f"{CUTOUTS[channel]} {error}") from None
+        stamp = fields.pixels_in(record, channel)
+        if stamp is None:
+            content = fields.cutout_in(record, channel)
+            try:
+                stamp = image(content)
+            except UnreadableError as error:
+                raise UnreadableError(f"{CUTOUTS[channel]} {error}") from None
         if stamp.shape != plane.shape:
             raise UnreadableError("stamp is {} x {}, wanted {} x {}".format(*stamp.shape, *plane.shape))
         plane[:] = stamp

@@ -1,0 +1,119 @@
+"""Rows that are alerts to rows that are predictions: those of `predict`, with nothing lost and nothing moved."""
+
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import pyarrow
+import pytest
+from networks import constant
+from pyarrow import parquet
+from tiny import spec
+
+import alerce_early
+from alerce_early.data.readers import stamps_file
+from alerce_early.data.readers.cutouts import image
+from alerce_early.data.records import TOO_LITTLE
+from alerce_early.errors import InputError
+from alerce_early.runs import Run
+from alerce_early.serving import inputs
+from alerce_early.serving.arrow import classify_arrow, prediction_schema
+from alerce_early.serving.classifier import Classifier
+from alerce_early.serving.facts import Facts
+from alerce_early.serving.predicting import predict
+from alerce_early.simulation import simulated_packets
+
+N = 270  # more than go through the network together
+
+
+@pytest.fixture(scope="module")
+def packets() -> list[dict[str, Any]]:
+    return [packet for packet, _ in simulated_packets.alerts(N, pool_size=60)]
+
+
+@pytest.fixture(scope="module")
+def classifier(finished_run: Run) -> Classifier:
+    return alerce_early.load(finished_run.path)
+
+
+def rows_of(packets: list[dict[str, Any]]) -> pyarrow.RecordBatch:
+    return pyarrow.Table.from_pylist(packets).combine_chunks().to_batches()[0]
+
+
+def test_the_answers_are_those_of_predict(
+    packets: list[dict[str, Any]], classifier: Classifier, tmp_path: Path
+) -> None:
+    """To the bit, whether they come as Avro or as rows, in a struct, as bytes or as numbers, with more columns."""
+    with (tmp_path / "night.avro").open("wb") as file:
+        fastavro.writer(file, simulated_packets.SCHEMA, packets)
+    predict(classifier, inputs.find([tmp_path / "night.avro"], classifier.spec), tmp_path / "table.parquet")
+    table = parquet.read_table(tmp_path / "table.parquet").drop_columns(["source", "label"])
+    flat = [
+        {**packet, "more": 1.0, **{name: packet[name]["stampData"] for name in packet if name.startswith("cutout")}}
+        for packet in packets
+    ]
+    pixels = {p[n]["stampData"]: image(p[n]["stampData"]) for p in packets for n in p if n.startswith("cutout")}
+    arrays = [
+        {name: pixels[held].tolist() if name.startswith("cutout") else held for name, held in packet.items()}
+        for packet in flat
+    ]
+    lists = [
+        {name: pixels[held].ravel().tolist() if name.startswith("cutout") else held for name, held in packet.items()}
+        for packet in flat
+    ]
+    for rows in (rows_of(packets), rows_of(flat), rows_of(arrays), rows_of(lists)):
+        found = classify_arrow(rows, classifier)
+        assert found.schema == prediction_schema(classifier) and found["rejected"].null_count == N
+        assert pyarrow.Table.from_batches([found]).drop_columns("rejected") == table.replace_schema_metadata(None)
+    whole = pyarrow.Table.from_batches([found])
+    pieces = [classify_arrow(rows_of(packets).slice(start, 7), classifier) for start in range(0, N, 7)]
+    for name, column in pyarrow.Table.from_batches(pieces).to_pydict().items():
+        if whole[name].type == pyarrow.string():
+            assert column == whole[name].to_pylist()
+        else:
+            assert column == pytest.approx(whole[name].to_pylist(), abs=1e-6, nan_ok=True)
+
+
+def test_what_cannot_be_used_keeps_its_place(packets: list[dict[str, Any]]) -> None:
+    """Given = classified + set aside, each row where it was, with its reason."""
+    facts = spec(classes=("SN", "rest"), raw_shape=(3, 63, 63), channels=stamps_file.CHANNELS, min_share=0.25)
+
+    def run(stamps: np.ndarray, metadata: np.ndarray | None) -> dict[str, np.ndarray]:
+        broken = np.isinf(stamps).any((1, 2, 3))
+        return {name: np.where(broken, np.nan, 0.5).astype(np.float32) for name in ("p_SN", "p_rest")}
+
+    classifier = Classifier([(Facts("0" * 12, facts, ("p_SN", "p_rest")), run)], "torch")
+    some = [dict(packet) for packet in packets[:6]]
+    some[1]["cutoutTemplate"] = None
+    some[2]["candid"] = None
+    for i, value in ((3, np.nan), (4, np.inf)):
+        stamp = np.ones((63, 63), np.float32)
+        stamp[slice(None) if i == 3 else 0] = value
+        stamp[0, 1] = 1
+        content = simulated_packets.gzipped_fits(stamp)
+        some[i] |= {name: {"stampData": content} for name in some[i] if name.startswith("cutout")}
+    some[5] |= {"candid": packets[0]["candid"]}  # which is not for this function to judge
+    found = classify_arrow(rows_of(some), classifier)
+    keys = [str(packet["candid"]) if packet["candid"] else None for packet in some]
+    assert found["candid"].to_pylist() == keys
+    assert found["rejected"].to_pylist() == [
+        *(None, "cutoutTemplate is missing", "candid is missing", TOO_LITTLE),
+        *("the output of the network is not finite", None),
+    ]
+    assert found["q_SN"].to_pylist() == [0.5, None, None, None, None, 0.5]
+    assert found["predicted"].null_count == 4 and found["model"].null_count == 4
+    for rows in (rows_of(some[1:3]), rows_of(some).slice(0, 0)):
+        nothing = classify_arrow(rows, classifier)
+        assert nothing.schema == found.schema and len(nothing) == len(rows) == nothing["q_SN"].null_count
+
+
+def test_rows_that_are_no_packets(packets: list[dict[str, Any]], finished_run: Run) -> None:
+    with pytest.raises(InputError, match="no column candid, cutoutDifference"):
+        classify_arrow(
+            pyarrow.RecordBatch.from_pylist([{n: 1 for n in packets[0] if n not in ("candid", "cutoutDifference")}]),
+            constant("SN", "rest"),
+        )
+    spectra = Facts("0" * 12, spec(classes=("SN", "rest"), raw_shape=(2, 99), kind="spectra"), ("p_SN", "p_rest"))
+    with pytest.raises(InputError, match=r"takes spectra .* alert packets"):
+        prediction_schema(Classifier([(spectra, lambda *_: {})], "torch"))
