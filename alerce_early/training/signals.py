@@ -49,6 +49,24 @@ def listen() -> None:
         signal.signal(number, _stop)
 
 
+@contextmanager
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Within, the first signal raises nothing; the function that is yielded tells whether it came. A second raises."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if came:
+            _stop(number, frame)
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def end_at_once(speaks: bool, end_others: Callable[[int], None] = lambda _: None) -> None:
     """From now on, the signals end this process from a thread of its own: one of several that train together.
 

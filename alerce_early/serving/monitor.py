@@ -1,0 +1,53 @@
+"""What a stream says of itself now and then: how fast it goes, what it set aside, whether its alerts have changed."""
+
+import time
+
+import numpy as np
+import pyarrow
+from pyarrow import compute
+
+from alerce_early import tables
+from alerce_early.evaluation.drift import find_drift
+
+REFERENCE = 2_000  # alerts that later ones are held against
+MOST = 20_000  # alerts since the last line that are looked at
+COLUMNS = (*tables.METADATA, "imputed")  # of the inputs, as far as a table has them
+
+
+class Monitor:
+    """classified, rejected: since the start."""
+
+    def __init__(self) -> None:
+        self.classified = self.rejected = 0
+        self._told, self._since = 0, time.monotonic()
+        self._names: tuple[str, ...] = ()
+        self._reference: list[np.ndarray] = []
+        self._recent: list[np.ndarray] = []
+
+    def add(self, rows: pyarrow.Table) -> None:
+        """Count the rows of one more part, which have `arrow.REJECTED`."""
+        classified = rows.filter(compute.is_null(rows["rejected"]))
+        self.classified += len(classified)
+        self.rejected += len(rows) - len(classified)
+        self._names = tuple(name for name in COLUMNS if name in rows.column_names)
+        values = np.stack([classified[name].to_numpy().astype(float) for name in self._names], 1)
+        values = values[np.isfinite(values).all(1)]
+        missing = REFERENCE - sum(map(len, self._reference))
+        self._reference.append(values[: max(missing, 0)])
+        if sum(map(len, self._recent)) < MOST:
+            self._recent.append(values[max(missing, 0) :])
+
+    def describe(self) -> str:
+        """Return rate, rejected and drift since the last such line, in words.
+
+        Drift is named by column with its population stability index against the first `REFERENCE` alerts, where
+        `evaluation.drift` finds one.
+        """
+        now, total = time.monotonic(), self.classified + self.rejected
+        rate = (total - self._told) / max(now - self._since, 1e-9)
+        found = []
+        if recent := self._recent:
+            found = find_drift(np.concatenate(self._reference), np.concatenate(recent), self._names)
+        self._told, self._since, self._recent = total, now, []
+        drift = ", ".join(f"{one['column']} {one['psi']:.2f}" for one in found)
+        return f"{rate:,.0f} alerts/s, {self.rejected:,} of {total:,} rejected, drift: {drift or 'none'}"

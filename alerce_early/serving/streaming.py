@@ -1,0 +1,215 @@
+"""Alerts from Kafka, classified as they come, by any number of processes that share the partitions of a topic.
+
+Every message comes once into the files of a folder, see `chained`. Into a topic it comes once or, where a process was
+killed, again: an answer is sent before its part is there.
+"""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import compute, parquet
+
+from alerce_early.data.readers import alerts
+from alerce_early.data.readers.wire import Schemas
+from alerce_early.errors import InputError, one_line, require_extra
+from alerce_early.serving.arrow import answer, part_schema
+from alerce_early.serving.chained import PATTERN, add_part, find_end
+from alerce_early.serving.classifier import Classifier
+from alerce_early.serving.monitor import Monitor
+
+with require_extra("kafka://", "stream"):
+    from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+START = "kafka://"
+AT_ONCE = 256  # messages taken together, which makes the largest part
+PAUSE = 2.0  # seconds to wait for so many
+PATIENCE = 10.0  # seconds for a broker to answer
+MINUTE = 60.0  # seconds between two lines
+Place = tuple[str, int]  # topic and partition
+
+
+def parse(url: str) -> tuple[str, list[str]]:
+    """Split kafka://HOST:PORT[,HOST:PORT]/TOPIC[,TOPIC] into brokers and topics, of which ^PATTERN is several."""
+    found = re.fullmatch(rf"{START}([^/\s]+)/(\S+)", url)
+    if not found:
+        raise InputError(f"{url}: wanted {START}HOST:PORT/TOPIC[,TOPIC].")
+    return found[1], found[2].split(",")
+
+
+def read_settings(file: Path) -> dict[str, str]:
+    """Read a file of librdkafka's settings, as Kafka's own tools do: NAME=VALUE a line, "#" before a remark."""
+    try:
+        lines = [line.strip() for line in file.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--kafka {file} cannot be read: {one_line(error)}.") from None
+    given = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, _, value in given}
+
+
+class Stream:
+    """One consumer of a group: what it was assigned, from its messages to parts.
+
+    settings: of librdkafka. to: the producer and topic of the answers. Raises InputError where the broker cannot be
+    reached, the folder holds the parts of something else, or a topic was made anew since they were written.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        url: str,
+        out: Path,
+        group: str,
+        settings: Mapping[str, str],
+        to: str = "",
+        schemas: Schemas | None = None,
+    ):
+        self.classifier, self.url, self.out, self.schemas = classifier, url, out, schemas
+        self.ends: dict[Place, int] = {}  # of the partitions that are ours, where their parts end
+        self._gaps: dict[Place, int] = {}
+        self.monitor = Monitor()
+        wanted = part_schema(classifier)
+        for part in list(out.glob(f"*/{PATTERN}"))[:1]:
+            if not parquet.read_schema(part).equals(wanted):
+                raise InputError(f"--out {out}: {part} has other columns than this network's. Choose another --out.")
+        brokers, topics = parse(url)
+        usual = {"topic.metadata.refresh.interval.ms": 10_000, "log_level": 0, "error_cb": _warn, **settings}
+        fixed = {"auto.offset.reset": "error", "enable.auto.commit": False, "bootstrap.servers": brokers}
+        self.producer: Producer | None = None
+        try:
+            self.consumer = Consumer({"group.id": group, **usual, **fixed})
+            self.consumer.list_topics(timeout=PATIENCE)
+            self.consumer.subscribe(topics, on_assign=self._assign, on_revoke=self._revoke)
+            if to:
+                brokers, (self.topic, *_) = parse(to)
+                self.producer = Producer({**usual, "enable.idempotence": True, "bootstrap.servers": brokers})
+        except (KafkaException, TypeError, ValueError) as error:
+            raise InputError(f"{url}: {one_line(error)}.") from None
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Classify until asked to stop, which is when a batch is whole and committed."""
+        print(f"{self.classifier.model} takes {self.url}", flush=True)
+        told = time.monotonic()
+        try:
+            while not stopping():
+                held: dict[Place, list[Any]] = {}
+                message: Any  # of which all that may be None is there where there is no error
+                for message in self.consumer.consume(AT_ONCE, PAUSE):
+                    if not message.error():
+                        held.setdefault((message.topic(), message.partition()), []).append(message)
+                    elif message.error().code() == KafkaError._AUTO_OFFSET_RESET:
+                        self._find_start((message.topic(), message.partition()))
+                    else:
+                        _warn(message.error())
+                for place, messages in held.items():
+                    self._take(place, messages)
+                if time.monotonic() - told >= MINUTE:
+                    told = time.monotonic()
+                    print(f"{len(self.ends)} partitions, lag {self._lag():,}, {self.monitor.describe()}", flush=True)
+        except KafkaException as error:
+            raise InputError(f"{self.url}: {one_line(error)}.") from None
+        finally:
+            self.consumer.close()
+        print(f"{self.monitor.classified:,} classified, {self.monitor.rejected:,} rejected: {self.out}", flush=True)
+
+    def _take(self, place: Place, messages: Sequence[Any]) -> None:
+        """Classify messages of one partition and write their part, as far as they follow on the one before it."""
+        end = self.ends.get(place)
+        if end is None:  # fetched before a rebalance
+            return
+        fresh: list[Any] = []
+        for message in messages:
+            if message.offset() >= (fresh[-1].offset() + 1 if fresh else end):
+                fresh.append(message)
+        if not fresh:
+            return
+        if (first := fresh[0].offset()) > end and self._gaps.get(place) != first:
+            self._gaps[place] = first  # believed when seen twice: what is missing was deleted or is no message
+            self._seek(place, end)
+            return
+        if first > end > 0:
+            print(f"warning: {_name(place)}: offsets {end} to {first - 1} are not there", file=sys.stderr, flush=True)
+        network, held = self.classifier, [message.value() or b"" for message in fresh]
+        rows = answer(network, alerts.decode(held, self.schemas, network.survey, network.spec.channels))
+        names = [
+            re.sub(r"^message (\d+)", lambda found: f"{_name(place)}/{fresh[int(found[1])].offset()}", source)
+            for source in rows["source"].to_pylist()
+        ]
+        rows = rows.set_column(rows.schema.get_field_index("source"), "source", pyarrow.array(names, pyarrow.string()))
+        self._send(rows)
+        if add_part(self._folder(place), end, last := fresh[-1].offset() + 1, rows):
+            self.ends[place] = last
+            self.monitor.add(rows)
+            self.consumer.commit(offsets=[TopicPartition(*place, last)], asynchronous=True)
+        else:  # another consumer has it, as this one will hear
+            self.ends[place] = find_end(self._folder(place))
+            self._seek(place, self.ends[place])
+
+    def _send(self, rows: pyarrow.Table) -> None:
+        """Send the answers before their part is there, so that a kill in between sends them again."""
+        if self.producer is None:
+            return
+        failed: list[KafkaError] = []
+        for row in rows.filter(compute.is_null(rows["rejected"])).drop_columns("rejected").to_pylist():
+            plain = {name: None if value != value else value for name, value in row.items()}  # JSON has no NaN
+            self.producer.produce(
+                self.topic,
+                json.dumps(plain).encode(),
+                key=row["id"],
+                on_delivery=lambda error, _: failed.append(error) if error else None,
+            )
+        if self.producer.flush(6 * PATIENCE) or failed:
+            raise InputError(f"--to {self.topic}: {failed[0].str() if failed else 'the broker does not take them'}.")
+
+    def _assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        for one in places:
+            one.offset = self.ends[one.topic, one.partition] = find_end(self._folder((one.topic, one.partition)))
+        consumer.assign(places)
+
+    def _revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        for one in places:
+            self.ends.pop((one.topic, one.partition), None)
+
+    def _find_start(self, place: Place) -> None:
+        """Go on where a topic begins that no longer has what follows on the parts."""
+        end = self.ends.get(place, 0)
+        low, high = self.consumer.get_watermark_offsets(TopicPartition(*place), timeout=PATIENCE)
+        if end > high:
+            raise InputError(
+                f"--out {self.out}: its parts of {_name(place)} end at {end}, and the topic at {high}: it was made "
+                "anew. Choose another --out."
+            )
+        self._gaps[place] = low = max(low, end)
+        # not by seek, which a partition that is not being read refuses
+        self.consumer.assign([TopicPartition(*one, low if one == place else at) for one, at in self.ends.items()])
+
+    def _seek(self, place: Place, offset: int) -> None:
+        try:
+            self.consumer.seek(TopicPartition(*place, offset))
+        except KafkaException:  # it is no longer ours
+            self.ends.pop(place, None)
+
+    def _lag(self) -> int:
+        """Return how many messages wait in the partitions that are ours, as far as the last answers tell."""
+        return sum(
+            max(0, self.consumer.get_watermark_offsets(TopicPartition(*place), cached=True)[1] - end)
+            for place, end in self.ends.items()
+        )
+
+    def _folder(self, place: Place) -> Path:
+        if not re.fullmatch(r"[\w.-]+", place[0], re.ASCII):
+            raise InputError(f"topic {place[0]!r} is no name of a folder.")
+        return self.out / f"{place[0]}-{place[1]}"
+
+
+def _name(place: Place) -> str:
+    return "/".join(map(str, place))
+
+
+def _warn(error: KafkaError) -> None:
+    print(f"warning: {START} {error.str()}", file=sys.stderr, flush=True)

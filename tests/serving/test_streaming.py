@@ -1,0 +1,220 @@
+"""A stream from a real broker: each message once, whoever is killed, whoever else writes, whatever a message holds."""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+from broker import broker, kafka, make_topic, send, settings_file
+from command import Command
+from networks import constant, wait_for
+from pyarrow import compute, parquet
+from stream_kills import consume, count_rows, messages, rows_in
+
+import alerce_early
+from alerce_early.errors import InputError
+from alerce_early.predict import main
+from alerce_early.runs import Run
+from alerce_early.serving import inputs, streaming
+from alerce_early.serving.chained import add_part, find_end
+from alerce_early.serving.monitor import Monitor
+from alerce_early.serving.predicting import predict
+from alerce_early.serving.streaming import Stream, parse, read_settings
+from alerce_early.simulation.simulated_packets import SCHEMA
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with broker(tmp_path_factory.mktemp("broker")) as address:
+        yield address
+
+
+def begin(where: str, topic: str, run: Path, out: Path, *more: object) -> Command:
+    given = [f"kafka://{where}/{topic}", f"--out={out}", f"--kafka={settings_file(out.parent)}"]
+    return Command("alerce_early.predict", run, *given, *more)
+
+
+@pytest.mark.slow
+def test_each_message_once_whoever_is_killed(where: str, finished_run: Run, tmp_path: Path) -> None:
+    found = consume(where, finished_run.path, tmp_path, n=1_200, kills=5, pause=1.5)
+    assert found["statuses"] == [0, 0] and not any(found["said"]), found
+    assert found["rows"] == found["offsets"] == 1_200 and not found["lost"] + found["twice"], found
+
+
+@pytest.mark.slow
+def test_each_message_once_where_two_hold_each_partition(where: str, finished_run: Run, tmp_path: Path) -> None:
+    """As around a rebalance, but all the time: two groups that write into one folder, and cut it differently."""
+    n, out = 800, tmp_path / "out"
+    make_topic(where, "both", 2)
+    running = [begin(where, "both", finished_run.path, out, f"--group={group}") for group in "ab"]
+    wait_for(lambda: all(one.stdout for one in running))
+    sent = list(islice(messages(), n))
+    for start in range(0, n, 20):
+        send(where, "both", ((i % 2, sent[i]) for i in range(start, start + 20)))
+        time.sleep(0.15)
+    wait_for(lambda: count_rows(out) >= n)
+    for one in running:
+        one.terminate()
+    assert [one.wait(30) for one in running] == [0, 0], [one.stderr for one in running]
+    rows = rows_in(out)
+    assert sorted(map(int, rows["candid"].to_pylist())) == list(range(1, n + 1))
+    assert len(set(rows["source"].to_pylist())) == n
+
+
+def test_a_part_is_written_by_one(tmp_path: Path) -> None:
+    folder = tmp_path / "topic-0"
+    assert find_end(folder) == 0
+    assert add_part(folder, 0, 7, pyarrow.table({"a": [1]})) and find_end(folder) == 7
+    assert not add_part(folder, 0, 9, pyarrow.table({"a": [2]})) and find_end(folder) == 7
+    assert add_part(folder, 7, 12, pyarrow.table({"a": [3]})) and find_end(folder) == 12
+    assert parquet.read_table(tmp_path)["a"].to_pylist() == [1, 3]
+    assert [path.name for path in sorted(folder.iterdir())] == [f"{0:020}.parquet", f"{7:020}.parquet"]
+
+
+def test_answers_and_what_is_set_aside(where: str, finished_run: Run, tmp_path: Path) -> None:
+    """The rows of `predict` in files and in a topic; what cannot be read with offset and reason, and on it goes."""
+    sent = list(islice(messages(), 6))
+    (tmp_path / "night").mkdir()
+    for i, message in enumerate(sent):
+        (tmp_path / "night" / f"{i}.avro").write_bytes(message)
+    network = alerce_early.load(finished_run.path)
+    predict(network, inputs.find([tmp_path / "night"], network.spec), tmp_path / "night.parquet")
+    wanted = parquet.read_table(tmp_path / "night.parquet").drop_columns(["source", "label"]).to_pylist()
+    broken = [sent[0][:-300], b"\0\0\0\0\7body", b"not avro", b""]
+    make_topic(where, "answered", 1)
+    make_topic(where, "answers", 1)
+    send(where, "answered", [(0, message) for message in (*sent[:3], *broken, *sent[3:])])
+    out = tmp_path / "out"
+    more = ("--group=answered", f"--to=kafka://{where}/answers", f"--schemas={schema(tmp_path)}")
+    with begin(where, "answered", finished_run.path, out, *more) as command:
+        wait_for(lambda: count_rows(out) >= 10 or command.poll() is not None, 30)
+        command.terminate()
+        assert command.wait(30) == 0, command.stderr
+    assert command.stdout.splitlines() == [
+        f"{network.model} takes kafka://{where}/answered",
+        f"6 classified, 4 rejected: {out}",
+    ]
+    rows = rows_in(out)
+    assert [row["source"] for row in rows.to_pylist()] == [f"answered/0/{i}" for i in range(10)]
+    reasons = rows["rejected"].to_pylist()
+    assert [bool(reason) for reason in reasons] == [False] * 3 + [True] * 4 + [False] * 3
+    assert "cut short" in reasons[3] and "schema 7 is not known" in reasons[4] and "wanted an Avro" in reasons[5]
+    answered = rows.filter(compute.is_null(rows["rejected"])).drop_columns(["source", "rejected"]).to_pylist()
+    assert answered == wanted
+    reader = kafka.Consumer({"bootstrap.servers": where, "group.id": "reader"})
+    reader.assign([kafka.TopicPartition("answers", 0, 0)])
+    received = reader.consume(6, 20)
+    reader.close()
+    assert [message.key().decode() for message in received] == [row["id"] for row in wanted]
+    for message, row in zip(received, wanted, strict=True):
+        plain = json.loads(message.value())
+        assert plain.pop("source").startswith("answered/0/")
+        assert plain == {name: None if value != value else value for name, value in row.items()}
+    committed = kafka.Consumer({"bootstrap.servers": where, "group.id": "answered"})
+    assert committed.committed([kafka.TopicPartition("answered", 0)], timeout=10)[0].offset == 10
+    committed.close()
+
+
+def schema(folder: Path) -> Path:
+    (folder / "avsc").mkdir()
+    (folder / "avsc" / "900.avsc").write_text(json.dumps({k: v for k, v in SCHEMA.items() if not k.startswith("__")}))
+    return folder / "avsc"
+
+
+@pytest.fixture
+def mock() -> Iterator[str]:
+    """librdkafka's own broker, which deletes what exceeds 5 MB of a partition."""
+    held = kafka.Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "none"})
+    (one,) = held.list_topics(timeout=10).brokers.values()
+    yield f"{one.host}:{one.port}"
+
+
+def follow(where: str, out: Path, n: int) -> None:
+    """Classify in this process until there are n rows, in a group of its own: that broker knows no second start."""
+    stream = Stream(constant("SN", "rest"), f"kafka://{where}/topic", out, f"group{n}", {})
+    until = time.monotonic() + 60
+    stream.run(lambda: count_rows(out) >= n or time.monotonic() > until)
+
+
+@pytest.mark.slow
+def test_what_a_topic_no_longer_has(mock: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It goes on with what there is, and says what is not; where all is gone it refuses."""
+    out = tmp_path / "out"
+    send(mock, "topic", ((0, message) for message in islice(messages(), 5)))
+    follow(mock, out, 5)
+    assert not capsys.readouterr().err
+    send(mock, "topic", ((0, message) for message in islice(messages(6), 1_500)))  # 15 MB
+    follow(mock, out, 300)
+    (told,) = set(capsys.readouterr().err.splitlines())
+    rows = rows_in(out)
+    offsets = [int(source.rpartition("/")[2]) for source in rows["source"].to_pylist()]
+    assert (
+        offsets[:5] == list(range(5)) and offsets[5] > 100 and offsets[5:] == list(range(offsets[5], offsets[-1] + 1))
+    )
+    assert [int(candid) - 1 for candid in rows["candid"].to_pylist()] == offsets
+    assert told == f"warning: topic/0: offsets 5 to {offsets[5] - 1} are not there"
+    add_part(out / "topic-0", 9_000, 9_999, rows)
+    with pytest.raises(InputError, match=r"--out .* topic/0 end at 9999, and the topic at 1505: .* made anew"):
+        follow(mock, out, 10_000)
+
+
+def test_what_is_refused_at_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse("kafka://a:1,b:2/one,^two.*") == ("a:1,b:2", ["one", "^two.*"])
+    for url in ("kafka://", "kafka://a:1", "kafka://a:1/", "http://a/b"):
+        with pytest.raises(InputError, match="wanted kafka://HOST:PORT/TOPIC"):
+            parse(url)
+    (tmp_path / "settings").write_text("# ours\n\nsasl.password = a=b\n")
+    assert read_settings(tmp_path / "settings") == {"sasl.password": "a=b"}
+    with pytest.raises(InputError, match=r"--kafka .* cannot be read"):
+        read_settings(tmp_path / "nowhere")
+    network, url = constant("SN", "rest"), "kafka://127.0.0.1:9/topic"
+    with pytest.raises(InputError, match="No such configuration property"):
+        Stream(network, url, tmp_path, "g", {"no.such": "1"})
+    monkeypatch.setattr(streaming, "PATIENCE", 0.5)
+    with pytest.raises(InputError, match=r"^kafka://127.0.0.1:9/topic: "):
+        Stream(network, url, tmp_path, "g", {})
+    add_part(tmp_path / "topic-0", 0, 1, pyarrow.table({"a": [1]}))
+    with pytest.raises(InputError, match=r"--out .* has other columns"):
+        Stream(network, url, tmp_path, "g", {})
+
+
+@pytest.mark.parametrize(
+    "given, wrong",
+    [
+        (["kafka://a:1/b", "--group=g", "--shard=1/2"], "--shard"),
+        (["kafka://a:1/b", "--group=g", "--engine=ray"], "--engine"),
+        (["kafka://a:1/b"], "--group"),
+        (["kafka://a:1/b", "c", "--group=g"], "one INPUT"),
+        (["night.avro", "--group=g"], "--group"),
+        (["--watch=.", "--to=kafka://a:1/b"], "--to"),
+    ],
+)
+def test_options_of_streams_and_of_files(
+    given: list[str], wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["predict", "RUN", "--out", "out", *given])
+    with pytest.raises(SystemExit):
+        main()
+    assert wrong in capsys.readouterr().err
+
+
+def test_a_line_tells_rate_rejected_and_drift() -> None:
+    rng, monitor = np.random.default_rng(0), Monitor()
+
+    def rows(n: int, magnitude: float, rejected: int = 0) -> pyarrow.Table:
+        reasons = ["damaged"] * rejected + [None] * (n - rejected)
+        columns = {"magpsf": rng.normal(magnitude, 1, n), "imputed": rng.poisson(3, n)}
+        return pyarrow.table({**columns, "rejected": pyarrow.array(reasons, pyarrow.string())})
+
+    monitor.add(rows(2_500, 18, rejected=20))
+    assert monitor.describe().endswith(" alerts/s, 20 of 2,500 rejected, drift: none")
+    monitor.add(rows(1_000, 19))
+    assert re.search(r"20 of 3,500 rejected, drift: magpsf 0\.\d\d$", monitor.describe())
+    monitor.add(rows(1_000, 18))
+    assert monitor.describe().endswith("drift: none")
