@@ -2,6 +2,7 @@
 
 python -m alerce_early.predict RUN INPUT ... --out FILE
 python -m alerce_early.predict RUN --watch FOLDER --out FOLDER
+python -m alerce_early.predict RUN kafka://HOST:PORT/TOPIC --group NAME --out FOLDER
 """
 
 import argparse
@@ -26,6 +27,9 @@ from alerce_early.training import signals
 
 SHOWN = 5  # stamps of each class in the gallery
 ROWS = 256  # read at once to find them
+STREAM = "kafka://"
+OF_FILES = ("shard", "gallery", "html", "overwrite")
+OF_STREAMS = ("group", "to", "kafka")
 
 
 def draw_gallery(classifier: Classifier, source: Source, shard: Shard, out: Path, picture: Path) -> None:
@@ -100,14 +104,25 @@ def main() -> None:
     add("--gallery", type=Path, metavar="PNG", help="draw the most confident stamps of each class")
     add("--html", type=Path, metavar="PAGE", help="write a page of the most probable supernovae, with their stamps")
     add("--watch", type=Path, metavar="FOLDER", help="classify files as they arrive in it; Ctrl-C ends it")
+    add("--engine", choices=("ray",), help="let Ray classify each file of an archive on a core; --out is a folder")
+    add("--group", help="of a stream: the consumers that share its partitions")
+    add("--to", default="", metavar="URL", help="of a stream: kafka://HOST:PORT/TOPIC that takes the answers, too")
+    add("--kafka", type=Path, metavar="FILE", help="of a stream: librdkafka's settings, one NAME=VALUE a line")
     given = parser.parse_intermixed_args()  # options may stand anywhere
     if bool(given.input) == bool(given.watch):
         taken = f" --ensemble took {', '.join(given.ensemble)}; write INPUT before it." if given.ensemble else ""
         raise InputError(f"give either INPUT ... or --watch FOLDER.{taken}")
+    streams = [one for one in given.input if one.startswith(STREAM)]
     if given.watch:
-        for name in ("shard", "gallery", "html", "overwrite"):
-            if getattr(given, name) != parser.get_default(name):
-                raise InputError(f"--watch classifies each file that arrives, whole and once; leave out --{name}.")
+        _refuse(parser, given, (*OF_FILES, "engine"), "--watch classifies each file that arrives, whole and once")
+    if given.engine:
+        _refuse(parser, given, OF_FILES, "--engine classifies each file of an archive, whole")
+    if streams:
+        _refuse(parser, given, (*OF_FILES, "engine"), f"{streams[0]} is classified as it comes")
+        if len(given.input) > 1 or not given.group:
+            raise InputError(f"{streams[0]}: a stream is one INPUT alone and needs --group NAME.")
+    else:
+        _refuse(parser, given, OF_STREAMS, f"files are no stream, which begins with {STREAM}")
     # readers log what they set aside, which here goes to a file
     logging.getLogger(__package__).setLevel(logging.ERROR)
     signals.listen()
@@ -116,6 +131,23 @@ def main() -> None:
     except signals.Stopped as stopped:
         print(stopped, file=sys.stderr)
         raise
+
+
+def _refuse(parser: argparse.ArgumentParser, given: argparse.Namespace, options: Sequence[str], what: str) -> None:
+    """Raise InputError if one of these options is given."""
+    for name in options:
+        if getattr(given, name) != parser.get_default(name):
+            raise InputError(f"{what}; leave out --{name}.")
+
+
+def _stream(classifier: Classifier, given: argparse.Namespace) -> None:
+    from alerce_early.data.readers.wire import Schemas
+    from alerce_early.serving.streaming import Stream, read_settings
+
+    settings = read_settings(given.kafka) if given.kafka else {}
+    schemas = Schemas(given.schemas) if given.schemas else None
+    with signals.deferred() as stopping:
+        Stream(classifier, given.input[0], given.out, given.group, settings, given.to, schemas).run(stopping)
 
 
 def _do(given: argparse.Namespace) -> None:
@@ -128,7 +160,17 @@ def _do(given: argparse.Namespace) -> None:
         with suppress(signals.Stopped), alone(given.out):
             watch(classifier, given.watch, given.out, given.schemas)
         return
+    if given.group:
+        _stream(classifier, given)
+        return
     source = inputs.find(given.input, classifier.spec, given.out, given.schemas)
+    if given.engine:
+        from alerce_early.serving.cluster import classify_archive
+
+        network = (given.run, *given.ensemble), given.runtime, classifier.survey
+        if not classify_archive(*network, source, given.out):
+            sys.exit(1)
+        return
     outcome = predict(classifier, source, given.out, given.shard, given.overwrite)
     if not outcome.classified and outcome.first:
         raise InputError(

@@ -1,0 +1,117 @@
+"""The tables of Ray, Dask and Spark, as the README has them, are those of `predict`."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+from networks import wait_for
+from pyarrow import parquet
+from tiny import CHECKOUT
+
+import alerce_early
+from alerce_early.runs import Run
+from alerce_early.serving import inputs
+from alerce_early.serving.predicting import predict
+from alerce_early.simulation import simulated_packets
+
+FILES, ROWS = 3, 40
+RAY = ("-m", "alerce_early.predict", "RUN", "archive/*.parquet", "--engine", "ray", "--out", "OUT")
+page = (CHECKOUT / "alerce_early/serving/README.md").read_text()
+
+
+def block(engine: str) -> str:
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if engine in code]
+    return code
+
+
+@pytest.fixture(scope="module")
+def place(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a RUN and an archive, some of whose rows cannot be used."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "RUN").symlink_to(finished_run.path)
+    (folder / "archive").mkdir()
+    packets: list[dict[str, Any]] = [packet for packet, _ in simulated_packets.alerts(FILES * ROWS)]
+    for packet in packets:
+        del packet["prv_candidates"]
+    packets[7]["cutoutScience"]["stampData"] = b"damaged"
+    for i in range(FILES):
+        rows = pyarrow.Table.from_pylist(packets[i * ROWS : (i + 1) * ROWS])
+        parquet.write_table(rows, folder / "archive" / f"{i}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wanted(place: Path) -> dict[str, list[Any]]:
+    network = alerce_early.load(place / "RUN")
+    predict(network, inputs.find([place / "archive"], network.spec), place / "wanted.parquet")
+    return rows_of([place / "wanted.parquet"])
+
+
+def rows_of(files: list[Path]) -> dict[str, list[Any]]:
+    """Return the rows that were classified, by candid, with what all tables have."""
+    rows = pyarrow.concat_tables([parquet.read_table(file).replace_schema_metadata(None) for file in files])
+    if "rejected" in rows.column_names:
+        assert len(rows) == FILES * ROWS
+        rows = rows.filter(rows["rejected"].is_null())
+    rows = rows.drop_columns([name for name in ("source", "label", "rejected") if name in rows.column_names])
+    return rows.sort_by("candid").to_pydict()
+
+
+def check(found: dict[str, list[Any]], wanted: dict[str, list[Any]]) -> None:
+    assert list(found) == list(wanted) and FILES * ROWS / 2 < len(wanted["candid"]) < FILES * ROWS
+    for name, column in found.items():
+        if isinstance(wanted[name][0], str):
+            assert column == wanted[name]
+        else:
+            assert np.allclose(np.array(column, float), np.array(wanted[name], float), atol=1e-6, equal_nan=True), name
+
+
+def needs(engine: str) -> pytest.MarkDecorator:
+    """Skip where the engine is not installed, or Spark has no Java."""
+    missing = [name for name in (engine, "pandas") if not find_spec(name)]
+    if engine == "pyspark" and not shutil.which("java"):
+        missing.append("java")
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [pytest.param(name, marks=needs(name)) for name in ("ray", "dask", "pyspark")])
+def test_the_table_is_that_of_predict(engine: str, place: Path, wanted: dict[str, list[Any]]) -> None:
+    shutil.rmtree(place / "OUT", ignore_errors=True)
+    run(RAY if engine == "ray" else ("-c", block(engine)), place)
+    check(rows_of(sorted((place / "OUT").glob("*.parquet"))), wanted)
+
+
+@needs("ray")
+@pytest.mark.slow
+def test_killed_and_resumed_under_ray(place: Path, wanted: dict[str, list[Any]]) -> None:
+    out = place / "OUT"
+    shutil.rmtree(out, ignore_errors=True)
+    begun = subprocess.Popen([sys.executable, *RAY], cwd=place, env=environment(), start_new_session=True)
+    wait_for(lambda: any(out.glob("*.parquet")), 300)
+    os.killpg(begun.pid, signal.SIGKILL)
+    begun.wait()
+    time.sleep(5)  # Ray ends the workers of a driver that is gone
+    before = {file: file.stat().st_mtime_ns for file in out.glob("*.parquet")}
+    run(RAY, place)
+    check(rows_of(sorted(out.glob("*.parquet"))), wanted)
+    assert all(file.stat().st_mtime_ns == before[file] for file in before)  # done is done
+
+
+def run(arguments: tuple[str, ...], place: Path) -> None:
+    done = subprocess.run([sys.executable, *arguments], cwd=place, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "PYSPARK_PYTHON": sys.executable}
