@@ -80,6 +80,7 @@ class Stream:
         brokers, topics = parse(url)
         usual = {"topic.metadata.refresh.interval.ms": 10_000, "log_level": 0, "error_cb": _warn, **settings}
         fixed = {"auto.offset.reset": "error", "enable.auto.commit": False, "bootstrap.servers": brokers}
+        fixed["partition.assignment.strategy"] = "range,roundrobin"  # `_assign` is for those that revoke all at once
         self.producer: Producer | None = None
         try:
             self.consumer = Consumer({"group.id": group, **usual, **fixed})
