@@ -73,7 +73,7 @@ class RotInv(Net):
     """Four turns through one trunk and two dense layers, averaged before the output layer.
 
     255,173 parameters for 3 channels, 21 x 21 pixels and 5 classes; 255,490 for 4 channels and 2 classes.
-    In eval mode |f(x) - f(rot90 x)| is rounding error, see `ConvTrunk`; filters: as there, 16 for a quarter of the work.
+    In eval mode |f(x) - f(rot90 x)| is rounding error, see `ConvTrunk`. filters: as there; 16 take a quarter.
     """
 
     def __init__(self, spec: DataSpec, dropout: float = 0.5, kernel: int = 3, filters: int = 32):

@@ -12,7 +12,9 @@ from alerce_early.models.stamp_classifier import StampClassifier
 from alerce_early.models.stamp_cnn import StampCNN
 
 
-@pytest.mark.parametrize(("kernel", "size", "filters"), ((3, 21, 32), (3, 25, 32), (5, 21, 32), (5, 25, 32), (3, 21, 16)))
+@pytest.mark.parametrize(
+    ("kernel", "size", "filters"), ((3, 21, 32), (3, 25, 32), (5, 21, 32), (5, 25, 32), (3, 21, 16))
+)
 def test_rotinv_is_invariant_under_quarter_turns(kernel: int, size: int, filters: int) -> None:
     torch.manual_seed(0)
     net = RotInv(spec(shape=(3, size, size)), kernel=kernel, filters=filters).eval()
