@@ -63,5 +63,7 @@ def session_of(content: bytes) -> Any:
     onnxruntime.disable_telemetry_events()  # what is classified is nobody else's business
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
+    # a thread that waits would spin on the core that decodes the next rows
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # errors come as exceptions too
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
