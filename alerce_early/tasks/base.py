@@ -154,7 +154,13 @@ class Task(L.LightningModule):
             if not (steps := self.trainer.estimated_stepping_batches) < NEVER:
                 raise InputError("this schedule needs an end: give trainer.max_epochs, or another one, as optim=adam.")
             schedule["total_steps"] = int(steps)
-        scheduler = _construct(schedule, torch.optim.lr_scheduler.LRScheduler, optimizer)
+        try:
+            scheduler = _construct(schedule, torch.optim.lr_scheduler.LRScheduler, optimizer)
+        except ZeroDivisionError:  # of one cycle, whose rise would take a single step
+            raise InputError(
+                f"{schedule.get('total_steps')} steps are too few for this schedule. Give more with "
+                "trainer.max_epochs or data.batches_per_epoch, or choose another one, as optim=adam."
+            ) from None
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _group_parameters(self) -> list[dict[str, Any]]:
