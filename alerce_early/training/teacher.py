@@ -40,7 +40,8 @@ def ask_teachers(paths: Sequence[Path], data: AlertData) -> np.ndarray:
 
 
 def _ask(path: Path, data: AlertData) -> np.ndarray:
-    teacher = checkpoints.task(path)
+    held = checkpoints.read(path)
+    teacher = checkpoints.task_from(held, path)
     spec = teacher.spec
     if not isinstance(teacher, ClassifyTask):
         raise InputError(f"distil: {path} tells no classes.")
@@ -65,6 +66,6 @@ def _ask(path: Path, data: AlertData) -> np.ndarray:
             batch = {"image": image, "features": torch.from_numpy(features[rows]).to(device)}
             parts.append({name: column.cpu() for name, column in teacher.outputs(teacher.net(batch), batch).items()})
     table = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
-    table |= calibration.calibrate_columns(checkpoints.read(path).get("calibration"), table)
+    table |= calibration.calibrate_columns(held.get("calibration"), table)
     kind = "q" if f"q_{data.classes[0]}" in table else "p"
     return np.stack([table[f"{kind}_{name}"] for name in data.classes], 1).astype(np.float32)

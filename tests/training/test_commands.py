@@ -69,3 +69,9 @@ def test_what_prepares_data_alone_leaves_no_run(stamps_file: Path, tmp_path: Pat
     done = run("alerce_early.prepare", "data=alerce", f"data.path={stamps_file}", cwd=tmp_path)
     assert done.returncode == 0 and list((tmp_path / "outputs" / "stores").iterdir())
     assert not list(tmp_path.rglob("train.log"))
+
+
+def test_too_few_steps_for_a_schedule_are_told(quick, tmp_path: Path) -> None:
+    """Ten steps are what one cycle cannot divide: its rise would take one."""
+    with pytest.raises(InputError, match=r"trainer\.max_epochs"):
+        train(quick("trainer.max_epochs=1", "data.batches_per_epoch=10"), tmp_path / "run")

@@ -296,9 +296,3 @@ def test_a_run_does_not_go_on_from_a_damaged_checkpoint(quick, finished: Path, t
     assert isinstance(config, DictConfig)
     with pytest.raises(InputError, match=rf"{name} is damaged"):
         train(config, run)
-
-
-def test_too_few_steps_for_a_schedule_are_told(quick, tmp_path: Path) -> None:
-    """Ten steps are what one cycle cannot divide: its rise would take one."""
-    with pytest.raises(InputError, match=r"trainer\.max_epochs"):
-        train(quick("trainer.max_epochs=1", "data.batches_per_epoch=10"), tmp_path / "run")

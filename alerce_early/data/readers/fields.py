@@ -100,11 +100,9 @@ def numbers_in(source: Mapping[str, Any], fields: Collection[str]) -> np.ndarray
 
 def cutout_in(record: Mapping[str, Any], channel: str) -> bytes:
     """Return the FITS file of one channel; raises UnreadableError where it is missing."""
-    field = CUTOUTS[channel]
-    held = record.get(field)
-    content = held.get("stampData") if isinstance(held, dict) else held  # some surveys and brokers leave the record out
+    content = _content_of(record, channel)
     if not isinstance(content, bytes) or not content:
-        raise UnreadableError(f"{field} is missing")
+        raise UnreadableError(f"{CUTOUTS[channel]} is missing")
     return content
 
 
@@ -113,9 +111,7 @@ def pixels_in(record: Mapping[str, Any], channel: str) -> np.ndarray | None:
 
     The numbers are lists of rows or, of a square image, one list. Raises UnreadableError for a list that is no image.
     """
-    field = CUTOUTS[channel]
-    held = record.get(field)
-    content = held.get("stampData") if isinstance(held, dict) else held
+    field, content = CUTOUTS[channel], _content_of(record, channel)
     if not isinstance(content, list):
         return None
     try:
@@ -128,3 +124,8 @@ def pixels_in(record: Mapping[str, Any], channel: str) -> np.ndarray | None:
     if pixels.ndim != 2:
         raise UnreadableError(f"{field} is no image: its shape is {pixels.shape}")
     return pixels
+
+
+def _content_of(record: Mapping[str, Any], channel: str) -> Any:
+    held = record.get(CUTOUTS[channel])
+    return held.get("stampData") if isinstance(held, dict) else held  # some surveys and brokers leave the record out
