@@ -32,10 +32,11 @@ class Monitor:
         self._names = tuple(name for name in COLUMNS if name in rows.column_names)
         values = np.stack([classified[name].to_numpy().astype(float) for name in self._names], 1)
         values = values[np.isfinite(values).all(1)]
-        missing = REFERENCE - sum(map(len, self._reference))
-        self._reference.append(values[: max(missing, 0)])
+        missing = max(REFERENCE - sum(map(len, self._reference)), 0)
+        if missing:  # not even an empty part, which would keep all of its array
+            self._reference.append(values[:missing])
         if sum(map(len, self._recent)) < MOST:
-            self._recent.append(values[max(missing, 0) :])
+            self._recent.append(values[missing:])
 
     def describe(self) -> str:
         """Return rate, rejected and drift since the last such line, in words.
