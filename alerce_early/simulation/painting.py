@@ -89,7 +89,8 @@ def moffat(dx: Array, dy: Array, shape: Array, exponent: int) -> Array:
     xx, xy, yy = (shape / width**2).astype(np.float32)
     area = xx * yy - xy * xy
     u = 1 + (yy * dx * dx - 2 * xy * dx * dy + xx * dy * dy) / area
-    return (exponent - 1) / np.pi / np.sqrt(area) / (u * u * u if exponent == 3 else u**exponent)
+    power = u * u * u if exponent == 3 else u**exponent  # to the bit what a seed of ZTF means
+    return (exponent - 1) / np.pi / np.sqrt(area) / power
 
 
 def paint(sources: Sources, air: Atmosphere, setting: Setting) -> Array:
