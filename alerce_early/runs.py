@@ -8,6 +8,7 @@ metrics.json                                                last: its presence m
 
 import json
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ GROUPS = (  # of a whole config; one that was cut short lacks some
     *("seed", "data.batch_size", "data.source", "recipe.steps", "augment.steps", "features", "optim.optimizer"),
     *("trainer", "model.net", "model.task", "data.split", "data.sampling"),
 )
+LOCAL_LOGGERS = ("lightning.pytorch.loggers.TensorBoardLogger", "lightning.pytorch.loggers.CSVLogger")
 LIBRARIES = ("alerce-early", "torch", "torchvision", "lightning", "hydra-core", "numpy", "scikit-learn")
 
 
@@ -123,8 +125,14 @@ class Run:
         return self.path / "report" / "index.html"
 
     def config(self) -> DictConfig:
+        """Return the config as written; raises InputError if it is damaged or holds references."""
         try:
             loaded = OmegaConf.load(self.config_file)
+            if "${" in repr(OmegaConf.to_container(loaded)):  # before anything is resolved: a run may come from anyone
+                raise InputError(
+                    f"{self.config_file}: a value refers to something else by ${{...}}, which no run writes. Write the "
+                    "value itself, or train again."
+                )
             lacking = [name for name in GROUPS if OmegaConf.select(cast(DictConfig, loaded), name) is None]
         except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
             raise InputError(f"{self.config_file} is damaged: {one_line(error)}.") from None
@@ -209,6 +217,15 @@ def flatten_config(config: DictConfig) -> dict[str, Any]:
 
     plain: Any = OmegaConf.to_container(config, resolve=True)
     return dict(chain.from_iterable(leaves(key, value) for key, value in plain.items() if key not in FREE))
+
+
+def logs_inside(config: DictConfig) -> bool:
+    """Return whether the logger of a whole config can only write into the run folder."""
+    make: Any = OmegaConf.to_container(config, resolve=True).get("logger", {}).get("make")  # type: ignore[union-attr]
+    if not make:
+        return True
+    options = {key: str(value) for key, value in make.items() if key != "_target_"}
+    return make["_target_"] in LOCAL_LOGGERS and all(re.fullmatch(r"(\w[\w.-]*)?", text) for text in options.values())
 
 
 def describe_differences(keys: Sequence[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

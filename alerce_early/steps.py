@@ -35,7 +35,7 @@ from alerce_early.evaluation.kinds import choose_kind
 from alerce_early.instantiate import make_data, make_task
 from alerce_early.report import figures, pictures, run_page
 from alerce_early.report.board import Board
-from alerce_early.runs import Run, checkpoint_of
+from alerce_early.runs import Run, checkpoint_of, logs_inside
 from alerce_early.tasks.base import NonFiniteLossError, Task
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.training import progress, resuming
@@ -80,6 +80,7 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
             log.info("finished already: %s", run.page)
             return run
         command_line = ["python", "-m", "alerce_early.train", f"resume={quote_value(run.path)}"]
+        command_line += [] if logs_inside(config) else [f"logger={config.logger.name}"]
         with resumed_by(shlex.join(command_line)):
             _train(config, run, more)
     return run

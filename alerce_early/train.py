@@ -3,6 +3,7 @@
 The steps of a run are in `steps`, which takes seconds to import; composing its config needs none of that.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -10,7 +11,7 @@ from omegaconf import DictConfig, open_dict
 
 from alerce_early.config import command, compose_config
 from alerce_early.errors import InputError
-from alerce_early.runs import Run, describe_differences, flatten_config
+from alerce_early.runs import Run, describe_differences, flatten_config, logs_inside
 
 
 @command
@@ -18,7 +19,7 @@ def main(config: DictConfig) -> None:
     """Train by this config, or continue the run that it names."""
     if config.resume:
         run = Run.find(config.resume)
-        _train(_asked_again(config, run), run.path)
+        _train(_asked_again(config, run, HydraConfig.get().overrides.task), run.path)
     else:
         _train(config, Path(HydraConfig.get().runtime.output_dir))
 
@@ -29,7 +30,7 @@ def train_options(*options: str) -> Run:
     folder = Path(config.hydra.run.dir)
     with open_dict(config):
         del config.hydra
-    return _train(_asked_again(config, Run(folder)) if config.resume else config, folder)
+    return _train(_asked_again(config, Run(folder), options) if config.resume else config, folder)
 
 
 def _train(config: DictConfig, folder: Path) -> Run:
@@ -38,8 +39,12 @@ def _train(config: DictConfig, folder: Path) -> Run:
     return train(config, folder)
 
 
-def _asked_again(config: DictConfig, run: Run) -> DictConfig:
-    """Return the run's own config; raises InputError, naming the keys, if what was typed beside it says otherwise."""
+def _asked_again(config: DictConfig, run: Run, options: Sequence[str]) -> DictConfig:
+    """Return the run's own config, with the logger of the options if they choose one.
+
+    Raises InputError, naming the keys, if the options differ from the config, and if its own logger may write outside
+    the run folder: the folder may come from anyone.
+    """
     default, given, own = compose_config(), flatten_config(config), run.config()
     typed = [key for key, value in flatten_config(default).items() if given.get(key) != value]
     if differ := [key for key in typed if given.get(key) != flatten_config(own).get(key)]:
@@ -48,6 +53,12 @@ def _asked_again(config: DictConfig, run: Run) -> DictConfig:
         )
     if config.outputs != default.outputs:
         own.outputs = config.outputs
+    if any(option.startswith("logger") for option in options):
+        own.logger = config.logger
+    elif not logs_inside(own):
+        raise InputError(
+            f"{run.path}: its logger writes outside the run folder. Choose the logger again, e.g. logger=tensorboard."
+        )
     return own
 
 

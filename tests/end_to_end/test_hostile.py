@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,18 @@ import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from pyarrow import parquet
 
-from alerce_early import construct, tables
+import alerce_early
+from alerce_early import compare, construct, explain, generate, tables
 from alerce_early.data import names
 from alerce_early.data.readers import hits, sdss, stamps_file
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
+from alerce_early.report import __main__ as report
 from alerce_early.report import foreign
+from alerce_early.runs import Run
 from alerce_early.serving import inputs
 from alerce_early.serving.predicting import Seen
 from tests.end_to_end.fuzz import TARGETS, Trial, mutated
@@ -172,6 +178,51 @@ def test_a_foreign_run_folder_runs_nothing(composed: Callable, tmp_path: Path) -
     with pytest.raises(InputError, match=r"_target_ 'os\.system' is no function of alerce_early"):
         _ = make_data(config).store
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("value", ("${oc.env:CANARY}", "\\${oc.env:CANARY}", '"\\x24{run_folder:null,canary}"'))
+def test_references_in_the_config_of_a_foreign_run_are_refused(
+    value: str, finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished_run.path, run := tmp_path / "run")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("name: preliminary_cnn", f"name: {value}"))
+    assert f"name: {value}" in (run / "config.yaml").read_text()
+    monkeypatch.setenv("CANARY", "a secret")
+    monkeypatch.chdir(tmp_path)
+    for verb, *options in ((report,), (compare,), (explain, "--id", "ZTF18abc"), (generate, "--out", "stamps.pkl")):
+        monkeypatch.setattr(sys, "argv", [verb.__name__, str(run), *options])
+        with pytest.raises(SystemExit) as ended:
+            verb.main()
+        out, err = capsys.readouterr()
+        assert ended.value.code == 2 and err.count("\n") == 1 and "config.yaml" in err and "a secret" not in out + err
+    with pytest.raises(InputError, match=r"config\.yaml"):
+        alerce_early.run(f"resume={run}")
+    assert not (tmp_path / "canary").exists()
+    assert not any("a secret" in file.read_text() for file in run.rglob("*.html"))
+
+
+OUTSIDE = {
+    "a folder above": {"name": ".."},
+    "a folder anywhere": {"version": "/tmp/canary"},
+    "a folder by a variable": {"sub_dir": "$HOME"},
+    "a database anywhere": {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": "sqlite:///canary"},
+}
+
+
+@pytest.mark.parametrize("options", OUTSIDE.values(), ids=OUTSIDE)
+def test_a_resumed_run_logs_into_its_folder_alone(options: dict[str, str], finished_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished_run.path, (cut := Run(tmp_path / "runs" / "run")).path)
+    (cut.path / "metrics.json").unlink()
+    config = cut.config()
+    config.logger.make = {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", **options}
+    OmegaConf.save(config, cut.config_file)
+    assert cut.cut
+    with pytest.raises(InputError, match="logger="):
+        alerce_early.run(f"resume={cut.path}")
+    assert [file.name for file in cut.path.parent.iterdir()] == ["run"]
+    assert alerce_early.run(f"resume={cut.path}", "logger=csv").finished
+    assert (cut.path / "metrics.csv").exists() and [file.name for file in cut.path.parent.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize(
