@@ -27,8 +27,8 @@ def to_printable(path: str) -> str:
 def check_names(values: Any, what: str, origin: str) -> np.ndarray:
     """(N,) str from a list or array of names or whole numbers.
 
-    what: what they name, for messages. Raises InputError for values that are neither, and for names that are too
-    long, cannot be printed on one line, or that a spreadsheet would run.
+    what: what they name, for messages. Raises InputError for values that are neither, for NaN, and for names that are
+    too long, cannot be printed on one line, or that a spreadsheet would run.
     """
     listed = values.ravel().tolist() if isinstance(values, np.ndarray) else values
     if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
@@ -52,6 +52,7 @@ def check_classes(classes: Sequence[str]) -> None:
 def _text(name: Any, what: str, origin: str) -> str:
     if isinstance(name, bytes):
         return name.decode("latin1")
-    if isinstance(name, int | float | np.number):
+    if isinstance(name, int | float | np.number) and name == name:
         return str(name)
-    raise InputError(f"{origin}: {what} include a {type(name).__name__}; wanted names.")
+    strange = "NaN" if name != name else f"a {type(name).__name__}"
+    raise InputError(f"{origin}: {what} include {strange}; wanted names.")

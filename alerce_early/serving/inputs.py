@@ -270,7 +270,7 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def _stamps(path: Path, spec: DataSpec) -> Records:
-    return stamps_file.from_raw(named_arrays.load(path), f"file {path.name}", labelled=False)
+    return stamps_file.from_raw(named_arrays.load(path, stamps_file.ENTRIES), f"file {path.name}", labelled=False)
 
 
 def _hits(path: Path, spec: DataSpec) -> Records:

@@ -2,6 +2,8 @@
 
 import gzip
 import pickle
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,85 @@ def test_other_files_of_arrays_are_the_same(end: str, tmp_path: Path) -> None:
         assert np.array_equal(getattr(found, name), getattr(wanted, name))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(InputError, match=f"{file.name} is "):
+        stamps_file.read(file)
+
+
+def hdf5(file: Path, **changes: Any) -> Any:
+    """An open HDF5 file of five stamps, but for some entries."""
+    held = pytest.importorskip("h5py").File(file, "w")
+    entries = raw(images=np.stack([stamp(i) for i in range(5)])) | changes
+    held.update({name: value for name, value in entries.items() if value is not None})
+    return held
+
+
+@pytest.mark.parametrize("how", ("external link", "link to a link", "external storage", "virtual", "a whole part"))
+def test_hdf5_of_anyone_reads_no_other_file(how: str, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    (other := tmp_path / "other").write_bytes(bytes(range(256)) * 1000)
+    hdf5(tmp_path / "private.h5").close()
+    shape = (5, 63, 63, 3)
+    with hdf5(file := tmp_path / "stamps.h5", images=None) as held:
+        if how == "external link":
+            held["images"] = h5py.ExternalLink("private.h5", "images")
+        elif how == "link to a link":
+            held["elsewhere"], held["images"] = h5py.ExternalLink("private.h5", "images"), h5py.SoftLink("elsewhere")
+        elif how == "external storage":
+            held.create_dataset("images", shape, "f4", external=[(str(other), 0, h5py.h5f.UNLIMITED)])
+        elif how == "virtual":
+            layout = h5py.VirtualLayout(shape, "f4")
+            layout[:] = h5py.VirtualSource(tmp_path / "private.h5", "images", shape)
+            held.create_virtual_dataset("images", layout)
+        else:
+            held["Train"] = h5py.ExternalLink("private.h5", "/")
+    with pytest.raises(InputError, match=r"stamps\.h5: .*(images|Train)"):
+        stamps_file.read(file)
+
+
+def test_small_files_that_declare_much_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    rows = 2000  # 95 MB of zeros
+    entries = raw(images=np.zeros((rows, 63, 63, 3), "f4"), labels=np.zeros(rows, int), metadata=np.zeros((rows, 0)))
+    np.savez_compressed(tmp_path / "stamps.npz", **entries)
+    with hdf5(tmp_path / "stamps.h5", images=None, labels=entries["labels"], metadata=None) as held:
+        held.create_dataset("images", (rows, 63, 63, 3), "f4", chunks=True)
+    for file in (tmp_path / "stamps.npz", tmp_path / "stamps.h5"):
+        assert file.stat().st_size < 1 << 20
+        with pytest.raises(InputError, match=file.name):
+            stamps_file.read(file)
+
+
+def test_one_long_text_that_many_rows_name_is_refused(tmp_path: Path) -> None:
+    with hdf5(file := tmp_path / "stamps.h5", oid=["x" * 1_000_000, *map(str, range(1, 300))]) as held:
+        place = held["oid"].id.get_offset()
+    content = bytearray(file.read_bytes())
+    content[place : place + 300 * 16] = content[place : place + 16] * 300
+    file.write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"stamps\.h5.*oid"):
+            stamps_file.read(file)
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_nobody_asks_for_is_not_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "stamps.npz", **raw(images=np.stack(raw()["images"])), notes=np.array([None]))
+    with hdf5(tmp_path / "stamps.h5", oid=[f"ZTF{i}" for i in range(5)]) as held:
+        held["notes"] = pytest.importorskip("h5py").ExternalLink("private.h5", "/")
+    assert len(stamps_file.read(tmp_path / "stamps.npz")) == 5
+    assert stamps_file.read(tmp_path / "stamps.h5").ids.tolist() == [f"ZTF{i}" for i in range(5)]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_entry_that_is_there_twice_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="images"):
+        read(raw() | {"Images": raw()["images"]}, tmp_path)
+    with pytest.raises(InputError, match="labels"):
+        read({"Train": raw() | {"LABELS": [0] * 5}}, tmp_path)
+    np.savez(file := tmp_path / "stamps.npz", **raw(images=np.stack(raw()["images"])))
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("labels.npy", archive.read("labels.npy"))
+    with pytest.raises(InputError, match="labels"):
         stamps_file.read(file)
 
 
@@ -132,6 +213,7 @@ ERRORS: dict[str, tuple[Any, str]] = {
     "not arrays": (raw(images=["a"] * 5), "images must be numpy arrays"),
     "text pixels": (raw(images=[np.full((63, 63, 3), "a")] * 5), "wanted floating-point numbers"),
     "columns": (raw(metadata=np.zeros((5, 24))), r"shape \(5, 24\); wanted one row per stamp of 26 columns"),
+    "ids of NaN": (raw(oid=[float("nan")] * 5), "object ids include NaN"),
     "ragged metadata": (raw(metadata=[[0.0] * 26] * 4 + [[0.0]]), "metadata rows differ in length"),
 }
 

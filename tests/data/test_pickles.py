@@ -1,6 +1,7 @@
 """Reading pickles: what is let in, what is refused, and that nothing refused runs."""
 
 import collections
+import gzip
 import os
 import pickle
 from pathlib import Path
@@ -144,6 +145,17 @@ def test_a_truncated_pickle_says_so(tmp_path: Path) -> None:
     path = tmp_path / "short.pkl"
     path.write_bytes(pickle.dumps({"images": np.zeros((4, 5, 5, 3))})[:-100])
     with pytest.raises(InputError, match="damaged"):
+        pickles.load(path)
+
+
+def test_the_checksum_of_a_gzipped_pickle_is_checked(tmp_path: Path) -> None:
+    """Also where the pickle ends before the file: pixels that changed on the way look like any others."""
+    whole = bytearray(gzip.compress(pickle.dumps(np.arange(50_000.0)) + bytes(1000)))
+    (path := tmp_path / "stamps.pkl.gz").write_bytes(whole)
+    assert len(pickles.load(path)) == 50_000
+    whole[-8] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match=r"stamps\.pkl\.gz is damaged"):
         pickles.load(path)
 
 

@@ -26,6 +26,7 @@ from alerce_early.errors import InputError
 
 CLASSES = ("artefact", "real")
 CHANNELS = ("temp", "sci", "diff", "SNR")  # the order of Deep-HiTS (Cabrera-Vives et al. 2017)
+ENTRIES = {*(f"{channel}_images".lower() for channel in CHANNELS), "labels", "id"}  # all that is read of a file
 
 
 def read(
@@ -43,7 +44,8 @@ def read(
         raise InputError("data=hits needs the training file: data.path=FILE; or try data=hits_simulated.")
     files = {"train": path, **({"test": test_path} if test_path else {})}
     parts = {
-        name: from_raw(named_arrays.load(file), f"file {Path(file).name}", channels) for name, file in files.items()
+        name: from_raw(named_arrays.load(file, ENTRIES), f"file {Path(file).name}", channels)
+        for name, file in files.items()
     }
     records = join(parts) if test_path else parts["train"]
     return with_extra(records, read(extra_path, channels=channels)) if extra_path else records
@@ -56,7 +58,7 @@ def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Recor
     unknown = [name for name in channels if name not in CHANNELS]
     if unknown or not channels:
         raise InputError(f"data.channels={list(channels)}: wanted some of {', '.join(CHANNELS)}.")
-    entries = {str(key).lower(): value for key, value in raw.items()}
+    entries = named_arrays.lower_names(raw, origin)
     absent = [_key(name) for name in channels if _key(name).lower() not in entries]
     if absent:
         raise InputError(

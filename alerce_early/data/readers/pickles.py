@@ -98,7 +98,10 @@ def load(path: str | Path) -> Any:
     try:
         with open(path, "rb") as raw, gzip.open(raw) if raw.peek(2)[:2] == GZIP else raw as file:
             # latin1 is how numpy arrays written by Python 2 are read; it changes nothing for Python 3 files
-            return _Unpickler(file, encoding="latin1").load()
+            found = _Unpickler(file, encoding="latin1").load()
+            while file.read(1 << 20):  # gzip has its checksum at the end
+                pass
+            return found
     except _RefusedError as error:
         if str(error).startswith("pandas."):
             raise InputError(
@@ -110,6 +113,8 @@ def load(path: str | Path) -> Any:
             f"{path} names {str(error)[:80]!r}, which a file of arrays has no use for. Refused before any of it ran; "
             "write the data as numpy arrays, lists and dicts."
         ) from None
+    except gzip.BadGzipFile as error:  # an OSError without a number
+        raise InputError(f"{path} is damaged: {one_line(error)}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except Exception as error:  # a damaged stream may raise nearly anything

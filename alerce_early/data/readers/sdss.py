@@ -48,6 +48,7 @@ KEYS = {
     "ra": ("plug_ra",),
     "dec": ("plug_dec",),
 }
+ENTRIES = {name for names in KEYS.values() for name in names}  # all that is read of a file
 
 
 def read(path: str | Path | None, test_path: str | Path | None = None) -> Records:
@@ -63,7 +64,7 @@ def read(path: str | Path | None, test_path: str | Path | None = None) -> Record
         return join({"train": read(path), "test": read(test_path)})
     found = raw_files.matching(path, ENDS)
     if len(found) == 1 and not found[0].name.endswith(ENDS):
-        return from_raw(named_arrays.load(found[0]), origin=f"file {found[0].name}")
+        return from_raw(named_arrays.load(found[0], ENTRIES), origin=f"file {found[0].name}")
     return _from_fits(found, origin=f"{len(found):,} files of {Path(path).name}")
 
 
@@ -71,7 +72,7 @@ def from_raw(raw: Any, origin: str) -> Records:
     """Turn a raw dict of arrays into records; the errors are those of `read`."""
     if not isinstance(raw, Mapping):
         raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of spectra, class, z, Z_CONF_PERSON.")
-    entries = {str(key).lower(): value for key, value in raw.items()}
+    entries = named_arrays.lower_names(raw, origin)
     spectra, labels, z, conf, ids, *place = (
         next((entries[key] for key in keys if entries.get(key) is not None), None) for keys in KEYS.values()
     )

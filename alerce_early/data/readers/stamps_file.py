@@ -46,6 +46,7 @@ KEYS = {
 }
 
 PARTS = {"train": "train", "validation": "validation", "test": "test"}
+ENTRIES = {*PARTS, *(name for names in KEYS.values() for name in names)}  # all that is read of a file
 
 
 def read(path: str | Path | None, test_path: str | Path | None = None, extra_path: str | Path | None = None) -> Records:
@@ -58,7 +59,8 @@ def read(path: str | Path | None, test_path: str | Path | None = None, extra_pat
         raise InputError("data=alerce needs the stamps file: data.path=FILE, or ALERCE_STAMPS=FILE set.")
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder; wanted a stamps file with data.path=FILE. data=alerts takes folders.")
-    return join_files(from_raw(named_arrays.load(path), origin=f"file {Path(path).name}"), test_path, extra_path)
+    raw = named_arrays.load(path, ENTRIES)
+    return join_files(from_raw(raw, origin=f"file {Path(path).name}"), test_path, extra_path)
 
 
 def join_files(records: Records, test_path: str | Path | None, extra_path: str | Path | None) -> Records:
@@ -75,7 +77,7 @@ def from_raw(raw: Any, origin: str, labelled: bool = True) -> Records:
     """
     if not isinstance(raw, Mapping):
         raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of images, labels, metadata.")
-    entries = {str(key).lower(): value for key, value in raw.items()}
+    entries = named_arrays.lower_names(raw, origin)
     if "images" in entries:
         return _one_part(entries, origin, labelled)
     parts = {PARTS[key]: value for key, value in entries.items() if key in PARTS}
