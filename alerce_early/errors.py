@@ -9,6 +9,9 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")  # the 3.12 syntax for generics would shut out Python 3.11
 T = TypeVar("T")
 
+# Of this package with an extra, e.g. [stream]: by its folder. Its name is in no index, where anybody could take it.
+INSTALL = "pip install '.{}'"
+
 
 class InputError(Exception):
     """A mistake in what was given: says what was seen, what was wanted and which flag to change.
@@ -40,8 +43,8 @@ def require_extra(what: str, name: str = "") -> Iterator[None]:
     except ImportError as error:
         if not (isinstance(error, ModuleNotFoundError) and error.name):
             raise InputError(f"{what}: {one_line(error)}.") from None
-        wanted = f"'alerce-early[{name}]'" if name else "alerce-early"
-        raise InputError(f"{what}: {error.name} is not installed. Try pip install {wanted}.") from None
+        install = INSTALL.format(f"[{name}]" if name else "")
+        raise InputError(f"{what}: {error.name} is not installed. Try {install}, in the checkout.") from None
 
 
 def exit_on_input_error(command: Callable[P, T]) -> Callable[P, T]:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from alerce_early import checkpoints
 from alerce_early.construct import library_class
-from alerce_early.errors import InputError, one_line
+from alerce_early.errors import INSTALL, InputError, one_line
 from alerce_early.runs import Run
 from alerce_early.schema import construct
 from alerce_early.tasks.base import Task
@@ -48,7 +48,7 @@ def make_logger(config: DictConfig, run: Run, purge: int) -> Logger | bool:
         raise InputError(f"logger.make: {one_line(error)}.") from None
     except ImportError:
         lacking = f"logger={config.logger.name} is not installed"
-        raise InputError(f"{lacking}. Try pip install 'alerce-early[loggers]'.") from None
+        raise InputError(f"{lacking}. Try {INSTALL.format('[loggers]')}, in the checkout.") from None
 
 
 def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> tuple[L.Trainer, ModelCheckpoint]:

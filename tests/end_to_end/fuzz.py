@@ -53,7 +53,7 @@ with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
     )
     from alerce_early.data.readers.packets import Packet, decode_records
     from alerce_early.data.wavelengths import PIXELS
-    from alerce_early.errors import InputError, one_line
+    from alerce_early.errors import INSTALL, InputError, one_line
     from alerce_early.evaluation.kinds import Classification
     from alerce_early.report import foreign
     from alerce_early.simulation import simulated_packets
@@ -264,7 +264,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/fuzz"), help="where inputs that fail are kept")
     asked = parser.parse_args()
     if atheris is None:
-        sys.exit("error: fuzzing by branches needs atheris: pip install 'alerce-early[fuzz]'.")
+        sys.exit(f"error: fuzzing by branches needs atheris: {INSTALL.format('[fuzz]')}.")
     logging.disable()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as place:

@@ -1,13 +1,17 @@
 """What the README files show how to add, added as they say in a copy of the project and run."""
 
+import importlib
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from tiny import CHECKOUT
+
+from alerce_early.errors import INSTALL, InputError, require_extra
 
 SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2")
 
@@ -41,3 +45,17 @@ def test_what_the_readme_adds_runs(extended: Path) -> None:
     assert "linear: " in done.stdout and "report: " in done.stdout
     (run,) = (extended / "outputs" / "runs").glob("*/*")
     assert run.parent.name == "night-linear"
+
+
+def test_this_package_is_installed_by_its_folder() -> None:
+    """Its name is in no index: whoever took it there would get what installs it by name."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    pages = [CHECKOUT / "Makefile", *CHECKOUT.glob("*.md")]
+    pages += [file for part in ("alerce_early", "conf", "tests") for file in (CHECKOUT / part).rglob("*.*")]
+    text = "\n".join(file.read_text() for file in pages if file.suffix in ("", ".md", ".py", ".yaml"))
+    text += "\n".join(INSTALL.format(f"[{extra}]") for extra in project["optional-dependencies"])
+    assert not re.search(rf"install[^\n]*['\"` ]{project['name']}\b", text)
+    asked = re.findall(r"install[^\n]* '\.\[([\w,]+)\]'", text)
+    assert {extra for extras in asked for extra in extras.split(",")} <= project["optional-dependencies"].keys()
+    with pytest.raises(InputError, match=re.escape(INSTALL.format("[stream]"))), require_extra("a test", "stream"):
+        importlib.import_module("nowhere")

@@ -127,7 +127,7 @@ def test_a_run_is_exported_first(run: Path, file: Path, monkeypatch: pytest.Monk
     with pytest.raises(InputError, match=r"--runtime onnx runs exported files; write one: .*alerce_early\.export"):
         alerce_early.load(run, runtime="onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"onnxruntime is not installed. Try pip install .alerce-early\[export\]"):
+    with pytest.raises(InputError, match=r"onnxruntime.*\[export\]"):
         alerce_early.load(file)
 
 

@@ -85,5 +85,5 @@ def test_mistakes_are_told(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(InputError, match="--runtime tensorrt is unknown; there are torch, bfloat16, openvino"):
         start("tensorrt", deployed)
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(InputError, match=r"openvino is not installed. Try pip install .alerce-early\[fast\]"):
+    with pytest.raises(InputError, match=r"openvino.*\[fast\]"):
         start("openvino", deployed)
