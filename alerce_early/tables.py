@@ -161,8 +161,8 @@ def keep_unlabelled(table: Table) -> dict[str, np.ndarray]:
 
 def join_tables(parts: Sequence[Table]) -> dict[str, np.ndarray]:
     """Tables end to end, as far as they have the same columns."""
-    shared = [name for name in parts[0] if all(name in select_split for select_split in parts)]
-    return {name: np.concatenate([select_split[name] for select_split in parts]) for name in shared}
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in shared}
 
 
 def _rows(table: Table, chosen: np.ndarray) -> dict[str, np.ndarray]:

@@ -20,12 +20,12 @@ def rotate_quarters(image: Tensor) -> Tensor:
 
 
 def cyclic_mean(features: Tensor) -> Tensor:
-    """Mean over the orbit: (4 B, F) in the order of `orbit` -> (B, F)."""
+    """Mean over the orbit: (4 B, F) in the order of `rotate_quarters` -> (B, F)."""
     return features.unflatten(0, (TURNS, -1)).mean(0)
 
 
 def side_by_side(features: Tensor) -> Tensor:
-    """Return the orbit's features next to each other: (4 B, F) in the order of `orbit` -> (B, 4 F)."""
+    """Return the orbit's features next to each other: (4 B, F) in the order of `rotate_quarters` -> (B, 4 F)."""
     return features.unflatten(0, (TURNS, -1)).transpose(0, 1).flatten(1)
 
 

@@ -55,7 +55,7 @@ def number(value: float, interval: Sequence[float] | None = None, digits: int = 
 
 
 def by_part(parts: Mapping[str, Mapping[str, Any]], names: Mapping[str, str], digits: int = 3) -> Table:
-    """Return a table of what `intervals.judged` says of parts of the rows; names: of its numbers, and their wording."""
+    """Return a table of the numbers of `intervals.judge_rows` of each part; names: of those shown, in words."""
     rows = [
         [words, str(of["n"]), *(number(of["values"][name], of["intervals"][name], digits) for name in names)]
         for words, of in parts.items()

@@ -13,9 +13,7 @@ from alerce_early.errors import InputError, require_extra
 from alerce_early.evaluation import conformal, metrics
 from alerce_early.machine import threads
 from alerce_early.serving import exported
-from alerce_early.serving.facts import Facts, Runtime
-
-BATCH = 32  # rows per core through the network at once: what is in between stays in the cache
+from alerce_early.serving.facts import BATCH, Facts, Runtime
 
 Table = dict[str, np.ndarray]
 

@@ -17,6 +17,7 @@ from alerce_early.schema import construct
 
 FORMAT = 1  # of what a deployed network takes and returns
 LICENCE = "MIT"
+BATCH = 32  # rows per core through the network at once: what is in between stays in the cache
 LARGEST = 1 << 24  # values of one raw row; a stamp has 12,000
 # What tasks return, with classes and without; all other columns of a table are not the network's to fill.
 OF_EACH_CLASS = ("p", "q", "std", "vote")  # p_<class> and so on

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from alerce_early.errors import InputError, require_extra
 from alerce_early.machine import threads
 from alerce_early.runs import checkpoint_of
-from alerce_early.serving.classifier import BATCH
 from alerce_early.serving.deployed import Deployed
-from alerce_early.serving.facts import Facts, Runtime
+from alerce_early.serving.facts import BATCH, Facts, Runtime
 
 Part = Callable[[Tensor, Tensor | None], np.ndarray]  # some of the rows to (n, M), one column each
 

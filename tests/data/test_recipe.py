@@ -1,5 +1,7 @@
 """Cleaning, against stamps worked out by hand."""
 
+import pkgutil
+
 import numpy as np
 import pytest
 import torch
@@ -157,8 +159,17 @@ def test_errors_say_what_to_do() -> None:
         build({"_target_": f"{RECIPE}.Crop", "size": 21, "sise": 3})
 
 
-@pytest.mark.parametrize("target", ("os.system", "alerce_early.runs.flat", "subprocess.Popen", "nowhere.Step", ""))
+@pytest.mark.parametrize(
+    "target", ("os.system", "alerce_early.runs.flatten_config", "alerce_early.runs.Run", "subprocess.Popen")
+)
 def test_only_modules_of_networks_are_built(target: str) -> None:
+    assert callable(pkgutil.resolve_name(target))  # else it would be refused for not being there
+    with pytest.raises(InputError, match="_target_"):
+        build({"_target_": target})
+
+
+@pytest.mark.parametrize("target", ("nowhere.Step", "alerce_early.data.recipe.Step", ""))
+def test_what_is_not_there_is_not_built(target: str) -> None:
     with pytest.raises(InputError, match="_target_"):
         build({"_target_": target})
 

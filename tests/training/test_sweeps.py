@@ -31,12 +31,15 @@ def ready() -> list[Path]:
 
 @pytest.mark.parametrize("file", ready(), ids=lambda file: file.stem)
 def test_every_ready_sweep_composes(file: Path, composed: Callable[..., DictConfig], common: Path) -> None:
-    params = OmegaConf.load(file).hydra.sweeper.params
     fixed = [f"sweep={file.stem}", f"outputs={common}"]
-    values = {key: str(value).replace("${split.folds}", "5") for key, value in params.items()}
-    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in values.items()])
+    params = composed(*fixed, hydra=True).hydra.sweeper.params
+    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    assert len(jobs) > 1
+    assert len({tuple(job) for job in jobs}) == len(jobs) > 1
+    if file.stem == "folds":
+        assert {option for job in jobs for option in job if "fold=" in option} == {
+            f"data.split.fold={fold}" for fold in range(composed(*fixed).data.split.folds)
+        }
     some = [*jobs[:: len(jobs) // 3], jobs[-1]]
     configs = [composed(*fixed, *job) for job in some]
     assert len({OmegaConf.to_yaml(config) for config in configs}) == len({tuple(job) for job in some})

@@ -50,7 +50,7 @@ ENTRIES = {*PARTS, *(name for names in KEYS.values() for name in names)}  # all 
 
 
 def read(path: str | Path | None, test_path: str | Path | None = None, extra_path: str | Path | None = None) -> Records:
-    """Read a stamps file in any of its layouts; test_path, extra_path: as in `beside`.
+    """Read a stamps file in any of its layouts; test_path, extra_path: as in `join_files`.
 
     Raises `InputError` if there is no such file, it is not a pickle of the format, an entry is missing,
     lengths differ or a label is unknown.
