@@ -24,6 +24,20 @@ def test_a_forest_in_tensors_is_that_of_scikit_learn() -> None:
     assert np.ptp(found, axis=0).min() > 0.5
 
 
+def test_a_column_equal_to_a_threshold_goes_where_scikit_learn_sends_it() -> None:
+    """Between 0 and 2 a tree splits at 1, and between neighbouring float32 at a float64 that rounds to either."""
+    lows = np.float32([3.3, 3.7, 7.7, -3.3, -7.9, 2001.3])
+    for low, high in ((np.float32(0), np.float32(2)), *zip(lows, np.nextafter(lows, np.float32(np.inf)), strict=True)):
+        grown = RandomForestClassifier(5, random_state=0).fit([[low], [high]] * 10, [0, 1] * 10)
+        options, tensors = to_tensors(grown, [0])
+        forest = Forest(**options, classes=2)
+        forest.load_state_dict(tensors)
+        columns = np.float32([[low], [low / 2 + high / 2], [high]])
+        wanted = grown.predict_proba(columns)
+        assert wanted[0, 0] > wanted[2, 0]
+        assert np.allclose(forest(torch.from_numpy(columns)).numpy(), wanted, atol=1e-6)
+
+
 def test_members_are_averaged_in_their_logarithms() -> None:
     net = Ensemble(spec(shape=(1, 4, 4)), [{"net": LINEAR}] * 2).eval()
     batch = {"image": torch.randn(5, 1, 4, 4)}
@@ -52,3 +66,11 @@ def test_a_member_is_handed_its_own_columns_alone() -> None:
     net.members[0].net.metadata.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     net({"image": torch.rand(1, 3, 21, 21), "features": torch.tensor([[2.5, 0.9, 17.0]])})
     assert seen[0].tolist() == [[-1.0, 0.5]]
+
+
+def test_one_in_a_thousand_counts_as_that_and_what_a_forest_never_saw_as_one_in_ten_thousand() -> None:
+    net = Ensemble(spec(("fwhm",), shape=(1, 4, 4)), [{"net": LINEAR}], {"trees": 1, "nodes": 1, "depth": 0}).eval()
+    net.forest.probabilities.copy_(torch.tensor([[0.999, 0.001, 0.0]]))
+    batch = {"image": torch.randn(2, 1, 4, 4), "features": torch.zeros(2, 1)}
+    added = net(batch) - net.members[0].net(batch).log_softmax(1)
+    assert torch.allclose(added, torch.tensor([0.999, 1e-3, 1e-4]).log(), atol=1e-4)
