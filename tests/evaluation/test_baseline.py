@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from alerce_early import tables
+from alerce_early.evaluation import baseline
 from alerce_early.instantiate import make_data
 from alerce_early.report import sections
 from alerce_early.runs import Run
@@ -38,6 +39,20 @@ def test_a_forest_learns_from_metadata(quick) -> None:
     found = evaluate_baselines(data, table_of(data), seed=0)
     assert found["metadata"]["values"]["balanced_accuracy"] > 0.4  # chance: 0.2
     assert max(found["paired"].values()) < 0.05 and len(found["paired"]) == 2
+
+
+def test_a_forest_weighs_a_rare_class_as_much_as_any() -> None:
+    """SN are one row in 20; the column is 1 for half of them and for a tenth of the others."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(2000) % 20 == 0).astype(int)
+    columns = (rng.random((2000, 1)) < np.where(labels, 0.5, 0.1)[:, None]).astype(np.float32)
+    names = np.array(["VS", "SN"])[labels]
+    table = {"id": np.arange(2000).astype(str), "row": np.arange(2000), "label": names}
+    table |= {name: np.full(2000, 0.5) for name in ("p_VS", "p_SN")}
+    found = baseline.evaluate_baselines(table, columns, labels, columns, names=["fwhm"], present={"VS", "SN"})
+    recall = {name: found["metadata"]["values"][f"recall/{name}"] for name in ("VS", "SN")}
+    assert recall["SN"] == pytest.approx(columns[labels == 1].mean())
+    assert recall["VS"] == pytest.approx(1 - columns[labels == 0].mean())
 
 
 def test_rb_may_be_used_where_nothing_is_bogus(quick) -> None:

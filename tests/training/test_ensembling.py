@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 from tiny import quick_config
 
 import alerce_early
-from alerce_early import tables
+from alerce_early import checkpoints, tables
 from alerce_early.ensembling import Join
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_data
@@ -66,9 +67,11 @@ def test_each_row_is_judged_by_the_member_that_never_saw_it(
 def test_labels_that_nothing_tells_are_not_told_from_metadata_that_name_each_row(
     survey: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A forest that had seen the rows it judges would know them all by heart."""
+    """A forest that had seen the rows it judges, or the other row of each object, would know them all by heart."""
     raw = tmp_path / "shuffled.pkl"
-    raw.write_bytes(pickle.dumps(survey | {"labels": np.random.default_rng(0).permutation(survey["labels"])}))
+    rows, labels = np.arange(400) % 231, np.random.default_rng(0).permutation(231) % 5
+    twice = {name: [survey[name][row] for row in rows] for name in ("images", "metadata", "oid")}
+    raw.write_bytes(pickle.dumps({**twice, "labels": labels[rows]}))
     runs = train_folds(lambda *given: quick_config(raw, tmp_path, *given), tmp_path)
     made = Join(str(tmp_path / "joined"), NAMING, trees=30, leaf=1).join(runs)
     assert made.metrics["test"]["values"]["balanced_accuracy"] < 0.35
@@ -76,6 +79,42 @@ def test_labels_that_nothing_tells_are_not_told_from_metadata_that_name_each_row
     assert deployed.features == NAMING
     for form in exporting.FORMATS:  # which compares what the file gives with what the checkpoint gives
         assert exporting.content_of(deployed, form)[0]
+
+
+def test_seeds_of_a_fold_are_averaged_in_their_logarithms(folds: list[Run], tmp_path: Path) -> None:
+    """The second seed of each fold is a copy of the first, with the probabilities of two classes exchanged."""
+    seeds = []
+    for run in folds:
+        other = Run(Path(shutil.copytree(run.path, tmp_path / run.path.name)))
+        config, table = other.config(), tables.read(other.predictions)
+        config.seed = 1
+        other.config_file.write_text(OmegaConf.to_yaml(config))
+        names = [name for name in table if name.startswith("p_")]
+        table[names[0]], table[names[1]] = table[names[1]], table[names[0]]
+        tables.write(other.predictions, table)
+        seeds.append(other)
+    table = tables.read(Join(str(tmp_path / "joined")).join([*folds, *seeds]).predictions)
+    classes = tables.classes_of(table)
+    for run, other in zip(folds, seeds, strict=True):
+        parts = [tables.select_split(tables.read(one.predictions), "test") for one in (run, other)]
+        mean = np.exp(np.mean([np.log(columns(part, classes)) for part in parts], axis=0))
+        same = np.isin(table["row"], parts[0]["row"])
+        assert np.allclose(columns(table, classes)[same], mean / mean.sum(1, keepdims=True), atol=1e-4)
+
+
+def test_a_rare_class_weighs_as_much_as_any_in_the_forest(
+    folds: list[Run], tmp_path: Path, survey: dict[str, Any]
+) -> None:
+    """Trees that may not split give each class its weight, and nothing else."""
+    assert np.bincount(survey["labels"]).min() < 0.04 * len(survey["labels"])
+    alone, made = (
+        Join(str(tmp_path / f"joined{len(names)}"), names, trees=100, leaf=400).join(folds) for names in ((), NAMING)
+    )
+    shares = checkpoints.task(made.best).net.forest(torch.zeros(1, len(NAMING)))
+    assert shares.min() > 0.14 and shares.max() < 0.26
+    table, other = tables.read(made.predictions), tables.read(alone.predictions)
+    ratio = columns(table, tables.classes_of(table)) / columns(other, tables.classes_of(table))
+    assert ratio.min() > 0.6 and ratio.max() < 1.6
 
 
 def test_a_fold_that_was_not_run_is_missed(folds: list[Run], tmp_path: Path) -> None:
