@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import alerce_early
+from alerce_early import checkpoints
 from alerce_early.data.records import UNLABELLED
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_data
@@ -46,6 +47,17 @@ def test_a_teacher_says_of_stored_rows_what_it_says_of_raw_ones(quick, finished_
     wanted = np.stack([table[f"q_{name}"] for name in classifier.classes], 1)
     assert np.ptp(wanted[:, 0]) > 1e-4 and np.allclose(found[rows], wanted, atol=1e-5)
     assert np.allclose(ask_teachers([finished_run.best] * 2, data), found, atol=1e-6)
+
+
+def test_teachers_that_differ_say_their_mean(quick, finished_run: Run, tmp_path: Path) -> None:
+    held = checkpoints.read(finished_run.best)
+    weights = {name: -weight if weight.ndim > 1 else weight for name, weight in held["state_dict"].items()}
+    checkpoints.save(held | {"state_dict": weights}, other := tmp_path / "other.ckpt")
+    data = make_data(quick(COLUMNS))
+    data.prepare_data()
+    one, two = (ask_teachers([path], data) for path in (finished_run.best, other))
+    assert np.abs(one - two).max() > 0.05
+    assert np.allclose(ask_teachers([finished_run.best, other], data), (one + two) / 2, atol=1e-6)
 
 
 def test_rows_without_a_label_train_by_what_the_teacher_says(quick, unlabelled: Path, survey) -> None:
