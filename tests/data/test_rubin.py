@@ -176,6 +176,8 @@ def test_a_history_of_every_form_is_passed(tmp_path: Path) -> None:
     """Empty, absent, long, with a text that takes fastavro, or in a block that tells its length."""
     (past, *_) = packet(0)["prvDiaSources"]
     histories: list[Any] = [None, [], [past] * 500, [past | {"band": "z" * 64}] * 3]
+    # a text whose end, were its length taken for one of a byte, would be that of the list
+    histories += [[past | {"band": "z" * n + "\0"}] for n in (62, 63, 99, 126, 127)]
     packets = [packet(i, prvDiaSources=history) for i, history in enumerate(histories)]
     chunk = alerts.decode([container(*packets)])
     assert len(chunk.keys) == len(packets) and not chunk.rejected and chunk.records is not None

@@ -151,11 +151,14 @@ def test_names_at_one_place_are_one_object() -> None:
         *(("d", 10, 0), ("b", 10, 1), ("c", 10, 2.4), ("far", 10, 5), ("b", 200, -9000)),
         *(("unknown", -999, -999 * 3600), ("lost", np.nan, np.nan), ("unknown too", -999, -999 * 3600)),
         *(("west", 359.9999, 0), ("east", 0.0001, 0)),  # 0.72 arcsec apart
+        *(("half", 10, -999 * 3600), ("half too", 10, -999 * 3600), ("other half", -999, 0), ("other too", -999, 0)),
     )
     ids, ra, dec = (np.array(column) for column in zip(*rows, strict=True))
     found = match_objects(ids, ra, dec / 3600, 1.5)
     # d is near b and b near c; the other row of b is far from all, but has its name
-    assert found.tolist() == ["b", "b", "b", "far", "b", "unknown", "lost", "unknown too", "east", "east"]
+    assert found[:5].tolist() == ["b", "b", "b", "far", "b"] and found[8:10].tolist() == ["east", "east"]
+    # half of a place is none
+    assert found[5:8].tolist() == ids[5:8].tolist() and found[10:].tolist() == ids[10:].tolist()
     assert match_objects(ids, ra, dec / 3600, 0.5).tolist() == ids.tolist()
 
 
