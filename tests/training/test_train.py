@@ -49,6 +49,12 @@ def test_the_rate_is_of_the_steps_after_the_first_epoch(finished: Path) -> None:
     assert result["training_stamps_per_second"] > least and result["precision"] in ("32-true", "bf16-mixed")
 
 
+def test_a_run_of_one_epoch_has_no_rate(finished_run: Run) -> None:
+    """It warms up, and would be taken for slow."""
+    assert finished_run.metrics["training_seconds"] > 0
+    assert finished_run.metrics["training_stamps_per_second"] is None
+
+
 def test_how_it_learnt_is_kept_by_step_and_by_epoch(finished: Path) -> None:
     history = Run(finished).history()
     assert [len(row["losses"]) for row in history] == [20, 20, 20] and [row["step"] for row in history] == [20, 40, 60]
@@ -165,8 +171,9 @@ def test_a_run_is_judged_in_float32_whatever_trained(quick, tmp_path: Path) -> N
     assert run.read_json("metrics.json")["precision"] == "bf16-mixed"
 
 
-def test_gradients_are_clipped_in_mixed_precision_too(quick, tmp_path: Path) -> None:
-    options = ("trainer.precision=bf16-mixed", "optim=adam")
+@pytest.mark.parametrize("precision", ("bf16-mixed", "auto"))  # auto: whichever this machine chooses
+def test_gradients_are_clipped_in_mixed_precision_too(precision: str, quick, tmp_path: Path) -> None:
+    options = (f"trainer.precision={precision}", "optim=adam", "trainer.max_epochs=1", "data.batches_per_epoch=1")
     clipped = trained_weights(quick(*options, "+trainer.gradient_clip_val=1e-9"), tmp_path / "clipped")
     free = trained_weights(quick(*options), tmp_path / "free")
     assert any(not torch.equal(clipped[name], free[name]) for name in free)
