@@ -189,6 +189,21 @@ def test_a_page_shows_the_most_probable_supernovae_first(
     assert picture.size == (3 * 63 + 2 * 2, 63)
 
 
+def test_the_page_names_filters_and_links_what_is_named_as_ztf_names_it() -> None:
+    ids = ["ZTF26aaaaaaa", "ZTF26aaaaaaab", "xZTF26aaaaaaa", "ZTF26AAAAAAA", "ZTF26aaaaaaa/..", "7"]
+    n = len(ids)
+    table = {"candid": np.arange(n), "id": np.array(ids), "predicted": np.full(n, "SN"), "fid": np.arange(1.0, n + 1)}
+    table |= {name: np.full(n, 0.5) for name in ("p_SN", "p_VS", "q_SN", "q_VS")}
+    table["fid"][-1] = 9
+    stamps = {str(row): np.zeros((3, 8, 8), np.float32) for row in range(n)}
+    text = night_page.write(table, stamps, "a night", "")
+    linked = re.findall(r'href="https://alerce\.online/object/([^"]*)"', text)
+    assert linked == ["ZTF26aaaaaaa"] and text.count("ztf.fink-portal.org") == text.count("lasair-ztf") == 1
+    rows = [row for row in text.split("<tr") if "<img" in row]
+    shown = [re.findall(r"<td[^>]*>([^<]*)</td>", row)[-1] for row in rows]
+    assert shown == ["g", "r", "i", "z", "y", "9.0"]
+
+
 def test_real_packets_and_labels_that_come_later(classifier: Classifier, real_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "real.csv"
     found = predict(classifier, inputs.find([real_data / "alerts"], classifier.spec), out)
