@@ -8,9 +8,11 @@ import tempfile
 from pathlib import Path
 
 from alerce_early.errors import InputError, exit_on_input_error
+from alerce_early.training import signals
 
 
 @exit_on_input_error
+@signals.listen()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.bench", description=__doc__)
     add = parser.add_argument

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from alerce_early import files
 from alerce_early.errors import exit_on_input_error
+from alerce_early.training import signals
 
 
 @exit_on_input_error
+@signals.listen()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.compare", description=__doc__)
     parser.add_argument("folder", nargs="+", help="a run folder, or one with runs below it")

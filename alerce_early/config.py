@@ -80,13 +80,9 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
 
     @wraps(job)
     def guarded(config: DictConfig) -> None:
-        try:
-            with translate_errors(), files.translate_refusals(Path(config.outputs), files.FULL):
-                job(config)
-        except signals.Stopped as stopped:
-            if is_first():
-                print(stopped, file=sys.stderr)
-            raise
+        full = files.translate_refusals(Path(config.outputs), files.FULL)
+        with signals.unwinding(), translate_errors(), full:  # Hydra prints an error that leaves the job
+            job(config)
 
     def discard() -> None:
         if is_first():
@@ -116,12 +112,11 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
         if "--version" in sys.argv:  # Hydra would tell its own
             print(f"alerce-early {__version__}")
             return
-        signals.listen()
         # a shell leaves the ~ of KEY=~/FILE as it is, and Hydra takes it for no value
         sys.argv[1:] = [re.sub("=~(?=/|$)", lambda _: f"={Path.home()}", option) for option in sys.argv[1:]]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what it refuses, in several lines, and exits itself
         given = get_args_parser().parse_args()
-        with translate_errors():
+        with signals.listen(is_first), translate_errors():
             _check_added(given.overrides, given.config_dir)
             composing()
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from alerce_early import files
 from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.runs import checkpoint_of
+from alerce_early.training import signals
 
 ENDS = {"onnx": ".onnx", "torch": ".pt2", "checkpoint": ".ckpt"}  # of the file of each format
 
 
 @exit_on_input_error
+@signals.listen()
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m alerce_early.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

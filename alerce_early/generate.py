@@ -9,9 +9,11 @@ from pathlib import Path
 
 from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.runs import Run
+from alerce_early.training import signals
 
 
 @exit_on_input_error
+@signals.listen()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.generate", description=__doc__.splitlines()[0])
     parser.add_argument("run", nargs="?", help="folder of a finished run of a generator, e.g. model=stamp_vae")

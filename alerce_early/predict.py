@@ -125,12 +125,8 @@ def main() -> None:
         _refuse(parser, given, OF_STREAMS, f"files are no stream, which begins with {STREAM}")
     # readers log what they set aside, which here goes to a file
     logging.getLogger(__package__).setLevel(logging.ERROR)
-    signals.listen()
-    try:
+    with signals.listen():
         _do(given)
-    except signals.Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        raise
 
 
 def _refuse(parser: argparse.ArgumentParser, given: argparse.Namespace, options: Sequence[str], what: str) -> None:

@@ -8,6 +8,7 @@ command continues with it, and several processes, also of several machines, shar
 import argparse
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,11 +30,8 @@ def _helpers(n: int, threads: int) -> Iterator[None]:
     quiet = {"stdout": subprocess.DEVNULL, "env": os.environ | {"OMP_NUM_THREADS": str(threads)}}
     helpers = [subprocess.Popen(command, **quiet) for _ in range(n)]  # type: ignore[call-overload]
     try:
-        yield
-    except BaseException:
-        for helper in helpers:
-            helper.terminate()
-        raise
+        with signals.ending(*helpers):
+            yield
     finally:
         for helper in helpers:
             helper.wait()
@@ -52,15 +50,12 @@ def main() -> None:
         from alerce_early.study import Search
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    signals.listen()
-    search = Search(arguments.options)
-    try:
+    again = shlex.join(["python", "-m", "alerce_early.search", *sys.argv[1:]])
+    with signals.listen(), signals.resumed_by(again):
+        search = Search(arguments.options)
         with _helpers(arguments.jobs - 1, max(1, cores() // arguments.jobs)):
             search.run(arguments.trials)
-    except signals.Stopped as stopped:
-        print(f"stopped by {stopped.name}; the same command continues", file=sys.stderr)
-        raise
-    print(search.summary())
+        print(search.summary())
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ Each alert starts as a scene (sky.py), which science and template see through at
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from alerce_early.data.readers import stamps_file
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.data.records import Records
 from alerce_early.errors import InputError
-from alerce_early.machine import cores
+from alerce_early.machine import cores, map_in_processes
 from alerce_early.simulation.camera import observe
 from alerce_early.simulation.metadata import (
     BOGUS,
@@ -118,8 +116,8 @@ def draw_alerts(n: int, seed: int, setting: Setting) -> dict[str, Any]:
     starts = range(0, n, CHUNK)
     work = [(labels[i : i + CHUNK], misshaped[i : i + CHUNK], setting, [seed, i]) for i in starts]
     # processes, since painting is many short steps of numpy, for which threads wait for each other
-    with ProcessPoolExecutor(cores(), get_context("fork")) as pool:
-        parts = list(tqdm(pool.map(_paint, work), "simulating", len(work), unit_scale=CHUNK, disable=None))
+    painted = map_in_processes(_paint, work, cores())
+    parts = list(tqdm(painted, "simulating", len(work), unit_scale=CHUNK, disable=None))
     images = [stamp for stamps, _ in parts for stamp in stamps]
     oid = [f"SIM{i:07d}" for i in range(n)]
     return {

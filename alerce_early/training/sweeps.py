@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from alerce_early import files
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
+from alerce_early.training import signals
 from alerce_early.training.processes import is_first, is_launched
 
 LAUNCH = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{socket.gethostname()}-{os.getpid()}"
@@ -63,12 +64,9 @@ def run(job: Callable[[DictConfig], None], config: DictConfig, launch: str) -> N
 def _run_apart(options: list[str], folder: Path) -> None:
     """Run a job of several processes as a command of its own: if one of them dies, the sweep lives."""
     command = [sys.executable, "-m", "alerce_early.train", *options, f"hydra.run.dir='{folder}'"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
-        try:
-            printed = job.communicate()[1]
-        except BaseException:  # it ends its own processes, which a SIGKILL would leave behind
-            job.terminate()
-            raise
+    # it ends its own processes, which a SIGKILL would leave behind
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job, signals.ending(job):
+        printed = job.communicate()[1]
     print(printed, end="", file=sys.stderr)
     if job.returncode == files.BusyError.status:
         raise files.BusyError(printed)

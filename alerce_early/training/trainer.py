@@ -1,5 +1,6 @@
 """The trainer of a run: Lightning's, with the callbacks that keep, show and stop it."""
 
+import signal
 from typing import Any
 
 import lightning as L
@@ -107,7 +108,7 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
             f"data.batch_size={config.data.batch_size} for {ranks} processes; wanted at least 2 rows for each."
         )
     if ranks > 1 and (launcher := trainer.strategy.launcher):
-        signals.end_at_once(trainer.is_global_zero, launcher.kill)
+        signals.end_at_once(trainer.is_global_zero, lambda: launcher.kill(signal.SIGKILL))
     # the same initial weights everywhere, but each rank its own dropout and augmentation
     torch.manual_seed(config.seed + trainer.global_rank)
     return trainer, best

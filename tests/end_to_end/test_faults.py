@@ -27,13 +27,13 @@ from alerce_early import (
 from alerce_early.config import run_folder
 from alerce_early.errors import InputError, require_extra
 from alerce_early.instantiate import make_data
+from alerce_early.machine import STOPS
 from alerce_early.report import __main__ as report
 from alerce_early.report import pictures
 from alerce_early.runs import Run
 from alerce_early.serving.parts import Parts
 from alerce_early.steps import train
 from alerce_early.train import main
-from alerce_early.training import signals
 
 ROWS = {"id": np.arange(5000).astype(str), "p_SN": np.random.default_rng(0).random(5000)}
 WRITERS: dict[str, Callable[[Path], None]] = {
@@ -157,7 +157,7 @@ def test_a_library_that_is_there_and_does_not_load_says_why(tmp_path: Path, monk
 @pytest.fixture
 def train_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """The real train command in this process, in an empty folder; returns its exit status."""
-    handlers = {number: signal.getsignal(number) for number in signals.SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in STOPS}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 
