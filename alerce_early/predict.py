@@ -174,6 +174,8 @@ def _do(given: argparse.Namespace) -> None:
             f"{outcome.first.reason.rstrip('.')}. All: {rejected_of(given.out)}"
         )
     print(f"{outcome}: {given.out}" + (f", {rejected_of(given.out)}" if outcome.rejected else ""))
+    for note in outcome.notes():
+        print(note)
     if given.gallery:
         draw_gallery(classifier, source, given.shard, given.out, given.gallery)
         print(given.gallery)

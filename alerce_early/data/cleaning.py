@@ -49,6 +49,13 @@ def write(folder: Path, records: Records, recipe: Recipe, min_share: float = 0.0
     if records.part is not None:
         np.save(folder / "part.npy", records.part[kept])
 
+    groups = {
+        "raw_by_class": records.labels,
+        "dropped_by_class": records.labels[~fits],
+        "lacking_by_class": records.labels[lacking],
+        "kept_by_class": records.labels[kept],
+    }
+
     def by_class(labels: np.ndarray) -> list[int]:
         return np.bincount(labels[labels >= 0], minlength=len(records.classes)).tolist()
 
@@ -61,14 +68,13 @@ def write(folder: Path, records: Records, recipe: Recipe, min_share: float = 0.0
         "survey": records.survey,
         "shape": list(finished),
         "images": len(records),
-        "labels": len(records.labels),
+        "labels": int((records.labels >= 0).sum()),
+        "unmatched_labels": records.unmatched_labels,
         "metadata": len(records.features),
         "without_metadata": int(np.isnan(records.features).all(1).sum()) if records.feature_names else 0,
         "set_aside": dict(records.set_aside),
-        "raw_by_class": by_class(records.labels),
-        "dropped_by_class": by_class(records.labels[~fits]),
-        "lacking_by_class": by_class(records.labels[lacking]),
-        "kept_by_class": by_class(records.labels[kept]),
+        **{name: by_class(of) for name, of in groups.items()},
+        "unlabelled": {name: int((of < 0).sum()) for name, of in groups.items()},
         "raw_shape": list(usual),
         **{name: counts[name] for name in ("nan_values", "odd_values", "kept_with_nan_after_crop")},
     }, kept

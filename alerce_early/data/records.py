@@ -33,6 +33,7 @@ class Records:
     survey: whose alerts they are, "" if unknown or of no matter.
     channels: names of the raw images' last axis.
     set_aside: how many rows of the raw data the reader could not use, by reason.
+    unmatched_labels: how many labels, of a table of labels, belong to none of the rows.
     context: columns (N,) for who looks at the rows, and for no network: when, and through which filter.
     """
 
@@ -48,6 +49,7 @@ class Records:
     channels: tuple[str, ...] = ("science", "template", "difference")
     survey: str = ""
     set_aside: Mapping[str, int] = field(default_factory=dict)
+    unmatched_labels: int = 0
     context: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,6 +110,7 @@ def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
         channels=first.channels,
         survey=first.survey if len({part.survey for part in parts.values()}) == 1 else "",
         set_aside=dict(set_aside),
+        unmatched_labels=sum(part.unmatched_labels for part in parts.values()),
     )
 
 

@@ -20,6 +20,7 @@ ORACLE: dict[str, Any] = {
 WORDS = {
     "images": "images",
     "labels": "labels",
+    "unmatched_labels": "labels that name no row",
     "metadata": "metadata rows",
     "set_aside": "set aside by the reader",
     "raw_by_class": "read",
@@ -40,13 +41,16 @@ def is_published_file(meta: Mapping[str, Any]) -> bool:
 def list_counts(meta: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
     """Return (what, count here, published count or None) a row of the table, from a store's meta."""
     published = ORACLE if is_published_file(meta) else {}
+    blind = meta["unlabelled"]
     table: list[tuple[str, int, int | None]] = []
     for key, words in WORDS.items():
         name, here, there = words.format(**meta), meta[key], published.get(key)
         if isinstance(here, list):
-            table.append((name, sum(here), sum(there) if there else None))
+            table.append((name, sum(here) + blind[key], sum(there) if there else None))
             for i, label in enumerate(meta["classes"]):
                 table.append((f"  {label}", here[i], there[i] if there else None))
+            if blind["raw_by_class"]:
+                table.append(("  unlabelled", blind[key], None))
         elif isinstance(here, dict):
             table += [(f"{name}: {reason}", count, None) for reason, count in here.items()]
         else:

@@ -36,7 +36,8 @@ def main() -> None:
         folder = given.out or given.source.with_name(f"{given.source.stem}_report")
         if folder.exists() and not given.overwrite:
             raise InputError(f"{folder} is there already; give another --out, or --overwrite to write into it.")
-        print(write_table_page(given.source, folder, given.labels))
+        page, notes = write_table_page(given.source, folder, given.labels)
+        print(*notes, page, sep="\n")
         return
     if given.out or given.labels:
         raise InputError(f"--out and --labels are for a table; the page of {given.source} goes into it.")

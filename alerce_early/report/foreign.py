@@ -1,12 +1,14 @@
 """A predictions table that somebody else made, read as one of our own."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from alerce_early import tables
 from alerce_early.data import names
-from alerce_early.data.readers.labels import LABEL, join_labels
+from alerce_early.data.readers.labels import LABEL, join_labels, read_csv
 from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics, thresholds
 
@@ -16,6 +18,11 @@ SUM_TOLERANCE = 1e-3
 
 
 def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
+    """Return the table of `read_with_notes` alone."""
+    return read_with_notes(path, labels_path)[0]
+
+
+def read_with_notes(path: Path, labels_path: Path | None = None) -> tuple[dict[str, np.ndarray], list[str]]:
     """Read a CSV or parquet table of classifications with the columns id, label and p_<class>, or score.
 
     labels_path: a table with the labels, see `labels`; where it is given, the first one needs none.
@@ -23,12 +30,13 @@ def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
     Where there is a column split with test rows, only these are kept, with the columns of `thresholds` if there are
     validation rows to choose them. score, in [0, 1], is the probability of SN
     if that is one of the two labels, or else of the one that is last in alphabetical order (of 0 and 1, or bogus
-    and real: the second). Returns our columns, with row, split and predicted. Raises InputError, which names
-    the columns that are missing and the values that are no probabilities.
+    and real: the second). Returns our columns, with row, split and predicted, and what became of the labels and rows,
+    in words. Raises InputError, which names the columns that are missing and the values that are no probabilities.
     """
-    found = tables.read(path)
+    found, notes = tables.read(path), []
     if labels_path:
-        found |= {"label": labels(labels_path, found)}
+        found["label"], matches = labels(labels_path, found)
+        notes.append(f"{matches}.")
     missing = [name for name in ("id", "label") if name not in found]
     if "score" not in found and not tables.classes_of(found):
         missing.append("p_<class> or score")
@@ -61,27 +69,27 @@ def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
     predicted = np.array(classes)[stacked.argmax(1)]
     read = {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
     judged = read if SPLIT in read["split"] else tables.select_split(read, "test")
-    return judged | thresholds.threshold_columns(thresholds.fit(tables.select_split(read, "validation")), judged)
+    fitted = thresholds.fit(tables.select_split(read, "validation"))
+    return judged | thresholds.threshold_columns(fitted, judged), notes
 
 
-def labels(path: Path, table: tables.Table) -> np.ndarray:
-    """(N,) class names for the rows of a table, "" where there is none, from a CSV or parquet table of labels.
+def labels(path: Path, table: tables.Table) -> tuple[np.ndarray, str]:
+    """Return the classes of the rows of a table, (N,) str, "" where there is none, and how many labels matched.
 
-    Its columns are those of `labels.join_labels`. Raises InputError where it has others, or names not one of
-    the rows.
+    path: a CSV or parquet table with the columns of `labels.join_labels`. Raises InputError where it has others, or
+    names not one of the rows.
     """
-    found = {name: _labels(path, c) if name.lower() in LABEL else c for name, c in tables.read(path).items()}
-    by, label_of = join_labels(found, table, str(path))
-    joined = np.array([label_of.get(key, "") for key in table[by].astype(str)], dtype=str)
-    if not (joined != "").any():
-        examples = f"it names {next(iter(label_of), 'nothing')}, the table {next(iter(table[by]), 'nothing')}"
-        raise InputError(f"{path} has a label for not one row of the table, by {by}: {examples}.")
-    return joined
+    content = read_csv(path) if path.suffix == ".csv" else tables.read(path)
+    names_and_labels = {k: _labels(path, column) if k.lower() in LABEL else column for k, column in content.items()}
+    known = join_labels(names_and_labels, table, str(path))
+    keys = table[known.by].astype(str).tolist()
+    matches = known.match(keys)
+    return np.array([known.of.get(key, "") for key in keys], dtype=str), matches
 
 
-def _labels(path: Path, labels: np.ndarray) -> np.ndarray:
+def _labels(path: Path, labels: Iterable[Any]) -> np.ndarray:
     """Labels as text; nothing for a missing one."""
-    texts = ["" if label is None or label != label else str(label) for label in labels.tolist()]
+    texts = ["" if label is None or label != label else str(label) for label in labels]
     return names.check_names(texts, "labels", str(path))
 
 

@@ -136,20 +136,25 @@ def _finish_stamps(recipe: Recipe, stored: np.ndarray) -> np.ndarray:
     return recipe.finish(torch.from_numpy(np.array(stored))).numpy()
 
 
-def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> Path:
-    """Judge a table from elsewhere (see `foreign.read`) and write page, pictures and numbers into a folder."""
-    table = foreign.read(source, labels)
+def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> tuple[Path, list[str]]:
+    """Judge a table from elsewhere and write page, pictures and numbers into a folder.
+
+    Returns the page's path and the notes of `foreign.read_with_notes`, which stand on the page as well.
+    """
+    table, notes = foreign.read_with_notes(source, labels)
     kind = Classification()
     judged = kind.judge(table)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = _save(sections.draw(kind, judged, table), folder)
+    first, *rest = sections.write(kind, judged, table, drawn, images=None)
+    first.words[1:1] = notes
     text = page.render(
         title=source.name,
         subtitle=f"{judged['n']:,} rows of {len(np.unique(tables.find_objects(table))):,} objects, classes "
         f"{', '.join(judged['classes'])}.",
         headline=sections.headline(kind, judged),
-        sections=sections.write(kind, judged, table, drawn, images=None),
+        sections=[first, *rest],
     )
     files.write_text(folder / "metrics.json", json.dumps(judged, indent=1))
     files.write_text(folder / "index.html", text)
-    return folder / "index.html"
+    return folder / "index.html", notes

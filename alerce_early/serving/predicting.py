@@ -30,6 +30,7 @@ class Outcome:
 
     before: how much of it an earlier process had read. first: of what was set aside. cut: the archives that end before
     they should, with the reason; how many rows are missing nobody knows. finished: this very command had ended before.
+    labelled: rows with a label, of an input with a table of labels; None of another.
     """
 
     classified: int
@@ -39,6 +40,7 @@ class Outcome:
     first: Rejected | None
     cut: tuple[str, ...] = ()
     finished: bool = False
+    labelled: int | None = None
 
     def __str__(self) -> str:
         if self.finished:
@@ -46,6 +48,15 @@ class Outcome:
         rate = (self.classified + self.rejected - self.before) / max(self.seconds, 1e-9)
         earlier = f" ({self.before:,} of both before this start)" if self.before else ""
         return f"{self.classified:,} classified, {self.rejected:,} rejected{earlier}, {rate:,.0f} alerts/s"
+
+    def notes(self) -> list[str]:
+        """Return what else is to be known of the rows, one sentence each."""
+        labelled = self.labelled
+        return (
+            []
+            if labelled is None
+            else [f"{labelled:,} of {self.classified:,} classified rows have a label from labels.csv"]
+        )
 
     def warn_of_cuts(self) -> None:
         """Print a warning for each archive that ends before it should."""
@@ -126,10 +137,14 @@ def predict(
             parts.add(_table(classifier, NOTHING, shown), [], 0)
         first = next(parts.reasons(), None)
         cut = tuple(f"{row.source}: {row.reason}" for row in parts.reasons() if row.reason.startswith(CUT_SHORT))
+        labelled = None
+        if source.labels and not parts.finished:
+            labelled = sum(int((column != "").sum()) for column in parts.column("label"))
         if not parts.finished:
             parts.finish()
     seconds = time.perf_counter() - started
-    return Outcome(parts.counts["rows"], parts.counts["rejected"], before, seconds, first, cut, parts.finished)
+    counts = parts.counts["rows"], parts.counts["rejected"]
+    return Outcome(*counts, before, seconds, first, cut, parts.finished, labelled)
 
 
 def _command(classifier: Classifier, source: Source, shard: Shard, size: int) -> dict[str, Any]:

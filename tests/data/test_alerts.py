@@ -1,6 +1,7 @@
 """Alert packets as a stream of records: what is read, in which order, and by whom."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -191,6 +192,33 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
     (tmp_path / "labels.csv").unlink()
     with pytest.raises(InputError, match=r"data\.labels"):
         _ = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).labels
+
+
+def test_labels_that_match_and_that_do_not_are_counted(
+    tmp_path: Path, composed: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    simulated_packets.write(tmp_path / "night.tar.gz", 40, seed=SEED)[1].unlink()
+    keys = next(alerts.stream([tmp_path])).keys.tolist()
+    rows = [f"{keys[0]},AGN", f"{keys[1]},SN", f"{keys[2]},", ",VS", "5,VS"]
+    (tmp_path / "labels.csv").write_text("\r\n".join(["candid,label", *rows]), encoding="utf-8-sig")
+    with caplog.at_level("INFO", logger="alerce_early"):
+        store = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).store
+    assert f"2 of 3 labels name a row by candid; {len(keys) - 2} of {len(keys)} rows have no label" in caplog.text
+    found = {name.strip(): count for name, count, _ in summary.list_counts(store.meta)}
+    assert (found["labels"], found["labels that name no row"], found["read"]) == (2, 1, len(keys))
+    assert found["images"] == found["kept"] == len(keys) and found["unlabelled"] == len(keys) - 2
+    assert found["AGN"] == found["SN"] == 1
+
+
+@pytest.mark.parametrize("name", ("1.09558e+18", "1095578115815010048.0"))
+def test_ids_that_went_through_a_spreadsheet_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    simulated_packets.write(tmp_path / "night.tar.gz", 3, seed=SEED)[1].unlink()
+    (tmp_path / "labels.csv").write_text(f"candid,label\n{name},SN\n{name},AGN\n")
+    with pytest.raises(InputError, match=rf"labels\.csv: column candid holds {re.escape(name)}"):
+        list(alerts.stream([tmp_path]))
+    (tmp_path / "labels.csv").write_text("candid,label\n5,SN\n")
+    with pytest.raises(InputError, match=r"labels\.csv: not one of its 1 labels names one of the \d rows by candid"):
+        alerts.read(tmp_path)
 
 
 def test_the_door_of_a_simulated_night(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

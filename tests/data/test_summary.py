@@ -13,6 +13,7 @@ PUBLISHED = {
     "nan_values": 9_743_759,
     "kept_with_nan_after_crop": 2_598,
 }
+BY_CLASS = [f"{part}_by_class" for part in ("raw", "dropped", "lacking", "kept")]
 
 
 def meta(**changes: object) -> dict[str, object]:
@@ -24,6 +25,8 @@ def meta(**changes: object) -> dict[str, object]:
         "set_aside": {},
         "lacking_by_class": [0] * len(CLASSES),
         "odd_values": 0,
+        "unmatched_labels": 0,
+        "unlabelled": dict.fromkeys(BY_CLASS, 0),
     } | changes
 
 

@@ -1,11 +1,13 @@
 """Tables from elsewhere: read as our own, refused with what is missing, reported from the command line."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from alerce_early import tables
 from alerce_early.errors import InputError
 from alerce_early.report import foreign
 from alerce_early.report.__main__ import main
@@ -38,8 +40,29 @@ def test_labels_that_contradict_each_other_or_name_others_are_refused(tmp_path: 
     ]
     with pytest.raises(InputError, match=r"gives 7 two labels, a and b \(1 such\)\."):
         foreign.read(table, written(tmp_path / "l.csv", "candid,label|7,a|7,b|8,b"))
-    with pytest.raises(InputError, match=r"not one row of the table, by candid: it names 7\.0, the table 7\."):
-        foreign.read(table, written(tmp_path / "l.csv", "candid,label|7.0,a|8.0,b"))
+    with pytest.raises(InputError, match=r"by candid; it names 9, the rows 7\."):
+        foreign.read(table, written(tmp_path / "l.csv", "candid,label|9,a|10,b"))
+
+
+@pytest.mark.parametrize("name", ("7.0", "1.09558e+18", "1E+18", ".7"))
+def test_ids_that_went_through_a_spreadsheet_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    table = written(tmp_path / "t.csv", "id,candid,p_a,p_b|x,7,.9,.1|y,8,.1,.9")
+    with pytest.raises(InputError, match=rf"l\.csv: column candid holds {re.escape(name)} "):
+        foreign.read(table, written(tmp_path / "l.csv", f"candid,label|8,b|{name},a"))
+    tables.write(tmp_path / "l.parquet", {"candid": np.array([7.0, 8.0]), "label": np.array(["a", "b"])})
+    with pytest.raises(InputError, match=r"column candid holds 7\.0"):
+        foreign.read(table, tmp_path / "l.parquet")
+
+
+def test_labels_are_counted_whatever_a_spreadsheet_put_before_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = written(tmp_path / "t.csv", f"id,candid,p_a,p_b|x,{10**18 + 1},.9,.1|y,8,.1,.9|z,9,.1,.9")
+    (tmp_path / "l.csv").write_text(f"candid,label\n{10**18 + 1},a\n8,b\n,b\n5,b\n", encoding="utf-8-sig")
+    monkeypatch.setattr("sys.argv", ["report", str(table), "--labels", str(tmp_path / "l.csv")])
+    main()
+    words = "l.csv: 2 of 3 labels name a row by candid; 1 of 3 rows have no label."
+    assert words in capsys.readouterr().out and words in (tmp_path / "t_report" / "index.html").read_text()
 
 
 def test_validation_rows_choose_the_thresholds(tmp_path: Path) -> None:

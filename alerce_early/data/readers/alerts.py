@@ -1,6 +1,5 @@
 """Alert packets: Avro files, folders, patterns and nightly tar archives, as records in bounded memory."""
 
-import csv
 import io
 import logging
 import re
@@ -18,6 +17,7 @@ from alerce_early.data.names import to_printable
 from alerce_early.data.readers import containers, labels, raw_files
 from alerce_early.data.readers.containers import Block
 from alerce_early.data.readers.fields import SNR
+from alerce_early.data.readers.labels import Labels
 from alerce_early.data.readers.packets import SURVEYS, Packet, Work, decode_records
 from alerce_early.data.readers.stamps_file import CHANNELS, CLASSES
 from alerce_early.data.readers.wire import Schemas
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 BATCH = 64  # packets decoded in one go
 LARGEST_BATCH = 1 << 24  # bytes of their blocks from which on there are fewer
-Labels = list[tuple[str, dict[str, int]]]  # by candid or id, the class of each packet that has one
 
 
 def stream(
@@ -133,8 +132,8 @@ def read(
     """Read all packets of a file, folder, pattern or archive at once, to train on or be judged on.
 
     labels_path: as one of `stream`'s. schemas: a place of `wire.Schemas`. survey, channels: as of `stream`. A packet
-    that cannot be read is set aside, logged and counted by reason. Raises InputError if nothing can be read or the
-    labels are of another form.
+    that cannot be read is set aside, logged and counted by reason. Raises InputError if nothing can be read, the
+    labels are of another form, or none of them belongs to a packet.
     """
     if path is None:
         raise InputError(f"packets of {survey} are needed: data.path=FOLDER, 'PATTERN*' or FILE (avro, tar, tar.gz).")
@@ -151,7 +150,14 @@ def read(
         name: np.concatenate([getattr(records, name) for records in readable])
         for name in ("images", "labels", "ids", "features")
     }
-    return replace(readable[0], **columns, context={}, set_aside=Counter(_kind(packet.reason) for packet in rejected))
+    unmatched = 0
+    for file in find_labels([path]) if labels_path is None else [Path(labels_path)]:
+        given = _read_labels(file)
+        keys = np.concatenate([chunk.keys for chunk in chunks]) if given.by == "candid" else columns["ids"]
+        log.info(given.match(keys.tolist()))
+        unmatched += len(given.of.keys() - set(keys.tolist()))
+    set_aside = Counter(_kind(packet.reason) for packet in rejected)
+    return replace(readable[0], **columns, context={}, set_aside=set_aside, unmatched_labels=unmatched)
 
 
 def _kind(reason: str) -> str:
@@ -159,16 +165,11 @@ def _kind(reason: str) -> str:
     return re.sub(r"^stamp is \d+ x \d+", "stamp is not whole", reason.partition(":")[0])
 
 
-def _read_labels(file: Path) -> tuple[str, dict[str, int]]:
-    try:
-        with file.open(newline="", encoding="utf-8") as text:
-            reader = csv.DictReader(text, restval="")
-            names, rows = reader.fieldnames or (), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file} is no readable CSV: {error}.") from None
-    table = {name: [row[name].strip() for row in rows] for name in names}
-    by, known = labels.join_labels(table, ("candid", "id"), str(file))
-    return by, dict(zip(known, to_label_numbers(list(known.values()), CLASSES, str(file)).tolist(), strict=True))
+def _read_labels(file: Path) -> Labels:
+    """Return the labels of a CSV as indices into `CLASSES`."""
+    known = labels.join_labels(labels.read_csv(file), ("candid", "id"), str(file))
+    numbers = to_label_numbers(list(known.of.values()), CLASSES, str(file))
+    return replace(known, of=dict(zip(known.of, numbers.tolist(), strict=True)))
 
 
 def _batches(found: Iterable[tuple[Block, range]]) -> Iterator[Work]:
@@ -216,7 +217,7 @@ def _cut(rows: Iterator[Packet | Rejected], size: int) -> Iterator[list[Packet |
         yield part
 
 
-def _chunk(rows: Sequence[Packet | Rejected], origin: str, classes: Labels, channels: Sequence[str]) -> Chunk:
+def _chunk(rows: Sequence[Packet | Rejected], origin: str, classes: Sequence[Labels], channels: Sequence[str]) -> Chunk:
     packets = [row for row in rows if isinstance(row, Packet)]
     rejected = tuple(row for row in rows if isinstance(row, Rejected))
     keys, ids, sources = (np.array([getattr(p, name) for p in packets], str) for name in ("key", "id", "source"))
@@ -224,7 +225,7 @@ def _chunk(rows: Sequence[Packet | Rejected], origin: str, classes: Labels, chan
     if packets:
         numbers = [
             next(
-                (known[name] for by, known in classes if (name := p.key if by == "candid" else p.id) in known),
+                (known.of[name] for known in classes if (name := p.key if known.by == "candid" else p.id) in known.of),
                 UNLABELLED,
             )
             for p in packets
