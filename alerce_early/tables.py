@@ -2,8 +2,8 @@
 
 Columns: id, object where that is not the id (of a source with several names, see `splits.match_objects`), row, split
 ("validation" or "test"), label and predicted (class names), p_<class> for each class, q_<class>, the same calibrated,
-the sets of classes of `conformal.KINDS`, threshold_<what is wanted>, see `thresholds`, and what of `METADATA` the store
-has.
+the sets of classes of `conformal.KINDS`, threshold_<what is wanted> and threshold_rows, see `thresholds`, and what of
+`METADATA` the store has.
 The label of a row that nobody has labelled is empty.
 """
 

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy.stats import binomtest, ttest_ind
 
-from alerce_early.evaluation.intervals import LEVEL, resamples
+from alerce_early.evaluation.intervals import LEVEL, resamples, widen
 from alerce_early.evaluation.kinds import choose_kind
 from alerce_early.tables import find_objects
 
@@ -49,8 +49,11 @@ class Outcome:
 
     def interval(self) -> tuple[float, float]:
         """95 % of the mean over seeds of the score, by which other objects might have been in the test rows."""
-        low, high = np.percentile(self._scores(self.share), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-        return float(low), float(high)
+        scores = self._scores(self.share)
+        bounds = np.percentile(scores, [50 * (1 - LEVEL), 50 * (1 + LEVEL)]).tolist()
+        strata = (self.ids[self.strata == one] for one in np.unique(self.strata))
+        low, high = widen(scores[0], bounds, strata)
+        return low, high
 
     def _scores(self, values: np.ndarray) -> np.ndarray:
         """(DRAWS,) of the mean over strata of the mean of values (N,), bootstrapped over whole objects."""

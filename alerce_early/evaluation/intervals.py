@@ -1,11 +1,12 @@
 """How far a number can be trusted: 95 % intervals."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 LEVEL = 0.95
+ROUNDING = 1e-9  # of a share
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
@@ -31,12 +32,28 @@ def share(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     return bootstrap(lambda times: {"share": float(times @ hits / times.sum())}, groups)["share"]
 
 
+def widen(value: float, bounds: Sequence[float], groups: Iterable[np.ndarray]) -> list[float]:
+    """Return a bootstrap's interval of a number in [0, 1], or where it has no width Wilson's, with a trial per object.
+
+    groups: the objects of the rows that the number is about; of several such sets of rows it is taken for the mean of
+    their numbers. Where all draws are 0 or all are 1, the bootstrap knows nothing of the rows that were not drawn.
+    """
+    if bounds[1] - bounds[0] > ROUNDING or min(abs(value), abs(1 - value)) > ROUNDING:
+        return list(bounds)
+    trials = [len(np.unique(objects)) for objects in groups if len(objects)] or [0]
+    return np.mean([wilson(n * round(value), n) for n in trials], axis=0).tolist()
+
+
 def judge_rows(
-    statistic: Callable[[np.ndarray], dict[str, float]], groups: np.ndarray, rows: np.ndarray | None = None
+    statistic: Callable[[np.ndarray], dict[str, float]],
+    groups: np.ndarray,
+    rows: np.ndarray | None = None,
+    shares: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return {"n", "values": {name: number}, "intervals": {name: [low, high]}} of the rows (n,), or all.
 
-    statistic: takes how often each row counts, (N,) float64, and returns named numbers; groups: see `resamples`.
+    statistic: takes how often each row counts, (N,) float64, and returns named numbers; groups: see `resamples`;
+    shares: names of those numbers that are shares of the rows, whose interval is `widen`'s.
     """
     rows = np.arange(len(groups)) if rows is None else rows
 
@@ -46,17 +63,23 @@ def judge_rows(
         return statistic(weights)
 
     bounds = bootstrap(on_all, groups[rows])
-    intervals = {name: list(bound) for name, bound in bounds.items()}
-    return {"n": len(rows), "values": on_all(np.ones(len(rows))), "intervals": intervals}
+    intervals, values = {name: list(bound) for name, bound in bounds.items()}, on_all(np.ones(len(rows)))
+    intervals |= {name: widen(values[name], intervals[name], [groups[rows]]) for name in shares}
+    return {"n": len(rows), "values": values, "intervals": intervals}
 
 
 def judge_by_class(
-    statistic: Callable[[np.ndarray], dict[str, float]], groups: np.ndarray, labels: np.ndarray
+    statistic: Callable[[np.ndarray], dict[str, float]],
+    groups: np.ndarray,
+    labels: np.ndarray,
+    shares: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return `judge_rows` of all rows, with "by_class": the same of the rows of each of labels (N,)."""
     names = labels.astype(str)
-    by_class = {str(name): judge_rows(statistic, groups, np.flatnonzero(names == name)) for name in np.unique(names)}
-    return judge_rows(statistic, groups) | {"by_class": by_class}
+    by_class = {
+        str(name): judge_rows(statistic, groups, np.flatnonzero(names == name), shares) for name in np.unique(names)
+    }
+    return judge_rows(statistic, groups, shares=shares) | {"by_class": by_class}
 
 
 def bootstrap(

@@ -78,7 +78,8 @@ class Classification:
     def summarise(self, table: Table) -> dict[str, Any]:
         """Return {"n", "values", "intervals", "classes": names, "confusion": counts by true and predicted class}.
 
-        Recall, precision and accuracy have the intervals of `intervals.share`; all else has a bootstrap over objects.
+        Recall, precision and accuracy have the intervals of `intervals.share`; all else has a bootstrap over objects,
+        and where that has no width, as of a class of ten rows that are all right, the interval of `intervals.widen`.
         """
         classes = tables.classes_of(table)
         labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
@@ -86,6 +87,11 @@ class Classification:
         judged = intervals.judge_rows(metrics.Classification(labels, probabilities, classes), objects)
         bounds = judged["intervals"]
         bounds["ece"] = intervals.reflect_interval(judged["values"]["ece"], bounds["ece"])
+        of_each = {name: objects[labels == i] for i, name in enumerate(classes)}
+        for name, bound in bounds.items():
+            metric, _, of = name.partition("/")
+            if metric not in metrics.LOSSES:
+                bounds[name] = intervals.widen(judged["values"][name], bound, [of_each[of]] if of else of_each.values())
         parts = {"accuracy": np.full(len(labels), True)}
         for i, name in enumerate(classes):
             parts |= {f"recall/{name}": labels == i, f"precision/{name}": predicted == i}
@@ -117,6 +123,7 @@ class Regression:
     curves: tuple[str, ...] = ("catastrophic", "nmad", "mae")
     ranked_by = "catastrophic"
     lower_is_better = True
+    shares = ("catastrophic",)  # of the numbers, those that are a share of the rows
     kept = (0.5, 0.8)  # shares of the most confident rows that are judged by themselves
 
     def fits(self, columns: list[str]) -> bool:
@@ -140,9 +147,9 @@ class Regression:
             order = np.argsort(-table["confidence"], kind="stable")
             for share in self.kept:
                 rows = order[: max(1, round(share * len(order)))]
-                most_confident[str(share)] = intervals.judge_rows(summarise, objects, rows)
+                most_confident[str(share)] = intervals.judge_rows(summarise, objects, rows, self.shares)
         return {
-            **intervals.judge_by_class(summarise, objects, table["label"]),
+            **intervals.judge_by_class(summarise, objects, table["label"], self.shares),
             "most_confident": most_confident,
         }
 

@@ -7,6 +7,7 @@ import numpy as np
 LIGHT = 299_792.458  # km/s
 CATASTROPHIC = 6_000.0  # km/s; beyond it a redshift is taken for that of another line
 BINS, FEWEST = 15, 20  # of the calibration error, and rows in one
+LOSSES = ("log_loss", "brier", "ece")  # numbers of a table that are no share of rows; 0 is best
 RATES = (0.01, 0.1)  # false positive rates for which the misses are given
 
 

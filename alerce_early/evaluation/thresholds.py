@@ -8,6 +8,8 @@ import numpy as np
 from alerce_early import tables
 from alerce_early.evaluation import intervals, metrics
 
+FEW = 30  # rows of the class, below which a threshold promises nothing
+CHOSEN_BY = "threshold_rows"  # the column that tells how many of them chose the thresholds of a row
 WANTED = (0.9, 0.95)  # completeness or purity for which the page gives the threshold
 
 
@@ -46,30 +48,36 @@ def operating_points(own: np.ndarray, score: np.ndarray) -> list[dict[str, Any]]
 def fit(table: tables.Table) -> dict[str, Any] | None:
     """Return the thresholds of `operating_points` on a table of labelled validation rows, as plain values.
 
-    Returns {"of": class, "thresholds": {"completeness_0.9": number or None, ...}}; None where no class stands out
-    or it has no rows.
+    Returns {"of": class, "rows": how many of them are of it, "thresholds": {"completeness_0.9": number or None, ...}};
+    None where no class stands out or it has no rows.
     """
     name = looked_for(tables.classes_of(table))
     if name is None or not (own := table["label"] == name).any():
         return None
     points = operating_points(own, find_score(table, name))
-    return {"of": name, "thresholds": {_point(p["wanted"], p["level"]): p["threshold"] for p in points}}
+    return {
+        "of": name,
+        "rows": int(own.sum()),
+        "thresholds": {_point(p["wanted"], p["level"]): p["threshold"] for p in points},
+    }
 
 
 def threshold_columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, np.ndarray]:
-    """Return the columns threshold_<what is wanted> (N,), NaN where there is none, of a table of any rows."""
+    """Return the columns threshold_<what is wanted> (N,), NaN where there is none, and `CHOSEN_BY` of any rows."""
     if fitted is None:
         return {}
     n = len(table[f"p_{fitted['of']}"])
     values = {name: np.nan if value is None else value for name, value in fitted["thresholds"].items()}
-    return {f"threshold_{name}": np.full(n, value) for name, value in values.items()}
+    columns = {f"threshold_{name}": np.full(n, value) for name, value in values.items()}
+    return columns | ({CHOSEN_BY: np.full(n, fitted["rows"])} if "rows" in fitted else {})
 
 
 def judge(table: tables.Table) -> dict[str, Any]:
     """Return what the thresholds of a table give on its rows; {} where no class stands out or it has no rows.
 
     Returns {"of": class, "chosen": whether they are columns of the table and its rows did not choose them,
-    "points": `operating_points`, where chosen each with "intervals": {"purity" and "completeness": [low, high]}}.
+    "rows": how many rows of the class chose them, None where nobody knows, "points": `operating_points`, where chosen
+    each with "intervals": {"purity" and "completeness": [low, high]}}.
     Without the columns of `threshold_columns` the thresholds are those of the very rows.
     """
     name = looked_for(tables.classes_of(table))
@@ -78,9 +86,11 @@ def judge(table: tables.Table) -> dict[str, Any]:
     score = find_score(table, name)
     points = operating_points(own, score)
     chosen = all(f"threshold_{_point(p['wanted'], p['level'])}" in table for p in points) and not _chose(table)
+    rows: int | None = int(own.sum())
     if chosen:
         points = [_evaluate(point["wanted"], point["level"], table, own, score) for point in points]
-    return {"of": name, "chosen": chosen, "points": points}
+        rows = int(table[CHOSEN_BY].min()) if CHOSEN_BY in table else None
+    return {"of": name, "chosen": chosen, "rows": rows, "points": points}
 
 
 def _point(wanted: str, level: float) -> str:

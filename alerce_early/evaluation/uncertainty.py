@@ -79,7 +79,14 @@ def judge_separation(table: Table) -> dict[str, Any]:
         gain = {"gain": areas["entropy"] - areas[MEASURES[0]]} if MEASURES[0] in areas else {}
         return {name: float(area) for name, area in (areas | gain).items()}
 
-    return intervals.judge_rows(find_areas, tables.find_objects(table))
+    judged, objects = intervals.judge_rows(find_areas, tables.find_objects(table)), tables.find_objects(table)
+    right = find_right(table)
+    rarer = min(objects[right], objects[~right], key=len)  # an area is known as well as these rows allow
+    widened = {
+        name: intervals.widen(judged["values"][name], bound, [rarer]) if name in scores else bound
+        for name, bound in judged["intervals"].items()
+    }
+    return judged | {"intervals": widened}
 
 
 def bin_by_column(right: np.ndarray, values: np.ndarray) -> list[tuple[float, float, int, int]]:

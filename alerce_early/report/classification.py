@@ -121,10 +121,12 @@ class ClassificationChapter:
         )
 
     def _thresholds(self, judged: Judged, drawn: Drawn) -> list[Section]:
-        name, measures = judged["of"], ("completeness", "purity")
+        name, measures, chosen_by = judged["of"], ("completeness", "purity"), judged["rows"]
+        few = chosen_by is not None and chosen_by < thresholds.FEW
+        doubt = f" (warning: chosen by only {chosen_by} rows of {name}; expect another value)" if few else ""
         rows = []
         for point in judged["points"]:
-            wanted, bounds = f"{point['wanted']} of at least {point['level']:.0%}", point.get("intervals", {})
+            wanted, bounds = f"{point['wanted']} of at least {point['level']:.0%}{doubt}", point.get("intervals", {})
             given = ["none taken" if point[of] is None else number(point[of], bounds.get(of)) for of in measures]
             none = point["threshold"] is None
             rows.append([wanted, "none is", "", ""] if none else [wanted, number(point["threshold"]), *given])

@@ -38,6 +38,7 @@ def test_thresholds_chosen_on_validation_rows_are_tried_on_others() -> None:
     chosen = thresholds.fit({"label": np.where(OWN, "SN", "rest"), "p_SN": SCORE, "p_rest": 1 - SCORE})
     assert chosen == {
         "of": "SN",
+        "rows": 4,
         "thresholds": {"completeness_0.9": 0.3, "completeness_0.95": 0.3, "purity_0.9": 0.8, "purity_0.95": 0.8},
     }
     # by falling score: SN rest | SN SN | rest
@@ -61,6 +62,21 @@ def test_thresholds_chosen_on_validation_rows_are_tried_on_others() -> None:
         _, section = page_of(rows, "Thresholds for SN")
         assert not judged["chosen"] and "read off the very rows" in section.words[0]
         assert judged["points"] == thresholds.operating_points(test["label"] == "SN", score)
+
+
+@pytest.mark.parametrize(("n", "warned"), ((7, True), (29, True), (30, False)))
+def test_a_point_chosen_by_few_rows_carries_a_warning_on_its_row(n: int, warned: bool) -> None:
+    rows = {"id": np.arange(4), "label": np.array(["SN", "rest"] * 2), "split": np.full(4, "test")}
+    rows |= {"p_SN": (score := np.array([0.9, 0.1, 0.4, 0.3])), "p_rest": 1 - score}
+    labels = np.array(["SN"] * n + ["rest"] * 50)
+    chosen = thresholds.fit({"label": labels, "p_SN": np.linspace(1, 0, n + 50), "p_rest": np.linspace(0, 1, n + 50)})
+    judged = rows | thresholds.threshold_columns(chosen, rows)
+    assert thresholds.judge(judged)["rows"] == n
+    _, section = page_of(judged, "Thresholds for SN")
+    assert all((f"only {n} rows of SN" in row[0]) is warned for row in section.tables[0][1])
+    del judged[thresholds.CHOSEN_BY]  # of a table from before it was there: nobody knows
+    _, section = page_of(judged, "Thresholds for SN")
+    assert not any("warning" in row[0] for row in section.tables[0][1])
 
 
 def test_each_fold_has_thresholds_of_its_own() -> None:
