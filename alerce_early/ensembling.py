@@ -12,6 +12,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from alerce_early import checkpoints, tables
 from alerce_early.data.datamodule import AlertData
+from alerce_early.data.names import hash_objects
 from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.instantiate import make_data
@@ -130,12 +131,13 @@ def _write(
     """Write the joined network as a finished run."""
     fits = fit_on_validation({**table, "split": np.full(len(table["row"]), "validation")}, config)
     table |= columns_of(fits, table)
+    trained_on = hash_objects([], *(checkpoints.read(one.best).get("trained_on") or "" for one in members))
     kept = {name: checkpoint[name] for name in ("format", "task", "hyper_parameters", "state_dict")}
     run = Run.new(folder)
     config.model.net, config.data.split.fold = checkpoint["hyper_parameters"]["net"], None
     run.begin(config)
     run.best.parent.mkdir()
-    checkpoints.save({**kept, **fits}, run.best)
+    checkpoints.save({**kept, **fits, "trained_on": trained_on}, run.best)
     tables.write(run.predictions, table)
     result = {
         **{name: members[0].metrics[name] for name in ("origin", "epochs", "best_epoch", "precision")},

@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from alerce_early import (
     tables,
 )
 from alerce_early.config import quote_value
-from alerce_early.data import summary
+from alerce_early.data import names, summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.errors import InputError
 from alerce_early.evaluation import (
@@ -122,7 +122,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
         return
     fits = fit_on_validation(table, config)
     table |= columns_of(fits, table)
-    checkpoints.add(run.best, fits)
+    checkpoints.add(run.best, fits | {"trained_on": hash_trained(data, config.get("init_from"))})
     tables.write(run.predictions, table)
     if len(blind := tables.keep_unlabelled(table)["row"]):
         tables.write(run.blind_predictions, tables.keep_unlabelled(table))
@@ -184,6 +184,15 @@ def predict(task: Task, data: AlertData, best: ModelCheckpoint) -> dict[str, np.
     named = {"id": data.store.ids[row], **({"object": data.objects[row]} if several else {})}
     keys = {**named, "row": row, "split": joined.pop("split")}
     return keys | task.named(joined) | data.metadata(tables.METADATA, row)
+
+
+def hash_trained(data: AlertData, start: str | None) -> str:
+    """Return the hashes of the objects that train or choose a network, also of the one it starts from."""
+    rows = np.concatenate([data.parts["train"], data.parts["validation"]])
+    before = None
+    with suppress(InputError):  # what a run began with may be gone when it ends
+        before = checkpoints.read(checkpoint_of(Path(start))).get("trained_on") if start else None
+    return names.hash_objects(data.store.ids[rows].tolist(), before or "")
 
 
 def fit_on_validation(table: tables.Table, config: DictConfig) -> dict[str, Any]:

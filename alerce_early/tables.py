@@ -28,6 +28,7 @@ METADATA = {
     "sigmapsf": "magnitude error (sigmapsf)",
     "snr": "signal-to-noise ratio (snr)",
 }
+TRAINED = "trained"  # the column that tells whether a row is of an object that trained or chose the network
 PLACE = ("jd", "fid", "ra", "dec")  # when, through which filter and where, of what is classified
 JOINED = "|"  # between the classes of a set, so no class has it in its name
 SMALLEST = 1e-12  # probability; a network's zero is a rounded one

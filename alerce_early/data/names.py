@@ -1,7 +1,8 @@
 """Names that come from files: object ids and classes continue into tables, file names, pages, figures and logs."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,11 @@ from alerce_early.tables import JOINED
 LONGEST = 100  # characters; no survey's ids have half of it
 # Spreadsheets run cells that begin so, and figures set text between $ as formulae; no object is called that.
 FORMULA = re.compile(r"[=@]|[+-](?![\w.+-]*$)|[^$]*\$")
+
+
+# Ids that say nothing of the sky: numbers of rows, and those of simulated objects, which every simulation has.
+NO_OBJECT = re.compile(r"(\w+/)?row\d+|SIM\d+", re.ASCII)
+DIGITS = 12  # of an object's hash: of 40,000 objects and a million rows two share one by chance once in 7,000 times
 
 
 def sound(name: str) -> bool:
@@ -41,6 +47,25 @@ def check_names(values: Any, what: str, origin: str) -> np.ndarray:
                 "of them $ and no formula."
             )
     return np.array(names, dtype=str)
+
+
+def hash_objects(ids: Iterable[str], *others: str) -> str:
+    """Return the hashes of these objects, `DIGITS` hexadecimal digits each, sorted; others: more of the same to add.
+
+    By them a file can tell whether it knows an object, without listing its objects. Ids of no object are left out.
+    """
+    known = {text[i : i + DIGITS] for text in others for i in range(0, len(text), DIGITS)}
+    return "".join(sorted(known | {_hash(name) for name in set(ids) if not NO_OBJECT.fullmatch(name)}))
+
+
+def is_hashed(ids: np.ndarray, hashes: str) -> np.ndarray:
+    """Return whether each of the objects (N,) str is among those of `hash_objects`, (N,) bool."""
+    known = {hashes[i : i + DIGITS] for i in range(0, len(hashes), DIGITS)}
+    return np.array([_hash(name) in known for name in ids.tolist()], dtype=bool)
+
+
+def _hash(name: str) -> str:
+    return blake2b(name.encode(), digest_size=DIGITS // 2).hexdigest()
 
 
 def check_classes(classes: Sequence[str]) -> None:

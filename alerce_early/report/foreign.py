@@ -13,6 +13,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics, thresholds
 
 SPLIT = "table"  # of all rows that are not said to be test rows
+UNSEEN, SEEN = "new", "seen"  # the same of a table that tells which rows trained the network: the others, or all
 WANTED = "wanted: id, label and either one p_<class> for each class, or score (the probability of the second class)"
 SUM_TOLERANCE = 1e-3
 
@@ -28,7 +29,8 @@ def read_with_notes(path: Path, labels_path: Path | None = None) -> tuple[dict[s
     labels_path: a table with the labels, see `labels`; where it is given, the first one needs none.
 
     Where there is a column split with test rows, only these are kept, with the columns of `thresholds` if there are
-    validation rows to choose them. score, in [0, 1], is the probability of SN
+    validation rows to choose them. Rows of objects that trained the network, by the column `tables.TRAINED`, are left
+    out if there are others. score, in [0, 1], is the probability of SN
     if that is one of the two labels, or else of the one that is last in alphabetical order (of 0 and 1, or bogus
     and real: the second). Returns our columns, with row, split and predicted, and what became of the labels and rows,
     in words. Raises InputError, which names the columns that are missing and the values that are no probabilities.
@@ -50,10 +52,15 @@ def read_with_notes(path: Path, labels_path: Path | None = None) -> tuple[dict[s
     found |= {"id": ids, "label": _labels(path, found["label"]), **_read_known(path, found)}
     names.check_names(tables.classes_of(found), "classes", str(path))
     found = tables.keep_labelled(found)
+    known = tables.TRAINED in found
+    if known:
+        found, said = _leave_out_trained(found)
+        notes += said
     if "split" in found and (found["split"] == "test").any():
         found = tables.join_tables([tables.select_split(found, split) for split in ("test", "validation")])
     else:
-        found["split"] = np.full(len(found["id"]), SPLIT)
+        split = SPLIT if not known else SEEN if _is_true(found[tables.TRAINED]).any() else UNSEEN
+        found["split"] = np.full(len(found["id"]), split)
     if not len(found["id"]):
         raise InputError(f"{path} has no row with a label.")
     if not tables.classes_of(found):
@@ -68,9 +75,23 @@ def read_with_notes(path: Path, labels_path: Path | None = None) -> tuple[dict[s
         raise InputError(f"{path}: the columns p_* add up to {stacked[worst].sum():g} in row {worst + 1}; wanted 1.")
     predicted = np.array(classes)[stacked.argmax(1)]
     read = {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
-    judged = read if SPLIT in read["split"] else tables.select_split(read, "test")
+    judged = tables.select_split(read, "test") if "test" in read["split"] else read
     fitted = thresholds.fit(tables.select_split(read, "validation"))
     return judged | thresholds.threshold_columns(fitted, judged), notes
+
+
+def _leave_out_trained(table: tables.Table) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the rows of objects that did not train or choose the network, or all where there are no others."""
+    trained, n = _is_true(table[tables.TRAINED]), len(table["id"])
+    of = f"{trained.sum():,} of {n:,} labelled rows are of objects that trained or chose the network"
+    if trained.all() and n:
+        return dict(table), [f"{of}; there are no others, so these numbers flatter it."]
+    return {name: column[~trained] for name, column in table.items()}, [f"{of}; the numbers are of the others."]
+
+
+def _is_true(column: np.ndarray) -> np.ndarray:
+    """(N,) bool of a column that a table may hold as such, as numbers or as text."""
+    return np.isin(np.char.lower(column.astype(str)), ("true", "1", "1.0"))
 
 
 def labels(path: Path, table: tables.Table) -> tuple[np.ndarray, str]:

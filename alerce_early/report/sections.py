@@ -34,6 +34,8 @@ COLUMNS = 8  # of the metadata that matter most
 STANDING = {
     "test": "neither trained nor chose the network",
     "validation": "chose the network, calibration, sets, thresholds, which flatters all; the test rows have no labels",
+    foreign.UNSEEN: "are of objects that neither trained nor chose the network",
+    foreign.SEEN: "are of objects that trained or chose the network, which flatters all numbers",
     foreign.SPLIT: "came as they are: whether the classifier was trained or chosen on them is not known here",
 }
 
@@ -142,7 +144,7 @@ def write(
     """
     first, *rest = CHAPTERS[kind.name].write(judged, table, drawn, images)
     split = str(table["split"][0])
-    first.title = "Result" if split == foreign.SPLIT else f"Result on the {split} split"
+    first.title = "Result" if split in (foreign.SPLIT, foreign.UNSEEN, foreign.SEEN) else f"Result on the {split} split"
     first.words.insert(0, f"{len(table['split']):,} {split} rows that {STANDING[split]}.")
     return [first, *rest]
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early import files, tables
+from alerce_early.data.names import is_hashed
 from alerce_early.data.readers import stamps_file
 from alerce_early.data.records import MISSING, Records, to_numbers
 from alerce_early.errors import InputError, require_extra
@@ -134,6 +135,11 @@ class Classifier:
             )
         columns = dict(zip(records.feature_names, records.features.T, strict=True))
         return self._table(np.asarray(records.images), self._columns(columns, len(records), records.origin))
+
+    def find_trained(self, ids: np.ndarray) -> np.ndarray | None:
+        """Return which objects (N,) str trained or chose one of the networks, (N,) bool; None if none tells it."""
+        known = [member.trained_on for member in self.members if member.trained_on is not None]
+        return is_hashed(ids, "".join(known)) if known else None
 
     def find_answered(self, table: Table) -> np.ndarray:
         """Return (N,) bool: the rows of a table of `predict` for which the network returned finite numbers alone."""

@@ -22,13 +22,18 @@ class Deployed(nn.Module):
 
     spec: the `DataSpec` it was trained on, with the recipe. classes, features: names, in the order of what
     comes out and goes in. calibration, conformal: the fits of the validation rows as plain values, or None.
+    trained_on: as of `Facts`.
     columns: names of all it returns, as in the predictions table: p_<class>, what else the task has, and the
     calibrated q_<class>. facts: what its exported file says. chosen: those of the columns that
     `forward` returns. model_id: 12 hex digits, of the weights and of all else that decides what comes out.
     """
 
     def __init__(
-        self, task: Task, calibration: Mapping[str, Any] | None = None, conformal: Mapping[str, Any] | None = None
+        self,
+        task: Task,
+        calibration: Mapping[str, Any] | None = None,
+        conformal: Mapping[str, Any] | None = None,
+        trained_on: str | None = None,
     ):
         """Raise InputError for a task that predicts nothing, and for fits that are none of its classes."""
         super().__init__()
@@ -45,7 +50,7 @@ class Deployed(nn.Module):
         if self.calibration:
             self.columns += tuple(f"q_{name}" for name in self.classes)
         self.model_id = self._hash()
-        self.facts = Facts(self.model_id, self.spec, self.columns, self.calibration, self.conformal)
+        self.facts = Facts(self.model_id, self.spec, self.columns, self.calibration, self.conformal, trained_on)
         self.facts.check()
         self.calibrate = Calibrate(self.calibration) if self.calibration else None
         self.chosen = self.facts.chosen
@@ -57,7 +62,7 @@ class Deployed(nn.Module):
         held = checkpoints.read(checkpoint)
         task = checkpoints.task_from(held, checkpoint)
         try:
-            return cls(task, held.get("calibration"), held.get("conformal"))
+            return cls(task, held.get("calibration"), held.get("conformal"), held.get("trained_on"))
         except Exception as error:  # nonsense may raise nearly anything
             raise InputError(f"{checkpoint}: {one_line(error)}.") from None
 

@@ -139,6 +139,7 @@ def to_checkpoint(deployed: Deployed) -> tuple[bytes, Check]:
         for name, tensor in task.state_dict().items()
     }
     fits = {"calibration": deployed.calibration, "conformal": deployed.conformal}
+    fits |= {} if deployed.facts.trained_on is None else {"trained_on": deployed.facts.trained_on}
     held = {"hyper_parameters": dict(task.hparams), "state_dict": small, **fits}
     task.on_save_checkpoint(held)
     torch.save(held, file)

@@ -35,7 +35,7 @@ class Facts:
 
     model_id: 12 hex digits, of the weights and of all else that decides what comes out. spec: what it was trained
     on, with the recipe. columns: names of all it returns, as in the predictions table. calibration, conformal:
-    the fits of the validation rows as plain values, or None.
+    the fits of the validation rows as plain values, or None. trained_on: see `names.hash_objects`; None if unknown.
     """
 
     model_id: str
@@ -43,6 +43,7 @@ class Facts:
     columns: tuple[str, ...]
     calibration: Mapping[str, Any] | None = None
     conformal: Mapping[str, Any] | None = None
+    trained_on: str | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -62,6 +63,7 @@ class Facts:
     def texts(self) -> dict[str, str]:
         """As an exported file holds them, by name; lists and dicts as JSON. Classes and features are in `spec` too."""
         words = {"format_version": str(FORMAT), "model_id": self.model_id, "licence": LICENCE}
+        words |= {} if self.trained_on is None else {"trained_on": self.trained_on}
         plain = {
             "classes": self.spec.classes,
             "features": self.spec.features,
@@ -84,6 +86,7 @@ class Facts:
             bounds.check(read, sum(map(len, texts.values())))
             spec = DataSpec.from_plain(read["spec"])
             rest = {name: read[name] for name in ("calibration", "conformal")}
+            rest["trained_on"] = texts.get("trained_on")
             facts = construct(cls, texts["model_id"], spec, columns=tuple(read["columns"]), **rest)
             facts.check()
         except Exception as error:  # nonsense may raise nearly anything
@@ -107,6 +110,11 @@ class Facts:
         known = {*of_each, *OF_CLASSES} if self.classes else set(OF_REDSHIFT)
         if strange := [name for name in self.columns if name not in known]:
             raise InputError(f"columns include {strange[0]!r}, which no network returns")
+        hashes = self.trained_on
+        if hashes is not None and not (
+            isinstance(hashes, str) and re.fullmatch(f"([0-9a-f]{{{names.DIGITS}}})*", hashes)
+        ):
+            raise InputError(f"trained_on={str(hashes)[:20]!r}; wanted {names.DIGITS} hex digits for each object")
         self._check_fits()
 
     def _check_fits(self) -> None:

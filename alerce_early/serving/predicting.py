@@ -17,6 +17,7 @@ from alerce_early.errors import InputError
 from alerce_early.serving.classifier import Classifier, Table
 from alerce_early.serving.inputs import Shard, Source
 from alerce_early.serving.parts import Parts
+from alerce_early.tables import TRAINED
 
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
 NOT_FINITE = "the output of the network is not finite"
@@ -30,7 +31,8 @@ class Outcome:
 
     before: how much of it an earlier process had read. first: of what was set aside. cut: the archives that end before
     they should, with the reason; how many rows are missing nobody knows. finished: this very command had ended before.
-    labelled: rows with a label, of an input with a table of labels; None of another.
+    labelled: rows with a label, of an input with a table of labels; None of another. trained: rows of objects that
+    trained or chose the network; None where it does not tell.
     """
 
     classified: int
@@ -41,6 +43,7 @@ class Outcome:
     cut: tuple[str, ...] = ()
     finished: bool = False
     labelled: int | None = None
+    trained: int | None = None
 
     def __str__(self) -> str:
         if self.finished:
@@ -51,12 +54,11 @@ class Outcome:
 
     def notes(self) -> list[str]:
         """Return what else is to be known of the rows, one sentence each."""
-        labelled = self.labelled
-        return (
-            []
-            if labelled is None
-            else [f"{labelled:,} of {self.classified:,} classified rows have a label from labels.csv"]
-        )
+        of = f"of {self.classified:,} classified rows"
+        said = [] if self.labelled is None else [f"{self.labelled:,} {of} have a label from labels.csv"]
+        if self.trained:
+            said.append(f"{self.trained:,} {of} are of objects that trained or chose the network (column {TRAINED})")
+        return said
 
     def warn_of_cuts(self) -> None:
         """Print a warning for each archive that ends before it should."""
@@ -137,14 +139,16 @@ def predict(
             parts.add(_table(classifier, NOTHING, shown), [], 0)
         first = next(parts.reasons(), None)
         cut = tuple(f"{row.source}: {row.reason}" for row in parts.reasons() if row.reason.startswith(CUT_SHORT))
-        labelled = None
-        if source.labels and not parts.finished:
-            labelled = sum(int((column != "").sum()) for column in parts.column("label"))
+        labelled = trained = None
         if not parts.finished:
+            if source.labels:
+                labelled = sum(int((column != "").sum()) for column in parts.column("label"))
+            if classifier.find_trained(NOTHING.keys) is not None:
+                trained = sum(int(column.sum()) for column in parts.column(TRAINED))
             parts.finish()
     seconds = time.perf_counter() - started
     counts = parts.counts["rows"], parts.counts["rejected"]
-    return Outcome(*counts, before, seconds, first, cut, parts.finished, labelled)
+    return Outcome(*counts, before, seconds, first, cut, parts.finished, labelled, trained)
 
 
 def _command(classifier: Classifier, source: Source, shard: Shard, size: int) -> dict[str, Any]:
@@ -163,6 +167,7 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
         "shard": list(shard),
         "chunk": size,
         **({} if classifier.survey else {"survey": "any"}),
+        **({} if classifier.find_trained(NOTHING.keys) is None else {"column": TRAINED}),
         **({"schemas": source.schemas} if source.schemas else {}),
     }
 
@@ -209,6 +214,7 @@ def _table(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> Table:
         "id": ids,
         "source": chunk.sources,
         "label": labels,
+        **({} if (trained := classifier.find_trained(ids)) is None else {TRAINED: trained}),
         **found,
         **{name: np.where(column == MISSING, np.nan, column) for name, column in columns.items()},
     }

@@ -127,6 +127,8 @@ SETS = {name: [0.5] * 5 for name in ("set", "set_marginal")}
         ({"calibration": {"temperature": 0.0}}, r"calibration: temperature=.*; wanted a number above 0"),
         ({"calibration": {"temperature": "1"}}, r"calibration: temperature=.*; wanted 1 finite"),
         ({"calibration": {"temperature": 1.0, 1: 2}}, "'<' not supported"),
+        ({"trained_on": ["ZTF1"]}, r"trained_on=.*; wanted 12 hex digits"),
+        ({"trained_on": "0123456789abc"}, r"trained_on='0123456789abc'; wanted 12 hex digits"),
         ({"calibration": "abc"}, r"calibration='abc'; wanted temperature"),
         ({"conformal": {"coverage": 0.9}}, r"conformal=.*; wanted coverage, thresholds"),
         ({"conformal": {"coverage": 9, "thresholds": SETS}}, r"coverage=9 cannot be promised"),

@@ -40,7 +40,7 @@ def test_labels_that_contradict_each_other_or_name_others_are_refused(tmp_path: 
     ]
     with pytest.raises(InputError, match=r"gives 7 two labels, a and b \(1 such\)\."):
         foreign.read(table, written(tmp_path / "l.csv", "candid,label|7,a|7,b|8,b"))
-    with pytest.raises(InputError, match=r"by candid; it names 9, the rows 7\."):
+    with pytest.raises(InputError, match=r"by candid; it names 10, the rows 7\."):
         foreign.read(table, written(tmp_path / "l.csv", "candid,label|9,a|10,b"))
 
 
@@ -72,6 +72,25 @@ def test_validation_rows_choose_the_thresholds(tmp_path: Path) -> None:
     assert not any(
         "threshold" in name for name in foreign.read(written(tmp_path / "u.csv", text.replace("split", "s")))
     )
+
+
+@pytest.mark.parametrize("yes", ("true", "True", "1"))
+def test_rows_that_trained_the_network_do_not_judge_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], yes: str
+) -> None:
+    no = {"true": "false", "True": "False", "1": "0"}[yes]
+    text = f"id,label,trained,p_a,p_b|1,a,{yes},.9,.1|2,b,{yes},.2,.8|3,a,{no},.2,.8|4,b,{no},.3,.7|5,,{no},.3,.7"
+    path = written(tmp_path / "t.csv", text)
+    assert foreign.read(path)["id"].tolist() == ["3", "4"]
+    monkeypatch.setattr("sys.argv", ["report", str(path)])
+    main()
+    words = "2 of 4 labelled rows are of objects that trained or chose the network"
+    page = (tmp_path / "t_report" / "index.html").read_text()
+    assert words in capsys.readouterr().out and words in page and "neither trained nor chose" in page
+    assert json.loads((tmp_path / "t_report" / "metrics.json").read_text())["values"]["accuracy"] == 0.5
+    # where there are no others, all are judged, and the page says what that is worth
+    table, notes = foreign.read_with_notes(written(tmp_path / "all.csv", text.replace(no, yes)))
+    assert len(table["id"]) == 4 and set(table["split"]) == {foreign.SEEN} and "flatter" in notes[0]
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,7 @@ SETS = {name: [0.5] * 5 for name in ("set", "set_marginal")}
         (REDSHIFT, "its table is float32 .1, 10., not 2 columns"),
         ({"conformal": {"coverage": "a", "thresholds": SETS}}, "what it tells of itself is damaged"),
         ({"conformal": {"coverage": 0.9, "thresholds": SETS | {"set": [0.5] * 4}}}, "what it tells .* is damaged"),
+        ({"trained_on": "ZTF1"}, "what it tells of itself is damaged.*trained_on"),
         ({"conformal": [1]}, "Facts: conformal=.*; wanted"),
     ),
 )

@@ -13,6 +13,7 @@ from networks import constant, nothing_left, table_of
 from tiny import stamp
 
 from alerce_early import tables
+from alerce_early.data.names import hash_objects
 from alerce_early.data.readers import stamps_file
 from alerce_early.data.records import TOO_LITTLE, Chunk
 from alerce_early.errors import InputError
@@ -37,6 +38,21 @@ def test_labels_of_all_classes_or_none(stamps: Path, tmp_path: Path) -> None:
     assert table["label"].tolist() == [""] * 5
     table = table_of(constant(*stamps_file.CLASSES), stamps, tmp_path / "five.parquet")
     assert table["label"].tolist() == list(stamps_file.CLASSES)
+
+
+@pytest.mark.parametrize("end", ("parquet", "csv"))
+def test_rows_of_objects_that_trained_the_network_are_told(tmp_path: Path, end: str) -> None:
+    ids = ["ZTF1", "ZTF2", "ZTF1", "ZTF3", "row4"]
+    content = {"images": np.stack([stamp()] * 5), "labels": [*stamps_file.CLASSES], "oid": ids}
+    (tmp_path / "stamps.pkl").write_bytes(pickle.dumps(content))
+    network, out = constant(*stamps_file.CLASSES), tmp_path / f"out.{end}"
+    facts = replace(network.members[0], trained_on=hash_objects(["ZTF1", "ZTF9", "row4"]))
+    told = Classifier([(facts, network._runs[0])], "torch")
+    outcome = predict(told, inputs.find([tmp_path / "stamps.pkl"], told.spec), out)
+    assert tables.read(out)["trained"].tolist() == [True, False, True, False, False]
+    assert any("2 of 5 classified rows are of objects that trained" in note for note in outcome.notes())
+    # of a network from before this was kept nothing is said
+    assert "trained" not in table_of(network, tmp_path / "stamps.pkl", tmp_path / f"old.{end}")
 
 
 def test_rows_without_a_finite_output_are_set_aside(stamps: Path, tmp_path: Path) -> None:

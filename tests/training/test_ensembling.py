@@ -14,6 +14,7 @@ from tiny import quick_config
 
 import alerce_early
 from alerce_early import checkpoints, tables
+from alerce_early.data.names import hash_objects
 from alerce_early.ensembling import Join
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_data
@@ -58,6 +59,8 @@ def test_each_row_is_judged_by_the_member_that_never_saw_it(
     wanted = mean / mean.sum(1, keepdims=True)
     assert np.allclose(columns(classifier.predict(stamps), classifier.classes), wanted, atol=2e-3)
     assert made.metrics["test"]["n"] == len(table["row"])
+    held = [checkpoints.read(run.best)["trained_on"] for run in (*folds, made)]
+    assert held[2] == hash_objects([], *held[:2])
     assert "into 2 folds, each judged by what was trained without it" in made.page.read_text()
     written = run_page.write_run_page(made, make_data(made.config()), made.metrics)  # as `report` does
     (entry,), left_out = entries.join(entries.find([str(made.path)])[0])

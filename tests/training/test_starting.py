@@ -1,13 +1,17 @@
 """Where a run starts and which epoch it keeps."""
 
 import logging
+import pickle
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import trained_weights
 
-from alerce_early import checkpoints
+import alerce_early
+from alerce_early import checkpoints, tables
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
 from alerce_early.steps import train
@@ -22,6 +26,33 @@ def test_a_run_starts_from_the_weights_of_another(quick, finished_run: Run, tmp_
     assert found.keys() == given.keys() and all(torch.equal(found[name], given[name]) for name in given)
     fresh = trained_weights(quick(*STILL, features), tmp_path / "fresh")
     assert not all(torch.equal(fresh[name], given[name]) for name in given)
+
+
+def test_the_objects_that_trained_a_network_or_its_start_are_known(
+    quick, survey: dict[str, Any], tmp_path: Path
+) -> None:
+    """By hashes in the checkpoint; those of the test rows are not among them."""
+    names = np.array([f"ZTF18{i:04d}" for i in range(len(survey["labels"]))])
+    runs, options = [], (*STILL, "data.split.validation=5", "data.split.test=10")
+    for number in (0, 1):
+        file = tmp_path / f"{number}.pkl"
+        ids = np.char.add("" if number == 0 else "b", names)
+        file.write_bytes(pickle.dumps(survey | {"oid": ids.tolist()}))
+        start = [f"init_from={runs[0].path}"] if runs else []
+        config = quick(*options, *start, f"data.path={file}")
+        runs.append(train(config, tmp_path / f"run{number}"))
+        table, classifier = tables.read(runs[-1].predictions), alerce_early.load(runs[-1].path)
+        trained = classifier.find_trained(ids)
+        judged = tables.select_split(table, "test")["id"]
+        assert not np.isin(judged, ids[trained]).any() and np.isin(ids[~trained], judged).all()
+        assert np.isin(tables.select_split(table, "validation")["id"], ids[trained]).all()
+    first = alerce_early.load(runs[0].path).find_trained(names)
+    assert (classifier.find_trained(names) == first).all() and first.any() and not first.all()
+
+
+def test_simulated_objects_and_row_numbers_are_no_objects(quick, finished_run: Run) -> None:
+    classifier = alerce_early.load(finished_run.path)
+    assert not classifier.find_trained(np.array(["SIM0000001", "row1", "train/row2"])).any()
 
 
 def test_what_does_not_fit_is_named_and_stays_fresh(
