@@ -9,6 +9,7 @@ import numpy as np
 from alerce_early import files, tables
 from alerce_early.data.names import is_hashed
 from alerce_early.data.readers import stamps_file
+from alerce_early.data.readers.fields import SURVEYS
 from alerce_early.data.records import MISSING, Records, to_numbers
 from alerce_early.errors import InputError, require_extra
 from alerce_early.evaluation import conformal, metrics
@@ -131,7 +132,7 @@ class Classifier:
         if self.survey and records.survey not in ("", self.survey):
             raise InputError(
                 f"{records.origin}: of {records.survey}, and model {self.model} is for {self.survey}; "
-                "--survey any (in Python, classifier.survey = '') if it was trained for both."
+                f"{SURVEYS[records.survey].takers}."
             )
         columns = dict(zip(records.feature_names, records.features.T, strict=True))
         return self._table(np.asarray(records.images), self._columns(columns, len(records), records.origin))

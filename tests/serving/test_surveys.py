@@ -56,7 +56,7 @@ def test_records_of_another_survey(mixed: Path, tmp_path: Path) -> None:
     (chunk,) = alerts.stream([mixed], survey="Rubin")
     network = constant("SN", "rest", survey="ZTF")
     assert chunk.records is not None
-    with pytest.raises(InputError, match=r"of Rubin, and model 0{12} is for ZTF; --survey any"):
+    with pytest.raises(InputError, match=r"of Rubin, and model 0{12} is for ZTF; .* network rubin_images"):
         network.of_records(chunk.records)
     network.survey = ""
     assert len(network.of_records(chunk.records)["predicted"]) == 2
@@ -79,9 +79,20 @@ def test_predict_refuses_in_one_line(finished_run: Any, mixed: Path, tmp_path: P
     command = ("alerce_early.predict", finished_run.path, mixed / "1.avro", "--out", "out.parquet")
     done = run_command(*command, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and not (tmp_path / "out.parquet").exists()
-    assert all(word in done.stderr for word in ("Rubin", "ZTF", "--survey any"))
+    assert all(word in done.stderr for word in ("Rubin", "ZTF", "rubin_images")) and "--survey" not in done.stderr
     done = run_command(*command, "--survey", "any", cwd=tmp_path)
     assert done.returncode == 2 and "has no metadata fwhm" in done.stderr
+
+
+@pytest.mark.parametrize(("asked", "fits"), (("ZTF", "data=rubin"), ("Rubin", "data=alerts")))
+def test_training_on_packets_of_another_survey_names_the_data_that_fits(
+    asked: str, fits: str, mixed: Path, tmp_path: Path
+) -> None:
+    """No flag of predict: the model cards forbid what it would do."""
+    file = mixed / ("1.avro" if asked == "ZTF" else "0.avro")
+    with pytest.raises(InputError, match=fits) as error:
+        alerts.read(file, survey=asked)
+    assert "--survey" not in str(error.value)
 
 
 def test_the_survey_is_a_fact_from_the_reader_to_the_exported_file(

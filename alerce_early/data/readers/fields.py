@@ -25,16 +25,24 @@ NUMBER = (float, int, NoneType)
 class Fields:
     """Those of one survey's packets.
 
-    survey: its name. source: the record of the detection, which no other survey's packets have. names: what else there
+    survey: its name. network: the pretrained one for its packets, and data: the choice of data that reads them to
+    train. source: the record of the detection, which no other survey's packets have. names: what else there
     is of the packet beside its cutouts. columns: numbers of the source that networks may take. context: more of the
     source, for people, and what names it. needed: whatever a table of packets must have.
     """
 
     survey: str
+    network: str
+    data: str
     source: str
     names: tuple[str, ...]
     columns: tuple[str, ...]
     context: tuple[str, ...]
+
+    @property
+    def takers(self) -> str:
+        """What takes its packets, in words."""
+        return f"for {self.survey} there are the network {self.network} to predict and data={self.data} to train"
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -49,6 +57,8 @@ class Fields:
 DERIVED = ("ecl_lat", "ecl_long", "gal_lat", "gal_long", "non_detections")  # of ZTF's columns, not from the packet
 ZTF = Fields(
     survey="ZTF",
+    network="ztf",
+    data="alerts",
     source="candidate",
     names=("objectId", "candid"),
     columns=tuple(name for name in COLUMNS if name not in DERIVED),
@@ -56,6 +66,8 @@ ZTF = Fields(
 )
 RUBIN = Fields(
     survey="Rubin",
+    network="rubin_images",
+    data="rubin",
     source="diaSource",
     names=(),
     columns=(
@@ -64,6 +76,9 @@ RUBIN = Fields(
     ),
     context=("diaSourceId", "diaObjectId", "ssObjectId", "midpointMjdTai", "band"),
 )
+
+
+SURVEYS = {one.survey: one for one in (ZTF, RUBIN)}
 
 
 def of(found: Collection[str]) -> Fields:

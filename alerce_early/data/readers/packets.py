@@ -65,10 +65,11 @@ def decode_records(work: Work, survey: str = "", channels: Sequence[str] = CHANN
             try:
                 if isinstance(record, UnreadableError):
                     raise record
-                name = fields.of(record).survey
+                held = fields.of(record)
+                name = held.survey
                 key = SURVEYS[name].key(record)
                 if survey and name != survey:
-                    raise UnreadableError(f"packet of {name}, wanted {survey}; predict takes it with --survey any")
+                    raise UnreadableError(f"packet of {name}, wanted {survey}; {held.takers}")
                 of, raw, stamps = SURVEYS[name].read(record, channels)
                 found.append(Packet(name, key, of, source, raw, stamps))
             except UnreadableError as error:
