@@ -30,6 +30,9 @@ METADATA = {
 }
 TRAINED = "trained"  # the column that tells whether a row is of an object that trained or chose the network
 PLACE = ("jd", "fid", "ra", "dec")  # when, through which filter and where, of what is classified
+# Of any format: a CSV does not tell text from numbers, nor whole numbers from others.
+TEXTS = ("candid", "id", "object", "source", "label", "predicted", "set", "set_marginal", "split", "model")
+WHOLE = "fid"  # a whole number where it is known
 JOINED = "|"  # between the classes of a set, so no class has it in its name
 SMALLEST = 1e-12  # probability; a network's zero is a rounded one
 Table = Mapping[str, np.ndarray]
@@ -42,9 +45,18 @@ def write(path: Path, table: Table) -> None:
     """
     if path.suffix not in EXTENSIONS:
         raise InputError(f"{path}: a predictions table ends in {' or '.join(EXTENSIONS)}.")
-    rows = pyarrow.table({name: np.asarray(column) for name, column in table.items()})
+    rows = to_arrow(table)
     with whole(path) as partial:
         (csv.write_csv if path.suffix == ".csv" else parquet.write_table)(rows, partial)
+
+
+def to_arrow(table: Table) -> pyarrow.Table:
+    """Return columns (N,) of numbers or text as they are written; of `WHOLE`, null where it is not finite."""
+    rows = pyarrow.table({name: np.asarray(column) for name, column in table.items()})
+    if WHOLE not in rows.column_names:
+        return rows
+    values = pyarrow.array(table[WHOLE], mask=~np.isfinite(table[WHOLE])).cast(pyarrow.int64())
+    return rows.set_column(rows.column_names.index(WHOLE), WHOLE, values)
 
 
 def read(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -70,7 +82,8 @@ def _csv(path: Path, names: Sequence[str] | None) -> pyarrow.Table:
         columns = file.readline(1 << 20).count(b",") + 1
     if columns > COLUMNS:
         raise ValueError(f"it has {columns:,} columns, more than {COLUMNS:,}")
-    return csv.read_csv(path, convert_options=csv.ConvertOptions(include_columns=names))
+    options = csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(TEXTS, pyarrow.string()))
+    return csv.read_csv(path, convert_options=options)
 
 
 def _parquet(path: Path, names: Sequence[str] | None) -> pyarrow.Table:

@@ -137,6 +137,15 @@ class Classifier:
         columns = dict(zip(records.feature_names, records.features.T, strict=True))
         return self._table(np.asarray(records.images), self._columns(columns, len(records), records.origin))
 
+    @property
+    def calibration_note(self) -> str:
+        """Why q_<class> equals p_<class>, in words; "" where it does not, or there are no classes."""
+        fits = [member.calibration or {"temperature": 1.0} for member in self.members]
+        if not self.classes or any(fit["temperature"] != 1 for fit in fits):
+            return ""
+        kept = dict.fromkeys(str(fit.get("kept") or "no temperature was fitted") for fit in fits)
+        return f"q_<class> equals p_<class>, no temperature helped: {'; '.join(kept)}"
+
     def find_trained(self, ids: np.ndarray) -> np.ndarray | None:
         """Return which objects (N,) str trained or chose one of the networks, (N,) bool; None if none tells it."""
         known = [member.trained_on for member in self.members if member.trained_on is not None]

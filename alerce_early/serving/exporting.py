@@ -138,7 +138,7 @@ def to_checkpoint(deployed: Deployed) -> tuple[bytes, Check]:
         name: tensor.half() if name in weights else tensor if tensor.is_floating_point() else tensor.int()
         for name, tensor in task.state_dict().items()
     }
-    fits = {"calibration": deployed.calibration, "conformal": deployed.conformal}
+    fits: dict[str, Any] = {"calibration": deployed.calibration, "conformal": deployed.conformal}
     fits |= {} if deployed.facts.trained_on is None else {"trained_on": deployed.facts.trained_on}
     held = {"hyper_parameters": dict(task.hparams), "state_dict": small, **fits}
     task.on_save_checkpoint(held)

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from glob import has_magic
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,8 @@ class Source:
     """Files of one format, for a network of one spec.
 
     labels: CSVs of the classes of packets among them. schemas: where those of messages are, see `wire`. workers:
-    processes that decode packets, see `alerts.stream`.
+    processes that decode packets, see `alerts.stream`. roots: beginnings of the files' paths that rows do not tell, so
+    that a table is the same wherever its input lay.
     """
 
     files: Sequence[Path]
@@ -68,6 +71,7 @@ class Source:
     labels: Sequence[Path] = ()
     schemas: str | None = None
     workers: int | None = None
+    roots: Sequence[str] = ()
 
     def chunks(self, size: int, shard: Shard = (0, 1), skip: int = 0, survey: str = "") -> Iterator[Chunk]:
         """Rows in the order of the input, about `size` at a time; those of one shard, after its first `skip`.
@@ -76,7 +80,10 @@ class Source:
 
         The same arguments always cut the same chunks, and where `skip` ends one, the rest is cut as without.
         """
-        return self.format.stream(self, size=size, shard=shard, skip=skip, survey=survey)
+        for chunk in self.format.stream(self, size=size, shard=shard, skip=skip, survey=survey):
+            sources = np.array([_strip(one, self.roots) for one in chunk.sources.tolist()], dtype=str)
+            rejected = tuple(replace(row, source=_strip(row.source, self.roots)) for row in chunk.rejected)
+            yield replace(chunk, sources=sources, rejected=rejected)
 
 
 def find(
@@ -109,7 +116,23 @@ def find(
     if len(used) > 1:
         raise InputError(f"the input holds {' and '.join(used)}; give one of them at a time.")
     (form,) = used.values()
-    return Source([file for file in chosen if form is packets or chosen[file]], form, spec, beside, schemas)
+    files = [file for file in chosen if form is packets or chosen[file]]
+    roots = sorted({_root(path) for path in paths}, key=len, reverse=True)
+    if len({_strip(str(file), roots) for file in files}) < len(files):
+        roots = []  # two files would have one name
+    return Source(files, form, spec, beside, schemas, roots=roots)
+
+
+def _root(given: Path) -> str:
+    """Return what of the paths of the files that an input stands for is before its last part, or before a pattern."""
+    fixed = takewhile(lambda part: not has_magic(part), given.parts)
+    place = given.parent if given.exists() else Path(*fixed)
+    return "" if place == Path() else f"{place}/".replace("//", "/")
+
+
+def _strip(source: str, roots: Sequence[str]) -> str:
+    """Return where a row was without the first of these roots that it begins with."""
+    return next((source.removeprefix(root) for root in roots if source.startswith(root)), source)
 
 
 def _format(file: Path, formats: Sequence[Format]) -> Format | None:

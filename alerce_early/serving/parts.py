@@ -41,12 +41,15 @@ MADE_BY = "alerce_early"  # what made a finished table, in its metadata
 class Parts:
     """The parts of one output file; counts: read, rows and rejected so far, also of what an earlier process did.
 
-    command: plain values that decide the rows. finished: the output is there already, whole and of this command.
+    command: plain values that decide the rows. notes: texts that the output holds beside the command, in its metadata.
+    finished: the output is there already, whole and of this command.
     Raises InputError where another output exists, is being written, or is the unfinished one of another command;
     overwrite starts it afresh then.
     """
 
-    def __init__(self, out: Path, command: Mapping[str, Any], overwrite: bool = False):
+    def __init__(
+        self, out: Path, command: Mapping[str, Any], overwrite: bool = False, notes: Mapping[str, str] | None = None
+    ):
         if out.suffix not in tables.EXTENSIONS:
             raise InputError(f"--out {out}: wanted a name that ends in {' or '.join(tables.EXTENSIONS)}.")
         self.out, self.folder, self.rejected_file = out, partial_of(out), rejected_of(out)
@@ -55,7 +58,7 @@ class Parts:
                 held.enter_context(files.hold_lock(self.folder / "lock", PATIENCE, PLACE))
             except files.BusyError:
                 raise InputError(f"{out} is being written by another process.") from None
-            self.command = json.loads(json.dumps(command))
+            self.command, self.notes = json.loads(json.dumps(command)), dict(notes or {})
             made = {} if overwrite else self._read_origin()
             self.finished = made.get("command") == self.command
             if not self.finished:
@@ -112,7 +115,7 @@ class Parts:
         aside.unlink(missing_ok=True)  # of a process that was stopped before it wrote the rows
         if rejected:
             _write_rejected(aside, rejected)
-        rows = pyarrow.table(dict(table)).replace_schema_metadata({k: str(v) for k, v in self.counts.items()})
+        rows = tables.to_arrow(table).replace_schema_metadata({k: str(v) for k, v in self.counts.items()})
         with files.whole(path, PLACE) as partial:
             parquet.write_table(rows, partial)
         self.files.append(path)
@@ -162,7 +165,7 @@ class Parts:
                     held = []
 
     def _describe_origin(self) -> dict[str, Any]:
-        return {"command": self.command, "counts": self.counts}
+        return {"command": self.command, "counts": self.counts, **self.notes}
 
     def _read_origin(self) -> dict[str, Any]:
         """Return what the output that is there says of its origin; nothing where there is none, or it is not ours."""

@@ -32,7 +32,7 @@ class Outcome:
     before: how much of it an earlier process had read. first: of what was set aside. cut: the archives that end before
     they should, with the reason; how many rows are missing nobody knows. finished: this very command had ended before.
     labelled: rows with a label, of an input with a table of labels; None of another. trained: rows of objects that
-    trained or chose the network; None where it does not tell.
+    trained or chose the network; None where it does not tell. calibration: see `Classifier.calibration_note`.
     """
 
     classified: int
@@ -44,6 +44,7 @@ class Outcome:
     finished: bool = False
     labelled: int | None = None
     trained: int | None = None
+    calibration: str = ""
 
     def __str__(self) -> str:
         if self.finished:
@@ -58,7 +59,7 @@ class Outcome:
         said = [] if self.labelled is None else [f"{self.labelled:,} {of} have a label from labels.csv"]
         if self.trained:
             said.append(f"{self.trained:,} {of} are of objects that trained or chose the network (column {TRAINED})")
-        return said
+        return said + ([self.calibration] if self.calibration and self.classified else [])
 
     def warn_of_cuts(self) -> None:
         """Print a warning for each archive that ends before it should."""
@@ -122,7 +123,9 @@ def predict(
     seen = seen or Seen()
     shown = source.format.shown
     started = time.perf_counter()
-    with Parts(out, _command(classifier, source, shard, size), overwrite) as parts:
+    calibration = classifier.calibration_note
+    notes = {"calibration": calibration} if calibration else {}
+    with Parts(out, _command(classifier, source, shard, size), overwrite, notes) as parts:
         before = parts.counts["read"]
         for keys in parts.column("candid"):
             seen.add(keys)
@@ -148,7 +151,7 @@ def predict(
             parts.finish()
     seconds = time.perf_counter() - started
     counts = parts.counts["rows"], parts.counts["rejected"]
-    return Outcome(*counts, before, seconds, first, cut, parts.finished, labelled, trained)
+    return Outcome(*counts, before, seconds, first, cut, parts.finished, labelled, trained, calibration)
 
 
 def _command(classifier: Classifier, source: Source, shard: Shard, size: int) -> dict[str, Any]:

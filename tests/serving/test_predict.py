@@ -2,12 +2,14 @@
 
 import base64
 import io
+import json
 import os
 import pickle
 import re
 import shutil
 import signal
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from alerce_early.report import foreign
 from alerce_early.report import night as night_page
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
-from alerce_early.serving.parts import rejected_of
+from alerce_early.serving.parts import origin_of, rejected_of
 from alerce_early.serving.predicting import predict
 from alerce_early.simulation import simulated_packets
 from alerce_early.steps import train
@@ -202,6 +204,55 @@ def test_the_page_names_filters_and_links_what_is_named_as_ztf_names_it() -> Non
     rows = [row for row in text.split("<tr") if "<img" in row]
     shown = [re.findall(r"<td[^>]*>([^<]*)</td>", row)[-1] for row in rows]
     assert shown == ["g", "r", "i", "z", "y", "9.0"]
+
+
+def test_columns_have_the_same_types_in_both_formats(classifier: Classifier, night: Path, tmp_path: Path) -> None:
+    found = [table_of(classifier, night, tmp_path / f"out.{end}") for end in ("csv", "parquet")]
+    kinds = [{name: column.dtype.kind for name, column in table.items()} for table in found]
+    assert kinds[0] == kinds[1] and kinds[0]["candid"] == "O" and kinds[0]["fid"] == "i"
+    assert found[0]["candid"].tolist() == found[1]["candid"].tolist() and found[0]["candid"][0].isdigit()
+    assert parquet.read_schema(tmp_path / "out.parquet").field("fid").type == "int64"
+    unknown = tables.to_arrow({"fid": np.array([1.0, np.nan])})
+    assert unknown["fid"].to_pylist() == [1, None]
+
+
+def test_a_table_is_the_same_wherever_its_input_lay(
+    classifier: Classifier, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("here", "elsewhere"):
+        shutil.copytree(night, tmp_path / place / "night", copy_function=shutil.copy2)
+    given: list[Path | str] = [tmp_path / place / "night" for place in ("here", "elsewhere")]
+    monkeypatch.chdir(tmp_path / "here")
+    found, aside = [], []
+    for number, path in enumerate([*given, "night"]):
+        found.append(table_of(classifier, path, tmp_path / f"{number}.parquet")["source"].tolist())
+        aside.append(rejected_of(tmp_path / f"{number}.parquet").read_text())
+    assert found[0] == found[1] == found[2] and found[0][0] == "night/00.avro"
+    assert aside[0] == aside[1] == aside[2] and "night/05.avro," in aside[0]
+    pattern = table_of(classifier, tmp_path / "*" / "night" / "00.avro", tmp_path / "pattern.parquet")
+    assert pattern["source"].tolist() == ["elsewhere/night/00.avro"]  # the other is a duplicate
+    both = inputs.find(given, classifier.spec)  # whose names alone would be the same
+    sources = [str(row) for chunk in both.chunks(100) for row in chunk.sources]
+    assert len(set(sources)) == len(sources) and all(Path(row).is_file() for row in sources)
+
+
+def test_it_is_said_where_no_temperature_helped(classifier: Classifier, night: Path, tmp_path: Path) -> None:
+    facts, runtime = classifier.members[0], classifier._runs[0]
+    for fit, said in (
+        ({"temperature": 1.0, "kept": "it would not help"}, "it would not help"),
+        (None, "no temperature was fitted"),
+        ({"temperature": 1.5, "kept": None}, ""),
+    ):
+        network = Classifier([(replace(facts, calibration=fit), runtime)], "torch")
+        outcome = predict(network, inputs.find([night], network.spec), tmp_path / "out.parquet", overwrite=True)
+        predict(network, inputs.find([night], network.spec), tmp_path / "out.csv", overwrite=True)
+        held = json.loads(parquet.read_schema(tmp_path / "out.parquet").metadata[b"alerce_early"])
+        beside = json.loads(origin_of(tmp_path / "out.csv").read_text())
+        assert held.get("calibration") == beside.get("calibration") == (network.calibration_note or None)
+        assert said in network.calibration_note and bool(said) == bool(network.calibration_note)
+        assert any("q_<class> equals p_<class>" in note for note in outcome.notes()) is bool(said)
+        again = predict(network, inputs.find([night], network.spec), tmp_path / "out.parquet")
+        assert again.finished
 
 
 def test_real_packets_and_labels_that_come_later(classifier: Classifier, real_data: Path, tmp_path: Path) -> None:
