@@ -121,7 +121,7 @@ class ClassificationChapter:
         )
 
     def _thresholds(self, judged: Judged, drawn: Drawn) -> list[Section]:
-        name, measures, chosen_by = judged["of"], ("completeness", "purity"), judged["rows"]
+        name, measures, chosen_by = judged["of"], ("completeness", "purity"), judged.get("rows")
         few = chosen_by is not None and chosen_by < thresholds.FEW
         doubt = f" (warning: chosen by only {chosen_by} rows of {name}; expect another value)" if few else ""
         rows = []
