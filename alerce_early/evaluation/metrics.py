@@ -126,9 +126,11 @@ class CalibrationErrors:
     def debiased(self, hits: np.ndarray) -> float:
         """Root mean square over the bins of the most probable class, each squared error less its sampling variance.
 
-        0 where that is more than the errors (Kumar et al. 2019, section 5; Broecker 2012).
+        0 where that is more than the errors (Kumar et al. 2019, section 5; Broecker 2012), and of a single row.
         """
         used = (rows := self._sums(np.ones(hits.shape))[0]) > 1
+        if not used.any():
+            return 0.0
         rows, share, mean = (sums[used] for sums in (rows, self._sums(hits)[0], self._sums(self.scores)[0]))
         share, mean = share / rows, mean / rows
         squares = (mean - share) ** 2 - share * (1 - share) / (rows - 1)

@@ -56,7 +56,7 @@ def test_records_of_another_survey(mixed: Path, tmp_path: Path) -> None:
     (chunk,) = alerts.stream([mixed], survey="Rubin")
     network = constant("SN", "rest", survey="ZTF")
     assert chunk.records is not None
-    with pytest.raises(InputError, match=r"of Rubin, and model 0{12} is for ZTF; .* network rubin_images"):
+    with pytest.raises(InputError, match=r"of Rubin, and model 0{12} is for ZTF; .* with rubin_images"):
         network.of_records(chunk.records)
     network.survey = ""
     assert len(network.of_records(chunk.records)["predicted"]) == 2

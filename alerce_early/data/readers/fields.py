@@ -42,7 +42,7 @@ class Fields:
     @property
     def takers(self) -> str:
         """What takes its packets, in words."""
-        return f"for {self.survey} there are the network {self.network} to predict and data={self.data} to train"
+        return f"predict {self.survey} alerts with {self.network}, train on them with data={self.data}"
 
     @property
     def needed(self) -> tuple[str, ...]:
