@@ -98,6 +98,7 @@ class ClassificationChapter:
         rates = [name for name in values if name.startswith("fnr_at_fpr_")]
         overall = {**Classification.words, **MORE, **{name: _describe_rate(name) for name in rates}}
         rows_of = dict(zip(judged["classes"], np.array(judged["confusion"]).sum(1).tolist(), strict=True))
+        overall = {name: words for name, words in overall.items() if rows_of.get(name.removeprefix("recall/"), 1)}
         by_class = []
         for name in sorted(judged["classes"], key=lambda name: name != "SN"):  # stable: SN first, then as they come
             keys = [f"{metric}/{name}" for metric in BY_CLASS]

@@ -150,12 +150,14 @@ def write(
 
 
 def headline(kind: Kind, judged: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, value with interval) of the numbers that matter most."""
+    """Return (name, value with interval) of the numbers that matter most, but of a class that has no rows."""
     values, intervals = judged["values"], judged["intervals"]
+    counts = zip(judged.get("classes", ()), judged.get("confusion", ()), strict=True)
+    absent = {f"recall/{name}" for name, row in counts if not sum(row)}
     return [
         (words, number(values[name], intervals[name], kind.digits))
         for name, words in kind.words.items()
-        if name in values
+        if name in values and name not in absent
     ]
 
 

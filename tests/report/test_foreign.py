@@ -11,6 +11,7 @@ from alerce_early import tables
 from alerce_early.errors import InputError
 from alerce_early.report import foreign
 from alerce_early.report.__main__ import main
+from alerce_early.report.run_page import write_table_page
 
 
 def written(path: Path, text: str) -> Path:
@@ -72,6 +73,12 @@ def test_validation_rows_choose_the_thresholds(tmp_path: Path) -> None:
     assert not any(
         "threshold" in name for name in foreign.read(written(tmp_path / "u.csv", text.replace("split", "s")))
     )
+
+
+def test_a_class_without_rows_has_no_recall_in_the_headline(tmp_path: Path) -> None:
+    path = written(tmp_path / "t.csv", "id,label,p_SN,p_b,p_c|1,b,0,.9,.1|2,c,0,.2,.8")
+    page, _ = write_table_page(path, tmp_path / "page")
+    assert "SN recall" not in page.read_text() and "balanced accuracy" in page.read_text()
 
 
 @pytest.mark.parametrize("yes", ("true", "True", "1"))
