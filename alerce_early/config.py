@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alerce_early import __version__, files, overrides
+from alerce_early import __version__, construct, files, overrides
 from alerce_early.errors import InputError, exit_on_input_error, one_line
 from alerce_early.runs import Run
 from alerce_early.training import signals, sweeps
@@ -82,6 +82,7 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     def guarded(config: DictConfig) -> None:
         full = files.translate_refusals(Path(config.outputs), files.FULL)
         with signals.unwinding(), translate_errors(), full:  # Hydra prints an error that leaves the job
+            _adopt(config, HydraConfig.get().overrides.task)
             job(config)
 
     def discard() -> None:
@@ -164,7 +165,19 @@ def compose_config(*given: str, hydra: bool = False) -> DictConfig:
         # within a command Hydra is there already
         there = GlobalHydra.instance().is_initialized()
         with nullcontext() if there else initialize_config_dir(CONF, version_base="1.3"):
-            return compose("train", overrides=list(given), return_hydra_config=hydra)
+            config = compose("train", overrides=list(given), return_hydra_config=hydra)
+            _adopt(config, given)
+            return config
+
+
+def _adopt(config: DictConfig, given: Sequence[str]) -> None:
+    """Trust the names in a composed config, and drop the options of a class that a typed `_target_` replaces."""
+    construct.trust(OmegaConf.to_container(config))
+    typed = OverridesParser.create().parse_overrides(list(given))
+    if named := [option for option in typed if option.key_or_group.endswith("._target_")]:
+        before = compose_config(*[option.input_line or "" for option in typed if option not in named])
+        for option in named:
+            overrides.drop_replaced(config, before, option.key_or_group.rpartition(".")[0], typed)
 
 
 def _check_added(given: Sequence[str], more_configs: str | None = None) -> None:

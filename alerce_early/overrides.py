@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from alerce_early.errors import InputError, one_line
 from alerce_early.schema import check_call, construct
@@ -69,6 +69,27 @@ def _keys(config: Any, above: str = "") -> list[str]:
         return []
     names = [name for name in map(str, config) if above or name != "hydra"]
     return [key for name in names for key in (above + name, *_keys(config[name], f"{above}{name}."))]
+
+
+def drop_replaced(config: DictConfig, before: DictConfig, where: str, typed: Sequence[Override]) -> None:
+    """Drop the options of the class that `where` named before, but for those typed, where it now names another one.
+
+    What a subclass replaces stays. A reader, an optimiser or a task keeps what it takes itself: a path, a rate.
+    """
+    from alerce_early.construct import find
+
+    node, former = OmegaConf.select(config, where), OmegaConf.select(before, where)
+    if not former or former.get("_target_") in (None, node["_target_"]):
+        return
+    new, old = find(node["_target_"]), find(former["_target_"])
+    if isinstance(new, type) and isinstance(old, type) and issubclass(new, old):
+        return
+    kept = {"_target_", *(option.key_or_group.removeprefix(f"{where}.").split(".")[0] for option in typed)}
+    if where != "model.net":
+        kept |= set(signature(new).parameters)
+    with open_dict(node):
+        for key in former.keys() - kept:
+            node.pop(key, None)
 
 
 def check(config: DictConfig) -> None:

@@ -17,11 +17,12 @@ from omegaconf import DictConfig
 
 from alerce_early import (
     checkpoints,
+    construct,
     files,
     overrides,
     tables,
 )
-from alerce_early.config import quote_value
+from alerce_early.config import quote_value, to_plain
 from alerce_early.data import names, summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.errors import InputError
@@ -79,7 +80,9 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
         if found == FINISHED:
             log.info("finished already: %s", run.page)
             return run
-        command_line = ["python", "-m", "alerce_early.train", f"resume={quote_value(run.path)}"]
+        own = ",".join(construct.own_packages(to_plain(config)))
+        trusting = ["env", f"{construct.TRUST}={own}"] if own else []
+        command_line = [*trusting, "python", "-m", "alerce_early.train", f"resume={quote_value(run.path)}"]
         command_line += [] if logs_inside(config) else [f"logger={config.logger.name}"]
         with resumed_by(shlex.join(command_line)):
             _train(config, run, more)

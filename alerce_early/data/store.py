@@ -8,6 +8,7 @@ A lock keeps a second process from doing the same work; the operating system fre
 
 import ast
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early import files
+from alerce_early.construct import find
 from alerce_early.data import cleaning
 from alerce_early.data.readers import raw_files
 from alerce_early.data.recipe import Recipe
@@ -128,6 +130,9 @@ def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], marg
         digest.update(_sample(raw_files.matching(path)))
     for file in find_code(str(source["_target_"]).rpartition(".")[0]):
         digest.update(file.read_bytes())
+    for target in (str(one["_target_"]) for one in (source, *steps)):
+        if not target.startswith(f"{ROOT.name}."):  # the user's own
+            digest.update(Path(inspect.getfile(find(target))).read_bytes())
     return digest.hexdigest()[:12]
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from alerce_early import files
+from alerce_early import construct, files
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
 from alerce_early.training import signals
@@ -76,6 +76,10 @@ def _run_apart(options: list[str], folder: Path) -> None:
 
 class Summary(Callback):
     """Hydra calls this when all jobs have ended, wherever they ran."""
+
+    def on_multirun_start(self, config: DictConfig, **also: Any) -> None:
+        """Trust what the user's config names: what is made of the jobs' checkpoints here must open them."""
+        construct.trust(OmegaConf.to_container(config))
 
     def on_multirun_end(self, config: DictConfig, **also: Any) -> None:
         folder = Path(config.hydra.sweep.dir)

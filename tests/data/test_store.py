@@ -241,3 +241,16 @@ def test_the_real_stamps(real_data: Path, tmp_path: Path, composed) -> None:
     assert meta["kept_by_class"] == [60, 77, 108, 200, 47]
     assert meta["lacking_by_class"] == [0] * 5
     assert meta["nan_values"] == 67_883 and meta["odd_values"] == 2_992
+
+
+def test_a_store_is_made_again_when_code_of_the_users_own_changes(
+    raw_file: Path, tmp_path: Path, composed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    code = tmp_path / "own_steps.py"
+    code.write_text("from alerce_early.data.recipe import NanToZero\n\n\nclass MyStep(NanToZero):\n    pass\n")
+    steps = "recipe.steps=[{_target_: own_steps.MyStep}]"
+    options = ("data=alerce", "recipe=minmax", steps, f"data.path={raw_file}", f"outputs={tmp_path}")
+    first = make_data(composed(*options)).store
+    code.write_text(f"{code.read_text()}# changed\n")
+    assert make_data(composed(*options)).store.path != first.path

@@ -90,13 +90,13 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     (
-        ({"task": "os.system"}, "_target_ 'os.system' is not a torch module class|no such class"),
+        ({"task": "os.system"}, "_target_ 'os.system'"),
         ({"task": "alerce_early.models.rotinv.RotInv"}, "is no task"),
-        ({"task": 7}, "no such class|'int'"),
+        ({"task": 7}, "_target_|'int'"),
         ({"state_dict": {}}, "Missing key"),
         ({"state_dict": None}, "no net with its weights|NoneType"),
         ({"hyper_parameters": []}, "must be a mapping|list"),
-        ({"hyper_parameters": hyper(net={"_target_": "subprocess.Popen", "args": "true"})}, "not a torch module class"),
+        ({"hyper_parameters": hyper(net={"_target_": "subprocess.Popen", "args": "true"})}, "_target_"),
         (
             {"hyper_parameters": hyper(net={**hyper()["net"], "layers": ["flatten", "dense 1000000000"]})},
             "size mismatch|Missing key",

@@ -1,5 +1,6 @@
 """Training from the command line and from Python, and what is refused at the door."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ from command import run
 
 import alerce_early
 from alerce_early import tables
+from alerce_early.construct import TRUST
 from alerce_early.errors import InputError
+from alerce_early.runs import Run
 from alerce_early.steps import train
 
 
@@ -75,3 +78,89 @@ def test_too_few_steps_for_a_schedule_are_told(quick, tmp_path: Path) -> None:
     """Ten steps are what one cycle cannot divide: its rise would take one."""
     with pytest.raises(InputError, match=r"trainer\.max_epochs"):
         train(quick("trainer.max_epochs=1", "data.batches_per_epoch=10"), tmp_path / "run")
+
+
+OWN = """
+import torch
+from torch import nn
+
+from alerce_early.data.readers import stamps_file
+from alerce_early.models.net import Net
+from alerce_early.tasks.classify import ClassifyTask
+
+
+class MyNet(Net):
+    def __init__(self, spec, width=2, filters=1):
+        super().__init__(spec)
+        assert filters == 1, "that of the net before"
+        self.layers = nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.Linear(width, len(spec.classes)))
+        self.layers(torch.zeros(1, *spec.shape))
+
+    def forward(self, batch):
+        return self.layers(batch["image"])
+
+
+class MyTask(ClassifyTask):
+    pass
+
+
+class MyStep(nn.Module):
+    def forward(self, image):
+        return image.nan_to_num()
+
+
+class MyOptimizer(torch.optim.SGD):
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, lr)
+
+
+def my_reader(path):
+    return stamps_file.read(path)
+"""
+READER = ("data=alerce", "data.source._target_=my_package.parts.my_reader")
+PARTS = (
+    *("model.net._target_=my_package.parts.MyNet", "+model.net.width=4", "model.task._target_=my_package.parts.MyTask"),
+    *("recipe=minmax", "recipe.steps=[{_target_: my_package.parts.MyStep}]", "optim=adam"),
+    *("optim.optimizer._target_=my_package.parts.MyOptimizer", "trainer.max_epochs=1", "data.batches_per_epoch=2"),
+)
+
+
+@pytest.fixture
+def own_code(tmp_path: Path) -> Path:
+    """A folder outside of the checkout with a package of the user's own."""
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "parts.py").write_text(OWN)
+    return tmp_path
+
+
+def test_what_the_command_line_names_is_imported_and_what_a_run_folder_names_is_not(
+    stamps_file: Path, own_code: Path
+) -> None:
+    done = run("alerce_early.train", *READER, f"data.path={stamps_file}", *PARTS, "outputs=out", cwd=own_code)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (own_code / "out" / "runs").glob("*/*")
+    config = Run(folder).config()
+    assert config.model.net == {"_target_": "my_package.parts.MyNet", "width": 4}
+    assert set(config.model.task) > {"loss", "entropy"}  # of a class that it is a subclass of
+    assert set(config.optim.optimizer) == {"_target_", "lr"} and set(config.data.source) == {"_target_", "path"}
+
+    (folder / "metrics.json").unlink()  # as if it was cut at the last moment
+    for command in (("alerce_early.train", f"resume={folder}"), ("alerce_early.predict", folder, stamps_file)):
+        out = () if command[0].endswith("train") else ("--out", own_code / "night.parquet")
+        refused = run(*command, *out, cwd=own_code)
+        assert refused.returncode == 2 and f"{TRUST}=my_package" in refused.stderr
+        trusted = run(*command, *out, cwd=own_code, env={**os.environ, TRUST: "my_package"})
+        assert trusted.returncode == 0, trusted.stderr
+
+
+def test_the_console_command_finds_the_same_code(stamps_file: Path, own_code: Path) -> None:
+    done = run("alerce_early", "prepare", *READER, f"data.path={stamps_file}", "outputs=out", cwd=own_code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("code", (None, "class MyNet: pass", 'raise ValueError("a slip")', "def"))
+def test_code_of_the_users_own_that_fails_is_one_line(tmp_path: Path, code: str | None) -> None:
+    if code:
+        (tmp_path / "slips.py").write_text(code)
+    done = run("alerce_early.train", "model.net._target_=slips.MyNet", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "slips.MyNet" in done.stderr
