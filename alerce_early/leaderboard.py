@@ -55,8 +55,8 @@ def notes(entries: Sequence[Entry]) -> list[str]:
     if len(letters) == 1:
         return without_images
     return [
-        f"Judged on different test rows ({', '.join(letters)}): configs of different letters are not ranked against "
-        "each other, and no test compares them.",
+        f"Judged on different test rows, or by a different kind of evaluation ({', '.join(letters)}): configs of "
+        "different letters are not ranked against each other, and no test compares them.",
         *without_images,
     ]
 
@@ -184,7 +184,7 @@ def _short(value: Any) -> str:
 
 
 def _letter(entry: Entry, entries: Sequence[Entry]) -> str:
-    """Which test rows an entry was judged on: how many, and a letter for which."""
+    """Return a letter for the test rows and the kind of evaluation of an entry, and how many rows there are."""
     letter = list(dict.fromkeys(other.rows for other in entries)).index(entry.rows)
     return f"{chr(ord('A') + letter) if letter < 26 else letter}: {len(entry.tables[0]['id']):,}"
 

@@ -51,7 +51,7 @@ class Entry:
     runs: Sequence[Finished]
     tables: Sequence[Mapping[str, np.ndarray]]
     values: Sequence[Mapping[str, float]]
-    rows: str  # names the test rows: of two entries with the same one each row is the same
+    rows: str  # names test rows and kind of evaluation: two entries with the same one can be ranked and tested
 
     @property
     def choices(self) -> Mapping[str, Any]:
@@ -163,6 +163,6 @@ def _values(seed: tuple[list[Finished], Mapping[str, np.ndarray]]) -> Mapping[st
 
 
 def _rows(table: Mapping[str, np.ndarray], origin: str) -> str:
-    """Return a name for these rows of this data under these labels, in whatever order they come."""
+    """Return a name for these rows of this data under these labels, in any order, and for how they are judged."""
     lines = sorted(zip(table["id"].tolist(), table["row"].tolist(), table["label"].tolist(), strict=True))
-    return sha256(repr((origin, lines)).encode()).hexdigest()
+    return sha256(repr((choose_kind(table).name, origin, lines)).encode()).hexdigest()

@@ -83,6 +83,18 @@ def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, folds
     assert rows[2][header.index("against the best")] == ""
 
 
+def test_a_generator_is_not_ranked_against_a_classifier_of_the_same_rows(quick, sweep: Path, tmp_path: Path) -> None:
+    train(quick("model=stamp_vae", "recipe=invertible", *SHORT), tmp_path / "vae")
+    entries, _ = join(find([str(sweep), str(tmp_path)])[0])
+    generator = next(entry for entry in entries if entry.choices["model"] == "stamp_vae")
+    assert sorted(generator.tables[0]["row"]) == sorted(entries[0].tables[0]["row"])
+    assert generator.rows not in {entry.rows for entry in entries if entry is not generator}
+    header, *rows = leaderboard.rank(entries)
+    assert rows[entries.index(generator)][header.index("against the best")] == ""
+    csv_rows = list(csv.DictReader(leaderboard.as_csv(entries).splitlines()))
+    assert {csv_rows[entries.index(generator)][f"{test}_p"] for test in ("bootstrap", "mcnemar", "welch")} == {""}
+
+
 def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[str, Any]) -> None:
     (entry,), said = join(find([str(folds)])[0])
     assert said == ["preliminary_cnn, seed 1: 1 of 2 folds; left out."]
