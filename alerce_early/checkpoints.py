@@ -29,6 +29,7 @@ Checkpoint = dict[str, Any]
 # What a checkpoint of tensors and plain values names. Torch's own list also has callables that take memory at will.
 ALLOWED = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
 STORAGES = {f"torch {name}Storage" for name in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")}
+LEAST_SHARE = 0.1  # of a task's parameters, that a run which starts from a checkpoint must get from it
 MODULES = 1000  # a net may have that many, and more only as its weights do
 
 
@@ -78,18 +79,30 @@ def task_from(checkpoint: Checkpoint, path: str | Path) -> Task:
     return restored.eval()
 
 
-def start_from(task: Task, path: str | Path) -> list[str]:
+def start_from(task: Task, path: str | Path) -> tuple[str, list[str]]:
     """Give a task those weights of a checkpoint that have the name and shape of one of its own.
 
-    Returns the names of its other weights, which stay as they were. Raises `InputError` as `read`, and where none fit.
+    Of several networks joined, a task of one network takes the first. Returns what was taken, in words, and the names
+    of the task's other weights, which stay as they were. Raises `InputError` as `read`, and where next to none fit.
     """
-    held, own = read(path)["state_dict"], task.state_dict()
+    found, own = read(path), task.state_dict()
+    held, options, what = found["state_dict"], found["hyper_parameters"].get("net") or {}, f"the weights of {path}"
+    first = "net.members.0."
+    if any(name.startswith(first) for name in held) and not any(name.startswith(first) for name in own):
+        held = {name.replace(first, "", 1): weight for name, weight in held.items() if name.startswith(first)}
+        what = f"the weights of the first of {len(options['members'])} networks in {path}"
+        options = options["members"][0]["net"]
     fitting = {name: held[name] for name, weight in own.items() if name in held and held[name].shape == weight.shape}
-    if not fitting:
-        raise InputError(f"init_from: no weight of {path} fits {type(task.net).__name__}.")
+    share = sum(own[name].numel() for name in fitting) / sum(weight.numel() for weight in own.values())
+    if share < LEAST_SHARE:
+        net = " ".join(f"{key}={value}" for key, value in options.items()).replace("_target_=", "")
+        raise InputError(
+            f"init_from={path}: {share:.0%} of the weights of {type(task.net).__name__} would come from it. "
+            f"Choose the network and the options that it was made with ({net}), or another start."
+        )
     task.load_state_dict(fitting, strict=False)
     check_weights(task, path)
-    return [name for name in own if name not in fitting]
+    return f"{what}, {share:.0%} of the parameters", [name for name in own if name not in fitting]
 
 
 def check_weights(task: Task, path: str | Path) -> None:

@@ -93,18 +93,19 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     """Take the steps of a run, each where the one before has left it."""
     if run.cut:
         checkpoints.read(run.best)  # refuse a damaged one before training, not when it is judged
+    start = checkpoint_of(Path(config.init_from)) if config.get("init_from") and not run.cut else None
+    teachers = find_teachers(Path(config.distil), config.data.split) if config.get("distil") else []
     L.seed_everything(config.seed, verbose=False)
     data = make_data(config)
     with_first(data.prepare_data)
-    if config.get("distil"):
-        data.teach(ask_teachers(find_teachers(Path(config.distil), config.data.split), data))
+    if teachers:
+        data.teach(ask_teachers(teachers, data))
     task = make_task(config, data.spec)
-    if config.get("distil") and not isinstance(task, ClassifyTask):
+    if teachers and not isinstance(task, ClassifyTask):
         raise InputError(f"distil: model={config.model.name} tells no classes that could be taught.")
-    if config.get("init_from") and not run.cut:  # of runs before it there is none
-        start = checkpoint_of(Path(config.init_from))
-        fresh = checkpoints.start_from(task, start)
-        log.info("weights of %s; fresh ones: %s", start, ", ".join(fresh) or "none")
+    if start:
+        taken, fresh = checkpoints.start_from(task, start)
+        log.info("begins with %s; fresh ones: %s", taken, ", ".join(fresh) or "none")
     trainer, best = make_trainer(config, task, run, Board(), *more)
     if trainer.is_global_zero:
         run.begin(config)

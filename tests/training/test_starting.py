@@ -13,6 +13,7 @@ from tiny import trained_weights
 import alerce_early
 from alerce_early import checkpoints, tables
 from alerce_early.errors import InputError
+from alerce_early.files import PRETRAINED
 from alerce_early.instantiate import make_data
 from alerce_early.runs import Run
 from alerce_early.steps import train
@@ -74,6 +75,31 @@ def test_weights_of_another_network_are_refused(quick, finished_run: Run, tmp_pa
         train(quick("model=resnet18", f"init_from={finished_run.path}"), tmp_path / "run")
     with pytest.raises(InputError, match="ztf_simulated"):  # those there are
         train(quick("init_from=nothing"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), (("ztf", ("model=stamp_classifier",)), ("ztf_images", ("model=rotinv", "features=none")))
+)
+def test_a_run_starts_from_the_first_of_joined_networks(
+    quick, name: str, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    held = checkpoints.read(PRETRAINED / f"{name}.ckpt")
+    network = {"model.net.dropout": 0.2, "model.net.kernel": 3, "recipe": "two_scales", "init_from": name}
+    config = quick(*STILL, *options, *(f"{key}={value}" for key, value in network.items()))
+    found = trained_weights(config, tmp_path / "run")
+    first = held["hyper_parameters"]["net"]["members"][0]
+    assert make_data(config).feature_names == tuple(first["features"])
+    given = {key: weight.float() for key, weight in held["state_dict"].items() if "members.0." in key}
+    assert {key.replace("members.0.net.", "") for key in given} == found.keys()
+    learnt = {key: weight for key, weight in given.items() if "running_" not in key and "tracked" not in key}
+    assert all(torch.equal(found[key.replace("members.0.net.", "")], weight) for key, weight in learnt.items())
+
+
+def test_a_start_that_leaves_nearly_all_weights_fresh_is_refused(quick, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"init_from=.*filters=16"):
+        train(quick("model=rotinv", "recipe=two_scales", "init_from=rubin_images"), tmp_path / "run")
+    options = ("model=rotinv", "model.net.filters=16", "recipe=two_scales", "init_from=rubin_images")
+    assert trained_weights(quick(*STILL, *options), tmp_path / "half")
 
 
 def test_without_a_monitor_the_last_epoch_is_kept(quick, tmp_path: Path) -> None:
