@@ -52,11 +52,16 @@ def run_folder(resume: str | None, new: str) -> str:
     return agree(lambda: str(Run.find(resume).path if resume else Run.new(Path(new)).path))
 
 
-def explain_options(chosen: DictConfig) -> str:
-    """Return train.yaml and the chosen yaml of each group as written, with what their comments say of every key."""
+def explain_options(chosen: DictConfig, groups: Sequence[str] = ()) -> str:
+    """Return train.yaml and the chosen yaml of each group as written, with what their comments say of every key.
+
+    groups: show the yamls of these groups alone.
+    """
     text = (Path(CONF) / "train.yaml").read_text(encoding="utf-8")
-    parts = [text[text.index("seed:") : text.index("hydra:")]]
+    parts = [] if groups else [text[text.index("seed:") : text.index("hydra:\n")]]
     for group, name in ((str(group), str(name)) for group, name in chosen.items()):
+        if groups and group not in groups:
+            continue
         file = Path(CONF) / group / f"{name}.yaml"
         if file.exists():
             own = file.read_text(encoding="utf-8")
@@ -115,6 +120,9 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
             return
         # a shell leaves the ~ of KEY=~/FILE as it is, and Hydra takes it for no value
         sys.argv[1:] = [re.sub("=~(?=/|$)", lambda _: f"={Path.home()}", option) for option in sys.argv[1:]]
+        sys.argv[1:] = quote_options(sys.argv[1:])
+        if {"-h", "--help"} & {*sys.argv}:
+            sys.argv.append(f"hydra/help={job.__globals__['__spec__'].name.rpartition('.')[2]}")
         os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what it refuses, in several lines, and exits itself
         given = get_args_parser().parse_args()
         with signals.listen(is_first), translate_errors():
@@ -151,15 +159,16 @@ def _refused(error: HydraException) -> str:
         near = overrides.suggest(f"{where}.{cause.key}".lstrip("."), root)
         return f"{where or 'the config'} has no key {cause.key}; wanted one of {known}{near}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override} is no option; wanted KEY=VALUE, quoted where it has brackets or commas."
+        return f"{error.override} is no option; wanted KEY=VALUE, quoted where it has brackets, commas or spaces."
     return f"options: {one_line(error)}."
 
 
-def compose_config(*given: str, hydra: bool = False) -> DictConfig:
+def compose_config(*options: str, hydra: bool = False) -> DictConfig:
     """Compose train.yaml with these options as train does; raises InputError for an option that train would refuse.
 
     hydra: keep Hydra's own part of it.
     """
+    given = quote_options(options)
     with translate_errors():
         _check_added(given)
         # within a command Hydra is there already
@@ -195,6 +204,18 @@ def quote_value(value: str | Path) -> str:
     if re.fullmatch(r"[\w/.+@-]+", text := str(value), re.ASCII):
         return text
     return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), text) + '"'
+
+
+def quote_options(options: Sequence[str]) -> list[str]:
+    """Quote the values that have a =, such as the name of a checkpoint, for which Hydra's grammar has no place."""
+
+    def quote(option: str) -> str:
+        key, _, value = option.partition("=")
+        if "=" not in value or option.startswith("-") or re.search(r"[\[\]{}()'\"]", value):
+            return option
+        return f"{key}={','.join(quote_value(part) if '=' in part else part for part in value.split(','))}"
+
+    return [quote(option) for option in options]
 
 
 def to_plain(config: Any) -> Any:

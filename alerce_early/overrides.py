@@ -10,16 +10,16 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from alerce_early.errors import InputError, one_line
-from alerce_early.schema import check_call, construct
+from alerce_early.schema import check_call, construct, describe_hint
 
 # Below these a key may be added with +: what it names takes more options than its yaml tells, or any.
 OPEN = (
     *("trainer.", "model.net.", "model.task.", "optim.optimizer.", "optim.schedule.", "optim.groups."),
-    *("hydra.", "data.groups.", "data.keep."),
+    *("hydra.", "data.groups.", "data.keep.", "callbacks."),
 )
 # What a run itself decides, to end as it would have uncut and to keep everything in its folder.
 OWN = (
-    *("callbacks", "plugins", "default_root_dir", "use_distributed_sampler"),
+    *("plugins", "default_root_dir", "use_distributed_sampler"),
     *("num_sanity_val_steps", "enable_model_summary", "enable_progress_bar"),
 )
 # Of a number: its kind, and the least and the most that it may be.
@@ -94,8 +94,12 @@ def drop_replaced(config: DictConfig, before: DictConfig, where: str, typed: Seq
 
 def check(config: DictConfig) -> None:
     """Raise InputError for what is seen to be wrong in a whole config without its data."""
-    from alerce_early.construct import module_class  # with torch, for which a misspelt key need not wait
-    from alerce_early.data import splits
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from alerce_early.construct import library_class, module_class
+    from alerce_early.data import sampling, splits  # with torch, for which a misspelt key need not wait
+    from alerce_early.data.recipe import Recipe
+    from alerce_early.training.trainer import make_callbacks
 
     for key, (kind, least, most) in NUMBERS.items():
         value = OmegaConf.select(config, key)
@@ -104,14 +108,20 @@ def check(config: DictConfig) -> None:
         fits = isinstance(value, int | kind) and not isinstance(value, bool)
         if not fits or not least <= value <= most:  # NaN is not within either
             limit = f" to {most:.0f}" if most < math.inf else ""
-            raise InputError(f"{key}={value!r}; wanted {kind.__name__} from {least}{limit}.")
+            raise InputError(f"{key}={value}: expected {describe_hint(kind)} from {least}{limit}.")
     plain: Any = OmegaConf.to_container(config, resolve=True)
     check_call(splits.split, None, None, None, **plain["data"]["split"])
+    sampling.check(plain["data"]["sampling"])
+    construct(Recipe, steps=plain["recipe"]["steps"], margin=plain["augment"]["margin"])
     for name, given in (("net", {"spec": None}), ("task", {"net": {}, "spec": {}, "optim": {}, "augment": {}})):
         options = dict(plain["model"][name])
         check_call(module_class(str(options.pop("_target_", ""))), **{**options, **given})
     _check_optimizer(dict(plain["optim"]["optimizer"]), plain["optim"].get("groups") or {})
+    if schedule := dict(plain["optim"].get("schedule") or {}):
+        made = library_class(str(schedule.pop("_target_", "")), LRScheduler)
+        check_call(made, None, **schedule)
     _check_trainer(plain["trainer"])
+    make_callbacks(config)
 
 
 def _check_optimizer(options: dict[str, Any], groups: dict[str, Any]) -> None:
@@ -133,6 +143,8 @@ def _check_trainer(options: dict[str, Any]) -> None:
 
     from alerce_early.training.trainer import choose_precision
 
+    if "callbacks" in options:
+        raise InputError("trainer.callbacks: not an option. Choose with callbacks=, or +callbacks.NAME._target_=CLASS.")
     for name in OWN:
         if name in options:
             raise InputError(f"trainer.{name} is decided by the run itself; leave it out.")

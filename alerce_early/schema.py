@@ -32,7 +32,7 @@ def check_call(cls: Callable[..., Any], *arguments: Any, **options: Any) -> None
     hints = get_type_hints(asked)
     for name, value in options.items():
         if not fits_hint(value, hints.get(name, Any)):
-            raise InputError(f"{cls.__name__}: {name}={str(value)[:60]!r}; wanted {describe_hint(hints[name])}.")
+            raise InputError(f"{cls.__name__}: {name}={str(value)[:60]}: {_ask(hints[name])}.")
 
 
 def fits_hint(value: Any, hint: Any) -> bool:
@@ -59,5 +59,26 @@ def fits_hint(value: Any, hint: Any) -> bool:
     return True
 
 
+def _ask(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"choose from {', '.join(map(str, get_args(hint)))}"
+    return f"expected {describe_hint(hint)}"
+
+
 def describe_hint(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace("collections.abc.", "")
+    """Return what a type hint asks for in words, in the singular, with the names of yaml for the values."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(map(describe_hint, inner)))
+    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    plain |= {None: "null", type(None): "null"}
+    if (kind := origin or hint) in plain:
+        return plain[kind]
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        return "a mapping"
+    if isinstance(kind, type) and issubclass(kind, Sequence):
+        several = inner if kind is tuple and inner[-1:] != (Ellipsis,) else inner[:1]  # of that many, or all alike
+        return f"a list of {', '.join(map(describe_hint, several))}" if inner else "a list"
+    return getattr(hint, "__name__", str(hint))

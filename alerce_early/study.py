@@ -19,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
 from alerce_early import files
-from alerce_early.config import compose_config, to_plain, translate_errors
+from alerce_early.config import compose_config, quote_options, to_plain, translate_errors
 from alerce_early.construct import module_class
 from alerce_early.errors import InputError
 from alerce_early.runs import Run
@@ -181,7 +181,7 @@ def one_of(values: BaseDistribution) -> Any:
 
 def _overrides(options: Sequence[str]) -> list[Override]:
     with translate_errors():
-        return OverridesParser.create().parse_overrides(list(options))
+        return OverridesParser.create().parse_overrides(quote_options(options))
 
 
 def _distribution(override: Override) -> BaseDistribution:

@@ -46,7 +46,8 @@ def _asked_again(config: DictConfig, run: Run, options: Sequence[str]) -> DictCo
     the run folder: the folder may come from anyone.
     """
     default, given, own = compose_config(), flatten_config(config), run.config()
-    typed = [key for key, value in flatten_config(default).items() if given.get(key) != value]
+    plain = flatten_config(default)
+    typed = [key for key in plain | given if given.get(key) != plain.get(key)]
     if differ := [key for key in typed if given.get(key) != flatten_config(own).get(key)]:
         raise InputError(
             f"{run.path} continues as it began: {describe_differences(differ, flatten_config(own), given)}."

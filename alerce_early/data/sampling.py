@@ -13,6 +13,12 @@ from alerce_early.errors import InputError
 SAMPLINGS = ("balanced", "as_is", "undersample", "oversample")
 
 
+def check(sampling: str) -> None:
+    """Raise InputError for a sampling that there is not."""
+    if sampling not in SAMPLINGS:
+        raise InputError(f"data.sampling={sampling} is unknown. Choose from {', '.join(SAMPLINGS)}.")
+
+
 def draws(labels: np.ndarray, sampling: str, n: int, rng: np.random.Generator, seed: int) -> np.ndarray:
     """Return indices into `labels` to show in one epoch, shuffled.
 
@@ -21,6 +27,7 @@ def draws(labels: np.ndarray, sampling: str, n: int, rng: np.random.Generator, s
     the largest. A class that must give more rows than it has gives each of them equally often, give or take
     one.
     """
+    check(sampling)
     by_class = [np.flatnonzero(labels == c) for c in np.unique(labels)]
     sizes = np.array([len(rows) for rows in by_class])
     if sampling == "balanced":
@@ -32,10 +39,8 @@ def draws(labels: np.ndarray, sampling: str, n: int, rng: np.random.Generator, s
         chosen = np.random.default_rng([seed, 0xCA7])
         by_class = [chosen.permutation(rows)[: sizes.min()] for rows in by_class]
         wanted = np.full(len(sizes), sizes.min())
-    elif sampling == "oversample":
-        wanted = np.full(len(sizes), sizes.max())
     else:
-        raise InputError(f"data.sampling={sampling} is unknown; wanted one of {', '.join(SAMPLINGS)}.")
+        wanted = np.full(len(sizes), sizes.max())
     return rng.permutation(
         np.concatenate([_repeat(rows, count, rng) for rows, count in zip(by_class, wanted, strict=True)])
     )

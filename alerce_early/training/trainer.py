@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -52,6 +52,30 @@ def make_logger(config: DictConfig, run: Run, purge: int) -> Logger | bool:
         raise InputError(f"{lacking}. Try {INSTALL.format('[loggers]')}, in the checkout.") from None
 
 
+def make_callbacks(config: DictConfig) -> list[Callback]:
+    """Return the callbacks that a whole config adds to those of every run."""
+    decay = config.get("ema")  # older runs have none
+    made: list[Callback] = [] if decay is None else [EMAWeightAveraging(decay=decay)]
+    chosen: Any = OmegaConf.to_container(config, resolve=True).get("callbacks")  # type: ignore[union-attr]
+    for name, options in (chosen or {}).items():  # of runs before it there is none
+        if not isinstance(options, dict):
+            raise InputError(
+                f"callbacks.{name}={options}: expected a mapping. Name a class in callbacks.{name}._target_."
+            )
+        kind = library_class(str(options.pop("_target_", "")), Callback, "lightning.pytorch.callbacks")
+        if issubclass(kind, Checkpoint) and kind.__module__.startswith("lightning."):
+            raise InputError(f"callbacks.{name}: the run keeps its own checkpoints. Leave out {kind.__name__}.")
+        try:
+            made.append(construct(kind, **options))
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise InputError(f"callbacks.{name}: {one_line(error)}.") from None
+        if made[-1].state_key in [callback.state_key for callback in made[:-1]]:  # a checkpoint could not hold both
+            raise InputError(
+                f"callbacks.{name}: there are two {kind.__name__}. Leave one out, callbacks.{name} or ema."
+            )
+    return made
+
+
 def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> tuple[L.Trainer, ModelCheckpoint]:
     """Return the trainer of a whole config, and what keeps the best checkpoint; more: extra callbacks.
 
@@ -66,15 +90,13 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
     last = resuming.Kept(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     # what the cut run logged after its last checkpoint will be logged again
     purge = checkpoints.read(run.last)["global_step"] + 1 if run.cut else 0
-    decay = config.get("ema")  # older runs have none
-    average = [] if decay is None else [EMAWeightAveraging(decay=decay)]
     callbacks: list[Callback] = [
         progress.EpochLine(
             run.path, ("train/loss", "val/loss", monitor or "", *[f"val/{name}" for name in task.shown])
         ),
         resuming.Randomness(),
         *progress.progress_bar(),
-        *average,
+        *make_callbacks(config),
         *more,
         *([resuming.Patience(monitor, patience=config.patience, mode=mode, check_finite=False)] if monitor else []),
         best,

@@ -156,7 +156,7 @@ def test_a_tuple_of_fixed_length_is_one_of_its_own_types() -> None:
 
     assert construct(named, pair=[1, "a"]) == [1, "a"]
     for pair in ([1, 2], [1], [1, "a", "b"], []):
-        with pytest.raises(InputError, match=r"named: pair=.*; wanted tuple\[int, str\]"):
+        with pytest.raises(InputError, match="named: pair="):
             construct(named, pair=pair)
 
 

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 from command import run
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from alerce_early.config import quote_value, translate_errors
+from alerce_early.config import quote_options, quote_value, translate_errors
 from alerce_early.errors import InputError
 
 
@@ -31,6 +32,13 @@ def test_a_quoted_text_is_read_back(composed: Callable[..., DictConfig], text: s
     assert composed(f"name={quote_value(text)}").name == text
 
 
+@pytest.mark.parametrize("text", ("DIR/epoch=3-step=120.ckpt", "a=b", "x y=z", "~/é=1.ckpt", "=", "a==b"))
+def test_a_value_may_hold_an_equals_sign(composed: Callable[..., DictConfig], text: str) -> None:
+    assert composed(f"init_from={text}").init_from == text
+    (several,) = OverridesParser.create().parse_overrides(quote_options([f"init_from={text},x"]))
+    assert [getattr(value, "text", value) for value in several.value().list] == [text, "x"]
+
+
 @pytest.mark.parametrize(
     "option",
     (
@@ -45,6 +53,12 @@ def test_a_quoted_text_is_read_back(composed: Callable[..., DictConfig], text: s
 )
 def test_what_something_reads_may_be_added(composed: Callable[..., DictConfig], option: str) -> None:
     composed(option)
+
+
+def test_callbacks_are_chosen_by_name_and_several_at_once(composed: Callable[..., DictConfig]) -> None:
+    assert composed().callbacks is None
+    one = composed("callbacks=[ema,timer]", "callbacks.ema.decay=0.5", "+callbacks.mine._target_=my_package.Mine")
+    assert set(one.callbacks) == {"ema", "timer", "mine"} and one.callbacks.ema.decay == 0.5
 
 
 def test_the_command_tells_it_in_one_line() -> None:

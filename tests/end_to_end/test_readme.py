@@ -9,9 +9,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from command import run
 from tiny import CHECKOUT
 
 from alerce_early.errors import INSTALL, InputError, require_extra
+from alerce_early.runs import Run
 
 SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2")
 
@@ -43,8 +45,8 @@ def test_what_the_readme_adds_runs(extended: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "linear: " in done.stdout and "report: " in done.stdout
-    (run,) = (extended / "outputs" / "runs").glob("*/*")
-    assert run.parent.name == "night-linear"
+    (made,) = (extended / "outputs" / "runs").glob("*/*")
+    assert made.parent.name == "night-linear"
 
 
 def test_this_package_is_installed_by_its_folder() -> None:
@@ -59,3 +61,19 @@ def test_this_package_is_installed_by_its_folder() -> None:
     assert {extra for extras in asked for extra in extras.split(",")} <= project["optional-dependencies"].keys()
     with pytest.raises(InputError, match=re.escape(INSTALL.format("[stream]"))), require_extra("a test", "stream"):
         importlib.import_module("nowhere")
+
+
+def test_a_network_outside_of_the_checkout_runs_as_written(stamps_file: Path, tmp_path: Path) -> None:
+    page = (CHECKOUT / "conf/README.md").read_text()
+    for content, name in re.findall(
+        r"```(?:python|yaml)\n((?:# @package _global_\n)?# (my_\S+)\n.*?)```", page, re.DOTALL
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    commands = re.findall(r"^python -m (alerce_early\.train .*\bmine)$", page, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        done = run(*command.split(), "data=alerce", f"data.path={stamps_file}", *SHORT, "outputs=out", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    configs = [Run(folder).config() for folder in (tmp_path / "out" / "runs" / "alerce-mine").iterdir()]
+    assert configs[0].model.net == configs[1].model.net == {"_target_": "my_package.nets.MyNet", "width": 16}

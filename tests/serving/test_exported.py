@@ -193,7 +193,7 @@ SETS = {name: [0.5] * 5 for name in ("set", "set_marginal")}
         ({"spec": "{"}, "what it tells of itself is damaged"),
         ({"spec": "[" * 100_000}, "what it tells of itself is damaged"),
         ({"spec": []}, "what it tells of itself is damaged"),
-        ({"columns": [1, 2]}, "Facts: columns=.*; wanted tuple"),
+        ({"columns": [1, 2]}, "Facts: columns="),
         ({"columns": ["p_SN"]}, "wanted p_<class> of every class, or predicted"),
         ({"columns": ["predicted", "=cmd()"]}, "columns include '=cmd"),
         ({"columns": ["predicted", "label"]}, "columns include 'label'"),
@@ -207,7 +207,7 @@ SETS = {name: [0.5] * 5 for name in ("set", "set_marginal")}
         ({"conformal": {"coverage": "a", "thresholds": SETS}}, "what it tells of itself is damaged"),
         ({"conformal": {"coverage": 0.9, "thresholds": SETS | {"set": [0.5] * 4}}}, "what it tells .* is damaged"),
         ({"trained_on": "ZTF1"}, "what it tells of itself is damaged.*trained_on"),
-        ({"conformal": [1]}, "Facts: conformal=.*; wanted"),
+        ({"conformal": [1]}, "Facts: conformal="),
     ),
 )
 def test_nonsense_is_told(texts: dict[str, Any], message: str, file: Path, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_nonsense_is_told(texts: dict[str, Any], message: str, file: Path, tmp_p
 @pytest.mark.parametrize(
     ("values", "message"),
     (
-        ({"raw_shape": "abc"}, "DataSpec: raw_shape='abc'; wanted tuple"),
+        ({"raw_shape": "abc"}, "DataSpec: raw_shape=abc"),
         ({"raw_shape": [3, -63, 63]}, "wanted the sides of a stamp or spectrum"),
         ({"raw_shape": [3, 1 << 40, 1 << 40]}, "wanted the sides of a stamp or spectrum"),
         ({"raw_shape": [3, 21, 21]}, "onnxruntime cannot run it"),

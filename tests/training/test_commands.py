@@ -50,13 +50,52 @@ def test_a_run_from_python(stamps_file: Path, tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("monitor=beauty", "monitor=beauty is not measured; wanted accuracy, "),
-        ("patience=long", "patience='long'; wanted int"),
-        ("data.split.validation=many", "split: validation='many'; wanted float"),
+        ("patience=long", "patience=long"),
+        ("data.split.validation=many", "validation=many: expected a number"),
     ],
 )
 def test_a_value_that_does_not_fit_its_key_is_told(quick, tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         train(quick(override), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    (
+        ("data.sampling=weights", r"data\.sampling"),
+        ("recipe.steps=[{_target_: alerce_early.data.recipe.Crop, size: 21, sise: 3}]", "sise"),
+        ("optim.schedule._target_=torch.optim.lr_scheduler.Nothing", "lr_scheduler.Nothing"),
+        ("init_from=nothing", "nothing"),
+        ("distil=nothing", "nothing"),
+        ("model.task.loss=logistic", r"loss=logistic: choose from cross_entropy, binary\."),
+        ("+callbacks.x=1", r"callbacks\.x"),
+        ("+callbacks.x._target_=os.system", r"os\.system"),
+        ("+callbacks.x._target_=lightning.pytorch.callbacks.ModelCheckpoint", r"callbacks\.x"),
+        ("callbacks=timer callbacks.timer.duration=long", r"callbacks\.timer"),
+        ("callbacks=timer +callbacks.timer.hours=1", "hours"),
+        ("callbacks=ema ema=0.9", r"callbacks\.ema"),
+        ("+trainer.callbacks=1", "callbacks="),
+    ),
+)
+def test_what_is_wrong_is_told_before_any_data_are_read(quick, tmp_path: Path, option: str, key: str) -> None:
+    words = option.split(" ") if option.startswith("callbacks") else [option]
+    with pytest.raises(InputError, match=key):
+        train(quick(*words, f"outputs={tmp_path}", f"data.path={tmp_path / 'absent.pkl'}"), tmp_path / "run")
+
+
+def test_a_chosen_callback_ends_a_run_that_is_not_stopped_by_its_own(quick, tmp_path: Path) -> None:
+    stop = ("_target_=lightning.pytorch.callbacks.EarlyStopping", "monitor=val/loss", "stopping_threshold=1e9")
+    run = train(quick("callbacks=timer", *(f"+callbacks.stop.{option}" for option in stop)), tmp_path / "run")
+    assert run.metrics["epochs"] == 1  # of two
+    with pytest.raises(InputError, match=r"callbacks\.ema"):
+        alerce_early.run(f"resume={run.path}", "callbacks=ema")
+
+
+@pytest.mark.parametrize(("verb", "other"), (("train", "prepare"), ("prepare", "train")))
+def test_the_help_of_a_verb_is_its_own(verb: str, other: str, tmp_path: Path) -> None:
+    done = run(f"alerce_early.{verb}", "--help", cwd=tmp_path)
+    assert done.returncode == 0 and f"python -m alerce_early.{verb} " in done.stdout
+    assert f"python -m alerce_early.{other} " not in done.stdout and not list(tmp_path.iterdir())
 
 
 def test_errors_at_the_door(quick, tmp_path: Path) -> None:
@@ -82,6 +121,7 @@ def test_too_few_steps_for_a_schedule_are_told(quick, tmp_path: Path) -> None:
 
 OWN = """
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from alerce_early.data.readers import stamps_file
@@ -114,6 +154,15 @@ class MyOptimizer(torch.optim.SGD):
         super().__init__(parameters, lr)
 
 
+class MyCallback(Callback):
+    def __init__(self, file):
+        self.file = file
+
+    def on_fit_end(self, trainer, task):
+        with open(self.file, "w") as file:
+            file.write("called")
+
+
 def my_reader(path):
     return stamps_file.read(path)
 """
@@ -121,6 +170,7 @@ READER = ("data=alerce", "data.source._target_=my_package.parts.my_reader")
 PARTS = (
     *("model.net._target_=my_package.parts.MyNet", "+model.net.width=4", "model.task._target_=my_package.parts.MyTask"),
     *("recipe=minmax", "recipe.steps=[{_target_: my_package.parts.MyStep}]", "optim=adam"),
+    *("+callbacks.mine._target_=my_package.parts.MyCallback", "+callbacks.mine.file=called.txt"),
     *("optim.optimizer._target_=my_package.parts.MyOptimizer", "trainer.max_epochs=1", "data.batches_per_epoch=2"),
 )
 
@@ -142,6 +192,7 @@ def test_what_the_command_line_names_is_imported_and_what_a_run_folder_names_is_
     config = Run(folder).config()
     assert config.model.net == {"_target_": "my_package.parts.MyNet", "width": 4}
     assert set(config.model.task) > {"loss", "entropy"}  # of a class that it is a subclass of
+    assert (own_code / "called.txt").read_text() == "called"
     assert set(config.optim.optimizer) == {"_target_", "lr"} and set(config.data.source) == {"_target_", "path"}
 
     (folder / "metrics.json").unlink()  # as if it was cut at the last moment

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,9 +48,14 @@ def hard(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DictConfig:
     return config
 
 
-@pytest.mark.parametrize("ema", (None, 0.9))
-def test_a_cut_run_ends_bit_equal(hard: DictConfig, tmp_path: Path, ema: float | None) -> None:
-    hard.ema = ema
+AVERAGE = {"ema": {"_target_": "lightning.pytorch.callbacks.EMAWeightAveraging", "update_starting_at_epoch": 1}}
+
+
+@pytest.mark.parametrize(("ema", "callbacks"), ((None, None), (0.9, None), (None, AVERAGE)))
+def test_a_cut_run_ends_bit_equal(
+    hard: DictConfig, tmp_path: Path, ema: float | None, callbacks: dict[str, Any] | None
+) -> None:
+    hard.ema, hard.callbacks = ema, callbacks
     train(hard, tmp_path / "clean" / "run")
     Falls.trap.touch()
     cut = Run(tmp_path / "cut" / "run")
