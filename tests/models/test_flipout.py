@@ -122,10 +122,11 @@ def test_columns_of_the_task() -> None:
     assert torch.allclose(columns["vote_artefact"], 1 - votes)
     of_means = torch.distributions.Categorical(logits=made.net(batch)).entropy()
     assert torch.allclose(columns["entropy_of_means"], of_means, atol=1e-5)
-    assert (columns["mutual_information"] > 0).all() and (columns["mutual_information"] < columns["entropy"]).all()
+    information = columns["entropy"] - torch.distributions.Categorical(draws).entropy().mean(0)
+    assert (information > 0.01).all() and torch.allclose(columns["mutual_information"], information, atol=1e-5)
 
 
-def test_the_divergence_is_divided_by_the_training_rows_weighed_and_annealed() -> None:
+def test_the_divergence_is_divided_by_the_training_rows_weighed_and_annealed(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = {"label": torch.tensor([0, 1])}
     z = torch.zeros(2, 2)
     losses = task().losses(z, batch)
@@ -136,6 +137,14 @@ def test_the_divergence_is_divided_by_the_training_rows_weighed_and_annealed() -
     assert torch.allclose(weighed["loss"] - weighed["cross_entropy"], 0.25 * weighed["kl"])
     begun = task(anneal_steps=100).losses(z, batch)  # step 0
     assert begun["loss"] == begun["cross_entropy"]
+    monkeypatch.setattr(BayesTask, "global_step", 25)
+    for made, weight in (
+        (task(anneal_steps=100), 0.25),
+        (task(anneal_steps=10), 1),
+        (task(anneal_steps=100).eval(), 1),
+    ):
+        later = made.losses(z, batch)
+        assert torch.allclose(later["loss"] - later["cross_entropy"], weight * later["kl"])
 
 
 def test_widths_have_a_learning_rate_of_their_own() -> None:

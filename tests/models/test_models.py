@@ -7,6 +7,7 @@ from tiny import spec
 
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_data
+from alerce_early.models.deep_hits import DeepHiTS
 from alerce_early.models.rotinv import TURNS, RotInv, cyclic_mean, rotate_quarters
 from alerce_early.models.stamp_classifier import StampClassifier
 from alerce_early.models.stamp_cnn import StampCNN
@@ -53,6 +54,26 @@ def test_rotinv_is_the_published_arithmetic() -> None:
     assert net({"image": torch.from_numpy(image)}).numpy(force=True) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("kind", (RotInv, StampClassifier))
+def test_dropout_is_after_every_hidden_dense_layer(kind: type[RotInv] | type[StampClassifier]) -> None:
+    net = kind(spec(("fwhm",)), dropout=0.3)
+    layers = list(net.modules())
+    dense = [i for i, layer in enumerate(layers) if isinstance(layer, torch.nn.Linear)][:-1]
+    assert len(dense) == (2 if kind is RotInv else 3)
+    assert all(isinstance(layers[i + 2], torch.nn.Dropout) and layers[i + 2].p == 0.3 for i in dense)
+
+
+def test_deep_hits_sees_the_four_turns_side_by_side_through_leaky_layers() -> None:
+    """Cabrera-Vives et al. 2017."""
+    torch.manual_seed(0)
+    net = DeepHiTS(spec()).eval()
+    image = torch.rand(3, 3, 21, 21)
+    turns = [net.trunk(image.rot90(turn, (2, 3))) for turn in range(TURNS)]
+    assert torch.allclose(net({"image": image}), net.head(torch.cat(turns, 1)), atol=1e-5)
+    kinds = [type(layer).__name__ for layer in net.modules()]
+    assert kinds.count("LeakyReLU") == 7 and "ReLU" not in kinds
+
+
 def correlate(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """(N, I, S, S) with kernel (O, I, K, K): (N, O, S - K + 1, S - K + 1)."""
     windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[2:], (2, 3))
@@ -84,18 +105,19 @@ def test_stamp_classifier_sees_signed_logarithms_where_asked_to() -> None:
     net = StampClassifier(spec(("count", "latitude")), logarithms=True).eval()
     seen: list[torch.Tensor] = []
     net.metadata.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    net({"image": torch.rand(1, 3, 21, 21), "features": torch.tensor([[3000.0, -9.0]])})
-    assert seen[0].tolist() == [[pytest.approx(np.log(3001)), pytest.approx(-np.log(10))]]
+    net({"image": torch.rand(2, 3, 21, 21), "features": torch.tensor([[3000.0, -9.0], [0.0, 0.0]])})
+    assert seen[0].tolist() == [[pytest.approx(np.log(3001)), pytest.approx(-np.log(10))], [0, 0]]
 
 
 @pytest.mark.parametrize(("logarithms", "mean"), ((False, 0.0), (True, np.log(3.5))))
 def test_a_value_that_training_never_lacked_is_taken_as_its_mean(logarithms: bool, mean: float) -> None:
-    known = spec(("rare", "often"), feature_mean=(2.5, -300.0), feature_std=(0.5, 450.0))
+    known = spec(("rare", "often", "seldom"), feature_mean=(2.5, -300.0, 2.5), feature_std=(0.5, 450.0, 50.0))
     net = StampClassifier(known, logarithms=logarithms).eval()
     seen: list[torch.Tensor] = []
     net.metadata.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    net({"image": torch.rand(1, 3, 21, 21), "features": torch.tensor([[-999.0, -999.0]])})
-    assert seen[0].tolist() == [[pytest.approx(mean), pytest.approx(-np.log(1000) if logarithms else -699 / 450)]]
+    net({"image": torch.rand(1, 3, 21, 21), "features": torch.tensor([[-999.0, -999.0, -999.0]])})
+    often = -np.log(1000) if logarithms else -699 / 450
+    assert seen[0].tolist() == [[pytest.approx(mean), pytest.approx(often), pytest.approx(mean)]]
 
 
 def test_same_padding_of_even_kernels_is_below_and_right_as_in_keras() -> None:
