@@ -28,10 +28,16 @@ def test_rotation_invents_no_corner(composed) -> None:
     assert torch.allclose(centre_crop(Augment(augment.steps, margin, size)(stored), size), torch.ones(()))
 
 
-def test_too_small_a_margin_is_refused() -> None:
-    step = {"_target_": "alerce_early.data.augment.RotateShift", "degrees": 180, "pixels": 2}
-    with pytest.raises(InputError, match=r"augment\.margin=3 invents corners; these steps need 8"):
-        Augment([step], margin=3)
+@pytest.mark.parametrize(("degrees", "pixels", "needed"), ((180, 2, 8), (45, 2, 8), (5, 0, 2), (0, 3, 4)))
+def test_too_small_a_margin_is_refused_and_the_smallest_invents_nothing(
+    degrees: float, pixels: float, needed: int
+) -> None:
+    step = {"_target_": "alerce_early.data.augment.RotateShift", "degrees": degrees, "pixels": pixels}
+    for margin in (3, needed - 1) if needed > 3 else (needed - 1,):
+        with pytest.raises(InputError, match=rf"augment\.margin={margin} .* need {needed}\."):
+            Augment([step], margin=margin)
+    stored = torch.ones(500, 1, 21 + 2 * needed, 21 + 2 * needed)
+    assert torch.allclose(centre_crop(Augment([step], needed)(stored), 21), torch.ones(()))
 
 
 def test_a_rotation_by_ninety_degrees_is_the_exact_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,3 +54,24 @@ def test_a_shift_moves_by_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     image[0, 0, 4, 4] = 1
     moved = RotateShift(degrees=0, pixels=2)(image)
     assert moved[0, 0, 2, 2] == pytest.approx(1, abs=1e-5)
+
+
+def test_every_stamp_has_an_angle_and_a_shift_of_its_own_either_way() -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(500, 1, 41, 41)
+    image[:, :, 20, 30] = 1  # ten pixels to the right of the middle
+
+    def places(step: RotateShift) -> torch.Tensor:
+        """Where the bright pixel went, from the middle, (500, 2): right and down."""
+        moved, axis = step(image)[:, 0], torch.arange(-20.0, 21)
+        return torch.stack([moved.sum(1) @ axis, moved.sum(2) @ axis], 1) / moved.sum((1, 2))[:, None]
+
+    right, down = places(RotateShift(degrees=90)).T
+    uniform = {
+        "angle": torch.rad2deg(torch.atan2(down, right)) / 90,
+        **dict(zip("xy", ((places(RotateShift(0, pixels=4)) - torch.tensor([10.0, 0])) / 4).T, strict=True)),
+    }
+    for values in uniform.values():
+        assert -1.01 < values.min() < -0.95 and 0.95 < values.max() < 1.01
+        assert values.mean().abs() < 0.12 and values.std() == pytest.approx(3**-0.5, abs=0.04)
+    assert torch.corrcoef(torch.stack([uniform["x"], uniform["y"]]))[0, 1].abs() < 0.2

@@ -10,6 +10,7 @@ from torch import Tensor, nan
 from alerce_early.construct import build
 from alerce_early.data.recipe import (
     MAD_TO_SIGMA,
+    Asinh,
     Crop,
     Mask,
     MinMax,
@@ -63,6 +64,24 @@ def test_sky_sigma_by_hand() -> None:
     assert (scaled[2] == 0).all()
 
 
+def test_sky_sigma_is_the_standard_deviation_of_normal_noise() -> None:
+    """A star on it changes nothing; each: of every channel its own."""
+    noise = torch.randn(2, 3, 63, 63, generator=torch.Generator().manual_seed(0))
+    image = noise * torch.tensor([5.0, 20.0, 1.0]).view(3, 1, 1) + 100
+    image[:, :, 30:33, 30:33] += 1e4
+    sky = torch.ones(63, 63, dtype=torch.bool)
+    sky[30:33, 30:33] = False
+    assert SkySigma()(image)[..., sky].std(2).flatten().tolist() == pytest.approx([1, 4, 0.2] * 2, rel=0.05)
+    assert SkySigma(each=True)(image)[..., sky].std(2).flatten().tolist() == pytest.approx([1] * 6, rel=0.05)
+
+
+def test_asinh_bends_where_asked_to_and_back() -> None:
+    image = torch.tensor([-30.0, 0.0, 0.3, 3e4])
+    bent = Asinh(bend=3.0)(image)
+    assert bent.tolist() == pytest.approx(np.arcsinh([-10, 0, 0.1, 1e4]).tolist())
+    assert Asinh(bend=3.0).undo(bent).tolist() == pytest.approx(image.tolist(), rel=1e-5)
+
+
 def test_mask_marks_pixels_missing_in_any_channel() -> None:
     masked = Mask()(IMAGE)
     assert masked.shape == (1, 3, 4, 4) and masked[0, 2].sum() == 1 and masked[0, 2, 2, 2] == 1
@@ -73,6 +92,8 @@ def test_two_scales_by_hand() -> None:
     near, far = TwoScales(size=2, factor=3)(image)[0]
     assert near.tolist() == [[14.0, 15.0], [20.0, 21.0]]
     assert far.tolist() == [[7.0, 10.0], [25.0, 28.0]]  # means of the four 3 x 3 blocks
+    framed = torch.nn.functional.pad(image, (4, 4, 4, 4), value=99.0)
+    assert torch.equal(TwoScales(size=2, factor=3)(framed)[0], torch.stack([near, far]))
 
 
 EDGES = {
@@ -190,6 +211,8 @@ def test_a_spectrum_is_renormalised_by_its_weights() -> None:
     wanted = (torch.tensor([1.0, 3.0, 2.5, 5.0]) - 2.5) / 2.75**0.5
     assert out.shape == (3, 1, 4) and torch.allclose(out[0, 0], wanted)
     assert (out[1:] == 0).all()
+    unknown = torch.tensor([[[1.0, 3.0, nan, 5.0]], [[2.0, 1.0, 9.0, 1.0]]]).transpose(0, 1)
+    assert torch.allclose(Renormalise()(unknown)[0, 0], out[0, 0].index_fill(0, torch.tensor(2), 0.0))
     assert torch.allclose(Renormalise()(torch.stack([flux, 1e-30 * ivar], 1))[0], out[0], atol=1e-5)
     with pytest.raises(InputError, match="wants spectra"):
         Renormalise()(torch.zeros(1, 3, 21, 21))
