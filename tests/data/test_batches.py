@@ -39,6 +39,48 @@ def test_balanced_shows_classes_alike_and_their_rows_evenly() -> None:
     assert frequent.max() == 1  # no row twice while others wait
 
 
+def test_what_is_left_of_a_batch_goes_to_other_classes_in_every_epoch() -> None:
+    sampler = batches(sampling="balanced", batches=1)  # 64 rows of three classes
+    seen = []
+    for epoch in range(30):
+        sampler.set_epoch(epoch)
+        seen.append(shares(np.concatenate(list(sampler))))
+    assert {tuple(sorted(one)) for one in seen} == {(21, 21, 22)}
+    assert min(np.sum(np.array(seen) == 22, axis=0)) >= 3
+
+
+@pytest.mark.parametrize("sampling", ("balanced", "as_is", "undersample", "oversample"))
+def test_rows_of_all_classes_are_mixed(sampling: str) -> None:
+    """Every part of an epoch has about the shares of the whole."""
+    classes = LABELS[shown(sampling=sampling) - 1000]
+    whole = np.bincount(classes) / len(classes)
+    for part in np.array_split(classes, 3):
+        spread = np.sqrt(whole * (1 - whole) / len(part))
+        assert (np.abs(np.bincount(part, minlength=3) / len(part) - whole) < 4 * spread).all()
+
+
+def test_balanced_shows_every_row_sooner_or_later() -> None:
+    sampler, seen = batches(sampling="balanced"), set()
+    for epoch in range(12):
+        sampler.set_epoch(epoch)
+        seen |= set(np.concatenate(list(sampler)).tolist())
+    assert len(seen) > 0.99 * len(ROWS)  # half of the largest class in each
+
+
+def test_every_round_of_an_epoch_every_epoch_and_every_seed_has_an_order_of_its_own() -> None:
+    n = len(ROWS)
+    sampler = batches(sampling="as_is", batches=15)  # 960 rows, two rounds of them and a part of the third
+    orders = []
+    for seed in (3, 4, 5):
+        for epoch in (0, 1, 2):
+            sampler.seed = seed
+            sampler.set_epoch(epoch)
+            rows = np.concatenate(list(sampler))
+            orders += [rows[:n], rows[n : 2 * n]]
+    assert all(sorted(order) == ROWS.tolist() for order in orders)
+    assert len({tuple(order.tolist()) for order in orders}) == len(orders) == 18
+
+
 def test_undersample_shows_the_same_rows_of_each_class_every_epoch() -> None:
     sampler = batches(sampling="undersample")
     first = np.concatenate(list(sampler))
@@ -46,6 +88,7 @@ def test_undersample_shows_the_same_rows_of_each_class_every_epoch() -> None:
     second = np.concatenate(list(sampler))
     assert shares(first) == [20, 20, 20]
     assert sorted(first) == sorted(second) and first.tolist() != second.tolist()
+    assert sorted(first) != sorted(shown(sampling="undersample", seed=4))
 
 
 def test_oversample_replicates_to_the_largest() -> None:
