@@ -84,6 +84,20 @@ def test_a_prescribed_split() -> None:
     assert apply_prescribed(parts, labels, ids.astype(str), CLASSES).tolist() == [0, 2, 1, 0]
 
 
+def test_rows_that_a_file_leaves_open_are_split_as_asked_for() -> None:
+    labels, ids = np.arange(300) % 3, np.arange(300).astype(str)
+    for options in ({"validation": 5, "test": 7, "seed": 2}, {"validation": 5, "folds": 3, "fold": 1}):
+        found = apply_prescribed(np.full(300, ""), labels, ids, CLASSES, **options)
+        assert np.array_equal(found, split(labels, ids, CLASSES, **options))
+        assert counts(found, labels)[0][1] == 5
+
+
+def test_extra_rows_of_an_object_that_validates_or_tests_do_not_train() -> None:
+    parts = np.array(["train", "validation", "test", "extra", "extra", "extra", "extra"])
+    ids = np.array(["a", "b", "c", "a", "b", "c", "d"])
+    assert apply_prescribed(parts, np.zeros(7, int), ids, CLASSES).tolist() == [0, 1, 2, 0, -1, -1, 0]
+
+
 def test_a_class_of_three_has_one_row_in_each_part() -> None:
     labels = np.repeat([0, 1, 2], [900, 3, 900])
     part = split(labels, np.arange(1803).astype(str), CLASSES, validation=100, test=200)
