@@ -39,7 +39,7 @@ def test_the_temperature_is_found() -> None:
     assert fitted is not None and fitted["temperature"] == pytest.approx(2.5, rel=0.03)
 
 
-@pytest.mark.parametrize("scale", (0.3, 1.5, 4.0))
+@pytest.mark.parametrize("scale", (0.1, 0.3, 1.5, 4.0))
 def test_no_other_temperature_has_a_lower_log_loss(scale: float) -> None:
     table = overconfident(300, seed=0, scale=scale)
     fitted = calibration.fit(table, "temperature")
@@ -113,6 +113,22 @@ def test_a_scaling_that_does_not_pay_is_not_used() -> None:
 def test_a_scaling_that_pays_is_used_also_with_few_rows() -> None:
     fits = [calibration.fit(overconfident(100, seed), "temperature") for seed in range(20)]
     assert all(fitted is not None and fitted["kept"] is None for fitted in fits)
+
+
+def test_a_true_class_of_probability_zero_teaches_doubt_and_no_infinite_loss() -> None:
+    table = overconfident(300, seed=0)
+    whole = calibration.fit(table, "temperature")
+    zeros = table | {f"p_{name}": table[f"p_{name}"].round(2) for name in CLASSES}
+    with np.errstate(divide="ignore"):
+        assert np.isinf(log_loss(zeros, "p"))
+    fitted = calibration.fit(zeros, "temperature")
+    assert fitted is not None and whole is not None and fitted["kept"] is None
+    assert whole["temperature"] < fitted["temperature"] < 10 * whole["temperature"]
+
+
+def test_rows_of_a_single_object_teach_nothing() -> None:
+    fitted = calibration.fit(overconfident(50, seed=0) | {"id": np.full(50, "one")}, "temperature")
+    assert fitted is not None and fitted["temperature"] == 1 and fitted["kept"]
 
 
 def test_rows_of_one_object_are_left_out_together() -> None:

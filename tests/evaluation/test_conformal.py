@@ -24,6 +24,7 @@ def test_scores_and_thresholds_by_hand() -> None:
     assert conformal.sets([0.5, 0.75, 1.0], p).tolist() == [[True, False, True], [False, True, True]]
     scores = np.arange(1, 20) / 100  # 19: the 18th is the threshold for 0.9
     assert conformal.threshold(scores, 0.9) == 0.18 + conformal.SLACK and conformal.threshold(scores[:8], 0.9) == 1
+    assert conformal.threshold(scores[:9], 0.9) == 0.09 + conformal.SLACK  # of 9 the last: 10 x 0.9
     assert conformal.threshold(np.ones(19), 0.9) == 1
     assert conformal.threshold(np.empty(0), 0.9) == 1
 
@@ -37,6 +38,7 @@ def test_sets_are_joined_and_read_back() -> None:
     judged = conformal.judge(table | columns)
     assert judged["wanted"] == 0.8 and judged["sets"]["set"]["all"]["size"] == 1
     assert judged["sets"]["set"]["AGN"]["coverage"] == 1 and judged["sets"]["set"]["VS"]["coverage"] == 0
+    assert judged["sets"]["set"]["AGN"]["size"] == 2 and judged["sets"]["set"]["VS"]["size"] == 0
     assert judged["sets"]["set"]["all"]["interval"] == list(intervals.wilson(1, 2))
 
 
@@ -88,7 +90,8 @@ def test_a_class_that_could_not_be_told_apart_in_a_set_is_refused() -> None:
 
 
 def test_what_cannot_be_promised() -> None:
-    with pytest.raises(InputError, match=r"coverage=90 cannot be promised; wanted a number between 0 and 1"):
-        conformal.fit(simulated(10, seed=0), 90)
+    for coverage in (90, 1, 0, -0.5):
+        with pytest.raises(InputError, match=f"coverage={coverage} "):
+            conformal.fit(simulated(10, seed=0), coverage)
     assert conformal.fit({"label": np.array(["a"]), "true": np.array([0.1])}, 0.9) is None
     assert conformal.set_columns(None, simulated(10, seed=0)) == {} == conformal.judge(simulated(10, seed=0))

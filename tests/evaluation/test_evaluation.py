@@ -127,8 +127,21 @@ def test_calibration_error_over_bins_of_equal_counts() -> None:
     p = np.repeat([0.6, 0.9], 20)
     labels = np.concatenate([np.arange(20) < 15, np.arange(20) < 16]).astype(int)
     values = metrics.classification(labels, np.stack([1 - p, p], 1), ("bogus", "real"))
-    assert values["ece"] == pytest.approx((0.15 + 0.1) / 2)
+    assert values["ece"] == pytest.approx((0.15 + 0.1) / 2) and "f2/SN" not in values
     assert np.bincount(metrics.equal_bins(np.arange(300) / 300)).tolist() == [20] * 15
+    assert np.bincount(metrics.equal_bins(np.arange(39))).tolist() == [39]
+
+
+def test_a_class_without_rows_and_a_probability_of_zero_leave_finite_numbers() -> None:
+    """A VS is predicted but none is there, and one row has nothing for its own class."""
+    labels, p = np.array([0, 0, 1, 1]), np.array([[1.0, 0, 0], [0, 0, 1], [0, 1, 0], [0.2, 0.8, 0]])
+    values = metrics.classification(labels, p, CLASSES)
+    assert values["macro_precision"] == values["precision/AGN"] == 1 and values["precision/VS"] == 0
+    assert values["balanced_accuracy"] == 0.75 and "roc_auc/VS" not in values
+    assert values["log_loss"] == pytest.approx((36.04 - np.log(0.8)) / 4, abs=0.01)
+    assert metrics.entropy(p)[:3].tolist() == [0, 0, 0]
+    alone = metrics.classification(labels[:2], p[:2], CLASSES)
+    assert "roc_auc" not in alone and np.isfinite([*values.values(), *alone.values()]).all()
 
 
 def test_wilson_interval() -> None:
