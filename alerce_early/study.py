@@ -62,7 +62,7 @@ class Search:
             raise InputError("monitor=null: a search needs the validation number that it looks for the best of.")
         task: Any = module_class(config.model.task["_target_"])
         self.monitor, self.seed = f"val/{config.monitor}", config.seed
-        self.sign = -1 if config.monitor in task.lower_is_better else 1
+        self.sign = -1 if task.best_is_lowest(config.monitor) else 1
         self.folder = Path(config.outputs) / "searches" / config.name
         self.study = self._opened(config.name)
 

@@ -8,7 +8,7 @@ LIGHT = 299_792.458  # km/s
 CATASTROPHIC = 6_000.0  # km/s; beyond it a redshift is taken for that of another line
 BINS, FEWEST = 15, 20  # of the calibration error, and rows in one
 LOSSES = ("log_loss", "brier", "ece")  # numbers of a table that are no share of rows; 0 is best
-RATES = (0.01, 0.1)  # false positive rates for which the misses are given
+MISS_RATES = {"fnr_at_fpr_0.01": 0.01, "fnr_at_fpr_0.1": 0.1}  # name of each, and its false positive rate
 
 
 def classification(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
@@ -69,8 +69,8 @@ class Classification:
             values |= {f"{name}/{self.classes[i]}": one for i, one in zip(areas, area, strict=True)}
         chosen = positive(self.classes)
         if n == 2 and (i := self.classes.index(chosen)) in ranked:
-            for rate in RATES:
-                values[f"fnr_at_fpr_{rate:g}/{chosen}"] = _fnr_at_fpr(*ranked[i], rate)
+            for name, rate in MISS_RATES.items():
+                values[f"{name}/{chosen}"] = _fnr_at_fpr(*ranked[i], rate)
             if chosen == "SN":
                 values["f2/SN"] = 5 * right[i] / (4 * true[i] + predicted[i])
         values |= {f"{name}/{self.classes[i]}": of[i] for name, of in by_class.items() for i in self.first}

@@ -43,7 +43,7 @@ class Task(L.LightningModule):
     table: outputs of all rows of the last validation, in the order of the store's rows.
     """
 
-    lower_is_better: frozenset[str] = frozenset({"loss"})
+    lower_is_better: frozenset[str] = frozenset({"loss"})  # validation numbers, without the class as in "recall/SN"
     deployable = True  # its outputs ask for nothing that only labelled rows have
     shown: tuple[str, ...] = ()  # of the report, beside the losses and what is monitored, in the line of an epoch
 
@@ -58,6 +58,11 @@ class Task(L.LightningModule):
         self.table: Table = {}
         self.steps: list[Batch] = []  # losses and scores of this epoch's steps, and how many rows each is of
         self._collected: list[Batch] = []
+
+    @classmethod
+    def best_is_lowest(cls, monitor: str) -> bool:
+        """Return whether the best value of a validation number, such as "recall/SN", is the lowest."""
+        return monitor.partition("/")[0] in cls.lower_is_better
 
     # What a subclass says
 

@@ -45,7 +45,7 @@ class ClassifyTask(Task):
         super().__init__(*args, **options)
         self.loss, self.entropy, self.label_smoothing, self.mixup = loss, entropy, label_smoothing, mixup
 
-    lower_is_better = frozenset({"loss", "log_loss", "brier", "ece"})
+    lower_is_better = frozenset({"loss", "log_loss", "brier", "ece", *metrics.MISS_RATES})
     shown: tuple[str, ...] = ("recall/SN",)
 
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -122,6 +122,7 @@ class BayesTask(ClassifyTask):
     any draw; all three in nats.
     """
 
+    lower_is_better = ClassifyTask.lower_is_better | {"cross_entropy", "kl"}
     shown = ("cross_entropy", "kl")
     net: FlipoutMLP
 

@@ -35,6 +35,8 @@ class LinesTask(RegressTask):
     Of the net it asks `encode` and `decode`, see `SpectraLines`. Outputs predicted and confidence.
     """
 
+    lower_is_better = RegressTask.lower_is_better | {"box", "offset"}
+
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         box, offset = self.net.encode(batch["target"])
         boxes = z.shape[2] // 2

@@ -82,7 +82,7 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
     Raises InputError for options of the Trainer that do not fit this machine or the launcher.
     """
     monitor = f"val/{config.monitor}" if config.monitor else None
-    mode = "min" if config.monitor in task.lower_is_better else "max"
+    mode = "min" if config.monitor and task.best_is_lowest(config.monitor) else "max"
     folder = run.path / "checkpoints"
     best = resuming.Kept(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
     # after the epoch's line is written, so that a run that continues has the whole history; and after the best one,

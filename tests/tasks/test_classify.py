@@ -10,10 +10,13 @@ import torch
 from tiny import spec
 
 from alerce_early import checkpoints
+from alerce_early.errors import InputError
+from alerce_early.evaluation import metrics
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.exported import session_of
 from alerce_early.serving.exporting import content_of
 from alerce_early.tasks.classify import BayesTask, ClassifyTask
+from alerce_early.tasks.regress import LinesTask
 
 SPEC = spec(shape=(2, 5, 5), classes=("a", "b")).plain()
 ADAM = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3}, "schedule": None}
@@ -50,6 +53,13 @@ def test_stamps_and_labels_are_mixed_alike() -> None:
     assert task(ClassifyTask).losses(z, mixed)["loss"].item() == pytest.approx(by_hand.item(), abs=1e-6)
 
 
+def test_metadata_are_not_mixed() -> None:
+    facts = {"spec": spec(("fwhm",), shape=(2, 5, 5), classes=("a", "b")).plain(), "optim": ADAM}
+    mixed = ClassifyTask(net=FLIPOUT, augment={"margin": 0, "steps": []}, mixup=1.0, **facts)
+    with pytest.raises(InputError, match=r"model\.task\.mixup"):
+        mixed.mix({"image": torch.zeros(2, 2, 5, 5), "features": torch.zeros(2, 1), "label": torch.tensor([0, 1])})
+
+
 def test_one_sigmoid_per_class_on_one_hot_labels() -> None:
     z, batch = torch.tensor([[log(3.0), 0.0], [-log(3.0), 0.0]]), {"label": torch.tensor([0, 0])}  # 3/4, 1/2; 1/4, 1/2
     binary = task(ClassifyTask, loss="binary")
@@ -84,6 +94,20 @@ def test_sigmoids_are_served_as_they_were_trained(tmp_path: Path) -> None:
     assert difference < 1e-5
     session = session_of(content)
     assert np.allclose(session.run(["table"], {"stamps": images.numpy()})[0], shares.detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [("rest", "SN"), ("bogus", "real"), ("AGN", "SN", "VS")])
+def test_the_best_checkpoint_is_that_of_the_best_number(classes: tuple[str, ...]) -> None:
+    """Whatever is monitored: numbers of right answers against those of wrong ones."""
+    labels = np.arange(60) % len(classes)
+    sure = np.full((60, len(classes)), 0.05)
+    sure[np.arange(60), labels] = 0.95
+    right = metrics.classification(labels, sure / sure.sum(1, keepdims=True), classes)
+    wrong = metrics.classification(labels, np.roll(sure, 1, axis=1) / sure.sum(1, keepdims=True), classes)
+    assert all(right[name] != wrong[name] for name in right) and len(right) > 20
+    assert {name for name in right if right[name] < wrong[name]} == set(filter(ClassifyTask.best_is_lowest, right))
+    assert all(map(BayesTask.best_is_lowest, ("loss", "cross_entropy", "kl", "brier")))
+    assert all(map(LinesTask.best_is_lowest, ("loss", "box", "offset", "nmad")))
 
 
 @pytest.mark.parametrize(
