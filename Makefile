@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check format board systems bench clean
+.PHONY: help setup train test engines check format board systems bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,11 @@ train: $(READY)  ## train rotinv on the simulated survey, up to the HTML report 
 # A run that several tests of a file need is trained once: a file stays with one worker. The slow files come first.
 test: $(READY)  ## the test suite (ARGS="-k invariance ...")
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Overrides, not constraints: of MLflow no release allows the pinned pyarrow yet, with which it runs.
+engines: $(READY)  ## install Ray, Dask, MLflow and wandb too, and run the tests that are skipped without them
+	$(VENV)/bin/uv pip install --quiet --python $(RUN) --override versions.txt --editable '.[cluster,loggers]' 'dask[dataframe]'
+	$(RUN) -m pytest tests/end_to_end/test_engines.py tests/training/test_loggers.py $(ARGS)
 
 check: $(READY)  ## lint, format, types and arrows, changing nothing
 	$(RUN) -m ruff check alerce_early tests
