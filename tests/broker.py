@@ -56,6 +56,11 @@ def make_topic(where: str, topic: str, partitions: int) -> None:
     client.create_topics([admin.NewTopic(topic, partitions, 1)])[topic].result(20)
 
 
+def delete_topic(where: str, topic: str) -> None:
+    client = admin.AdminClient({"bootstrap.servers": where})
+    client.delete_topics([topic])[topic].result(20)
+
+
 def send(where: str, topic: str, messages: Iterable[tuple[int, bytes]]) -> None:
     """Append messages to the partitions named with them."""
     producer = kafka.Producer({"bootstrap.servers": where, "linger.ms": 5})

@@ -8,29 +8,32 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow
-from pyarrow import compute, parquet
+from pyarrow import compute
 
 from alerce_early.data.readers import alerts
 from alerce_early.data.readers.wire import Schemas
 from alerce_early.errors import InputError, one_line, require_extra
 from alerce_early.serving.arrow import answer, part_schema
-from alerce_early.serving.chained import PATTERN, add_part, find_end
+from alerce_early.serving.chained import add_part, check_folder, find_end, find_last
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.monitor import Monitor
 
 with require_extra("kafka://", "stream"):
-    from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+    from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
+    from confluent_kafka.admin import AdminClient
 
 START = "kafka://"
 AT_ONCE = 256  # messages taken together, which makes the largest part
 PAUSE = 2.0  # seconds to wait for so many
 PATIENCE = 10.0  # seconds for a broker to answer
 MINUTE = 60.0  # seconds between two lines
+NO_ID = "A" * 22  # of the topics of a broker that gives them none, as librdkafka writes it
 Place = tuple[str, int]  # topic and partition
 
 
@@ -56,7 +59,8 @@ class Stream:
     """One consumer of a group: what it was assigned, from its messages to parts.
 
     settings: of librdkafka. to: the producer and topic of the answers. Raises InputError where the broker cannot be
-    reached, the folder holds the parts of something else, or a topic was made anew since they were written.
+    reached, the folder holds the parts of something else or cannot take more of them, or a topic was made anew since
+    they were written.
     """
 
     def __init__(
@@ -72,19 +76,30 @@ class Stream:
         self.classifier, self.url, self.out, self.schemas = classifier, url, out, schemas
         self.ends: dict[Place, int] = {}  # of the partitions that are ours, where their parts end
         self._gaps: dict[Place, int] = {}
+        self._ids: dict[str, str] = {}  # of the topics, as far as the broker gives them one
+        self._failed: BaseException | None = None  # in a callback, out of which nothing may be raised
         self.monitor = Monitor()
         wanted = part_schema(classifier)
-        for part in list(out.glob(f"*/{PATTERN}"))[:1]:
-            if not parquet.read_schema(part).equals(wanted):
-                raise InputError(f"--out {out}: {part} has other columns than this network's. Choose another --out.")
+        check_folder(out, group, sends=bool(to))
+        for part in filter(None, map(find_last, out.glob("*/"))):
+            if not part.schema.equals(wanted):
+                raise InputError(
+                    f"--out {out}: {part.path} has other columns than this network's. Choose another --out."
+                )
         brokers, topics = parse(url)
-        usual = {"topic.metadata.refresh.interval.ms": 10_000, "log_level": 0, "error_cb": _warn, **settings}
+        usual: dict[str, Any] = {
+            "topic.metadata.refresh.interval.ms": 10_000,
+            "log_level": 0,
+            "error_cb": _warn,
+            **settings,
+        }
         fixed = {"auto.offset.reset": "error", "enable.auto.commit": False, "bootstrap.servers": brokers}
         fixed["partition.assignment.strategy"] = "range,roundrobin"  # `_assign` is for those that revoke all at once
         self.producer: Producer | None = None
         try:
             self.consumer = Consumer({"group.id": group, **usual, **fixed})
             self.consumer.list_topics(timeout=PATIENCE)
+            self.admin = AdminClient({**usual, "bootstrap.servers": brokers})
             self.consumer.subscribe(topics, on_assign=self._assign, on_revoke=self._revoke)
             if to:
                 brokers, (self.topic, *_) = parse(to)
@@ -99,8 +114,11 @@ class Stream:
         try:
             while not stopping():
                 held: dict[Place, list[Any]] = {}
+                found = self.consumer.consume(AT_ONCE, PAUSE)
+                if self._failed:
+                    raise self._failed
                 message: Any  # of which all that may be None is there where there is no error
-                for message in self.consumer.consume(AT_ONCE, PAUSE):
+                for message in found:
                     if not message.error():
                         held.setdefault((message.topic(), message.partition()), []).append(message)
                     elif message.error().code() == KafkaError._AUTO_OFFSET_RESET:
@@ -143,7 +161,7 @@ class Stream:
         ]
         rows = rows.set_column(rows.schema.get_field_index("source"), "source", pyarrow.array(names, pyarrow.string()))
         self._send(rows)
-        if add_part(self._folder(place), end, last := fresh[-1].offset() + 1, rows):
+        if add_part(self._folder(place), end, last := fresh[-1].offset() + 1, rows, self._ids[place[0]]):
             self.ends[place] = last
             self.monitor.add(rows)
             self.consumer.commit(offsets=[TopicPartition(*place, last)], asynchronous=True)
@@ -168,9 +186,42 @@ class Stream:
             raise InputError(f"--to {self.topic}: {failed[0].str() if failed else 'the broker does not take them'}.")
 
     def _assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        for one in places:
-            one.offset = self.ends[one.topic, one.partition] = find_end(self._folder((one.topic, one.partition)))
-        consumer.assign(places)
+        try:
+            self._ids = self._find_ids({one.topic for one in places})
+            for one in places:
+                one.offset = self.ends[one.topic, one.partition] = self._find_end((one.topic, one.partition))
+            consumer.assign(places)
+        except BaseException as error:
+            self._failed = error
+
+    def _find_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """Return the id of each topic, "" where the broker gives it none."""
+        asked = self.admin.describe_topics(TopicCollection(list(topics)), request_timeout=PATIENCE)
+        ids = dict.fromkeys(asked, "")
+        for topic, future in asked.items():
+            with suppress(KafkaException):  # of a broker that does not know the question
+                ids[topic] = str(future.result().topic_id).replace(NO_ID, "")
+        return ids
+
+    def _find_end(self, place: Place) -> int:
+        """Return where the parts of a partition end; raises InputError if it is another than the one they are of."""
+        last, known = find_last(self._folder(place)), self._ids[place[0]]
+        if last is None:
+            return 0
+        if known and last.topic_id:
+            if known != last.topic_id:
+                raise self._made_anew(place, last.end, "the topic has another id")
+        else:
+            _, high = self.consumer.get_watermark_offsets(TopicPartition(*place), timeout=PATIENCE)
+            if last.end > high:
+                raise self._made_anew(place, last.end, f"the topic at {high}")
+        return last.end
+
+    def _made_anew(self, place: Place, end: int, found: str) -> InputError:
+        return InputError(
+            f"--out {self.out}: its parts of {_name(place)} end at {end}, and {found}: it was made anew. Choose "
+            "another --out."
+        )
 
     def _revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         for one in places:
@@ -181,10 +232,7 @@ class Stream:
         end = self.ends.get(place, 0)
         low, high = self.consumer.get_watermark_offsets(TopicPartition(*place), timeout=PATIENCE)
         if end > high:
-            raise InputError(
-                f"--out {self.out}: its parts of {_name(place)} end at {end}, and the topic at {high}: it was made "
-                "anew. Choose another --out."
-            )
+            raise self._made_anew(place, end, f"the topic at {high}")
         self._gaps[place] = low = max(low, end)
         # not by seek, which a partition that is not being read refuses
         self.consumer.assign([TopicPartition(*one, low if one == place else at) for one, at in self.ends.items()])

@@ -1,17 +1,20 @@
 """A stream from a real broker: each message once, whoever is killed, whoever else writes, whatever a message holds."""
 
+import errno
 import json
+import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
 import pytest
-from broker import broker, kafka, make_topic, send, settings_file
+from broker import SETTINGS, broker, delete_topic, kafka, make_topic, send, settings_file
 from command import Command
 from networks import constant, wait_for
 from pyarrow import compute, parquet
@@ -26,6 +29,7 @@ from alerce_early.serving.chained import add_part, find_end
 from alerce_early.serving.monitor import Monitor
 from alerce_early.serving.predicting import predict
 from alerce_early.serving.streaming import Stream, parse, read_settings
+from alerce_early.simulation import simulated_packets
 from alerce_early.simulation.simulated_packets import SCHEMA
 
 
@@ -33,6 +37,12 @@ from alerce_early.simulation.simulated_packets import SCHEMA
 def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with broker(tmp_path_factory.mktemp("broker")) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def sent() -> list[bytes]:
+    """Nine messages. What simulates them forks, which a process that has had a consumer may not survive."""
+    return list(islice(messages(), 9))
 
 
 def begin(where: str, topic: str, run: Path, out: Path, *more: object) -> Command:
@@ -75,6 +85,34 @@ def test_a_part_is_written_by_one(tmp_path: Path) -> None:
     assert add_part(folder, 7, 12, pyarrow.table({"a": [3]})) and find_end(folder) == 12
     assert parquet.read_table(tmp_path)["a"].to_pylist() == [1, 3]
     assert [path.name for path in sorted(folder.iterdir())] == [f"{0:020}.parquet", f"{7:020}.parquet"]
+
+
+def test_a_part_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, fsync, link = [], os.fsync, os.link
+
+    def note_fsync(file: int) -> None:
+        done.append(("fsync", os.fstat(file).st_size))
+        fsync(file)
+
+    def note_link(old: Path, new: Path) -> None:
+        done.append(("link", old.stat().st_size))
+        link(old, new)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "link", note_link)
+    assert add_part(tmp_path, 0, 7, pyarrow.table({"a": [1]}))
+    size = (tmp_path / f"{0:020}.parquet").stat().st_size
+    assert done == [("fsync", size), ("link", size)]
+
+
+def test_what_a_killed_writer_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    """Another process may be writing a fresh one."""
+    fresh, old = tmp_path / ".fresh.partial", tmp_path / ".old.partial"
+    for path, hours in ((fresh, 0.5), (old, 2)):
+        path.write_bytes(b"PAR1")
+        os.utime(path, 2 * (time.time() - 3600 * hours,))
+    assert find_end(tmp_path) == 0
+    assert list(tmp_path.iterdir()) == [fresh]
 
 
 def test_answers_and_what_is_set_aside(where: str, finished_run: Run, tmp_path: Path) -> None:
@@ -121,6 +159,103 @@ def test_answers_and_what_is_set_aside(where: str, finished_run: Run, tmp_path: 
     committed.close()
 
 
+def stream(where: str, topic: str, out: Path, group: str = "g", **more: Any) -> Stream:
+    """A stream in this process, of a network that finds every class as probable."""
+    return Stream(constant("SN", "rest"), f"kafka://{where}/{topic}", out, group, SETTINGS, **more)
+
+
+def run(one: Stream, happened: Callable[[], bool]) -> None:
+    """Classify until something has happened, or for a minute."""
+    until = time.monotonic() + 60
+    one.run(lambda: happened() or time.monotonic() > until)
+
+
+@pytest.mark.parametrize("again", (0, 9))
+def test_a_topic_made_anew(sent: list[bytes], where: str, again: int, tmp_path: Path) -> None:
+    """Neither its first messages are passed over nor is it waited for until it is as long as the one before."""
+    out, topic = tmp_path / "out", f"anew{again}"
+    make_topic(where, topic, 1)
+    send(where, topic, ((0, message) for message in sent[:5]))
+    run(stream(where, topic, out, "before"), lambda: count_rows(out) >= 5)
+    same = stream(where, topic, out, "same")
+    run(same, lambda: same.ends == {(topic, 0): 5})
+    assert same.ends == {}  # revoked at the end
+    delete_topic(where, topic)
+    make_topic(where, topic, 1)
+    send(where, topic, ((0, message) for message in sent[:again]))
+    with pytest.raises(InputError, match=f"--out {out}.*{topic}"):
+        run(stream(where, topic, out, "after"), lambda: count_rows(out) > 5)
+    assert count_rows(out) == 5
+
+
+@pytest.mark.parametrize("share", (0, 0.5))
+@pytest.mark.parametrize("running", (False, True))
+def test_a_part_that_is_cut(where: str, running: bool, share: float, tmp_path: Path) -> None:
+    """It is named, when a stream begins and when it is given the partition."""
+    topic = f"cut{running}{share}"
+    make_topic(where, topic, 1)
+    add_part(tmp_path / f"{topic}-0", 0, 7, pyarrow.table({"a": [1]}))
+    (part,) = tmp_path.glob("*/*")
+    content = part.read_bytes()
+    part.unlink()
+    one = stream(where, topic, tmp_path) if running else None
+    part.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=part.name):
+        run(one or stream(where, topic, tmp_path), lambda: False)
+
+
+def test_answers_are_sent_by_one_group(where: str, tmp_path: Path) -> None:
+    make_topic(where, "owned", 1)
+    to = f"kafka://{where}/owners"
+    for _ in range(2):
+        stream(where, "owned", tmp_path, "first", to=to).consumer.close()
+    for more in ({"to": to}, {}):
+        with pytest.raises(InputError, match=r"--group second.*--group first"):
+            stream(where, "owned", tmp_path, "second", **more)
+    assert parquet.read_table(tmp_path).num_rows == 0  # the folder is still one dataset
+
+
+def test_an_answer_that_the_broker_refuses(sent: list[bytes], where: str, tmp_path: Path) -> None:
+    """Then the message is not passed: there is no part of it."""
+    make_topic(where, "refused", 1)
+    send(where, "refused", ((0, message) for message in sent[:3]))
+    with pytest.raises(InputError, match="--to bad!topic") as raised:
+        run(stream(where, "refused", tmp_path, to=f"kafka://{where}/bad!topic"), lambda: count_rows(tmp_path) > 0)
+    assert raised.value.status == 2 and count_rows(tmp_path) == 0
+
+
+def test_an_answer_is_strict_json(where: str, tmp_path: Path) -> None:
+    """A value that is missing is null, and not NaN, which JSON does not know."""
+    make_topic(where, "faint", 1)
+    make_topic(where, "faint-answers", 1)
+    ((packet, _),) = simulated_packets.alerts(1)
+    packet["candidate"]["magpsf"] = float("nan")
+    send(where, "faint", [(0, simulated_packets.encode(packet))])
+    run(stream(where, "faint", tmp_path, to=f"kafka://{where}/faint-answers"), lambda: count_rows(tmp_path) > 0)
+    reader = kafka.Consumer({"bootstrap.servers": where, "group.id": "reader"})
+    reader.assign([kafka.TopicPartition("faint-answers", 0, 0)])
+    (message,) = reader.consume(1, 20)
+    reader.close()
+    assert json.loads(message.value(), parse_constant=pytest.fail)["magpsf"] is None
+
+
+def test_a_gap_is_believed_when_it_is_seen_twice(sent: list[bytes], where: str, tmp_path: Path) -> None:
+    """Messages that were fetched for another place, as around a rebalance, are asked for again."""
+    make_topic(where, "gap", 1)
+    one = stream(where, "gap", tmp_path)
+    moved: list[int] = []
+
+    def move() -> bool:
+        if one.ends and not moved:
+            send(where, "gap", ((0, message) for message in sent))
+            one.consumer.seek(kafka.TopicPartition("gap", 0, 5))
+            moved.append(5)
+        return count_rows(tmp_path) >= 9
+
+    run(one, move)
+    assert [int(name.rpartition("/")[2]) for name in rows_in(tmp_path)["source"].to_pylist()] == list(range(9))
+
+
 def schema(folder: Path) -> Path:
     (folder / "avsc").mkdir()
     (folder / "avsc" / "900.avsc").write_text(json.dumps({k: v for k, v in SCHEMA.items() if not k.startswith("__")}))
@@ -128,8 +263,9 @@ def schema(folder: Path) -> Path:
 
 
 @pytest.fixture
-def mock() -> Iterator[str]:
-    """librdkafka's own broker, which deletes what exceeds 5 MB of a partition."""
+def mock(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """librdkafka's own broker, which deletes what exceeds 5 MB of a partition, and gives topics no ids."""
+    monkeypatch.setattr(streaming, "PATIENCE", 3)  # it does not answer when it is asked for them
     held = kafka.Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "none"})
     (one,) = held.list_topics(timeout=10).brokers.values()
     yield f"{one.host}:{one.port}"
@@ -182,6 +318,14 @@ def test_what_is_refused_at_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyP
     add_part(tmp_path / "topic-0", 0, 1, pyarrow.table({"a": [1]}))
     with pytest.raises(InputError, match=r"--out .* has other columns"):
         Stream(network, url, tmp_path, "g", {})
+
+    def refuse(*_: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)  # as a file system without hard links does
+    with pytest.raises(InputError, match=r"--out.*hard link"):
+        Stream(network, url, tmp_path / "other", "g", {})
+    assert not list((tmp_path / "other").iterdir())
 
 
 @pytest.mark.parametrize(
