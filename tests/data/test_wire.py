@@ -12,7 +12,7 @@ import fastavro
 import numpy as np
 import pytest
 
-from alerce_early.data.readers import alerts
+from alerce_early.data.readers import alerts, wire
 from alerce_early.data.readers.wire import Schemas
 from alerce_early.errors import InputError
 from alerce_early.simulation import simulated_packets as night
@@ -54,17 +54,27 @@ def in_parts(folder: Path) -> None:
 def registry() -> Iterator[tuple[str, list[str]]]:
     """A registry of schemas at work, and what it was asked for."""
     asked: list[str] = []
+    over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
+            good = json.dumps({"schema": json.dumps(PLAIN)})
             answers = {
-                "/schemas/ids/900": json.dumps({"schema": json.dumps(PLAIN)}),
+                "/schemas/ids/900": good,
                 "/schemas/ids/901": "[1]",
+                "/schemas/ids/905": good if asked.count(self.path) > 1 else None,  # not at first
+                "/schemas/ids/906": good,
+                "/schemas/ids/907": "<html>Please log in</html>",
+                "/schemas/ids/908": '{"schema": null}',
             }
-            self.send_response(200 if self.path in answers else 500 if self.path.endswith("/902") else 404)
+            answer = answers.get(self.path)
+            self.send_response(200 if answer is not None else 500 if self.path.endswith("/902") else 404)
             self.end_headers()
-            self.wfile.write(answers.get(self.path, "").encode())
+            for _ in range(100 if self.path.endswith("/906") else 0):
+                self.wfile.write(b" ")  # a byte now and then, and the answer in the end
+                over.wait(0.05)
+            self.wfile.write((answer or "").encode())
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -72,6 +82,7 @@ def registry() -> Iterator[tuple[str, list[str]]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever).start()
         yield f"http://127.0.0.1:{server.server_port}/", asked
+        over.set()
         server.shutdown()
 
 
@@ -117,13 +128,46 @@ def test_what_is_no_whole_message_of_a_known_schema(tmp_path: Path, registry: tu
         assert reason in rejected.reason and rejected.reason.isprintable()
 
     place, asked = registry
-    chunk = alerts.decode([framed(PACKETS[0], number) for number in (901, 904, 904, 900)], Schemas(place))
-    assert [rejected.reason[:23] for rejected in chunk.rejected] == [
-        "schema 901 cannot be us",
-        *["schema 904 is not known"] * 2,
-    ]
-    assert len(asked) == 3 and len(chunk.keys) == 1
+    chunk = alerts.decode([framed(PACKETS[0], number) for number in (904, 904, 900)], Schemas(place))
+    assert [rejected.reason[:23] for rejected in chunk.rejected] == ["schema 904 is not known"] * 2
+    assert len(asked) == 2 and len(chunk.keys) == 1
     assert "Confluent" in alerts.decode([whole]).rejected[0].reason
+
+
+def test_a_registry_is_asked_again_for_what_it_lacked(
+    registry: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, asked = registry
+    schemas = Schemas(place)
+    for _ in range(2):  # not at once: a topic of such messages would ask for each
+        assert len(alerts.decode([framed(PACKETS[0], 905)], schemas).rejected) == 1
+    assert len(asked) == 1
+    monkeypatch.setattr(wire, "AGAIN", 0)
+    for _ in range(2):
+        assert len(alerts.decode([framed(PACKETS[0], 905)], schemas).keys) == 1
+    assert len(asked) == 2
+
+
+def test_the_numbers_that_are_remembered_are_few(
+    registry: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The schema in use is among them, whatever numbers others send."""
+    place, asked = registry
+    monkeypatch.setattr(wire, "MOST", 3)
+    schemas = Schemas(place)
+    for number in (900, 1, 900, 2, 3, 900, 4, 1):
+        alerts.decode([framed(PACKETS[0], number)], schemas)
+    assert [int(path.rpartition("/")[2]) for path in asked] == [900, 1, 2, 3, 4, 1]
+
+
+def test_an_answer_that_is_not_of_a_registry_stops(
+    registry: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rejected, the messages of a schema would be passed: the page of a proxy may be another a minute later."""
+    monkeypatch.setattr(wire, "TIMEOUT", 0.5)
+    for number in (901, 902, 906, 907, 908):
+        with pytest.raises(InputError, match=f"schemas {registry[0]}"):
+            alerts.decode([framed(PACKETS[0], number)], Schemas(registry[0]))
 
 
 def test_a_place_without_schemas(tmp_path: Path, registry: tuple[str, list[str]]) -> None:

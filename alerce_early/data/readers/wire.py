@@ -6,6 +6,8 @@ the user's to say: a folder of .avsc files, one such file, or a schema registry.
 
 import json
 import re
+import threading
+import time
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -21,7 +23,9 @@ with require_extra("alert packets", "alerts"):
 
 LEAD = 5  # bytes before the record
 END = ".avsc"
-TIMEOUT = 10.0  # seconds to wait for a registry
+TIMEOUT = 10.0  # seconds to wait for the whole answer of a registry
+AGAIN = 5.0  # seconds after which a registry is asked again for a schema that it did not know
+MOST = 256  # schemas that are remembered, known or not
 LARGEST = 1 << 20  # bytes of a schema
 NAMES = (  # of files with the schema of a whole packet: 900.avsc, and lsst.v9_0.alert.avsc with its parts beside it
     (re.compile(r"(\d{1,9})\.avsc"), lambda found: int(found[1])),
@@ -30,7 +34,7 @@ NAMES = (  # of files with the schema of a whole packet: 900.avsc, and lsst.v9_0
 
 
 class Schemas:
-    """The schemas of messages by number, each read once.
+    """The schemas of messages by number, each read once; one that a registry lacks is asked for again after a while.
 
     place: a folder with .avsc files at any depth, one such file, which then is the schema of every message, or the
     http(s) URL of a schema registry. Raises InputError for a place where no schema is.
@@ -39,7 +43,7 @@ class Schemas:
     def __init__(self, place: str | Path):
         self.place = str(place)
         self.is_registry = re.match("https?://", self.place) is not None
-        self._read: dict[int, bytes | UnreadableError] = {}
+        self._read: dict[int, tuple[bytes | UnreadableError, float]] = {}  # and when
         self._only: Path | None = None
         self._files: dict[int, Path] = {}
         if self.is_registry:
@@ -65,15 +69,20 @@ class Schemas:
         """Return the JSON of a message's schema, and its record.
 
         Where there is one schema for all, the number is not looked at and may lack, with the byte before it. Raises
-        UnreadableError where there is no such schema, InputError where the registry does not answer.
+        UnreadableError where there is no such schema, InputError where the registry gives no answer or one of another
+        form than a registry's.
         """
         framed = message.startswith(CONFLUENT)
         if framed and len(message) < LEAD:
             raise UnreadableError(f"message is cut short: {len(message)} bytes")
         number = int.from_bytes(message[1:LEAD], "big", signed=True) if framed and not self._only else 0
-        if number not in self._read:
-            self._read[number] = self._ask(number) if self.is_registry else self._load(number)
-        schema = self._read[number]
+        now = time.monotonic()
+        schema, read = self._read.pop(number, (None, now))
+        if schema is None or (self.is_registry and isinstance(schema, UnreadableError) and now - read >= AGAIN):
+            schema, read = self._ask(number) if self.is_registry else self._load(number), now
+        self._read[number] = schema, read  # the last used is the last to be forgotten
+        if len(self._read) > MOST:
+            del self._read[next(iter(self._read))]
         if isinstance(schema, UnreadableError):
             raise schema
         return schema, message[LEAD:] if framed else message
@@ -88,17 +97,31 @@ class Schemas:
             return UnreadableError(f"schema {to_printable(file.name)} cannot be used: {one_line(error)}")
 
     def _ask(self, number: int) -> bytes | UnreadableError:
+        """Ask the registry in a thread: a time limit of a socket begins anew with each byte of a slow answer."""
+        found: list[bytes | UnreadableError | InputError] = []
+        thread = threading.Thread(target=lambda: found.append(self._fetch(number)), daemon=True)
+        thread.start()
+        thread.join(TIMEOUT)
+        schema = found[0] if found else InputError(f"schemas {self.place} took more than {TIMEOUT:g} s to answer.")
+        if isinstance(schema, InputError):
+            raise schema
+        return schema
+
+    def _fetch(self, number: int) -> bytes | UnreadableError | InputError:
         try:
             with urlopen(f"{self.place.rstrip('/')}/schemas/ids/{number}", timeout=TIMEOUT) as answer:
-                return str(json.loads(answer.read(LARGEST))["schema"]).encode()
+                schema = json.loads(answer.read(LARGEST))["schema"]
         except HTTPError as error:
             if error.code == 404:
                 return self._unknown(number)
-            raise InputError(f"schemas {self.place} answers {error.code} for schema {number}.") from None
+            return InputError(f"schemas {self.place} answers {error.code} for schema {number}.")
         except (OSError, HTTPException) as error:
-            raise InputError(f"schemas {self.place} cannot be reached: {one_line(error)}.") from None
+            return InputError(f"schemas {self.place} cannot be reached: {one_line(error)}.")
         except (ValueError, KeyError, TypeError, RecursionError):
-            return UnreadableError(f"schema {number} cannot be used: the registry's answer is not of its form")
+            schema = None
+        if not isinstance(schema, str):
+            return InputError(f"schemas {self.place} gives no answer of a schema registry for schema {number}.")
+        return schema.encode()
 
     def _unknown(self, number: int) -> UnreadableError:
         return UnreadableError(f"schema {number} is not known: it is not among those of {to_printable(self.place)}")
