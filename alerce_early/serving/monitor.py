@@ -1,6 +1,7 @@
 """What a stream says of itself now and then: how fast it goes, what it set aside, whether its alerts have changed."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow
@@ -15,11 +16,12 @@ COLUMNS = (*tables.METADATA, "imputed")  # of the inputs, as far as a table has 
 
 
 class Monitor:
-    """classified, rejected: since the start."""
+    """classified, rejected: since the start. clock: seconds since any moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.classified = self.rejected = 0
-        self._told, self._since = 0, time.monotonic()
+        self._clock = clock
+        self._told, self._since = 0, clock()
         self._names: tuple[str, ...] = ()
         self._reference: list[np.ndarray] = []
         self._recent: list[np.ndarray] = []
@@ -44,7 +46,7 @@ class Monitor:
         Drift is named by column with its population stability index against the first `REFERENCE` alerts, where
         `evaluation.drift` finds one.
         """
-        now, total = time.monotonic(), self.classified + self.rejected
+        now, total = self._clock(), self.classified + self.rejected
         rate = (total - self._told) / max(now - self._since, 1e-9)
         found = []
         if recent := self._recent:

@@ -5,6 +5,7 @@ import tracemalloc
 import numpy as np
 import pyarrow
 
+from alerce_early.evaluation.drift import find_drift
 from alerce_early.serving.monitor import COLUMNS, MOST, REFERENCE, Monitor
 
 ROWS = 1000
@@ -39,3 +40,26 @@ def test_it_counts_and_tells_of_drift() -> None:
     assert "30 of 3,000 rejected" in (calm := monitor.describe()) and "drift: none" in calm
     monitor.add(part(2.0))
     assert COLUMNS[0] in monitor.describe().partition("drift: ")[2]
+
+
+def test_the_rate_is_that_since_the_last_line() -> None:
+    now = 100.0
+    monitor = Monitor(lambda: now)
+    for passed, parts, rate in ((10, 1, 100), (5, 2, 400), (4, 0, 0)):
+        for _ in range(parts):
+            monitor.add(part(0.0))
+        now += passed
+        assert monitor.describe().startswith(f"{rate} alerts/s, ")
+
+
+def test_the_reference_is_not_held_against_itself() -> None:
+    """Only what comes after the first alerts is recent, also of the part in which these end."""
+    calm, moved = part(0.0), part(2.0)
+    values = [np.stack([one[name].to_numpy() for name in COLUMNS], 1) for one in (calm, calm, moved)]
+    drift = find_drift(np.concatenate(values[:2]), values[2], COLUMNS)
+    wanted = ", ".join(f"{one['column']} {one['psi']:.2f}" for one in drift)
+    for parts in ([calm, calm, moved], [calm, pyarrow.concat_tables([calm, moved])]):
+        monitor = Monitor()
+        for one in parts:
+            monitor.add(one)
+        assert REFERENCE == 2 * ROWS and monitor.describe().endswith(f"drift: {wanted}") and wanted
