@@ -19,6 +19,7 @@ from pyarrow import parquet
 from tiny import CHECKOUT
 
 import alerce_early
+from alerce_early.errors import InputError
 from alerce_early.runs import Run
 from alerce_early.serving import inputs
 from alerce_early.serving.predicting import predict
@@ -106,6 +107,20 @@ def test_killed_and_resumed_under_ray(place: Path, wanted: dict[str, list[Any]])
     run(RAY, place)
     check(rows_of(sorted(out.glob("*.parquet"))), wanted)
     assert all(file.stat().st_mtime_ns == before[file] for file in before)  # done is done
+
+
+@needs("ray")
+def test_two_files_never_share_a_table(place: Path, tmp_path: Path) -> None:
+    """Night after night has files of the same names; nothing is written before they are told apart."""
+    from alerce_early.serving.cluster import classify_archive
+
+    for night in ("a", "b"):
+        (tmp_path / night).mkdir()
+        shutil.copy(place / "archive" / "0.parquet", tmp_path / night)
+    network, out = alerce_early.load(place / "RUN"), tmp_path / "OUT"
+    with pytest.raises(InputError, match=f"--engine ray.*{out / '0.parquet'}"):
+        classify_archive([str(place / "RUN")], None, "ZTF", inputs.find([tmp_path], network.spec), out)
+    assert not out.exists()
 
 
 def run(arguments: tuple[str, ...], place: Path) -> None:
