@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
+from pyarrow import parquet
 
 from alerce_early.config import compose_config
 from alerce_early.data.spec import DataSpec
@@ -73,3 +74,12 @@ def page_of(table: dict[str, np.ndarray], title: str) -> tuple[dict[str, Any], s
 def stamp(value: float = 0.0, height: int = 63, width: int = 63) -> np.ndarray:
     """A constant raw stamp (H, W, 3)."""
     return np.full((height, width, 3), value, dtype=np.float32)
+
+
+def damage_row_group(file: Path, group: int) -> None:
+    """Overwrite some of the cutouts of one row group of a Parquet file of packets."""
+    columns = parquet.read_metadata(file).row_group(group).to_dict()["columns"]
+    (column,) = (one for one in columns if one["path_in_schema"] == "cutoutScience.stampData")
+    content, start = bytearray(file.read_bytes()), column["dictionary_page_offset"] or column["data_page_offset"]
+    content[start : start + 100] = b"\xff" * 100
+    file.write_bytes(content)

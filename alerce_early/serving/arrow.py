@@ -12,6 +12,7 @@ import pyarrow
 
 from alerce_early import tables
 from alerce_early.data.records import Chunk
+from alerce_early.errors import InputError
 from alerce_early.serving.classifier import Classifier, load
 from alerce_early.serving.inputs import find_packets
 from alerce_early.serving.predicting import CHUNK, NOTHING, classify_chunk, keep_usable
@@ -31,17 +32,20 @@ def prediction_schema(classifier: Classifier) -> pyarrow.Schema:
     return schema.remove(schema.get_field_index("source"))
 
 
-def classify_arrow(rows: pyarrow.RecordBatch, classifier: Classifier) -> pyarrow.RecordBatch:
+def classify_arrow(rows: pyarrow.RecordBatch | pyarrow.Table, classifier: Classifier) -> pyarrow.RecordBatch:
     """Return one row for each that is given, in order.
 
     rows: alert packets with the columns objectId, candid, candidate (a struct of the survey's names) and the cutouts,
     each the bytes of its file, its numbers (of ZTF), or a struct with these as stampData; others are passed over. A
     row that cannot be used has its reason as `rejected` and null for its answers; no row is taken for a duplicate. An
     answer is that of `predict` to the bit if the same rows come together in portions of 256, and otherwise to 1e-6,
-    since how many pass the network at once moves float32's last digits. Raises InputError where a column is lacking.
+    since how many pass the network at once moves float32's last digits. Raises InputError where a column is lacking
+    or of a type that cannot be read, and for anything else than rows of Arrow.
     """
     from alerce_early.data.readers import alerts  # needs an extra, which only those who have packets have
 
+    if not isinstance(rows, pyarrow.RecordBatch | pyarrow.Table):
+        raise InputError(f"rows: a {type(rows).__name__}. Give a pyarrow.RecordBatch or Table.")
     schema = part_schema(classifier)
     portions = (rows.slice(start, CHUNK) for start in range(0, len(rows), CHUNK))
     found = [

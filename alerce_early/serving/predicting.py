@@ -1,9 +1,11 @@
 """From a source of alerts to a table on disk: each row classified once, or set aside with its reason."""
 
 import hashlib
+import re
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from alerce_early.data.records import CUT_SHORT, MISSING, TOO_LITTLE, Chunk, Rejected
+from alerce_early.data.records import CUT_SHORT, LOST_ROWS, MISSING, TOO_LITTLE, Chunk, Rejected
 from alerce_early.errors import InputError
 from alerce_early.serving.classifier import Classifier, Table
 from alerce_early.serving.inputs import Shard, Source
@@ -29,8 +31,9 @@ NOTHING = Chunk(None, np.array([], dtype=str), np.array([], dtype=str), (), 0)
 class Outcome:
     """What became of the input.
 
-    before: how much of it an earlier process had read. first: of what was set aside. cut: the archives that end before
-    they should, with the reason; how many rows are missing nobody knows. finished: this very command had ended before.
+    before: how much of it an earlier process had read. first: of what was set aside. cut: what is lost of the
+    files, with the reason: of an archive that ends before it should nobody knows how many rows, of a Parquet file those
+    of a damaged row group. finished: this very command had ended before.
     labelled: rows with a label, of an input with a table of labels; None of another. trained: rows of objects that
     trained or chose the network; None where it does not tell. calibration: see `Classifier.calibration_note`.
     """
@@ -62,9 +65,9 @@ class Outcome:
         return said + ([self.calibration] if self.calibration and self.classified else [])
 
     def warn_of_cuts(self) -> None:
-        """Print a warning for each archive that ends before it should."""
+        """Print a warning for each archive that ends before it should, and each row group that is damaged."""
         for cut in self.cut:
-            print(f"warning: {cut}; what comes after is not classified", file=sys.stderr, flush=True)
+            print(f"warning: {cut}", file=sys.stderr, flush=True)
 
 
 class Seen:
@@ -141,7 +144,7 @@ def predict(
         if not parts.files and not parts.finished:  # a shard may have no rows
             parts.add(_table(classifier, NOTHING, shown), [], 0)
         first = next(parts.reasons(), None)
-        cut = tuple(f"{row.source}: {row.reason}" for row in parts.reasons() if row.reason.startswith(CUT_SHORT))
+        cut = _find_cuts(parts.reasons())
         labelled = trained = None
         if not parts.finished:
             if source.labels:
@@ -152,6 +155,17 @@ def predict(
     seconds = time.perf_counter() - started
     counts = parts.counts["rows"], parts.counts["rejected"]
     return Outcome(*counts, before, seconds, first, cut, parts.finished, labelled, trained, calibration)
+
+
+def _find_cuts(rejected: Iterable[Rejected]) -> tuple[str, ...]:
+    """Return what is lost of the files, each once."""
+    found: Counter[str] = Counter()
+    for row in rejected:
+        if row.reason.startswith(CUT_SHORT):
+            found[f"{row.source}: {row.reason}; what comes after is not classified"] += 1
+        elif row.reason.startswith(LOST_ROWS):
+            found[f"{re.sub(r'#[0-9]+$', '', row.source)}: {row.reason}; rows lost"] += 1
+    return tuple(f"{cut}: {n:,}" if cut.endswith("rows lost") else cut for cut, n in found.items())
 
 
 def _command(classifier: Classifier, source: Source, shard: Shard, size: int) -> dict[str, Any]:

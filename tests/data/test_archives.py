@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
+from tiny import damage_row_group
 
 from alerce_early.data.readers import alerts, containers, raw_files
-from alerce_early.data.records import CUT_SHORT, Rejected
+from alerce_early.data.records import CUT_SHORT, LOST_ROWS, Rejected
 from alerce_early.simulation import simulated_packets as night
 
 GOOD = [packet for packet, _ in night.alerts(3, seed=0)]
@@ -161,3 +162,32 @@ def test_parquet_of_packets_is_as_the_packets(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"objectId": ["a"]}), file)
     (other,) = alerts.stream([file])
     assert "no column candid, candidate" in other.rejected[0].reason
+
+
+def test_a_damaged_row_group_loses_its_own_rows(tmp_path: Path) -> None:
+    """All of these are counted, whatever the shard; the other row groups are read."""
+    packets: list[Any] = [packet for packet, _ in night.alerts(150, seed=2, pool_size=10)]
+    parquet.write_table(pyarrow.Table.from_pylist(packets), file := tmp_path / "night.parquet", row_group_size=50)
+    (whole,) = alerts.stream([file])
+    damage_row_group(file, 1)
+    (found,) = alerts.stream([file])
+    lost = [row for row in found.rejected if row not in whole.rejected]
+    assert found.read == 150 and {row.source for row in lost} == {f"{file}#{i}" for i in range(50, 100)}
+    assert all(row.reason.startswith(LOST_ROWS) for row in lost)
+    kept = {str(packets[i]["candid"]) for i in (*range(50), *range(100, 150))}
+    assert found.keys.tolist() == [key for key in whole.keys if key in kept]
+    parts = [chunk for i in range(3) for chunk in alerts.stream([file], shard=(i, 3))]
+    assert sum(part.read for part in parts) == 150
+    assert sorted(key for part in parts for key in part.keys) == sorted(found.keys)
+
+
+def test_a_column_in_the_names_of_folders(tmp_path: Path) -> None:
+    packets: list[Any] = [packet for packet, _ in night.alerts(6, seed=2, pool_size=6)]
+    table = pyarrow.Table.from_pylist([{**packet, "prv_candidates": None} for packet in packets])
+    parquet.write_table(table, file := tmp_path / "night.parquet")
+    parquet.write_to_dataset(table, tmp_path / "hive", partition_cols=["objectId"])
+    (wanted,), (found,) = (list(alerts.stream([path])) for path in (file, tmp_path / "hive"))
+    assert wanted.records and found.records and len(found.keys) == len(wanted.keys) == 6
+    assert dict(zip(found.keys, found.records.ids, strict=True)) == dict(
+        zip(wanted.keys, wanted.records.ids, strict=True)
+    )

@@ -108,6 +108,43 @@ def test_what_cannot_be_used_keeps_its_place(packets: list[dict[str, Any]]) -> N
         assert nothing.schema == found.schema and len(nothing) == len(rows) == nothing["q_SN"].null_count
 
 
+def retyped(rows: pyarrow.RecordBatch, **kinds: pyarrow.DataType) -> pyarrow.RecordBatch:
+    """Return the rows with some columns of other types."""
+    for name, kind in kinds.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(kind))
+    return rows
+
+
+def test_columns_of_other_types(packets: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Texts and bytes as views, candids as text, decimals or categories, a Table: all as engines hand them over."""
+    network, some = constant("SN", "rest"), packets[:5]
+    flat = rows_of(
+        [{**p, **{n: p[n]["stampData"] for n in p if n.startswith("cutout")}, "prv_candidates": None} for p in some]
+    )
+    wanted = classify_arrow(flat, network)
+    assert wanted["rejected"].null_count == len(some)
+    view = pyarrow.binary_view()
+    texts = {"objectId": pyarrow.string_view(), "cutoutScience": view, "cutoutTemplate": view, "cutoutDifference": view}
+    assert classify_arrow(retyped(flat, **texts), network) == wanted
+    for kind in (pyarrow.string(), pyarrow.decimal128(20, 0)):
+        assert classify_arrow(retyped(flat, candid=kind), network) == wanted
+    names = flat.set_column(flat.schema.get_field_index("objectId"), "objectId", flat["objectId"].dictionary_encode())
+    assert classify_arrow(names, network) == wanted
+    assert classify_arrow(pyarrow.Table.from_batches([flat.slice(0, 2), flat.slice(2)]), network) == wanted
+
+
+def test_a_column_by_which_all_rows_fail_is_named(packets: list[dict[str, Any]]) -> None:
+    """A float has lost the last digits of a candid."""
+    rows = rows_of(packets[:3])
+    for name, kind in (("candid", pyarrow.float64()), ("candidate", pyarrow.string())):
+        values = pyarrow.nulls(3, kind)
+        changed = rows.set_column(rows.schema.get_field_index(name), name, values)
+        with pytest.raises(InputError, match=rf"{name} .*{kind}"):
+            classify_arrow(changed, constant("SN", "rest"))
+    with pytest.raises(InputError, match="list"):
+        classify_arrow(packets[:3], constant("SN", "rest"))  # type: ignore[arg-type]
+
+
 def test_rows_that_are_no_packets(packets: list[dict[str, Any]], finished_run: Run) -> None:
     with pytest.raises(InputError, match="no column candid, cutoutDifference"):
         classify_arrow(

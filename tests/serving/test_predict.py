@@ -21,6 +21,7 @@ from command import run as run_command
 from networks import SIZE, nothing_left, table_of, wait_for
 from PIL import Image
 from pyarrow import parquet
+from tiny import damage_row_group
 
 import alerce_early
 from alerce_early import tables
@@ -360,3 +361,16 @@ def test_parquet_of_alerts_is_classified(classifier: Classifier, tmp_path: Path)
     parquet.write_table(pyarrow.Table.from_pylist(packets), file := tmp_path / "export.parquet")
     outcome = predict(classifier, inputs.find([file], classifier.spec), tmp_path / "out.parquet")
     assert outcome.classified + outcome.rejected == 20 and outcome.classified > 10
+
+
+def test_a_damaged_row_group_is_no_success(run: Path, tmp_path: Path) -> None:
+    """Its rows are counted as rejected, and told in one line."""
+    packets = [packet for packet, _ in simulated_packets.alerts(40, seed=3, pool_size=10)]
+    parquet.write_table(pyarrow.Table.from_pylist(packets), file := tmp_path / "export.parquet", row_group_size=10)
+    damage_row_group(file, 1)
+    done = run_command("alerce_early.predict", run, "export.parquet", "--out", "out.parquet", cwd=tmp_path)
+    rejected = len((tmp_path / "out.rejected.csv").read_text().splitlines()) - 1
+    assert done.returncode == 1 and rejected >= 10
+    assert parquet.read_metadata(tmp_path / "out.parquet").num_rows + rejected == 40
+    assert done.stderr.startswith("warning: export.parquet: ") and done.stderr.endswith(" 10\n")
+    assert done.stderr.count("\n") == 1

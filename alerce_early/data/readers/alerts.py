@@ -90,10 +90,12 @@ def decode(
     return _decode_here(held, survey, channels, f"{len(messages):,} messages")
 
 
-def decode_rows(table: pyarrow.RecordBatch, survey: str = "", channels: Sequence[str] = CHANNELS) -> Chunk:
+def decode_rows(
+    table: pyarrow.RecordBatch | pyarrow.Table, survey: str = "", channels: Sequence[str] = CHANNELS
+) -> Chunk:
     """Decode packets that are rows, with the columns of `fields.Fields.needed`; the source of the first is "#1".
 
-    All else as of `decode`. Raises InputError where a column is lacking.
+    All else as of `decode`. Raises InputError where a column is lacking or of a type that cannot be read.
     """
     _check_channels(channels)
     try:

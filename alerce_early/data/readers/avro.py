@@ -30,8 +30,8 @@ def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[
         if block.damage:
             raise UnreadableError(block.damage)
         if block.codec == "arrow":
-            rows = ipc.open_stream(block.data).read_all().take(list(wanted)).to_pylist()
-            yield from zip(wanted, rows, strict=True)
+            rows = ipc.open_stream(block.data).read_all()  # not by `take`, which does not know every type
+            yield from ((i, rows.slice(i, 1).to_pylist()[0]) for i in wanted)
             return
         layout = _layout_of(block.schema)
         data = inflate(block.data, "null" if block.codec == MESSAGE else block.codec, LARGEST_BLOCK)
@@ -54,6 +54,8 @@ def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[
         why: Any = error
         if isinstance(error, NotWholeError):
             why = UnreadableError(f"Avro block is {error}")
+        elif block.codec == "arrow":
+            why = UnreadableError(f"row cannot be decoded: {error or type(error).__name__}")
         elif not isinstance(error, UnreadableError):
             why = UnreadableError(f"Avro record cannot be decoded: {error or type(error).__name__}")
         yield from ((i, why) for i in wanted if i >= number)

@@ -5,20 +5,22 @@ What is held of a file at once is bounded by the constants below, whatever lengt
 """
 
 import io
+import re
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
+from urllib.parse import unquote
 
 import pyarrow
-from pyarrow import ipc, parquet
+from pyarrow import ipc, parquet, types
 
 from alerce_early.data.names import to_printable
 from alerce_early.data.readers import fields, raw_files
 from alerce_early.data.readers.inflate import DAMAGE, unzipped
 from alerce_early.data.readers.wire import Schemas
-from alerce_early.data.records import CUT_SHORT, UnreadableError
+from alerce_early.data.records import CUT_SHORT, LOST_ROWS, UnreadableError
 from alerce_early.errors import InputError, one_line, require_extra
 
 with require_extra("alert packets", "alerts"):
@@ -29,8 +31,10 @@ LARGEST_MEMBER = 1 << 26  # bytes of one file in an archive
 LARGEST_BLOCK = 1 << 26  # bytes, also unzipped; a real one is about that of one packet, 60,000
 PARQUET_ROWS = 64  # rows of a Parquet file that make a block
 MOST_RECORDS = 1 << 10  # of a block, since to reach one all before it are decoded
+HIVE = re.compile(r"([^/=]+)=([^/]*)/")  # a column in the names of folders, which Spark and pyarrow write by its values
 MESSAGE = "message"  # the codec of a block that is one record and ends with it
 DEEPEST = 4  # files within files, as an .avro.gz in a .tar.gz
+PARQUET_ERRORS = (ValueError, OSError, MemoryError, NotImplementedError)  # pyarrow's own are of these
 BROKEN: tuple[type[Exception], ...] = (tarfile.TarError, ValueError, RecursionError, MemoryError, *DAMAGE)
 
 # Avro specification 1.11, "Object Container Files", in Avro's own terms; a block's data lie between LEAD and the sync
@@ -183,19 +187,30 @@ def _container(file: Any, source: str) -> Iterator[Block]:
         yield Block(source, number, damage=f"Avro file is damaged: {error}")
 
 
-def pack(rows: pyarrow.RecordBatch, source: str, first: int = 0) -> Iterator[Block]:
-    """Yield rows that are packets as blocks, a few each. Raises ValueError where they lack a column."""
+def pack(rows: pyarrow.RecordBatch | pyarrow.Table, source: str, first: int = 0) -> Iterator[Block]:
+    """Yield rows that are packets as blocks, a few each. Raises ValueError as of `_check_columns`."""
     wanted = fields.of(rows.schema.names)
-    if lacking := [name for name in wanted.needed if name not in rows.schema.names]:
-        raise ValueError(f"no column {', '.join(lacking)}")
+    _check_columns(rows.schema, wanted)
     for start in range(0, len(rows), PARQUET_ROWS):
         yield _block(rows.select(list(wanted.needed)).slice(start, PARQUET_ROWS), source, first + start)
 
 
-def _block(rows: pyarrow.RecordBatch, source: str, first: int) -> Block:
+def _check_columns(schema: pyarrow.Schema, wanted: fields.Fields, elsewhere: Collection[str] = ()) -> None:
+    """Raise ValueError where a table of packets lacks a column, or has one of a type by which all rows would fail."""
+    if lacking := [name for name in wanted.needed if name not in schema.names and name not in elsewhere]:
+        raise ValueError(f"no column {', '.join(lacking)}")
+    for name in set(wanted.needed) & set(schema.names):
+        kind = schema.field(name).type
+        if name in wanted.names and (types.is_floating(kind) or types.is_nested(kind)):  # floats have lost digits
+            raise ValueError(f"column {name} is of type {kind}, expected whole numbers or text")
+        if name == wanted.source and not (types.is_struct(kind) or types.is_null(kind)):
+            raise ValueError(f"column {name} is of type {kind}, expected a struct")
+
+
+def _block(rows: pyarrow.RecordBatch | pyarrow.Table, source: str, first: int) -> Block:
     sink = pyarrow.BufferOutputStream()
     with ipc.new_stream(sink, rows.schema) as out:
-        out.write_batch(rows)
+        out.write(rows)
     return Block(source, first, len(rows), codec="arrow", data=sink.getvalue().to_pybytes())
 
 
@@ -212,18 +227,47 @@ def _message(file: IO[bytes], source: str, schemas: Schemas) -> Block:
 
 def _parquet(file: Any, source: str) -> Iterator[Block]:
     """Yield the rows of a Parquet file of packets, as brokers export them, a few at a time."""
-    number = 0
     try:
         with parquet.ParquetFile(file) as held:
             wanted = fields.of(held.schema_arrow.names)
-            if lacking := [name for name in wanted.needed if name not in held.schema_arrow.names]:
-                raise ValueError(f"no column {', '.join(lacking)}")
+            folders = {name: unquote(value) for name, value in HIVE.findall(source) if name in wanted.names}
+            _check_columns(held.schema_arrow, wanted, folders)
             parts = [f"{wanted.source}.{name}" for name in (*wanted.columns, *wanted.context)]
             names = [*(name for name in wanted.needed if name != wanted.source), *parts]
-            for rows in held.iter_batches(PARQUET_ROWS, columns=names):
-                if rows.nbytes > LARGEST_BLOCK:
-                    raise ValueError(f"{len(rows)} rows take {rows.nbytes:,} bytes")
-                yield _block(rows, source, number)
-                number += len(rows)
-    except (ValueError, OSError, MemoryError, NotImplementedError) as error:  # pyarrow's own are of these
-        yield Block(source, number, damage=f"Parquet file cannot be read as alerts: {one_line(error)}")
+            constant = {name: value for name, value in folders.items() if name not in held.schema_arrow.names}
+            number = 0
+            for group in range(held.num_row_groups):
+                end = number + held.metadata.row_group(group).num_rows
+                yield from _row_group(held, group, names, constant, source, number)
+                number = end
+    except PARQUET_ERRORS as error:
+        yield Block(source, damage=f"Parquet file cannot be read as alerts: {one_line(error)}")
+
+
+def _row_group(
+    held: parquet.ParquetFile,
+    group: int,
+    names: Sequence[str],
+    constant: Mapping[str, str],
+    source: str,
+    number: int,
+) -> Iterator[Block]:
+    """Yield the rows of one row group; where it is damaged, the rest of its rows with the damage named.
+
+    How many these are the footer says; no more are believed than the row group has bytes.
+    """
+    declared = held.metadata.row_group(group)
+    end = number + declared.num_rows
+    try:
+        for rows in held.iter_batches(PARQUET_ROWS, row_groups=[group], columns=names):
+            if rows.nbytes > LARGEST_BLOCK:
+                raise ValueError(f"{len(rows)} rows take {rows.nbytes:,} bytes")
+            for name, value in constant.items():
+                rows = rows.append_column(name, pyarrow.array([value] * len(rows)))
+            yield _block(rows, source, number)
+            number += len(rows)
+    except PARQUET_ERRORS as error:
+        damage = f"{LOST_ROWS} {group + 1} of {held.num_row_groups}: {one_line(error)}"
+        end = min(end, number + max(1, declared.total_byte_size))
+        for first in range(number, end, MOST_RECORDS):
+            yield Block(source, first, min(MOST_RECORDS, end - first), damage=damage)

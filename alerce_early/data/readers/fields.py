@@ -5,8 +5,10 @@ https://github.com/lsst/alert_packet. Brokers add fields and reorder them.
 """
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from types import NoneType
 from typing import Any
 
@@ -18,7 +20,7 @@ from alerce_early.data.records import UnreadableError
 
 CUTOUTS = {name: f"cutout{name.capitalize()}" for name in CHANNELS}
 SNR = "SNR"  # the channel of difference / sqrt(variance), of Rubin
-NUMBER = (float, int, NoneType)
+NUMBER = (float, int, Decimal, NoneType)
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,17 @@ def of(found: Collection[str]) -> Fields:
 
 
 def name_in(record: Mapping[str, Any], field: str, kind: type) -> str:
-    """Return what names an alert or object; raises UnreadableError where it is missing or no name."""
+    """Return what names an alert or object; raises UnreadableError where it is missing or no name.
+
+    A number may be a decimal of a table, or its digits.
+    """
     value = record.get(field)
-    if not isinstance(value, kind) or value == "":
+    if value is None or value == "":
         raise UnreadableError(f"{field} is missing")
+    if kind is int and re.fullmatch(r"\d+", str(value), re.ASCII):
+        value = int(str(value))
+    if not isinstance(value, kind):
+        raise UnreadableError(f"{field} is of type {type(value).__name__}, expected {kind.__name__}")
     if not names.sound(str(value)):
         raise UnreadableError(f"{field} is no name: {str(value)[:40]!a}")
     return str(value)
