@@ -3,7 +3,10 @@
 The steps of a run are in `steps`, which takes seconds to import; composing its config needs none of that.
 """
 
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -27,10 +30,31 @@ def main(config: DictConfig) -> None:
 def train_options(*options: str) -> Run:
     """Train with options as on the command line, in a new run folder or that of resume=; return the run."""
     config = compose_config(*options, hydra=True)
-    folder = Path(config.hydra.run.dir)
+    folder, level = Path(config.hydra.run.dir), config.hydra.job_logging.root.level
     with open_dict(config):
         del config.hydra
-    return _train(_asked_again(config, Run(folder), options) if config.resume else config, folder)
+    with _log_to(folder / "train.log", level):
+        return _train(_asked_again(config, Run(folder), options) if config.resume else config, folder)
+
+
+@contextmanager
+def _log_to(file: Path, level: str) -> Iterator[None]:
+    """Write what a run logs to a file and, unless the caller has set up logging, to standard output."""
+    log = logging.getLogger(__package__)
+    handlers: list[logging.Handler] = [logging.FileHandler(file, delay=True)]
+    if not logging.getLogger().handlers:
+        handlers.append(logging.StreamHandler(sys.stdout))
+    before = log.level
+    log.setLevel(level)
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
 
 
 def _train(config: DictConfig, folder: Path) -> Run:

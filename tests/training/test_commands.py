@@ -46,6 +46,17 @@ def test_a_run_from_python(stamps_file: Path, tmp_path: Path) -> None:
         alerce_early.run("modle=x")
 
 
+def test_a_run_from_python_says_what_the_command_says(stamps_file: Path, tmp_path: Path) -> None:
+    options = ("data=alerce", f"data.path={stamps_file}", f"outputs={tmp_path}", "model=preliminary_cnn")
+    short = ("trainer.max_epochs=2", "data.batches_per_epoch=2")
+    code = "import sys, alerce_early; print(alerce_early.run(*sys.argv[1:]).path)"
+    done = run("-c", code, *options, *short)
+    assert done.returncode == 0, done.stderr
+    *said, folder = done.stdout.splitlines()
+    assert (Path(folder) / "train.log").read_text().splitlines() == said
+    assert sum(line.startswith("epoch ") for line in said) == 2 and any("dropped" in line for line in said)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
