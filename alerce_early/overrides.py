@@ -141,6 +141,7 @@ def _check_trainer(options: dict[str, Any]) -> None:
     import lightning as L
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    from alerce_early.training.processes import make_plugin
     from alerce_early.training.trainer import choose_precision
 
     if "callbacks" in options:
@@ -151,6 +152,7 @@ def _check_trainer(options: dict[str, Any]) -> None:
     if "logger" in options:
         raise InputError("trainer.logger is chosen by logger=; there are tensorboard, csv, wandb, mlflow and none.")
     try:
-        construct(L.Trainer, **{**options, "logger": False, "precision": choose_precision(options)})
+        own = {"logger": False, "precision": choose_precision(options), "plugins": [make_plugin()]}
+        construct(L.Trainer, **{**options, **own})
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"trainer: {one_line(error)}. Try trainer=cpu.") from None

@@ -100,7 +100,7 @@ def check_sight(folder: Path, view: Callable[[], object]) -> None:
 def environment() -> "ClusterEnvironment | None":
     """Return what the launcher of this process tells, or None of one that was started alone or by Lightning.
 
-    Raises InputError for a launcher that is neither torchrun nor SLURM.
+    Raises InputError for a launcher that is neither torchrun nor srun.
     """
     if not any(name in os.environ for name in LAUNCHED):
         os.environ[OURS] = str(os.getpid())
@@ -109,7 +109,7 @@ def environment() -> "ClusterEnvironment | None":
 
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    if SLURMEnvironment.detect():
+    if _is_task_of_srun() and SLURMEnvironment.detect():
         try:
             # Lightning would write a checkpoint of its own in the middle of an epoch, and later prefer it to the best
             return SLURMEnvironment(auto_requeue=False)
@@ -124,6 +124,24 @@ def environment() -> "ClusterEnvironment | None":
             )
     os.environ[OURS] = str(os.getpid())
     return None
+
+
+def _is_task_of_srun() -> bool:
+    """Return whether srun started this process, one for each task of the allocation.
+
+    The shell of salloc, a notebook and the script of sbatch are one process, whatever number of tasks was asked for.
+    """
+    return os.environ.get("SLURM_STEP_NUM_TASKS") == os.environ.get("SLURM_NTASKS")
+
+
+def make_plugin() -> "ClusterEnvironment":
+    """Return the environment as the trainer's plugin, Lightning's own where no launcher is at work.
+
+    Without one Lightning takes every process within an allocation of SLURM for a task that srun started.
+    """
+    from lightning.fabric.plugins.environments import LightningEnvironment
+
+    return environment() or LightningEnvironment()
 
 
 def check_number(devices: int) -> None:

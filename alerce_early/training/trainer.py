@@ -113,7 +113,7 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
             **{"sync_batchnorm": torch.cuda.is_available() and config.trainer.accelerator != "cpu"},
             **options,
             callbacks=callbacks,
-            plugins=[resuming.WholeFiles(), *filter(None, [processes.environment()])],
+            plugins=[resuming.WholeFiles(), processes.make_plugin()],
             logger=make_logger(config, run, purge),
             default_root_dir=run.path,
             use_distributed_sampler=False,  # the data module's batches know their rank

@@ -158,6 +158,7 @@ def tasks(*arguments: str, folders: Sequence[Path | None] = (None, None)) -> lis
     """Start this command twice, as srun does; status, output and error lines of both."""
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "early", "SLURM_NODELIST": "127.0.0.1"}
     nodes = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    nodes["SLURM_STEP_NUM_TASKS"] = "2"
     started = [
         Command(
             *arguments,
@@ -196,6 +197,17 @@ def test_machines_that_do_not_share_the_outputs_are_told(tmp_path: Path) -> None
     found = tasks("-c", code, folders=folders)
     assert [status for status, _, _ in found] == [2, 2] and all("outputs=FOLDER" in err[-1] for _, _, err in found)
     assert [status for status, _, _ in tasks("-c", code, folders=[folders[0]] * 2)] == [0, 0]
+
+
+@pytest.mark.parametrize("step", ({}, {"SLURM_STEP_NUM_TASKS": "1"}), ids=("sbatch or salloc", "its interactive step"))
+def test_a_process_that_srun_did_not_start_is_alone(step: dict[str, str], stamps_file: Path, tmp_path: Path) -> None:
+    """It may still start others itself, as on any machine."""
+    allocation = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "jupyter", "SLURM_NTASKS": "4", "SLURM_NNODES": "1"}
+    mine = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    process = command(*SHORT, *TWO, f"data.path={stamps_file}", f"outputs={tmp_path}", **allocation, **mine, **step)
+    assert process.wait(timeout=500) == 0, process.stderr
+    (folder,) = finished(tmp_path)
+    assert_every_row_once(folder)
 
 
 def test_an_unknown_launcher_is_refused(tmp_path: Path) -> None:

@@ -197,6 +197,7 @@ class Asks(Callback):
 def test_lightning_requeues_nothing_under_slurm(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"JOB_ID": "1", "JOB_NAME": "early", "NODELIST": "127.0.0.1", "NTASKS": "1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     for name in ("PROCID", "LOCALID", "NODEID"):
         monkeypatch.setenv(f"SLURM_{name}", "0")
     asks = Asks()
