@@ -72,7 +72,7 @@ def describe_hint(hint: Any) -> str:
         return f"one of {', '.join(map(str, inner))}"
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(map(describe_hint, inner)))
-    plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    plain: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     plain |= {None: "null", type(None): "null"}
     if (kind := origin or hint) in plain:
         return plain[kind]

@@ -105,7 +105,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
         raise InputError(f"distil: model={config.model.name} tells no classes that could be taught.")
     if start:
         taken, fresh = checkpoints.start_from(task, start)
-        log.info("begins with %s; fresh ones: %s", taken, ", ".join(fresh) or "none")
+        (log.warning if fresh else log.info)("init_from: %s; fresh ones: %s", taken, ", ".join(fresh) or "none")
     trainer, best = make_trainer(config, task, run, Board(), *more)
     if trainer.is_global_zero:
         run.begin(config)
