@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import active_children
 from subprocess import Popen
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from alerce_early.machine import STOPS
 
@@ -180,7 +180,7 @@ def _leave(stopped: Stopped, speaks: Callable[[], bool]) -> None:
         with suppress(Exception):
             end()
     _say(stopped, speaks)
-    os._exit(stopped.code)
+    os._exit(cast(int, stopped.code))
 
 
 def _say(stopped: Stopped, speaks: Callable[[], bool]) -> None:
