@@ -86,15 +86,18 @@ def start_from(task: Task, path: str | Path) -> tuple[str, list[str]]:
     of the task's other weights, which stay as they were. Raises `InputError` as `read`, and where next to none fit.
     """
     found, own = read(path), task.state_dict()
-    held, options, what = found["state_dict"], found["hyper_parameters"].get("net") or {}, str(path)
     first = "net.members.0."
-    if any(name.startswith(first) for name in held) and not any(name.startswith(first) for name in own):
-        held = {name.replace(first, "", 1): weight for name, weight in held.items() if name.startswith(first)}
-        what = f"the first of {len(options['members'])} networks in {path}"
-        options = options["members"][0]["net"]
-    fitting = {name: held[name] for name, weight in own.items() if name in held and held[name].shape == weight.shape}
+    try:
+        held, options, what = found["state_dict"], found["hyper_parameters"]["net"], str(path)
+        if any(name.startswith(first) for name in held) and not any(name.startswith(first) for name in own):
+            held = {name.replace(first, "", 1): weight for name, weight in held.items() if name.startswith(first)}
+            what = f"the first of {len(options['members'])} networks in {path}"
+            options = options["members"][0]["net"]
+        fitting = {name: held[name] for name, one in own.items() if name in held and held[name].shape == one.shape}
+        net = " ".join(f"{key}={value}" for key, value in options.items()).replace("_target_=", "")
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
+        raise InputError(f"init_from={path}: it does not describe its network ({one_line(error)}).") from None
     share = sum(own[name].numel() for name in fitting) / sum(weight.numel() for weight in own.values())
-    net = " ".join(f"{key}={value}" for key, value in options.items()).replace("_target_=", "")
     if share < LEAST_SHARE:
         raise InputError(
             f"init_from={path}: {share:.0%} of the weights of {type(task.net).__name__} would come from it. "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 from alerce_early.errors import InputError
 
@@ -50,7 +50,8 @@ def map_in_processes(function: Callable[[T], R], work: Iterable[T], workers: int
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # no worker runs this process's handlers
         try:
             pool.submit(os.getpid)  # the first submit starts all workers
-            cast(Any, pool)._result_queue._writer.close()  # else half a result of a worker that ends is waited for
+            # else, of a worker that is ended while it writes a result, the other half would be waited for
+            pool._result_queue._writer.close()  # type: ignore[attr-defined]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         for piece in work:

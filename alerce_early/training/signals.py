@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import active_children
 from subprocess import Popen
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 from alerce_early.machine import STOPS
 
@@ -35,7 +35,8 @@ class Stopped(SystemExit):
     how = ""
 
     def __init__(self, number: int):
-        super().__init__(128 + number)
+        self.status = 128 + number
+        super().__init__(self.status)
         self.name = signal.Signals(number).name
         self.how = Stopped.how or "the same command continues"  # as of now: it is printed when `resumed_by` has ended
 
@@ -180,7 +181,7 @@ def _leave(stopped: Stopped, speaks: Callable[[], bool]) -> None:
         with suppress(Exception):
             end()
     _say(stopped, speaks)
-    os._exit(cast(int, stopped.code))
+    os._exit(stopped.status)
 
 
 def _say(stopped: Stopped, speaks: Callable[[], bool]) -> None:

@@ -103,6 +103,14 @@ def test_a_start_that_leaves_nearly_all_weights_fresh_is_refused(quick, tmp_path
     assert trained_weights(quick(*STILL, *options), tmp_path / "half")
 
 
+@pytest.mark.parametrize("described", ([], {}, {"net": []}, {"net": {"members": 7}}))
+def test_a_start_that_does_not_describe_its_network_is_refused(described: object, quick, tmp_path: Path) -> None:
+    held = checkpoints.read(PRETRAINED / "ztf_images.ckpt")
+    torch.save({**held, "hyper_parameters": described}, tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match="init_from="):
+        train(quick(*STILL, "model=rotinv", "recipe=two_scales", f"init_from={tmp_path / 'a.ckpt'}"), tmp_path / "run")
+
+
 def test_without_a_monitor_the_last_epoch_is_kept(quick, tmp_path: Path) -> None:
     run = train(
         quick("monitor=null", "trainer.max_epochs=4", "patience=0", "optim.optimizer.lr=0.03"), tmp_path / "run"
