@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alerce_early import files
+
 if TYPE_CHECKING:
-    from alerce_early.runs import Run
+    from alerce_early.artifacts.run_folder import Run
     from alerce_early.serving.classifier import Classifier
 
-__version__ = "0.1.0"
+
+__version__ = files.VERSION
 
 # Threads that wait for each other by spinning slow a run down to a tenth as soon as another process wants a
 # core, which on shared machines is always. Must be set before torch is imported.

@@ -6,8 +6,8 @@ import sys
 from difflib import get_close_matches
 from pathlib import Path
 
-from alerce_early import __version__
 from alerce_early.errors import InputError, exit_on_input_error
+from alerce_early.files import VERSION
 
 VERBS = ("train", "predict", "report", "compare", "explain", "export", "generate", "prepare", "search", "bench")
 
@@ -30,7 +30,7 @@ def main() -> None:
         told = [f"  {verb:9} {describe(verb)}" for verb in VERBS]
         print("usage: alerce-early VERB ..., alerce-early VERB --help, alerce-early --version", "", *told, sep="\n")
     elif verb == "--version":
-        print(f"alerce-early {__version__}")
+        print(f"alerce-early {VERSION}")
     else:
         near = get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."

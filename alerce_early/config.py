@@ -23,9 +23,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alerce_early import __version__, construct, files, overrides
+from alerce_early import construct, files, overrides
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError, exit_on_input_error, one_line
-from alerce_early.runs import Run
+from alerce_early.files import VERSION
 from alerce_early.training import signals, sweeps
 from alerce_early.training.processes import agree, is_first
 
@@ -116,7 +117,7 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     @exit_on_input_error
     def main() -> None:
         if "--version" in sys.argv:  # Hydra would tell its own
-            print(f"alerce-early {__version__}")
+            print(f"alerce-early {VERSION}")
             return
         # a shell leaves the ~ of KEY=~/FILE as it is, and Hydra takes it for no value
         sys.argv[1:] = [re.sub("=~(?=/|$)", lambda _: f"={Path.home()}", option) for option in sys.argv[1:]]

@@ -10,17 +10,19 @@ import torch
 from omegaconf import DictConfig
 from sklearn.ensemble import RandomForestClassifier
 
-from alerce_early import checkpoints, tables
+from alerce_early.artifacts import checkpoints, predictions
+from alerce_early.artifacts.run_folder import Run, flatten_config
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.names import hash_objects
 from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError, exit_on_input_error
+from alerce_early.evaluation import tables
 from alerce_early.instantiate import make_data
 from alerce_early.models.ensemble import to_evidence
 from alerce_early.report import run_page
 from alerce_early.report.entries import NOT_A_CHOICE
-from alerce_early.runs import Run, flatten_config
 from alerce_early.steps import columns_of, evaluate, fit_on_validation
+from alerce_early.tasks import restore
 from alerce_early.training.processes import is_first
 from alerce_early.training.sweeps import Summary
 
@@ -104,7 +106,7 @@ def _judge_out_of_fold(runs: Sequence[Run], data: AlertData) -> tuple[dict[str, 
 
     Raises InputError where a labelled row was not.
     """
-    parts = [tables.keep_labelled(tables.select_split(tables.read(run.predictions), "test")) for run in runs]
+    parts = [tables.keep_labelled(tables.select_split(predictions.read(run.predictions), "test")) for run in runs]
     judged = np.concatenate([part["row"] for part in parts])
     own = np.full(len(data.labels), True) if data.store.part is None else data.store.part != "extra"
     if lacking := len(np.setdiff1d(np.flatnonzero(own & (data.labels >= 0)), judged)):
@@ -138,13 +140,13 @@ def _write(
     run.begin(config)
     run.best.parent.mkdir()
     checkpoints.save({**kept, **fits, "trained_on": trained_on}, run.best)
-    tables.write(run.predictions, table)
+    predictions.write(run.predictions, table)
     result = {
         **{name: members[0].metrics[name] for name in ("origin", "epochs", "best_epoch", "precision")},
         **evaluate(table),
         **fits,
         "members": [str(one.path) for one in members],
-        "parameters": sum(weight.numel() for weight in checkpoints.task(run.best).parameters()),
+        "parameters": sum(weight.numel() for weight in restore.task(run.best).parameters()),
         "training_seconds": round(sum(one.metrics["training_seconds"] for one in members), 2),
     }
     run_page.write_run_page(run, data, result)

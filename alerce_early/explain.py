@@ -6,8 +6,8 @@ Heat maps of layer-wise relevance propagation beside the stamps, one picture per
 import argparse
 from pathlib import Path
 
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import exit_on_input_error
-from alerce_early.runs import Run
 from alerce_early.training import signals
 
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alerce_early import checkpoints
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.config import folder_name
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.recipe import Mask, Recipe, TwoScales
@@ -17,7 +17,7 @@ from alerce_early.instantiate import make_data
 from alerce_early.models.ensemble import Ensemble
 from alerce_early.models.relevance import Relevance, explain
 from alerce_early.report import pictures
-from alerce_early.runs import Run
+from alerce_early.tasks import restore
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
 
@@ -101,7 +101,7 @@ def _title(task: Task, data: AlertData, row: int, found: Relevance, i: int) -> s
 def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
     """Draw every row of these objects; returns the pictures' paths. Raises InputError for an unknown object."""
     config = run.config()
-    task = checkpoints.task(run.trained())
+    task = restore.task(run.trained())
     if not isinstance(task, ClassifyTask):
         raise InputError(f"{config.model.name} is no classifier: relevance is that of the logit of a class.")
     if isinstance(task.net, Ensemble):

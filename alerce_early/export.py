@@ -8,8 +8,8 @@ import argparse
 from pathlib import Path
 
 from alerce_early import files
+from alerce_early.artifacts.run_folder import checkpoint_of
 from alerce_early.errors import InputError, exit_on_input_error
-from alerce_early.runs import checkpoint_of
 from alerce_early.training import signals
 
 ENDS = {"onnx": ".onnx", "torch": ".pt2", "checkpoint": ".ckpt"}  # of the file of each format

@@ -16,7 +16,9 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
 ANY = frozenset(errno.errorcode)  # where nothing is done but to write
 PLACE = "outputs=FOLDER"  # how the user chooses another one, where nothing else is said
-PRETRAINED = Path(__file__).parent / "pretrained"  # the networks that come with the package
+VERSION = "0.1.0"
+PACKAGE = Path(__file__).parent
+PRETRAINED = PACKAGE / "pretrained"  # the networks that come with the package
 
 
 class BusyError(InputError):
@@ -108,3 +110,6 @@ def hold_lock(lock: Path, patience: float = math.inf, place: str = PLACE) -> Ite
         yield
     finally:
         made.release()
+
+
+JOINED = "|"  # between the classes of a set, so no class has it in its name

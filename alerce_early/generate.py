@@ -7,8 +7,8 @@
 import argparse
 from pathlib import Path
 
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError, exit_on_input_error
-from alerce_early.runs import Run
 from alerce_early.training import signals
 
 

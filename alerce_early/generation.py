@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alerce_early import checkpoints, files
+from alerce_early import files
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.construct import function
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.recipe import centre_crop
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_data
 from alerce_early.report import figures, pictures
-from alerce_early.runs import Run
+from alerce_early.tasks import restore
 from alerce_early.tasks.generate import GenerateTask
 
 SHOWN = 6  # stamps of each class and kind in the picture
@@ -59,7 +60,7 @@ def generate(run: Run, names: list[str], n: int, seed: int, out: Path, force: bo
 
 def load(run: Run) -> GenerateTask:
     """Return the generator of a finished run; raises InputError if the run is of another kind."""
-    task = checkpoints.task(run.trained())
+    task = restore.task(run.trained())
     if not isinstance(task, GenerateTask):
         raise InputError(
             f"{run.path} is a run of {run.config().model.name}, which generates nothing. Try model=stamp_vae."

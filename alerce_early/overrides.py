@@ -9,8 +9,8 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from alerce_early.construct import check_call, construct, describe_hint
 from alerce_early.errors import InputError, one_line
-from alerce_early.schema import check_call, construct, describe_hint
 
 # Below these a key may be added with +: what it names takes more options than its yaml tells, or any.
 OPEN = (

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from alerce_early import files, tables
+from alerce_early import files
+from alerce_early.artifacts import predictions
 from alerce_early.errors import InputError, exit_on_input_error, require_extra
+from alerce_early.evaluation import tables
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier, load
 from alerce_early.serving.inputs import Shard, Source
@@ -39,7 +41,7 @@ def draw_gallery(classifier: Classifier, source: Source, shard: Shard, out: Path
             figures,
             pictures,  # with matplotlib, which who only classifies can spare
         )
-    table = tables.read(out)
+    table = predictions.read(out)
     if not classifier.classes:
         raise InputError("--gallery: shows the most confident of each class; this network tells no classes.")
     if not len(table["candid"]):
@@ -59,7 +61,7 @@ def write_page(title: str, source: Source, shard: Shard, out: Path, page: Path) 
     """Write the page of the most probable supernovae among what was classified."""
     with require_extra("--html"):
         from alerce_early.report import night
-    table = tables.read(out)
+    table = predictions.read(out)
     chosen = [str(table["candid"][row]) for row in night.choose(table)]
     stamps = find_stamps(source, shard, chosen)
     files.write_text(page, night.write(table, stamps, out.name, title))

@@ -15,13 +15,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from alerce_early import (
-    checkpoints,
-    construct,
-    files,
-    overrides,
-    tables,
-)
+from alerce_early import construct, files, overrides
+from alerce_early.artifacts import checkpoints, predictions
+from alerce_early.artifacts.run_folder import Run, checkpoint_of, logs_inside
 from alerce_early.config import quote_value, to_plain
 from alerce_early.data import names, summary
 from alerce_early.data.datamodule import AlertData
@@ -30,13 +26,14 @@ from alerce_early.evaluation import (
     baseline,
     calibration,
     conformal,
+    tables,
     thresholds,
 )
 from alerce_early.evaluation.kinds import choose_kind
 from alerce_early.instantiate import make_data, make_task
 from alerce_early.report import figures, pictures, run_page
 from alerce_early.report.board import Board
-from alerce_early.runs import Run, checkpoint_of, logs_inside
+from alerce_early.tasks import restore
 from alerce_early.tasks.base import NonFiniteLossError, Task
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.training import progress, resuming
@@ -104,7 +101,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     if teachers and not isinstance(task, ClassifyTask):
         raise InputError(f"distil: model={config.model.name} tells no classes that could be taught.")
     if start:
-        taken, fresh = checkpoints.start_from(task, start)
+        taken, fresh = restore.start_from(task, start)
         (log.warning if fresh else log.info)("init_from: %s; fresh ones: %s", taken, ", ".join(fresh) or "none")
     trainer, best = make_trainer(config, task, run, Board(), *more)
     if trainer.is_global_zero:
@@ -127,9 +124,9 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     fits = fit_on_validation(table, config)
     table |= columns_of(fits, table)
     checkpoints.add(run.best, fits | {"trained_on": hash_trained(data, config.get("init_from"))})
-    tables.write(run.predictions, table)
+    predictions.write(run.predictions, table)
     if len(blind := tables.keep_unlabelled(table)["row"]):
-        tables.write(run.blind_predictions, tables.keep_unlabelled(table))
+        predictions.write(run.blind_predictions, tables.keep_unlabelled(table))
         log.info("%d test rows have no label; their predictions: %s", len(blind), run.blind_predictions)
     result = {
         "origin": data.spec.origin,
@@ -177,7 +174,7 @@ def fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint, 
 def predict(task: Task, data: AlertData, best: ModelCheckpoint) -> dict[str, np.ndarray]:
     """Return the predictions table over validation and test rows, by the weights of the best checkpoint."""
     task.load_state_dict(checkpoints.read(best.best_model_path)["state_dict"])
-    checkpoints.check_weights(task, best.best_model_path)
+    restore.check_weights(task, best.best_model_path)
     parts = []
     for split, loader in (("validation", data.val_dataloader), ("test", data.test_dataloader)):
         table = task.judge(loader())

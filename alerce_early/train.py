@@ -12,9 +12,9 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
+from alerce_early.artifacts.run_folder import Run, describe_differences, flatten_config, logs_inside
 from alerce_early.config import command, compose_config
 from alerce_early.errors import InputError
-from alerce_early.runs import Run, describe_differences, flatten_config, logs_inside
 
 
 @command

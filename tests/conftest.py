@@ -14,7 +14,7 @@ import pytest
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from alerce_early.runs import Run
+    from alerce_early.artifacts.run_folder import Run
 
 # of the workers, one a core, and of the processes that tests start; more threads than cores wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")

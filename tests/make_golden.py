@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alerce_early import checkpoints
+from alerce_early.artifacts import checkpoints
 from alerce_early.config import compose_config, to_plain
 from alerce_early.construct import function
 from alerce_early.evaluation import calibration, conformal
 from alerce_early.steps import train
+from alerce_early.tasks import restore
 from alerce_early.tasks.generate import GenerateTask
 
 SHORT = [
@@ -46,7 +47,7 @@ PLAIN = ("format", "task", "hyper_parameters", "state_dict", "calibration", "con
 def outputs(path: Path, raw: np.ndarray) -> dict[str, np.ndarray]:
     """All columns that a checkpoint gives for raw images (B, H, W, C) or (B, L, C), from the file alone."""
     held = checkpoints.read(path)
-    task = checkpoints.task_from(held, path)
+    task = restore.task_from(held, path)
     batch = {
         "image": task.recipe(torch.from_numpy(raw).movedim(-1, 1)),
         "label": torch.arange(len(raw)) % len(task.spec.classes),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tiny import spec
 
-from alerce_early import tables
+from alerce_early.artifacts import predictions
 from alerce_early.data.readers import stamps_file
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
@@ -19,7 +19,7 @@ SIZE = 40  # rows of a chunk: ten chunks of the stamps file
 
 def table_of(classifier: Classifier, given: Any, out: Path, **options: Any) -> dict[str, np.ndarray]:
     predict(classifier, inputs.find([given], classifier.spec), out, **{"size": SIZE} | options)
-    return tables.read(out)
+    return predictions.read(out)
 
 
 def constant(*classes: str, **of: Any) -> Classifier:

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from alerce_early.construct import function
+from alerce_early.construct import construct, function
 from alerce_early.data import splits
 from alerce_early.data.records import MISSING, UNLABELLED
 from alerce_early.data.sampling import EpochBatches, Rows
 from alerce_early.data.spec import DataSpec
 from alerce_early.data.store import Store, open_or_prepare
 from alerce_early.errors import InputError
-from alerce_early.schema import construct
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.errors import InputError
-from alerce_early.tables import JOINED
+from alerce_early.files import JOINED
 
 LONGEST = 100  # characters; no survey's ids have half of it
 # Spreadsheets run cells that begin so, and figures set text between $ as formulae; no object is called that.

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early.construct import construct
 from alerce_early.data import names
 from alerce_early.data.records import has_data
-from alerce_early.schema import construct
 
 
 @dataclass(frozen=True)

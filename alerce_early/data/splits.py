@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early.construct import construct
 from alerce_early.data.readers.coordinates import unit_vectors
 from alerce_early.errors import InputError
-from alerce_early.schema import construct
 
 log = logging.getLogger(__name__)
 

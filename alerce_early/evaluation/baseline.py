@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 
-from alerce_early import tables
-from alerce_early.evaluation import comparison, drift
+from alerce_early.evaluation import comparison, drift, tables
 from alerce_early.evaluation.comparison import Outcome
 from alerce_early.evaluation.kinds import Classification
 

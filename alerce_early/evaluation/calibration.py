@@ -13,9 +13,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.model_selection import GroupKFold
 
-from alerce_early import tables
 from alerce_early.errors import InputError
-from alerce_early.evaluation import intervals, metrics
+from alerce_early.evaluation import intervals, metrics, tables
 
 log = logging.getLogger(__name__)
 

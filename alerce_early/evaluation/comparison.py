@@ -9,7 +9,7 @@ from scipy.stats import binomtest, ttest_ind
 
 from alerce_early.evaluation.intervals import LEVEL, resamples, widen
 from alerce_early.evaluation.kinds import choose_kind
-from alerce_early.tables import find_objects
+from alerce_early.evaluation.tables import find_objects
 
 DRAWS = 2000
 BOOTSTRAP, MCNEMAR = "paired bootstrap", "rows right (McNemar)"

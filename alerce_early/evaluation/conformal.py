@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early import tables
 from alerce_early.errors import InputError
-from alerce_early.evaluation import intervals
-from alerce_early.tables import JOINED
+from alerce_early.evaluation import intervals, tables
+from alerce_early.files import JOINED
 
 WANTED = "set_coverage"  # the column with the coverage that was promised
 # By column of the predictions table; the first is the one to use: it does not give up rare classes.

@@ -5,9 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from alerce_early import tables
 from alerce_early.errors import InputError
-from alerce_early.evaluation import calibration, conformal, intervals, metrics, thresholds, uncertainty
+from alerce_early.evaluation import calibration, conformal, intervals, metrics, tables, thresholds, uncertainty
 
 Table = Mapping[str, np.ndarray]
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early import tables
-from alerce_early.evaluation import intervals, metrics
+from alerce_early.evaluation import intervals, metrics, tables
 
 FEW = 30  # rows of the class, below which a threshold promises nothing
 CHOSEN_BY = "threshold_rows"  # the column that tells how many of them chose the thresholds of a row

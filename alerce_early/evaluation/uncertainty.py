@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early import tables
-from alerce_early.evaluation import intervals, metrics
+from alerce_early.evaluation import intervals, metrics, tables
 
 KEPT = (1.0, 0.95, 0.9, 0.8, 0.5)  # shares of the rows for which the accuracy is given
 BINS = 8  # of a column, at most

@@ -26,13 +26,13 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, help="a table of candid (or id) and label, for a TABLE without labels")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is there already")
     given = parser.parse_args()
-    from alerce_early import tables  # these take seconds, for which --help need not wait
+    from alerce_early.artifacts import predictions  # these take seconds, for which --help need not wait
+    from alerce_early.artifacts.run_folder import Run
     from alerce_early.instantiate import make_data
     from alerce_early.report.index import write_index
     from alerce_early.report.run_page import write_run_page, write_table_page
-    from alerce_early.runs import Run
 
-    if given.source.suffix in tables.EXTENSIONS:
+    if given.source.suffix in predictions.EXTENSIONS:
         folder = given.out or given.source.with_name(f"{given.source.stem}_report")
         if folder.exists() and not given.overwrite:
             raise InputError(f"{folder} is there already; give another --out, or --overwrite to write into it.")

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from alerce_early import tables
-from alerce_early.evaluation import calibration, conformal, metrics, thresholds, uncertainty
+from alerce_early.evaluation import calibration, conformal, metrics, tables, thresholds, uncertainty
 from alerce_early.evaluation.kinds import Classification
 from alerce_early.report import figures
 from alerce_early.report.page import Section, number

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early import tables
+from alerce_early.artifacts import predictions
+from alerce_early.artifacts.run_folder import Run, flatten_config
 from alerce_early.errors import InputError
+from alerce_early.evaluation import tables
 from alerce_early.evaluation.comparison import Outcome
 from alerce_early.evaluation.kinds import Kind, choose_kind
-from alerce_early.runs import Run, flatten_config
 
 NOT_A_CHOICE = {"seed", "data.split.fold"}  # may differ between runs of one entry
 NUMBERS = 2  # of a kind's headline, in the table
@@ -41,7 +42,7 @@ class Finished:
     @cached_property
     def table(self) -> dict[str, np.ndarray]:
         """The rows it is judged on."""
-        return tables.select_judged(tables.read(self.run.predictions), self.result["judged"])
+        return tables.select_judged(predictions.read(self.run.predictions), self.result["judged"])
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early import tables
+from alerce_early.artifacts import predictions
 from alerce_early.data import names
 from alerce_early.data.readers.labels import LABEL, join_labels, read_csv
 from alerce_early.errors import InputError
-from alerce_early.evaluation import metrics, thresholds
+from alerce_early.evaluation import metrics, tables, thresholds
 
 SPLIT = "table"  # of all rows that are not said to be test rows
 UNSEEN, SEEN = "new", "seen"  # the same of a table that tells which rows trained the network: the others, or all
@@ -35,7 +35,7 @@ def read_with_notes(path: Path, labels_path: Path | None = None) -> tuple[dict[s
     and real: the second). Returns our columns, with row, split and predicted, and what became of the labels and rows,
     in words. Raises InputError, which names the columns that are missing and the values that are no probabilities.
     """
-    found, notes = tables.read(path), []
+    found, notes = predictions.read(path), []
     if labels_path:
         found["label"], matches = labels(labels_path, found)
         notes.append(f"{matches}.")
@@ -52,14 +52,14 @@ def read_with_notes(path: Path, labels_path: Path | None = None) -> tuple[dict[s
     found |= {"id": ids, "label": _labels(path, found["label"]), **_read_known(path, found)}
     names.check_names(tables.classes_of(found), "classes", str(path))
     found = tables.keep_labelled(found)
-    known = tables.TRAINED in found
+    known = predictions.TRAINED in found
     if known:
         found, said = _leave_out_trained(found)
         notes += said
     if "split" in found and (found["split"] == "test").any():
         found = tables.join_tables([tables.select_split(found, split) for split in ("test", "validation")])
     else:
-        split = SPLIT if not known else SEEN if _is_true(found[tables.TRAINED]).any() else UNSEEN
+        split = SPLIT if not known else SEEN if _is_true(found[predictions.TRAINED]).any() else UNSEEN
         found["split"] = np.full(len(found["id"]), split)
     if not len(found["id"]):
         raise InputError(f"{path} has no row with a label.")
@@ -82,7 +82,7 @@ def read_with_notes(path: Path, labels_path: Path | None = None) -> tuple[dict[s
 
 def _leave_out_trained(table: tables.Table) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the rows of objects that did not train or choose the network, or all where there are no others."""
-    trained, n = _is_true(table[tables.TRAINED]), len(table["id"])
+    trained, n = _is_true(table[predictions.TRAINED]), len(table["id"])
     of = f"{trained.sum():,} of {n:,} labelled rows are of objects that trained or chose the network"
     if trained.all() and n:
         return dict(table), [f"{of}; there are no others, so these numbers flatter it."]
@@ -100,7 +100,7 @@ def labels(path: Path, table: tables.Table) -> tuple[np.ndarray, str]:
     path: a CSV or parquet table with the columns of `labels.join_labels`. Raises InputError where it has others, or
     names not one of the rows.
     """
-    content = read_csv(path) if path.suffix == ".csv" else tables.read(path)
+    content = read_csv(path) if path.suffix == ".csv" else predictions.read(path)
     names_and_labels = {k: _labels(path, column) if k.lower() in LABEL else column for k, column in content.items()}
     known = join_labels(names_and_labels, table, str(path))
     keys = table[known.by].astype(str).tolist()

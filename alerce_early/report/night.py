@@ -9,7 +9,8 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from alerce_early import tables
+from alerce_early import files
+from alerce_early.evaluation import tables
 from alerce_early.report import page
 from alerce_early.report.pictures import GAP, stretch
 
@@ -39,7 +40,7 @@ def write(table: tables.Table, stamps: Mapping[str, np.ndarray], title: str, sub
             _picture(stamps[str(table["candid"][row])], f"candid {table['candid'][row]}"),
             _link(str(table["id"][row])),
             *[f"{table[f'q_{name}'][row]:.3f}" for name in classes],
-            str(table["set"][row]).replace(tables.JOINED, " ") if "set" in table else "",
+            str(table["set"][row]).replace(files.JOINED, " ") if "set" in table else "",
             *[_spell(name, table[name][row]) for name in metadata],
         ]
         for row in choose(table)

@@ -10,14 +10,17 @@ import torch
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from alerce_early import checkpoints, files, tables
+from alerce_early import files
+from alerce_early.artifacts import checkpoints
+from alerce_early.artifacts import predictions as predictions_io
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.data import splits, summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.recipe import Recipe
+from alerce_early.evaluation import tables
 from alerce_early.evaluation.kinds import Classification, choose_kind
 from alerce_early.report import figures, foreign, page, pictures, sections
 from alerce_early.report.page import Section
-from alerce_early.runs import Run
 
 BEST_OF = (
     "The epoch marked by the dotted line gave the checkpoint that is judged here. Training accuracy is that of the "
@@ -31,7 +34,10 @@ def write_run_page(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
     result: what metrics.json holds.
     """
     split = result["judged"]
-    table, judged = tables.keep_labelled(tables.select_split(tables.read(run.predictions), split)), result[split]
+    table, judged = (
+        tables.keep_labelled(tables.select_split(predictions_io.read(run.predictions), split)),
+        result[split],
+    )
     kind = choose_kind(table)
     drawn = _save(sections.draw(kind, judged, table), run.path)
     config = run.config()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow
 
-from alerce_early import tables
+from alerce_early.artifacts import predictions
 from alerce_early.data.records import Chunk
 from alerce_early.errors import InputError
 from alerce_early.serving.classifier import Classifier, load
@@ -60,7 +60,7 @@ def answer(classifier: Classifier, chunk: Chunk) -> pyarrow.Table:
     found, aside = classify_chunk(classifier, keep_usable(classifier, chunk), find_packets(classifier.spec).shown)
     kept = {"source": [row.source for row in aside], "rejected": [row.reason for row in aside]}
     rejected = pyarrow.table({"candid": pyarrow.array([row.key or None for row in aside], pyarrow.string()), **kept})
-    rows = pyarrow.concat_tables([tables.to_arrow(found), rejected], promote_options="permissive")
+    rows = pyarrow.concat_tables([predictions.to_arrow(found), rejected], promote_options="permissive")
     numbers = [[int(digits) for digits in re.findall(r"\d+", source)] for source in rows["source"].to_pylist()]
     schema = part_schema(classifier)
     return rows.select(schema.names).take(sorted(range(len(rows)), key=numbers.__getitem__)).cast(schema)
@@ -69,4 +69,6 @@ def answer(classifier: Classifier, chunk: Chunk) -> pyarrow.Table:
 def part_schema(classifier: Classifier) -> pyarrow.Schema:
     """Return the columns of `answer`, source among them. Raises InputError where a network takes no packets."""
     rows, _ = classify_chunk(classifier, NOTHING, find_packets(classifier.spec).shown)
-    return tables.to_arrow({name: column for name, column in rows.items() if name != "label"}).schema.append(REJECTED)
+    return predictions.to_arrow({name: column for name, column in rows.items() if name != "label"}).schema.append(
+        REJECTED
+    )

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alerce_early import checkpoints
+from alerce_early.artifacts import checkpoints
 from alerce_early.data.features import Clip
 from alerce_early.errors import InputError, one_line
+from alerce_early.evaluation.tables import SMALLEST
 from alerce_early.serving.facts import FORMAT, Facts
-from alerce_early.tables import SMALLEST
+from alerce_early.tasks import restore
 from alerce_early.tasks.base import Task
 
 
@@ -60,7 +61,7 @@ class Deployed(nn.Module):
     def load(cls, checkpoint: str | Path) -> "Deployed":
         """From a checkpoint of `train`, which is opened as plain values; raises InputError if it is none."""
         held = checkpoints.read(checkpoint)
-        task = checkpoints.task_from(held, checkpoint)
+        task = restore.task_from(held, checkpoint)
         try:
             return cls(task, held.get("calibration"), held.get("conformal"), held.get("trained_on"))
         except Exception as error:  # nonsense may raise nearly anything

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data import bounds, names
+from alerce_early.artifacts import checkpoints
+from alerce_early.construct import construct
+from alerce_early.data import names
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError, one_line
 from alerce_early.evaluation import conformal
-from alerce_early.schema import construct
 
 FORMAT = 1  # of what a deployed network takes and returns
 LICENCE = "MIT"
@@ -83,7 +84,7 @@ class Facts:
             raise InputError(f"its format is {texts['format_version'][:20]}, and this reads {FORMAT}. Export it again.")
         try:
             read = {name: json.loads(texts[name]) for name in ("spec", "columns", "calibration", "conformal")}
-            bounds.check(read, sum(map(len, texts.values())))
+            checkpoints.check(read, sum(map(len, texts.values())))
             spec = DataSpec.from_plain(read["spec"])
             rest = {name: read[name] for name in ("calibration", "conformal")}
             rest["trained_on"] = texts.get("trained_on")

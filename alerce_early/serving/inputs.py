@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early import tables
 from alerce_early.data.names import to_printable
 from alerce_early.data.readers import (
     hits,
@@ -29,6 +28,7 @@ from alerce_early.data.readers.fields import RUBIN, SNR, ZTF
 from alerce_early.data.records import Chunk, Records, Rejected
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
+from alerce_early.evaluation import tables
 from alerce_early.serving.parts import partial_of, rejected_of
 
 Shard = tuple[int, int]  # (i, n): the i-th of n parts, from 0

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow
 from pyarrow import compute
 
-from alerce_early import tables
+from alerce_early.evaluation import tables
 from alerce_early.evaluation.drift import find_drift
 
 REFERENCE = 2_000  # alerts that later ones are held against

@@ -26,9 +26,11 @@ import pyarrow
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
-from alerce_early import files, tables
+from alerce_early import files
+from alerce_early.artifacts import predictions
 from alerce_early.data.records import Rejected
 from alerce_early.errors import InputError
+from alerce_early.evaluation import tables
 
 REJECTED = ("source", "key", "reason")
 ROW_GROUP = 1 << 16  # rows written together at the end
@@ -50,8 +52,8 @@ class Parts:
     def __init__(
         self, out: Path, command: Mapping[str, Any], overwrite: bool = False, notes: Mapping[str, str] | None = None
     ):
-        if out.suffix not in tables.EXTENSIONS:
-            raise InputError(f"--out {out}: wanted a name that ends in {' or '.join(tables.EXTENSIONS)}.")
+        if out.suffix not in predictions.EXTENSIONS:
+            raise InputError(f"--out {out}: wanted a name that ends in {' or '.join(predictions.EXTENSIONS)}.")
         self.out, self.folder, self.rejected_file = out, partial_of(out), rejected_of(out)
         with ExitStack() as held:
             try:
@@ -115,7 +117,7 @@ class Parts:
         aside.unlink(missing_ok=True)  # of a process that was stopped before it wrote the rows
         if rejected:
             _write_rejected(aside, rejected)
-        rows = tables.to_arrow(table).replace_schema_metadata({k: str(v) for k, v in self.counts.items()})
+        rows = predictions.to_arrow(table).replace_schema_metadata({k: str(v) for k, v in self.counts.items()})
         with files.whole(path, PLACE) as partial:
             parquet.write_table(rows, partial)
         self.files.append(path)

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from alerce_early.artifacts.predictions import TRAINED
 from alerce_early.data.records import CUT_SHORT, LOST_ROWS, MISSING, TOO_LITTLE, Chunk, Rejected
 from alerce_early.errors import InputError
 from alerce_early.serving.classifier import Classifier, Table
 from alerce_early.serving.inputs import Shard, Source
 from alerce_early.serving.parts import Parts
-from alerce_early.tables import TRAINED
 
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
 NOT_FINITE = "the output of the network is not finite"

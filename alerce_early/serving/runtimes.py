@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alerce_early.artifacts.run_folder import checkpoint_of
 from alerce_early.errors import InputError, require_extra
 from alerce_early.machine import threads
-from alerce_early.runs import checkpoint_of
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.facts import BATCH, Facts, Runtime
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
-from alerce_early import files, tables
+from alerce_early import files
+from alerce_early.artifacts import predictions
 from alerce_early.data import names
 from alerce_early.errors import InputError
 from alerce_early.serving import inputs
@@ -78,7 +79,7 @@ def watch(classifier: Classifier, folder: Path, results: Path, schemas: str | No
     seen = Seen()
     for file in sorted(results.glob("*.parquet")):
         try:
-            seen.add(tables.read(file, ["candid"])["candid"].astype(str))
+            seen.add(predictions.read(file, ["candid"])["candid"].astype(str))
         except InputError as error:  # not from here
             print(f"passed over: {error}", file=sys.stderr, flush=True)
     ends = inputs.endings(classifier.spec)

@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alerce_early.construct import build, library_class
+from alerce_early.construct import build, construct, library_class
 from alerce_early.data.augment import Augment
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError, one_line
-from alerce_early.schema import construct
 
 if TYPE_CHECKING:
     from alerce_early.data.datamodule import AlertData
+from alerce_early.artifacts.checkpoints import FORMAT
 
-FORMAT = 1  # of checkpoints; see `alerce_early.checkpoints`
 CHECKED_EVERY = 50  # steps: a check waits for the device and for the other processes
 NEVER = 1 << 62  # a batch that never comes
 

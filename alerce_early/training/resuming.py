@@ -9,7 +9,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from alerce_early import checkpoints
+from alerce_early.artifacts import checkpoints
 from alerce_early.errors import InputError
 
 

@@ -22,8 +22,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from alerce_early import construct, files
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
-from alerce_early.runs import Run
 from alerce_early.training import signals
 from alerce_early.training.processes import is_first, is_launched
 

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from alerce_early import checkpoints
+from alerce_early.artifacts import checkpoints
+from alerce_early.artifacts.run_folder import Run, checkpoint_of
 from alerce_early.data.datamodule import EVALUATION_BATCH, AlertData
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration
-from alerce_early.runs import Run, checkpoint_of
+from alerce_early.tasks import restore
 from alerce_early.tasks.classify import ClassifyTask
 
 
@@ -41,7 +42,7 @@ def ask_teachers(paths: Sequence[Path], data: AlertData) -> np.ndarray:
 
 def _ask(path: Path, data: AlertData) -> np.ndarray:
     held = checkpoints.read(path)
-    teacher = checkpoints.task_from(held, path)
+    teacher = restore.task_from(held, path)
     spec = teacher.spec
     if not isinstance(teacher, ClassifyTask):
         raise InputError(f"distil: {path} tells no classes.")

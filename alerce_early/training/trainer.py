@@ -10,11 +10,10 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from alerce_early import checkpoints
-from alerce_early.construct import library_class
+from alerce_early.artifacts import checkpoints
+from alerce_early.artifacts.run_folder import Run
+from alerce_early.construct import construct, library_class
 from alerce_early.errors import INSTALL, InputError, one_line
-from alerce_early.runs import Run
-from alerce_early.schema import construct
 from alerce_early.tasks.base import Task
 from alerce_early.training import (
     processes,

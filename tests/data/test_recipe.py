@@ -181,7 +181,13 @@ def test_errors_say_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ("os.system", "alerce_early.runs.flatten_config", "alerce_early.runs.Run", "subprocess.Popen")
+    "target",
+    (
+        "os.system",
+        "alerce_early.artifacts.run_folder.flatten_config",
+        "alerce_early.artifacts.run_folder.Run",
+        "subprocess.Popen",
+    ),
 )
 def test_only_modules_of_networks_are_built(target: str) -> None:
     assert callable(pkgutil.resolve_name(target))  # else it would be refused for not being there

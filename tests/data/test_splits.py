@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig
 
-from alerce_early import tables
+from alerce_early.artifacts import predictions
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.splits import (
     PARTS,
@@ -21,6 +21,7 @@ from alerce_early.data.splits import (
     split,
 )
 from alerce_early.errors import InputError
+from alerce_early.evaluation import tables
 from alerce_early.evaluation.kinds import Classification
 from alerce_early.instantiate import make_data
 from alerce_early.steps import train as train_run
@@ -205,7 +206,7 @@ def test_a_file_without_names_keeps_the_rows_of_a_place_together(
         parts[rows] = i
     apart = [len({*parts[(pairs == place).all(1)]}) > 1 for place in pairs]
     assert not any(apart) and len(np.unique(data.objects)) < 0.6 * len(pairs)
-    table = tables.read(run.predictions)
+    table = predictions.read(run.predictions)
     assert (table["object"] == data.objects[table["row"]]).all() and len(set(table["id"])) == len(table["id"])
     test = tables.select_judged(table, "test")
     by_object = Classification().summarise({**test, "id": test["object"]})

@@ -40,7 +40,6 @@ with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
     import pyarrow
     from pyarrow import csv, parquet
 
-    from alerce_early import checkpoints
     from alerce_early.data import records
     from alerce_early.data.readers import (
         containers,
@@ -57,6 +56,7 @@ with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
     from alerce_early.evaluation.kinds import Classification
     from alerce_early.report import foreign
     from alerce_early.simulation import simulated_packets
+    from alerce_early.tasks import restore
 
 TOLD_EVERY = 200  # inputs
 SLOW = 10.0  # seconds of processor time that an input of a few kilobytes may take
@@ -200,7 +200,7 @@ TARGETS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[Path], Any]]]
     "tar": (".tar", lambda: [_tar(False)], _decoded),
     "targz": (".tar.gz", lambda: [_tar(True)], _decoded),
     "cutouts": (".fits", lambda: [_cutout(">f4"), _cutout(">f8"), _cutout(">f4", True)], _image),
-    "checkpoints": (".ckpt", lambda: [path.read_bytes() for path in GOLDEN.rglob("classify.ckpt")], checkpoints.task),
+    "checkpoints": (".ckpt", lambda: [path.read_bytes() for path in GOLDEN.rglob("classify.ckpt")], restore.task),
 }
 
 

@@ -12,11 +12,11 @@ import torch
 from kills import differences
 
 import alerce_early
-from alerce_early import checkpoints
+from alerce_early.artifacts import checkpoints
+from alerce_early.construct import construct
 from alerce_early.errors import InputError
-from alerce_early.schema import construct
 from alerce_early.serving.deployed import Deployed
-from alerce_early.tasks import base
+from alerce_early.tasks import restore
 from tests.make_golden import outputs
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("format*/*.ckpt"))
@@ -39,7 +39,7 @@ def test_a_golden_checkpoint_opens_bare_and_gives_the_outputs_it_gave(path: Path
 
 def test_what_predicting_needs_is_in_the_file() -> None:
     held = torch.load(CLASSIFY, weights_only=True)
-    assert held["format"] == base.FORMAT
+    assert held["format"] == checkpoints.FORMAT
     assert held["calibration"] and held["conformal"] and held["hyper_parameters"]["spec"]["recipe"]
     with np.load(CLASSIFY.with_suffix(".npz")) as golden:
         assert {"p_SN", "q_SN", "set"} <= set(golden.files)
@@ -55,9 +55,9 @@ def hyper(**changes: Any) -> dict[str, Any]:
     return {**held["hyper_parameters"], **changes}
 
 
-@pytest.mark.parametrize("other", (None, 0, base.FORMAT + 1, "new"))
+@pytest.mark.parametrize("other", (None, 0, checkpoints.FORMAT + 1, "new"))
 def test_another_format_is_refused(other: object, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"has format {other}; this version reads format {base.FORMAT}"):
+    with pytest.raises(InputError, match=rf"has format {other}; this version reads format {checkpoints.FORMAT}"):
         checkpoints.read(changed(tmp_path / "a.ckpt", format=other))
 
 
@@ -110,7 +110,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -
 )
 def test_what_does_not_fit_says_so_in_one_line(changes: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message) as error:
-        checkpoints.task(changed(tmp_path / "a.ckpt", **changes))
+        restore.task(changed(tmp_path / "a.ckpt", **changes))
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
@@ -165,7 +165,7 @@ def test_a_net_of_billions_of_layers_is_not_built(tmp_path: Path) -> None:
     lines["hyper_parameters"]["net"]["blocks"] = 10**9
     torch.save(lines, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match="more layers than weights"):
-        checkpoints.task(tmp_path / "a.ckpt")
+        restore.task(tmp_path / "a.ckpt")
 
 
 def test_weights_of_more_bytes_than_the_file_are_refused(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_damaged_and_foreign_files_say_so(tmp_path: Path) -> None:
     for content in (b"", b"id,label\n", whole[:100], whole[:-100], whole[:3000] + whole[3100:], pickle.dumps({"a": 1})):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"is no checkpoint, or is damaged|cannot be read"):
-            checkpoints.task(path)
+            restore.task(path)
     with pytest.raises(InputError, match="cannot be read: No such file"):
         checkpoints.read(tmp_path / "none.ckpt")
     torch.save({"weights": torch.zeros(2)}, path)

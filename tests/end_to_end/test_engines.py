@@ -19,8 +19,8 @@ from pyarrow import parquet
 from tiny import CHECKOUT
 
 import alerce_early
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
-from alerce_early.runs import Run
 from alerce_early.serving import inputs
 from alerce_early.serving.predicting import predict
 from alerce_early.simulation import simulated_packets

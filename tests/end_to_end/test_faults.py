@@ -18,27 +18,23 @@ import torch
 from kills import differences, trained
 from matplotlib.figure import Figure
 
-from alerce_early import (
-    checkpoints,
-    compare,
-    files,
-    tables,
-)
+from alerce_early import compare, files
+from alerce_early.artifacts import checkpoints, predictions
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.config import run_folder
 from alerce_early.errors import InputError, require_extra
 from alerce_early.instantiate import make_data
 from alerce_early.machine import STOPS
 from alerce_early.report import __main__ as report
 from alerce_early.report import pictures
-from alerce_early.runs import Run
 from alerce_early.serving.parts import Parts
 from alerce_early.steps import train
 from alerce_early.train import main
 
 ROWS = {"id": np.arange(5000).astype(str), "p_SN": np.random.default_rng(0).random(5000)}
 WRITERS: dict[str, Callable[[Path], None]] = {
-    "predictions.parquet": lambda path: tables.write(path, ROWS),
-    "predictions.csv": lambda path: tables.write(path, ROWS),
+    "predictions.parquet": lambda path: predictions.write(path, ROWS),
+    "predictions.csv": lambda path: predictions.write(path, ROWS),
     "curves.png": lambda path: pictures.save(Figure(), path),
     "index.html": lambda path: files.write_text(path, "page " * 2000),
     "last.ckpt": lambda path: checkpoints.save({"weights": torch.zeros(5000)}, path),

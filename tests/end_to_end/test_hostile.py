@@ -17,14 +17,15 @@ from omegaconf import OmegaConf
 from pyarrow import parquet
 
 import alerce_early
-from alerce_early import compare, construct, explain, generate, tables
+from alerce_early import compare, construct, explain, generate
+from alerce_early.artifacts import predictions
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.data import names
 from alerce_early.data.readers import hits, sdss, stamps_file
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.report import __main__ as report
 from alerce_early.report import foreign
-from alerce_early.runs import Run
 from alerce_early.serving import inputs
 from alerce_early.serving.predicting import Seen
 from tests.end_to_end.fuzz import TARGETS, Trial, mutated
@@ -147,16 +148,16 @@ def test_a_long_text_that_repeats_is_refused(kind: pyarrow.DataType, tmp_path: P
     parquet.write_table(rows, tmp_path / "long.parquet", compression="zstd")
     assert (tmp_path / "long.parquet").stat().st_size < 1000
     with pytest.raises(InputError, match="column id has a text of 1,000,000 bytes"):
-        tables.read(tmp_path / "long.parquet")
+        predictions.read(tmp_path / "long.parquet")
 
 
 def test_text_of_any_writer_is_read(tmp_path: Path) -> None:
     for kind in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
         parquet.write_table(pyarrow.table({"id": pyarrow.array(["a", "b", "a"], kind)}), tmp_path / "t.parquet")
-        assert tables.read(tmp_path / "t.parquet")["id"].tolist() == ["a", "b", "a"]
+        assert predictions.read(tmp_path / "t.parquet")["id"].tolist() == ["a", "b", "a"]
     parquet.write_table(pyarrow.table({"id": [b"a"]}), tmp_path / "t.parquet")
     with pytest.raises(InputError, match="column id is of binary, neither numbers nor text"):
-        tables.read(tmp_path / "t.parquet")
+        predictions.read(tmp_path / "t.parquet")
 
 
 # --- configs ---------------------------------------------------------------------------------------------------

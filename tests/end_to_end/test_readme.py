@@ -12,8 +12,8 @@ import pytest
 from command import run
 from tiny import CHECKOUT
 
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import INSTALL, InputError, require_extra
-from alerce_early.runs import Run
 
 SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2")
 

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alerce_early import tables
-from alerce_early.evaluation import baseline
+from alerce_early.artifacts.run_folder import Run
+from alerce_early.evaluation import baseline, tables
 from alerce_early.instantiate import make_data
 from alerce_early.report import sections
-from alerce_early.runs import Run
 from alerce_early.steps import evaluate_baselines
 
 

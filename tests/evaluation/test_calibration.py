@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from alerce_early import tables
 from alerce_early.errors import InputError
-from alerce_early.evaluation import calibration
+from alerce_early.evaluation import calibration, tables
 from alerce_early.evaluation.kinds import Classification
 
 judge = Classification().judge

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from alerce_early import tables
+from alerce_early.artifacts import predictions
 from alerce_early.errors import InputError
 from alerce_early.evaluation import intervals, metrics
 from alerce_early.evaluation.kinds import Classification, choose_kind
@@ -200,8 +200,8 @@ def test_a_class_without_rows_does_not_count() -> None:
 
 @pytest.mark.parametrize("name", ("table.parquet", "table.csv"))
 def test_a_table_on_disk(tmp_path: Path, name: str) -> None:
-    tables.write(tmp_path / name, TABLE)
-    found = tables.read(tmp_path / name)
+    predictions.write(tmp_path / name, TABLE)
+    found = predictions.read(tmp_path / name)
     assert list(found) == list(TABLE)
     assert all(found[column].tolist() == TABLE[column].tolist() for column in TABLE)
     assert list(tmp_path.iterdir()) == [tmp_path / name]
@@ -209,10 +209,10 @@ def test_a_table_on_disk(tmp_path: Path, name: str) -> None:
 
 def test_table_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ends in \.parquet or \.csv"):
-        tables.write(tmp_path / "table.txt", TABLE)
+        predictions.write(tmp_path / "table.txt", TABLE)
     (tmp_path / "broken.parquet").write_bytes(b"no table")
     with pytest.raises(InputError, match="is no predictions table"):
-        tables.read(tmp_path / "broken.parquet")
+        predictions.read(tmp_path / "broken.parquet")
     with pytest.raises(InputError, match="label comet has no column p_comet"):
         judge(TABLE | {"label": np.array(["comet"] * 6)})
     with pytest.raises(InputError, match="no evaluation fits a table with the columns id"):
@@ -231,4 +231,4 @@ def test_the_page_escapes_what_files_name() -> None:
 
 def test_a_table_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none.csv is not there; wanted a table"):
-        tables.read(tmp_path / "none.csv")
+        predictions.read(tmp_path / "none.csv")

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alerce_early import tables
-from alerce_early.evaluation import metrics
+from alerce_early.artifacts import predictions
+from alerce_early.artifacts.run_folder import Run
+from alerce_early.evaluation import metrics, tables
 from alerce_early.evaluation.kinds import Regression, choose_kind
 from alerce_early.report import sections
-from alerce_early.runs import Run
 from alerce_early.steps import train
 
 TABLE = {
@@ -63,7 +63,7 @@ def test_whole_runs(composed, tmp_path: Path, model: str) -> None:
     )
     assert config.data.name == "sdss_simulated" and config.augment.steps == []
     run: Run = train(config, tmp_path / "run")
-    table = tables.read(run.predictions)
+    table = predictions.read(run.predictions)
     result = run.read_json("metrics.json")
     assert result["test"]["n"] == (table["split"] == "test").sum() > 20
     if model != "spectra_class":
@@ -99,4 +99,4 @@ def test_line_boxes_learn_redshifts(composed, tmp_path: Path) -> None:
     result = run.read_json("metrics.json")
     assert result["test"]["values"]["catastrophic"] < 0.4  # a constant is wrong for 9 in 10
     assert result["test"]["most_confident"]["0.5"]["values"]["catastrophic"] < 0.2
-    assert (run.path / "confidence.png").exists() and "confidence" in tables.read(run.predictions)
+    assert (run.path / "confidence.png").exists() and "confidence" in predictions.read(run.predictions)

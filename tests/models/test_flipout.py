@@ -9,11 +9,13 @@ import torch
 from tiny import spec
 from torch.distributions import Normal, kl_divergence
 
-from alerce_early import checkpoints, tables
+from alerce_early.artifacts import predictions
 from alerce_early.errors import InputError
+from alerce_early.evaluation import tables
 from alerce_early.instantiate import make_data
 from alerce_early.models.flipout import FlipoutLinear, FlipoutMLP
 from alerce_early.steps import train
+from alerce_early.tasks import restore
 from alerce_early.tasks.classify import BayesTask
 
 NET = {"_target_": "alerce_early.models.flipout.FlipoutMLP", "hidden": [8]}
@@ -180,15 +182,15 @@ def test_a_run_shows_its_draws(quick, tmp_path: Path, caplog: pytest.LogCaptureF
     assert posterior["warning"] in caplog.text and "optim.groups.rho.lr" in posterior["warning"]
     page = html.unescape(run.page.read_text())
     assert "Uncertainty of the weights" in page and posterior["warning"] in page
-    n = len(tables.select_split(tables.read(run.predictions), "test")["row"])
+    n = len(tables.select_split(predictions.read(run.predictions), "test")["row"])
     assert sorted(file.stem for file in run.pictures.glob("*.png")) == [
         "Probability of each class over 7 draws of the weights, single test rows, the true class filled",
         f"Probability of the true class over 7 draws of the weights, {n} test rows",
     ]
     data = make_data(config)
     data.setup()
-    rows, draws = checkpoints.task(run.best).draw_predictions(data)
-    written = tables.read(run.predictions)
+    rows, draws = restore.task(run.best).draw_predictions(data)
+    written = predictions.read(run.predictions)
     shown = {row: i for i, row in enumerate(written["row"])}
     first = data.classes[0]
     assert np.allclose(draws[..., 0].mean(0), written[f"p_{first}"][[shown[row] for row in rows]], atol=1e-5)

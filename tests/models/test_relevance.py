@@ -7,7 +7,8 @@ import torch
 from tiny import spec
 from torch import Tensor, nn
 
-from alerce_early import tables
+from alerce_early.artifacts import predictions
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.config import to_plain
 from alerce_early.construct import module_class
 from alerce_early.data.recipe import Recipe
@@ -15,7 +16,6 @@ from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.explanation import name_channels, write
 from alerce_early.models.relevance import Relevance, explain
-from alerce_early.runs import Run
 from alerce_early.steps import train
 
 NETS = ("rotinv.RotInv", "stamp_classifier.StampClassifier", "deep_hits.DeepHiTS")
@@ -144,7 +144,7 @@ def test_errors() -> None:
 
 def test_pictures_of_a_run(quick, tmp_path: Path) -> None:
     run = train(quick("model=stamp_classifier", "trainer.max_epochs=1", "data.batches_per_epoch=1"), tmp_path / "run")
-    object_ = str(tables.read(run.predictions)["id"][0])
+    object_ = str(predictions.read(run.predictions)["id"][0])
     files = write(Run.find(run.path), [object_], tmp_path / "out", "alpha_beta")
     assert files and all(file.stat().st_size > 10_000 and object_ in file.name for file in files)
     with pytest.raises(InputError, match="--id nobody: no such object in file stamps"):

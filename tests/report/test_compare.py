@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from alerce_early import compare, leaderboard
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.report import __main__ as report
 from alerce_early.report.entries import find, join
-from alerce_early.runs import Run
 from alerce_early.steps import train
 
 SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2", "data.batch_size=64")

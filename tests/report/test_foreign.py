@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alerce_early import tables
+from alerce_early.artifacts import predictions
 from alerce_early.errors import InputError
 from alerce_early.report import foreign
 from alerce_early.report.__main__ import main
@@ -50,7 +50,7 @@ def test_ids_that_went_through_a_spreadsheet_are_refused_by_name(tmp_path: Path,
     table = written(tmp_path / "t.csv", "id,candid,p_a,p_b|x,7,.9,.1|y,8,.1,.9")
     with pytest.raises(InputError, match=rf"l\.csv: column candid holds {re.escape(name)} "):
         foreign.read(table, written(tmp_path / "l.csv", f"candid,label|8,b|{name},a"))
-    tables.write(tmp_path / "l.parquet", {"candid": np.array([7.0, 8.0]), "label": np.array(["a", "b"])})
+    predictions.write(tmp_path / "l.parquet", {"candid": np.array([7.0, 8.0]), "label": np.array(["a", "b"])})
     with pytest.raises(InputError, match=r"column candid holds 7\.0"):
         foreign.read(table, tmp_path / "l.parquet")
 

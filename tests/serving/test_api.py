@@ -13,8 +13,8 @@ import torch
 from tiny import CHECKOUT, spec
 
 import alerce_early
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
-from alerce_early.runs import Run
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.facts import Facts
 from alerce_early.simulation import simulated_packets

@@ -12,11 +12,11 @@ from pyarrow import parquet
 from tiny import spec
 
 import alerce_early
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.data.readers import stamps_file
 from alerce_early.data.readers.cutouts import image
 from alerce_early.data.records import TOO_LITTLE
 from alerce_early.errors import InputError
-from alerce_early.runs import Run
 from alerce_early.serving import inputs
 from alerce_early.serving.arrow import classify_arrow, prediction_schema
 from alerce_early.serving.classifier import Classifier

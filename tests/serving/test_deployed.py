@@ -10,13 +10,13 @@ import torch
 from omegaconf import DictConfig
 from tiny import spec
 
-from alerce_early import tables
+from alerce_early.artifacts import predictions
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.data.features import Clip
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration
 from alerce_early.instantiate import make_task
-from alerce_early.runs import Run
 from alerce_early.serving.deployed import Calibrate, Deployed
 from alerce_early.steps import train
 
@@ -47,7 +47,7 @@ def test_equals_what_training_wrote(
 ) -> None:
     run = train(quick(*overrides, "trainer.max_epochs=1"), tmp_path / "run") if overrides else finished_run
     deployed = Deployed.load(run.best)
-    written = tables.read(run.predictions)
+    written = predictions.read(run.predictions)
     stamps, columns = raw(survey, deployed.features)
     with torch.no_grad():
         found = deployed.table(stamps[written["row"]], columns[written["row"]])
@@ -70,7 +70,7 @@ def test_redshifts(composed: Callable[..., DictConfig], tmp_path: Path) -> None:
     run = train(config, tmp_path / "run")
     deployed = Deployed.load(run.best)
     assert deployed.columns == deployed.chosen == ("predicted", "confidence")
-    assert {"true", "predicted", "confidence"} <= set(tables.read(run.predictions))
+    assert {"true", "predicted", "confidence"} <= set(predictions.read(run.predictions))
     assert deployed.spec.raw_shape == (2, 443)
     assert deployed(torch.rand(3, 2, 443)).shape == (3, 2)
 

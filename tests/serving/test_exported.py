@@ -16,13 +16,13 @@ from omegaconf import DictConfig
 from tiny import CHECKOUT, spec
 
 import alerce_early
-from alerce_early import tables
+from alerce_early.artifacts import predictions
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.config import to_plain
 from alerce_early.data.readers import hits, sdss
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_task
-from alerce_early.runs import Run
 from alerce_early.serving import (
     exported,
     exporting,
@@ -96,7 +96,7 @@ def test_gives_the_table_of_the_run(run: Path, file: Path, night: Path, tmp_path
     for classifier in (of_run, of_file):
         out = tmp_path / f"{classifier.runtime}.parquet"
         predict(classifier, inputs.find([night], classifier.spec), out)
-        found.append(tables.read(out))
+        found.append(predictions.read(out))
     assert_alike(*found)
     assert {"q_SN", "set", "set_coverage", "imputed", "model"} <= set(found[1]) and len(found[1]["candid"]) > 15
     assert np.ptp(found[1]["p_SN"]) > 1e-4  # else any table would do
@@ -108,7 +108,7 @@ def test_classifies_where_there_is_no_torch(run: Path, file: Path, night: Path, 
     assert done.returncode == 0, done.stderr
     classifier = alerce_early.load(run)
     predict(classifier, inputs.find([night], classifier.spec), tmp_path / "run.csv")
-    alone, wanted = tables.read(tmp_path / "alone.csv"), tables.read(tmp_path / "run.csv")
+    alone, wanted = predictions.read(tmp_path / "alone.csv"), predictions.read(tmp_path / "run.csv")
     assert alone["candid"].tolist() == wanted["candid"].tolist() and alone["set"].tolist() == wanted["set"].tolist()
     assert alone["q_SN"] == pytest.approx(wanted["q_SN"], abs=1e-5)
     done = predict_without(absent, "--help")

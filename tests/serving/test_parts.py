@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alerce_early import tables
+from alerce_early.artifacts import predictions
 from alerce_early.data.records import Rejected
 from alerce_early.errors import InputError
+from alerce_early.evaluation import tables
 from alerce_early.serving.parts import (
     Parts,
     origin_of,
@@ -28,7 +29,7 @@ def write(out: Path, table: tables.Table, rejected: list[Rejected]) -> None:
         parts.finish()
 
 
-@pytest.mark.parametrize("end", tables.EXTENSIONS)
+@pytest.mark.parametrize("end", predictions.EXTENSIONS)
 def test_the_table_of_before_does_not_outlive_its_overwriting(end: str, tmp_path: Path) -> None:
     out = tmp_path / f"night{end}"
     write(out, ROWS, [])
@@ -39,11 +40,11 @@ def test_the_table_of_before_does_not_outlive_its_overwriting(end: str, tmp_path
     assert out.exists() and not rejected_of(out).exists()
 
 
-@pytest.mark.parametrize("end", tables.EXTENSIONS)
+@pytest.mark.parametrize("end", predictions.EXTENSIONS)
 def test_an_input_without_rows_is_a_table_without_rows(end: str, tmp_path: Path) -> None:
     out = tmp_path / f"night{end}"
     write(out, NONE, [])
-    table = tables.read(out)
+    table = predictions.read(out)
     assert list(table) == list(ROWS) and not len(table["candid"])
 
 
@@ -124,7 +125,7 @@ def killed_before(step: int, out: Path, chunks: Chunks) -> bool:
 
 
 @pytest.mark.parametrize("chunks", (CHUNKS, ALL_ASIDE), ids=("rows", "all set aside"))
-@pytest.mark.parametrize("end", tables.EXTENSIONS)
+@pytest.mark.parametrize("end", predictions.EXTENSIONS)
 def test_the_same_command_ends_in_the_same_table_wherever_it_was_killed(
     end: str, chunks: Chunks, tmp_path: Path
 ) -> None:
@@ -139,7 +140,7 @@ def test_the_same_command_ends_in_the_same_table_wherever_it_was_killed(
     assert step > 2 * len(chunks) + 4  # each part written and removed, and what is around them
 
 
-@pytest.mark.parametrize("end", tables.EXTENSIONS)
+@pytest.mark.parametrize("end", predictions.EXTENSIONS)
 def test_a_table_knows_the_command_that_made_it(end: str, tmp_path: Path) -> None:
     run_command(out := tmp_path / f"night{end}")
     with Parts(out, {"network": "a"}) as parts:

@@ -24,9 +24,10 @@ from pyarrow import parquet
 from tiny import damage_row_group
 
 import alerce_early
-from alerce_early import tables
+from alerce_early.artifacts import predictions
 from alerce_early.data.readers import stamps_file
 from alerce_early.errors import InputError
+from alerce_early.evaluation import tables
 from alerce_early.predict import draw_gallery, write_page
 from alerce_early.report import foreign
 from alerce_early.report import night as night_page
@@ -69,7 +70,7 @@ def whole(classifier: Classifier, stamps_file: Path, tmp_path_factory: pytest.Te
 
 
 def test_raw_rows_give_the_table_of_training(run: Path, whole: Path, survey: dict[str, Any]) -> None:
-    trained, table = tables.read(run / "predictions.parquet"), tables.read(whole)
+    trained, table = predictions.read(run / "predictions.parquet"), predictions.read(whole)
     square = [i for i, image in enumerate(survey["images"]) if image.shape == (63, 63, 3)]
     assert table["candid"].tolist() == [f"stamps.pkl:{i}" for i in square]  # in order
     shared = [name for name in trained if name in table]
@@ -113,7 +114,7 @@ def test_rows_with_too_little_data_at_the_centre_are_set_aside(
 def test_shards_make_the_whole_and_csv_is_the_same(
     classifier: Classifier, stamps_file: Path, whole: Path, tmp_path: Path
 ) -> None:
-    expected = tables.read(whole)
+    expected = predictions.read(whole)
     parts = [table_of(classifier, stamps_file, tmp_path / f"{i}.csv", shard=(i, 3)) for i in range(3)]
     joined = tables.join_tables(parts)
     order = np.argsort([int(key.split(":")[1]) for key in joined["candid"]])
@@ -155,7 +156,9 @@ def test_a_command_that_had_ended_is_a_success(
     out = tmp_path / whole.name
     before = out.stat().st_mtime_ns
     found = predict(classifier, inputs.find([stamps_file], classifier.spec), out, size=SIZE)
-    assert found.finished and found.classified == len(tables.read(whole)["candid"]) and found.rejected and found.first
+    assert (
+        found.finished and found.classified == len(predictions.read(whole)["candid"]) and found.rejected and found.first
+    )
     assert str(found).startswith("finished already: ") and out.stat().st_mtime_ns == before and nothing_left(tmp_path)
 
 
@@ -179,7 +182,7 @@ def test_a_page_shows_the_most_probable_supernovae_first(
     predict(classifier, source, tmp_path / "night.parquet")
     monkeypatch.setattr(night_page, "SHOWN", 8)
     write_page("mine", source, (0, 1), tmp_path / "night.parquet", tmp_path / "night.html")
-    text, table = (tmp_path / "night.html").read_text(), tables.read(tmp_path / "night.parquet")
+    text, table = (tmp_path / "night.html").read_text(), predictions.read(tmp_path / "night.parquet")
     assert text.count('<img class="stamps"') == 8 and "http" not in text.replace("https://", "")
     order = np.argsort(-table["q_SN"], kind="stable")
     shown = re.findall('title="candid ([0-9]+)"', text)
@@ -213,7 +216,7 @@ def test_columns_have_the_same_types_in_both_formats(classifier: Classifier, nig
     assert kinds[0] == kinds[1] and kinds[0]["candid"] == "O" and kinds[0]["fid"] == "i"
     assert found[0]["candid"].tolist() == found[1]["candid"].tolist() and found[0]["candid"][0].isdigit()
     assert parquet.read_schema(tmp_path / "out.parquet").field("fid").type == "int64"
-    unknown = tables.to_arrow({"fid": np.array([1.0, np.nan])})
+    unknown = predictions.to_arrow({"fid": np.array([1.0, np.nan])})
     assert unknown["fid"].to_pylist() == [1, None]
 
 
@@ -267,7 +270,7 @@ def test_real_packets_and_labels_that_come_later(classifier: Classifier, real_da
 
 
 def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
-    table = tables.read(whole)
+    table = predictions.read(whole)
     for ours, theirs in (("candid", "candid"), ("id", "objectId")):
         labels = tmp_path / f"{theirs}.csv"
         rows = [f"{key},SN" for key in table[ours][:3]] + [f"{table[ours][3]},", "stranger,VS"]
@@ -327,7 +330,7 @@ def test_an_archive_that_is_cut_short_is_no_success(run: Path, night: Path, tmp_
     content = (tmp_path / "night.tar.gz").read_bytes()
     (tmp_path / "night.tar.gz").write_bytes(content[: len(content) // 2])
     done = run_command("alerce_early.predict", run, "night.tar.gz", "--out", "out.parquet", cwd=tmp_path)
-    assert done.returncode == 1 and 5 < len(tables.read(tmp_path / "out.parquet")["candid"]) < 25
+    assert done.returncode == 1 and 5 < len(predictions.read(tmp_path / "out.parquet")["candid"]) < 25
     assert done.stderr.startswith("warning: night.tar.gz: archive cannot be read further: ")
     assert done.stderr.endswith("; what comes after is not classified\n") and done.stderr.count("\n") == 1
 

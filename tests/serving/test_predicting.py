@@ -12,7 +12,7 @@ import pytest
 from networks import constant, nothing_left, table_of
 from tiny import stamp
 
-from alerce_early import tables
+from alerce_early.artifacts import predictions
 from alerce_early.data.names import hash_objects
 from alerce_early.data.readers import stamps_file
 from alerce_early.data.records import TOO_LITTLE, Chunk
@@ -49,7 +49,7 @@ def test_rows_of_objects_that_trained_the_network_are_told(tmp_path: Path, end: 
     facts = replace(network.members[0], trained_on=hash_objects(["ZTF1", "ZTF9", "row4"]))
     told = Classifier([(facts, network._runs[0])], "torch")
     outcome = predict(told, inputs.find([tmp_path / "stamps.pkl"], told.spec), out)
-    assert tables.read(out)["trained"].tolist() == [True, False, True, False, False]
+    assert predictions.read(out)["trained"].tolist() == [True, False, True, False, False]
     assert any("2 of 5 classified rows are of objects that trained" in note for note in outcome.notes())
     # of a network from before this was kept nothing is said
     assert "trained" not in table_of(network, tmp_path / "stamps.pkl", tmp_path / f"old.{end}")
@@ -102,10 +102,10 @@ def test_an_alert_that_was_set_aside_may_come_again(tmp_path: Path) -> None:
     form = inputs.Format("packets", stamps_file.CHANNELS, stamps_file.COLUMNS, (".avro",), stream)
     found = predict(network, inputs.Source([], form, network.spec), tmp_path / "out.parquet", size=1)
     assert (found.classified, found.rejected) == (1, 1) and found.first and found.first.reason == TOO_LITTLE
-    assert tables.read(tmp_path / "out.parquet")["candid"].tolist() == ["7"]
+    assert predictions.read(tmp_path / "out.parquet")["candid"].tolist() == ["7"]
 
 
-@pytest.mark.parametrize("end", tables.EXTENSIONS)
+@pytest.mark.parametrize("end", predictions.EXTENSIONS)
 def test_a_shard_without_rows_is_a_table_without_rows(end: str, stamps: Path, tmp_path: Path) -> None:
     network = constant("SN", "rest")
     table = table_of(network, stamps, tmp_path / f"7{end}", shard=(7, 20))

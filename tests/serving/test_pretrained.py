@@ -10,7 +10,7 @@ import pytest
 from command import Command
 
 import alerce_early
-from alerce_early import tables
+from alerce_early.artifacts import predictions
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.files import PRETRAINED
 from alerce_early.simulation.rubin_survey import simulate_rubin
@@ -62,7 +62,7 @@ def test_a_simulated_night_is_classified_by_name_alone(tmp_path: Path) -> None:
     night, out = tmp_path / "night.tar.gz", tmp_path / "night.parquet"
     assert Command("alerce_early.generate", "--night", "60", "--out", str(night)).wait() == 0
     assert Command("alerce_early.predict", "ztf", str(night), "--out", str(out)).wait() == 0
-    table = tables.read(out)
+    table = predictions.read(out)
     assert set(table["predicted"]) <= set(CLASSES) and len(set(table["predicted"])) > 2
     assert np.allclose(sum(table[f"q_{name}"] for name in CLASSES), 1, atol=1e-5)
 
@@ -71,7 +71,7 @@ def test_rubin_tells_real_packets(tmp_path: Path, real_data: Path) -> None:
     """By the command line, of the packets that its simulation was drawn beside; it saw none."""
     out = tmp_path / "rubin.parquet"
     assert Command("alerce_early.predict", RUBIN, str(real_data / "rubin"), "--out", str(out)).wait() == 0
-    table = tables.read(out)
+    table = predictions.read(out)
     for cls in ("AGN", "asteroid"):
         assert (table["predicted"][table["label"] == cls] == cls).mean() > 0.75
 

@@ -21,9 +21,9 @@ from pyarrow import compute, parquet
 from stream_kills import consume, count_rows, messages, rows_in
 
 import alerce_early
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.predict import main
-from alerce_early.runs import Run
 from alerce_early.serving import inputs, streaming
 from alerce_early.serving.chained import add_part, find_end
 from alerce_early.serving.monitor import Monitor

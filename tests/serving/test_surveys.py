@@ -10,7 +10,7 @@ from command import run as run_command
 from networks import constant, table_of
 from omegaconf import DictConfig
 
-from alerce_early import tables
+from alerce_early.artifacts import predictions
 from alerce_early.data.readers import alerts, stamps_file
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
@@ -44,7 +44,7 @@ def test_of_a_mixed_folder_its_own_survey(of: str, own: str, other: str, mixed: 
     counts = {"ZTF": 3, "Rubin": 2}
     assert (outcome.classified, outcome.rejected) == (counts[own], counts[other])
     assert outcome.first and outcome.first.key and f"packet of {other}, wanted {own}" in outcome.first.reason
-    table = tables.read(tmp_path / "out.parquet")
+    table = predictions.read(tmp_path / "out.parquet")
     assert np.isfinite(table["jd"]).all() and np.isfinite(table["ra"]).all()
 
     network.survey = ""  # as --survey any

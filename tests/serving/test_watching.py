@@ -13,10 +13,10 @@ from command import Command
 from networks import constant, table_of, wait_for
 
 import alerce_early
-from alerce_early import tables
+from alerce_early.artifacts import predictions
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.predict import main
-from alerce_early.runs import Run
 from alerce_early.serving import watching
 from alerce_early.simulation import simulated_packets
 
@@ -70,8 +70,8 @@ def test_what_watch_finds_in_its_way(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file cannot be written: File exists. Choose another place with --out\.$"):
         watching.watch(constant("SN", "rest"), tmp_path, tmp_path / "file")
-    tables.write(tmp_path / "done" / "mine.parquet", {"x": np.zeros(2)})
-    tables.write(tmp_path / "done" / "numbers.parquet", {"candid": np.arange(2)})
+    predictions.write(tmp_path / "done" / "mine.parquet", {"x": np.zeros(2)})
+    predictions.write(tmp_path / "done" / "numbers.parquet", {"candid": np.arange(2)})
     with pytest.raises(InputError, match=r"--watch .* cannot be read"):  # it has got so far
         watching.watch(constant("SN", "rest"), tmp_path / "nowhere", tmp_path / "done")
     assert (err := capsys.readouterr().err).startswith("passed over: ") and "mine.parquet" in err
@@ -116,4 +116,4 @@ def test_watch_classifies_what_arrives_once(finished_run: Run, tmp_path: Path) -
         assert process.wait(20) == 0
     assert names_in(done) == wanted
     assert "duplicate" in (done / "again.avro.rejected.csv").read_text()
-    assert tables.read(done / "00.avro.parquet")["candid"].tolist() == before["candid"].tolist()
+    assert predictions.read(done / "00.avro.parquet")["candid"].tolist() == before["candid"].tolist()

@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny import spec
 
-from alerce_early import checkpoints
 from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.exported import session_of
 from alerce_early.serving.exporting import content_of
+from alerce_early.tasks import restore
 from alerce_early.tasks.classify import BayesTask, ClassifyTask
 from alerce_early.tasks.regress import LinesTask
 
@@ -118,7 +118,7 @@ def test_a_checkpoint_opens_without_arguments(cls: type[ClassifyTask], options: 
     trainer = L.Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, default_root_dir=tmp_path)
     trainer.strategy.connect(saved)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    opened = checkpoints.task(tmp_path / "a.ckpt")
+    opened = restore.task(tmp_path / "a.ckpt")
     assert type(opened) is cls
     assert {name: getattr(opened, name) for name in options} == options
     assert torch.equal(opened.net.layers[0].rho, saved.net.layers[0].rho)

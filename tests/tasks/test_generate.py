@@ -12,13 +12,13 @@ import torch
 from tiny import spec
 
 from alerce_early import generate, generation
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.data import splits
 from alerce_early.data.readers import hits, stamps_file
 from alerce_early.data.recipe import Recipe
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_data, make_task
 from alerce_early.models.vae import Coded, Pixels, StampVAE
-from alerce_early.runs import Run
 from alerce_early.steps import train
 
 

@@ -7,10 +7,11 @@ import pytest
 from command import run
 
 import alerce_early
-from alerce_early import tables
+from alerce_early.artifacts import predictions
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.construct import TRUST
 from alerce_early.errors import InputError
-from alerce_early.runs import Run
+from alerce_early.evaluation import tables
 from alerce_early.steps import train
 
 
@@ -39,7 +40,7 @@ def test_a_run_from_python(stamps_file: Path, tmp_path: Path) -> None:
     options = ("data=alerce", f"data.path={stamps_file}", f"outputs={tmp_path}", "model=preliminary_cnn")
     done = alerce_early.run(*options, "trainer.max_epochs=1", "data.batches_per_epoch=2")
     assert done.path.parent == tmp_path / "runs" / "alerce-preliminary_cnn" and done.page.exists()
-    test = tables.select_judged(tables.read(done.predictions), "test")
+    test = tables.select_judged(predictions.read(done.predictions), "test")
     assert done.metrics["test"]["n"] == len(test["row"])
     assert alerce_early.run(f"resume={done.path}", f"outputs={tmp_path}").path == done.path  # finished: nothing is done
     with pytest.raises(InputError, match="modle"):

@@ -13,16 +13,18 @@ from omegaconf import DictConfig, OmegaConf
 from tiny import quick_config
 
 import alerce_early
-from alerce_early import checkpoints, tables
+from alerce_early.artifacts import checkpoints, predictions
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.data.names import hash_objects
 from alerce_early.ensembling import Join
 from alerce_early.errors import InputError
+from alerce_early.evaluation import tables
 from alerce_early.instantiate import make_data
 from alerce_early.report import entries, run_page
-from alerce_early.runs import Run
 from alerce_early.serving import exporting
 from alerce_early.serving.deployed import Deployed
 from alerce_early.steps import train
+from alerce_early.tasks import restore
 
 NAMING = ("ra", "dec", "magpsf", "fwhm")
 FOLDS = ("data.split.folds=2", "data.split.validation=2", "monitor=null", "trainer.max_epochs=1")
@@ -45,8 +47,8 @@ def test_each_row_is_judged_by_the_member_that_never_saw_it(
     folds: list[Run], tmp_path: Path, survey: dict[str, Any]
 ) -> None:
     made = Join(str(tmp_path / "joined")).join(folds)
-    table = tables.read(made.predictions)
-    parts = [tables.select_split(tables.read(run.predictions), "test") for run in folds]
+    table = predictions.read(made.predictions)
+    parts = [tables.select_split(predictions.read(run.predictions), "test") for run in folds]
     assert sorted(table["row"]) == sorted(np.concatenate([part["row"] for part in parts]))
     classifier = alerce_early.load(made.path)
     for part in parts:
@@ -89,17 +91,17 @@ def test_seeds_of_a_fold_are_averaged_in_their_logarithms(folds: list[Run], tmp_
     seeds = []
     for run in folds:
         other = Run(Path(shutil.copytree(run.path, tmp_path / run.path.name)))
-        config, table = other.config(), tables.read(other.predictions)
+        config, table = other.config(), predictions.read(other.predictions)
         config.seed = 1
         other.config_file.write_text(OmegaConf.to_yaml(config))
         names = [name for name in table if name.startswith("p_")]
         table[names[0]], table[names[1]] = table[names[1]], table[names[0]]
-        tables.write(other.predictions, table)
+        predictions.write(other.predictions, table)
         seeds.append(other)
-    table = tables.read(Join(str(tmp_path / "joined")).join([*folds, *seeds]).predictions)
+    table = predictions.read(Join(str(tmp_path / "joined")).join([*folds, *seeds]).predictions)
     classes = tables.classes_of(table)
     for run, other in zip(folds, seeds, strict=True):
-        parts = [tables.select_split(tables.read(one.predictions), "test") for one in (run, other)]
+        parts = [tables.select_split(predictions.read(one.predictions), "test") for one in (run, other)]
         mean = np.exp(np.mean([np.log(columns(part, classes)) for part in parts], axis=0))
         same = np.isin(table["row"], parts[0]["row"])
         assert np.allclose(columns(table, classes)[same], mean / mean.sum(1, keepdims=True), atol=1e-4)
@@ -113,9 +115,9 @@ def test_a_rare_class_weighs_as_much_as_any_in_the_forest(
     alone, made = (
         Join(str(tmp_path / f"joined{len(names)}"), names, trees=100, leaf=400).join(folds) for names in ((), NAMING)
     )
-    shares = checkpoints.task(made.best).net.forest(torch.zeros(1, len(NAMING)))
+    shares = restore.task(made.best).net.forest(torch.zeros(1, len(NAMING)))
     assert shares.min() > 0.14 and shares.max() < 0.26
-    table, other = tables.read(made.predictions), tables.read(alone.predictions)
+    table, other = predictions.read(made.predictions), predictions.read(alone.predictions)
     ratio = columns(table, tables.classes_of(table)) / columns(other, tables.classes_of(table))
     assert ratio.min() > 0.6 and ratio.max() < 1.6
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from command import Command, running
 
-from alerce_early import tables
+from alerce_early.artifacts import predictions
 from alerce_early.steps import train
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.training import processes
@@ -46,7 +46,7 @@ def finished(outputs: Path) -> list[Path]:
 
 
 def assert_every_row_once(folder: Path) -> None:
-    rows = tables.read(folder / "predictions.parquet")["row"]
+    rows = predictions.read(folder / "predictions.parquet")["row"]
     result = json.loads((folder / "metrics.json").read_text())
     assert len(set(rows)) == len(rows) == result["test"]["n"] + result["validation"]["n"]
 
@@ -86,7 +86,7 @@ def test_two_processes_train_as_one_does(together: Path, composed, stamps_file: 
 
     for name, value in weights(one).items():
         assert torch.allclose(value, weights(both)[name], atol=1e-5), name
-    first, second = (tables.read(folder / "predictions.parquet") for folder in (one, both))
+    first, second = (predictions.read(folder / "predictions.parquet") for folder in (one, both))
     assert (first["id"] == second["id"]).all() and (first["predicted"] == second["predicted"]).all()
     assert np.abs(first["p_SN"] - second["p_SN"]).max() < 1e-5
     results = [json.loads((folder / "metrics.json").read_text())["test"]["values"] for folder in (one, both)]

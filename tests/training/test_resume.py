@@ -17,9 +17,10 @@ from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import TWO_COLUMNS, trained_weights
 
-from alerce_early import checkpoints, files, tables
+from alerce_early import files
+from alerce_early.artifacts import checkpoints, predictions
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
-from alerce_early.runs import Run
 from alerce_early.steps import train
 from alerce_early.tasks.classify import ClassifyTask
 
@@ -183,6 +184,6 @@ def test_the_running_mean_of_the_weights_is_kept_and_judged(quick, tmp_path: Pat
     one = train(quick(*options, "+trainer.limit_train_batches=1"), tmp_path / "one")
     weights = [checkpoints.read(run.last)["state_dict"] for run in (mean, one)]
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
-    assert np.array_equal(*[tables.read(run.predictions)["p_SN"] for run in (mean, one)])
+    assert np.array_equal(*[predictions.read(run.predictions)["p_SN"] for run in (mean, one)])
     free = trained_weights(quick(*options), tmp_path / "free")
     assert any(not torch.equal(weight, free[name]) for name, weight in weights[0].items())

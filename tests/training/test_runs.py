@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from alerce_early.runs import Run, describe_code
+from alerce_early.artifacts.run_folder import Run, describe_code
 
 
 def test_the_code_of_a_checkout_is_kept_with_what_is_not_committed(

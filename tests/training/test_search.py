@@ -13,9 +13,9 @@ from command import Command
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.config import CONF, compose_config
 from alerce_early.errors import InputError
-from alerce_early.runs import Run
 from alerce_early.search import main
 from alerce_early.study import STARTUP, WARMUP, Search
 

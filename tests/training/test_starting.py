@@ -11,11 +11,12 @@ import torch
 from tiny import trained_weights
 
 import alerce_early
-from alerce_early import checkpoints, tables
+from alerce_early.artifacts import checkpoints, predictions
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
+from alerce_early.evaluation import tables
 from alerce_early.files import PRETRAINED
 from alerce_early.instantiate import make_data
-from alerce_early.runs import Run
 from alerce_early.steps import train
 
 STILL = ("optim=sgd", "optim.optimizer.lr=0", "trainer.max_epochs=1", "data.batches_per_epoch=1")
@@ -43,7 +44,7 @@ def test_the_objects_that_trained_a_network_or_its_start_are_known(
         start = [f"init_from={runs[0].path}"] if runs else []
         config = quick(*options, *start, f"data.path={file}")
         runs.append(train(config, tmp_path / f"run{number}"))
-        table, classifier = tables.read(runs[-1].predictions), alerce_early.load(runs[-1].path)
+        table, classifier = predictions.read(runs[-1].predictions), alerce_early.load(runs[-1].path)
         trained = classifier.find_trained(ids)
         judged = tables.select_split(table, "test")["id"]
         kept = make_data(config).store.ids

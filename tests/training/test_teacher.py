@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import alerce_early
-from alerce_early import checkpoints
+from alerce_early.artifacts import checkpoints
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.data.records import UNLABELLED
 from alerce_early.errors import InputError
 from alerce_early.instantiate import make_data
-from alerce_early.runs import Run
 from alerce_early.steps import train
 from alerce_early.training.teacher import ask_teachers, find_teachers
 

@@ -14,13 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import trained_weights
 
-from alerce_early import checkpoints, tables
+from alerce_early.artifacts import predictions
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
-from alerce_early.evaluation import calibration, conformal, thresholds
+from alerce_early.evaluation import calibration, conformal, tables, thresholds
 from alerce_early.instantiate import make_data, make_task
 from alerce_early.report import figures
-from alerce_early.runs import Run
 from alerce_early.steps import train
+from alerce_early.tasks import restore
 from alerce_early.tasks.classify import ClassifyTask
 
 
@@ -74,7 +75,7 @@ def test_the_page_says_how_far_the_goal_is(finished: Path) -> None:
 
 
 def test_the_table_covers_validation_and_test_once(finished: Path, composed) -> None:
-    table = tables.read(finished / "predictions.parquet")
+    table = predictions.read(finished / "predictions.parquet")
     config = OmegaConf.load(finished / "config.yaml")
     assert isinstance(config, DictConfig)
     data = make_data(config)
@@ -87,7 +88,7 @@ def test_the_table_covers_validation_and_test_once(finished: Path, composed) -> 
 
 def test_metrics_are_those_of_the_table(finished: Path) -> None:
     result = json.loads((finished / "metrics.json").read_text())
-    test = tables.select_split(tables.read(finished / "predictions.parquet"), "test")
+    test = tables.select_split(predictions.read(finished / "predictions.parquet"), "test")
     right = test["label"] == test["predicted"]
     recalls = [right[test["label"] == name].mean() for name in sorted(set(test["label"]))]
     assert result["test"]["values"]["accuracy"] == pytest.approx(right.mean())
@@ -100,7 +101,7 @@ def test_metrics_are_those_of_the_table(finished: Path) -> None:
 def test_what_validation_taught_is_kept_and_applied(finished: Path) -> None:
     result = json.loads((finished / "metrics.json").read_text())
     checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
-    table = tables.read(finished / "predictions.parquet")
+    table = predictions.read(finished / "predictions.parquet")
     applied = {
         "calibration": calibration.calibrate_columns,
         "conformal": conformal.set_columns,
@@ -116,7 +117,7 @@ def test_what_validation_taught_is_kept_and_applied(finished: Path) -> None:
 
 def test_the_validation_rows_alone_teach_them(finished: Path) -> None:
     result = json.loads((finished / "metrics.json").read_text())
-    table = tables.read(finished / "predictions.parquet")
+    table = predictions.read(finished / "predictions.parquet")
 
     def fits(split: str) -> dict[str, Any]:
         rows = tables.select_split(table, split)
@@ -148,11 +149,11 @@ def test_tensorboard_has_curves_pictures_and_hparams(finished: Path) -> None:
 
 
 def test_a_checkpoint_loads_bare_and_gives_the_table(finished: Path) -> None:
-    task = checkpoints.task(finished / "checkpoints" / "best.ckpt")
+    task = restore.task(finished / "checkpoints" / "best.ckpt")
     assert isinstance(task, ClassifyTask)
     data = make_data(OmegaConf.load(finished / "config.yaml"))  # type: ignore[arg-type]
     assert task.spec == data.spec and set(task.hparams["augment"]) == {"margin", "steps"}
-    table = tables.read(finished / "predictions.parquet")
+    table = predictions.read(finished / "predictions.parquet")
     image = torch.from_numpy(data.store.images[table["row"]])
     with torch.no_grad():
         batch = {"image": task.recipe.finish(image)}
@@ -162,9 +163,9 @@ def test_a_checkpoint_loads_bare_and_gives_the_table(finished: Path) -> None:
 
 def test_a_run_is_judged_in_float32_whatever_trained(quick, tmp_path: Path) -> None:
     run = train(quick("trainer.precision=bf16-mixed"), tmp_path / "run")
-    table = tables.read(run.predictions)
+    table = predictions.read(run.predictions)
     images = make_data(run.config()).store.images[table["row"]]
-    task = checkpoints.task(run.best)
+    task = restore.task(run.best)
     with torch.no_grad():
         probabilities = task.net({"image": task.recipe.finish(torch.from_numpy(images))}).softmax(1)
     assert np.abs(tables.probabilities(table, task.spec.classes) - probabilities.numpy()).max() <= 1e-6

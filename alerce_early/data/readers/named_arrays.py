@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data import bounds
-from alerce_early.data.readers import pickles
+from alerce_early.data.readers import pickles, raw_files
 from alerce_early.errors import InputError, one_line, require_extra
 
 HDF5 = (".h5", ".hdf5")
@@ -31,7 +30,7 @@ def load(path: str | Path, wanted: Collection[str]) -> Any:
     if path.suffix not in (".npz", *HDF5):
         return pickles.load(path)
     try:
-        most = bounds.FREE + bounds.GROWTH * path.stat().st_size
+        most = raw_files.FREE + raw_files.GROWTH * path.stat().st_size
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 members = [(held.filename.removesuffix(".npy"), held.file_size) for held in archive.zip.infolist()]

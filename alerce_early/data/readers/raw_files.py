@@ -76,3 +76,7 @@ def holds_packets(file: Path) -> bool:
             return "cutoutScience" in parquet.read_schema(file).names
         return head.startswith((AVRO, GZIP, CONFLUENT, LFS)) or is_tar(head)
     return False
+
+
+FREE = 64 << 20  # bytes any file may make of itself, however small it is
+GROWTH = 20  # bytes in memory that a byte of a file may become

@@ -236,7 +236,7 @@ def describe_differences(keys: Sequence[str], there: Mapping[str, Any], here: Ma
     return "; ".join(f"{key} {there.get(key)} there, {here.get(key)} here" for key in keys)
 
 
-def describe_code(root: Path = Path(__file__).parent.parent) -> tuple[str, str]:
+def describe_code(root: Path = files.PACKAGE.parent) -> tuple[str, str]:
     """Return the commit of the checkout that this package is, and how code and configs differ from it, new files too.
 
     Both are empty of an installed package, or where there is no git.
