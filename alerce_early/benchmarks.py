@@ -26,11 +26,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from alerce_early.__main__ import VERBS
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.config import compose_config, to_plain
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_data, make_task
+from alerce_early.experiments.config import compose_config, to_plain
+from alerce_early.experiments.instantiate import make_data, make_task
+from alerce_early.experiments.run import train
 from alerce_early.simulation.survey import simulate
-from alerce_early.steps import train
 from alerce_early.training import progress
 from alerce_early.training.trainer import choose_precision
 

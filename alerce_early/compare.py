@@ -16,19 +16,19 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, a number a column")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the table there as a page")
     asked = parser.parse_args()
-    from alerce_early import leaderboard  # draws and tests: seconds that --help need not take
-    from alerce_early.report.entries import find, join
+    from alerce_early.experiments import compare  # draws and tests: seconds that --help need not take
+    from alerce_early.experiments.compare import find, join
 
     finished, unfinished = find(asked.folder)
     entries, said = join(finished)
     said += [f"not finished: {folder}" for folder in unfinished]
     if entries:
-        print(leaderboard.text(leaderboard.rank(entries)))
+        print(compare.text(compare.rank(entries)))
         if asked.csv:
-            files.write_text(asked.csv, leaderboard.as_csv(entries))
+            files.write_text(asked.csv, compare.as_csv(entries))
         if asked.html:
-            files.write_text(asked.html, leaderboard.as_html(entries, said, asked.html.parent))
-    for sentence in [*leaderboard.notes(entries), *said]:
+            files.write_text(asked.html, compare.as_html(entries, said, asked.html.parent))
+    for sentence in [*compare.notes(entries), *said]:
         print(sentence)
 
 

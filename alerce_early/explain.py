@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for the pictures; default: explain in the run folder")
     parser.add_argument("--rule", default="alpha_beta", help="alpha_beta (default, with 2 and 1) or epsilon")
     asked = parser.parse_args()
-    from alerce_early.explanation import write  # with torch, which --help need not wait for
+    from alerce_early.experiments.explain import write  # with torch, which --help need not wait for
 
     run = Run.find(asked.run)
     for file in write(run, asked.id, asked.out or run.path / "explain", asked.rule):

@@ -31,7 +31,7 @@ def main() -> None:
 
         print(*simulated_packets.write(given.out, given.night, given.seed, given.overwrite), sep="\n")
         return
-    from alerce_early.generation import generate  # with torch, which --help need not wait for
+    from alerce_early.experiments.generate import generate  # with torch, which --help need not wait for
 
     print(*generate(Run.find(given.run), given.names, given.n, given.seed, given.out, given.overwrite), sep="\n")
 

@@ -8,7 +8,7 @@ import time
 
 from omegaconf import DictConfig
 
-from alerce_early.config import command
+from alerce_early.experiments.command import command
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 def main(config: DictConfig) -> None:
     """Take the same options as train; only data, recipe, augment.margin and outputs matter."""
     from alerce_early.data import summary
-    from alerce_early.instantiate import make_data  # with torch, which a misspelt option need not wait for
+    from alerce_early.experiments.instantiate import make_data  # with torch, which a misspelt option need not wait for
 
     started = time.perf_counter()
     store = make_data(config).store

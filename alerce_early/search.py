@@ -47,7 +47,7 @@ def main() -> None:
     with require_extra("search", "sweep"):
         import optuna
 
-        from alerce_early.study import Search
+        from alerce_early.experiments.search import Search
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     again = shlex.join(["python", "-m", "alerce_early.search", *sys.argv[1:]])

@@ -13,8 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from alerce_early.artifacts.run_folder import Run, describe_differences, flatten_config, logs_inside
-from alerce_early.config import command, compose_config
 from alerce_early.errors import InputError
+from alerce_early.experiments.command import command
+from alerce_early.experiments.config import compose_config
 
 
 @command
@@ -58,7 +59,7 @@ def _log_to(file: Path, level: str) -> Iterator[None]:
 
 
 def _train(config: DictConfig, folder: Path) -> Run:
-    from alerce_early.steps import train
+    from alerce_early.experiments.run import train
 
     return train(config, folder)
 

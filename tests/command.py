@@ -19,7 +19,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
         # not config, which gives each launch of a sweep its name when it is imported
-        *("alerce_early.overrides", "alerce_early.training.trainer", "alerce_early.report.run_page"),
+        *("alerce_early.experiments.overrides", "alerce_early.training.trainer", "alerce_early.report.run_page"),
         *("alerce_early.serving.runtimes", "alerce_early.data.readers.alerts", "sklearn.ensemble"),
     ]
 )

@@ -54,7 +54,7 @@ def stamps_file(survey: dict[str, Any], common: Path) -> Path:
 @pytest.fixture(scope="session", name="composed")
 def composed_() -> Callable[..., DictConfig]:
     """Compose train.yaml with overrides, as the command line does."""
-    from alerce_early.config import compose_config
+    from alerce_early.experiments.config import compose_config
 
     return compose_config
 
@@ -73,7 +73,7 @@ def finished_run(quick: Callable[..., DictConfig], common: Path) -> "Run":
     from tiny import TWO_COLUMNS
 
     from alerce_early import files
-    from alerce_early.steps import train
+    from alerce_early.experiments.run import train
 
     with files.hold_lock(common / "finished.lock", 300):
         return train(quick(*TWO_COLUMNS), common / "finished")

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from alerce_early.artifacts import checkpoints
-from alerce_early.config import compose_config, to_plain
 from alerce_early.construct import function
 from alerce_early.evaluation import calibration, conformal
-from alerce_early.steps import train
+from alerce_early.experiments.config import compose_config, to_plain
+from alerce_early.experiments.run import train
 from alerce_early.tasks import restore
 from alerce_early.tasks.generate import GenerateTask
 

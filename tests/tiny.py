@@ -10,11 +10,11 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 from pyarrow import parquet
 
-from alerce_early.config import compose_config
 from alerce_early.data.spec import DataSpec
 from alerce_early.evaluation.kinds import Classification
+from alerce_early.experiments.config import compose_config
+from alerce_early.experiments.run import train
 from alerce_early.report import sections
-from alerce_early.steps import train
 
 CHECKOUT = Path(__file__).parent.parent
 TWO_COLUMNS = ("trainer.max_epochs=1", "features.names=[fwhm,ndethist]")

@@ -76,7 +76,7 @@ class Ensemble(Net):
 
     The sum takes networks and forest for witnesses that err apart (Hinton 2002, product of experts); calibration
     undoes what they have in common. members: the options of each `Member` but spec; forest: the options of `Forest`
-    but classes, or None. Made of trained pieces, see `alerce_early.ensembling`.
+    but classes, or None. Made of trained pieces, see `alerce_early.experiments.ensemble`.
     """
 
     def __init__(self, spec: DataSpec, members: Sequence[dict[str, Any]], forest: dict[str, int] | None = None):

@@ -28,7 +28,7 @@ def main() -> None:
     given = parser.parse_args()
     from alerce_early.artifacts import predictions  # these take seconds, for which --help need not wait
     from alerce_early.artifacts.run_folder import Run
-    from alerce_early.instantiate import make_data
+    from alerce_early.experiments.instantiate import make_data
     from alerce_early.report.index import write_index
     from alerce_early.report.run_page import write_run_page, write_table_page
 

@@ -7,8 +7,8 @@ from markupsafe import Markup
 
 from alerce_early import files
 from alerce_early.evaluation.kinds import choose_kind
+from alerce_early.experiments.compare import Finished, find
 from alerce_early.report import page, sections
-from alerce_early.report.entries import Finished, find
 
 
 def link(run: Finished, words: str, here: Path) -> str:

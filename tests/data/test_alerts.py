@@ -25,7 +25,7 @@ from alerce_early.data.readers import alerts
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.records import UNLABELLED
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_data
+from alerce_early.experiments.instantiate import make_data
 from alerce_early.simulation import simulated_packets
 from alerce_early.simulation.survey import simulate
 

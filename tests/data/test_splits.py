@@ -23,8 +23,8 @@ from alerce_early.data.splits import (
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 from alerce_early.evaluation.kinds import Classification
-from alerce_early.instantiate import make_data
-from alerce_early.steps import train as train_run
+from alerce_early.experiments.instantiate import make_data
+from alerce_early.experiments.run import train as train_run
 
 CLASSES = ("AGN", "SN", "VS")
 SN = CLASSES.index("SN")

@@ -14,7 +14,7 @@ from alerce_early.data.datamodule import AlertData
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.store import find_code
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_data
+from alerce_early.experiments.instantiate import make_data
 
 LOWEST = np.finfo(np.float32).min
 READERS = ("data.readers.stamps_file", "data.readers.alerts", "simulation.survey")

@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
-from alerce_early.config import compose_config
-from alerce_early.instantiate import make_data
+from alerce_early.experiments.config import compose_config
+from alerce_early.experiments.instantiate import make_data
+from alerce_early.experiments.run import train
 from alerce_early.simulation.survey import simulate
-from alerce_early.steps import train
 
 # numbers of metrics.json that measure the machine
 UNEQUAL = ("training_seconds", "training_stamps_per_second", "judged_rows_per_second")

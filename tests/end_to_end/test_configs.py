@@ -7,8 +7,8 @@ from command import run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from alerce_early.config import quote_options, quote_value, translate_errors
 from alerce_early.errors import InputError
+from alerce_early.experiments.config import quote_options, quote_value, translate_errors
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,14 @@ from matplotlib.figure import Figure
 from alerce_early import compare, files
 from alerce_early.artifacts import checkpoints, predictions
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.config import run_folder
 from alerce_early.errors import InputError, require_extra
-from alerce_early.instantiate import make_data
+from alerce_early.experiments.command import run_folder
+from alerce_early.experiments.instantiate import make_data
+from alerce_early.experiments.run import train
 from alerce_early.machine import STOPS
 from alerce_early.report import __main__ as report
 from alerce_early.report import pictures
 from alerce_early.serving.parts import Parts
-from alerce_early.steps import train
 from alerce_early.train import main
 
 ROWS = {"id": np.arange(5000).astype(str), "p_SN": np.random.default_rng(0).random(5000)}

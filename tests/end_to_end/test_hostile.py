@@ -172,7 +172,7 @@ def test_a_reader_is_a_function_of_this_package(target: str) -> None:
 
 
 def test_a_foreign_run_folder_runs_nothing(composed: Callable, tmp_path: Path) -> None:
-    from alerce_early.instantiate import make_data
+    from alerce_early.experiments.instantiate import make_data
 
     config = composed("data=simulated", f"outputs={tmp_path}")
     config.data.source = {"_target_": "os.system", "command": f"touch {tmp_path / 'canary'}"}
@@ -237,7 +237,7 @@ def test_a_resumed_run_logs_into_its_folder_alone(options: dict[str, str], finis
     ),
 )
 def test_a_value_of_another_type_is_named(changes: list[str], message: str, composed: Callable, tmp_path: Path) -> None:
-    from alerce_early.instantiate import make_data
+    from alerce_early.experiments.instantiate import make_data
 
     with pytest.raises(InputError, match=message):
         make_data(composed(f"outputs={tmp_path}", *changes))

@@ -31,7 +31,7 @@ def test_a_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     alone = {"cwd": empty, "env": {"PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}}
-    where = python("-c", "from alerce_early.config import CONF; print(CONF)", **alone).strip()
+    where = python("-c", "from alerce_early.experiments.config import CONF; print(CONF)", **alone).strip()
     assert where == str(tmp_path / "site" / "alerce_early" / "conf")
     told = python("-c", "import alerce_early; print(alerce_early.load('ztf').classes)", **alone)
     assert "asteroid" in told

@@ -12,9 +12,9 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from alerce_early.config import CONF
 from alerce_early.data.readers.stamps_file import COLUMNS, PUBLISHED_COLUMNS
-from alerce_early.instantiate import make_data, make_task
+from alerce_early.experiments.config import CONF
+from alerce_early.experiments.instantiate import make_data, make_task
 
 TINY = 600  # rows of a simulated data set: enough to give the rarest class a row in each split
 

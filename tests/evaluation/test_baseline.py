@@ -8,9 +8,9 @@ import pytest
 
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.evaluation import baseline, tables
-from alerce_early.instantiate import make_data
+from alerce_early.experiments.instantiate import make_data
+from alerce_early.experiments.run import evaluate_baselines
 from alerce_early.report import sections
-from alerce_early.steps import evaluate_baselines
 
 
 def table_of(data, part: str = "test") -> dict[str, np.ndarray]:

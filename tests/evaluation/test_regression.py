@@ -10,8 +10,8 @@ from alerce_early.artifacts import predictions
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.evaluation import metrics, tables
 from alerce_early.evaluation.kinds import Regression, choose_kind
+from alerce_early.experiments.run import train
 from alerce_early.report import sections
-from alerce_early.steps import train
 
 TABLE = {
     "id": np.array(["a", "b", "c", "d"]),

@@ -5,7 +5,7 @@ import torch
 from sklearn.ensemble import RandomForestClassifier
 from tiny import spec
 
-from alerce_early.ensembling import to_tensors
+from alerce_early.experiments.ensemble import to_tensors
 from alerce_early.models.ensemble import Ensemble, Forest, to_evidence
 
 LINEAR = {"_target_": "alerce_early.models.stamp_cnn.StampCNN", "layers": ["flatten"]}

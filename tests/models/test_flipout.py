@@ -12,9 +12,9 @@ from torch.distributions import Normal, kl_divergence
 from alerce_early.artifacts import predictions
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
-from alerce_early.instantiate import make_data
+from alerce_early.experiments.instantiate import make_data
+from alerce_early.experiments.run import train
 from alerce_early.models.flipout import FlipoutLinear, FlipoutMLP
-from alerce_early.steps import train
 from alerce_early.tasks import restore
 from alerce_early.tasks.classify import BayesTask
 

@@ -6,7 +6,7 @@ import torch
 from tiny import spec
 
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_data
+from alerce_early.experiments.instantiate import make_data
 from alerce_early.models.deep_hits import DeepHiTS
 from alerce_early.models.rotinv import TURNS, RotInv, cyclic_mean, rotate_quarters
 from alerce_early.models.stamp_classifier import StampClassifier

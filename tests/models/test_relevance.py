@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from alerce_early.artifacts import predictions
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.config import to_plain
 from alerce_early.construct import module_class
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
-from alerce_early.explanation import name_channels, write
+from alerce_early.experiments.config import to_plain
+from alerce_early.experiments.explain import name_channels, write
+from alerce_early.experiments.run import train
 from alerce_early.models.relevance import Relevance, explain
-from alerce_early.steps import train
 
 NETS = ("rotinv.RotInv", "stamp_classifier.StampClassifier", "deep_hits.DeepHiTS")
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alerce_early import compare, leaderboard
+from alerce_early import compare
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
+from alerce_early.experiments import compare as leaderboard
+from alerce_early.experiments.compare import find, join
+from alerce_early.experiments.run import train
 from alerce_early.report import __main__ as report
-from alerce_early.report.entries import find, join
-from alerce_early.steps import train
 
 SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2", "data.batch_size=64")
 

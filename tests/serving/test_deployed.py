@@ -16,9 +16,9 @@ from alerce_early.data.features import Clip
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration
-from alerce_early.instantiate import make_task
+from alerce_early.experiments.instantiate import make_task
+from alerce_early.experiments.run import train
 from alerce_early.serving.deployed import Calibrate, Deployed
-from alerce_early.steps import train
 
 Survey = dict[str, Any]
 

@@ -17,11 +17,11 @@ from tiny import spec
 from alerce_early import export
 from alerce_early.artifacts import checkpoints
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.config import to_plain
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_task
+from alerce_early.experiments.config import to_plain
+from alerce_early.experiments.instantiate import make_task
 from alerce_early.serving import exporting
 from alerce_early.serving.deployed import Deployed
 

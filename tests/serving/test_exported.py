@@ -18,11 +18,11 @@ from tiny import CHECKOUT, spec
 import alerce_early
 from alerce_early.artifacts import predictions
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.config import to_plain
 from alerce_early.data.readers import hits, sdss
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_task
+from alerce_early.experiments.config import to_plain
+from alerce_early.experiments.instantiate import make_task
 from alerce_early.serving import (
     exported,
     exporting,

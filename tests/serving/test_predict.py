@@ -28,6 +28,7 @@ from alerce_early.artifacts import predictions
 from alerce_early.data.readers import stamps_file
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
+from alerce_early.experiments.run import train
 from alerce_early.predict import draw_gallery, write_page
 from alerce_early.report import foreign
 from alerce_early.report import night as night_page
@@ -36,7 +37,6 @@ from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.parts import origin_of, rejected_of
 from alerce_early.serving.predicting import predict
 from alerce_early.simulation import simulated_packets
-from alerce_early.steps import train
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 from tiny import spec
 
 from alerce_early import machine
-from alerce_early.config import to_plain
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_task
+from alerce_early.experiments.config import to_plain
+from alerce_early.experiments.instantiate import make_task
 from alerce_early.serving import exporting
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.runtimes import PART, RUNTIMES, start, to_mixed

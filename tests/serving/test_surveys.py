@@ -14,7 +14,7 @@ from alerce_early.artifacts import predictions
 from alerce_early.data.readers import alerts, stamps_file
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_data
+from alerce_early.experiments.instantiate import make_data
 from alerce_early.serving import inputs
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.facts import Facts

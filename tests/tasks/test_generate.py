@@ -11,15 +11,16 @@ import pytest
 import torch
 from tiny import spec
 
-from alerce_early import generate, generation
+from alerce_early import generate
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.data import splits
 from alerce_early.data.readers import hits, stamps_file
 from alerce_early.data.recipe import Recipe
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_data, make_task
+from alerce_early.experiments import generate as generation
+from alerce_early.experiments.instantiate import make_data, make_task
+from alerce_early.experiments.run import train
 from alerce_early.models.vae import Coded, Pixels, StampVAE
-from alerce_early.steps import train
 
 
 @pytest.mark.parametrize("shape", ((3, 21, 21), (4, 21, 21), (1, 16, 16), (2, 33, 33)))

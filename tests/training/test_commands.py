@@ -12,7 +12,7 @@ from alerce_early.artifacts.run_folder import Run
 from alerce_early.construct import TRUST
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
-from alerce_early.steps import train
+from alerce_early.experiments.run import train
 
 
 def test_multirun_gives_one_folder_a_job_and_goes_on_after_a_failure(stamps_file: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from alerce_early.errors import InputError
-from alerce_early.steps import train
+from alerce_early.experiments.run import train
 
 
 def test_a_run_has_the_logger_that_is_asked_for(quick, tmp_path: Path) -> None:

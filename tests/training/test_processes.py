@@ -16,7 +16,7 @@ import torch.distributed as dist
 from command import Command, running
 
 from alerce_early.artifacts import predictions
-from alerce_early.steps import train
+from alerce_early.experiments.run import train
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.training import processes
 

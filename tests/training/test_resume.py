@@ -21,7 +21,7 @@ from alerce_early import files
 from alerce_early.artifacts import checkpoints, predictions
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
-from alerce_early.steps import train
+from alerce_early.experiments.run import train
 from alerce_early.tasks.classify import ClassifyTask
 
 HARD = (  # all that has a state: dropout, augmentation, momentum, a schedule by steps, patience

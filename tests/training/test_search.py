@@ -14,10 +14,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.config import CONF, compose_config
 from alerce_early.errors import InputError
+from alerce_early.experiments.config import CONF, compose_config
+from alerce_early.experiments.search import STARTUP, WARMUP, Search
 from alerce_early.search import main
-from alerce_early.study import STARTUP, WARMUP, Search
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from alerce_early.artifacts import checkpoints, predictions
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
+from alerce_early.experiments.instantiate import make_data
+from alerce_early.experiments.run import train
 from alerce_early.files import PRETRAINED
-from alerce_early.instantiate import make_data
-from alerce_early.steps import train
 
 STILL = ("optim=sgd", "optim.optimizer.lr=0", "trainer.max_epochs=1", "data.batches_per_epoch=1")
 

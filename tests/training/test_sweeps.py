@@ -17,10 +17,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.config import CONF
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_data, make_task
-from alerce_early.training import sweeps
+from alerce_early.experiments import sweep as sweeps
+from alerce_early.experiments.config import CONF
+from alerce_early.experiments.instantiate import make_data, make_task
 
 SMALL = ("model=preliminary_cnn", "data=alerce", "trainer.max_epochs=1", "data.batches_per_epoch=2", "name=mine")
 

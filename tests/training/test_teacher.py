@@ -13,9 +13,9 @@ from alerce_early.artifacts import checkpoints
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.data.records import UNLABELLED
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_data
-from alerce_early.steps import train
-from alerce_early.training.teacher import ask_teachers, find_teachers
+from alerce_early.experiments.distillation import ask_teachers, find_teachers
+from alerce_early.experiments.instantiate import make_data
+from alerce_early.experiments.run import train
 
 COLUMNS = "features.names=[fwhm,ndethist]"
 

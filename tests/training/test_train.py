@@ -18,9 +18,9 @@ from alerce_early.artifacts import predictions
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration, conformal, tables, thresholds
-from alerce_early.instantiate import make_data, make_task
+from alerce_early.experiments.instantiate import make_data, make_task
+from alerce_early.experiments.run import train
 from alerce_early.report import figures
-from alerce_early.steps import train
 from alerce_early.tasks import restore
 from alerce_early.tasks.classify import ClassifyTask
 

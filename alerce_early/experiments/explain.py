@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.config import folder_name
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.recipe import Mask, Recipe, TwoScales
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_data
+from alerce_early.experiments.config import folder_name
+from alerce_early.experiments.instantiate import make_data
 from alerce_early.models.ensemble import Ensemble
 from alerce_early.models.relevance import Relevance, explain
 from alerce_early.report import pictures

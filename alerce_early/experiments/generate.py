@@ -12,7 +12,7 @@ from alerce_early.construct import function
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.recipe import centre_crop
 from alerce_early.errors import InputError
-from alerce_early.instantiate import make_data
+from alerce_early.experiments.instantiate import make_data
 from alerce_early.report import figures, pictures
 from alerce_early.tasks import restore
 from alerce_early.tasks.generate import GenerateTask

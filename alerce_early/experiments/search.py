@@ -20,10 +20,10 @@ from optuna.trial import Trial, TrialState
 
 from alerce_early import files
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.config import compose_config, quote_options, to_plain, translate_errors
 from alerce_early.construct import module_class
 from alerce_early.errors import InputError
-from alerce_early.steps import train
+from alerce_early.experiments.config import compose_config, quote_options, to_plain, translate_errors
+from alerce_early.experiments.run import train
 
 log = logging.getLogger(__name__)
 

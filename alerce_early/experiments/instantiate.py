@@ -4,11 +4,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from alerce_early.config import to_plain
 from alerce_early.construct import build, construct, module_class
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
+from alerce_early.experiments.config import to_plain
 from alerce_early.models.net import EXAMPLES, Net
 from alerce_early.report.pictures import draw
 from alerce_early.tasks.base import Task

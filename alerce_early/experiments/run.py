@@ -15,10 +15,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 
-from alerce_early import construct, files, overrides
+from alerce_early import construct, files
 from alerce_early.artifacts import checkpoints, predictions
 from alerce_early.artifacts.run_folder import Run, checkpoint_of, logs_inside
-from alerce_early.config import quote_value, to_plain
 from alerce_early.data import names, summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.errors import InputError
@@ -30,7 +29,10 @@ from alerce_early.evaluation import (
     thresholds,
 )
 from alerce_early.evaluation.kinds import choose_kind
-from alerce_early.instantiate import make_data, make_task
+from alerce_early.experiments import schema
+from alerce_early.experiments.config import quote_value, to_plain
+from alerce_early.experiments.distillation import ask_teachers, find_teachers
+from alerce_early.experiments.instantiate import make_data, make_task
 from alerce_early.report import figures, pictures, run_page
 from alerce_early.report.board import Board
 from alerce_early.tasks import restore
@@ -39,7 +41,6 @@ from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.training import progress, resuming
 from alerce_early.training.processes import agree, check_sight, is_launched, with_first
 from alerce_early.training.signals import resumed_by
-from alerce_early.training.teacher import ask_teachers, find_teachers
 from alerce_early.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
     another process works in it. more: extra callbacks.
     """
     progress.silence_libraries()
-    overrides.check(config)
+    schema.check(config)
     calibration.check(config.calibration)
     conformal.check(config.coverage)
     run = Run(folder)

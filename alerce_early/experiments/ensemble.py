@@ -17,14 +17,14 @@ from alerce_early.data.names import hash_objects
 from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.evaluation import tables
-from alerce_early.instantiate import make_data
+from alerce_early.experiments.compare import NOT_A_CHOICE
+from alerce_early.experiments.instantiate import make_data
+from alerce_early.experiments.run import columns_of, evaluate, fit_on_validation
+from alerce_early.experiments.sweep import Summary
 from alerce_early.models.ensemble import to_evidence
 from alerce_early.report import run_page
-from alerce_early.report.entries import NOT_A_CHOICE
-from alerce_early.steps import columns_of, evaluate, fit_on_validation
 from alerce_early.tasks import restore
 from alerce_early.training.processes import is_first
-from alerce_early.training.sweeps import Summary
 
 log = logging.getLogger(__name__)
 

@@ -1,38 +1,28 @@
 """Where the configs are, and how one is composed; nothing here waits for torch, nor does a misspelt option."""
 
 import logging
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
-from functools import wraps
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
-from hydra import main as hydra_main
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alerce_early import construct, files, overrides
-from alerce_early.artifacts.run_folder import Run
-from alerce_early.errors import InputError, exit_on_input_error, one_line
-from alerce_early.files import VERSION
-from alerce_early.training import signals, sweeps
-from alerce_early.training.processes import agree, is_first
+from alerce_early import construct, files
+from alerce_early.errors import InputError, one_line
+from alerce_early.experiments import overrides
 
 log = logging.getLogger(__name__)
 
-_INSTALLED, _CHECKOUT = Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf"
+_INSTALLED, _CHECKOUT = files.PACKAGE / "conf", files.PACKAGE.parent / "conf"
 CONF = str(_INSTALLED if _INSTALLED.is_dir() else _CHECKOUT)
 
 LONGEST_NAME = 120  # characters of a folder's name; file systems allow 255 bytes
@@ -42,15 +32,6 @@ def folder_name(overrides: str) -> str:
     """Return a job's overrides as one folder name: no path inside, and a hash for what is too long to read."""
     name = re.sub(r"[^\w.,=+-]+", "_", overrides)
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
-
-
-@exit_on_input_error
-def run_folder(resume: str | None, new: str) -> str:
-    """Return the folder that a run writes to: that of the run to resume, or a new one that no other process has got.
-
-    All processes of one run get the same.
-    """
-    return agree(lambda: str(Run.find(resume).path if resume else Run.new(Path(new)).path))
 
 
 def explain_options(chosen: DictConfig, groups: Sequence[str] = ()) -> str:
@@ -73,64 +54,6 @@ def explain_options(chosen: DictConfig, groups: Sequence[str] = ()) -> str:
 
 OmegaConf.register_new_resolver("explain_options", explain_options, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
-OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
-
-
-def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
-    """Make a job a command composed by Hydra from train.yaml and the command line.
-
-    A user's mistake ends it with one line and status 2, a signal with one line and status 128 + its number.
-    Of a sweep, a mistake ends one job, see `sweeps`.
-    """
-    launch = sweeps.LAUNCH  # travels with a job that is sent to another machine
-
-    @wraps(job)
-    def guarded(config: DictConfig) -> None:
-        full = files.translate_refusals(Path(config.outputs), files.FULL)
-        with signals.unwinding(), translate_errors(), full:  # Hydra prints an error that leaves the job
-            _adopt(config, HydraConfig.get().overrides.task)
-            job(config)
-
-    def discard() -> None:
-        if is_first():
-            Run(Path(HydraConfig.get().runtime.output_dir)).discard_if_unused()
-
-    def alone(config: DictConfig) -> None:
-        try:
-            guarded(config)
-        except files.BusyError:
-            raise
-        except InputError:
-            discard()
-            raise
-        discard()  # what prepares data alone leaves no run
-
-    @wraps(job)
-    def one_or_many(config: DictConfig) -> None:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            sweeps.run(guarded, config, launch)
-        else:
-            exit_on_input_error(alone)(config)
-
-    composing = hydra_main(version_base="1.3", config_path=CONF, config_name="train")(one_or_many)
-
-    @exit_on_input_error
-    def main() -> None:
-        if "--version" in sys.argv:  # Hydra would tell its own
-            print(f"alerce-early {VERSION}")
-            return
-        # a shell leaves the ~ of KEY=~/FILE as it is, and Hydra takes it for no value
-        sys.argv[1:] = [re.sub("=~(?=/|$)", lambda _: f"={Path.home()}", option) for option in sys.argv[1:]]
-        sys.argv[1:] = quote_options(sys.argv[1:])
-        if {"-h", "--help"} & {*sys.argv}:
-            sys.argv.append(f"hydra/help={job.__globals__['__spec__'].name.rpartition('.')[2]}")
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what it refuses, in several lines, and exits itself
-        given = get_args_parser().parse_args()
-        with signals.listen(is_first), translate_errors():
-            _check_added(given.overrides, given.config_dir)
-            composing()
-
-    return main
 
 
 @contextmanager

@@ -1,0 +1,92 @@
+"""Hydra commands: one job or a sweep, ended by one line on a mistake or a signal."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+from hydra import main as hydra_main
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from alerce_early import files
+from alerce_early.artifacts.run_folder import Run
+from alerce_early.errors import InputError, exit_on_input_error
+from alerce_early.experiments import sweep
+from alerce_early.experiments.config import CONF, _adopt, _check_added, quote_options, translate_errors
+from alerce_early.files import VERSION
+from alerce_early.training import signals
+from alerce_early.training.processes import agree, is_first
+
+
+@exit_on_input_error
+def run_folder(resume: str | None, new: str) -> str:
+    """Return the folder that a run writes to: that of the run to resume, or a new one that no other process has got.
+
+    All processes of one run get the same.
+    """
+    return agree(lambda: str(Run.find(resume).path if resume else Run.new(Path(new)).path))
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+
+
+def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
+    """Make a job a command composed by Hydra from train.yaml and the command line.
+
+    A user's mistake ends it with one line and status 2, a signal with one line and status 128 + its number.
+    Of a sweep, a mistake ends one job, see `sweeps`.
+    """
+    launch = sweep.LAUNCH  # travels with a job that is sent to another machine
+
+    @wraps(job)
+    def guarded(config: DictConfig) -> None:
+        full = files.translate_refusals(Path(config.outputs), files.FULL)
+        with signals.unwinding(), translate_errors(), full:  # Hydra prints an error that leaves the job
+            _adopt(config, HydraConfig.get().overrides.task)
+            job(config)
+
+    def discard() -> None:
+        if is_first():
+            Run(Path(HydraConfig.get().runtime.output_dir)).discard_if_unused()
+
+    def alone(config: DictConfig) -> None:
+        try:
+            guarded(config)
+        except files.BusyError:
+            raise
+        except InputError:
+            discard()
+            raise
+        discard()  # what prepares data alone leaves no run
+
+    @wraps(job)
+    def one_or_many(config: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            sweep.run(guarded, config, launch)
+        else:
+            exit_on_input_error(alone)(config)
+
+    composing = hydra_main(version_base="1.3", config_path=CONF, config_name="train")(one_or_many)
+
+    @exit_on_input_error
+    def main() -> None:
+        if "--version" in sys.argv:  # Hydra would tell its own
+            print(f"alerce-early {VERSION}")
+            return
+        # a shell leaves the ~ of KEY=~/FILE as it is, and Hydra takes it for no value
+        sys.argv[1:] = [re.sub("=~(?=/|$)", lambda _: f"={Path.home()}", option) for option in sys.argv[1:]]
+        sys.argv[1:] = quote_options(sys.argv[1:])
+        if {"-h", "--help"} & {*sys.argv}:
+            sys.argv.append(f"hydra/help={job.__globals__['__spec__'].name.rpartition('.')[2]}")
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what it refuses, in several lines, and exits itself
+        given = get_args_parser().parse_args()
+        with signals.listen(is_first), translate_errors():
+            _check_added(given.overrides, given.config_dir)
+            composing()
+
+    return main
