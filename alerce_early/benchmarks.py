@@ -220,14 +220,14 @@ seconds = time.perf_counter() - start
 
 def classify_archive(checkpoint: Path, n: int, folder: Path) -> None:
     """Measure an archive of packets to a table, and reading it alone, against the route of tutorials in one process."""
-    from alerce_early.data.readers import alerts  # needs what the extra `alerts` installs
+    from alerce_early.data.readers.packets import stream  # needs what the extra `alerts` installs
     from alerce_early.simulation import simulated_packets
 
     archive, _ = simulated_packets.write(folder / "night.tar.gz", n)
     ours = run_alone(PREDICT, checkpoint, archive, "--out", folder / "night.parquet")
 
     def by_us() -> None:
-        deque(alerts.stream([archive], workers=0), maxlen=0)
+        deque(stream.stream([archive], workers=0), maxlen=0)
 
     def by_libraries() -> None:
         deque(read_by_libraries(archive), maxlen=0)

@@ -139,7 +139,7 @@ def _refuse(parser: argparse.ArgumentParser, given: argparse.Namespace, options:
 
 
 def _stream(classifier: Classifier, given: argparse.Namespace) -> None:
-    from alerce_early.data.readers.wire import Schemas
+    from alerce_early.data.readers.packets.schemas import Schemas
     from alerce_early.serving.streaming import Stream, read_settings
 
     settings = read_settings(given.kafka) if given.kafka else {}

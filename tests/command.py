@@ -20,7 +20,7 @@ _SERVER.set_forkserver_preload(
     [
         # not config, which gives each launch of a sweep its name when it is imported
         *("alerce_early.experiments.overrides", "alerce_early.training.trainer", "alerce_early.report.run_page"),
-        *("alerce_early.serving.runtimes", "alerce_early.data.readers.alerts", "sklearn.ensemble"),
+        *("alerce_early.serving.runtimes", "alerce_early.data.readers.packets.stream", "sklearn.ensemble"),
     ]
 )
 

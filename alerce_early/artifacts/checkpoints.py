@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from alerce_early import files
-from alerce_early.data.readers.raw_files import FREE, GROWTH
+from alerce_early.data.raw_files import FREE, GROWTH
 from alerce_early.errors import InputError, one_line
 
 FORMAT = 1  # of checkpoints; raised when a change makes others unreadable

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from alerce_early.construct import construct, function
-from alerce_early.data import splits
+from alerce_early.data import coordinates, splits
 from alerce_early.data.records import MISSING, UNLABELLED
 from alerce_early.data.sampling import EpochBatches, Rows
 from alerce_early.data.spec import DataSpec
@@ -142,7 +142,7 @@ class AlertData(L.LightningDataModule):
         places = self.metadata(("ra", "dec"), np.arange(len(ids)))
         if self.match_radius is None or len(places) < 2:
             return ids
-        objects = splits.match_objects(ids, **places, radius=self.match_radius)
+        objects = coordinates.match_objects(ids, **places, radius=self.match_radius)
         if merged := len(np.unique(ids)) - len(np.unique(objects)):
             log.info("%d ids within %g arcsec of another are its object", merged, self.match_radius)
         return objects

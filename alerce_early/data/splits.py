@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from alerce_early.construct import construct
-from alerce_early.data.readers.coordinates import unit_vectors
 from alerce_early.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -16,31 +15,6 @@ PARTS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
 LARGEST_SHARE = 0.2  # of the validation or test rows of a class that one object may make up
 MOST_HELD_OUT = 0.3  # of a class; below it a rare class would hardly be left for training
-
-
-def match_objects(ids: np.ndarray, ra: np.ndarray, dec: np.ndarray, radius: float) -> np.ndarray:
-    """Return the object of each row, (N,) str: the first of all ids that share a place on the sky.
-
-    A survey may name one source twice, and a file may name none. ids: (N,) str; ra, dec: (N,) degrees, or anything
-    that is no angle where they are unknown, as -999; radius: arcsec within which two places are one. Places and names
-    chain: where a is near b, b near c, and c has the name of d, all four are one object.
-    """
-    from scipy.sparse import coo_array  # who only predicts can spare them
-    from scipy.sparse.csgraph import connected_components
-    from scipy.spatial import cKDTree  # what astropy's search_around_sky searches
-
-    names, name = np.unique(ids, return_inverse=True)
-    known = (np.abs(ra) <= 360) & (np.abs(dec) <= 90)
-    # equal places are one node of the graph: a file that fills in one position for all has 10^9 pairs of rows
-    vectors = unit_vectors(np.deg2rad(ra[known]), np.deg2rad(dec[known]))
-    places, place = np.unique(vectors, axis=0, return_inverse=True)
-    chord = 2 * np.sin(np.deg2rad(radius / 3600) / 2)
-    near = len(names) + cKDTree(places).query_pairs(chord, output_type="ndarray")
-    ends = np.concatenate([np.stack([name[known], len(names) + place.ravel()], 1), near]).T
-    nodes = len(names) + len(places)
-    _, group = connected_components(coo_array((np.ones(ends.shape[1]), ends), (nodes, nodes)), directed=False)
-    _, first, of_name = np.unique(group[: len(names)], return_index=True, return_inverse=True)
-    return names[first[of_name]][name]
 
 
 def split(

@@ -24,8 +24,7 @@ import numpy as np
 
 from alerce_early import files
 from alerce_early.construct import find
-from alerce_early.data import cleaning
-from alerce_early.data.readers import raw_files
+from alerce_early.data import cleaning, raw_files
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.records import Records
 from alerce_early.errors import InputError

@@ -32,7 +32,10 @@ def check(config: DictConfig) -> None:
     from torch.optim.lr_scheduler import LRScheduler
 
     from alerce_early.construct import library_class, module_class
-    from alerce_early.data import sampling, splits  # with torch, for which a misspelt key need not wait
+    from alerce_early.data import (
+        sampling,
+        splits,  # with torch, for which a misspelt key need not wait
+    )
     from alerce_early.data.recipe import Recipe
     from alerce_early.training.trainer import make_callbacks
 

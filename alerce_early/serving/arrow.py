@@ -42,14 +42,14 @@ def classify_arrow(rows: pyarrow.RecordBatch | pyarrow.Table, classifier: Classi
     since how many pass the network at once moves float32's last digits. Raises InputError where a column is lacking
     or of a type that cannot be read, and for anything else than rows of Arrow.
     """
-    from alerce_early.data.readers import alerts  # needs an extra, which only those who have packets have
+    from alerce_early.data.readers.packets import stream  # needs an extra, which only those who have packets have
 
     if not isinstance(rows, pyarrow.RecordBatch | pyarrow.Table):
         raise InputError(f"rows: a {type(rows).__name__}. Give a pyarrow.RecordBatch or Table.")
     schema = part_schema(classifier)
     portions = (rows.slice(start, CHUNK) for start in range(0, len(rows), CHUNK))
     found = [
-        answer(classifier, alerts.decode_rows(some, classifier.survey, classifier.spec.channels)) for some in portions
+        answer(classifier, stream.decode_rows(some, classifier.survey, classifier.spec.channels)) for some in portions
     ]
     table = pyarrow.concat_tables(found or [schema.empty_table()]).drop_columns("source")
     return pyarrow.RecordBatch.from_arrays([column.combine_chunks() for column in table.columns], schema=table.schema)

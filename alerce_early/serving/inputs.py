@@ -16,15 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early.data import raw_files
 from alerce_early.data.names import to_printable
-from alerce_early.data.readers import (
-    hits,
-    named_arrays,
-    raw_files,
-    sdss,
-    stamps_file,
-)
-from alerce_early.data.readers.fields import RUBIN, SNR, ZTF
+from alerce_early.data.readers import array_files, hits, sdss, stamps_file
+from alerce_early.data.readers.packets.fields import RUBIN, SNR, ZTF
 from alerce_early.data.records import Chunk, Records, Rejected
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
@@ -172,7 +167,10 @@ def _formats(spec: DataSpec) -> list[Format]:
 
 
 def _packets(source: Source, *, size: int, shard: Shard, skip: int, survey: str) -> Iterator[Chunk]:
-    from alerce_early.data.readers import alerts, wire  # needs an extra, which only those who have packets have
+    from alerce_early.data.readers.packets import (
+        schemas as wire,  # needs an extra, which only those who have packets have
+    )
+    from alerce_early.data.readers.packets import stream as alerts
 
     return alerts.stream(
         source.files,
@@ -293,7 +291,7 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def _stamps(path: Path, spec: DataSpec) -> Records:
-    return stamps_file.from_raw(named_arrays.load(path, stamps_file.ENTRIES), f"file {path.name}", labelled=False)
+    return stamps_file.from_raw(array_files.load(path, stamps_file.ENTRIES), f"file {path.name}", labelled=False)
 
 
 def _hits(path: Path, spec: DataSpec) -> Records:
@@ -312,7 +310,7 @@ FORMATS = (
             ((*stamps_file.CHANNELS, SNR), RUBIN.columns, RUBIN.survey),
         )
     ),
-    Format("stamps files", stamps_file.CHANNELS, stamps_file.COLUMNS, named_arrays.ENDS, partial(_rows, read=_stamps)),
-    Format("HiTS files", hits.CHANNELS, (), named_arrays.ENDS, partial(_rows, read=_hits)),
-    Format("spectra", sdss.CHANNELS, sdss.COLUMNS, (*sdss.ENDS, *named_arrays.ENDS), partial(_rows, read=_spectra)),
+    Format("stamps files", stamps_file.CHANNELS, stamps_file.COLUMNS, array_files.ENDS, partial(_rows, read=_stamps)),
+    Format("HiTS files", hits.CHANNELS, (), array_files.ENDS, partial(_rows, read=_hits)),
+    Format("spectra", sdss.CHANNELS, sdss.COLUMNS, (*sdss.ENDS, *array_files.ENDS), partial(_rows, read=_spectra)),
 )

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow
 from pyarrow import compute
 
-from alerce_early.data.readers import alerts
-from alerce_early.data.readers.wire import Schemas
+from alerce_early.data.readers.packets import stream
+from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.errors import InputError, one_line, require_extra
 from alerce_early.serving.arrow import answer, part_schema
 from alerce_early.serving.chained import add_part, check_folder, find_end, find_last
@@ -154,7 +154,7 @@ class Stream:
         if first > end > 0:
             print(f"warning: {_name(place)}: offsets {end} to {first - 1} are not there", file=sys.stderr, flush=True)
         network, held = self.classifier, [message.value() or b"" for message in fresh]
-        rows = answer(network, alerts.decode(held, self.schemas, network.survey, network.spec.channels))
+        rows = answer(network, stream.decode(held, self.schemas, network.survey, network.spec.channels))
         names = [
             re.sub(r"^message (\d+)", lambda found: f"{_name(place)}/{fresh[int(found[1])].offset()}", source)
             for source in rows["source"].to_pylist()

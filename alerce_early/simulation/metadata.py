@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alerce_early.data.readers.coordinates import (
+from alerce_early.data.coordinates import (
     angles,
     ecliptic_rotation,
     galactic_rotation,

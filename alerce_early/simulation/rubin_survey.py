@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data.readers import fields
+from alerce_early.data.readers.packets import fields
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.data.records import Records
 from alerce_early.simulation.settings import RUBIN

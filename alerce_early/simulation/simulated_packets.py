@@ -13,8 +13,8 @@ from fastavro import parse_schema, writer
 from tqdm import tqdm
 
 from alerce_early import files
-from alerce_early.data.readers import inflate
-from alerce_early.data.readers.fields import CUTOUTS, ZTF
+from alerce_early.data.readers.packets import compression
+from alerce_early.data.readers.packets.fields import CUTOUTS, ZTF
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.errors import InputError
 from alerce_early.simulation.survey import simulate
@@ -94,7 +94,7 @@ def write(out: Path, n: int, seed: int = 0, force: bool = False) -> tuple[Path, 
         files.whole(classes, "--out") as labels,
         files.whole(out, "--out") as night,
         labels.open("w", newline="") as text,
-        inflate.zipping(night) as zipped,
+        compression.zipping(night) as zipped,
         tarfile.open(fileobj=zipped, mode="w|") as archive,
     ):
         table = csv.writer(text)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alerce_early.data.readers.coordinates import to_galactic
+from alerce_early.data.coordinates import to_galactic
 from alerce_early.simulation.artefacts import draw_artefacts
 from alerce_early.simulation.metadata import (
     AGN,

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from alerce_early import generate
 from alerce_early.data import summary
-from alerce_early.data.readers import alerts
+from alerce_early.data.readers.packets import stream
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.records import UNLABELLED
 from alerce_early.errors import InputError
@@ -52,7 +52,7 @@ def folder(night: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 
 def everything(*paths: Path | str, **options: Any) -> dict[str, Any]:
     """All that a stream gives, joined."""
-    chunks = list(alerts.stream(paths, **options))
+    chunks = list(stream.stream(paths, **options))
     records = [chunk.records for chunk in chunks if chunk.records is not None]
     joined = {name: np.concatenate([getattr(r, name) for r in records]) for name in ("images", "ids", "features")}
     joined["keys"] = np.concatenate([chunk.keys for chunk in chunks])
@@ -120,7 +120,7 @@ def test_chunks_shards_and_workers(night: list[dict[str, Any]], folder: Path, tm
         fastavro.writer(file, simulated_packets.SCHEMA, night, sync_interval=1 << 18)
     wanted = everything(folder, workers=0)
     for path in (folder, tmp_path):
-        chunks = list(alerts.stream([path], size=70, workers=workers))
+        chunks = list(stream.stream([path], size=70, workers=workers))
         assert [chunk.read for chunk in chunks] == [70, 70, 10]
         for chunk in chunks:
             assert chunk.records is not None and len(chunk.records) == len(chunk.keys) == len(chunk.sources)
@@ -136,47 +136,47 @@ def test_chunks_shards_and_workers(night: list[dict[str, Any]], folder: Path, tm
         assert sorted([*map(int, rest["keys"]), *(int(key) for key, _ in rest["rejected"])]) == numbers[1][skip:]
         where = np.flatnonzero(shards[1]["keys"] == rest["keys"][0])[0]
         assert np.array_equal(shards[1]["images"][where:], rest["images"], equal_nan=True)
-    assert list(alerts.stream([folder], skip=N, workers=workers)) == []
+    assert list(stream.stream([folder], skip=N, workers=workers)) == []
 
 
 def test_what_cannot_begin(tmp_path: Path, folder: Path) -> None:
     for path, words in ((tmp_path, "No such file"), (tmp_path / "none.avro", "none.avro cannot be read")):
         with pytest.raises(InputError, match=words):
-            alerts.stream([folder, path])
+            stream.stream([folder, path])
     for options in ({"shard": (2, 2)}, {"size": 0}, {"skip": -1}):
         with pytest.raises(InputError, match="wanted"):
-            alerts.stream([folder], **options)  # type: ignore[arg-type]
+            stream.stream([folder], **options)  # type: ignore[arg-type]
     with (tmp_path / "empty.avro").open("wb") as file:
         fastavro.writer(file, simulated_packets.SCHEMA, [])
     with pytest.raises(InputError, match="holds no alert packet"):
-        list(alerts.stream([tmp_path]))
+        list(stream.stream([tmp_path]))
     with pytest.raises(InputError, match=r"data\.path"):
-        alerts.read(None)
+        stream.read(None)
     (tmp_path / "empty.avro").write_bytes(b"")
     with pytest.raises(InputError, match="not one of 1 packets can be read; the first: is empty"):
-        alerts.read(tmp_path)
+        stream.read(tmp_path)
 
 
 def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfig]) -> None:
     _, table = simulated_packets.write(tmp_path / "night.tar.gz", 120, seed=SEED)
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["night.tar.gz", "night_labels.csv"]
-    records = alerts.read(tmp_path / "night.tar.gz", table)
+    records = stream.read(tmp_path / "night.tar.gz", table)
     survey = simulate(120, seed=SEED)
     whole = [image.shape == (63, 63, 3) for image in survey["images"]]
     assert records.labels.tolist() == survey["labels"][whole].tolist()
     assert records.set_aside == {"stamp is not whole, wanted 63 x 63": 120 - len(records)}
-    assert (alerts.read(tmp_path / "night.tar.gz").labels == UNLABELLED).all()
+    assert (stream.read(tmp_path / "night.tar.gz").labels == UNLABELLED).all()
     table.rename(tmp_path / "labels.csv")
     by_object = "ObjectId,class\n" + "".join(f"{name},sn\n" for name in records.ids[:3]) + f"{records.ids[3]},\n"
     (tmp_path / "other.csv").write_text(by_object)
     with pytest.raises(InputError, match="other"):  # as of all that is in a folder, and no packet
-        alerts.read(tmp_path / "other.csv")
-    read = alerts.read(tmp_path)
+        stream.read(tmp_path / "other.csv")
+    read = stream.read(tmp_path)
     assert read.labels.tolist() == records.labels.tolist()  # a labels.csv in the folder
     assert read.set_aside == records.set_aside + Counter({"is of another kind, wanted an Avro container": 1})
-    (chunk,) = alerts.stream([tmp_path])  # as predict reads it
+    (chunk,) = stream.stream([tmp_path])  # as predict reads it
     assert chunk.records is not None and chunk.records.labels.tolist() == records.labels.tolist()
-    labels = alerts.read(tmp_path, tmp_path / "other.csv").labels
+    labels = stream.read(tmp_path, tmp_path / "other.csv").labels
     assert (labels[:3] == CLASSES.index("SN")).all() and (labels[3:] == UNLABELLED).all()
     for text, words in (
         ("a,b\n1,2\n", "wanted candid"),
@@ -185,7 +185,7 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
     ):
         (tmp_path / "other.csv").write_text(text)
         with pytest.raises(InputError, match=words):
-            alerts.read(tmp_path, tmp_path / "other.csv")
+            stream.read(tmp_path, tmp_path / "other.csv")
     store = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).store
     assert store.images.shape[0] == len(records)
     assert "set aside by the reader: stamp is" in summary.format_summary(store.meta)
@@ -198,7 +198,7 @@ def test_labels_that_match_and_that_do_not_are_counted(
     tmp_path: Path, composed: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
     simulated_packets.write(tmp_path / "night.tar.gz", 40, seed=SEED)[1].unlink()
-    keys = next(alerts.stream([tmp_path])).keys.tolist()
+    keys = next(stream.stream([tmp_path])).keys.tolist()
     rows = [f"{keys[0]},AGN", f"{keys[1]},SN", f"{keys[2]},", ",VS", "5,VS"]
     (tmp_path / "labels.csv").write_text("\r\n".join(["candid,label", *rows]), encoding="utf-8-sig")
     with caplog.at_level("INFO", logger="alerce_early"):
@@ -215,10 +215,10 @@ def test_ids_that_went_through_a_spreadsheet_are_refused_by_name(tmp_path: Path,
     simulated_packets.write(tmp_path / "night.tar.gz", 3, seed=SEED)[1].unlink()
     (tmp_path / "labels.csv").write_text(f"candid,label\n{name},SN\n{name},AGN\n")
     with pytest.raises(InputError, match=rf"labels\.csv: column candid holds {re.escape(name)}"):
-        list(alerts.stream([tmp_path]))
+        list(stream.stream([tmp_path]))
     (tmp_path / "labels.csv").write_text("candid,label\n5,SN\n")
     with pytest.raises(InputError, match=r"labels\.csv: not one of its 1 labels names one of the \d rows by candid"):
-        alerts.read(tmp_path)
+        stream.read(tmp_path)
 
 
 def test_the_door_of_a_simulated_night(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,9 +239,9 @@ def test_the_door_of_a_simulated_night(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_chunks_are_the_same_whatever_a_process_gets_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = list(alerts.stream([folder], size=40, workers=0))
-    monkeypatch.setattr(alerts, "LARGEST_BATCH", 100_000)
-    for one, other in zip(alerts.stream([folder], size=40, workers=2), wanted, strict=True):
+    wanted = list(stream.stream([folder], size=40, workers=0))
+    monkeypatch.setattr(stream, "LARGEST_BATCH", 100_000)
+    for one, other in zip(stream.stream([folder], size=40, workers=2), wanted, strict=True):
         assert one.keys.tolist() == other.keys.tolist() and one.rejected == other.rejected and one.read == other.read
         assert one.records is not None and other.records is not None
         assert np.array_equal(one.records.images, other.records.images, equal_nan=True)
@@ -291,7 +291,7 @@ def test_workers_say_nothing_when_all_are_told_to_end(folder: Path) -> None:
 
 
 def test_a_worker_that_dies_is_told(folder: Path) -> None:
-    chunks = alerts.stream([folder], size=10, workers=1)
+    chunks = stream.stream([folder], size=10, workers=1)
     next(chunks)
     for child in active_children():
         os.kill(child.pid or 0, signal.SIGKILL)

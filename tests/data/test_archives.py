@@ -12,7 +12,8 @@ import pytest
 from pyarrow import parquet
 from tiny import damage_row_group
 
-from alerce_early.data.readers import alerts, containers, raw_files
+from alerce_early.data import raw_files
+from alerce_early.data.readers.packets import containers, stream
 from alerce_early.data.records import CUT_SHORT, LOST_ROWS, Rejected
 from alerce_early.simulation import simulated_packets as night
 
@@ -35,12 +36,12 @@ def test_an_archive_that_is_cut_short(ending: str, tmp_path: Path) -> None:
     path = archive(tmp_path / f"night.{ending}", members, "w:gz" if ending == "tar.gz" else "w")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    (chunk,) = alerts.stream([path])
+    (chunk,) = stream.stream([path])
     assert chunk.keys.tolist() == [str(GOOD[0]["candid"])]
     (rejected,) = chunk.rejected
     assert rejected.source.startswith(str(path)) and chunk.read == 2
     path.write_bytes(b"no archive")
-    (chunk,) = alerts.stream([path])
+    (chunk,) = stream.stream([path])
     assert chunk.records is None and chunk.rejected[0].reason.startswith("archive cannot be read further")
 
 
@@ -58,16 +59,16 @@ def test_what_is_in_the_input_is_read_or_set_aside(tmp_path: Path) -> None:
     path = archive(tmp_path / "night.tar.gz", held | strange | {"._a.avro": b"x", "deep/.a.avro": b"x"})
     wanted = [str(GOOD[i]["candid"]) for i in (0, 1, 2, 1, 0, 1)]
     for given in (folder, path):
-        (chunk,) = alerts.stream([given])
+        (chunk,) = stream.stream([given])
         assert sorted(chunk.keys.tolist()) == sorted(wanted) and chunk.read == len(wanted) + len(strange)
         assert {Path(row.source).name for row in chunk.rejected} == set(strange)
         assert all("Avro" in row.reason or row.reason.startswith(CUT_SHORT) for row in chunk.rejected)
-    chunk = alerts.decode([gzip.compress(good[0]), held["e.tar"], b""])
+    chunk = stream.decode([gzip.compress(good[0]), held["e.tar"], b""])
     assert len(chunk.keys) == 3 and len(chunk.rejected) == 1
     assert sorted(tmp_path.iterdir()) == [tmp_path / "e.tar", folder, path]
     for _ in range(9):
         good[0] = gzip.compress(good[0])
-    assert "archives" in alerts.decode(good[:1]).rejected[0].reason
+    assert "archives" in stream.decode(good[:1]).rejected[0].reason
 
 
 def member(name: str, size: int, data: bytes = b"", kind: bytes = tarfile.REGTYPE, /, **headers: str) -> bytes:
@@ -123,7 +124,7 @@ def test_a_strange_member_is_one_rejected_row(what: str, zipped: bool, tmp_path:
     whole = member("x.avro", len(good[0]), good[0]) + content + member("y.avro", len(good[1]), good[1]) + bytes(1024)
     (tmp_path / "a.tar").write_bytes(gzip.compress(whole, 1) if zipped else whole)
     (tmp_path / "b.avro").write_bytes(good[2])
-    (chunk,) = alerts.stream([tmp_path])
+    (chunk,) = stream.stream([tmp_path])
     assert chunk.keys.tolist() == [str(packet["candid"]) for packet in (GOOD if goes_on else [GOOD[0], GOOD[2]])]
     assert 1 <= len(chunk.rejected) <= 2  # of a huge member it, and the rest of its archive
     assert reason in chunk.rejected[-1].reason and all(row.reason.isprintable() for row in chunk.rejected)
@@ -144,7 +145,7 @@ def test_parquet_of_packets_is_as_the_packets(tmp_path: Path) -> None:
         if i != 70:
             (tmp_path / "avro" / f"{i:03}.avro").write_bytes(night.encode(packet))
     parquet.write_table(pyarrow.Table.from_pylist(packets), file := tmp_path / "night.parquet")
-    (found,), (wanted,) = (list(alerts.stream([path])) for path in (file, tmp_path / "avro"))
+    (found,), (wanted,) = (list(stream.stream([path])) for path in (file, tmp_path / "avro"))
     lacking = Rejected(f"{file}#70", str(packets[70]["candid"]), "cutoutScience is missing")
     assert lacking in found.rejected
     same = [(row.key, row.reason) for row in found.rejected if row != lacking]
@@ -153,14 +154,14 @@ def test_parquet_of_packets_is_as_the_packets(tmp_path: Path) -> None:
     assert found.records and wanted.records
     assert np.array_equal(found.records.images, wanted.records.images, equal_nan=True)
     assert np.array_equal(found.records.features, wanted.records.features)
-    (part,) = alerts.stream([file], shard=(1, 4), skip=3)
+    (part,) = stream.stream([file], shard=(1, 4), skip=3)
     mine = [str(packets[i]["candid"]) for i in range(13, 150, 4)]
     assert part.keys.tolist() == [key for key in mine if key in found.keys] and part.read == len(mine)
     file.write_bytes(file.read_bytes()[:-100])
-    (cut,) = alerts.stream([file])
+    (cut,) = stream.stream([file])
     assert len(cut.rejected) == 1 and "cannot be read as alerts" in cut.rejected[0].reason
     parquet.write_table(pyarrow.table({"objectId": ["a"]}), file)
-    (other,) = alerts.stream([file])
+    (other,) = stream.stream([file])
     assert "no column candid, candidate" in other.rejected[0].reason
 
 
@@ -168,15 +169,15 @@ def test_a_damaged_row_group_loses_its_own_rows(tmp_path: Path) -> None:
     """All of these are counted, whatever the shard; the other row groups are read."""
     packets: list[Any] = [packet for packet, _ in night.alerts(150, seed=2, pool_size=10)]
     parquet.write_table(pyarrow.Table.from_pylist(packets), file := tmp_path / "night.parquet", row_group_size=50)
-    (whole,) = alerts.stream([file])
+    (whole,) = stream.stream([file])
     damage_row_group(file, 1)
-    (found,) = alerts.stream([file])
+    (found,) = stream.stream([file])
     lost = [row for row in found.rejected if row not in whole.rejected]
     assert found.read == 150 and {row.source for row in lost} == {f"{file}#{i}" for i in range(50, 100)}
     assert all(row.reason.startswith(LOST_ROWS) for row in lost)
     kept = {str(packets[i]["candid"]) for i in (*range(50), *range(100, 150))}
     assert found.keys.tolist() == [key for key in whole.keys if key in kept]
-    parts = [chunk for i in range(3) for chunk in alerts.stream([file], shard=(i, 3))]
+    parts = [chunk for i in range(3) for chunk in stream.stream([file], shard=(i, 3))]
     assert sum(part.read for part in parts) == 150
     assert sorted(key for part in parts for key in part.keys) == sorted(found.keys)
 
@@ -186,7 +187,7 @@ def test_a_column_in_the_names_of_folders(tmp_path: Path) -> None:
     table = pyarrow.Table.from_pylist([{**packet, "prv_candidates": None} for packet in packets])
     parquet.write_table(table, file := tmp_path / "night.parquet")
     parquet.write_to_dataset(table, tmp_path / "hive", partition_cols=["objectId"])
-    (wanted,), (found,) = (list(alerts.stream([path])) for path in (file, tmp_path / "hive"))
+    (wanted,), (found,) = (list(stream.stream([path])) for path in (file, tmp_path / "hive"))
     assert wanted.records and found.records and len(found.keys) == len(wanted.keys) == 6
     assert dict(zip(found.keys, found.records.ids, strict=True)) == dict(
         zip(wanted.keys, wanted.records.ids, strict=True)

@@ -18,10 +18,11 @@ import pyarrow
 import pytest
 from astropy.io import fits
 
-from alerce_early.data.readers import alerts, containers, raw_files
-from alerce_early.data.readers.cutouts import LARGEST, image
-from alerce_early.data.readers.fields import CUTOUTS as FIELDS
-from alerce_early.data.readers.inflate import NotWholeError, inflate
+from alerce_early.data import raw_files
+from alerce_early.data.readers.packets import containers, stream
+from alerce_early.data.readers.packets.compression import NotWholeError, inflate
+from alerce_early.data.readers.packets.fields import CUTOUTS as FIELDS
+from alerce_early.data.readers.packets.fits_cutout import LARGEST, image
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.records import UnreadableError
 from alerce_early.simulation import simulated_packets as night
@@ -177,7 +178,7 @@ def test_a_bad_packet_is_set_aside_and_the_rest_is_read(what: str, tmp_path: Pat
         ("c", night.encode(GOOD[2])),
     ):
         (tmp_path / f"{name}.avro").write_bytes(data)
-    (chunk,) = alerts.stream([tmp_path])
+    (chunk,) = stream.stream([tmp_path])
     assert chunk.keys.tolist() == [str(GOOD[0]["candid"]), str(GOOD[2]["candid"])]
     (rejected,) = chunk.rejected
     assert chunk.read == 3 and rejected.source == str(tmp_path / "b.avro")
@@ -194,10 +195,10 @@ def test_a_block_that_breaks_in_the_middle(tmp_path: Path) -> None:
         encoded.append(file.getvalue())
     data = encoded[0] + b"\x08\xff\xff\xff\xff\xff\x7f" + encoded[2]
     (tmp_path / "a.avro").write_bytes(header(night.SCHEMA) + block(3, data) + block(1, encoded[1]))
-    (chunk,) = alerts.stream([tmp_path])
+    (chunk,) = stream.stream([tmp_path])
     assert chunk.keys.tolist() == [str(GOOD[0]["candid"]), str(GOOD[1]["candid"])]
     assert [packet.source[-2:] for packet in chunk.rejected] == ["#1", "#2"] and chunk.read == 4
-    (rest,) = alerts.stream([tmp_path], skip=2)
+    (rest,) = stream.stream([tmp_path], skip=2)
     assert rest.keys.tolist() == chunk.keys.tolist()[1:] and rest.rejected == chunk.rejected[1:]
 
 
@@ -205,7 +206,7 @@ def test_a_message_that_declares_many_records() -> None:
     """What it costs is bounded by what it holds, not by what it declares."""
     many = header(night.SCHEMA) + 5 * block(1000, b"\xff" * 32_000)
     tracemalloc.start()
-    chunk = alerts.decode([night.encode(GOOD[0]), many, WHOLE])
+    chunk = stream.decode([night.encode(GOOD[0]), many, WHOLE])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert chunk.keys.tolist() == [str(GOOD[0]["candid"]), str(GOOD[1]["candid"])]
@@ -226,7 +227,7 @@ def test_every_codec_gives_the_same(codec: str) -> None:
         ),
     }
     packed = squeeze[codec](plain.data)
-    chunk = alerts.decode([header(night.SCHEMA, codec.encode()) + block(1, packed), WHOLE])
+    chunk = stream.decode([header(night.SCHEMA, codec.encode()) + block(1, packed), WHOLE])
     assert chunk.records is not None and np.array_equal(*chunk.records.images, equal_nan=True) and not chunk.rejected
     assert np.array_equal(*chunk.records.features) and len(set(chunk.keys)) == 1
 
@@ -238,13 +239,13 @@ def test_every_form_of_a_cutout_and_of_its_sign_is_read() -> None:
     half = len(IMAGE) // 2
     forms = [STAMP, IMAGE, gzip.compress(IMAGE[:half]) + gzip.compress(IMAGE[half:]), extension.getvalue()]
     forms += [gzip.compress(extension.getvalue()), STAMP + bytes(10)]
-    chunk = alerts.decode([night.encode(with_stamp(form)) for form in forms])
+    chunk = stream.decode([night.encode(with_stamp(form)) for form in forms])
     assert len(chunk.keys) == len(forms) and chunk.records is not None
     assert all(np.array_equal(image, chunk.records.images[0], equal_nan=True) for image in chunk.records.images)
 
     as_bytes = changed(lambda fields: [fields[name].update(type=["null", "bytes"]) for name in FIELDS.values()])
     bare = GOOD[1] | {name: GOOD[1][name]["stampData"] for name in FIELDS.values()}
-    again = alerts.decode([written(bare, as_bytes), WHOLE])
+    again = stream.decode([written(bare, as_bytes), WHOLE])
     assert again.records is not None and np.array_equal(*again.records.images, equal_nan=True)
 
     def candidate(kind: str) -> Any:
@@ -256,7 +257,7 @@ def test_every_form_of_a_cutout_and_of_its_sign_is_read() -> None:
     for kind, values in (("string", ("t", "1", "true", "f", "0", "False")), ("int", (1, 1, 1, 0, 0, 0)),
                          ("boolean", (True, True, True, False, False, False))):  # fmt: skip
         rows = [GOOD[1] | {"candidate": GOOD[1]["candidate"] | {"isdiffpos": value}} for value in values]
-        chunk = alerts.decode([written(row, candidate(kind)) for row in rows])
+        chunk = stream.decode([written(row, candidate(kind)) for row in rows])
         assert chunk.records is not None
         assert chunk.records.features[:, COLUMNS.index("isdiffpos")].tolist() == [0, 0, 0, 1, 1, 1]
 

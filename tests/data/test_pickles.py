@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alerce_early.data.readers import pickles
+from alerce_early.data.readers.array_files import load_pickle
 from alerce_early.errors import InputError
 
 
@@ -27,7 +27,7 @@ def test_arrays_and_containers_survive_every_protocol(tmp_path: Path, protocol: 
     }
     path = tmp_path / "held.pkl"
     path.write_bytes(pickle.dumps(held, protocol=protocol))
-    found = pickles.load(path)
+    found = load_pickle(path)
     for name in ("native", "big-endian", "fortran", "text"):
         assert np.array_equal(found[name], held[name])
         assert found[name].dtype.name == held[name].dtype.name  # whatever the byte order
@@ -41,7 +41,7 @@ def test_arrays_of_any_order_and_size_survive(tmp_path: Path, protocol: int) -> 
     held = [cube, cube.T, cube.transpose(1, 0, 2), cube[:, ::2], cube[:, :1], cube[:0]]
     path = tmp_path / "held.pkl"
     path.write_bytes(pickle.dumps([*held, held[0], cube.tobytes()], protocol))
-    found = pickles.load(path)
+    found = load_pickle(path)
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, held, strict=False))
     assert found[6] is found[0] and found[7] == cube.tobytes()
     assert {type(array) for array in pickle.loads(pickle.dumps(found[:7], protocol))} == {np.ndarray}
@@ -66,7 +66,7 @@ def _dtype(name: bytes, order: bytes, flags: int = 0) -> bytes:
 def test_arrays_of_python_2_and_of_numpy_1_and_2_are_read(tmp_path: Path, core: bytes) -> None:
     path = tmp_path / "old.pkl"
     path.write_bytes(b"\x80\x02" + _array(_dtype(b"f4", b">"), b"U\x04\x40\xe0\x00\x00", core) + b".")
-    assert pickles.load(path).tolist() == [7.0]
+    assert load_pickle(path).tolist() == [7.0]
 
 
 POINTER = b"U\x08" + b"A" * 8
@@ -98,7 +98,7 @@ def test_what_no_honest_writer_writes_is_refused(tmp_path: Path, steps: bytes) -
     path = tmp_path / "forged.pkl"
     path.write_bytes(b"\x80\x04" + steps + b".")
     with pytest.raises(InputError, match=r"forged\.pkl"):
-        pickles.load(path)
+        load_pickle(path)
 
 
 class Calls:
@@ -117,7 +117,7 @@ def test_a_hostile_pickle_is_refused_by_name_before_it_runs(tmp_path: Path, prot
     path = tmp_path / "hostile.pkl"
     path.write_bytes(pickle.dumps({"images": [Calls(os.system, f"touch {trace}")]}, protocol=protocol))
     with pytest.raises(InputError, match=r"hostile\.pkl names .(posix|nt)\.system"):
-        pickles.load(path)
+        load_pickle(path)
     assert not trace.exists()
 
 
@@ -130,7 +130,7 @@ def test_no_other_callable_is_called(tmp_path: Path, call: Calls) -> None:
     path = tmp_path / "call.pkl"
     path.write_bytes(pickle.dumps(call))
     with pytest.raises(InputError):
-        pickles.load(path)
+        load_pickle(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a zip", b"id,label\n1,SN\n"], ids=["empty", "zip", "csv"])
@@ -138,27 +138,27 @@ def test_a_file_that_is_no_pickle_says_so(tmp_path: Path, content: bytes) -> Non
     path = tmp_path / "other.pkl"
     path.write_bytes(content)
     with pytest.raises(InputError, match="is not a pickle, or is damaged"):
-        pickles.load(path)
+        load_pickle(path)
 
 
 def test_a_truncated_pickle_says_so(tmp_path: Path) -> None:
     path = tmp_path / "short.pkl"
     path.write_bytes(pickle.dumps({"images": np.zeros((4, 5, 5, 3))})[:-100])
     with pytest.raises(InputError, match="damaged"):
-        pickles.load(path)
+        load_pickle(path)
 
 
 def test_the_checksum_of_a_gzipped_pickle_is_checked(tmp_path: Path) -> None:
     """Also where the pickle ends before the file: pixels that changed on the way look like any others."""
     whole = bytearray(gzip.compress(pickle.dumps(np.arange(50_000.0)) + bytes(1000)))
     (path := tmp_path / "stamps.pkl.gz").write_bytes(whole)
-    assert len(pickles.load(path)) == 50_000
+    assert len(load_pickle(path)) == 50_000
     whole[-8] ^= 1
     path.write_bytes(whole)
     with pytest.raises(InputError, match=r"stamps\.pkl\.gz is damaged"):
-        pickles.load(path)
+        load_pickle(path)
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
-        pickles.load(tmp_path / "none.pkl")
+        load_pickle(tmp_path / "none.pkl")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from alerce_early.data.readers import alerts
+from alerce_early.data.readers.packets import stream
 from alerce_early.data.readers.stamps_file import COLUMNS
 
 
@@ -28,7 +28,7 @@ def by_the_libraries(file: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
 @pytest.mark.filterwarnings("ignore:.*SIMPLE card.*")
 def test_real_packets(real_data: Path) -> None:
     folder = real_data / "alerts"
-    (chunk,) = alerts.stream([folder])
+    (chunk,) = stream.stream([folder])
     assert chunk.records is not None
     assert chunk.read == 68 and len(chunk.records) == 62
     assert len(chunk.rejected) == 6 and all("wanted 63 x 63" in packet.reason for packet in chunk.rejected)
@@ -42,17 +42,17 @@ def test_real_packets(real_data: Path) -> None:
             if name in columns and name != "isdiffpos":
                 assert columns[name][row] == (-999 if value is None else value)
         assert columns["isdiffpos"][row] == {"t": 0, "f": 1}[packet["candidate"]["isdiffpos"]]
-    labelled = alerts.read(folder)
+    labelled = stream.read(folder)
     assert np.bincount(labelled.labels[labelled.labels >= 0]).tolist() == [10, 10, 10, 10, 9]
 
 
 def test_real_packets_of_a_pipeline_s_own_samples(real_data: Path) -> None:
     """42 alerts in one container, its blocks packed with Snappy, its cutouts plain FITS."""
-    (chunk,) = alerts.stream([real_data / "ztf_snappy.avro"])
+    (chunk,) = stream.stream([real_data / "ztf_snappy.avro"])
     assert chunk.read == len(chunk.keys) + len(chunk.rejected) == 42 and chunk.records is not None
     assert len(set(chunk.keys)) == len(chunk.keys) and np.isfinite(chunk.records.images).mean() > 0.9
 
 
 def test_a_message_on_the_wire_is_set_aside(real_data: Path) -> None:
-    (chunk,) = alerts.stream([real_data / "rubin" / "wire"])
+    (chunk,) = stream.stream([real_data / "rubin" / "wire"])
     assert chunk.read == len(chunk.rejected) == 1 and "Confluent" in chunk.rejected[0].reason

@@ -14,9 +14,9 @@ import pytest
 from astropy.io import fits
 from pyarrow import parquet
 
-from alerce_early.data.readers import alerts, rubin
-from alerce_early.data.readers.cutouts import PSF, image
-from alerce_early.data.readers.wire import Schemas
+from alerce_early.data.readers.packets import rubin, stream
+from alerce_early.data.readers.packets.fits_cutout import PSF, image
+from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError
 from alerce_early.simulation import simulated_packets as night
@@ -97,14 +97,14 @@ def test_stamps_are_framed_on_the_source() -> None:
     """Cutouts of every size, the source a part of a pixel off the middle; a bright source is in the central pixel."""
     shapes = [(30, (15.04, 15.96)), (30, (15.5, 15.49)), (31, (16.4, 15.6)), (63, (32.0, 32.3)), (64, (32.2, 32.9))]
     packets = [packet(i, side, at) for i, (side, at) in enumerate([*shapes, (93, (46.6, 47.4)), (62, (31.1, 31.2))])]
-    chunk = alerts.decode([container(one) for one in packets])
+    chunk = stream.decode([container(one) for one in packets])
     assert chunk.records is not None and not chunk.rejected and chunk.records.survey == "Rubin"
     for found, one in zip(chunk.records.images, packets, strict=True):
         assert np.array_equal(found, read_by_astropy(one), equal_nan=True)
     assert chunk.keys.tolist() == [str(one["diaSource"]["diaSourceId"]) for one in packets]
 
     channels = ("difference", "SNR")
-    chunk = alerts.decode([container(one) for one in packets], channels=channels)
+    chunk = stream.decode([container(one) for one in packets], channels=channels)
     assert chunk.records is not None and chunk.records.channels == channels
     for found, one in zip(chunk.records.images, packets, strict=True):
         np.testing.assert_allclose(found, read_by_astropy(one, channels), rtol=1e-6)
@@ -112,7 +112,7 @@ def test_stamps_are_framed_on_the_source() -> None:
     source = np.zeros((30, 30), np.float32)
     source[14, 15] = -7  # row 15 and column 16 as FITS counts
     bright = fits_of(source, CRPIX1=15.8, CRPIX2=15.2)
-    chunk = alerts.decode([container(packet(1, **dict.fromkeys(CUTOUTS.values(), bright)))])
+    chunk = stream.decode([container(packet(1, **dict.fromkeys(CUTOUTS.values(), bright)))])
     assert chunk.records is not None and (chunk.records.images[0, 31, 31] == -7).all()
     with fits.open(io.BytesIO(packets[0]["cutoutScience"])) as units:
         assert np.array_equal(image(packets[0]["cutoutScience"], PSF), units[2].data.astype(np.float32))
@@ -121,7 +121,7 @@ def test_stamps_are_framed_on_the_source() -> None:
 def test_columns_names_and_what_is_missing() -> None:
     moving = {"diaObjectId": 0, "ssObjectId": 2 * 10**16, "band": "y"}
     rows = [packet(0), packet(1, diaSource=moving), packet(2, diaSource=moving | {"diaObjectId": None, "band": None})]
-    chunk = alerts.decode([container(*rows)])
+    chunk = stream.decode([container(*rows)])
     assert chunk.records is not None
     assert chunk.records.ids.tolist() == [str(3 * 10**17), str(2 * 10**16), str(2 * 10**16)]
     columns = dict(zip(chunk.records.feature_names, chunk.records.features.T, strict=True))
@@ -133,14 +133,14 @@ def test_columns_names_and_what_is_missing() -> None:
     fewer["fields"][0]["type"]["fields"] = [
         field for field in SOURCE["fields"] if field["name"] not in ("trailLength", "visit", "ssObjectId")
     ]
-    chunk = alerts.decode([container(rows[0], schema=fewer), container(rows[0])])
+    chunk = stream.decode([container(rows[0], schema=fewer), container(rows[0])])
     assert chunk.records is not None and chunk.records.features[:, -1].tolist() == [MISSING, 1.5]
 
 
 def test_packets_of_every_container_are_the_same(tmp_path: Path) -> None:
     """A container, a message and a table, of both layouts of a cutout and in another order of the fields."""
     packets = [packet(i) for i in range(3)]
-    whole = alerts.decode([container(*packets)])
+    whole = stream.decode([container(*packets)])
     assert whole.records is not None
 
     (tmp_path / "schemas").mkdir()
@@ -162,9 +162,9 @@ def test_packets_of_every_container_are_the_same(tmp_path: Path) -> None:
         parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name / "a.parquet")
 
     last_first = SCHEMA | {"fields": [*SCHEMA["fields"][4:], SCHEMA["fields"][0], *SCHEMA["fields"][1:4]]}
-    found = [alerts.decode(messages, known), alerts.decode([container(*packets, schema=last_first)])]
-    found += alerts.stream([tmp_path / "messages"], schemas=known)
-    found += [chunk for name in ("plain", "wrapped") for chunk in alerts.stream([tmp_path / name])]
+    found = [stream.decode(messages, known), stream.decode([container(*packets, schema=last_first)])]
+    found += stream.stream([tmp_path / "messages"], schemas=known)
+    found += [chunk for name in ("plain", "wrapped") for chunk in stream.stream([tmp_path / name])]
     for chunk in found:
         assert chunk.records is not None and chunk.keys.tolist() == whole.keys.tolist() and not chunk.rejected
         assert np.array_equal(chunk.records.images, whole.records.images, equal_nan=True)
@@ -179,7 +179,7 @@ def test_a_history_of_every_form_is_passed(tmp_path: Path) -> None:
     # a text whose end, were its length taken for one of a byte, would be that of the list
     histories += [[past | {"band": "z" * n + "\0"}] for n in (62, 63, 99, 126, 127)]
     packets = [packet(i, prvDiaSources=history) for i, history in enumerate(histories)]
-    chunk = alerts.decode([container(*packets)])
+    chunk = stream.decode([container(*packets)])
     assert len(chunk.keys) == len(packets) and not chunk.rejected and chunk.records is not None
     for found, one in zip(chunk.records.images, packets, strict=True):
         assert np.array_equal(found, read_by_astropy(one), equal_nan=True)
@@ -197,7 +197,7 @@ def test_a_history_of_every_form_is_passed(tmp_path: Path) -> None:
     other = body.replace(items.getvalue(), sized.getvalue() + items.getvalue()[2:])
     beyond = body.replace(items.getvalue(), sized.getvalue()[:-2] + b"\xff\xff\xff\x7f" + items.getvalue()[2:])
     (tmp_path / "alert.avsc").write_text(json.dumps(SCHEMA))
-    chunk = alerts.decode([body, other, beyond, body[:300]], Schemas(tmp_path / "alert.avsc"))
+    chunk = stream.decode([body, other, beyond, body[:300]], Schemas(tmp_path / "alert.avsc"))
     assert chunk.records is not None and np.array_equal(*chunk.records.images, equal_nan=True)
     assert [one.source for one in chunk.rejected] == ["message 2", "message 3"]
 
@@ -218,7 +218,7 @@ def test_a_bad_packet_is_set_aside_and_the_rest_is_read(channels: tuple[str, ...
         "diaObjectId and ssObjectId are both 0": {"diaSource": {"diaObjectId": 0, "ssObjectId": 0}},
         "ssObjectId is missing": {"diaSource": {"diaObjectId": None, "ssObjectId": None}},
     }
-    chunk = alerts.decode([container(packet(1, **changes)) for changes in bad.values()] + [container(packet(9))],
+    chunk = stream.decode([container(packet(1, **changes)) for changes in bad.values()] + [container(packet(9))],
                           channels=channels)  # fmt: skip
     assert chunk.keys.tolist() == [str(10**17 + 9)]
     for rejected, reason in zip(chunk.rejected, bad, strict=True):
@@ -226,7 +226,7 @@ def test_a_bad_packet_is_set_aside_and_the_rest_is_read(channels: tuple[str, ...
         assert rejected.key in (str(10**17 + 1), "")
     for odd in ([], ["science", "variance"]):
         with pytest.raises(InputError, match="channels"):
-            alerts.decode([], channels=odd)
+            stream.decode([], channels=odd)
 
 
 def test_packets_of_two_surveys(tmp_path: Path) -> None:
@@ -234,28 +234,28 @@ def test_packets_of_two_surveys(tmp_path: Path) -> None:
     ztf = [night.encode(one) for one, _ in night.alerts(2, seed=0)]
     for name, content in zip("abcd", (container(packet(0)), ztf[0], ztf[1], container(packet(1))), strict=True):
         (tmp_path / f"{name}.avro").write_bytes(content)
-    chunks = list(alerts.stream([tmp_path], workers=0))
+    chunks = list(stream.stream([tmp_path], workers=0))
     assert [chunk.records.survey for chunk in chunks if chunk.records] == ["Rubin", "ZTF", "Rubin"]
-    (rest,) = alerts.stream([tmp_path], workers=0, skip=3)
+    (rest,) = stream.stream([tmp_path], workers=0, skip=3)
     assert rest.keys.tolist() == chunks[2].keys.tolist()
     for survey, other in (("Rubin", "ZTF"), ("ZTF", "Rubin")):
-        (chunk,) = alerts.stream([tmp_path], workers=0, survey=survey)
+        (chunk,) = stream.stream([tmp_path], workers=0, survey=survey)
         assert (
             chunk.records is not None and chunk.records.survey == survey and len(chunk.keys) == 2 == len(chunk.rejected)
         )
         assert all(f"packet of {other}, wanted {survey}" in one.reason for one in chunk.rejected)
-        assert alerts.read(tmp_path, survey=survey).set_aside.total() == 2
-    chunk = alerts.decode([container(packet(0)), ztf[0]])
+        assert stream.read(tmp_path, survey=survey).set_aside.total() == 2
+    chunk = stream.decode([container(packet(0)), ztf[0]])
     assert len(chunk.keys) == 1 and "another survey" in chunk.rejected[0].reason
     with pytest.raises(InputError, match="wanted Rubin"):
-        alerts.read(tmp_path / "b.avro", survey="Rubin")
+        stream.read(tmp_path / "b.avro", survey="Rubin")
 
 
 def test_labels_by_source_id(tmp_path: Path) -> None:
     (tmp_path / "a.avro").write_bytes(container(*(packet(i) for i in range(3))))
     rows = [f"{10**17},AGN,7", f"{10**17 + 2},asteroid,8"]
     (tmp_path / "labels.csv").write_text("\n".join(["diaSourceId,label,objectId", *rows]))
-    records = alerts.read(tmp_path, survey="Rubin")
+    records = stream.read(tmp_path, survey="Rubin")
     assert [records.classes[label] if label >= 0 else "" for label in records.labels] == ["AGN", "", "asteroid"]
 
 
@@ -265,12 +265,12 @@ def test_every_real_packet_is_read_as_astropy_reads_it(real_data: Path) -> None:
     with (folder / "alerts.avro").open("rb") as file:
         rows += list(fastavro.reader(file))
     by_key = {str(row["diaSource"]["diaSourceId"]): row for row in rows}
-    (chunk,) = alerts.stream([folder])
+    (chunk,) = stream.stream([folder])
     assert chunk.records is not None and sorted(chunk.keys) == sorted(by_key) and len(by_key) == len(rows)
     for key, found in zip(chunk.keys, chunk.records.images, strict=True):
         assert np.array_equal(found, read_by_astropy(by_key[key]), equal_nan=True)
     assert [packet.source[-8:] for packet in chunk.rejected] == ["v9.0.bin"]
     known = (folder / "labels.csv").read_text().splitlines()[1:]
     assert (chunk.records.labels >= 0).sum() == len(known)
-    with_snr = alerts.read(folder / "*.parquet", survey="Rubin", channels=("difference", "SNR"))
+    with_snr = stream.read(folder / "*.parquet", survey="Rubin", channels=("difference", "SNR"))
     assert len(with_snr) == len(rows) - 5 and np.isfinite(with_snr.images).mean() > 0.2

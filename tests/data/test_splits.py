@@ -11,15 +11,9 @@ import pytest
 from omegaconf import DictConfig
 
 from alerce_early.artifacts import predictions
+from alerce_early.data.coordinates import match_objects
 from alerce_early.data.readers.stamps_file import COLUMNS
-from alerce_early.data.splits import (
-    PARTS,
-    TEST,
-    apply_prescribed,
-    fold_of,
-    match_objects,
-    split,
-)
+from alerce_early.data.splits import PARTS, TEST, apply_prescribed, fold_of, split
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 from alerce_early.evaluation.kinds import Classification

@@ -131,7 +131,7 @@ def test_opening_again_reads_no_raw_file(data: AlertData, composed, raw_file: Pa
     def fails(*_: object) -> None:
         raise AssertionError("the raw file was unpickled again")
 
-    monkeypatch.setattr("alerce_early.data.readers.pickles.load", fails)
+    monkeypatch.setattr("alerce_early.data.readers.array_files.load_pickle", fails)
     again = make_data(
         composed("data=alerce", "recipe=minmax", f"data.path={raw_file}", f"outputs={path.parent.parent}")
     )

@@ -12,8 +12,9 @@ import fastavro
 import numpy as np
 import pytest
 
-from alerce_early.data.readers import alerts, wire
-from alerce_early.data.readers.wire import Schemas
+from alerce_early.data.readers.packets import schemas as wire
+from alerce_early.data.readers.packets import stream
+from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.errors import InputError
 from alerce_early.simulation import simulated_packets as night
 
@@ -88,8 +89,8 @@ def registry() -> Iterator[tuple[str, list[str]]]:
 
 def check(schemas: Schemas, messages: list[bytes]) -> None:
     """Read as from a container, the rest set aside: three messages among five."""
-    good = alerts.decode([night.encode(packet) for packet in PACKETS])
-    found = alerts.decode(messages, schemas)
+    good = stream.decode([night.encode(packet) for packet in PACKETS])
+    found = stream.decode(messages, schemas)
     assert found.records is not None and good.records is not None and found.keys.tolist() == good.keys.tolist()
     assert np.array_equal(found.records.images, good.records.images, equal_nan=True)
     assert np.array_equal(found.records.features, good.records.features)
@@ -122,16 +123,16 @@ def test_what_is_no_whole_message_of_a_known_schema(tmp_path: Path, registry: tu
         (b"candid,label\n", "wanted an Avro container"),
         (b"", "is empty"),
     ]
-    chunk = alerts.decode([*(message for message, _ in bad), whole], Schemas(tmp_path))
+    chunk = stream.decode([*(message for message, _ in bad), whole], Schemas(tmp_path))
     assert chunk.keys.tolist() == [str(PACKETS[0]["candid"])] and chunk.read == len(bad) + 1
     for rejected, (_, reason) in zip(chunk.rejected, bad, strict=True):
         assert reason in rejected.reason and rejected.reason.isprintable()
 
     place, asked = registry
-    chunk = alerts.decode([framed(PACKETS[0], number) for number in (904, 904, 900)], Schemas(place))
+    chunk = stream.decode([framed(PACKETS[0], number) for number in (904, 904, 900)], Schemas(place))
     assert [rejected.reason[:23] for rejected in chunk.rejected] == ["schema 904 is not known"] * 2
     assert len(asked) == 2 and len(chunk.keys) == 1
-    assert "Confluent" in alerts.decode([whole]).rejected[0].reason
+    assert "Confluent" in stream.decode([whole]).rejected[0].reason
 
 
 def test_a_registry_is_asked_again_for_what_it_lacked(
@@ -140,11 +141,11 @@ def test_a_registry_is_asked_again_for_what_it_lacked(
     place, asked = registry
     schemas = Schemas(place)
     for _ in range(2):  # not at once: a topic of such messages would ask for each
-        assert len(alerts.decode([framed(PACKETS[0], 905)], schemas).rejected) == 1
+        assert len(stream.decode([framed(PACKETS[0], 905)], schemas).rejected) == 1
     assert len(asked) == 1
     monkeypatch.setattr(wire, "AGAIN", 0)
     for _ in range(2):
-        assert len(alerts.decode([framed(PACKETS[0], 905)], schemas).keys) == 1
+        assert len(stream.decode([framed(PACKETS[0], 905)], schemas).keys) == 1
     assert len(asked) == 2
 
 
@@ -156,7 +157,7 @@ def test_the_numbers_that_are_remembered_are_few(
     monkeypatch.setattr(wire, "MOST", 3)
     schemas = Schemas(place)
     for number in (900, 1, 900, 2, 3, 900, 4, 1):
-        alerts.decode([framed(PACKETS[0], number)], schemas)
+        stream.decode([framed(PACKETS[0], number)], schemas)
     assert [int(path.rpartition("/")[2]) for path in asked] == [900, 1, 2, 3, 4, 1]
 
 
@@ -167,7 +168,7 @@ def test_an_answer_that_is_not_of_a_registry_stops(
     monkeypatch.setattr(wire, "TIMEOUT", 0.5)
     for number in (901, 902, 906, 907, 908):
         with pytest.raises(InputError, match=f"schemas {registry[0]}"):
-            alerts.decode([framed(PACKETS[0], number)], Schemas(registry[0]))
+            stream.decode([framed(PACKETS[0], number)], Schemas(registry[0]))
 
 
 def test_a_place_without_schemas(tmp_path: Path, registry: tuple[str, list[str]]) -> None:
@@ -176,6 +177,6 @@ def test_a_place_without_schemas(tmp_path: Path, registry: tuple[str, list[str]]
         with pytest.raises(InputError, match="registry"):
             Schemas(place)
     with pytest.raises(InputError, match="500"):
-        alerts.decode([framed(PACKETS[0], 902)], Schemas(registry[0].replace("902", "")))
+        stream.decode([framed(PACKETS[0], 902)], Schemas(registry[0].replace("902", "")))
     with pytest.raises(InputError, match="reached"):
-        alerts.decode([framed(PACKETS[0])], Schemas("http://127.0.0.1:9"))
+        stream.decode([framed(PACKETS[0])], Schemas("http://127.0.0.1:9"))

@@ -41,16 +41,10 @@ with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
     from pyarrow import csv, parquet
 
     from alerce_early.data import records
-    from alerce_early.data.readers import (
-        containers,
-        cutouts,
-        fields,
-        hits,
-        pickles,
-        sdss,
-        stamps_file,
-    )
-    from alerce_early.data.readers.packets import Packet, decode_records
+    from alerce_early.data.readers import hits, sdss, stamps_file
+    from alerce_early.data.readers.array_files import load_pickle
+    from alerce_early.data.readers.packets import containers, fields, fits_cutout
+    from alerce_early.data.readers.packets.decode import Packet, decode_records
     from alerce_early.data.wavelengths import PIXELS
     from alerce_early.errors import INSTALL, InputError, one_line
     from alerce_early.evaluation.kinds import Classification
@@ -168,7 +162,7 @@ def _cutout(dtype: str, extended: bool = False) -> bytes:
 
 def _image(path: Path) -> None:
     try:
-        cutouts.image(path.read_bytes())
+        fits_cutout.image(path.read_bytes())
     except records.UnreadableError as error:
         raise InputError(one_line(error)) from None
 
@@ -186,7 +180,7 @@ TARGETS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[Path], Any]]]
     "pickles": (
         ".pkl",
         lambda: _pickled(_stamps(), _course(), {"a": (1, b"x", 2.5, None, np.float32(1))}),
-        pickles.load,
+        load_pickle,
     ),
     "stamps": (".pkl", lambda: _pickled(_stamps(), {"Train": _stamps(), "Test": _stamps(oid=None)}), stamps_file.read),
     "hits": (".pkl", lambda: _pickled(_course()), hits.read),

@@ -23,7 +23,7 @@ from command import Command
 from networks import wait_for
 from pyarrow import parquet
 
-from alerce_early.data.readers.fields import CUTOUTS
+from alerce_early.data.readers.packets.fields import CUTOUTS
 from alerce_early.simulation import simulated_packets
 from alerce_early.simulation.survey import simulate
 

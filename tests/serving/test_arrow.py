@@ -14,7 +14,7 @@ from tiny import spec
 import alerce_early
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.data.readers import stamps_file
-from alerce_early.data.readers.cutouts import image
+from alerce_early.data.readers.packets.fits_cutout import image
 from alerce_early.data.records import TOO_LITTLE
 from alerce_early.errors import InputError
 from alerce_early.serving import inputs

@@ -11,7 +11,8 @@ from networks import constant, table_of
 from omegaconf import DictConfig
 
 from alerce_early.artifacts import predictions
-from alerce_early.data.readers import alerts, stamps_file
+from alerce_early.data.readers import stamps_file
+from alerce_early.data.readers.packets import stream
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.experiments.instantiate import make_data
@@ -53,7 +54,7 @@ def test_of_a_mixed_folder_its_own_survey(of: str, own: str, other: str, mixed: 
 
 
 def test_records_of_another_survey(mixed: Path, tmp_path: Path) -> None:
-    (chunk,) = alerts.stream([mixed], survey="Rubin")
+    (chunk,) = stream.stream([mixed], survey="Rubin")
     network = constant("SN", "rest", survey="ZTF")
     assert chunk.records is not None
     with pytest.raises(InputError, match=r"of Rubin, and model 0{12} is for ZTF; .* with rubin_images"):
@@ -91,7 +92,7 @@ def test_training_on_packets_of_another_survey_names_the_data_that_fits(
     """No flag of predict: the model cards forbid what it would do."""
     file = mixed / ("1.avro" if asked == "ZTF" else "0.avro")
     with pytest.raises(InputError, match=fits) as error:
-        alerts.read(file, survey=asked)
+        stream.read(file, survey=asked)
     assert "--survey" not in str(error.value)
 
 

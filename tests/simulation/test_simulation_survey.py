@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alerce_early.data.readers.coordinates import to_ecliptic, to_galactic
+from alerce_early.data.coordinates import to_ecliptic, to_galactic
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.records import LARGEST
 from alerce_early.errors import InputError

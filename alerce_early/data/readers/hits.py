@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.data import names
-from alerce_early.data.readers import named_arrays
+from alerce_early.data.readers import array_files
 from alerce_early.data.records import (
     UNLABELLED,
     Records,
@@ -44,7 +44,7 @@ def read(
         raise InputError("data=hits needs the training file: data.path=FILE; or try data=hits_simulated.")
     files = {"train": path, **({"test": test_path} if test_path else {})}
     parts = {
-        name: from_raw(named_arrays.load(file, ENTRIES), f"file {Path(file).name}", channels)
+        name: from_raw(array_files.load(file, ENTRIES), f"file {Path(file).name}", channels)
         for name, file in files.items()
     }
     records = join(parts) if test_path else parts["train"]
@@ -58,7 +58,7 @@ def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Recor
     unknown = [name for name in channels if name not in CHANNELS]
     if unknown or not channels:
         raise InputError(f"data.channels={list(channels)}: wanted some of {', '.join(CHANNELS)}.")
-    entries = named_arrays.lower_names(raw, origin)
+    entries = array_files.lower_names(raw, origin)
     absent = [_key(name) for name in channels if _key(name).lower() not in entries]
     if absent:
         raise InputError(

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data import names, splits
-from alerce_early.data.readers import named_arrays, raw_files
+from alerce_early.data import coordinates, names, raw_files
+from alerce_early.data.readers import array_files
 from alerce_early.data.records import (
     UNLABELLED,
     Records,
@@ -64,7 +64,7 @@ def read(path: str | Path | None, test_path: str | Path | None = None) -> Record
         return join({"train": read(path), "test": read(test_path)})
     found = raw_files.matching(path, ENDS)
     if len(found) == 1 and not found[0].name.endswith(ENDS):
-        return from_raw(named_arrays.load(found[0], ENTRIES), origin=f"file {found[0].name}")
+        return from_raw(array_files.load(found[0], ENTRIES), origin=f"file {found[0].name}")
     return _from_fits(found, origin=f"{len(found):,} files of {Path(path).name}")
 
 
@@ -72,7 +72,7 @@ def from_raw(raw: Any, origin: str) -> Records:
     """Turn a raw dict of arrays into records; the errors are those of `read`."""
     if not isinstance(raw, Mapping):
         raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of spectra, class, z, Z_CONF_PERSON.")
-    entries = named_arrays.lower_names(raw, origin)
+    entries = array_files.lower_names(raw, origin)
     spectra, labels, z, conf, ids, *place = (
         next((entries[key] for key in keys if entries.get(key) is not None), None) for keys in KEYS.values()
     )
@@ -179,7 +179,7 @@ def _records(
 def _name_objects(ids: np.ndarray, things: np.ndarray, ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     """(N,) str, the object of each spectrum: its THING_ID, where that is above 0, or else the first id at its place."""
     known = np.where((things > 0) & (things < 2**53), things, 0).astype(np.int64)
-    return splits.match_objects(np.where(known > 0, known.astype(str), ids), ra, dec, SAME_PLACE)
+    return coordinates.match_objects(np.where(known > 0, known.astype(str), ids), ra, dec, SAME_PLACE)
 
 
 def _labels(names: np.ndarray, origin: str) -> np.ndarray:

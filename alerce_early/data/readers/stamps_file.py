@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.data import names
-from alerce_early.data.readers import named_arrays
+from alerce_early.data.readers import array_files
 from alerce_early.data.records import (
     UNLABELLED,
     Records,
@@ -59,7 +59,7 @@ def read(path: str | Path | None, test_path: str | Path | None = None, extra_pat
         raise InputError("data=alerce needs the stamps file: data.path=FILE, or ALERCE_STAMPS=FILE set.")
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder; wanted a stamps file with data.path=FILE. data=alerts takes folders.")
-    raw = named_arrays.load(path, ENTRIES)
+    raw = array_files.load(path, ENTRIES)
     return join_files(from_raw(raw, origin=f"file {Path(path).name}"), test_path, extra_path)
 
 
@@ -77,7 +77,7 @@ def from_raw(raw: Any, origin: str, labelled: bool = True) -> Records:
     """
     if not isinstance(raw, Mapping):
         raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of images, labels, metadata.")
-    entries = named_arrays.lower_names(raw, origin)
+    entries = array_files.lower_names(raw, origin)
     if "images" in entries:
         return _one_part(entries, origin, labelled)
     parts = {PARTS[key]: value for key, value in entries.items() if key in PARTS}

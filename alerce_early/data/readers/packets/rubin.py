@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data.readers import cutouts, fields
-from alerce_early.data.readers.fields import CUTOUTS, RUBIN, SNR
+from alerce_early.data.readers.packets import fields, fits_cutout
+from alerce_early.data.readers.packets.fields import CUTOUTS, RUBIN, SNR
 from alerce_early.data.readers.stamps_file import CHANNELS
 from alerce_early.data.records import MISSING, UnreadableError
 
@@ -52,12 +52,12 @@ def _stamps(record: Mapping[str, Any], channels: Sequence[str]) -> np.ndarray:
         content = fields.cutout_in(record, CHANNELS[-1] if channel == SNR else channel)
         field = CUTOUTS[CHANNELS[-1] if channel == SNR else channel]
         try:
-            image = cutouts.image(content)
+            image = fits_cutout.image(content)
             if channel == SNR:
-                image = _in_sigmas(image, cutouts.image(content, cutouts.VARIANCE))
+                image = _in_sigmas(image, fits_cutout.image(content, fits_cutout.VARIANCE))
             if not first:
                 first = image.shape
-                frame, inside = _place(first, cutouts.source(content))
+                frame, inside = _place(first, fits_cutout.source(content))
         except UnreadableError as error:
             raise UnreadableError(f"{field} {error}") from None
         if image.shape != first:

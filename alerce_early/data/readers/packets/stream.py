@@ -4,26 +4,29 @@ import io
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow
 
+from alerce_early.data import raw_files
 from alerce_early.data.names import to_printable
-from alerce_early.data.readers import containers, labels, raw_files
-from alerce_early.data.readers.containers import Block
-from alerce_early.data.readers.fields import SNR
+from alerce_early.data.readers import labels
 from alerce_early.data.readers.labels import Labels
-from alerce_early.data.readers.packets import SURVEYS, Packet, Work, decode_records
+from alerce_early.data.readers.packets import containers
+from alerce_early.data.readers.packets.containers import Block
+from alerce_early.data.readers.packets.decode import SURVEYS, Packet, Work, decode_records
+from alerce_early.data.readers.packets.fields import SNR
+from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.data.readers.stamps_file import CHANNELS, CLASSES
-from alerce_early.data.readers.wire import Schemas
-from alerce_early.data.readers.workers import decode_all
 from alerce_early.data.records import UNLABELLED, Chunk, Records, Rejected, to_label_numbers
 from alerce_early.errors import InputError
+from alerce_early.machine import cores, map_in_processes
 
 log = logging.getLogger(__name__)
 
@@ -248,3 +251,14 @@ def _chunk(rows: Sequence[Packet | Rejected], origin: str, classes: Sequence[Lab
             context=dict(zip(survey.context, context.T, strict=True)),
         )
     return Chunk(records, keys, sources, rejected, len(rows))
+
+
+def decode_all(
+    decode: Callable[[Work], list[Packet | Rejected]], batches: Iterator[Work], workers: int | None
+) -> Iterator[Packet | Rejected]:
+    """Yield the packets of these batches in order. workers: processes, 0: none but this; default: one for each core."""
+    first = list(islice(batches, 2))
+    batches, workers = chain(first, batches), cores() if workers is None else workers
+    alone = not workers or len(first) < 2  # not worth a process
+    for packets in map(decode, batches) if alone else map_in_processes(decode, batches, workers):
+        yield from packets

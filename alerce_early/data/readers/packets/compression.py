@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import pyarrow  # which every table needs: it unpacks Snappy and Zstandard without packages of their own
 
-from alerce_early.data.readers.raw_files import GZIP
+from alerce_early.data.raw_files import GZIP
 
 try:  # half the time of zlib for the same bytes; all works without it too
     from isal import igzip, isal_zlib

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from alerce_early.data import names
-from alerce_early.data.readers import fields, rubin, ztf
-from alerce_early.data.readers.avro import records_of
-from alerce_early.data.readers.containers import Block
+from alerce_early.data.readers.packets import fields, rubin, ztf
+from alerce_early.data.readers.packets.avro import records_of
+from alerce_early.data.readers.packets.containers import Block
 from alerce_early.data.readers.stamps_file import CHANNELS, COLUMNS
 from alerce_early.data.records import Rejected, UnreadableError
 

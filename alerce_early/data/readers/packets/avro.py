@@ -9,10 +9,10 @@ from typing import Any
 
 from pyarrow import ipc
 
-from alerce_early.data.readers import fields
-from alerce_early.data.readers.containers import LARGEST_BLOCK, MESSAGE, Block
-from alerce_early.data.readers.history import Passed, may_be_passed
-from alerce_early.data.readers.inflate import NotWholeError, inflate
+from alerce_early.data.readers.packets import fields
+from alerce_early.data.readers.packets.compression import NotWholeError, inflate
+from alerce_early.data.readers.packets.containers import LARGEST_BLOCK, MESSAGE, Block
+from alerce_early.data.readers.packets.skip_history import Passed, may_be_passed
 from alerce_early.data.records import UnreadableError
 from alerce_early.errors import require_extra
 

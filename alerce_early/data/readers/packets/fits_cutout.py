@@ -12,8 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from alerce_early.data.readers.inflate import NotWholeError, inflate
-from alerce_early.data.readers.raw_files import GZIP, describe_content
+from alerce_early.data.raw_files import GZIP, describe_content
+from alerce_early.data.readers.packets.compression import NotWholeError, inflate
 from alerce_early.data.records import UnreadableError
 
 LARGEST = 1 << 20  # bytes of an unzipped cutout; a real one has 20,160

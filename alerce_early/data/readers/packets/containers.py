@@ -16,10 +16,11 @@ from urllib.parse import unquote
 import pyarrow
 from pyarrow import ipc, parquet, types
 
+from alerce_early.data import raw_files
 from alerce_early.data.names import to_printable
-from alerce_early.data.readers import fields, raw_files
-from alerce_early.data.readers.inflate import DAMAGE, unzipped
-from alerce_early.data.readers.wire import Schemas
+from alerce_early.data.readers.packets import fields
+from alerce_early.data.readers.packets.compression import DAMAGE, unzipped
+from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.data.records import CUT_SHORT, LOST_ROWS, UnreadableError
 from alerce_early.errors import InputError, one_line, require_extra
 

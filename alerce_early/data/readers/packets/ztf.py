@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data.readers import fields
-from alerce_early.data.readers.coordinates import to_ecliptic, to_galactic
-from alerce_early.data.readers.cutouts import image
-from alerce_early.data.readers.fields import CUTOUTS, ZTF
+from alerce_early.data.coordinates import to_ecliptic, to_galactic
+from alerce_early.data.readers.packets import fields
+from alerce_early.data.readers.packets.fields import CUTOUTS, ZTF
+from alerce_early.data.readers.packets.fits_cutout import image
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.records import MISSING, UnreadableError
 
