@@ -60,11 +60,11 @@ def draw_gallery(classifier: Classifier, source: Source, shard: Shard, out: Path
 def write_page(title: str, source: Source, shard: Shard, out: Path, page: Path) -> None:
     """Write the page of the most probable supernovae among what was classified."""
     with require_extra("--html"):
-        from alerce_early.report import night
+        from alerce_early.report import night_page
     table = predictions.read(out)
-    chosen = [str(table["candid"][row]) for row in night.choose(table)]
+    chosen = [str(table["candid"][row]) for row in night_page.choose(table)]
     stamps = find_stamps(source, shard, chosen)
-    files.write_text(page, night.write(table, stamps, out.name, title))
+    files.write_text(page, night_page.write(table, stamps, out.name, title))
 
 
 def find_stamps(source: Source, shard: Shard, keys: Sequence[str]) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data.names import LONGEST
+from alerce_early.data.text import LONGEST
 from alerce_early.errors import InputError
 
 UNLABELLED = -1

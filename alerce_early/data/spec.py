@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.construct import construct
-from alerce_early.data import names
+from alerce_early.data import text
 from alerce_early.data.records import has_data
 
 
@@ -49,7 +49,7 @@ class DataSpec:
     survey: str = ""
 
     def __post_init__(self) -> None:
-        names.check_classes(self.classes)
+        text.check_classes(self.classes)
 
     def has_data(self, images: np.ndarray) -> np.ndarray:
         """Tell which raw images (N, H, W, C) or (N, L, C) hold enough data, (N,) bool; the others are set aside."""

@@ -20,7 +20,7 @@ from alerce_early.evaluation import comparison, tables
 from alerce_early.evaluation.comparison import Outcome
 from alerce_early.evaluation.kinds import Kind, choose_kind
 from alerce_early.report import page
-from alerce_early.report.index import link
+from alerce_early.report.index_page import link
 from alerce_early.report.page import Section, number
 
 NOT_A_CHOICE = {"seed", "data.split.fold"}  # may differ between runs of one entry

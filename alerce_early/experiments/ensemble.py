@@ -13,8 +13,8 @@ from sklearn.ensemble import RandomForestClassifier
 from alerce_early.artifacts import checkpoints, predictions
 from alerce_early.artifacts.run_folder import Run, flatten_config
 from alerce_early.data.datamodule import AlertData
-from alerce_early.data.names import hash_objects
 from alerce_early.data.records import MISSING
+from alerce_early.data.text import hash_objects
 from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.evaluation import tables
 from alerce_early.experiments.compare import NOT_A_CHOICE

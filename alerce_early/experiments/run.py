@@ -18,29 +18,23 @@ from omegaconf import DictConfig
 from alerce_early import construct, files
 from alerce_early.artifacts import checkpoints, predictions
 from alerce_early.artifacts.run_folder import Run, checkpoint_of, logs_inside
-from alerce_early.data import names, summary
+from alerce_early.data import text
 from alerce_early.data.datamodule import AlertData
 from alerce_early.errors import InputError
-from alerce_early.evaluation import (
-    baseline,
-    calibration,
-    conformal,
-    tables,
-    thresholds,
-)
+from alerce_early.evaluation import baselines, calibration, conformal, tables, thresholds
 from alerce_early.evaluation.kinds import choose_kind
 from alerce_early.experiments import schema
 from alerce_early.experiments.config import quote_value, to_plain
 from alerce_early.experiments.distillation import ask_teachers, find_teachers
 from alerce_early.experiments.instantiate import make_data, make_task
-from alerce_early.report import figures, pictures, run_page
-from alerce_early.report.board import Board
+from alerce_early.report import data_summary, figures, pictures, run_page
 from alerce_early.tasks import restore
 from alerce_early.tasks.base import NonFiniteLossError, Task
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.training import progress, resuming
 from alerce_early.training.processes import agree, check_sight, is_launched, with_first
 from alerce_early.training.signals import resumed_by
+from alerce_early.training.tensorboard import Board
 from alerce_early.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -109,7 +103,9 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
         run.begin(config)
         resuming.put_in_order(run.path)
         log.info(
-            "%s\n%s", summary.format_summary(data.store.meta), summary.format_parts(data.part_sizes(), data.left_out)
+            "%s\n%s",
+            data_summary.format_summary(data.store.meta),
+            data_summary.format_parts(data.part_sizes(), data.left_out),
         )
         where = f"{trainer.strategy.root_device.type}, {trainer.precision}"
         log.info(
@@ -194,7 +190,7 @@ def hash_trained(data: AlertData, start: str | None) -> str:
     before = None
     with suppress(InputError):  # what a run began with may be gone when it ends
         before = checkpoints.read(checkpoint_of(Path(start))).get("trained_on") if start else None
-    return names.hash_objects(data.store.ids[rows].tolist(), before or "")
+    return text.hash_objects(data.store.ids[rows].tolist(), before or "")
 
 
 def fit_on_validation(table: tables.Table, config: DictConfig) -> dict[str, Any]:
@@ -227,7 +223,7 @@ def evaluate_baselines(data: AlertData, judged: tables.Table, seed: int) -> dict
     """Return what could be had without a network, on the judged rows of a table; see `baseline`."""
     train, test = data.parts["train"], judged["row"]
     train = train[data.labels[train] >= 0]
-    return baseline.evaluate_baselines(
+    return baselines.evaluate_baselines(
         judged,
         data.store.features[test],
         data.labels[train],

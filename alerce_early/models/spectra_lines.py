@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from alerce_early.data.spec import DataSpec
-from alerce_early.data.wavelengths import FIRST, STEP
+from alerce_early.data.spectral_grid import FIRST, STEP
 from alerce_early.models.net import Net
 
 # vacuum wavelengths at rest, angstrom: Ly-alpha, C IV, C III], Mg II, H-beta, H-alpha

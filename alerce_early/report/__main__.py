@@ -29,7 +29,7 @@ def main() -> None:
     from alerce_early.artifacts import predictions  # these take seconds, for which --help need not wait
     from alerce_early.artifacts.run_folder import Run
     from alerce_early.experiments.instantiate import make_data
-    from alerce_early.report.index import write_index
+    from alerce_early.report.index_page import write_index
     from alerce_early.report.run_page import write_run_page, write_table_page
 
     if given.source.suffix in predictions.EXTENSIONS:

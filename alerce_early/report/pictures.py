@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alerce_early.data.records import LARGEST, Records
-from alerce_early.data.wavelengths import CENTRES
+from alerce_early.data.spectral_grid import CENTRES
 from alerce_early.files import whole
 
 if TYPE_CHECKING:  # the store brings torch, which a gallery of classified stamps does without

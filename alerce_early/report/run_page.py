@@ -14,12 +14,12 @@ from alerce_early import files
 from alerce_early.artifacts import checkpoints
 from alerce_early.artifacts import predictions as predictions_io
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.data import splits, summary
+from alerce_early.data import splits
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.recipe import Recipe
 from alerce_early.evaluation import tables
 from alerce_early.evaluation.kinds import Classification, choose_kind
-from alerce_early.report import figures, foreign, page, pictures, sections
+from alerce_early.report import data_summary, figures, foreign_table, page, pictures, sections
 from alerce_early.report.page import Section
 
 BEST_OF = (
@@ -95,10 +95,10 @@ def _show_pictures(run: Run) -> list[Section]:
 
 def _data(data: AlertData, split: Any) -> Section:
     meta, sizes = data.store.meta, data.part_sizes()
-    published = ["published"] if summary.is_published_file(meta) else []
+    published = ["published"] if data_summary.is_published_file(meta) else []
     read = [
         [name, f"{here:,}", *(["" if there is None else f"{there:,}"] if published else [])]
-        for name, here, there in summary.list_counts(meta)
+        for name, here, there in data_summary.list_counts(meta)
     ]
     left = ", ".join(f"{count:,} {name}" for name, count in data.left_out.items())
     parts = [[name, *[f"{sizes[part][name]:,}" for part in splits.PARTS]] for name in sizes["test"]]
@@ -147,7 +147,7 @@ def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> 
 
     Returns the page's path and the notes of `foreign.read_with_notes`, which stand on the page as well.
     """
-    table, notes = foreign.read_with_notes(source, labels)
+    table, notes = foreign_table.read_with_notes(source, labels)
     kind = Classification()
     judged = kind.judge(table)
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alerce_early.evaluation import comparison, metrics
-from alerce_early.evaluation.baseline import TREES
+from alerce_early.evaluation.baselines import TREES
 from alerce_early.evaluation.kinds import Classification, Generation, Kind, Regression
-from alerce_early.report import figures, foreign
+from alerce_early.report import figures, foreign_table
 from alerce_early.report.classification import ClassificationChapter
 from alerce_early.report.page import Section, by_part, number
 
@@ -34,9 +34,9 @@ COLUMNS = 8  # of the metadata that matter most
 STANDING = {
     "test": "neither trained nor chose the network",
     "validation": "chose the network, calibration, sets, thresholds, which flatters all; the test rows have no labels",
-    foreign.UNSEEN: "are of objects that neither trained nor chose the network",
-    foreign.SEEN: "are of objects that trained or chose the network, which flatters all numbers",
-    foreign.SPLIT: "came as they are: whether the classifier was trained or chosen on them is not known here",
+    foreign_table.UNSEEN: "are of objects that neither trained nor chose the network",
+    foreign_table.SEEN: "are of objects that trained or chose the network, which flatters all numbers",
+    foreign_table.SPLIT: "came as they are: whether the classifier was trained or chosen on them is not known here",
 }
 
 
@@ -144,7 +144,11 @@ def write(
     """
     first, *rest = CHAPTERS[kind.name].write(judged, table, drawn, images)
     split = str(table["split"][0])
-    first.title = "Result" if split in (foreign.SPLIT, foreign.UNSEEN, foreign.SEEN) else f"Result on the {split} split"
+    first.title = (
+        "Result"
+        if split in (foreign_table.SPLIT, foreign_table.UNSEEN, foreign_table.SEEN)
+        else f"Result on the {split} split"
+    )
     first.words.insert(0, f"{len(table['split']):,} {split} rows that {STANDING[split]}.")
     return [first, *rest]
 

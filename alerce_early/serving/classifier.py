@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from alerce_early import files
-from alerce_early.data.names import is_hashed
 from alerce_early.data.readers import stamps_file
 from alerce_early.data.readers.packets.fields import SURVEYS
 from alerce_early.data.records import MISSING, Records, to_numbers
+from alerce_early.data.text import is_hashed
 from alerce_early.errors import InputError, require_extra
 from alerce_early.evaluation import conformal, metrics, tables
 from alerce_early.machine import threads

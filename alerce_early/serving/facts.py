@@ -11,7 +11,7 @@ import numpy as np
 
 from alerce_early.artifacts import checkpoints
 from alerce_early.construct import construct
-from alerce_early.data import names
+from alerce_early.data import text
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError, one_line
 from alerce_early.evaluation import conformal
@@ -113,9 +113,9 @@ class Facts:
             raise InputError(f"columns include {strange[0]!r}, which no network returns")
         hashes = self.trained_on
         if hashes is not None and not (
-            isinstance(hashes, str) and re.fullmatch(f"([0-9a-f]{{{names.DIGITS}}})*", hashes)
+            isinstance(hashes, str) and re.fullmatch(f"([0-9a-f]{{{text.DIGITS}}})*", hashes)
         ):
-            raise InputError(f"trained_on={str(hashes)[:20]!r}; wanted {names.DIGITS} hex digits for each object")
+            raise InputError(f"trained_on={str(hashes)[:20]!r}; wanted {text.DIGITS} hex digits for each object")
         self._check_fits()
 
     def _check_fits(self) -> None:
@@ -148,6 +148,6 @@ def _check_numbers(what: str, given: object, n: int) -> None:
 
 
 def _check_names(what: str, given: tuple[str, ...]) -> None:
-    names.check_names(given, what, "it")
+    text.check_names(given, what, "it")
     if len(set(given)) < len(given):
         raise InputError(f"{what} repeat a name")

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from alerce_early.data import raw_files
-from alerce_early.data.names import to_printable
 from alerce_early.data.readers import array_files, hits, sdss, stamps_file
 from alerce_early.data.readers.packets.fields import RUBIN, SNR, ZTF
 from alerce_early.data.records import Chunk, Records, Rejected
 from alerce_early.data.spec import DataSpec
+from alerce_early.data.text import to_printable
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 from alerce_early.serving.parts import partial_of, rejected_of

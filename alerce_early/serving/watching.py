@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alerce_early import files
 from alerce_early.artifacts import predictions
-from alerce_early.data import names
+from alerce_early.data import text
 from alerce_early.errors import InputError
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
@@ -88,7 +88,7 @@ def watch(classifier: Classifier, folder: Path, results: Path, schemas: str | No
     for file in chain((file for file in begun if file.exists()), arrivals(folder, ends, done)):
         try:
             outcome = predict(classifier, inputs.find([file], classifier.spec, schemas=schemas), out(file), seen=seen)
-            print(f"{names.to_printable(file.name)}: {outcome}", flush=True)
+            print(f"{text.to_printable(file.name)}: {outcome}", flush=True)
             outcome.warn_of_cuts()
         except InputError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from scipy.special import ndtr
 from alerce_early.data.readers import sdss
 from alerce_early.data.readers.sdss import CERTAIN, CLASSES
 from alerce_early.data.records import Records, join
-from alerce_early.data.wavelengths import CENTRES, EDGES, PIXELS
+from alerce_early.data.spectral_grid import CENTRES, EDGES, PIXELS
 from alerce_early.simulation.spectrograph import observe
 
 Array = np.ndarray

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from alerce_early.data.wavelengths import CENTRES, PIXELS
+from alerce_early.data.spectral_grid import CENTRES, PIXELS
 
 Array = np.ndarray
 

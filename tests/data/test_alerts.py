@@ -20,12 +20,12 @@ from command import running
 from omegaconf import DictConfig
 
 from alerce_early import generate
-from alerce_early.data import summary
 from alerce_early.data.readers.packets import stream
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.records import UNLABELLED
 from alerce_early.errors import InputError
 from alerce_early.experiments.instantiate import make_data
+from alerce_early.report import data_summary
 from alerce_early.simulation import simulated_packets
 from alerce_early.simulation.survey import simulate
 
@@ -188,7 +188,7 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
             stream.read(tmp_path, tmp_path / "other.csv")
     store = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).store
     assert store.images.shape[0] == len(records)
-    assert "set aside by the reader: stamp is" in summary.format_summary(store.meta)
+    assert "set aside by the reader: stamp is" in data_summary.format_summary(store.meta)
     (tmp_path / "labels.csv").unlink()
     with pytest.raises(InputError, match=r"data\.labels"):
         _ = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).labels
@@ -204,7 +204,7 @@ def test_labels_that_match_and_that_do_not_are_counted(
     with caplog.at_level("INFO", logger="alerce_early"):
         store = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).store
     assert f"2 of 3 labels name a row by candid; {len(keys) - 2} of {len(keys)} rows have no label" in caplog.text
-    found = {name.strip(): count for name, count, _ in summary.list_counts(store.meta)}
+    found = {name.strip(): count for name, count, _ in data_summary.list_counts(store.meta)}
     assert (found["labels"], found["labels that name no row"], found["read"]) == (2, 1, len(keys))
     assert found["images"] == found["kept"] == len(keys) and found["unlabelled"] == len(keys) - 2
     assert found["AGN"] == found["SN"] == 1

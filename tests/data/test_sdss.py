@@ -8,19 +8,12 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from alerce_early.data import summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.readers import sdss
 from alerce_early.data.records import UNLABELLED
-from alerce_early.data.wavelengths import (
-    CENTRES,
-    EDGES,
-    FIRST,
-    PIXELS,
-    STEP,
-    rebin,
-)
+from alerce_early.data.spectral_grid import CENTRES, EDGES, FIRST, PIXELS, STEP, rebin
 from alerce_early.errors import InputError
+from alerce_early.report import data_summary
 from alerce_early.simulation import sdss_survey
 from alerce_early.simulation.sdss_survey import simulate
 
@@ -155,7 +148,7 @@ def test_a_second_path_is_the_test_part_and_a_new_file_a_new_store(tmp_path: Pat
     (folder / "spec-1-1-3.fits").write_text("broken")
     second = data()
     assert second.store.path != first.store.path and second.part_sizes()["test"]["QSO"] == 2
-    assert "set aside by the reader: not a FITS spectrum" in summary.format_summary(second.store.meta)
+    assert "set aside by the reader: not a FITS spectrum" in data_summary.format_summary(second.store.meta)
 
 
 def test_options_that_name_no_column(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import pytest
 from command import run
 from tiny import stamp
 
-from alerce_early.data import summary
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.store import find_code
 from alerce_early.errors import InputError
 from alerce_early.experiments.instantiate import make_data
+from alerce_early.report import data_summary
 
 LOWEST = np.finfo(np.float32).min
 READERS = ("data.readers.stamps_file", "data.readers.alerts", "simulation.survey")
@@ -213,7 +213,7 @@ def test_classes_can_be_grouped_and_left_out(raw_file: Path, tmp_path: Path, com
     assert data.classes == ("SN", "rest")
     assert data.labels.tolist() == [1, 1, -1, -1, 1, 0, 1, -1, -1, 0, 0]
     assert data.left_out == {"asteroid": 2, "bogus": 2}
-    assert "asteroid 2" in summary.format_parts({}, data.left_out)
+    assert "asteroid 2" in data_summary.format_parts({}, data.left_out)
     with pytest.raises(InputError, match="groups: there is no class comet"):
         groups = "data.groups={SN:[SN],rest:[comet]}"
         _ = make_data(

@@ -1,7 +1,7 @@
 """The table of the course report: published counts stand beside the real file's, and only there."""
 
-from alerce_early.data import summary
 from alerce_early.data.readers.stamps_file import CLASSES
+from alerce_early.report import data_summary
 from alerce_early.simulation.settings import COUNTS
 
 # As the report of the course prints them.
@@ -31,18 +31,18 @@ def meta(**changes: object) -> dict[str, object]:
 
 
 def test_the_published_file_is_as_published() -> None:
-    rows = [(here, there) for _, here, there in summary.list_counts(meta()) if there is not None]
+    rows = [(here, there) for _, here, there in data_summary.list_counts(meta()) if there is not None]
     assert len(rows) == 23 and all(here == there for here, there in rows)
-    assert "differs" not in summary.format_summary(meta())
+    assert "differs" not in data_summary.format_summary(meta())
     assert COUNTS.tolist() == PUBLISHED["raw_by_class"]
 
 
 def test_a_file_of_the_published_size_is_checked_against_the_published_counts() -> None:
-    odd = summary.format_summary(meta(nan_values=9_743_758, dropped_by_class=[224, 24, 273, 101, 29]))
+    odd = data_summary.format_summary(meta(nan_values=9_743_758, dropped_by_class=[224, 24, 273, 101, 29]))
     marked = [line.split("  ")[0].strip() or line.split()[0] for line in odd.splitlines() if "differs" in line]
     assert len(marked) == 3 and "NaN values" in marked  # the class, the sum over classes, the NaN
 
 
 def test_other_files_and_simulations_are_not() -> None:
-    assert "published" not in summary.format_summary(meta(images=496))
-    assert "published" not in summary.format_summary(meta(origin="simulated survey of 52,244 stamps, seed 0"))
+    assert "published" not in data_summary.format_summary(meta(images=496))
+    assert "published" not in data_summary.format_summary(meta(origin="simulated survey of 52,244 stamps, seed 0"))

@@ -45,10 +45,10 @@ with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
     from alerce_early.data.readers.array_files import load_pickle
     from alerce_early.data.readers.packets import containers, fields, fits_cutout
     from alerce_early.data.readers.packets.decode import Packet, decode_records
-    from alerce_early.data.wavelengths import PIXELS
+    from alerce_early.data.spectral_grid import PIXELS
     from alerce_early.errors import INSTALL, InputError, one_line
     from alerce_early.evaluation.kinds import Classification
-    from alerce_early.report import foreign
+    from alerce_early.report import foreign_table
     from alerce_early.simulation import simulated_packets
     from alerce_early.tasks import restore
 
@@ -110,7 +110,7 @@ def _parquet() -> list[bytes]:
 
 
 def _judged(path: Path) -> Any:
-    return Classification().judge(foreign.read(path))
+    return Classification().judge(foreign_table.read(path))
 
 
 @cache

@@ -20,12 +20,12 @@ import alerce_early
 from alerce_early import compare, construct, explain, generate
 from alerce_early.artifacts import predictions
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.data import names
+from alerce_early.data import text as names
 from alerce_early.data.readers import hits, sdss, stamps_file
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.report import __main__ as report
-from alerce_early.report import foreign
+from alerce_early.report import foreign_table
 from alerce_early.serving import inputs
 from alerce_early.serving.predicting import Seen
 from tests.end_to_end.fuzz import TARGETS, Trial, mutated
@@ -101,7 +101,7 @@ def test_such_ids_are_refused_everywhere(name: str, tmp_path: Path) -> None:
         pyarrow.table({"id": [name], "label": ["a"], "p_a": [1.0], "p_b": [0.0]}), tmp_path / "t.parquet"
     )
     with pytest.raises(InputError, match="ids include"):
-        foreign.read(tmp_path / "t.parquet")
+        foreign_table.read(tmp_path / "t.parquet")
 
 
 def test_ordinary_ids_are_kept() -> None:

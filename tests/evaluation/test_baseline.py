@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.evaluation import baseline, tables
+from alerce_early.evaluation import baselines, tables
 from alerce_early.experiments.instantiate import make_data
 from alerce_early.experiments.run import evaluate_baselines
 from alerce_early.report import sections
@@ -48,7 +48,7 @@ def test_a_forest_weighs_a_rare_class_as_much_as_any() -> None:
     names = np.array(["VS", "SN"])[labels]
     table = {"id": np.arange(2000).astype(str), "row": np.arange(2000), "label": names}
     table |= {name: np.full(2000, 0.5) for name in ("p_VS", "p_SN")}
-    found = baseline.evaluate_baselines(table, columns, labels, columns, names=["fwhm"], present={"VS", "SN"})
+    found = baselines.evaluate_baselines(table, columns, labels, columns, names=["fwhm"], present={"VS", "SN"})
     recall = {name: found["metadata"]["values"][f"recall/{name}"] for name in ("VS", "SN")}
     assert recall["SN"] == pytest.approx(columns[labels == 1].mean())
     assert recall["VS"] == pytest.approx(1 - columns[labels == 0].mean())

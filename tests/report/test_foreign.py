@@ -9,7 +9,7 @@ import pytest
 
 from alerce_early.artifacts import predictions
 from alerce_early.errors import InputError
-from alerce_early.report import foreign
+from alerce_early.report import foreign_table
 from alerce_early.report.__main__ import main
 from alerce_early.report.run_page import write_table_page
 
@@ -20,39 +20,39 @@ def written(path: Path, text: str) -> Path:
 
 
 def test_a_score_becomes_two_probabilities(tmp_path: Path) -> None:
-    table = foreign.read(written(tmp_path / "t.csv", "id,label,score|7,1,0.8|8,0,0.4|9,1,0.3"))
+    table = foreign_table.read(written(tmp_path / "t.csv", "id,label,score|7,1,0.8|8,0,0.4|9,1,0.3"))
     assert table["id"].tolist() == ["7", "8", "9"] and table["label"].tolist() == ["1", "0", "1"]
     assert table["p_1"].tolist() == [0.8, 0.4, 0.3] and table["p_0"].tolist() == pytest.approx([0.2, 0.6, 0.7])
-    assert table["predicted"].tolist() == ["1", "0", "0"] and list(foreign.tables.classes_of(table)) == ["0", "1"]
-    named = foreign.read(written(tmp_path / "t.csv", "id,label,score|a,SN,0.8|b,rest,0.4"))
+    assert table["predicted"].tolist() == ["1", "0", "0"] and list(foreign_table.tables.classes_of(table)) == ["0", "1"]
+    named = foreign_table.read(written(tmp_path / "t.csv", "id,label,score|a,SN,0.8|b,rest,0.4"))
     assert named["p_SN"].tolist() == [0.8, 0.4]
 
 
 def test_rows_without_a_label_and_rows_that_trained_are_left_out(tmp_path: Path) -> None:
     text = "id,label,split,p_a,p_b|1,a,test,.9,.1|2,,test,.9,.1|3,b,train,.2,.8"
-    assert foreign.read(written(tmp_path / "t.csv", text))["id"].tolist() == ["1"]
+    assert foreign_table.read(written(tmp_path / "t.csv", text))["id"].tolist() == ["1"]
 
 
 def test_labels_that_contradict_each_other_or_name_others_are_refused(tmp_path: Path) -> None:
     table = written(tmp_path / "t.csv", "id,candid,p_a,p_b|x,7,.9,.1|y,8,.1,.9")
-    assert foreign.read(table, written(tmp_path / "l.csv", "candid,label|7,a|7,a|8,|8,b"))["label"].tolist() == [
+    assert foreign_table.read(table, written(tmp_path / "l.csv", "candid,label|7,a|7,a|8,|8,b"))["label"].tolist() == [
         "a",
         "b",
     ]
     with pytest.raises(InputError, match=r"gives 7 two labels, a and b \(1 such\)\."):
-        foreign.read(table, written(tmp_path / "l.csv", "candid,label|7,a|7,b|8,b"))
+        foreign_table.read(table, written(tmp_path / "l.csv", "candid,label|7,a|7,b|8,b"))
     with pytest.raises(InputError, match=r"by candid; it names 10, the rows 7\."):
-        foreign.read(table, written(tmp_path / "l.csv", "candid,label|9,a|10,b"))
+        foreign_table.read(table, written(tmp_path / "l.csv", "candid,label|9,a|10,b"))
 
 
 @pytest.mark.parametrize("name", ("7.0", "1.09558e+18", "1E+18", ".7"))
 def test_ids_that_went_through_a_spreadsheet_are_refused_by_name(tmp_path: Path, name: str) -> None:
     table = written(tmp_path / "t.csv", "id,candid,p_a,p_b|x,7,.9,.1|y,8,.1,.9")
     with pytest.raises(InputError, match=rf"l\.csv: column candid holds {re.escape(name)} "):
-        foreign.read(table, written(tmp_path / "l.csv", f"candid,label|8,b|{name},a"))
+        foreign_table.read(table, written(tmp_path / "l.csv", f"candid,label|8,b|{name},a"))
     predictions.write(tmp_path / "l.parquet", {"candid": np.array([7.0, 8.0]), "label": np.array(["a", "b"])})
     with pytest.raises(InputError, match=r"column candid holds 7\.0"):
-        foreign.read(table, tmp_path / "l.parquet")
+        foreign_table.read(table, tmp_path / "l.parquet")
 
 
 def test_labels_are_counted_whatever_a_spreadsheet_put_before_them(
@@ -68,10 +68,10 @@ def test_labels_are_counted_whatever_a_spreadsheet_put_before_them(
 
 def test_validation_rows_choose_the_thresholds(tmp_path: Path) -> None:
     text = "id,label,split,score|1,1,test,.9|2,1,validation,.6|3,0,validation,.5|4,0,test,.7|5,1,train,.8"
-    table = foreign.read(written(tmp_path / "t.csv", text))
+    table = foreign_table.read(written(tmp_path / "t.csv", text))
     assert table["id"].tolist() == ["1", "4"] and table["threshold_purity_0.9"].tolist() == [0.6, 0.6]
     assert not any(
-        "threshold" in name for name in foreign.read(written(tmp_path / "u.csv", text.replace("split", "s")))
+        "threshold" in name for name in foreign_table.read(written(tmp_path / "u.csv", text.replace("split", "s")))
     )
 
 
@@ -88,7 +88,7 @@ def test_rows_that_trained_the_network_do_not_judge_it(
     no = {"true": "false", "True": "False", "1": "0"}[yes]
     text = f"id,label,trained,p_a,p_b|1,a,{yes},.9,.1|2,b,{yes},.2,.8|3,a,{no},.2,.8|4,b,{no},.3,.7|5,,{no},.3,.7"
     path = written(tmp_path / "t.csv", text)
-    assert foreign.read(path)["id"].tolist() == ["3", "4"]
+    assert foreign_table.read(path)["id"].tolist() == ["3", "4"]
     monkeypatch.setattr("sys.argv", ["report", str(path)])
     main()
     words = "2 of 4 labelled rows are of objects that trained or chose the network"
@@ -96,8 +96,8 @@ def test_rows_that_trained_the_network_do_not_judge_it(
     assert words in capsys.readouterr().out and words in page and "neither trained nor chose" in page
     assert json.loads((tmp_path / "t_report" / "metrics.json").read_text())["values"]["accuracy"] == 0.5
     # where there are no others, all are judged, and the page says what that is worth
-    table, notes = foreign.read_with_notes(written(tmp_path / "all.csv", text.replace(no, yes)))
-    assert len(table["id"]) == 4 and set(table["split"]) == {foreign.SEEN} and "flatter" in notes[0]
+    table, notes = foreign_table.read_with_notes(written(tmp_path / "all.csv", text.replace(no, yes)))
+    assert len(table["id"]) == 4 and set(table["split"]) == {foreign_table.SEEN} and "flatter" in notes[0]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_rows_that_trained_the_network_do_not_judge_it(
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        foreign.read(written(tmp_path / "t.csv", text))
+        foreign_table.read(written(tmp_path / "t.csv", text))
 
 
 def test_a_table_is_reported_from_the_command_line(

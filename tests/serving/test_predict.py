@@ -30,8 +30,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 from alerce_early.experiments.run import train
 from alerce_early.predict import draw_gallery, write_page
-from alerce_early.report import foreign
-from alerce_early.report import night as night_page
+from alerce_early.report import foreign_table, night_page
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.parts import origin_of, rejected_of
@@ -264,9 +263,9 @@ def test_real_packets_and_labels_that_come_later(classifier: Classifier, real_da
     found = predict(classifier, inputs.find([real_data / "alerts"], classifier.spec), out)
     assert (found.classified, found.rejected) == (62, 6)
     assert (tmp_path / "real.csv.rejected.csv").read_text().count("wanted 63 x 63") == 6
-    labelled = foreign.read(out)["label"]  # by the labels.csv of the folder
-    assert labelled.tolist() == foreign.read(out, real_data / "alerts" / "labels.csv")["label"].tolist()
-    assert len(foreign.read(out, real_data / "alerts" / "labels.csv")["label"]) == 49
+    labelled = foreign_table.read(out)["label"]  # by the labels.csv of the folder
+    assert labelled.tolist() == foreign_table.read(out, real_data / "alerts" / "labels.csv")["label"].tolist()
+    assert len(foreign_table.read(out, real_data / "alerts" / "labels.csv")["label"]) == 49
 
 
 def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
@@ -275,15 +274,15 @@ def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
         labels = tmp_path / f"{theirs}.csv"
         rows = [f"{key},SN" for key in table[ours][:3]] + [f"{table[ours][3]},", "stranger,VS"]
         labels.write_text("\n".join([f"{theirs},label", *rows]))
-        joined, matches = foreign.labels(labels, table)
+        joined, matches = foreign_table.labels(labels, table)
         assert f"3 of 4 labels name a row by {ours}; {len(table['id']) - 3} of" in matches
         assert set(table[ours][joined == "SN"]) == set(table[ours][:3]) and set(joined) == {"SN", ""}
     labels.write_text("candid,label\nstranger,SN\n")
     with pytest.raises(InputError, match="not one of its 1 labels"):
-        foreign.labels(labels, table)
+        foreign_table.labels(labels, table)
     labels.write_text("name,label\nstranger,SN\n")
     with pytest.raises(InputError, match=r"wanted candid .or diaSourceId, id, objectId. and label"):
-        foreign.labels(labels, table)
+        foreign_table.labels(labels, table)
 
 
 def test_a_flipped_bit_in_a_checkpoint_ends_predict(run: Path, stamps_file: Path, tmp_path: Path) -> None:

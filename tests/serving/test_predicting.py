@@ -13,9 +13,9 @@ from networks import constant, nothing_left, table_of
 from tiny import stamp
 
 from alerce_early.artifacts import predictions
-from alerce_early.data.names import hash_objects
 from alerce_early.data.readers import stamps_file
 from alerce_early.data.records import TOO_LITTLE, Chunk
+from alerce_early.data.text import hash_objects
 from alerce_early.errors import InputError
 from alerce_early.predict import draw_gallery
 from alerce_early.serving import inputs

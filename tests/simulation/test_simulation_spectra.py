@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 
 from alerce_early.data.readers.sdss import CLASSES
-from alerce_early.data.wavelengths import (
-    CENTRES,
-    EDGES,
-    FIRST,
-    PIXELS,
-    STEP,
-)
+from alerce_early.data.spectral_grid import CENTRES, EDGES, FIRST, PIXELS, STEP
 from alerce_early.simulation.sdss_survey import (
     forest,
     galaxies,

@@ -15,7 +15,7 @@ from tiny import quick_config
 import alerce_early
 from alerce_early.artifacts import checkpoints, predictions
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.data.names import hash_objects
+from alerce_early.data.text import hash_objects
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 from alerce_early.experiments import compare

@@ -219,7 +219,7 @@ def test_no_epoch_at_all_is_told(quick, tmp_path: Path) -> None:
 
 def test_pictures_do_not_change_the_run(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_pictures = trained_weights(quick(), tmp_path / "a")
-    monkeypatch.setattr("alerce_early.report.board.Board.on_train_batch_start", lambda *_: None)
+    monkeypatch.setattr("alerce_early.training.tensorboard.Board.on_train_batch_start", lambda *_: None)
     without = trained_weights(quick(), tmp_path / "b")
     assert all(torch.equal(with_pictures[name], without[name]) for name in without)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data import names
+from alerce_early.data import text
 from alerce_early.data.readers import array_files
 from alerce_early.data.records import (
     UNLABELLED,
@@ -71,7 +71,7 @@ def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Recor
     return Records(
         images=np.stack(images, -1),
         labels=np.full(n, UNLABELLED) if labels is None else to_label_numbers(labels, CLASSES, origin),
-        ids=number_rows(n) if ids is None else names.check_names(ids, "ID", origin),
+        ids=number_rows(n) if ids is None else text.check_names(ids, "ID", origin),
         features=np.empty((n, 0)),
         feature_names=(),
         classes=CLASSES,

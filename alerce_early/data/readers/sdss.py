@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data import coordinates, names, raw_files
+from alerce_early.data import coordinates, raw_files, text
 from alerce_early.data.readers import array_files
 from alerce_early.data.records import (
     UNLABELLED,
@@ -24,7 +24,7 @@ from alerce_early.data.records import (
     number_rows,
     to_numbers,
 )
-from alerce_early.data.wavelengths import PIXELS, rebin
+from alerce_early.data.spectral_grid import PIXELS, rebin
 from alerce_early.errors import InputError, one_line, require_extra
 
 log = logging.getLogger(__name__)
@@ -91,10 +91,10 @@ def from_raw(raw: Any, origin: str) -> Records:
 
     return _records(
         np.stack([np.where(usable, flux, 0), np.where(usable, ivar, 0)], 2),
-        np.full(n, "") if labels is None else names.check_names(labels, "classes", origin),
+        np.full(n, "") if labels is None else text.check_names(labels, "classes", origin),
         numbers(z, "z"),
         numbers(conf, "z_conf", CERTAIN),
-        number_rows(n) if ids is None else names.check_names(ids, "ids", origin),
+        number_rows(n) if ids is None else text.check_names(ids, "ids", origin),
         [numbers(column, "THING_ID or PLUG") for column in place],
         origin,
         Counter(),
@@ -134,7 +134,7 @@ def _from_fits(found: Sequence[Path], origin: str) -> Records:
     if not rows:
         raise InputError(f"{origin}: not one is a FITS spectrum with flux, loglam, ivar in its first table.")
     images, labels, z, conf, place = (np.array(column) for column in zip(*rows, strict=True))
-    return _records(images, labels, z, conf, names.check_names(ids, "file names", origin), place.T, origin, set_aside)
+    return _records(images, labels, z, conf, text.check_names(ids, "file names", origin), place.T, origin, set_aside)
 
 
 def _content(file: Path) -> io.BytesIO:

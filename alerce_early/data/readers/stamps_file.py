@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data import names
+from alerce_early.data import text
 from alerce_early.data.readers import array_files
 from alerce_early.data.records import (
     UNLABELLED,
@@ -119,7 +119,7 @@ def _one_part(entries: Mapping[str, Any], origin: str, labelled: bool) -> Record
     return Records(
         images=_checked_images(images, origin),
         labels=np.full(len(images), UNLABELLED) if labels is None else to_label_numbers(labels, CLASSES, origin),
-        ids=number_rows(len(images)) if oid is None else names.check_names(oid, "object ids", origin),
+        ids=number_rows(len(images)) if oid is None else text.check_names(oid, "object ids", origin),
         features=features,
         feature_names=columns,
         classes=CLASSES,

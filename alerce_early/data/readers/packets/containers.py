@@ -17,11 +17,11 @@ import pyarrow
 from pyarrow import ipc, parquet, types
 
 from alerce_early.data import raw_files
-from alerce_early.data.names import to_printable
 from alerce_early.data.readers.packets import fields
 from alerce_early.data.readers.packets.compression import DAMAGE, unzipped
 from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.data.records import CUT_SHORT, LOST_ROWS, UnreadableError
+from alerce_early.data.text import to_printable
 from alerce_early.errors import InputError, one_line, require_extra
 
 with require_extra("alert packets", "alerts"):

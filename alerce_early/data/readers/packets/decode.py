@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data import names
+from alerce_early.data import text
 from alerce_early.data.readers.packets import fields, rubin, ztf
 from alerce_early.data.readers.packets.avro import records_of
 from alerce_early.data.readers.packets.containers import Block
@@ -73,6 +73,6 @@ def decode_records(work: Work, survey: str = "", channels: Sequence[str] = CHANN
                 of, raw, stamps = SURVEYS[name].read(record, channels)
                 found.append(Packet(name, key, of, source, raw, stamps))
             except UnreadableError as error:
-                reason = names.to_printable(" ".join(str(error).split()))
+                reason = text.to_printable(" ".join(str(error).split()))
                 found.append(Rejected(source, key, shorten(reason, LONGEST, placeholder="...")))
     return found

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data import names
+from alerce_early.data import text
 from alerce_early.data.readers.stamps_file import CHANNELS, COLUMNS
 from alerce_early.data.records import UnreadableError
 
@@ -100,7 +100,7 @@ def name_in(record: Mapping[str, Any], field: str, kind: type) -> str:
         value = int(str(value))
     if not isinstance(value, kind):
         raise UnreadableError(f"{field} is of type {type(value).__name__}, expected {kind.__name__}")
-    if not names.sound(str(value)):
+    if not text.sound(str(value)):
         raise UnreadableError(f"{field} is no name: {str(value)[:40]!a}")
     return str(value)
 

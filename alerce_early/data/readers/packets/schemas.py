@@ -13,9 +13,9 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from alerce_early.data.names import to_printable
 from alerce_early.data.raw_files import CONFLUENT
 from alerce_early.data.records import UnreadableError
+from alerce_early.data.text import to_printable
 from alerce_early.errors import InputError, one_line, require_extra
 
 with require_extra("alert packets", "alerts"):

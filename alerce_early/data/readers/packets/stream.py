@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow
 
 from alerce_early.data import raw_files
-from alerce_early.data.names import to_printable
 from alerce_early.data.readers import labels
 from alerce_early.data.readers.labels import Labels
 from alerce_early.data.readers.packets import containers
@@ -25,6 +24,7 @@ from alerce_early.data.readers.packets.fields import SNR
 from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.data.readers.stamps_file import CHANNELS, CLASSES
 from alerce_early.data.records import UNLABELLED, Chunk, Records, Rejected, to_label_numbers
+from alerce_early.data.text import to_printable
 from alerce_early.errors import InputError
 from alerce_early.machine import cores, map_in_processes
 

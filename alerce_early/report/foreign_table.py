@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.artifacts import predictions
-from alerce_early.data import names
+from alerce_early.data import text
 from alerce_early.data.readers.labels import LABEL, join_labels, read_csv
 from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics, tables, thresholds
@@ -46,11 +46,11 @@ def read_with_notes(path: Path, labels_path: Path | None = None) -> tuple[dict[s
         raise InputError(
             f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(list(found)[:20])[:200]}; {WANTED}."
         )
-    ids = names.check_names(found["id"], "ids", str(path))
+    ids = text.check_names(found["id"], "ids", str(path))
     if "object" in found:
-        found["object"] = names.check_names(found["object"], "objects", str(path))
+        found["object"] = text.check_names(found["object"], "objects", str(path))
     found |= {"id": ids, "label": _labels(path, found["label"]), **_read_known(path, found)}
-    names.check_names(tables.classes_of(found), "classes", str(path))
+    text.check_names(tables.classes_of(found), "classes", str(path))
     found = tables.keep_labelled(found)
     known = predictions.TRAINED in found
     if known:
@@ -111,7 +111,7 @@ def labels(path: Path, table: tables.Table) -> tuple[np.ndarray, str]:
 def _labels(path: Path, labels: Iterable[Any]) -> np.ndarray:
     """Labels as text; nothing for a missing one."""
     texts = ["" if label is None or label != label else str(label) for label in labels]
-    return names.check_names(texts, "labels", str(path))
+    return text.check_names(texts, "labels", str(path))
 
 
 def _read_known(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
