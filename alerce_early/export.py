@@ -36,7 +36,7 @@ def main() -> None:
     if out.exists() and not asked.overwrite:
         raise InputError(f"{out} exists already. Choose another --out, or replace it with --overwrite.")
     from alerce_early.serving.deployed import Deployed  # with torch, which --help need not wait for
-    from alerce_early.serving.exporting import content_of
+    from alerce_early.serving.export import content_of
 
     deployed = Deployed.load(checkpoint)
     content, different = content_of(deployed, asked.format)

@@ -22,9 +22,9 @@ from alerce_early.evaluation import tables
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier, load
 from alerce_early.serving.inputs import Shard, Source
-from alerce_early.serving.parts import rejected_of
-from alerce_early.serving.predicting import predict
-from alerce_early.serving.watching import alone, watch
+from alerce_early.serving.output import rejected_of
+from alerce_early.serving.predict import predict
+from alerce_early.serving.watch import alone, watch
 from alerce_early.training import signals
 
 SHOWN = 5  # stamps of each class in the gallery
@@ -140,7 +140,7 @@ def _refuse(parser: argparse.ArgumentParser, given: argparse.Namespace, options:
 
 def _stream(classifier: Classifier, given: argparse.Namespace) -> None:
     from alerce_early.data.readers.packets.schemas import Schemas
-    from alerce_early.serving.streaming import Stream, read_settings
+    from alerce_early.serving.kafka.consumer import Stream, read_settings
 
     settings = read_settings(given.kafka) if given.kafka else {}
     schemas = Schemas(given.schemas) if given.schemas else None

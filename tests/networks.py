@@ -12,7 +12,7 @@ from alerce_early.data.readers import stamps_file
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.facts import Facts
-from alerce_early.serving.predicting import predict
+from alerce_early.serving.predict import predict
 
 SIZE = 40  # rows of a chunk: ten chunks of the stamps file
 

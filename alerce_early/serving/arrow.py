@@ -15,7 +15,7 @@ from alerce_early.data.records import Chunk
 from alerce_early.errors import InputError
 from alerce_early.serving.classifier import Classifier, load
 from alerce_early.serving.inputs import find_packets
-from alerce_early.serving.predicting import CHUNK, NOTHING, classify_chunk, keep_usable
+from alerce_early.serving.predict import CHUNK, NOTHING, classify_chunk, keep_usable
 
 REJECTED = pyarrow.field("rejected", pyarrow.string())  # why a row has no answer; null where it has one
 

@@ -11,7 +11,7 @@ from alerce_early.errors import InputError, require_extra
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import load
 from alerce_early.serving.inputs import Source
-from alerce_early.serving.predicting import predict
+from alerce_early.serving.predict import predict
 
 with require_extra("--engine ray", "cluster"):
     import ray

@@ -24,7 +24,7 @@ from alerce_early.data.spec import DataSpec
 from alerce_early.data.text import to_printable
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
-from alerce_early.serving.parts import partial_of, rejected_of
+from alerce_early.serving.output import partial_of, rejected_of
 
 Shard = tuple[int, int]  # (i, n): the i-th of n parts, from 0
 

@@ -22,7 +22,7 @@ import alerce_early
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.serving import inputs
-from alerce_early.serving.predicting import predict
+from alerce_early.serving.predict import predict
 from alerce_early.simulation import simulated_packets
 
 FILES, ROWS = 3, 40

@@ -28,7 +28,7 @@ from alerce_early.experiments.run import train
 from alerce_early.machine import STOPS
 from alerce_early.report import __main__ as report
 from alerce_early.report import pictures
-from alerce_early.serving.parts import Parts
+from alerce_early.serving.output import Parts
 from alerce_early.train import main
 
 ROWS = {"id": np.arange(5000).astype(str), "p_SN": np.random.default_rng(0).random(5000)}

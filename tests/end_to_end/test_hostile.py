@@ -27,7 +27,7 @@ from alerce_early.errors import InputError
 from alerce_early.report import __main__ as report
 from alerce_early.report import foreign_table
 from alerce_early.serving import inputs
-from alerce_early.serving.predicting import Seen
+from alerce_early.serving.predict import Seen
 from tests.end_to_end.fuzz import TARGETS, Trial, mutated
 
 QUICK = settings(max_examples=40, derandomize=True, deadline=None, database=None)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from alerce_early.serving.predicting import Seen
+from alerce_early.serving.predict import Seen
 
 
 def test_as_a_set_would() -> None:

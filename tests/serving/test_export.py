@@ -22,7 +22,7 @@ from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.experiments.config import to_plain
 from alerce_early.experiments.instantiate import make_task
-from alerce_early.serving import exporting
+from alerce_early.serving import export as exporting
 from alerce_early.serving.deployed import Deployed
 
 Composed = Callable[..., DictConfig]

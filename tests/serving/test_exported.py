@@ -23,15 +23,10 @@ from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.errors import InputError
 from alerce_early.experiments.config import to_plain
 from alerce_early.experiments.instantiate import make_task
-from alerce_early.serving import (
-    exported,
-    exporting,
-    inputs,
-    runtimes,
-)
+from alerce_early.serving import export, exported, inputs, runtimes
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.deployed import Deployed
-from alerce_early.serving.predicting import predict
+from alerce_early.serving.predict import predict
 from alerce_early.simulation import simulated_packets
 
 Table = dict[str, np.ndarray]
@@ -157,7 +152,7 @@ def test_other_kinds(
     config = composed(*overrides)
     torch.manual_seed(0)
     net = Deployed(make_task(config, spec(recipe=tuple(to_plain(config.recipe.steps)), **shapes, **facts)))
-    (tmp_path / "model.onnx").write_bytes(exporting.content_of(net)[0])
+    (tmp_path / "model.onnx").write_bytes(export.content_of(net)[0])
     classifier = alerce_early.load(tmp_path / "model.onnx")
     of_run = Classifier([(net.facts, runtimes.start("torch", net))], "torch")
     assert classifier.classes == (() if spectra else ("bogus", "real"))

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow
 
 from alerce_early.evaluation.drift import find_drift
-from alerce_early.serving.monitor import COLUMNS, MOST, REFERENCE, Monitor
+from alerce_early.serving.kafka.monitor import COLUMNS, MOST, REFERENCE, Monitor
 
 ROWS = 1000
 

@@ -11,12 +11,7 @@ from alerce_early.artifacts import predictions
 from alerce_early.data.records import Rejected
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
-from alerce_early.serving.parts import (
-    Parts,
-    origin_of,
-    partial_of,
-    rejected_of,
-)
+from alerce_early.serving.output import Parts, origin_of, partial_of, rejected_of
 
 ROWS = {"candid": np.array(["1", "2"]), "q_SN": np.array([0.25, 0.5])}
 NONE = {name: column[:0] for name, column in ROWS.items()}

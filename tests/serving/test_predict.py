@@ -33,8 +33,8 @@ from alerce_early.predict import draw_gallery, write_page
 from alerce_early.report import foreign_table, night_page
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
-from alerce_early.serving.parts import origin_of, rejected_of
-from alerce_early.serving.predicting import predict
+from alerce_early.serving.output import origin_of, rejected_of
+from alerce_early.serving.predict import predict
 from alerce_early.simulation import simulated_packets
 
 
@@ -126,7 +126,7 @@ def test_killed_and_continued_is_the_same_file(run: Path, stamps_file: Path, who
     out = tmp_path / "whole.parquet"
     code = (
         "import sys, pathlib, alerce_early; from alerce_early.serving import inputs; "
-        "from alerce_early.serving.predicting import predict; c = alerce_early.load(sys.argv[1]); "
+        "from alerce_early.serving.predict import predict; c = alerce_early.load(sys.argv[1]); "
         f"predict(c, inputs.find([sys.argv[2]], c.spec), pathlib.Path(sys.argv[3]), size={SIZE})"
     )
     process = Command("-c", code, run, stamps_file, out)

@@ -20,8 +20,8 @@ from alerce_early.errors import InputError
 from alerce_early.predict import draw_gallery
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
-from alerce_early.serving.parts import rejected_of
-from alerce_early.serving.predicting import Seen, predict
+from alerce_early.serving.output import rejected_of
+from alerce_early.serving.predict import Seen, predict
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.errors import InputError
 from alerce_early.experiments.config import to_plain
 from alerce_early.experiments.instantiate import make_task
-from alerce_early.serving import exporting
+from alerce_early.serving import export
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.runtimes import PART, RUNTIMES, start, to_mixed
 
@@ -39,7 +39,7 @@ def test_gives_what_the_checkpoint_gives(name: str, deployed: Deployed) -> None:
         pytest.importorskip("openvino")
     run = start(name, deployed)
     for n in (1, 2 * PART + 3):
-        rows = exporting.edge_cases(deployed, n, seed=1)
+        rows = export.edge_cases(deployed, n, seed=1)
         stamps, metadata = rows["stamps"][:n], rows["metadata"][:n]
         with torch.no_grad():
             wanted = deployed.table(torch.from_numpy(stamps), torch.from_numpy(metadata))
@@ -61,7 +61,7 @@ def test_mixed_precision_rounds_the_inner_convolutions_alone(model: str, compose
     others = {weight.dtype for weight in to_mixed(net).task.net.parameters()} - {torch.bfloat16}
     assert {weight.dtype for weight in inner} == {torch.bfloat16} and others == {torch.float32}
     assert all(weight.dtype == torch.float32 for weight in net.task.net.parameters())
-    rows = exporting.edge_cases(net, 2 * PART)["stamps"]
+    rows = export.edge_cases(net, 2 * PART)["stamps"]
     wanted = start("torch", net)(rows, None)
     for name in ("bfloat16", "openvino"):
         found = start(name, net)(rows, None)

@@ -24,11 +24,12 @@ import alerce_early
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.predict import main
-from alerce_early.serving import inputs, streaming
-from alerce_early.serving.chained import add_part, find_end
-from alerce_early.serving.monitor import Monitor
-from alerce_early.serving.predicting import predict
-from alerce_early.serving.streaming import Stream, parse, read_settings
+from alerce_early.serving import inputs
+from alerce_early.serving.kafka import consumer
+from alerce_early.serving.kafka.append_only_parts import add_part, find_end
+from alerce_early.serving.kafka.consumer import Stream, parse, read_settings
+from alerce_early.serving.kafka.monitor import Monitor
+from alerce_early.serving.predict import predict
 from alerce_early.simulation import simulated_packets
 from alerce_early.simulation.simulated_packets import SCHEMA
 
@@ -265,7 +266,7 @@ def schema(folder: Path) -> Path:
 @pytest.fixture
 def mock(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """librdkafka's own broker, which deletes what exceeds 5 MB of a partition, and gives topics no ids."""
-    monkeypatch.setattr(streaming, "PATIENCE", 3)  # it does not answer when it is asked for them
+    monkeypatch.setattr(consumer, "PATIENCE", 3)  # it does not answer when it is asked for them
     held = kafka.Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "none"})
     (one,) = held.list_topics(timeout=10).brokers.values()
     yield f"{one.host}:{one.port}"
@@ -312,7 +313,7 @@ def test_what_is_refused_at_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyP
     network, url = constant("SN", "rest"), "kafka://127.0.0.1:9/topic"
     with pytest.raises(InputError, match="No such configuration property"):
         Stream(network, url, tmp_path, "g", {"no.such": "1"})
-    monkeypatch.setattr(streaming, "PATIENCE", 0.5)
+    monkeypatch.setattr(consumer, "PATIENCE", 0.5)
     with pytest.raises(InputError, match=r"^kafka://127.0.0.1:9/topic: "):
         Stream(network, url, tmp_path, "g", {})
     add_part(tmp_path / "topic-0", 0, 1, pyarrow.table({"a": [1]}))

@@ -17,7 +17,7 @@ from alerce_early.artifacts import predictions
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.predict import main
-from alerce_early.serving import watching
+from alerce_early.serving import watch
 from alerce_early.simulation import simulated_packets
 
 ENDS = (".avro",)
@@ -25,7 +25,7 @@ ENDS = (".avro",)
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "PAUSE", 0.3)
+    monkeypatch.setattr(watch, "PAUSE", 0.3)
 
 
 def test_a_growing_file_beside_whole_ones_is_given_when_it_is_whole(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_growing_file_beside_whole_ones_is_given_when_it_is_whole(tmp_path: Pa
 
     writer = threading.Thread(target=grow)
     writer.start()
-    found = watching.arrivals(tmp_path, ENDS, lambda path: False)
+    found = watch.arrivals(tmp_path, ENDS, lambda path: False)
     assert next(found).name == "done.avro" and not written.is_set()  # which the other does not hold up
     big = next(found)
     assert written.is_set() and big.stat().st_size == 12_000
@@ -53,27 +53,27 @@ def test_a_growing_file_beside_whole_ones_is_given_when_it_is_whole(tmp_path: Pa
 def test_a_whole_file_does_not_wait_for_the_work_on_another(tmp_path: Path) -> None:
     for name in ("a.avro", "b.avro", "c.txt", ".d.avro"):
         (tmp_path / name).write_bytes(b"x")
-    found = watching.arrivals(tmp_path, ENDS, lambda path: False)
+    found = watch.arrivals(tmp_path, ENDS, lambda path: False)
     assert next(found).name == "a.avro"
     started = time.monotonic()
-    assert next(found).name == "b.avro" and time.monotonic() - started < watching.PAUSE / 2
+    assert next(found).name == "b.avro" and time.monotonic() - started < watch.PAUSE / 2
 
 
 def test_a_file_that_cannot_be_looked_at_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "loop.avro").symlink_to("loop.avro")
     (tmp_path / "nothing.avro").symlink_to("gone")
     (tmp_path / "whole.avro").write_bytes(b"x")
-    assert next(watching.arrivals(tmp_path, ENDS, lambda path: False)).name == "whole.avro"
+    assert next(watch.arrivals(tmp_path, ENDS, lambda path: False)).name == "whole.avro"
 
 
 def test_what_watch_finds_in_its_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file cannot be written: File exists. Choose another place with --out\.$"):
-        watching.watch(constant("SN", "rest"), tmp_path, tmp_path / "file")
+        watch.watch(constant("SN", "rest"), tmp_path, tmp_path / "file")
     predictions.write(tmp_path / "done" / "mine.parquet", {"x": np.zeros(2)})
     predictions.write(tmp_path / "done" / "numbers.parquet", {"candid": np.arange(2)})
     with pytest.raises(InputError, match=r"--watch .* cannot be read"):  # it has got so far
-        watching.watch(constant("SN", "rest"), tmp_path / "nowhere", tmp_path / "done")
+        watch.watch(constant("SN", "rest"), tmp_path / "nowhere", tmp_path / "done")
     assert (err := capsys.readouterr().err).startswith("passed over: ") and "mine.parquet" in err
     assert err.count("\n") == 1
 
@@ -110,7 +110,7 @@ def test_watch_classifies_what_arrives_once(finished_run: Run, tmp_path: Path) -
         wanted = ["00.avro.parquet", "01.avro.parquet", "again.avro.rejected.csv"]
         wait_for(lambda: names_in(done) == wanted)  # the folders of their parts are gone too
         message = r"done: another --watch writes there, and would classify the same rows\."
-        with pytest.raises(InputError, match=message), watching.alone(done):
+        with pytest.raises(InputError, match=message), watch.alone(done):
             pass
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0

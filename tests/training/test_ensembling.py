@@ -23,7 +23,7 @@ from alerce_early.experiments.ensemble import Join
 from alerce_early.experiments.instantiate import make_data
 from alerce_early.experiments.run import train
 from alerce_early.report import run_page
-from alerce_early.serving import exporting
+from alerce_early.serving import export
 from alerce_early.serving.deployed import Deployed
 from alerce_early.tasks import restore
 
@@ -83,8 +83,8 @@ def test_labels_that_nothing_tells_are_not_told_from_metadata_that_name_each_row
     assert made.metrics["test"]["values"]["balanced_accuracy"] < 0.35
     deployed = Deployed.load(made.best)
     assert deployed.features == NAMING
-    for form in exporting.FORMATS:  # which compares what the file gives with what the checkpoint gives
-        assert exporting.content_of(deployed, form)[0]
+    for form in export.FORMATS:  # which compares what the file gives with what the checkpoint gives
+        assert export.content_of(deployed, form)[0]
 
 
 def test_seeds_of_a_fold_are_averaged_in_their_logarithms(folds: list[Run], tmp_path: Path) -> None:

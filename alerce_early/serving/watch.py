@@ -13,8 +13,8 @@ from alerce_early.data import text
 from alerce_early.errors import InputError
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
-from alerce_early.serving.parts import partial_of, rejected_of
-from alerce_early.serving.predicting import Seen, predict
+from alerce_early.serving.output import partial_of, rejected_of
+from alerce_early.serving.predict import Seen, predict
 
 PAUSE = 1.0  # seconds between two looks
 

@@ -19,7 +19,7 @@ from alerce_early.data.records import CUT_SHORT, LOST_ROWS, MISSING, TOO_LITTLE,
 from alerce_early.errors import InputError
 from alerce_early.serving.classifier import Classifier, Table
 from alerce_early.serving.inputs import Shard, Source
-from alerce_early.serving.parts import Parts
+from alerce_early.serving.output import Parts
 
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
 NOT_FINITE = "the output of the network is not finite"

@@ -20,9 +20,9 @@ from alerce_early.data.readers.packets import stream
 from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.errors import InputError, one_line, require_extra
 from alerce_early.serving.arrow import answer, part_schema
-from alerce_early.serving.chained import add_part, check_folder, find_end, find_last
 from alerce_early.serving.classifier import Classifier
-from alerce_early.serving.monitor import Monitor
+from alerce_early.serving.kafka.append_only_parts import add_part, check_folder, find_end, find_last
+from alerce_early.serving.kafka.monitor import Monitor
 
 with require_extra("kafka://", "stream"):
     from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition

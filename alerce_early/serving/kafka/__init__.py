@@ -1,0 +1,1 @@
+"""Alerts from Kafka: each message classified and written exactly once."""
