@@ -31,7 +31,7 @@ from alerce_early.experiments.config import compose_config, to_plain
 from alerce_early.experiments.instantiate import make_data, make_task
 from alerce_early.experiments.run import train
 from alerce_early.simulation.survey import simulate
-from alerce_early.training import progress
+from alerce_early.training.callbacks import silence_libraries
 from alerce_early.training.trainer import choose_precision
 
 ROUNDS = 3
@@ -41,7 +41,7 @@ CUTOUTS = ("Science", "Template", "Difference")
 
 
 def announce() -> None:
-    progress.silence_libraries()
+    silence_libraries()
     print(f"{torch.get_num_threads()} threads, median of {ROUNDS} rounds")
     print(f"{'':44} {'ours':>16} {'rival':>32} {'ratio':>8}   aim")
 

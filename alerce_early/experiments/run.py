@@ -31,7 +31,7 @@ from alerce_early.report import data_summary, figures, pictures, run_page
 from alerce_early.tasks import restore
 from alerce_early.tasks.base import NonFiniteLossError, Task
 from alerce_early.tasks.classify import ClassifyTask
-from alerce_early.training import progress, resuming
+from alerce_early.training.callbacks import measure_training, put_in_order, silence_libraries
 from alerce_early.training.processes import agree, check_sight, is_launched, with_first
 from alerce_early.training.signals import resumed_by
 from alerce_early.training.tensorboard import Board
@@ -50,7 +50,7 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
     returned as it is. Raises InputError if the folder holds a run of another config, and `files.BusyError` if
     another process works in it. more: extra callbacks.
     """
-    progress.silence_libraries()
+    silence_libraries()
     schema.check(config)
     calibration.check(config.calibration)
     conformal.check(config.coverage)
@@ -101,7 +101,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     trainer, best = make_trainer(config, task, run, Board(), *more)
     if trainer.is_global_zero:
         run.begin(config)
-        resuming.put_in_order(run.path)
+        put_in_order(run.path)
         log.info(
             "%s\n%s",
             data_summary.format_summary(data.store.meta),
@@ -133,7 +133,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
         "best_epoch": int(checkpoints.read(run.best)["epoch"]) + 1,
         "epochs": trainer.current_epoch,
         "precision": trainer.precision,
-        **progress.measure_training(trainer),
+        **measure_training(trainer),
         "judged_rows_per_second": round(len(table["row"]) / judging, 1),
         "stopped": stopped,
         "posterior": task.describe_posterior(),

@@ -15,12 +15,8 @@ from alerce_early.artifacts.run_folder import Run
 from alerce_early.construct import construct, library_class
 from alerce_early.errors import INSTALL, InputError, one_line
 from alerce_early.tasks.base import Task
-from alerce_early.training import (
-    processes,
-    progress,
-    resuming,
-    signals,
-)
+from alerce_early.training import processes, signals
+from alerce_early.training.callbacks import EpochLine, Kept, Patience, Randomness, WholeFiles, progress_bar
 
 
 def choose_precision(options: dict[str, Any]) -> str:
@@ -83,21 +79,19 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
     monitor = f"val/{config.monitor}" if config.monitor else None
     mode = "min" if config.monitor and task.best_is_lowest(config.monitor) else "max"
     folder = run.path / "checkpoints"
-    best = resuming.Kept(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+    best = Kept(folder, "best", monitor=monitor, mode=mode, enable_version_counter=False)
     # after the epoch's line is written, so that a run that continues has the whole history; and after the best one,
     # which then, if only that was written, is written again as it is
-    last = resuming.Kept(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    last = Kept(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     # what the cut run logged after its last checkpoint will be logged again
     purge = checkpoints.read(run.last)["global_step"] + 1 if run.cut else 0
     callbacks: list[Callback] = [
-        progress.EpochLine(
-            run.path, ("train/loss", "val/loss", monitor or "", *[f"val/{name}" for name in task.shown])
-        ),
-        resuming.Randomness(),
-        *progress.progress_bar(),
+        EpochLine(run.path, ("train/loss", "val/loss", monitor or "", *[f"val/{name}" for name in task.shown])),
+        Randomness(),
+        *progress_bar(),
         *make_callbacks(config),
         *more,
-        *([resuming.Patience(monitor, patience=config.patience, mode=mode, check_finite=False)] if monitor else []),
+        *([Patience(monitor, patience=config.patience, mode=mode, check_finite=False)] if monitor else []),
         best,
         last,
     ]
@@ -112,13 +106,13 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
             **{"sync_batchnorm": torch.cuda.is_available() and config.trainer.accelerator != "cpu"},
             **options,
             callbacks=callbacks,
-            plugins=[resuming.WholeFiles(), processes.make_plugin()],
+            plugins=[WholeFiles(), processes.make_plugin()],
             logger=make_logger(config, run, purge),
             default_root_dir=run.path,
             use_distributed_sampler=False,  # the data module's batches know their rank
             num_sanity_val_steps=0,
             enable_model_summary=False,
-            enable_progress_bar=bool(progress.progress_bar()),
+            enable_progress_bar=bool(progress_bar()),
         )
     except (MisconfigurationException, ValueError) as error:
         raise InputError(f"trainer: {error} Try trainer=cpu.") from None
