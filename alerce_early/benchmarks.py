@@ -224,9 +224,9 @@ seconds = time.perf_counter() - start
 def classify_archive(checkpoint: Path, n: int, folder: Path) -> None:
     """Measure an archive of packets to a table, and reading it alone, against the route of tutorials in one process."""
     from alerce_early.data.readers.packets import stream  # needs what the extra `alerts` installs
-    from alerce_early.simulation import simulated_packets
+    from alerce_early.simulation import packets
 
-    archive, _ = simulated_packets.write(folder / "night.tar.gz", n)
+    archive, _ = packets.write(folder / "night.tar.gz", n)
     ours = run_alone(PREDICT, checkpoint, archive, "--out", folder / "night.parquet")
 
     def by_us() -> None:

@@ -27,9 +27,9 @@ def main() -> None:
     if (given.run is None) == (given.night is None):
         raise InputError("wanted either the folder of a RUN or --night N.")
     if given.night is not None:
-        from alerce_early.simulation import simulated_packets  # needs what the extra `alerts` installs
+        from alerce_early.simulation import packets  # needs what the extra `alerts` installs
 
-        print(*simulated_packets.write(given.out, given.night, given.seed, given.overwrite), sep="\n")
+        print(*packets.write(given.out, given.night, given.seed, given.overwrite), sep="\n")
         return
     from alerce_early.experiments.generate import generate  # with torch, which --help need not wait for
 

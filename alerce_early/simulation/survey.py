@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from alerce_early.data.readers import stamps_file
+from alerce_early.data.readers.packets import fields
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.data.records import Records
 from alerce_early.errors import InputError
@@ -26,7 +27,7 @@ from alerce_early.simulation.metadata import (
     metadata_columns,
 )
 from alerce_early.simulation.painting import CENTRE, SIDE
-from alerce_early.simulation.settings import Setting, find_epoch
+from alerce_early.simulation.settings import RUBIN, Setting, find_epoch
 from alerce_early.simulation.sky import Scene, draw_scene
 
 Array = NDArray[Any]
@@ -136,3 +137,29 @@ def _paint(work: tuple[Array, Array, Setting, list[int]]) -> tuple[list[Array], 
     stamps, negative = observe(scene, rng)
     metadata = measure(scene, stamps, negative, rng)
     return [trim(s, rng) if cut else s.copy() for s, cut in zip(stamps, trimmed, strict=True)], metadata
+
+
+def read_rubin(n: int = 20_000, seed: int = 0) -> Records:
+    """Return simulated alerts as the reader of Rubin's packets does: stamps (n, 63, 63, 3) in nJy, no columns."""
+    survey = simulate_rubin(n, seed)
+    return Records(
+        images=survey["images"],
+        labels=survey["labels"],
+        ids=survey["oid"],
+        features=np.empty((n, 0)),
+        feature_names=(),
+        classes=CLASSES,
+        survey=fields.RUBIN.survey,
+        origin=f"simulated Rubin survey of {n:,} stamps, seed {seed}",
+    )
+
+
+def simulate_rubin(n: int = 20_000, seed: int = 0) -> dict[str, Any]:
+    """Return n alerts with as many of each class, a pure function of (n, seed).
+
+    images: (n, 63, 63, 3) float32 in nJy (AB zero point 31.4), science, template, difference at .2 arcsec per pixel,
+    the source within half a pixel of the central one; NaN beyond the cutout, 30 pixels wide or as wide as its source.
+    labels: (n,) int64 indices into CLASSES. oid: (n,) str, one object per alert.
+    """
+    survey = draw_alerts(n, seed, RUBIN)
+    return {"images": np.stack(survey["images"]), "labels": survey["labels"], "oid": np.array(survey["oid"])}

@@ -26,7 +26,7 @@ from alerce_early.data.records import UNLABELLED
 from alerce_early.errors import InputError
 from alerce_early.experiments.instantiate import make_data
 from alerce_early.report import data_summary
-from alerce_early.simulation import simulated_packets
+from alerce_early.simulation import packets
 from alerce_early.simulation.survey import simulate
 
 N = 150  # more than two batches, so that processes are used
@@ -36,7 +36,7 @@ SEED = 7  # of which stamps 6 and 11 of 40, and 32 of 120, are cut by a chip's e
 @pytest.fixture(scope="module")
 def night() -> list[dict[str, Any]]:
     """N packets; 40 scenes under names of their own."""
-    return [packet for packet, _ in simulated_packets.alerts(N, seed=SEED, pool_size=40)]
+    return [packet for packet, _ in packets.alerts(N, seed=SEED, pool_size=40)]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def folder(night: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
     for i, packet in enumerate(night):
         file = folder / f"field{i // 50}" / f"{packet['candid']}.avro"
         file.parent.mkdir(exist_ok=True)
-        file.write_bytes(simulated_packets.encode(packet))
+        file.write_bytes(packets.encode(packet))
     return folder
 
 
@@ -86,7 +86,7 @@ def test_packets_hold_what_was_put_in(night: list[dict[str, Any]], folder: Path)
 def test_a_missing_value_is_as_in_the_training_file(night: list[dict[str, Any]], tmp_path: Path) -> None:
     lacking = dict.fromkeys(("ra", "ndethist", "rb", "distnr", "isdiffpos")) | {"fwhm": float("nan")}
     packet = night[0] | {"candidate": night[0]["candidate"] | lacking}
-    (tmp_path / "one.avro").write_bytes(simulated_packets.encode(packet))
+    (tmp_path / "one.avro").write_bytes(packets.encode(packet))
     (row,) = everything(tmp_path)["features"]
     missing = {name for name, value in zip(COLUMNS, row, strict=True) if value == -999}
     derived = {"ecl_lat", "ecl_long", "gal_lat", "gal_long", "non_detections"}
@@ -100,7 +100,7 @@ def test_every_kind_of_container_gives_the_same(night: list[dict[str, Any]], fol
     assert same(wanted, everything(*(folder / f"field{i}" for i in range(3)), folder))  # each file once
     for codec, interval in (("null", 1), ("null", 1 << 19), ("deflate", 1 << 19)):
         with (tmp_path / "many.avro").open("wb") as file:
-            fastavro.writer(file, simulated_packets.SCHEMA, night, codec=codec, sync_interval=interval)
+            fastavro.writer(file, packets.SCHEMA, night, codec=codec, sync_interval=interval)
         assert same(wanted, everything(tmp_path / "many.avro", size=37))
     quick = {"compresslevel": 1}
     for name, options in (("night.tar.gz", quick), ("night.tar", {}), ("night.tgz", quick)):
@@ -117,7 +117,7 @@ def test_every_kind_of_container_gives_the_same(night: list[dict[str, Any]], fol
 @pytest.mark.parametrize("workers", (0, 1, 3))
 def test_chunks_shards_and_workers(night: list[dict[str, Any]], folder: Path, tmp_path: Path, workers: int) -> None:
     with (tmp_path / "many.avro").open("wb") as file:
-        fastavro.writer(file, simulated_packets.SCHEMA, night, sync_interval=1 << 18)
+        fastavro.writer(file, packets.SCHEMA, night, sync_interval=1 << 18)
     wanted = everything(folder, workers=0)
     for path in (folder, tmp_path):
         chunks = list(stream.stream([path], size=70, workers=workers))
@@ -128,9 +128,7 @@ def test_chunks_shards_and_workers(night: list[dict[str, Any]], folder: Path, tm
         assert same(wanted, everything(path, size=70, workers=workers))
     shards = [everything(tmp_path, shard=(i, 4), size=20, workers=workers) for i in range(4)]
     numbers = [sorted([*map(int, shard["keys"]), *(int(key) for key, _ in shard["rejected"])]) for shard in shards]
-    assert [[key - simulated_packets.FIRST for key in mine] for mine in numbers] == [
-        list(range(i, N, 4)) for i in range(4)
-    ]
+    assert [[key - packets.FIRST for key in mine] for mine in numbers] == [list(range(i, N, 4)) for i in range(4)]
     for skip in (1, 20, 33):
         rest = everything(tmp_path, shard=(1, 4), skip=skip, workers=workers)
         assert sorted([*map(int, rest["keys"]), *(int(key) for key, _ in rest["rejected"])]) == numbers[1][skip:]
@@ -147,7 +145,7 @@ def test_what_cannot_begin(tmp_path: Path, folder: Path) -> None:
         with pytest.raises(InputError, match="wanted"):
             stream.stream([folder], **options)  # type: ignore[arg-type]
     with (tmp_path / "empty.avro").open("wb") as file:
-        fastavro.writer(file, simulated_packets.SCHEMA, [])
+        fastavro.writer(file, packets.SCHEMA, [])
     with pytest.raises(InputError, match="holds no alert packet"):
         list(stream.stream([tmp_path]))
     with pytest.raises(InputError, match=r"data\.path"):
@@ -158,7 +156,7 @@ def test_what_cannot_begin(tmp_path: Path, folder: Path) -> None:
 
 
 def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfig]) -> None:
-    _, table = simulated_packets.write(tmp_path / "night.tar.gz", 120, seed=SEED)
+    _, table = packets.write(tmp_path / "night.tar.gz", 120, seed=SEED)
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["night.tar.gz", "night_labels.csv"]
     records = stream.read(tmp_path / "night.tar.gz", table)
     survey = simulate(120, seed=SEED)
@@ -197,7 +195,7 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
 def test_labels_that_match_and_that_do_not_are_counted(
     tmp_path: Path, composed: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
-    simulated_packets.write(tmp_path / "night.tar.gz", 40, seed=SEED)[1].unlink()
+    packets.write(tmp_path / "night.tar.gz", 40, seed=SEED)[1].unlink()
     keys = next(stream.stream([tmp_path])).keys.tolist()
     rows = [f"{keys[0]},AGN", f"{keys[1]},SN", f"{keys[2]},", ",VS", "5,VS"]
     (tmp_path / "labels.csv").write_text("\r\n".join(["candid,label", *rows]), encoding="utf-8-sig")
@@ -212,7 +210,7 @@ def test_labels_that_match_and_that_do_not_are_counted(
 
 @pytest.mark.parametrize("name", ("1.09558e+18", "1095578115815010048.0"))
 def test_ids_that_went_through_a_spreadsheet_are_refused_by_name(tmp_path: Path, name: str) -> None:
-    simulated_packets.write(tmp_path / "night.tar.gz", 3, seed=SEED)[1].unlink()
+    packets.write(tmp_path / "night.tar.gz", 3, seed=SEED)[1].unlink()
     (tmp_path / "labels.csv").write_text(f"candid,label\n{name},SN\n{name},AGN\n")
     with pytest.raises(InputError, match=rf"labels\.csv: column candid holds {re.escape(name)}"):
         list(stream.stream([tmp_path]))

@@ -15,7 +15,7 @@ from tiny import damage_row_group
 from alerce_early.data import raw_files
 from alerce_early.data.readers.packets import containers, stream
 from alerce_early.data.records import CUT_SHORT, LOST_ROWS, Rejected
-from alerce_early.simulation import simulated_packets as night
+from alerce_early.simulation import packets as night
 
 GOOD = [packet for packet, _ in night.alerts(3, seed=0)]
 WHOLE = night.encode(GOOD[1])

@@ -15,7 +15,7 @@ from alerce_early.data.readers import hits
 from alerce_early.data.records import UNLABELLED
 from alerce_early.errors import InputError
 from alerce_early.experiments.run import train
-from alerce_early.simulation.hits_survey import simulate_hits
+from alerce_early.simulation.hits import simulate_hits
 
 
 def raw(n: int = 6, **changes: Any) -> dict[str, Any]:

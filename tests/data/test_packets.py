@@ -25,7 +25,7 @@ from alerce_early.data.readers.packets.fields import CUTOUTS as FIELDS
 from alerce_early.data.readers.packets.fits_cutout import LARGEST, image
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.records import UnreadableError
-from alerce_early.simulation import simulated_packets as night
+from alerce_early.simulation import packets as night
 
 Packet = dict[str, Any]
 GOOD = [packet for packet, _ in night.alerts(3, seed=0)]

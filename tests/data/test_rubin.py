@@ -19,7 +19,7 @@ from alerce_early.data.readers.packets.fits_cutout import PSF, image
 from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError
-from alerce_early.simulation import simulated_packets as night
+from alerce_early.simulation import packets as night
 from tests.data.test_packets import fits_of
 
 FLOATS = ("snr", "psfFlux", "psfFluxErr", "apFlux", "extendedness", "reliability", "trailLength")

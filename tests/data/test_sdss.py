@@ -14,8 +14,8 @@ from alerce_early.data.records import UNLABELLED
 from alerce_early.data.spectral_grid import CENTRES, EDGES, FIRST, PIXELS, STEP, rebin
 from alerce_early.errors import InputError
 from alerce_early.report import data_summary
-from alerce_early.simulation import sdss_survey
-from alerce_early.simulation.sdss_survey import simulate
+from alerce_early.simulation import sdss as sdss_survey
+from alerce_early.simulation.sdss import simulate
 
 RECIPE = [{"_target_": "alerce_early.data.recipe.Renormalise"}]
 
@@ -123,7 +123,7 @@ def test_a_second_path_is_the_test_part_and_a_new_file_a_new_store(tmp_path: Pat
         return AlertData(
             name="both",
             source={
-                "_target_": "alerce_early.simulation.sdss_survey.read",
+                "_target_": "alerce_early.simulation.sdss.read",
                 "n": 200,
                 "seed": 0,
                 "test_path": str(folder),
@@ -152,14 +152,14 @@ def test_a_second_path_is_the_test_part_and_a_new_file_a_new_store(tmp_path: Pat
 
 
 def test_options_that_name_no_column(tmp_path: Path) -> None:
-    source = {"_target_": "alerce_early.simulation.sdss_survey.read", "n": 40, "seed": 0}
+    source = {"_target_": "alerce_early.simulation.sdss.read", "n": 40, "seed": 0}
     for options, words in (({"target": "redshift"}, "target: no column redshift"), ({"keep": {"x": [1]}}, "keep: no")):
         with pytest.raises(InputError, match=words):
             _ = AlertData(name="x", source=source, steps=RECIPE, outputs=str(tmp_path), **options).labels
 
 
 def test_a_recipe_for_stamps_is_refused(tmp_path: Path) -> None:
-    source = {"_target_": "alerce_early.simulation.sdss_survey.read", "n": 40, "seed": 0}
+    source = {"_target_": "alerce_early.simulation.sdss.read", "n": 40, "seed": 0}
     steps = [{"_target_": "alerce_early.data.recipe.MinMax"}]
     with pytest.raises(InputError, match="this recipe is not for spectra"):
         _ = AlertData(name="x", source=source, steps=steps, outputs=str(tmp_path)).store

@@ -16,7 +16,7 @@ from alerce_early.data.readers.packets import schemas as wire
 from alerce_early.data.readers.packets import stream
 from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.errors import InputError
-from alerce_early.simulation import simulated_packets as night
+from alerce_early.simulation import packets as night
 
 PACKETS = [packet for packet, _ in night.alerts(3, seed=0)]
 PLAIN = {key: value for key, value in night.SCHEMA.items() if not key.startswith("__")}

@@ -49,7 +49,7 @@ with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
     from alerce_early.errors import INSTALL, InputError, one_line
     from alerce_early.evaluation.kinds import Classification
     from alerce_early.report import foreign_table
-    from alerce_early.simulation import simulated_packets
+    from alerce_early.simulation import packets
     from alerce_early.tasks import restore
 
 TOLD_EVERY = 200  # inputs
@@ -116,7 +116,7 @@ def _judged(path: Path) -> Any:
 @cache
 def _packets() -> tuple[bytes, ...]:
     """Avro files of one packet: with a schema cut down to what is read, plain and deflated."""
-    packet = next(simulated_packets.alerts(1, seed=0))[0]
+    packet = next(packets.alerts(1, seed=0))[0]
     rows = ({"name": "stampData", "type": "bytes"},)
     cutout = {"type": "record", "name": "cutout", "fields": [*rows]}
     facts = [

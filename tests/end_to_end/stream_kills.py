@@ -24,7 +24,7 @@ from networks import wait_for
 from pyarrow import parquet
 
 from alerce_early.data.readers.packets.fields import CUTOUTS
-from alerce_early.simulation import simulated_packets
+from alerce_early.simulation import packets
 from alerce_early.simulation.survey import simulate
 
 PARTITIONS = 4
@@ -33,14 +33,14 @@ HELD = 2.5  # seconds that a consumer is stopped for: longer than its session, s
 
 def messages(first: int = 1) -> Iterator[bytes]:
     """Packets with candids that count up, of 10 kB: without their history, and pixels rounded to 5."""
-    survey, pool = simulate(30, 0), [packet for packet, _ in simulated_packets.alerts(30)]
+    survey, pool = simulate(30, 0), [packet for packet, _ in packets.alerts(30)]
     for packet, image in zip(pool, survey["images"], strict=True):
         rounded = np.round(np.asarray(image) / 5) * 5
         for i, name in enumerate(CUTOUTS.values()):
-            packet[name] = {"fileName": name, "stampData": simulated_packets.gzipped_fits(rounded[..., i])}
+            packet[name] = {"fileName": name, "stampData": packets.gzipped_fits(rounded[..., i])}
         packet["prv_candidates"] = None
     while True:
-        yield simulated_packets.encode({**pool[first % len(pool)], "candid": first})
+        yield packets.encode({**pool[first % len(pool)], "candid": first})
         first += 1
 
 

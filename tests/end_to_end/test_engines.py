@@ -23,7 +23,7 @@ from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.serving import inputs
 from alerce_early.serving.predict import predict
-from alerce_early.simulation import simulated_packets
+from alerce_early.simulation import packets as simulated_packets
 
 FILES, ROWS = 3, 40
 RAY = ("-m", "alerce_early.predict", "RUN", "archive/*.parquet", "--engine", "ray", "--out", "OUT")

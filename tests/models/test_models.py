@@ -7,8 +7,7 @@ from tiny import spec
 
 from alerce_early.errors import InputError
 from alerce_early.experiments.instantiate import make_data
-from alerce_early.models.deep_hits import DeepHiTS
-from alerce_early.models.rotinv import TURNS, RotInv, cyclic_mean, rotate_quarters
+from alerce_early.models.rotinv import TURNS, DeepHiTS, RotInv, cyclic_mean, rotate_quarters
 from alerce_early.models.stamp_classifier import StampClassifier
 from alerce_early.models.stamp_cnn import StampCNN
 

@@ -17,7 +17,7 @@ from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.facts import Facts
-from alerce_early.simulation import simulated_packets
+from alerce_early.simulation import packets
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_the_broker_step_of_the_readme(runs: list[Path], capsys: pytest.CaptureF
         (CHECKOUT / "alerce_early/serving/README.md").read_text(),
         re.DOTALL,
     )
-    messages = [simulated_packets.encode(packet) for packet, _ in simulated_packets.alerts(6, seed=2)]
+    messages = [packets.encode(packet) for packet, _ in packets.alerts(6, seed=2)]
     consumer = [[*messages[:3], b"no packet"], messages[3:]]
     exec(block.replace('"RUN"', repr(str(runs[0]))), {"consumer": consumer})
     message = capsys.readouterr().out

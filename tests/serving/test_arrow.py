@@ -22,7 +22,7 @@ from alerce_early.serving.arrow import classify_arrow, prediction_schema
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.facts import Facts
 from alerce_early.serving.predict import predict
-from alerce_early.simulation import simulated_packets
+from alerce_early.simulation import packets as simulated_packets
 
 N = 270  # more than go through the network together
 

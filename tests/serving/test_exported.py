@@ -27,7 +27,7 @@ from alerce_early.serving import export, exported, inputs, runtimes
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.predict import predict
-from alerce_early.simulation import simulated_packets
+from alerce_early.simulation import packets
 
 Table = dict[str, np.ndarray]
 
@@ -64,8 +64,8 @@ def file(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("night")
-    for i, (packet, _) in enumerate(simulated_packets.alerts(20, seed=3)):
-        (folder / f"{i:02}.avro").write_bytes(simulated_packets.encode(packet))
+    for i, (packet, _) in enumerate(packets.alerts(20, seed=3)):
+        (folder / f"{i:02}.avro").write_bytes(packets.encode(packet))
     return folder
 
 

@@ -35,7 +35,7 @@ from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.output import origin_of, rejected_of
 from alerce_early.serving.predict import predict
-from alerce_early.simulation import simulated_packets
+from alerce_early.simulation import packets as simulated_packets
 
 
 @pytest.fixture(scope="module")

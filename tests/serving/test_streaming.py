@@ -30,8 +30,8 @@ from alerce_early.serving.kafka.append_only_parts import add_part, find_end
 from alerce_early.serving.kafka.consumer import Stream, parse, read_settings
 from alerce_early.serving.kafka.monitor import Monitor
 from alerce_early.serving.predict import predict
-from alerce_early.simulation import simulated_packets
-from alerce_early.simulation.simulated_packets import SCHEMA
+from alerce_early.simulation import packets
+from alerce_early.simulation.packets import SCHEMA
 
 
 @pytest.fixture(scope="module")
@@ -229,9 +229,9 @@ def test_an_answer_is_strict_json(where: str, tmp_path: Path) -> None:
     """A value that is missing is null, and not NaN, which JSON does not know."""
     make_topic(where, "faint", 1)
     make_topic(where, "faint-answers", 1)
-    ((packet, _),) = simulated_packets.alerts(1)
+    ((packet, _),) = packets.alerts(1)
     packet["candidate"]["magpsf"] = float("nan")
-    send(where, "faint", [(0, simulated_packets.encode(packet))])
+    send(where, "faint", [(0, packets.encode(packet))])
     run(stream(where, "faint", tmp_path, to=f"kafka://{where}/faint-answers"), lambda: count_rows(tmp_path) > 0)
     reader = kafka.Consumer({"bootstrap.servers": where, "group.id": "reader"})
     reader.assign([kafka.TopicPartition("faint-answers", 0, 0)])

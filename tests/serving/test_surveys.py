@@ -20,7 +20,7 @@ from alerce_early.serving import inputs
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.facts import Facts
 from alerce_early.serving.predict import predict
-from alerce_early.simulation import simulated_packets as night
+from alerce_early.simulation import packets as night
 from tests.data.test_rubin import container, packet
 
 

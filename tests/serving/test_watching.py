@@ -18,7 +18,7 @@ from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.predict import main
 from alerce_early.serving import watch
-from alerce_early.simulation import simulated_packets
+from alerce_early.simulation import packets
 
 ENDS = (".avro",)
 
@@ -97,8 +97,8 @@ def test_watch_classifies_what_arrives_once(finished_run: Run, tmp_path: Path) -
     night, done = tmp_path / "night", tmp_path / "done"
     for folder in (night, done, tmp_path / "in"):
         folder.mkdir()
-    for i, (packet, _) in enumerate(simulated_packets.alerts(2, seed=3)):
-        (night / f"{i:02}.avro").write_bytes(simulated_packets.encode(packet))
+    for i, (packet, _) in enumerate(packets.alerts(2, seed=3)):
+        (night / f"{i:02}.avro").write_bytes(packets.encode(packet))
     # what an earlier process had done, and a file with one of its packets
     before = table_of(alerce_early.load(finished_run.path), night / "00.avro", done / "00.avro.parquet")
     asked = (finished_run.path, "--watch", "in", "--out", "done")

@@ -9,10 +9,10 @@ import pytest
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.simulation.camera import observe
 from alerce_early.simulation.painting import CENTRE, SIDE
-from alerce_early.simulation.rubin_survey import read, simulate_rubin
 from alerce_early.simulation.settings import NOISE_PEAK, RESIDUAL, RUBIN, TODAY
 from alerce_early.simulation.sky import Scene, draw_scene
-from alerce_early.simulation.survey import simulate
+from alerce_early.simulation.survey import read_rubin as read
+from alerce_early.simulation.survey import simulate, simulate_rubin
 
 AGN, SN, VS, ASTEROID, BOGUS = range(len(CLASSES))
 DOWN, ACROSS = np.indices((SIDE, SIDE)) - CENTRE

@@ -5,14 +5,7 @@ import pytest
 
 from alerce_early.data.readers.sdss import CLASSES
 from alerce_early.data.spectral_grid import CENTRES, EDGES, FIRST, PIXELS, STEP
-from alerce_early.simulation.sdss_survey import (
-    forest,
-    galaxies,
-    lines,
-    quasars,
-    simulate,
-    stars,
-)
+from alerce_early.simulation.sdss import forest, galaxies, lines, quasars, simulate, stars
 
 
 def test_the_raw_format_and_its_seed() -> None:
