@@ -52,7 +52,7 @@ systems: $(READY)  ## every system briefly on simulated data, and one table of t
 	$(RUN) -m alerce_early.compare outputs/sweeps/systems
 
 bench: $(READY)  ## speed and memory, as ratios against a rival measured in the same run
-	$(RUN) -m alerce_early.bench $(ARGS)
+	$(RUN) -m tests.bench $(ARGS)
 
 clean:  ## remove caches and builds; runs and stores in outputs/ stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

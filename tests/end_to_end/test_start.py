@@ -9,9 +9,9 @@ import pytest
 
 from alerce_early import __version__
 from alerce_early.__main__ import VERBS
-from alerce_early.benchmarks import train_against_loops
 from alerce_early.experiments.config import CONF
 from alerce_early.training.trainer import choose_precision
+from tests.bench.measures import train_against_loops
 
 SLOW = {"torch", "lightning", "matplotlib", "scipy", "sklearn"}
 
