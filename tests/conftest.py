@@ -62,7 +62,7 @@ def composed_() -> Callable[..., DictConfig]:
 @pytest.fixture(scope="session")
 def quick(stamps_file: Path, common: Path) -> Callable[..., DictConfig]:
     """A config for the tiny stamps file: two epochs of three small batches. Its store is that of other tests."""
-    from tiny import quick_config
+    from tests.helpers.tiny import quick_config
 
     return partial(quick_config, stamps_file, common)
 
@@ -70,10 +70,9 @@ def quick(stamps_file: Path, common: Path) -> Callable[..., DictConfig]:
 @pytest.fixture(scope="session")
 def finished_run(quick: Callable[..., DictConfig], common: Path) -> "Run":
     """A run of one such epoch, of stamps and two columns, for tests that need any and leave it as it is."""
-    from tiny import TWO_COLUMNS
-
     from alerce_early import files
     from alerce_early.experiments.run import train
+    from tests.helpers.tiny import TWO_COLUMNS
 
     with files.hold_lock(common / "finished.lock", 300):
         return train(quick(*TWO_COLUMNS), common / "finished")

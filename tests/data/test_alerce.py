@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import stamp
 
 from alerce_early.data.readers import stamps_file
 from alerce_early.data.records import UNLABELLED
 from alerce_early.errors import InputError
 from alerce_early.simulation import survey
+from tests.helpers.tiny import stamp
 
 
 def raw(**changes: Any) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from typing import Any
 import fastavro
 import numpy as np
 import pytest
-from command import running
 from omegaconf import DictConfig
 
 from alerce_early import generate
@@ -28,6 +27,7 @@ from alerce_early.experiments.instantiate import make_data
 from alerce_early.report import data_summary
 from alerce_early.simulation import packets
 from alerce_early.simulation.survey import simulate
+from tests.helpers.command import running
 
 N = 150  # more than two batches, so that processes are used
 SEED = 7  # of which stamps 6 and 11 of 40, and 32 of 120, are cut by a chip's edge

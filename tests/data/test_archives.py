@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
-from tiny import damage_row_group
 
 from alerce_early.data import raw_files
 from alerce_early.data.readers.packets import containers, stream
 from alerce_early.data.records import CUT_SHORT, LOST_ROWS, Rejected
 from alerce_early.simulation import packets as night
+from tests.helpers.tiny import damage_row_group
 
 GOOD = [packet for packet, _ in night.alerts(3, seed=0)]
 WHOLE = night.encode(GOOD[1])

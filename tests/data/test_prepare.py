@@ -6,7 +6,8 @@ import signal
 from pathlib import Path
 
 import numpy as np
-from command import Command
+
+from tests.helpers.command import Command
 
 
 def prepare(stamps_file: Path, outputs: Path, before: str = "") -> Command:

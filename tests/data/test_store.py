@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import run
-from tiny import stamp
 
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.readers.stamps_file import COLUMNS
@@ -15,6 +13,8 @@ from alerce_early.data.store import find_code
 from alerce_early.errors import InputError
 from alerce_early.experiments.instantiate import make_data
 from alerce_early.report import data_summary
+from tests.helpers.command import run
+from tests.helpers.tiny import stamp
 
 LOWEST = np.finfo(np.float32).min
 READERS = ("data.readers.stamps_file", "data.readers.alerts", "simulation.survey")

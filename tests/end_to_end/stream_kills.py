@@ -1,6 +1,6 @@
 """Consumers of one group killed at random moments, or held up until others have their partitions.
 
-`PYTHONPATH=.:tests OMP_NUM_THREADS=1 python tests/end_to_end/stream_kills.py RUN 100000 50` by hand: 100,000 messages,
+`OMP_NUM_THREADS=1 python -m tests.end_to_end.stream_kills RUN 100000 50` by hand: 100,000 messages,
 two consumers, no kill and then 50; the suite takes a few. More options are those of `predict`.
 """
 
@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-from broker import broker, make_topic, send, settings_file
-from command import Command
-from networks import wait_for
 from pyarrow import parquet
 
 from alerce_early.data.readers.packets.fields import CUTOUTS
 from alerce_early.simulation import packets
 from alerce_early.simulation.survey import simulate
+from tests.helpers.broker import broker, make_topic, send, settings_file
+from tests.helpers.command import Command
+from tests.helpers.networks import wait_for
 
 PARTITIONS = 4
 HELD = 2.5  # seconds that a consumer is stopped for: longer than its session, so that it loses its partitions

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kills import differences
 
 import alerce_early
 from alerce_early.artifacts import checkpoints
@@ -17,6 +16,7 @@ from alerce_early.construct import construct
 from alerce_early.errors import InputError
 from alerce_early.serving.deployed import Deployed
 from alerce_early.tasks import restore
+from tests.end_to_end.kills import differences
 from tests.make_golden import outputs
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("format*/*.ckpt"))

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 import pytest
-from command import run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from alerce_early.errors import InputError
 from alerce_early.experiments.config import quote_options, quote_value, translate_errors
+from tests.helpers.command import run
 
 
 @pytest.mark.parametrize(

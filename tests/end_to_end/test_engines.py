@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
-from networks import wait_for
 from pyarrow import parquet
-from tiny import CHECKOUT
 
 import alerce_early
 from alerce_early.artifacts.run_folder import Run
@@ -24,6 +22,8 @@ from alerce_early.errors import InputError
 from alerce_early.serving import inputs
 from alerce_early.serving.predict import predict
 from alerce_early.simulation import packets as simulated_packets
+from tests.helpers.networks import wait_for
+from tests.helpers.tiny import CHECKOUT
 
 FILES, ROWS = 3, 40
 RAY = ("-m", "alerce_early.predict", "RUN", "archive/*.parquet", "--engine", "ray", "--out", "OUT")

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kills import differences, trained
 from matplotlib.figure import Figure
 
 from alerce_early import compare, files
@@ -30,6 +29,7 @@ from alerce_early.report import __main__ as report
 from alerce_early.report import pictures
 from alerce_early.serving.output import Parts
 from alerce_early.train import main
+from tests.end_to_end.kills import differences, trained
 
 ROWS = {"id": np.arange(5000).astype(str), "p_SN": np.random.default_rng(0).random(5000)}
 WRITERS: dict[str, Callable[[Path], None]] = {

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import CHECKOUT
 
 from alerce_early.files import PRETRAINED
+from tests.helpers.tiny import CHECKOUT
 
 
 @pytest.mark.slow

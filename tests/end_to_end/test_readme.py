@@ -9,11 +9,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from command import run
-from tiny import CHECKOUT
 
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import INSTALL, InputError, require_extra
+from tests.helpers.command import run
+from tests.helpers.tiny import CHECKOUT
 
 SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2")
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from scipy.special import softmax
-from tiny import spec
 
 from alerce_early.errors import InputError
 from alerce_early.evaluation import conformal, intervals
+from tests.helpers.tiny import spec
 
 CLASSES = ("AGN", "SN", "VS")
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from tiny import page_of
 
 from alerce_early.evaluation import calibration, metrics
+from tests.helpers.tiny import page_of
 
 # 20 rows sure of b by .6, of which 15 are b, and 20 sure of it by .9, of which 16 are
 P = np.repeat([0.6, 0.9], 20)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from tiny import page_of
 
 from alerce_early.evaluation import intervals, tables, thresholds, uncertainty
+from tests.helpers.tiny import page_of
 
 # by falling score: SN SN rest (SN rest, tied) SN rest rest
 OWN = np.array([1, 1, 0, 1, 0, 1, 0, 0], dtype=bool)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from tiny import page_of
 
 from alerce_early.evaluation import uncertainty
+from tests.helpers.tiny import page_of
 
 
 def table(**columns: list) -> dict[str, np.ndarray]:

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 from sklearn.ensemble import RandomForestClassifier
-from tiny import spec
 
 from alerce_early.experiments.ensemble import to_tensors
 from alerce_early.models.ensemble import Ensemble, Forest, to_evidence
+from tests.helpers.tiny import spec
 
 LINEAR = {"_target_": "alerce_early.models.stamp_cnn.StampCNN", "layers": ["flatten"]}
 

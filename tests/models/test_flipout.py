@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import spec
 from torch.distributions import Normal, kl_divergence
 
 from alerce_early.artifacts import predictions
@@ -17,6 +16,7 @@ from alerce_early.experiments.run import train
 from alerce_early.models.flipout import FlipoutLinear, FlipoutMLP
 from alerce_early.tasks import restore
 from alerce_early.tasks.classify import BayesTask
+from tests.helpers.tiny import spec
 
 NET = {"_target_": "alerce_early.models.flipout.FlipoutMLP", "hidden": [8]}
 

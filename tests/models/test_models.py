@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from tiny import spec
 
 from alerce_early.errors import InputError
 from alerce_early.experiments.instantiate import make_data
 from alerce_early.models.rotinv import TURNS, DeepHiTS, RotInv, cyclic_mean, rotate_quarters
 from alerce_early.models.stamp_classifier import StampClassifier
 from alerce_early.models.stamp_cnn import StampCNN
+from tests.helpers.tiny import spec
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import spec
 from torch import Tensor, nn
 
 from alerce_early.artifacts import predictions
@@ -17,6 +16,7 @@ from alerce_early.experiments.config import to_plain
 from alerce_early.experiments.explain import name_channels, write
 from alerce_early.experiments.run import train
 from alerce_early.models.relevance import Relevance, explain
+from tests.helpers.tiny import spec
 
 NETS = ("rotinv.RotInv", "stamp_classifier.StampClassifier", "deep_hits.DeepHiTS")
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny import spec
 
 from alerce_early.errors import InputError
 from alerce_early.models.rotinv import RotInv
 from alerce_early.models.spectra import SpectraClass, SpectraRedshift
 from alerce_early.models.spectra_lines import LINES, SpectraLines
+from tests.helpers.tiny import spec
 
 SPEC = spec(kind="spectra", shape=(1, 443), classes=("STAR", "GALAXY", "QSO", "QSO_BAL"))
 

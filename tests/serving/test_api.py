@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import CHECKOUT, spec
 
 import alerce_early
 from alerce_early.artifacts.run_folder import Run
@@ -18,6 +17,7 @@ from alerce_early.errors import InputError
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.facts import Facts
 from alerce_early.simulation import packets
+from tests.helpers.tiny import CHECKOUT, spec
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,7 @@ import fastavro
 import numpy as np
 import pyarrow
 import pytest
-from networks import constant
 from pyarrow import parquet
-from tiny import spec
 
 import alerce_early
 from alerce_early.artifacts.run_folder import Run
@@ -23,6 +21,8 @@ from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.facts import Facts
 from alerce_early.serving.predict import predict
 from alerce_early.simulation import packets as simulated_packets
+from tests.helpers.networks import constant
+from tests.helpers.tiny import spec
 
 N = 270  # more than go through the network together
 

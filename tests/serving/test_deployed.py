@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
-from tiny import spec
 
 from alerce_early.artifacts import predictions
 from alerce_early.artifacts.run_folder import Run
@@ -19,6 +18,7 @@ from alerce_early.evaluation import calibration
 from alerce_early.experiments.instantiate import make_task
 from alerce_early.experiments.run import train
 from alerce_early.serving.deployed import Calibrate, Deployed
+from tests.helpers.tiny import spec
 
 Survey = dict[str, Any]
 

@@ -12,7 +12,6 @@ import onnxruntime
 import pytest
 import torch
 from omegaconf import DictConfig
-from tiny import spec
 
 from alerce_early import export
 from alerce_early.artifacts import checkpoints
@@ -24,6 +23,7 @@ from alerce_early.experiments.config import to_plain
 from alerce_early.experiments.instantiate import make_task
 from alerce_early.serving import export as exporting
 from alerce_early.serving.deployed import Deployed
+from tests.helpers.tiny import spec
 
 Composed = Callable[..., DictConfig]
 

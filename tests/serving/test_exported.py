@@ -11,9 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from command import run as run_command
 from omegaconf import DictConfig
-from tiny import CHECKOUT, spec
 
 import alerce_early
 from alerce_early.artifacts import predictions
@@ -28,6 +26,8 @@ from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.predict import predict
 from alerce_early.simulation import packets
+from tests.helpers.command import run as run_command
+from tests.helpers.tiny import CHECKOUT, spec
 
 Table = dict[str, np.ndarray]
 

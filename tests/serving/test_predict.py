@@ -16,12 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
-from command import Command
-from command import run as run_command
-from networks import SIZE, nothing_left, table_of, wait_for
 from PIL import Image
 from pyarrow import parquet
-from tiny import damage_row_group
 
 import alerce_early
 from alerce_early.artifacts import predictions
@@ -36,6 +32,10 @@ from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.output import origin_of, rejected_of
 from alerce_early.serving.predict import predict
 from alerce_early.simulation import packets as simulated_packets
+from tests.helpers.command import Command
+from tests.helpers.command import run as run_command
+from tests.helpers.networks import SIZE, nothing_left, table_of, wait_for
+from tests.helpers.tiny import damage_row_group
 
 
 @pytest.fixture(scope="module")

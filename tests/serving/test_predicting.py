@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import constant, nothing_left, table_of
-from tiny import stamp
 
 from alerce_early.artifacts import predictions
 from alerce_early.data.readers import stamps_file
@@ -22,6 +20,8 @@ from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.output import rejected_of
 from alerce_early.serving.predict import Seen, predict
+from tests.helpers.networks import constant, nothing_left, table_of
+from tests.helpers.tiny import stamp
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import Command
 
 import alerce_early
 from alerce_early.artifacts import predictions
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.files import PRETRAINED
 from alerce_early.simulation.survey import simulate_rubin
+from tests.helpers.command import Command
 
 NAMES = ("ztf", "ztf_images", "ztf_simulated", "ztf_simulated_metadata")
 RUBIN = "rubin_images"

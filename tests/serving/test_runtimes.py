@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
-from tiny import spec
 
 from alerce_early import machine
 from alerce_early.data.readers.stamps_file import CLASSES
@@ -17,6 +16,7 @@ from alerce_early.experiments.instantiate import make_task
 from alerce_early.serving import export
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.runtimes import PART, RUNTIMES, start, to_mixed
+from tests.helpers.tiny import spec
 
 NAMES = ("distnr", "ra", "ndethist")
 ALLOWED = {"torch": 0.0}  # the others: mixed precision

@@ -14,11 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
-from broker import SETTINGS, broker, delete_topic, kafka, make_topic, send, settings_file
-from command import Command
-from networks import constant, wait_for
 from pyarrow import compute, parquet
-from stream_kills import consume, count_rows, messages, rows_in
 
 import alerce_early
 from alerce_early.artifacts.run_folder import Run
@@ -32,6 +28,10 @@ from alerce_early.serving.kafka.monitor import Monitor
 from alerce_early.serving.predict import predict
 from alerce_early.simulation import packets
 from alerce_early.simulation.packets import SCHEMA
+from tests.end_to_end.stream_kills import consume, count_rows, messages, rows_in
+from tests.helpers.broker import SETTINGS, broker, delete_topic, kafka, make_topic, send, settings_file
+from tests.helpers.command import Command
+from tests.helpers.networks import constant, wait_for
 
 
 @pytest.fixture(scope="module")

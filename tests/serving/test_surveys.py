@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import run as run_command
-from networks import constant, table_of
 from omegaconf import DictConfig
 
 from alerce_early.artifacts import predictions
@@ -22,6 +20,8 @@ from alerce_early.serving.facts import Facts
 from alerce_early.serving.predict import predict
 from alerce_early.simulation import packets as night
 from tests.data.test_rubin import container, packet
+from tests.helpers.command import run as run_command
+from tests.helpers.networks import constant, table_of
 
 
 @pytest.fixture(scope="module")

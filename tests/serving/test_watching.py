@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import Command
-from networks import constant, table_of, wait_for
 
 import alerce_early
 from alerce_early.artifacts import predictions
@@ -19,6 +17,8 @@ from alerce_early.errors import InputError
 from alerce_early.predict import main
 from alerce_early.serving import watch
 from alerce_early.simulation import packets
+from tests.helpers.command import Command
+from tests.helpers.networks import constant, table_of, wait_for
 
 ENDS = (".avro",)
 

@@ -7,7 +7,6 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from tiny import spec
 
 from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics
@@ -17,6 +16,7 @@ from alerce_early.serving.exported import session_of
 from alerce_early.tasks import restore
 from alerce_early.tasks.classify import BayesTask, ClassifyTask
 from alerce_early.tasks.regress import LinesTask
+from tests.helpers.tiny import spec
 
 SPEC = spec(shape=(2, 5, 5), classes=("a", "b")).plain()
 ADAM = {"optimizer": {"_target_": "torch.optim.Adam", "lr": 1e-3}, "schedule": None}

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import spec
 
 from alerce_early import generate
 from alerce_early.artifacts.run_folder import Run
@@ -21,6 +20,7 @@ from alerce_early.experiments import generate as generation
 from alerce_early.experiments.instantiate import make_data, make_task
 from alerce_early.experiments.run import train
 from alerce_early.models.vae import Coded, Pixels, StampVAE
+from tests.helpers.tiny import spec
 
 
 @pytest.mark.parametrize("shape", ((3, 21, 21), (4, 21, 21), (1, 16, 16), (2, 33, 33)))

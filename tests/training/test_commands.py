@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-from command import run
 
 import alerce_early
 from alerce_early.artifacts import predictions
@@ -13,6 +12,7 @@ from alerce_early.construct import TRUST
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 from alerce_early.experiments.run import train
+from tests.helpers.command import run
 
 
 def test_multirun_gives_one_folder_a_job_and_goes_on_after_a_failure(stamps_file: Path, tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from command import Command, running
 
 from alerce_early.artifacts import predictions
 from alerce_early.experiments.run import train
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.training import processes
+from tests.helpers.command import Command, running
 
 pytestmark = pytest.mark.slow
 SHORT = (

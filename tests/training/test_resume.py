@@ -11,11 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import Command, run
-from kills import differences, trained
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import TWO_COLUMNS, trained_weights
 
 from alerce_early import files
 from alerce_early.artifacts import checkpoints, predictions
@@ -23,6 +20,9 @@ from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.experiments.run import train
 from alerce_early.tasks.classify import ClassifyTask
+from tests.end_to_end.kills import differences, trained
+from tests.helpers.command import Command, run
+from tests.helpers.tiny import TWO_COLUMNS, trained_weights
 
 HARD = (  # all that has a state: dropout, augmentation, momentum, a schedule by steps, patience
     *("augment=rotations", "optim=sgd_halving", "optim.schedule.step_size=4"),

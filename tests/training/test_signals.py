@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import Command, running
+
+from tests.helpers.command import Command, running
 
 # raises SIGTERM in the command's main thread, once it listens: at the first event in a function of a file for which a
 # condition is true

@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import trained_weights
 
 from alerce_early.artifacts import predictions
 from alerce_early.artifacts.run_folder import Run
@@ -23,6 +22,7 @@ from alerce_early.experiments.run import train
 from alerce_early.report import figures
 from alerce_early.tasks import restore
 from alerce_early.tasks.classify import ClassifyTask
+from tests.helpers.tiny import trained_weights
 
 
 @pytest.fixture(scope="module")

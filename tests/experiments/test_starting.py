@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import trained_weights
 
 import alerce_early
 from alerce_early.artifacts import checkpoints, predictions
@@ -18,6 +17,7 @@ from alerce_early.evaluation import tables
 from alerce_early.experiments.instantiate import make_data
 from alerce_early.experiments.run import train
 from alerce_early.files import PRETRAINED
+from tests.helpers.tiny import trained_weights
 
 STILL = ("optim=sgd", "optim.optimizer.lr=0", "trainer.max_epochs=1", "data.batches_per_epoch=1")
 

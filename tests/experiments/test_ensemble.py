@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
-from tiny import quick_config
 
 import alerce_early
 from alerce_early.artifacts import checkpoints, predictions
@@ -26,6 +25,7 @@ from alerce_early.report import run_page
 from alerce_early.serving import export
 from alerce_early.serving.deployed import Deployed
 from alerce_early.tasks import restore
+from tests.helpers.tiny import quick_config
 
 NAMING = ("ra", "dec", "magpsf", "fwhm")
 FOLDS = ("data.split.folds=2", "data.split.validation=2", "monitor=null", "trainer.max_epochs=1")

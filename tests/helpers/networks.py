@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny import spec
 
 from alerce_early.artifacts import predictions
 from alerce_early.data.readers import stamps_file
@@ -13,6 +12,7 @@ from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.facts import Facts
 from alerce_early.serving.predict import predict
+from tests.helpers.tiny import spec
 
 SIZE = 40  # rows of a chunk: ten chunks of the stamps file
 

@@ -16,7 +16,7 @@ from alerce_early.experiments.config import compose_config
 from alerce_early.experiments.run import train
 from alerce_early.report import sections
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 TWO_COLUMNS = ("trainer.max_epochs=1", "features.names=[fwhm,ndethist]")
 
 

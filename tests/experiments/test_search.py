@@ -9,7 +9,6 @@ from pathlib import Path
 
 import optuna
 import pytest
-from command import Command
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -18,6 +17,7 @@ from alerce_early.errors import InputError
 from alerce_early.experiments.config import CONF, compose_config
 from alerce_early.experiments.search import STARTUP, WARMUP, Search
 from alerce_early.search import main
+from tests.helpers.command import Command
 
 
 @pytest.fixture

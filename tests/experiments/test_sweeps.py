@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import Command
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +20,7 @@ from alerce_early.errors import InputError
 from alerce_early.experiments import sweep as sweeps
 from alerce_early.experiments.config import CONF
 from alerce_early.experiments.instantiate import make_data, make_task
+from tests.helpers.command import Command
 
 SMALL = ("model=preliminary_cnn", "data=alerce", "trainer.max_epochs=1", "data.batches_per_epoch=2", "name=mine")
 
