@@ -8,7 +8,7 @@ import numpy as np
 
 from alerce_early.artifacts import predictions
 from alerce_early.data import text
-from alerce_early.data.readers.labels import LABEL, join_labels, read_csv
+from alerce_early.data.labels import LABEL, join_labels, read_csv
 from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics, tables, thresholds
 

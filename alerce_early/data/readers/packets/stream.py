@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow
 
-from alerce_early.data import raw_files
-from alerce_early.data.readers import labels
-from alerce_early.data.readers.labels import Labels
+from alerce_early.data import labels, raw_files
+from alerce_early.data.labels import Labels
 from alerce_early.data.readers.packets import containers
 from alerce_early.data.readers.packets.containers import Block
 from alerce_early.data.readers.packets.decode import SURVEYS, Packet, Work, decode_records
