@@ -1,6 +1,6 @@
 """Train one system and report on it: `python -m alerce_early.train model=rotinv`.
 
-The steps of a run are in `steps`, which takes seconds to import; composing its config needs none of that.
+The steps of a run are in `experiments.run`, which takes seconds to import; composing its config needs none of that.
 """
 
 import logging

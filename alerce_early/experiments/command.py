@@ -39,7 +39,7 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     """Make a job a command composed by Hydra from train.yaml and the command line.
 
     A user's mistake ends it with one line and status 2, a signal with one line and status 128 + its number.
-    Of a sweep, a mistake ends one job, see `sweeps`.
+    Of a sweep, a mistake ends one job, see `sweep`.
     """
     launch = sweep.LAUNCH  # travels with a job that is sent to another machine
 

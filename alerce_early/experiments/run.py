@@ -29,9 +29,9 @@ from alerce_early.experiments.distillation import ask_teachers, find_teachers
 from alerce_early.experiments.instantiate import make_data, make_task
 from alerce_early.report import data_summary, figures, pictures, run_page
 from alerce_early.tasks import restore
-from alerce_early.tasks.base import NonFiniteLossError, Task
+from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
-from alerce_early.training.callbacks import measure_training, put_in_order, silence_libraries
+from alerce_early.training.callbacks import NonFiniteLossError, measure_training, put_in_order, silence_libraries
 from alerce_early.training.processes import agree, check_sight, is_launched, with_first
 from alerce_early.training.signals import resumed_by
 from alerce_early.training.tensorboard import Board
@@ -220,7 +220,7 @@ def evaluate(table: tables.Table) -> dict[str, Any]:
 
 
 def evaluate_baselines(data: AlertData, judged: tables.Table, seed: int) -> dict[str, Any]:
-    """Return what could be had without a network, on the judged rows of a table; see `baseline`."""
+    """Return what could be had without a network, on the judged rows of a table; see `baselines`."""
     train, test = data.parts["train"], judged["row"]
     train = train[data.labels[train] >= 0]
     return baselines.evaluate_baselines(

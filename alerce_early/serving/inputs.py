@@ -55,8 +55,8 @@ class Format:
 class Source:
     """Files of one format, for a network of one spec.
 
-    labels: CSVs of the classes of packets among them. schemas: where those of messages are, see `wire`. workers:
-    processes that decode packets, see `alerts.stream`. roots: beginnings of the files' paths that rows do not tell, so
+    labels: CSVs of the classes of packets among them. schemas: where those of messages are, see `schemas`. workers:
+    processes that decode packets, see `packets.stream`. roots: beginnings of the files' paths that rows do not tell, so
     that a table is the same wherever its input lay.
     """
 

@@ -2,7 +2,7 @@
 
 Line wavelengths (vacuum, angstrom) and the mean equivalent widths of quasars follow the composite of Vanden
 Berk et al. (2001); the mean opacity of the Lyman forest is that of Faucher-Giguere et al. (2008). Everything
-is drawn on the pixel grid of `wavelengths`, with lines integrated over each pixel.
+is drawn on the pixel grid of `spectral_grid`, with lines integrated over each pixel.
 """
 
 from pathlib import Path

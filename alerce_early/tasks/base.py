@@ -11,25 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alerce_early.construct import build, construct, library_class
+from alerce_early.construct import build
 from alerce_early.data.augment import Augment
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
-from alerce_early.errors import InputError, one_line
+from alerce_early.tasks.optim import configure
 
 if TYPE_CHECKING:
     from alerce_early.data.datamodule import AlertData
 from alerce_early.artifacts.checkpoints import FORMAT
 
-CHECKED_EVERY = 50  # steps: a check waits for the device and for the other processes
-NEVER = 1 << 62  # a batch that never comes
-
 Batch = dict[str, Tensor]
 Table = dict[str, np.ndarray]
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite, up to `CHECKED_EVERY` steps ago; says in which epoch and batch."""
 
 
 class Task(L.LightningModule):
@@ -134,7 +127,6 @@ class Task(L.LightningModule):
         self._collect(batch, losses | self.outputs(z, batch))
 
     def on_validation_epoch_start(self) -> None:
-        self._check_finite()
         self._collected.clear()
 
     def on_validation_epoch_end(self) -> None:
@@ -146,65 +138,15 @@ class Task(L.LightningModule):
         self.log_dict({f"val/{name}": value for name, value in values.items()}, rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
-        """Construct optimiser and schedule, which steps with every batch, from the optim config.
-
-        A schedule whose total_steps is null gets as many as the trainer will take.
-        """
-        optimizer = _construct(self.optim["optimizer"], torch.optim.Optimizer, self._group_parameters())
-        if not self.optim.get("schedule"):
-            return optimizer
-        schedule = dict(self.optim["schedule"])
-        if "total_steps" in schedule and schedule["total_steps"] is None:
-            if not (steps := self.trainer.estimated_stepping_batches) < NEVER:
-                raise InputError("this schedule needs an end: give trainer.max_epochs, or another one, as optim=adam.")
-            schedule["total_steps"] = int(steps)
-        try:
-            scheduler = _construct(schedule, torch.optim.lr_scheduler.LRScheduler, optimizer)
-        except ZeroDivisionError:  # of one cycle, whose rise would take a single step
-            raise InputError(
-                f"{schedule.get('total_steps')} steps are too few for this schedule. Give more with "
-                "trainer.max_epochs or data.batches_per_epoch, or choose another one, as optim=adam."
-            ) from None
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _group_parameters(self) -> list[dict[str, Any]]:
-        """Return the parameter groups: first all parameters that optim.groups does not name, then one for each name."""
-        named: dict[str, list[Tensor]] = {name: [] for name in self.optim.get("groups") or {}}
-        rest: list[Tensor] = []
-        for name, parameter in self.net.named_parameters():
-            named.get(name.rpartition(".")[2], rest).append(parameter)
-        if empty := [name for name, parameters in named.items() if not parameters]:
-            raise InputError(f"optim.groups.{empty[0]}: {type(self.net).__name__} has no parameter of that name.")
-        return [{"params": rest}, *({"params": named[name], **self.optim["groups"][name]} for name in named)]
+        """Construct optimiser and schedule; see `optim`."""
+        return configure(self.optim, self.net, lambda: self.trainer.estimated_stepping_batches)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what it takes to open the file bare: its format and the task's class; Lightning adds `hparams`."""
         checkpoint |= {"format": FORMAT, "task": f"{type(self).__module__}.{type(self).__qualname__}"}
 
-    # A loss that is not finite stops all processes alike
-
     def on_train_epoch_start(self) -> None:
         self.steps.clear()
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        if len(self.steps) % CHECKED_EVERY == 0:
-            self._check_finite()
-
-    def on_train_epoch_end(self) -> None:
-        self._check_finite()  # where this epoch is not validated, its checkpoint is written all the same
-
-    def _check_finite(self) -> None:
-        """Raise `NonFiniteLossError` in all processes alike, if in one a loss was not finite or now a weight is."""
-        finite = [step["loss"].isfinite() for step in self.steps]
-        weights = torch.stack([weight.isfinite().all() for weight in self.parameters()]).all()
-        bad = torch.stack([*finite[:-1], *[last & weights for last in finite[-1:]]]).logical_not().nonzero()
-        first = torch.tensor(int(bad[0]) + 1 if len(bad) else NEVER, device=self.device)
-        if (batch := int(self.trainer.strategy.reduce(first, reduce_op="min"))) < NEVER:
-            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            raise NonFiniteLossError(
-                f"the loss is not finite from epoch {self.current_epoch + 1}, batch {batch} on, "
-                f"learning rate {rate:.3g}. Try a smaller optim.optimizer.lr."
-            )
 
     # The table of all outputs
 
@@ -248,11 +190,3 @@ def _ieee_float32() -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(products)
         torch.backends.cudnn.allow_tf32 = convolutions
-
-
-def _construct(config: Mapping[str, Any], kind: type, first: Any) -> Any:
-    options = {key: value for key, value in config.items() if key != "_target_"}
-    try:
-        return construct(library_class(config["_target_"], kind), first, **options)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"optim: {one_line(error)}.") from None

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 POINTS = 100  # of the loss by step, kept of each epoch
 
+FINITE_CHECK_INTERVAL = 50  # steps: a check waits for the device and for the other processes
+NO_BATCH = 1 << 62  # stands for no batch where the smallest number of all processes is looked for
+
 
 class EpochLine(Callback):
     """Logs one line per epoch and keeps every epoch's numbers, also in the checkpoint, as history.jsonl."""
@@ -208,3 +211,34 @@ def _of_all_processes(own: Any) -> list[Any]:
     states: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(states, own)
     return states
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite, up to `FINITE_CHECK_INTERVAL` steps ago; says in which epoch and batch."""
+
+
+class FiniteLossGuard(Callback):
+    """Stops all processes alike when a loss of one is not finite; a check waits for the device, so not every step."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if len(cast(Any, pl_module).steps) % FINITE_CHECK_INTERVAL == 0:
+            self._check(trainer, pl_module)
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._check(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._check(trainer, pl_module)  # where this epoch is not validated, its checkpoint is written all the same
+
+    def _check(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Raise `NonFiniteLossError` in all processes alike, if in one a loss was not finite or now a weight is."""
+        finite = [step["loss"].isfinite() for step in cast(Any, task).steps]
+        weights = torch.stack([weight.isfinite().all() for weight in task.parameters()]).all()
+        bad = torch.stack([*finite[:-1], *[last & weights for last in finite[-1:]]]).logical_not().nonzero()
+        first = torch.tensor(int(bad[0]) + 1 if len(bad) else NO_BATCH, device=task.device)
+        if (batch := int(trainer.strategy.reduce(first, reduce_op="min"))) < NO_BATCH:
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            raise NonFiniteLossError(
+                f"the loss is not finite from epoch {trainer.current_epoch + 1}, batch {batch} on, "
+                f"learning rate {rate:.3g}. Try a smaller optim.optimizer.lr."
+            )

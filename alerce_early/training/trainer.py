@@ -16,7 +16,15 @@ from alerce_early.construct import construct, library_class
 from alerce_early.errors import INSTALL, InputError, one_line
 from alerce_early.tasks.base import Task
 from alerce_early.training import processes, signals
-from alerce_early.training.callbacks import EpochLine, Kept, Patience, Randomness, WholeFiles, progress_bar
+from alerce_early.training.callbacks import (
+    EpochLine,
+    FiniteLossGuard,
+    Kept,
+    Patience,
+    Randomness,
+    WholeFiles,
+    progress_bar,
+)
 
 
 def choose_precision(options: dict[str, Any]) -> str:
@@ -91,6 +99,7 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
         *progress_bar(),
         *make_callbacks(config),
         *more,
+        FiniteLossGuard(),
         *([Patience(monitor, patience=config.patience, mode=mode, check_finite=False)] if monitor else []),
         best,
         last,

@@ -1,4 +1,4 @@
-"""What `bench` measures. Ours and the rival's take turns, and the median ratio of the rounds counts."""
+"""What `make bench` measures. Ours and the rival's take turns, and the median ratio of the rounds counts."""
 
 import argparse
 import gzip

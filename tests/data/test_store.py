@@ -17,7 +17,7 @@ from tests.helpers.command import run
 from tests.helpers.tiny import stamp
 
 LOWEST = np.finfo(np.float32).min
-READERS = ("data.readers.stamps_file", "data.readers.alerts", "simulation.survey")
+READERS = ("data.readers.stamps_file", "data.readers.packets.stream", "simulation.survey")
 
 
 def raw() -> dict[str, Any]:
@@ -105,8 +105,8 @@ def test_the_name_follows_the_code_that_reads_such_files_and_no_other() -> None:
     found = {name: {file.stem for file in find_code(f"alerce_early.{name}")} for name in READERS}
     assert all({"cleaning", "recipe", "records"} <= names for names in found.values())
     own, packets, survey = found.values()
-    assert {"stamps_file", "pickles"} <= own and not own & {"containers", "sdss", "splits", "datamodule", "survey"}
-    assert {"alerts", "containers", "avro", "cutouts"} <= packets and "pickles" in packets
+    assert {"stamps_file", "array_files"} <= own and not own & {"containers", "sdss", "splits", "datamodule", "survey"}
+    assert {"stream", "containers", "avro", "fits_cutout"} <= packets and "array_files" in packets
     assert {"survey", "sky", "camera", "painting"} <= survey and "containers" not in survey
 
 

@@ -168,7 +168,7 @@ def _image(path: Path) -> None:
 
 
 def _decoded(path: Path) -> None:
-    """What `alerts.stream` does in its workers, here in this process; what is no packet must say so in one line."""
+    """What `packets.stream` does in its workers, here in this process; what is no packet must say so in one line."""
     for block in containers.read_blocks([path]):
         for row in decode_records([(block, range(min(block.count, 4)))]):
             message = (row.id, row.key, row.source) if isinstance(row, Packet) else (row.source, row.reason)

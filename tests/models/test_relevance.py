@@ -18,7 +18,7 @@ from alerce_early.experiments.run import train
 from alerce_early.models.relevance import Relevance, explain
 from tests.helpers.tiny import spec
 
-NETS = ("rotinv.RotInv", "stamp_classifier.StampClassifier", "deep_hits.DeepHiTS")
+NETS = ("rotinv.RotInv", "stamp_classifier.StampClassifier", "rotinv.DeepHiTS")
 
 
 def known(features: int = 0) -> DataSpec:

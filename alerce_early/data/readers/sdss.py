@@ -1,6 +1,6 @@
 """Optical spectra of SDSS and BOSS: a folder of `spec-PLATE-MJD-FIBER.fits`, or one file of arrays.
 
-The arrays are (N, 886), 443 fluxes and 443 inverse variances on the grid of `wavelengths`, with the entries
+The arrays are (N, 886), 443 fluxes and 443 inverse variances on the grid of `spectral_grid`, with the entries
 class, z and Z_CONF_PERSON (how sure a person was of z; 3: certain), in a pickled dict or an npz file. Spectra of one
 THING_ID, or taken at one place (PLUG_RA, PLUG_DEC), are of one object.
 """

@@ -80,7 +80,7 @@ def find(paths: Sequence[str | Path], apart: Collection[Path] = ()) -> list[Path
 def read_blocks(found: Sequence[Path], schemas: Schemas | None = None) -> Iterator[Block]:
     """Yield all blocks of these files in order; what cannot be read is a block of one record with the damage named.
 
-    schemas: of files that are one message without its own, see `wire`.
+    schemas: of files that are one message without its own, see `schemas`.
     """
     for file in found:
         try:

@@ -1,6 +1,6 @@
 """One cutout of an alert packet: a FITS image, of ZTF gzipped, of Rubin with its variance and PSF, to an array.
 
-The parser is our own because astropy's takes most of a night's time for a header that never changes (`bench` tells
+The parser is our own because astropy's takes most of a night's time for a header that never changes (`make bench` tells
 both rates); whatever is not the plain image that surveys send goes to astropy.
 """
 

@@ -50,7 +50,7 @@ def stream(
     shard: (i, n) takes packets i, i + n, i + 2n, ... of the whole input. skip: leaves out that many of the shard's
     first packets without decoding them. workers: processes that decode; default: as many as there are cores.
     labels_paths: CSVs of class names, see `labels.join_labels`; default: the labels.csv of each folder. A packet
-    they do not name, or give no class, is unlabelled. schemas: of files that are messages without, see `wire`.
+    they do not name, or give no class, is unlabelled. schemas: of files that are messages without, see `schemas`.
     survey: "ZTF" or "Rubin", whose packets are wanted; "": any, and a chunk ends before the first of another. channels:
     the images of a stamp, in order; of Rubin also "SNR".
     Raises InputError where a path has no file, none of them holds a packet or labels are of another form.
@@ -79,7 +79,7 @@ def decode(
 ) -> Chunk:
     """Decode packets as a broker's stream delivers them: each message an Avro file, or a record without its schema.
 
-    Records as those of `stream`, in order, decoded in this process. schemas: of the latter, see `wire`. survey: as of
+    Records as those of `stream`, in order, decoded in this process. schemas: of the latter, see `schemas`. survey: as of
     `stream`; "": that of the first. What cannot be read is among `rejected`: a message, or a record of one that holds
     several. Raises InputError where a registry of schemas does not answer, and for nothing else.
     """
@@ -135,7 +135,7 @@ def read(
 ) -> Records:
     """Read all packets of a file, folder, pattern or archive at once, to train on or be judged on.
 
-    labels_path: as one of `stream`'s. schemas: a place of `wire.Schemas`. survey, channels: as of `stream`. A packet
+    labels_path: as one of `stream`'s. schemas: a place of `schemas.Schemas`. survey, channels: as of `stream`. A packet
     that cannot be read is set aside, logged and counted by reason. Raises InputError if nothing can be read, the
     labels are of another form, or none of them belongs to a packet.
     """
