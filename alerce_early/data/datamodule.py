@@ -33,7 +33,7 @@ class AlertData(L.LightningDataModule):
     to hand to the net, by name, or None for all. groups: new class to the classes it holds, e.g. {"SN": ["SN"], "rest":
     ["AGN", "VS"]}; a class in no group is left out, and so is a group of None. keep: column to the values it may have,
     e.g. {"z_conf": [3]}; other rows are left out. target: the column to predict, for regression; rows without it are
-    left out. pictures: draws into a new store what only its raw records show. match_radius: arcsec within which rows
+    left out. match_radius: arcsec within which rows
     are of one object, see `splits.match_objects`; None: by name alone. split: options of `splits.split`. sampling,
     batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image (B, C, S, S) float32, features (B, F)
     float32 unscaled, label (B,) int64, row (B,) int64, share () float32 (see `Rows`) and, if there are any, target (B,)
@@ -59,7 +59,6 @@ class AlertData(L.LightningDataModule):
         batches_per_epoch: int | None = None,
         seed: int = 0,
         outputs: str = "outputs",
-        pictures: Callable[..., None] = lambda records, kept, store: None,
     ):
         super().__init__()
         # ~ that the shell has left, as in data.path=~/x
@@ -72,7 +71,7 @@ class AlertData(L.LightningDataModule):
         self.sampling, self.batch_size, self.batches_per_epoch = sampling, batch_size, batches_per_epoch
         self.seed, self.outputs = seed, outputs
         self.rows: Rows | None = None
-        self.pictures = pictures
+        self._store: Store | None = None
         self.taught: np.ndarray | None = None
 
     def teach(self, probabilities: np.ndarray) -> None:
@@ -88,14 +87,9 @@ class AlertData(L.LightningDataModule):
 
         Raises InputError where the file or the disk do not allow it.
         """
-        _ = self.store
-
-    @cached_property
-    def store(self) -> Store:
-        """The cleaned arrays, prepared where there are none yet."""
         options = {key: value for key, value in self.source.items() if key != "_target_"}
         read: Callable[..., Any] = function(self.source["_target_"])
-        return open_or_prepare(
+        self._store = open_or_prepare(
             root=f"{self.outputs}/stores",
             name=self.store_name,
             source=self.source,
@@ -103,8 +97,15 @@ class AlertData(L.LightningDataModule):
             steps=self.steps,
             margin=self.margin,
             min_share=self.min_share,
-            pictures=self.pictures,
         )
+
+    @property
+    def store(self) -> Store:
+        """The cleaned arrays; `prepare_data` makes or opens them."""
+        if self._store is None:
+            self.prepare_data()
+        assert self._store
+        return self._store
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ CUT_SHORT = "archive cannot be read further"  # how the reason begins of what st
 LOST_ROWS = "Parquet file cannot be read in row group"  # how the reason begins of each row of a damaged one
 TOO_LITTLE = "too few central pixels hold data"  # why rows that lack `has_data` are set aside
 MISSING = -999.0  # a metadata value that is not known
+N_EXAMPLES = 4  # raw rows of each class that a store keeps to be shown
 LARGEST = 2.0**100  # 1.3e30; no pixel reaches it, and -3.4e38 stands for no data in some of the survey's templates
 
 

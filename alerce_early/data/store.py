@@ -1,6 +1,6 @@
 """The store: what cleaning leaves on disk, named by a fingerprint of raw file, recipe and code.
 
-    <root>/<name>-<fingerprint>/images.npy labels.npy ids.npy features.npy [part.npy] meta.json *.png
+    <root>/<name>-<fingerprint>/images.npy labels.npy ids.npy features.npy [part.npy] examples.npz meta.json
 
 It is written under a temporary name, synced and renamed when complete; one that was damaged later is made again.
 A lock keeps a second process from doing the same work; the operating system frees it when its holder is killed.
@@ -26,7 +26,7 @@ from alerce_early import files
 from alerce_early.construct import find
 from alerce_early.data import cleaning, raw_files
 from alerce_early.data.recipe import Recipe
-from alerce_early.data.records import Records
+from alerce_early.data.records import N_EXAMPLES, Records
 from alerce_early.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,12 @@ class Store:
         return np.load(self.path / "features.npy")
 
     @cached_property
+    def examples(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the store (n,) int64, `N_EXAMPLES` of each class, and their raw images (n, H, W, C)."""
+        with np.load(self.path / "examples.npz") as held:
+            return held["rows"], held["raw"]
+
+    @cached_property
     def part(self) -> np.ndarray | None:
         file = self.path / "part.npy"
         return np.load(file) if file.exists() else None
@@ -88,14 +94,12 @@ def open_or_prepare(
     read: Callable[[], Records],
     steps: Sequence[dict[str, Any]],
     margin: int,
-    pictures: Callable[[Records, np.ndarray, Store], None],
     min_share: float = 0.0,
 ) -> Store:
     """Open the store of this source and recipe, preparing it first if there is none.
 
-    source: the plain config of `read`, which names the raw file; pictures: draws into the new store's folder
-    what only the raw records can show, given the numbers of those that were kept. Raises InputError where the
-    source or the disk do not allow it.
+    source: the plain config of `read`, which names the raw file. Raises InputError where the source or the disk do
+    not allow it.
     """
     key = fingerprint(source, steps, margin, min_share)
     path = Path(root) / f"{name}-{key}"
@@ -108,10 +112,16 @@ def open_or_prepare(
         if damage is not None:  # else another process made it while this one waited
             if damage:
                 log.warning("%s: %s is damaged; the store is made again.", path, damage)
-            _prepare(partial, key, read(), steps, margin, min_share, pictures)
+            _prepare(partial, key, read(), steps, margin, min_share)
             shutil.rmtree(path, ignore_errors=True)
             partial.rename(path)
     return Store(path)
+
+
+def choose_examples(labels: np.ndarray) -> np.ndarray:
+    """Return the first `N_EXAMPLES` rows of each class, or of all rows if none has a label, (n,) int64."""
+    by_class = [np.flatnonzero(labels == label)[:N_EXAMPLES] for label in np.unique(labels[labels >= 0])]
+    return np.concatenate(by_class) if by_class else np.arange(min(N_EXAMPLES, len(labels)))
 
 
 def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], margin: int, min_share: float) -> str:
@@ -198,15 +208,15 @@ def _prepare(
     steps: Sequence[dict[str, Any]],
     margin: int,
     min_share: float,
-    pictures: Callable[[Records, np.ndarray, Store], None],
 ) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed while this one waited for it
     partial.mkdir()
     try:
         counts, kept = cleaning.write(partial, records, Recipe(steps, margin), min_share)
         meta = {"fingerprint": key, "recipe": list(steps), "margin": margin, "min_share": min_share, **counts}
-        (partial / "meta.json").write_text(json.dumps(meta, indent=1))
-        pictures(records, kept, Store(partial))
+        rows = choose_examples(records.labels[kept])
+        raw = np.stack([records.images[kept[row]] for row in rows])
+        np.savez_compressed(partial / "examples.npz", rows=rows, raw=raw)
         meta["sizes"] = {file.name: file.stat().st_size for file in partial.iterdir() if file.name != "meta.json"}
         (partial / "meta.json").write_text(json.dumps(meta, indent=1))
         for file in (*partial.iterdir(), partial):

@@ -10,7 +10,6 @@ from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.experiments.config import to_plain
 from alerce_early.models.net import EXAMPLES, Net
-from alerce_early.report.pictures import draw
 from alerce_early.tasks.base import Task
 
 
@@ -43,7 +42,6 @@ def make_data(config: DictConfig) -> AlertData:
         batches_per_epoch=config.data.batches_per_epoch,
         seed=config.seed,
         outputs=config.outputs,
-        pictures=draw,
     )
 
 

@@ -102,6 +102,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     if trainer.is_global_zero:
         run.begin(config)
         put_in_order(run.path)
+        pictures.draw(data.store)
         log.info(
             "%s\n%s",
             data_summary.format_summary(data.store.meta),

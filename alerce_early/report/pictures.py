@@ -11,14 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alerce_early.data.records import LARGEST, Records
+from alerce_early.data.records import LARGEST, N_EXAMPLES
 from alerce_early.data.spectral_grid import CENTRES
 from alerce_early.files import whole
 
 if TYPE_CHECKING:  # the store brings torch, which a gallery of classified stamps does without
     from alerce_early.data.store import Store
 
-EXAMPLES = 4  # rows of each class
 CAPTIONS = {
     "labels.png": "Rows by class, as read.",
     "dropped.png": "Rows dropped for their shape, or because too few central pixels hold data.",
@@ -37,13 +36,16 @@ STYLED = matplotlib.rc_context(
 )
 
 
-def draw(records: Records, kept: np.ndarray, store: Store) -> None:
-    """Write the pictures that `CAPTIONS` names into the store's folder; kept: numbers of the records that it holds."""
-    classes, kind = store.meta["classes"], records.kind
-    dropped = np.add(store.meta["dropped_by_class"], store.meta["lacking_by_class"]).tolist()
-    save(bars(store.meta["raw_by_class"], classes, f"{kind} by class, as read", kind), store.path / "labels.png")
+def draw(store: Store) -> None:
+    """Write the pictures that `CAPTIONS` names into the store's folder, unless they are there already."""
+    if all((store.path / name).exists() for name in CAPTIONS):
+        return
+    meta = store.meta
+    classes, kind = meta["classes"], meta["kind"]
+    dropped = np.add(meta["dropped_by_class"], meta["lacking_by_class"]).tolist()
+    save(bars(meta["raw_by_class"], classes, f"{kind} by class, as read", kind), store.path / "labels.png")
     save(bars(dropped, classes, "dropped for shape or lack of data", kind), store.path / "dropped.png")
-    save(EXAMPLES_OF[kind](records, kept, store), store.path / "examples.png")
+    save(EXAMPLES_OF[kind](store), store.path / "examples.png")
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -96,55 +98,55 @@ def trace(axes: Axes, spectrum: np.ndarray, **style: Any) -> None:
     axes.tick_params(labelsize=6, length=2)
 
 
-def _choose_examples(records: Records, kept: np.ndarray) -> dict[str, np.ndarray]:
-    """Return a few of the kept rows of each class, by position in the store."""
-    labels = records.labels[kept]
-    chosen = {name: np.flatnonzero(labels == i)[:EXAMPLES] for i, name in enumerate(records.classes)}
-    return {name: rows for name, rows in chosen.items() if len(rows)} or {"": np.arange(len(kept))[:EXAMPLES]}
+def _group_examples(store: Store) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the examples of each class: their raw images, and what the recipe made of them."""
+    rows, raw = store.examples
+    labels = store.labels[rows]
+    chosen = {name: labels == i for i, name in enumerate(store.meta["classes"])}
+    shown = {name: which for name, which in chosen.items() if which.any()} or {"": labels == labels}
+    return {name: (raw[which], store.images[rows[which]]) for name, which in shown.items()}
 
 
 @STYLED
-def _stamps(records: Records, kept: np.ndarray, store: Store) -> Figure:
+def _stamps(store: Store) -> Figure:
     """Each class: raw stamps on the left, what the recipe made of them on the right."""
-    chosen = _choose_examples(records, kept)
-    channels = records.channels[: store.images.shape[1]]
+    examples = _group_examples(store)
+    channels = store.meta["channels"][: store.images.shape[1]]
 
-    figure = Figure(figsize=(13, 1.2 * len(chosen) + 0.6))
+    figure = Figure(figsize=(13, 1.2 * len(examples) + 0.6))
     raw_axes, stored_axes = figure.subplots(1, 2)
-    raw = _rows_of(
-        [np.stack([records.images[kept[i]] for i in rows]).transpose(0, 3, 1, 2) for rows in chosen.values()]
-    )
-    stored = _rows_of([store.images[rows][:, : len(channels)] for rows in chosen.values()])
+    raw = _rows_of([images.transpose(0, 3, 1, 2) for images, _ in examples.values()])
+    stored = _rows_of([images[:, : len(channels)] for _, images in examples.values()])
     for axes, tiles, title in ((raw_axes, raw, "raw"), (stored_axes, stored, "after the recipe")):
         mosaic(axes, tiles)
-        axes.set_title(f"{title}: {', '.join(channels)} of {EXAMPLES} stamps", fontsize=10)
-        axes.set_yticklabels(list(chosen))
+        axes.set_title(f"{title}: {', '.join(channels)} of {N_EXAMPLES} stamps", fontsize=10)
+        axes.set_yticklabels(list(examples))
     return figure
 
 
 @STYLED
-def _spectra(records: Records, kept: np.ndarray, store: Store) -> Figure:
+def _spectra(store: Store) -> Figure:
     """Each class: a column of raw spectra, and beside it what the recipe made of them."""
-    chosen = _choose_examples(records, kept)
-    figure = Figure(figsize=(4.5 * len(chosen), 1.3 * EXAMPLES))
-    grid = figure.subplots(EXAMPLES, 2 * len(chosen), squeeze=False)
-    for column, (name, rows) in enumerate(chosen.items()):
+    examples = _group_examples(store)
+    figure = Figure(figsize=(4.5 * len(examples), 1.3 * N_EXAMPLES))
+    grid = figure.subplots(N_EXAMPLES, 2 * len(examples), squeeze=False)
+    for column, (name, (raw, stored)) in enumerate(examples.items()):
         grid[0, 2 * column].set_title(f"{name}, raw", fontsize=9)
         grid[0, 2 * column + 1].set_title("after the recipe", fontsize=9)
-        for row, index in enumerate(rows):
-            trace(grid[row, 2 * column], np.asarray(records.images[kept[index]])[:, 0], color="0.35")
-            trace(grid[row, 2 * column + 1], store.images[index][0])
+        for row, (before, after) in enumerate(zip(raw, stored, strict=True)):
+            trace(grid[row, 2 * column], before[:, 0], color="0.35")
+            trace(grid[row, 2 * column + 1], after[0])
     for axes in grid.flat:
         axes.set_visible(axes.has_data())
     return figure
 
 
 def _rows_of(stamps: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays (n <= EXAMPLES, C, H, W), one a class, to tiles (rows, EXAMPLES * C, H, W); NaN where n is short."""
-    tiles = np.full((len(stamps), EXAMPLES, *stamps[0].shape[1:]), np.nan)
+    """Arrays (n <= N_EXAMPLES, C, H, W), one a class, to tiles (rows, N_EXAMPLES * C, H, W); NaN where n is short."""
+    tiles = np.full((len(stamps), N_EXAMPLES, *stamps[0].shape[1:]), np.nan)
     for row, images in zip(tiles, stamps, strict=True):
         row[: len(images)] = images
     return tiles.reshape(len(stamps), -1, *tiles.shape[3:])
 
 
-EXAMPLES_OF: dict[str, Callable[[Records, np.ndarray, Store], Figure]] = {"stamps": _stamps, "spectra": _spectra}
+EXAMPLES_OF: dict[str, Callable[[Store], Figure]] = {"stamps": _stamps, "spectra": _spectra}

@@ -162,7 +162,7 @@ from alerce_early.data.store import open_or_prepare
 file, outputs, steps = sys.argv[1:]
 source = {"_target_": "alerce_early.data.readers.stamps_file.read", "path": file}
 start = time.perf_counter()
-open_or_prepare(outputs, "bench", source, lambda: stamps_file.read(file), json.loads(steps), 0, lambda *_: None)
+open_or_prepare(outputs, "bench", source, lambda: stamps_file.read(file), json.loads(steps), 0)
 seconds = time.perf_counter() - start
 """
 

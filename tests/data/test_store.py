@@ -12,7 +12,7 @@ from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.store import find_code
 from alerce_early.errors import InputError
 from alerce_early.experiments.instantiate import make_data
-from alerce_early.report import data_summary
+from alerce_early.report import data_summary, pictures
 from tests.helpers.command import run
 from tests.helpers.tiny import stamp
 
@@ -85,6 +85,7 @@ def test_rows_stay_together(data: AlertData) -> None:
 
 
 def test_pictures_are_drawn(data: AlertData) -> None:
+    pictures.draw(data.store)
     for name in ("labels.png", "dropped.png", "examples.png"):
         assert (data.store.path / name).read_bytes().startswith(b"\x89PNG")
 
