@@ -98,7 +98,7 @@ def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
     if start:
         taken, fresh = restore.start_from(task, start)
         (log.warning if fresh else log.info)("init_from: %s; fresh ones: %s", taken, ", ".join(fresh) or "none")
-    trainer, best = make_trainer(config, task, run, Board(), *more)
+    trainer, best = make_trainer(config, task, run, Board(figures.gallery, figures.confusion), *more)
     if trainer.is_global_zero:
         run.begin(config)
         put_in_order(run.path)

@@ -1,5 +1,6 @@
 """Pictures in TensorBoard while a run trains."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -9,16 +10,26 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from alerce_early.evaluation import metrics
-from alerce_early.report import figures
 from alerce_early.tasks.base import Task
+
+Draw = Callable[[np.ndarray, Sequence[str]], Any]  # returns a matplotlib figure
 
 SHOWN = 16  # rows in the picture of a batch
 
 
 class Board(Callback):
-    """TensorBoard: examples as the net sees them once, the confusion matrix whenever a better net was found."""
+    """TensorBoard: examples as the net sees them once, the confusion matrix whenever a better net was found.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    draw_gallery : callable
+        Draws images (N, C, ...) with a caption each, see `report.figures.gallery`.
+    draw_confusion : callable
+        Draws counts (C, C) int64 by true and predicted class, see `report.figures.confusion`.
+    """
+
+    def __init__(self, draw_gallery: Draw, draw_confusion: Draw) -> None:
+        self.draw_gallery, self.draw_confusion = draw_gallery, draw_confusion
         self.drawn_for: torch.Tensor | None = None
 
     def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch: Any, index: int) -> None:
@@ -27,7 +38,7 @@ class Board(Callback):
         with torch.random.fork_rng():  # a picture must not change the run
             seen = task.recipe.finish(task.augment(batch["image"][:SHOWN]))
         captions = [task.spec.classes[label] for label in batch["label"][:SHOWN].tolist()]
-        shown = figures.gallery(seen.cpu().numpy(), captions)
+        shown = self.draw_gallery(seen.cpu().numpy(), captions)
         self._add(trainer, f"{task.spec.kind} as the net sees them", shown)
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -38,7 +49,7 @@ class Board(Callback):
         if f"p_{classes[0]}" in table:
             predicted = np.stack([table[f"p_{name}"] for name in classes], 1).argmax(1)
             counts = metrics.confusion(table["label"], predicted, len(classes))
-            self._add(trainer, "confusion matrix (validation)", figures.confusion(counts, classes))
+            self._add(trainer, "confusion matrix (validation)", self.draw_confusion(counts, classes))
 
     def _add(self, trainer: L.Trainer, tag: str, figure: Any) -> None:
         if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
