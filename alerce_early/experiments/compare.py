@@ -19,8 +19,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import comparison, tables
 from alerce_early.evaluation.comparison import Outcome
 from alerce_early.evaluation.kinds import Kind, choose_kind
-from alerce_early.report import page
-from alerce_early.report.index_page import link
+from alerce_early.report import index_page, page, sections
 from alerce_early.report.page import Section, number
 
 NOT_A_CHOICE = {"seed", "data.split.fold"}  # may differ between runs of one entry
@@ -183,6 +182,27 @@ READ_AS = (
 )
 
 
+def write_index(folder: Path) -> Path:
+    """Write the page of all runs in a folder, the last one first; raises InputError where there is none."""
+    finished, unfinished = find([str(folder)])
+    last_first = sorted(finished, key=lambda run: run.run.predictions.stat().st_mtime)[::-1]
+    return index_page.write_index(folder, [_describe_run(run, folder) for run in last_first], unfinished)
+
+
+def _describe_run(run: Finished, folder: Path) -> dict[str, str]:
+    """Return the cells of a run in the index of a folder, by column."""
+    judged = run.result[run.result["judged"]]
+    return {
+        "run": page.link(run.run.page, str(run.run.path.relative_to(folder)), folder),
+        "model": str(run.choices["model"]),
+        "data": str(run.choices["data"]),
+        "seed": str(run.seed),
+        **dict(sections.headline(choose_kind(run.table), judged)),
+        "rows": f"{judged['n']:,}",
+        "training": f"{run.result['training_seconds']:,.0f} s",
+    }
+
+
 def rank(entries: Sequence[Entry]) -> list[list[str]]:
     """Header and one row per config, best first: the model and what else sets it apart, mean +- sd over its n seeds."""
     header = ["system", "apart by", "result here", "95 % interval", "n", "against the best"]
@@ -280,7 +300,10 @@ def as_html(entries: Sequence[Entry], said: Sequence[str], folder: Path) -> str:
     header, *rows = rank(entries)
     header.insert(1, "pages")
     for row, entry in zip(rows, entries, strict=True):
-        row.insert(1, Markup(" ").join(link(run, str(number), folder) for number, run in enumerate(entry.runs, 1)))
+        row.insert(
+            1,
+            Markup(" ").join(page.link(run.run.page, str(number), folder) for number, run in enumerate(entry.runs, 1)),
+        )
     kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
     return page.render(
         title="Comparison",

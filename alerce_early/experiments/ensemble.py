@@ -19,10 +19,10 @@ from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.evaluation import tables
 from alerce_early.experiments.compare import NOT_A_CHOICE
 from alerce_early.experiments.instantiate import make_data
-from alerce_early.experiments.run import columns_of, evaluate, fit_on_validation
+from alerce_early.experiments.run import columns_of, describe_data, evaluate, fit_on_validation
 from alerce_early.experiments.sweep import Summary
 from alerce_early.models.ensemble import to_evidence
-from alerce_early.report import run_page
+from alerce_early.report import pictures, run_page
 from alerce_early.tasks import restore
 from alerce_early.training.processes import is_first
 
@@ -149,7 +149,9 @@ def _write(
         "parameters": sum(weight.numel() for weight in restore.task(run.best).parameters()),
         "training_seconds": round(sum(one.metrics["training_seconds"] for one in members), 2),
     }
-    run_page.write_run_page(run, data, result)
+    weights = kept["state_dict"]
+    pictures.draw(data.store)
+    run_page.write_run_page(run, config, table, result, describe_data(data), weights)
     run.write_json("metrics.json", result)
     log.info("%s", run_page.headline_text(result, table))
     return run

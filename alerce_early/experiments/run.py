@@ -4,13 +4,14 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
@@ -20,6 +21,7 @@ from alerce_early.artifacts import checkpoints, predictions
 from alerce_early.artifacts.run_folder import Run, checkpoint_of, logs_inside
 from alerce_early.data import text
 from alerce_early.data.datamodule import AlertData
+from alerce_early.data.recipe import Recipe
 from alerce_early.errors import InputError
 from alerce_early.evaluation import baselines, calibration, conformal, tables, thresholds
 from alerce_early.evaluation.kinds import choose_kind
@@ -44,17 +46,83 @@ SINGLE = 10  # test rows whose distribution over draws is drawn
 
 
 def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
-    """Run one whole config in a run folder: prepare, fit, predict with the best checkpoint, report.
+    """Prepare, fit, predict, evaluate and report one run.
 
-    A run that was cut continues from its last checkpoint and ends as it would have uncut; a finished one is
-    returned as it is. Raises InputError if the folder holds a run of another config, and `files.BusyError` if
-    another process works in it. more: extra callbacks.
+    An interrupted run continues from its last checkpoint and ends as it would have uninterrupted; a finished one is
+    returned as it is.
+
+    Parameters
+    ----------
+    config : DictConfig
+        The whole composed config.
+    folder : Path
+        The run folder, new or of an earlier run of the same config.
+    *more : lightning.pytorch.Callback
+        Extra callbacks.
+
+    Returns
+    -------
+    Run
+        The finished run.
+
+    Raises
+    ------
+    InputError
+        If an option does not fit, or the folder holds a run of another config.
+    files.BusyError
+        If another process works in the folder.
     """
     silence_libraries()
     schema.check(config)
     calibration.check(config.calibration)
     conformal.check(config.coverage)
     run = Run(folder)
+    with claim(run, config) as finished:
+        if finished:
+            log.info("finished already: %s", run.page)
+            return run
+        start, teachers = find_networks(config, run)
+        L.seed_everything(config.seed, verbose=False)
+        data = prepare(config, teachers)
+        task = build(config, data, start)
+        trainer, best = make_trainer(config, task, run, Board(figures.gallery, figures.confusion), *more)
+        if trainer.is_global_zero:
+            begin(run, config, data, task, trainer)
+        stopped = fit(trainer, task, data, best, run.last if run.cut else None)
+        table, rate = predict(task, data, best)
+        if trainer.is_global_zero:
+            fits = fit_on_validation(table, config)
+            table |= columns_of(fits, table)
+            write_predictions(run, table, fits | {"trained_on": hash_trained(data, config.get("init_from"))})
+            result = {
+                "origin": data.spec.origin,
+                **evaluate(table),
+                **fits,
+                "parameters": count_parameters(task),
+                "best_epoch": int(checkpoints.read(run.best)["epoch"]) + 1,
+                "epochs": trainer.current_epoch,
+                "precision": trainer.precision,
+                **measure_training(trainer),
+                "judged_rows_per_second": rate,
+                "stopped": stopped,
+                "posterior": task.describe_posterior(),
+            }
+            result["baselines"] = evaluate_baselines(data, tables.select_judged(table, result["judged"]), config.seed)
+            draw_pictures(task, data, run)
+            page = run_page.write_run_page(run, config, table, result, describe_data(data), task.state_dict())
+            log_result(trainer, config, result)
+            run.write_json("metrics.json", result)
+            log.info("%s\nreport: %s", run_page.headline_text(result, table), page)
+    return run
+
+
+@contextmanager
+def claim(run: Run, config: DictConfig) -> Iterator[bool]:
+    """Hold a run folder for this config; yields whether the run has finished already.
+
+    Within, a stop names the command that continues the run. Raises InputError if the folder holds a run of another
+    config, and `files.BusyError` if another process works in it.
+    """
     with ExitStack() as held:
 
         def begin() -> str:
@@ -69,84 +137,54 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
             raise files.BusyError(found)
         check_sight(run.path, lambda: run.cut)
         run.expect(config)
-        if found == FINISHED:
-            log.info("finished already: %s", run.page)
-            return run
         own = ",".join(construct.own_packages(to_plain(config)))
         trusting = ["env", f"{construct.TRUST}={own}"] if own else []
         command_line = [*trusting, "python", "-m", "alerce_early.train", f"resume={quote_value(run.path)}"]
         command_line += [] if logs_inside(config) else [f"logger={config.logger.name}"]
         with resumed_by(shlex.join(command_line)):
-            _train(config, run, more)
-    return run
+            yield found == FINISHED
 
 
-def _train(config: DictConfig, run: Run, more: Sequence[Callback]) -> None:
-    """Take the steps of a run, each where the one before has left it."""
+def find_networks(config: DictConfig, run: Run) -> tuple[Path | None, list[Path]]:
+    """Return the checkpoint that a new run starts from, None for fresh weights, and those of its teachers.
+
+    Raises InputError where one is missing or damaged, also the run's own best one: before training, not after it.
+    """
     if run.cut:
-        checkpoints.read(run.best)  # refuse a damaged one before training, not when it is judged
+        checkpoints.read(run.best)
     start = checkpoint_of(Path(config.init_from)) if config.get("init_from") and not run.cut else None
-    teachers = find_teachers(Path(config.distil), config.data.split) if config.get("distil") else []
-    L.seed_everything(config.seed, verbose=False)
+    return start, find_teachers(Path(config.distil), config.data.split) if config.get("distil") else []
+
+
+def prepare(config: DictConfig, teachers: Sequence[Path]) -> AlertData:
+    """Return the data module of a config with its store made, and with the teachers' probabilities if there are any."""
     data = make_data(config)
     with_first(data.prepare_data)
     if teachers:
         data.teach(ask_teachers(teachers, data))
+    return data
+
+
+def build(config: DictConfig, data: AlertData, start: Path | None) -> Task:
+    """Return the task of a config, with the weights of a checkpoint as far as they fit."""
     task = make_task(config, data.spec)
-    if teachers and not isinstance(task, ClassifyTask):
+    if data.taught is not None and not isinstance(task, ClassifyTask):
         raise InputError(f"distil: model={config.model.name} tells no classes that could be taught.")
     if start:
         taken, fresh = restore.start_from(task, start)
-        (log.warning if fresh else log.info)("init_from: %s; fresh ones: %s", taken, ", ".join(fresh) or "none")
-    trainer, best = make_trainer(config, task, run, Board(figures.gallery, figures.confusion), *more)
-    if trainer.is_global_zero:
-        run.begin(config)
-        put_in_order(run.path)
-        pictures.draw(data.store)
-        log.info(
-            "%s\n%s",
-            data_summary.format_summary(data.store.meta),
-            data_summary.format_parts(data.part_sizes(), data.left_out),
-        )
-        where = f"{trainer.strategy.root_device.type}, {trainer.precision}"
-        log.info(
-            "%s: %s parameters, on %s; run folder: %s", config.model.name, f"{_parameters(task):,}", where, run.path
-        )
+        log.info("begins with %s; fresh ones: %s", taken, ", ".join(fresh) or "none")
+    return task
 
-    stopped = fit(trainer, task, data, best, run.last if run.cut else None)
-    started = time.perf_counter()
-    table = predict(task, data, best)
-    judging = time.perf_counter() - started
-    if not trainer.is_global_zero:
-        return
-    fits = fit_on_validation(table, config)
-    table |= columns_of(fits, table)
-    checkpoints.add(run.best, fits | {"trained_on": hash_trained(data, config.get("init_from"))})
-    predictions.write(run.predictions, table)
-    if len(blind := tables.keep_unlabelled(table)["row"]):
-        predictions.write(run.blind_predictions, tables.keep_unlabelled(table))
-        log.info("%d test rows have no label; their predictions: %s", len(blind), run.blind_predictions)
-    result = {
-        "origin": data.spec.origin,
-        **evaluate(table),
-        **fits,
-        "parameters": _parameters(task),
-        "best_epoch": int(checkpoints.read(run.best)["epoch"]) + 1,
-        "epochs": trainer.current_epoch,
-        "precision": trainer.precision,
-        **measure_training(trainer),
-        "judged_rows_per_second": round(len(table["row"]) / judging, 1),
-        "stopped": stopped,
-        "posterior": task.describe_posterior(),
-    }
-    if warning := result["posterior"].get("warning"):
-        log.warning(warning)
-    result["baselines"] = evaluate_baselines(data, tables.select_judged(table, result["judged"]), config.seed)
-    draw_pictures(task, data, run)
-    page = run_page.write_run_page(run, data, result)
-    _log_result(trainer, config, result)
-    run.write_json("metrics.json", result)
-    log.info("%s\nreport: %s", run_page.headline_text(result, table), page)
+
+def begin(run: Run, config: DictConfig, data: AlertData, task: Task, trainer: L.Trainer) -> None:
+    """Write what made the run into its folder, draw what was read, and log both."""
+    run.begin(config)
+    put_in_order(run.path)
+    pictures.draw(data.store)
+    counts = data_summary.format_parts(data.part_sizes(), data.left_out)
+    log.info("%s\n%s", data_summary.format_summary(data.store.meta), counts)
+    where, parameters = f"{trainer.strategy.root_device.type}, {trainer.precision}", count_parameters(task)
+    log.info("%s: %s parameters, on %s; run folder: %s", config.model.name, f"{parameters:,}", where, run.path)
 
 
 def fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint, last: Path | None) -> str | None:
@@ -169,8 +207,9 @@ def fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint, 
     return None
 
 
-def predict(task: Task, data: AlertData, best: ModelCheckpoint) -> dict[str, np.ndarray]:
-    """Return the predictions table over validation and test rows, by the weights of the best checkpoint."""
+def predict(task: Task, data: AlertData, best: ModelCheckpoint) -> tuple[dict[str, np.ndarray], float]:
+    """Return the predictions table over validation and test rows by the best checkpoint, and its rows per second."""
+    started = time.perf_counter()
     task.load_state_dict(checkpoints.read(best.best_model_path)["state_dict"])
     restore.check_weights(task, best.best_model_path)
     parts = []
@@ -179,10 +218,20 @@ def predict(task: Task, data: AlertData, best: ModelCheckpoint) -> dict[str, np.
         parts.append(table | {"split": np.full(len(table["row"]), split)})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     row = joined.pop("row")
+    rate = round(len(row) / (time.perf_counter() - started), 1)
     several = (data.objects != data.store.ids).any()
     named = {"id": data.store.ids[row], **({"object": data.objects[row]} if several else {})}
     keys = {**named, "row": row, "split": joined.pop("split")}
-    return keys | task.named(joined) | data.metadata(tables.METADATA, row)
+    return keys | task.named(joined) | data.metadata(tables.METADATA, row), rate
+
+
+def write_predictions(run: Run, table: tables.Table, fits: dict[str, Any]) -> None:
+    """Write the table of a run, that of its unlabelled rows if there are any, and the fits into its checkpoint."""
+    checkpoints.add(run.best, fits)
+    predictions.write(run.predictions, table)
+    if n := len((blind := tables.keep_unlabelled(table))["row"]):
+        predictions.write(run.blind_predictions, blind)
+        log.info("%d test rows have no label; their predictions: %s", n, run.blind_predictions)
 
 
 def hash_trained(data: AlertData, start: str | None) -> str:
@@ -253,12 +302,34 @@ def draw_pictures(task: Task, data: AlertData, run: Run) -> None:
         )
 
 
-def _parameters(task: Task) -> int:
+def count_parameters(task: Task) -> int:
+    """Return how many parameters the network has."""
     return sum(p.numel() for p in task.net.parameters())
 
 
-def _log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) -> None:
-    """Tell the logger the choices of this run beside what came of them: in TensorBoard, its HPARAMS page."""
+def describe_data(data: AlertData) -> run_page.ShownData:
+    """Return what the page of a run shows of its data."""
+    recipe, images = Recipe(data.spec.recipe, data.spec.margin), data.store.images
+
+    def finish(rows: np.ndarray) -> np.ndarray:
+        return recipe.finish(torch.from_numpy(np.array(images[rows]))).numpy()
+
+    return run_page.ShownData(data.store.path, data.store.meta, data.part_sizes(), data.left_out, finish)
+
+
+def write_page(run: Run) -> Path:
+    """Write the page of a finished run again, from what its folder holds; returns the page's path."""
+    config, result = run.config(), run.read_json("metrics.json")
+    data = make_data(config)
+    pictures.draw(data.store)
+    table, weights = predictions.read(run.predictions), checkpoints.read(run.best)["state_dict"]
+    return run_page.write_run_page(run, config, table, result, describe_data(data), weights)
+
+
+def log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) -> None:
+    """Log hyper-parameters and final metrics; in TensorBoard, they are its HPARAMS page."""
+    if warning := result["posterior"].get("warning"):
+        log.warning(warning)
     if trainer.logger:
         choices = {
             **{

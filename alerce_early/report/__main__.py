@@ -28,9 +28,9 @@ def main() -> None:
     given = parser.parse_args()
     from alerce_early.artifacts import predictions  # these take seconds, for which --help need not wait
     from alerce_early.artifacts.run_folder import Run
-    from alerce_early.experiments.instantiate import make_data
-    from alerce_early.report.index_page import write_index
-    from alerce_early.report.run_page import write_run_page, write_table_page
+    from alerce_early.experiments.compare import write_index
+    from alerce_early.experiments.run import write_page
+    from alerce_early.report.run_page import write_table_page
 
     if given.source.suffix in predictions.EXTENSIONS:
         folder = given.out or given.source.with_name(f"{given.source.stem}_report")
@@ -44,8 +44,7 @@ def main() -> None:
     if given.source.is_dir() and not Run(given.source).config_file.exists():
         print(write_index(given.source))
     else:
-        run = Run.find(given.source)
-        print(write_run_page(run, make_data(run.config()), run.read_json("metrics.json")))
+        print(write_page(Run.find(given.source)))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 import base64
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -43,6 +45,11 @@ def _inline(picture: Figure | Path) -> str:
         picture.savefig(buffer, format="png", dpi=110)
         data = buffer.getvalue()
     return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def link(target: Path, words: str, here: Path) -> str:
+    """Return words that lead from a page in the folder `here` to another page."""
+    return Markup('<a href="{}">{}</a>').format(Path(os.path.relpath(target, here)).as_posix(), words)
 
 
 def number(value: float, interval: Sequence[float] | None = None, digits: int = 3) -> str:

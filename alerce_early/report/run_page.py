@@ -1,22 +1,19 @@
 """Write the HTML page of a finished run, or of a predictions table from elsewhere."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from alerce_early import files
-from alerce_early.artifacts import checkpoints
-from alerce_early.artifacts import predictions as predictions_io
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.data import splits
-from alerce_early.data.datamodule import AlertData
-from alerce_early.data.recipe import Recipe
 from alerce_early.evaluation import tables
 from alerce_early.evaluation.kinds import Classification, choose_kind
 from alerce_early.report import data_summary, figures, foreign_table, page, pictures, sections
@@ -28,40 +25,85 @@ BEST_OF = (
 )
 
 
-def write_run_page(run: Run, data: AlertData, result: dict[str, Any]) -> Path:
-    """Draw the figures of a run and write its page; returns the page's path.
+@dataclass(frozen=True)
+class ShownData:
+    """What the page of a run shows of its data.
 
-    result: what metrics.json holds.
+    Parameters
+    ----------
+    store : Path
+        Folder of the store, which holds the pictures of `pictures.CAPTIONS`.
+    meta : mapping
+        Counts and facts of the store.
+    sizes : mapping of str to mapping
+        Labelled rows of each class in each part.
+    left_out : mapping of str to int
+        Rows of the classes that are in no group.
+    stamps : callable
+        Row numbers (n,) int64 to images (n, C, ...) float32 as the network sees them.
+    """
+
+    store: Path
+    meta: Mapping[str, Any]
+    sizes: Mapping[str, Mapping[str, int]]
+    left_out: Mapping[str, int]
+    stamps: Callable[[np.ndarray], np.ndarray]
+
+
+def write_run_page(
+    run: Run,
+    config: DictConfig,
+    predicted: tables.Table,
+    result: Mapping[str, Any],
+    data: ShownData,
+    weights: Mapping[str, torch.Tensor],
+) -> Path:
+    """Draw the figures of a run and write its page.
+
+    Parameters
+    ----------
+    run : Run
+        Whose folder gets the page; its history and versions are there already.
+    config : DictConfig
+        The whole config.
+    predicted : mapping of str to ndarray
+        The predictions table over all splits.
+    result : mapping
+        The content of metrics.json.
+    data : ShownData
+        What to show of the data.
+    weights : mapping of str to Tensor
+        The state dict of the judged checkpoint.
+
+    Returns
+    -------
+    Path
+        The page.
     """
     split = result["judged"]
-    table, judged = (
-        tables.keep_labelled(tables.select_split(predictions_io.read(run.predictions), split)),
-        result[split],
-    )
+    table, judged = tables.select_judged(predicted, split), result[split]
     kind = choose_kind(table)
     drawn = _save(sections.draw(kind, judged, table), run.path)
-    config = run.config()
-    recipe = Recipe(data.spec.recipe, data.spec.margin)
     text = page.render(
         title=f"{config.model.name} on {config.data.name} data",
         subtitle=f"Data: {result['origin']}. Run {run.path.name}, seed {config.seed}.",
         headline=sections.headline(kind, judged),
         sections=[
-            *sections.write(kind, judged, table, drawn, lambda rows: _finish_stamps(recipe, data.store.images[rows])),
+            *sections.write(kind, judged, table, drawn, data.stamps),
             *([sections.write_baselines(result["baselines"], judged)] if result.get("baselines") else []),
             *sections.write_goal(judged),
             *([sections.write_posterior(result["posterior"])] if result.get("posterior") else []),
             *_show_pictures(run),
             *_learning(run, result, kind.curves),
             _data(data, config.data.split),
-            _model(run, result),
+            _model(run, config, result, weights),
         ],
     )
     files.write_text(run.page, text)
     return run.page
 
 
-def _learning(run: Run, result: dict[str, Any], scores: Sequence[str]) -> list[Section]:
+def _learning(run: Run, result: Mapping[str, Any], scores: Sequence[str]) -> list[Section]:
     """Return the curves of a run; what was joined of several has none."""
     if not (history := run.history()):
         return []
@@ -71,7 +113,7 @@ def _learning(run: Run, result: dict[str, Any], scores: Sequence[str]) -> list[S
     return [Section("Learning", words=[*cut_short, BEST_OF], pictures=[(caption, curves)])]
 
 
-def headline_text(result: dict[str, Any], predictions: tables.Table) -> str:
+def headline_text(result: Mapping[str, Any], predictions: tables.Table) -> str:
     """Return the result in a few lines for the log."""
     split = result["judged"]
     numbers = sections.headline(choose_kind(predictions), result[split])
@@ -93,8 +135,8 @@ def _show_pictures(run: Run) -> list[Section]:
     )
 
 
-def _data(data: AlertData, split: Any) -> Section:
-    meta, sizes = data.store.meta, data.part_sizes()
+def _data(data: ShownData, split: Any) -> Section:
+    meta, sizes = data.meta, data.sizes
     published = ["published"] if data_summary.is_published_file(meta) else []
     read = [
         [name, f"{here:,}", *(["" if there is None else f"{there:,}"] if published else [])]
@@ -105,41 +147,35 @@ def _data(data: AlertData, split: Any) -> Section:
     return Section(
         "Data",
         words=[
-            f"Data: {meta['origin']}. Store {data.store.path.name}.",
+            f"Data: {meta['origin']}. Store {data.store.name}.",
             splits.describe_split(**split),
             *([f"Left out, in no group: {left}."] if left else []),
         ],
         tables=[(("", "here", *published), read), (("rows", *splits.PARTS), parts)],
-        pictures=[(caption, data.store.path / name) for name, caption in pictures.CAPTIONS.items()],
+        pictures=[(caption, data.store / name) for name, caption in pictures.CAPTIONS.items()],
     )
 
 
-def _model(run: Run, result: dict[str, Any]) -> Section:
+def _model(run: Run, config: DictConfig, result: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Section:
     facts = {
         "parameters": f"{result['parameters']:,}",
         "epochs": result["epochs"],
         "best epoch": result["best_epoch"],
         "training time": f"{result['training_seconds']:.0f} s",
-        "seed": run.config().seed,
+        "seed": config.seed,
     }
     return Section(
         "Model",
         words=["Below: the whole config, and every weight of the checkpoint with its shape."],
         tables=[((), page.plain(facts)), ((), page.plain(run.read_json("versions.json")))],
-        preformatted=f"{OmegaConf.to_yaml(run.config())}\n{_weights(run)}",
+        preformatted=f"{OmegaConf.to_yaml(config, resolve=True)}\n{_weights(weights)}",
     )
 
 
-def _weights(run: Run) -> str:
-    """One line per weight: its name, number of values and shape."""
-    weights = checkpoints.read(run.best)["state_dict"]
+def _weights(weights: Mapping[str, torch.Tensor]) -> str:
+    """Return one line per weight: its name, number of values and shape."""
     width = max(map(len, weights))
     return "\n".join(f"{name:{width}} {w.numel():>12,}  {' x '.join(map(str, w.shape))}" for name, w in weights.items())
-
-
-def _finish_stamps(recipe: Recipe, stored: np.ndarray) -> np.ndarray:
-    """Return stored stamps (n, C, S, S) as the net sees them."""
-    return recipe.finish(torch.from_numpy(np.array(stored))).numpy()
 
 
 def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> tuple[Path, list[str]]:

@@ -19,9 +19,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 from alerce_early.experiments import compare
 from alerce_early.experiments.ensemble import Join
-from alerce_early.experiments.instantiate import make_data
-from alerce_early.experiments.run import train
-from alerce_early.report import run_page
+from alerce_early.experiments.run import train, write_page
 from alerce_early.serving import export
 from alerce_early.serving.deployed import Deployed
 from alerce_early.tasks import restore
@@ -65,7 +63,7 @@ def test_each_row_is_judged_by_the_member_that_never_saw_it(
     held = [checkpoints.read(run.best)["trained_on"] for run in (*folds, made)]
     assert held[2] == hash_objects([], *held[:2])
     assert "into 2 folds, each judged by what was trained without it" in made.page.read_text()
-    written = run_page.write_run_page(made, make_data(made.config()), made.metrics)  # as `report` does
+    written = write_page(made)  # as `report` does
     (entry,), left_out = compare.join(compare.find([str(made.path)])[0])
     assert written == made.page and [one.run for one in entry.runs] == [made] and not left_out
 
