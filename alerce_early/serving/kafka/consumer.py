@@ -1,7 +1,7 @@
 """Alerts from Kafka, classified as they come, by any number of processes that share the partitions of a topic.
 
-Every message comes once into the files of a folder, see `append_only_parts`. Into a topic it comes once or, where a process was
-killed, again: an answer is sent before its part is there.
+Every message comes once into the files of a folder, see `append_only_parts`. Into a topic it comes once or, where a
+process was killed, again: an answer is sent before its part is there.
 """
 
 import json

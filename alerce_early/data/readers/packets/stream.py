@@ -79,9 +79,9 @@ def decode(
 ) -> Chunk:
     """Decode packets as a broker's stream delivers them: each message an Avro file, or a record without its schema.
 
-    Records as those of `stream`, in order, decoded in this process. schemas: of the latter, see `schemas`. survey: as of
-    `stream`; "": that of the first. What cannot be read is among `rejected`: a message, or a record of one that holds
-    several. Raises InputError where a registry of schemas does not answer, and for nothing else.
+    Records as those of `stream`, in order, decoded in this process. schemas: of the latter, see `schemas`.
+    survey: as of `stream`; "": that of the first. What cannot be read is among `rejected`: a message, or a record of
+    one that holds several. Raises InputError where a registry of schemas does not answer, and for nothing else.
     """
     _check_channels(channels)
     held = [
