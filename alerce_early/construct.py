@@ -16,6 +16,14 @@ from types import UnionType
 from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 PACKAGE = __name__.split(".")[0]
+# Modules and functions that checkpoints and run folders name, as they were called before, and what they are now.
+RENAMED = {
+    "alerce_early.data.readers.alerts": "alerce_early.data.readers.packets.stream",
+    "alerce_early.models.deep_hits": "alerce_early.models.rotinv",
+    "alerce_early.simulation.hits_survey": "alerce_early.simulation.hits",
+    "alerce_early.simulation.rubin_survey.read": "alerce_early.simulation.survey.read_rubin",
+    "alerce_early.simulation.sdss_survey": "alerce_early.simulation.sdss",
+}
 TRUST = "ALERCE_EARLY_TRUST"  # packages of the user's own that a checkpoint or run folder may name, by comma
 _trusted: set[str] = set()
 
@@ -80,11 +88,18 @@ def library_class(target: str, kind: type, within: str = "torch.optim") -> Any:
     return found
 
 
+def current_name(target: str) -> str:
+    """Return the dotted name by which a class or function is found today; see `RENAMED`."""
+    module_name, _, name = target.rpartition(".")
+    return RENAMED.get(target) or f"{RENAMED.get(module_name, module_name)}.{name}"
+
+
 def find(target: str, within: str = PACKAGE) -> Any:
     """Return what this dotted name stands for; raises InputError where it is not to be imported or cannot be.
 
     within: the package whose modules are let in, besides those that are trusted.
     """
+    target = current_name(target)
     module_name, _, name = target.rpartition(".")
     if target not in _trusted and not _is_within(module_name, within):
         raise InputError(f"_target_ {target!r}: not part of {within}. {_advice(target)}")

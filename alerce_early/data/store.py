@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early import files
-from alerce_early.construct import find
+from alerce_early.construct import current_name, find
 from alerce_early.data import cleaning, raw_files
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.records import N_EXAMPLES, Records
@@ -137,7 +137,7 @@ def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], marg
     digest.update(json.dumps([plain, list(steps), margin, min_share], sort_keys=True, default=str).encode())
     for path in paths.values():
         digest.update(_sample(raw_files.matching(path)))
-    for file in find_code(str(source["_target_"]).rpartition(".")[0]):
+    for file in find_code(current_name(str(source["_target_"])).rpartition(".")[0]):
         digest.update(file.read_bytes())
     for target in (str(one["_target_"]) for one in (source, *steps)):
         if not target.startswith(f"{ROOT.name}."):  # the user's own
