@@ -45,7 +45,7 @@ def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stamps_file(survey: dict[str, Any], common: Path) -> Path:
     from alerce_early import files
 
-    with files.hold_lock(common / "stamps.lock", 60):
+    with files.hold_lock(common / "stamps.lock", 600):
         if not (path := common / "stamps.pkl").exists():
             path.write_bytes(pickle.dumps(survey))
     return path

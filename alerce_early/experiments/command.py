@@ -81,10 +81,11 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
         # a shell leaves the ~ of KEY=~/FILE as it is, and Hydra takes it for no value
         sys.argv[1:] = [re.sub("=~(?=/|$)", lambda _: f"={Path.home()}", option) for option in sys.argv[1:]]
         sys.argv[1:] = quote_options(sys.argv[1:])
-        if {"-h", "--help"} & {*sys.argv}:
-            sys.argv.append(f"hydra/help={job.__globals__['__spec__'].name.rpartition('.')[2]}")
         os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what it refuses, in several lines, and exits itself
         given = get_args_parser().parse_args()
+        if given.help:  # of the verb's own; among the options, which argparse takes from one place alone
+            place = sys.argv.index(given.overrides[0]) if given.overrides else len(sys.argv)
+            sys.argv.insert(place, f"hydra/help={job.__globals__['__spec__'].name.rpartition('.')[2]}")
         with signals.listen(is_first), translate_errors():
             _check_added(given.overrides, given.config_dir)
             composing()

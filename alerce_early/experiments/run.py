@@ -172,7 +172,7 @@ def build(config: DictConfig, data: AlertData, start: Path | None) -> Task:
         raise InputError(f"distil: model={config.model.name} tells no classes that could be taught.")
     if start:
         taken, fresh = restore.start_from(task, start)
-        log.info("begins with %s; fresh ones: %s", taken, ", ".join(fresh) or "none")
+        (log.warning if fresh else log.info)("init_from: %s; fresh ones: %s", taken, ", ".join(fresh) or "none")
     return task
 
 

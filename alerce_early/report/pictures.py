@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from alerce_early.data.records import LARGEST, N_EXAMPLES
 from alerce_early.data.spectral_grid import CENTRES
-from alerce_early.files import whole
+from alerce_early.files import hold_lock, whole
 
 if TYPE_CHECKING:  # the store brings torch, which a gallery of classified stamps does without
     from alerce_early.data.store import Store
@@ -38,14 +38,15 @@ STYLED = matplotlib.rc_context(
 
 def draw(store: Store) -> None:
     """Write the pictures that `CAPTIONS` names into the store's folder, unless they are there already."""
-    if all((store.path / name).exists() for name in CAPTIONS):
-        return
-    meta = store.meta
-    classes, kind = meta["classes"], meta["kind"]
-    dropped = np.add(meta["dropped_by_class"], meta["lacking_by_class"]).tolist()
-    save(bars(meta["raw_by_class"], classes, f"{kind} by class, as read", kind), store.path / "labels.png")
-    save(bars(dropped, classes, "dropped for shape or lack of data", kind), store.path / "dropped.png")
-    save(EXAMPLES_OF[kind](store), store.path / "examples.png")
+    with hold_lock(store.path / ".pictures.lock"):  # runs that share a store may begin at once
+        if all((store.path / name).exists() for name in CAPTIONS):
+            return
+        meta = store.meta
+        classes, kind = meta["classes"], meta["kind"]
+        dropped = np.add(meta["dropped_by_class"], meta["lacking_by_class"]).tolist()
+        save(bars(meta["raw_by_class"], classes, f"{kind} by class, as read", kind), store.path / "labels.png")
+        save(bars(dropped, classes, "dropped for shape or lack of data", kind), store.path / "dropped.png")
+        save(EXAMPLES_OF[kind](store), store.path / "examples.png")
 
 
 def save(figure: Figure, path: Path) -> Path:

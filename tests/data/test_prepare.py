@@ -29,7 +29,7 @@ def test_two_processes_at_once_end_with_one_good_store(stamps_file: Path, tmp_pa
     outputs.mkdir()
     both = [prepare(stamps_file, outputs) for _ in range(2)]
     for process in both:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
         assert "kept" in out
     (store,) = finished_stores(outputs)
@@ -47,7 +47,7 @@ def test_a_killed_prepare_leaves_nothing_that_looks_finished(stamps_file: Path, 
     process.communicate()
     assert finished_stores(outputs) == []
     again = prepare(stamps_file, outputs)
-    _, err = again.communicate(timeout=120)
+    _, err = again.communicate(timeout=300)
     assert again.returncode == 0, err
     (store,) = finished_stores(outputs)
     assert_whole(store)
@@ -61,7 +61,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(stamps_file: Path, tmp_path: Pat
     process = prepare(
         stamps_file, outputs, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)"
     )
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "cannot be written" in err and "outputs=FOLDER" in err and "Traceback" not in err
     assert finished_stores(outputs) == [] and not list((outputs / "stores").glob(".*.partial"))

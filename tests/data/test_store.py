@@ -149,7 +149,7 @@ DAMAGES = {
     "meta.json": cut,
     "features.npy": lambda file: file.write_bytes(b""),
     "ids.npy": Path.unlink,
-    "examples.png": Path.unlink,
+    "examples.npz": Path.unlink,
 }
 
 

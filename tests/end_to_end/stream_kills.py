@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,21 @@ PARTITIONS = 4
 HELD = 2.5  # seconds that a consumer is stopped for: longer than its session, so that it loses its partitions
 
 
-def messages(first: int = 1) -> Iterator[bytes]:
-    """Packets with candids that count up, of 10 kB: without their history, and pixels rounded to 5."""
+@cache
+def _draw_packets() -> list[dict[str, Any]]:
+    """Return 30 packets. Simulating them forks, which a process that has had a consumer may not survive."""
     survey, pool = simulate(30, 0), [packet for packet, _ in packets.alerts(30)]
     for packet, image in zip(pool, survey["images"], strict=True):
         rounded = np.round(np.asarray(image) / 5) * 5
         for i, name in enumerate(CUTOUTS.values()):
             packet[name] = {"fileName": name, "stampData": packets.gzipped_fits(rounded[..., i])}
         packet["prv_candidates"] = None
+    return pool
+
+
+def messages(first: int = 1) -> Iterator[bytes]:
+    """Packets with candids that count up, of 10 kB: without their history, and pixels rounded to 5."""
+    pool = _draw_packets()
     while True:
         yield packets.encode({**pool[first % len(pool)], "candid": first})
         first += 1
@@ -71,7 +79,7 @@ def consume(
         return Command("alerce_early.predict", run, *given)
 
     running, done, began = [start(), start()], Counter[str](), 0.0
-    until = time.monotonic() + 60 + n / 50 + 10 * kills
+    until = time.monotonic() + 600 + n / 50 + 10 * kills
     try:
         while (there := count_rows(out)) < n or done.total() < kills:
             assert time.monotonic() < until, (there, [one.stderr for one in running])

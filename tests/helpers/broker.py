@@ -37,7 +37,7 @@ def broker(folder: Path) -> Iterator[str]:
         env={**os.environ, "RUST_LOG": "off"},
     )
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 300
         while True:
             try:
                 socket.create_connection(tuple(where.split(":")), 1).close()  # type: ignore[arg-type]

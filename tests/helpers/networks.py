@@ -37,7 +37,7 @@ def nothing_left(folder: Path) -> bool:
     return not [path for path in folder.iterdir() if path.name.endswith(".partial")]
 
 
-def wait_for(happened: Any, seconds: float = 60) -> None:
+def wait_for(happened: Any, seconds: float = 600) -> None:
     until = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < until, "it took too long"

@@ -353,7 +353,7 @@ def test_a_signal_is_one_line(run: Path, night: Path, tmp_path: Path, number: si
     with Command("alerce_early.predict", run, "nights", "--out", "out.parquet", cwd=tmp_path) as process:
         wait_for(lambda: (tmp_path / "out.parquet.partial" / "command.json").exists())
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + number
     assert err == f"stopped by {number.name}; the same command continues\n"
 

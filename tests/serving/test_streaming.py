@@ -40,9 +40,9 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def sent() -> list[bytes]:
-    """Nine messages. What simulates them forks, which a process that has had a consumer may not survive."""
+    """Nine messages, simulated before any test of this file has a consumer."""
     return list(islice(messages(), 9))
 
 
@@ -132,7 +132,7 @@ def test_answers_and_what_is_set_aside(where: str, finished_run: Run, tmp_path: 
     out = tmp_path / "out"
     more = ("--group=answered", f"--to=kafka://{where}/answers", f"--schemas={schema(tmp_path)}")
     with begin(where, "answered", finished_run.path, out, *more) as command:
-        wait_for(lambda: count_rows(out) >= 10 or command.poll() is not None, 30)
+        wait_for(lambda: count_rows(out) >= 10 or command.poll() is not None)
         command.terminate()
         assert command.wait(30) == 0, command.stderr
     assert command.stdout.splitlines() == [
@@ -156,7 +156,7 @@ def test_answers_and_what_is_set_aside(where: str, finished_run: Run, tmp_path: 
         assert plain.pop("source").startswith("answered/0/")
         assert plain == {name: None if value != value else value for name, value in row.items()}
     committed = kafka.Consumer({"bootstrap.servers": where, "group.id": "answered"})
-    assert committed.committed([kafka.TopicPartition("answered", 0)], timeout=10)[0].offset == 10
+    assert committed.committed([kafka.TopicPartition("answered", 0)], timeout=300)[0].offset == 10
     committed.close()
 
 
@@ -167,7 +167,7 @@ def stream(where: str, topic: str, out: Path, group: str = "g", **more: Any) -> 
 
 def run(one: Stream, happened: Callable[[], bool]) -> None:
     """Classify until something has happened, or for a minute."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600
     one.run(lambda: happened() or time.monotonic() > until)
 
 
@@ -275,7 +275,7 @@ def mock(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def follow(where: str, out: Path, n: int) -> None:
     """Classify in this process until there are n rows, in a group of its own: that broker knows no second start."""
     stream = Stream(constant("SN", "rest"), f"kafka://{where}/topic", out, f"group{n}", {})
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600
     stream.run(lambda: count_rows(out) >= n or time.monotonic() > until)
 
 

@@ -113,8 +113,8 @@ def test_sigterm_ends_all_processes_with_one_line_and_resume_goes_on(
     assert len(children) == 1
     for pid in [process.pid, *children * (to == "both")]:
         os.kill(pid, signal.SIGTERM)
-    _, err = process.communicate(timeout=10)
-    until = time.monotonic() + 10
+    _, err = process.communicate(timeout=300)
+    until = time.monotonic() + 300
     while any(map(running, children)):
         assert time.monotonic() < until, "a process outlives the one that started it"
         time.sleep(0.05)
@@ -126,7 +126,7 @@ def test_sigterm_ends_all_processes_with_one_line_and_resume_goes_on(
     again = command(f"resume={folder}")
     line = next(line for line in again.lines() if line.startswith("epoch"))
     again.send_signal(signal.SIGTERM)
-    again.communicate(timeout=10)
+    again.communicate(timeout=300)
     assert int(line.split()[1].split("/")[0]) in (epochs, epochs + 1)  # a last line may be older than its checkpoint
 
 
@@ -212,5 +212,5 @@ def test_a_process_that_srun_did_not_start_is_alone(step: dict[str, str], stamps
 
 def test_an_unknown_launcher_is_refused(tmp_path: Path) -> None:
     process = command(f"outputs={tmp_path}", second=False, WORLD_SIZE="2", RANK="1")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 2 and err.startswith("error: WORLD_SIZE=2") and err.count("\n") == 1

@@ -128,7 +128,7 @@ def test_sigterm_ends_with_one_line_and_resume_goes_on(stamps_file: Path, tmp_pa
     process = Command("alerce_early.train", *LONG, f"data.path={stamps_file}", cwd=tmp_path)
     assert any("epoch   2" in line for line in process.lines()), process.stderr
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM
     (line,) = err.splitlines()
     message = "stopped by SIGTERM; continue with: python -m alerce_early.train resume="
@@ -137,7 +137,7 @@ def test_sigterm_ends_with_one_line_and_resume_goes_on(stamps_file: Path, tmp_pa
     assert Run(folder).cut
 
     wrong = Command("alerce_early.train", f"resume={folder}", "data.batch_size=24", cwd=tmp_path)
-    _, err = wrong.communicate(timeout=120)
+    _, err = wrong.communicate(timeout=300)
     assert (
         wrong.returncode == 2 and err == f"error: {folder} continues as it began: data.batch_size 16 there, 24 here.\n"
     )
@@ -146,7 +146,7 @@ def test_sigterm_ends_with_one_line_and_resume_goes_on(stamps_file: Path, tmp_pa
     epochs = (line.split()[1] for line in again.lines() if line.startswith("epoch"))
     assert int(next(epochs).split("/")[0]) == len(Run(folder).history())  # the first line is of the next epoch
     again.send_signal(signal.SIGINT)
-    _, err = again.communicate(timeout=60)
+    _, err = again.communicate(timeout=300)
     assert again.returncode == 128 + signal.SIGINT and err.startswith("stopped by SIGINT") and err.count("\n") == 1
     assert list((tmp_path / "outputs" / "runs").glob("*/*")) == [folder]  # no empty folder of a resuming command
 
@@ -157,7 +157,7 @@ def test_the_line_to_resume_works_in_a_shell(name: str, stamps_file: Path, tmp_p
     process = Command("alerce_early.train", *LONG, f"data.path={stamps_file}", cwd=where)
     assert any("epoch   2" in line for line in process.lines()), process.stderr
     process.send_signal(signal.SIGTERM)
-    line = process.communicate(timeout=60)[1].partition("continue with: ")[2].strip()
+    line = process.communicate(timeout=300)[1].partition("continue with: ")[2].strip()
     (folder,) = (where / "outputs" / "runs").glob("*/*")
     typed = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], check=True, capture_output=True, text=True)
     python, option, *words = typed.stdout.rstrip("\0").split("\0")
