@@ -11,15 +11,12 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
-from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from alerce_early import files
-from alerce_early.data.raw_files import FREE, GROWTH
 from alerce_early.errors import InputError, one_line
 
 FORMAT = 1  # of checkpoints; raised when a change makes others unreadable
@@ -34,14 +31,12 @@ LEAST_SHARE = 0.1  # of a task's parameters, that a run which starts from a chec
 def read(path: str | Path) -> Checkpoint:
     """Read what a checkpoint holds; tensors on the CPU, mapped from the file and not copied.
 
-    Takes less memory than 64 MiB plus 20 times the file's size. Raises `InputError` for what is not there, damaged,
-    no checkpoint of ours, or of another format.
+    Raises `InputError` for what is not there, damaged, no checkpoint of ours, or of another format.
     """
     path = Path(path)
     try:
         _check_container(path)
         found = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-        check(found, path.stat().st_size)
     except InputError:
         raise
     except OSError as error:
@@ -91,44 +86,3 @@ def _check_format(found: Any, path: Path) -> None:
         raise InputError(f"{path} has format {str(found.get('format'))[:20]}; this version reads format {FORMAT}.")
     if "task" not in found:
         raise InputError(f"{path} is damaged: it names no task.")
-
-
-DEEPEST = 32  # containers within containers
-LARGEST = 1 << 64  # of whole numbers; beyond it Python's own text of them fails
-EACH = 64  # bytes of a part of a container, while it waits to be weighed
-
-
-class TooMuchError(ValueError):
-    """Values that no file of arrays needs; says which."""
-
-
-def check(value: Any, size: int) -> None:
-    """Refuse values, of a file of `size` bytes, that written out are larger than `FREE` + `GROWTH` x size.
-
-    Raises `TooMuchError` for that, for containers nested deeper than `DEEPEST` or within themselves, whole numbers
-    of more than 64 bits, and text that is not Unicode.
-    """
-    most = FREE + GROWTH * size
-    weight, waiting = 0, [(value, 0)]
-    while waiting:
-        one, depth = waiting.pop()
-        if isinstance(one, Mapping | list | tuple):
-            if depth > DEEPEST:
-                raise TooMuchError(f"it nests containers more than {DEEPEST} deep")
-            weight += EACH * len(one) * (2 if isinstance(one, Mapping) else 1)
-            if weight <= most:  # before the parts are put on the list
-                parts = chain(one, one.values()) if isinstance(one, Mapping) else one
-                waiting.extend((part, depth + 1) for part in parts)
-        elif isinstance(one, str):
-            try:
-                weight += len(one.encode())
-            except UnicodeEncodeError:
-                raise TooMuchError("it holds text that is not Unicode") from None
-        elif isinstance(one, bytes | bytearray):
-            weight += len(one)
-        elif isinstance(one, int) and abs(one) > LARGEST:
-            raise TooMuchError("it holds a whole number of more than 64 bits")
-        else:  # one side of an empty array may be of any length
-            weight += getattr(one, "nbytes", 0) or 8 * max(getattr(one, "shape", ()), default=0)
-        if weight > most:
-            raise TooMuchError(f"its references, written out, are more than {most >> 20:,} MiB")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alerce_early.artifacts import checkpoints
+from alerce_early.construct import construct
 from alerce_early.data.features import Clip
 from alerce_early.errors import InputError, one_line
 from alerce_early.evaluation.tables import SMALLEST
@@ -51,7 +52,8 @@ class Deployed(nn.Module):
         if self.calibration:
             self.columns += tuple(f"q_{name}" for name in self.classes)
         self.model_id = self._hash()
-        self.facts = Facts(self.model_id, self.spec, self.columns, self.calibration, self.conformal, trained_on)
+        fits = {"calibration": self.calibration, "conformal": self.conformal, "trained_on": trained_on}
+        self.facts = construct(Facts, self.model_id, self.spec, self.columns, **fits)
         self.facts.check()
         self.calibrate = Calibrate(self.calibration) if self.calibration else None
         self.chosen = self.facts.chosen

@@ -1,15 +1,12 @@
 """What must be known of a trained network to classify with it, whatever computes it; an exported file tells it."""
 
 import json
-import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from alerce_early.artifacts import checkpoints
 from alerce_early.construct import construct
 from alerce_early.data import text
 from alerce_early.data.spec import DataSpec
@@ -19,11 +16,6 @@ from alerce_early.evaluation import conformal
 FORMAT = 1  # of what a deployed network takes and returns
 LICENCE = "MIT"
 BATCH = 32  # rows per core through the network at once: what is in between stays in the cache
-LARGEST = 1 << 24  # values of one raw row; a stamp has 12,000
-# What tasks return, with classes and without; all other columns of a table are not the network's to fill.
-OF_EACH_CLASS = ("p", "q", "std", "vote")  # p_<class> and so on
-OF_CLASSES = ("entropy", "mutual_information", "entropy_of_means")
-OF_REDSHIFT = ("predicted", "confidence")
 
 # Raw stamps (B, C, H, W) float32, NaN where there is no data, and metadata (B, F) float32 or None, to all
 # `Facts.columns`, each (B,) float32.
@@ -84,7 +76,6 @@ class Facts:
             raise InputError(f"its format is {texts['format_version'][:20]}, and this reads {FORMAT}. Export it again.")
         try:
             read = {name: json.loads(texts[name]) for name in ("spec", "columns", "calibration", "conformal")}
-            checkpoints.check(read, sum(map(len, texts.values())))
             spec = DataSpec.from_plain(read["spec"])
             rest = {name: read[name] for name in ("calibration", "conformal")}
             rest["trained_on"] = texts.get("trained_on")
@@ -95,59 +86,11 @@ class Facts:
         return facts
 
     def check(self) -> None:
-        """Raise InputError for values that no network can have."""
-        spec = self.spec
-        if not re.fullmatch("[0-9a-f]{12}", self.model_id):
-            raise InputError(f"model_id={self.model_id[:20]!r}; wanted 12 hex digits")
-        sides = len(spec.raw_shape) in (2, 3) and min(spec.raw_shape) > 0 and math.prod(spec.raw_shape) <= LARGEST
-        if spec.raw_shape and not sides:
-            raise InputError(f"raw_shape={spec.raw_shape}; wanted the sides of a stamp or spectrum")
-        for what in ("classes", "features", "channels"):
-            _check_names(what, getattr(spec, what))
-        _check_names("columns", self.columns)
-        if self.classes not in ((), spec.classes) or not (self.classes or "predicted" in self.columns):
-            raise InputError(f"columns={self.columns[:4]}; wanted p_<class> of every class, or predicted")
-        of_each = (f"{kind}_{name}" for kind in OF_EACH_CLASS for name in self.classes)
-        known = {*of_each, *OF_CLASSES} if self.classes else set(OF_REDSHIFT)
-        if strange := [name for name in self.columns if name not in known]:
-            raise InputError(f"columns include {strange[0]!r}, which no network returns")
-        hashes = self.trained_on
-        if hashes is not None and not (
-            isinstance(hashes, str) and re.fullmatch(f"([0-9a-f]{{{text.DIGITS}}})*", hashes)
-        ):
-            raise InputError(f"trained_on={str(hashes)[:20]!r}; wanted {text.DIGITS} hex digits for each object")
-        self._check_fits()
-
-    def _check_fits(self) -> None:
-        """Are they what `calibration.fit` and `conformal.fit` return for these classes?"""
-        if self.calibration is not None:
-            temperature = _with("calibration", self.calibration, ("temperature",))["temperature"]
-            _check_numbers("calibration: temperature", [temperature], min(1, len(self.classes)))
-            if temperature <= 0:
-                raise InputError(f"calibration: temperature={temperature}; wanted a number above 0")
-        if self.conformal is not None:
-            fitted = _with("conformal", self.conformal, ("coverage", "thresholds"))
-            _check_numbers("conformal: coverage", [fitted["coverage"]], 1)
-            conformal.check(fitted["coverage"])
-            thresholds = _with("conformal: thresholds", fitted["thresholds"], tuple(conformal.KINDS))
-            for name in conformal.KINDS:
-                _check_numbers(f"conformal: {name}", thresholds[name], len(self.classes))
-
-
-def _with(what: str, held: object, wanted: tuple[str, ...]) -> Mapping[str, Any]:
-    if not isinstance(held, Mapping) or not all(name in held for name in wanted):
-        raise InputError(f"{what}={str(held)[:60]!r}; wanted {', '.join(wanted)}")
-    return held
-
-
-def _check_numbers(what: str, given: object, n: int) -> None:
-    listed = given if isinstance(given, list | tuple) else ()
-    most = float(np.finfo(np.float32).max)  # which NaN is not within either
-    if not n or len(listed) != n or not all(type(one) in (int, float) and abs(one) <= most for one in listed):
-        raise InputError(f"{what}={str(given)[:60]}; wanted {n or 'no'} finite numbers")
-
-
-def _check_names(what: str, given: tuple[str, ...]) -> None:
-    text.check_names(given, what, "it")
-    if len(set(given)) < len(given):
-        raise InputError(f"{what} repeat a name")
+        """Raise InputError for names that a table must not hold, and for values that cannot be applied to a stamp."""
+        text.check_names([*self.spec.classes, *self.columns], "classes and columns", "it")
+        try:
+            np.empty((1, *self.spec.raw_shape))
+            _ = self.calibration and float(self.calibration["temperature"])
+            conformal.set_columns(self.conformal, {f"p_{name}": np.ones(1) for name in self.classes})
+        except Exception as error:  # nonsense may raise nearly anything
+            raise InputError(f"raw_shape, calibration or conformal cannot be applied: {one_line(error)}") from None

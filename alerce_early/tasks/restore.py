@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch.nn.modules.module import register_module_module_registration_hook
 
 from alerce_early.artifacts.checkpoints import LEAST_SHARE, Checkpoint, read
 from alerce_early.construct import module_class
 from alerce_early.errors import InputError, one_line
 from alerce_early.tasks.base import Task
-
-MODULES = 1000  # a net may have that many, and more only as its weights do
 
 
 def task(path: str | Path) -> Task:
@@ -27,17 +18,12 @@ def task(path: str | Path) -> Task:
 
 def task_from(checkpoint: Checkpoint, path: str | Path) -> Task:
     """Return the task of a checkpoint that `read` gave; path: where it was, for messages."""
-    weights = checkpoint["state_dict"]
     try:
         made = module_class(checkpoint["task"])
         if not issubclass(made, Task):
             raise InputError(f"{checkpoint['task']} is no task")
-        # first without memory, to compare the shapes
-        with torch.device("meta"), _no_more_modules_than(MODULES + len(weights)):
-            shapes = {name: weight.to("meta") for name, weight in weights.items()}
-            made(**checkpoint["hyper_parameters"]).load_state_dict(shapes)
         restored = made(**checkpoint["hyper_parameters"])
-        restored.load_state_dict(weights)
+        restored.load_state_dict(checkpoint["state_dict"])
     except Exception as error:
         raise InputError(f"{path}: its weights do not fit the net it describes: {one_line(error)}.") from None
     check_weights(restored, path)
@@ -78,19 +64,3 @@ def check_weights(task: Task, path: str | Path) -> None:
     for name, weight in task.state_dict().items():
         if not weight.isfinite().all():
             raise InputError(f"{path}: {name} is not finite, so it can tell nothing. Train again, or take another one.")
-
-
-@contextmanager
-def _no_more_modules_than(most: int) -> Iterator[None]:
-    """Refuse more submodules than so many: a net described in a few bytes may ask for billions."""
-    counted = count(1)
-
-    def refuse(*_: Any) -> None:
-        if next(counted) > most:
-            raise InputError("it has more layers than weights")
-
-    hook = register_module_module_registration_hook(refuse)
-    try:
-        yield
-    finally:
-        hook.remove()
