@@ -24,7 +24,7 @@ from alerce_early.serving.classifier import Classifier, load
 from alerce_early.serving.inputs import Shard, Source
 from alerce_early.serving.output import rejected_of
 from alerce_early.serving.predict import predict
-from alerce_early.serving.watch import alone, watch
+from alerce_early.serving.watch import watch
 from alerce_early.training import signals
 
 SHOWN = 5  # stamps of each class in the gallery
@@ -155,7 +155,7 @@ def _do(given: argparse.Namespace) -> None:
     if given.survey:
         classifier.survey = ""
     if given.watch:
-        with suppress(signals.Stopped), alone(given.out):
+        with suppress(signals.Stopped):
             watch(classifier, given.watch, given.out, given.schemas)
         return
     if given.group:
