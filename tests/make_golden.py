@@ -57,6 +57,7 @@ def outputs(path: Path, raw: np.ndarray) -> dict[str, np.ndarray]:
         columns = {name: value.numpy() for name, value in task.outputs(task.net(batch), batch).items()}
     columns |= calibration.calibrate_columns(held["calibration"], columns)
     columns |= conformal.set_columns(held["conformal"], columns)
+    columns |= {name: np.full(len(raw), value) for name, value in conformal.list_constants(held["conformal"]).items()}
     if isinstance(task, GenerateTask):
         columns["generated"] = task.generate(np.arange(len(task.spec.classes))).numpy()
     return columns

@@ -2,26 +2,32 @@
 
 Columns: id, object where that is not the id (of a source with several names, see `splits.match_objects`), row, split
 ("validation" or "test"), label and predicted (class names), p_<class> for each class, q_<class>, the same calibrated,
-the sets of classes of `conformal.KINDS`, threshold_<what is wanted> and threshold_rows, see `thresholds`, and what of
-`METADATA` the store has.
-The label of a row that nobody has labelled is empty.
+the sets of classes of `conformal.KINDS`, and what of `METADATA` the store has. The label of an unlabelled row is empty.
+
+What holds for all rows, such as the coverage that the sets promise, is in the table's metadata: in the schema of a
+parquet file, in a hidden JSON file beside a CSV. Tables from before have it as columns.
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
 from pyarrow import compute, csv, parquet
 
 from alerce_early.errors import InputError, one_line
-from alerce_early.files import whole
+from alerce_early.files import whole, write_text
 
 COLUMNS = 10_000
 CELLS = 1 << 20  # of any parquet file, and 8 for each of its bytes: columns of equal values take next to none
 LONGEST = 1000  # bytes of a text
 Table = Mapping[str, np.ndarray]
+Constants = Mapping[str, float | None]
+MADE_BY = "alerce_early"  # the key of our entry in the metadata of a parquet file
+CONSTANTS = "constants"  # the key in that entry of what holds for all rows
 EXTENSIONS = (".parquet", ".csv")
 TRAINED = "trained"  # the column that tells whether a row is of an object that trained or chose the network
 # Of any format: a CSV does not tell text from numbers, nor whole numbers from others.
@@ -29,16 +35,43 @@ TEXTS = ("candid", "id", "object", "source", "label", "predicted", "set", "set_m
 WHOLE = "fid"  # a whole number where it is known
 
 
-def write(path: Path, table: Table) -> None:
-    """Write columns (N,) of numbers or text under a temporary name, then rename.
+def write(path: Path, table: Table, constants: Constants | None = None) -> None:
+    """Write columns (N,) of numbers or text, and numbers that hold for all rows, under a temporary name, then rename.
 
     Raises InputError for another ending of the file's name, or where the file cannot be written.
     """
     if path.suffix not in EXTENSIONS:
         raise InputError(f"{path}: a predictions table ends in {' or '.join(EXTENSIONS)}.")
-    rows = to_arrow(table)
+    origin = json.dumps({CONSTANTS: dict(constants)}) if constants else ""
+    rows = to_arrow(table).replace_schema_metadata({MADE_BY: origin} if origin else None)
     with whole(path) as partial:
         (csv.write_csv if path.suffix == ".csv" else parquet.write_table)(rows, partial)
+    if path.suffix == ".csv" and origin:
+        write_text(origin_of(path), origin)
+
+
+def origin_of(path: Path) -> Path:
+    """Return the hidden file beside a CSV with the metadata that a parquet file would carry."""
+    return path.with_name(f".{path.name}.json")
+
+
+def read_origin(path: Path) -> dict[str, Any]:
+    """Return what a table's metadata say of it; nothing where there is no table, or it is not ours."""
+    try:
+        if path.suffix == ".csv":
+            found = json.loads(origin_of(path).read_text())
+        else:
+            found = json.loads((parquet.read_schema(path).metadata or {})[MADE_BY.encode()])
+    except (OSError, ValueError, KeyError, pyarrow.ArrowException):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_constants(path: Path) -> dict[str, float | None]:
+    """Return the numbers that hold for all rows of a table, by name, from its metadata."""
+    found = read_origin(path).get(CONSTANTS)
+    held = found.items() if isinstance(found, dict) else ()
+    return {name: value for name, value in held if value is None or type(value) in (int, float)}
 
 
 def to_arrow(table: Table) -> pyarrow.Table:

@@ -58,12 +58,11 @@ def evaluate_baselines(
     forest.fit(train, train_labels)
     guessed = _as_table(table, classes, forest.predict_proba(test))
     kept = [names[i] for i in used]
-    labels = tables.label_indices(table, classes)
     return result | {
         "metadata": _summarise(guessed),
         "importances": dict(zip(kept, forest.feature_importances_.tolist(), strict=True)),
         "paired": comparison.compare_paired(Outcome.of([table]), Outcome.of([guessed])),
-        "drift": drift.find_drift(train, test, kept, train_labels, labels, seed),
+        "drift": drift.find_drift(train, test, kept),
     }
 
 

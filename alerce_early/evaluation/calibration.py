@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 METHODS = ("temperature", "none")
 HOTTEST = 5.0  # natural logarithm of the largest temperature; the smallest is its inverse
 FOLDS = 5  # over which a temperature must pay before it is used
-DRAWS = 200  # of labels from the probabilities
 UNMOVED = 1e-6  # of a probability that is only written in another precision
 
 
@@ -83,9 +82,7 @@ def judge(table: tables.Table) -> dict[str, Any]:
     """Return how far the probabilities of a table can be believed, uncalibrated, "p", and calibrated, "q".
 
     Each is {"n", "values": log_loss, brier, and the calibration errors of `metrics.CalibrationErrors`, "intervals":
-    {name: [low, high]}, "perfect": {name: [mean, 95th percentile]}, "unmoved": whether the probabilities are those
-    of p_<class>}. "perfect" is what the calibration errors would be if every label were drawn from the probabilities
-    of its row (consistency resampling, Broecker and Smith 2007).
+    {name: [low, high]}, "unmoved": whether the probabilities are those of p_<class>}.
     """
     labels, found = tables.label_indices(table, tables.classes_of(table)), find_probabilities(table)
     return {
@@ -98,31 +95,16 @@ def judge(table: tables.Table) -> dict[str, Any]:
 def _summarise(labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
     own = probabilities[np.arange(len(labels)), labels]
     log_loss, brier = metrics.log_losses(own), (probabilities**2).sum(1) - 2 * own + 1
-    errors = metrics.CalibrationErrors(probabilities)
-    hits = errors.hits(labels)
+    errors = metrics.CalibrationErrors(labels, probabilities)
 
     def summarise(weights: np.ndarray) -> dict[str, float]:
         means = {"log_loss": weights @ log_loss / weights.sum(), "brier": weights @ brier / weights.sum()}
-        return {name: float(value) for name, value in (means | errors(hits, weights)).items()}
+        return {name: float(value) for name, value in (means | errors(weights)).items()}
 
     judged = intervals.judge_rows(summarise, ids)
     for name in errors.names:
         judged["intervals"][name] = intervals.reflect_interval(judged["values"][name], judged["intervals"][name])
-    judged["values"]["debiased_rmsce"] = errors.debiased(hits)
-    return judged | {"perfect": _draw_perfect(errors, probabilities)}
-
-
-def _draw_perfect(errors: metrics.CalibrationErrors, probabilities: np.ndarray) -> dict[str, list[float]]:
-    """[mean, 95th percentile] of each calibration error over `DRAWS` draws of the labels from the probabilities."""
-    rng = np.random.default_rng(0)
-    below = np.cumsum(probabilities, axis=1)[:, :-1]
-    alike = np.ones(len(probabilities))
-    drawn = [
-        errors(errors.hits((rng.random((len(below), 1)) * probabilities.sum(1, keepdims=True) > below).sum(1)), alike)
-        for _ in range(DRAWS)
-    ]
-    found = {name: [one[name] for one in drawn] for name in errors.names}
-    return {name: [float(np.mean(of)), float(np.percentile(of, 95))] for name, of in found.items()}
+    return judged
 
 
 def _log_loss(labels: np.ndarray, logits: np.ndarray) -> float:

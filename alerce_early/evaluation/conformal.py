@@ -14,7 +14,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import intervals, tables
 from alerce_early.files import JOINED
 
-WANTED = "set_coverage"  # the column with the coverage that was promised
+COVERAGE = "set_coverage"  # the constant of a table with the coverage that its sets promise
 # By column of the predictions table; the first is the one to use: it does not give up rare classes.
 KINDS = {"set": "class-conditional", "set_marginal": "marginal"}
 # Added to a threshold, which is the score of one of the rows: another runtime gives that row a score that differs by
@@ -62,8 +62,12 @@ def set_columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[s
         return {}
     classes = tables.classes_of(table)
     probabilities = tables.probabilities(table, classes)
-    named = {name: _join_names(sets(fitted["thresholds"][name], probabilities), classes) for name in KINDS}
-    return {**named, WANTED: np.full(len(probabilities), fitted["coverage"])}
+    return {name: _join_names(sets(fitted["thresholds"][name], probabilities), classes) for name in KINDS}
+
+
+def list_constants(fitted: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """Return the promised coverage as a constant of a table; none where nothing was fitted."""
+    return {COVERAGE: fitted["coverage"]} if fitted else {}
 
 
 def _join_names(inside: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
@@ -73,18 +77,18 @@ def _join_names(inside: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     return np.array(names)[which.reshape(-1)]
 
 
-def judge(table: tables.Table) -> dict[str, Any]:
+def judge(table: tables.Table, constants: tables.Constants) -> dict[str, Any]:
     """Return how often the sets of a table hold the true class, and how large they are; {} where it has none.
 
     Returns {"wanted": coverage, "sets": {name of `KINDS`: {"all" or class: {"n", "coverage", "interval": [low, high]
     (Wilson), "size": mean}}}}.
     """
-    if not all(name in table for name in (*KINDS, WANTED)):
+    if constants.get(COVERAGE) is None or not all(name in table for name in KINDS):
         return {}
     classes = tables.classes_of(table)
     labels = tables.label_indices(table, classes)
     rows = {"all": np.full(len(labels), True)} | {name: labels == i for i, name in enumerate(classes)}
-    judged: dict[str, Any] = {"wanted": float(table[WANTED][0]), "sets": {}}
+    judged: dict[str, Any] = {"wanted": constants[COVERAGE], "sets": {}}
     for name in KINDS:
         inside = _split_names(table[name], classes)
         held = inside[np.arange(len(labels)), labels]

@@ -10,23 +10,12 @@ BINS = 10
 ALPHA = 0.05  # for all columns together
 
 
-def find_drift(
-    reference: np.ndarray,
-    other: np.ndarray,
-    names: Sequence[str],
-    reference_labels: np.ndarray | None = None,
-    other_labels: np.ndarray | None = None,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
+def find_drift(reference: np.ndarray, other: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return the columns that differ, the most different first: {"column", "ks", "p", "psi", "median", "other_median"}.
 
-    reference: (N, F), other: (M, F) float; names: (F,). labels: (N,) and (M,) int64; where given, rows of the
-    reference are left out until its classes have the shares they have in the other, so that another mix of
-    classes is not taken for drift. A column is listed where the Kolmogorov-Smirnov test gives p < 0.05 / F
-    (Bonferroni); psi is the population stability index, see `psi`.
+    reference: (N, F), other: (M, F) float; names: (F,). A column is listed where the Kolmogorov-Smirnov test gives
+    p < 0.05 / F (Bonferroni), be it for another mix of classes; psi is the population stability index, see `psi`.
     """
-    if reference_labels is not None and other_labels is not None:
-        reference = reference[match_classes(reference_labels, other_labels, seed)]
     if not len(reference) or not len(other):
         return []
     found = []
@@ -60,14 +49,3 @@ def psi(reference: np.ndarray, other: np.ndarray) -> float:
 def _shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1) + 0.5
     return counts / counts.sum()
-
-
-def match_classes(labels: np.ndarray, wanted: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Row numbers, as many as possible, that have the class shares of `wanted`; both (N,) int64 >= 0."""
-    have, want = (np.bincount(column, minlength=1 + max(labels.max(), wanted.max())) for column in (labels, wanted))
-    share = want / want.sum()
-    most = (have[share > 0] / share[share > 0]).min()
-    rows = np.random.default_rng([seed, 0xD21F7]).permutation(len(labels))
-    rows = rows[np.argsort(labels[rows], kind="stable")]
-    place = np.arange(len(rows)) - np.searchsorted(labels[rows], labels[rows])
-    return np.sort(rows[place < np.round(share * most)[labels[rows]]])

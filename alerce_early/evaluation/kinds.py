@@ -9,6 +9,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration, conformal, intervals, metrics, tables, thresholds, uncertainty
 
 Table = Mapping[str, np.ndarray]
+NO_CONSTANTS: tables.Constants = {}
 
 
 class Kind(Protocol):
@@ -30,8 +31,8 @@ class Kind(Protocol):
         """Tell whether a table with these columns is of this kind."""
         ...
 
-    def judge(self, table: Table) -> dict[str, Any]:
-        """Return all numbers of a table as plain values.
+    def judge(self, table: Table, constants: tables.Constants = NO_CONSTANTS) -> dict[str, Any]:
+        """Return all numbers of a table, and of what its constants promise, as plain values.
 
         At least {"n": rows, "values": {name: number}, "intervals": {name: [low, high]}}.
         """
@@ -64,13 +65,13 @@ class Classification:
     def fits(self, columns: list[str]) -> bool:
         return any(name.startswith("p_") for name in columns)
 
-    def judge(self, table: Table) -> dict[str, Any]:
+    def judge(self, table: Table, constants: tables.Constants = NO_CONSTANTS) -> dict[str, Any]:
         """Return `summarise` and, by name, what the other modules say; {} where they have nothing to say of a table."""
         return self.summarise(table) | {
-            "thresholds": thresholds.judge(table),
+            "thresholds": thresholds.judge(table, constants),
             "by_column": uncertainty.judge_by_column(table),
             "calibration": calibration.judge(table),
-            "conformal": conformal.judge(table),
+            "conformal": conformal.judge(table, constants),
             "uncertainty": uncertainty.judge(table),
         }
 
@@ -128,7 +129,7 @@ class Regression:
     def fits(self, columns: list[str]) -> bool:
         return {"true", "predicted"} <= set(columns)
 
-    def judge(self, table: Table) -> dict[str, Any]:
+    def judge(self, table: Table, constants: tables.Constants = NO_CONSTANTS) -> dict[str, Any]:
         """Return the numbers of `metrics.redshift`, with intervals by a bootstrap over objects.
 
         Beside those of all rows stand "by_class" and "most_confident", the same for the rows of each class and for
@@ -178,7 +179,7 @@ class Generation:
     def fits(self, columns: list[str]) -> bool:
         return set(self.words) <= set(columns)
 
-    def judge(self, table: Table) -> dict[str, Any]:
+    def judge(self, table: Table, constants: tables.Constants = NO_CONSTANTS) -> dict[str, Any]:
         """Return means with intervals by a bootstrap over objects; "by_class": the same for the rows of each class."""
         columns = {name: table[name].astype(np.float64) for name in self.words}
 

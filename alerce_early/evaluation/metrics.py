@@ -100,45 +100,26 @@ class Ranking:
 class CalibrationErrors:
     """How far predicted probabilities are from observed frequencies, for any weights of the rows.
 
-    probabilities: (N, C). Rows are binned once, in bins of equal counts (`equal_bins`): by the probability of the most
-    probable class, and again by that of each class. Called with `hits` and weights (N,) >= 0 it returns ece, the
-    weighted mean gap of the first binning (top-label, Guo et al. 2017, section 2), and classwise_ece, the same
+    labels: (N,) int64; probabilities: (N, C). Rows are binned once, in bins of equal counts (`equal_bins`): by the
+    probability of the most probable class, and again by that of each class. Called with weights (N,) >= 0 it returns
+    ece, the weighted mean gap of the first binning (top-label, Guo et al. 2017, section 2), and classwise_ece, the same
     averaged over the binnings by class (Nixon et al. 2019, section 3; Kull et al. 2019, section 2).
     """
 
     names = ("ece", "classwise_ece")
 
-    def __init__(self, probabilities: np.ndarray):
-        self.predicted = probabilities.argmax(1)
-        self.scores = np.column_stack([probabilities.max(1), probabilities])
-        bins = np.apply_along_axis(equal_bins, 0, self.scores)
-        self.cell = (bins + BINS * np.arange(self.scores.shape[1])).ravel()
+    def __init__(self, labels: np.ndarray, probabilities: np.ndarray):
+        scores = np.column_stack([probabilities.max(1), probabilities])
+        own = labels[:, None] == np.arange(probabilities.shape[1])
+        hits = np.column_stack([labels == probabilities.argmax(1), own])
+        bins = np.apply_along_axis(equal_bins, 0, scores)
+        self.cell, self.excess = (bins + BINS * np.arange(scores.shape[1])).ravel(), scores - hits
 
-    def hits(self, labels: np.ndarray) -> np.ndarray:
-        """(N, 1 + C) bool of labels (N,) int64: whether the row is of its most probable class, and of each class."""
-        return np.column_stack([labels == self.predicted, labels[:, None] == np.arange(self.scores.shape[1] - 1)])
-
-    def __call__(self, hits: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-        by_bin = self._sums(weights[:, None] * (self.scores - hits))
+    def __call__(self, weights: np.ndarray) -> dict[str, float]:
+        excess = (weights[:, None] * self.excess).ravel()
+        by_bin = np.bincount(self.cell, excess, minlength=BINS * self.excess.shape[1]).reshape(-1, BINS)
         top, *each = np.abs(by_bin).sum(1) / weights.sum()
         return {"ece": float(top), "classwise_ece": float(np.mean(each))}
-
-    def debiased(self, hits: np.ndarray) -> float:
-        """Root mean square over the bins of the most probable class, each squared error less its sampling variance.
-
-        0 where that is more than the errors (Kumar et al. 2019, section 5; Broecker 2012), and of a single row.
-        """
-        used = (rows := self._sums(np.ones(hits.shape))[0]) > 1
-        if not used.any():
-            return 0.0
-        rows, share, mean = (sums[used] for sums in (rows, self._sums(hits)[0], self._sums(self.scores)[0]))
-        share, mean = share / rows, mean / rows
-        squares = (mean - share) ** 2 - share * (1 - share) / (rows - 1)
-        return float(np.sqrt(max(0.0, rows @ squares / rows.sum())))
-
-    def _sums(self, of: np.ndarray) -> np.ndarray:
-        """(1 + C, BINS) sums over the rows of each bin."""
-        return np.bincount(self.cell, of.ravel(), minlength=BINS * of.shape[1]).reshape(-1, BINS)
 
 
 def log_losses(own: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ METADATA = {
 PLACE = ("jd", "fid", "ra", "dec")  # when, through which filter and where, of what is classified
 SMALLEST = 1e-12  # probability; a network's zero is a rounded one
 Table = Mapping[str, np.ndarray]
+Constants = Mapping[str, float | None]  # numbers that hold for all rows of a table, by name
 
 
 def classes_of(table: Table) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ import numpy as np
 from alerce_early.evaluation import intervals, metrics, tables
 
 FEW = 30  # rows of the class, below which a threshold promises nothing
-CHOSEN_BY = "threshold_rows"  # the column that tells how many of them chose the thresholds of a row
+PREFIX = "threshold_"  # of the constants of a table that `list_constants` returns
+CHOSEN_BY = f"{PREFIX}rows"  # the constant that tells how many of them chose the thresholds
 WANTED = (0.9, 0.95)  # completeness or purity for which the page gives the threshold
 
 
@@ -61,34 +62,31 @@ def fit(table: tables.Table) -> dict[str, Any] | None:
     }
 
 
-def threshold_columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, np.ndarray]:
-    """Return the columns threshold_<what is wanted> (N,), NaN where there is none, and `CHOSEN_BY` of any rows."""
+def list_constants(fitted: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """Return threshold_<what is wanted>, None where no threshold gives it, and `CHOSEN_BY`, as constants of a table."""
     if fitted is None:
         return {}
-    n = len(table[f"p_{fitted['of']}"])
-    values = {name: np.nan if value is None else value for name, value in fitted["thresholds"].items()}
-    columns = {f"threshold_{name}": np.full(n, value) for name, value in values.items()}
-    return columns | ({CHOSEN_BY: np.full(n, fitted["rows"])} if "rows" in fitted else {})
+    return {f"{PREFIX}{name}": value for name, value in fitted["thresholds"].items()} | {CHOSEN_BY: fitted["rows"]}
 
 
-def judge(table: tables.Table) -> dict[str, Any]:
+def judge(table: tables.Table, constants: tables.Constants) -> dict[str, Any]:
     """Return what the thresholds of a table give on its rows; {} where no class stands out or it has no rows.
 
-    Returns {"of": class, "chosen": whether they are columns of the table and its rows did not choose them,
-    "rows": how many rows of the class chose them, None where nobody knows, "points": `operating_points`, where chosen
+    Returns {"of": class, "chosen": whether they are constants of the table and its rows did not choose them,
+    "rows": how many rows of the class chose them, None if unknown, "points": `operating_points`, where chosen
     each with "intervals": {"purity" and "completeness": [low, high]}}.
-    Without the columns of `threshold_columns` the thresholds are those of the very rows.
+    Without the constants of `list_constants` the thresholds are those of the very rows.
     """
     name = looked_for(tables.classes_of(table))
     if name is None or not (own := table["label"] == name).any():
         return {}
     score = find_score(table, name)
     points = operating_points(own, score)
-    chosen = all(f"threshold_{_point(p['wanted'], p['level'])}" in table for p in points) and not _chose(table)
-    rows: int | None = int(own.sum())
+    names = [PREFIX + _point(point["wanted"], point["level"]) for point in points]
+    chosen = all(name in constants for name in names) and not _chose(table)
     if chosen:
-        points = [_evaluate(point["wanted"], point["level"], table, own, score) for point in points]
-        rows = int(table[CHOSEN_BY].min()) if CHOSEN_BY in table else None
+        points = [_evaluate(point, constants[key], table, own, score) for point, key in zip(points, names, strict=True)]
+    rows = constants.get(CHOSEN_BY) if chosen else int(own.sum())
     return {"of": name, "chosen": chosen, "rows": rows, "points": points}
 
 
@@ -106,13 +104,13 @@ def _chose(table: tables.Table) -> bool:
     return "split" in table and bool((table["split"] == "validation").all())
 
 
-def _evaluate(wanted: str, level: float, table: tables.Table, own: np.ndarray, score: np.ndarray) -> dict[str, Any]:
-    """Return what the threshold of each row, which may differ from fold to fold, gives on the rows."""
-    thresholds = table[f"threshold_{_point(wanted, level)}"].astype(np.float64)
-    point: dict[str, Any] = {"wanted": wanted, "level": level, "threshold": None, "completeness": None, "purity": None}
-    if not np.isnan(thresholds).any():
-        taken = score >= thresholds
-        point |= {"threshold": float(np.median(thresholds)), "intervals": {}}
+def _evaluate(
+    point: Mapping[str, Any], threshold: float | None, table: tables.Table, own: np.ndarray, score: np.ndarray
+) -> dict[str, Any]:
+    """Return a point with another threshold, and with what it gives on the rows."""
+    point = {**point, "threshold": threshold, "completeness": None, "purity": None}
+    if threshold is not None:
+        taken, point["intervals"] = score >= threshold, {}
         for name, hits, of in (("completeness", taken, own), ("purity", own, taken)):
             if of.any():
                 point[name] = float(hits[of].mean())

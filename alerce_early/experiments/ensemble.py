@@ -19,7 +19,7 @@ from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.evaluation import tables
 from alerce_early.experiments.compare import NOT_A_CHOICE
 from alerce_early.experiments.instantiate import make_data
-from alerce_early.experiments.run import columns_of, describe_data, evaluate, fit_on_validation
+from alerce_early.experiments.run import columns_of, constants_of, describe_data, evaluate, fit_on_validation
 from alerce_early.experiments.sweep import Summary
 from alerce_early.models.ensemble import to_evidence
 from alerce_early.report import pictures, run_page
@@ -133,6 +133,7 @@ def _write(
     """Write the joined network as a finished run."""
     fits = fit_on_validation({**table, "split": np.full(len(table["row"]), "validation")}, config)
     table |= columns_of(fits, table)
+    constants = constants_of(fits)
     trained_on = hash_objects([], *(checkpoints.read(one.best).get("trained_on") or "" for one in members))
     kept = {name: checkpoint[name] for name in ("format", "task", "hyper_parameters", "state_dict")}
     run = Run.new(folder)
@@ -140,10 +141,10 @@ def _write(
     run.begin(config)
     run.best.parent.mkdir()
     checkpoints.save({**kept, **fits, "trained_on": trained_on}, run.best)
-    predictions.write(run.predictions, table)
+    predictions.write(run.predictions, table, constants)
     result = {
         **{name: members[0].metrics[name] for name in ("origin", "epochs", "best_epoch", "precision")},
-        **evaluate(table),
+        **evaluate(table, constants),
         **fits,
         "members": [str(one.path) for one in members],
         "parameters": sum(weight.numel() for weight in restore.task(run.best).parameters()),

@@ -93,10 +93,12 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
         if trainer.is_global_zero:
             fits = fit_on_validation(table, config)
             table |= columns_of(fits, table)
-            write_predictions(run, table, fits | {"trained_on": hash_trained(data, config.get("init_from"))})
+            constants = constants_of(fits)
+            checkpoints.add(run.best, fits | {"trained_on": hash_trained(data, config.get("init_from"))})
+            write_predictions(run, table, constants)
             result = {
                 "origin": data.spec.origin,
-                **evaluate(table),
+                **evaluate(table, constants),
                 **fits,
                 "parameters": count_parameters(task),
                 "best_epoch": int(checkpoints.read(run.best)["epoch"]) + 1,
@@ -225,12 +227,11 @@ def predict(task: Task, data: AlertData, best: ModelCheckpoint) -> tuple[dict[st
     return keys | task.named(joined) | data.metadata(tables.METADATA, row), rate
 
 
-def write_predictions(run: Run, table: tables.Table, fits: dict[str, Any]) -> None:
-    """Write the table of a run, that of its unlabelled rows if there are any, and the fits into its checkpoint."""
-    checkpoints.add(run.best, fits)
-    predictions.write(run.predictions, table)
+def write_predictions(run: Run, table: tables.Table, constants: tables.Constants) -> None:
+    """Write the table of a run, and that of its unlabelled rows if there are any."""
+    predictions.write(run.predictions, table, constants)
     if n := len((blind := tables.keep_unlabelled(table))["row"]):
-        predictions.write(run.blind_predictions, blind)
+        predictions.write(run.blind_predictions, blind, constants)
         log.info("%d test rows have no label; their predictions: %s", n, run.blind_predictions)
 
 
@@ -255,17 +256,20 @@ def fit_on_validation(table: tables.Table, config: DictConfig) -> dict[str, Any]
 
 def columns_of(fits: dict[str, Any], table: tables.Table) -> dict[str, np.ndarray]:
     """Return the columns that these fits add to a table of any rows."""
-    columns = calibration.calibrate_columns(fits["calibration"], table) | conformal.set_columns(
-        fits["conformal"], table
-    )
-    return columns | thresholds.threshold_columns(fits["thresholds"], table)
+    columns = calibration.calibrate_columns(fits["calibration"], table)
+    return columns | conformal.set_columns(fits["conformal"], table)
 
 
-def evaluate(table: tables.Table) -> dict[str, Any]:
-    """Return what each split says, None where it has no labels, and which of them is the result."""
+def constants_of(fits: dict[str, Any]) -> dict[str, float | None]:
+    """Return what these fits promise for all rows of a table."""
+    return conformal.list_constants(fits["conformal"]) | thresholds.list_constants(fits["thresholds"])
+
+
+def evaluate(table: tables.Table, constants: tables.Constants) -> dict[str, Any]:
+    """Evaluate each labelled split, None for another, and name the one to report."""
     parts = {split: tables.keep_labelled(tables.select_split(table, split)) for split in ("test", "validation")}
     judge = choose_kind(table).judge
-    results = {split: judge(part) if len(part["row"]) else None for split, part in parts.items()}
+    results = {split: judge(part, constants) if len(part["row"]) else None for split, part in parts.items()}
     return {**results, "judged": "test" if results["test"] else "validation"}
 
 

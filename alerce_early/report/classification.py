@@ -34,7 +34,6 @@ CALIBRATION = {
     "brier": "Brier score",
     "ece": "expected calibration error",
     "classwise_ece": "calibration error by class, mean",
-    "debiased_rmsce": "root mean square calibration error, debiased",
 }
 CAPTIONS = {
     "confusion": "Confusion matrix: share of the true class, and counts.",
@@ -163,19 +162,14 @@ class ClassificationChapter:
     def _calibration(self, judged: Judged, drawn: Drawn) -> Section:
         rows = []
         for name, words in CALIBRATION.items():
-            of_each = judged.values()
-            rows.append([words, *(number(of["values"][name], of["intervals"].get(name)) for of in of_each)])
-            if name in judged["p"]["perfect"]:
-                perfect = [of["perfect"][name] for of in of_each]
-                rows.append(["  if perfect", *(f"{mean:.3f} (95 %: < {high:.3f})" for mean, high in perfect)])
+            rows.append([words, *(number(of["values"][name], of["intervals"][name]) for of in judged.values())])
         section = Section(
             "Calibration",
             words=[
                 "Rows in bins of equal counts by the probability of their most probable class: of those with 80 %, "
                 "80 % should be right. The expected calibration error (Guo et al. 2017) is the mean distance; by "
-                "class, that of the probability of each class from its share. Neither is ever 0, also for perfect "
-                "probabilities: below each stands what these very probabilities would show on these rows if the labels "
-                "were drawn from them. The debiased error takes that part off and may be 0 (Kumar et al. 2019)."
+                "class, that of the probability of each class from its share. Neither is ever 0, not even for perfect "
+                "probabilities: the fewer the rows, the larger they are by chance alone."
             ],
             tables=[(("", *(NAMES[prefix] for prefix in judged)), rows)],
             pictures=[("Share of right rows against mean probability, with 95 % intervals.", drawn["reliability"])],

@@ -10,7 +10,7 @@ from alerce_early.artifacts import predictions
 from alerce_early.data import text
 from alerce_early.data.labels import LABEL, join_labels, read_csv
 from alerce_early.errors import InputError
-from alerce_early.evaluation import metrics, tables, thresholds
+from alerce_early.evaluation import conformal, metrics, tables, thresholds
 
 SPLIT = "table"  # of all rows that are not said to be test rows
 UNSEEN, SEEN = "new", "seen"  # the same of a table that tells which rows trained the network: the others, or all
@@ -23,19 +23,23 @@ def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
     return read_with_notes(path, labels_path)[0]
 
 
-def read_with_notes(path: Path, labels_path: Path | None = None) -> tuple[dict[str, np.ndarray], list[str]]:
+def read_with_notes(
+    path: Path, labels_path: Path | None = None
+) -> tuple[dict[str, np.ndarray], tables.Constants, list[str]]:
     """Read a CSV or parquet table of classifications with the columns id, label and p_<class>, or score.
 
     labels_path: a table with the labels, see `labels`; where it is given, the first one needs none.
 
-    Where there is a column split with test rows, only these are kept, with the columns of `thresholds` if there are
+    Where there is a column split with test rows, only these are kept, with the constants of `thresholds` if there are
     validation rows to choose them. Rows of objects that trained the network, by the column `tables.TRAINED`, are left
     out if there are others. score, in [0, 1], is the probability of SN
     if that is one of the two labels, or else of the one that is last in alphabetical order (of 0 and 1, or bogus
-    and real: the second). Returns our columns, with row, split and predicted, and what became of the labels and rows,
-    in words. Raises InputError, which names the columns that are missing and the values that are no probabilities.
+    and real: the second). Returns our columns, with row, split and predicted; what holds for all rows; and what became
+    of the labels and rows, in words. Raises InputError, which names the columns that are missing and the values that
+    are no probabilities.
     """
     found, notes = predictions.read(path), []
+    constants = _take_constants(path, found)
     if labels_path:
         found["label"], matches = labels(labels_path, found)
         notes.append(f"{matches}.")
@@ -77,7 +81,17 @@ def read_with_notes(path: Path, labels_path: Path | None = None) -> tuple[dict[s
     read = {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
     judged = tables.select_split(read, "test") if "test" in read["split"] else read
     fitted = thresholds.fit(tables.select_split(read, "validation"))
-    return judged | thresholds.threshold_columns(fitted, judged), notes
+    return judged, constants | thresholds.list_constants(fitted), notes
+
+
+def _take_constants(path: Path, found: dict[str, np.ndarray]) -> dict[str, float | None]:
+    """Return what holds for all rows of a table, from its metadata or, of one from before, out of its columns."""
+    constants = predictions.read_constants(path)
+    for name in [name for name in found if name == conformal.COVERAGE or name.startswith(thresholds.PREFIX)]:
+        values = {None if value != value else value for value in found.pop(name).tolist()}
+        if len(values) == 1 and not isinstance(value := values.pop(), str):
+            constants[name] = value
+    return constants
 
 
 def _leave_out_trained(table: tables.Table) -> tuple[dict[str, np.ndarray], list[str]]:

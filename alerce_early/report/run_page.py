@@ -183,9 +183,9 @@ def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> 
 
     Returns the page's path and the notes of `foreign.read_with_notes`, which stand on the page as well.
     """
-    table, notes = foreign_table.read_with_notes(source, labels)
+    table, constants, notes = foreign_table.read_with_notes(source, labels)
     kind = Classification()
-    judged = kind.judge(table)
+    judged = kind.judge(table, constants)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = _save(sections.draw(kind, judged, table), folder)
     first, *rest = sections.write(kind, judged, table, drawn, images=None)

@@ -212,8 +212,8 @@ def write_baselines(result: Mapping[str, Any], judged: Mapping[str, Any]) -> Sec
         section.words.append("No metadata column is distributed otherwise in the judged rows than in training.")
         return section
     section.words.append(
-        "Some columns are distributed otherwise in the judged rows than in training, at equal shares of the "
-        "classes (Kolmogorov-Smirnov, p < 0.05 over all columns together); what rests on them may not carry over."
+        "Some columns are distributed otherwise in the judged rows than in training (Kolmogorov-Smirnov, p < 0.05 "
+        "over all columns together), perhaps by another mix of classes; what rests on them may not carry over."
     )
     formats = {"column": "", "ks": ".2f", "p": ".1e", "psi": ".2f", "median": ".3g", "other_median": ".3g"}
     header = ("drifted columns", "KS", "p", "PSI", "median in training", "here")

@@ -4,6 +4,7 @@ No state but the network, and a schema that is known before the first row: what 
 a function that they run wherever they like.
 """
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -69,6 +70,6 @@ def answer(classifier: Classifier, chunk: Chunk) -> pyarrow.Table:
 def part_schema(classifier: Classifier) -> pyarrow.Schema:
     """Return the columns of `answer`, source among them. Raises InputError where a network takes no packets."""
     rows, _ = classify_chunk(classifier, NOTHING, find_packets(classifier.spec).shown)
-    return predictions.to_arrow({name: column for name, column in rows.items() if name != "label"}).schema.append(
-        REJECTED
-    )
+    columns = predictions.to_arrow({name: column for name, column in rows.items() if name != "label"}).schema
+    constants = json.dumps({predictions.CONSTANTS: classifier.constants})
+    return columns.append(REJECTED).with_metadata({predictions.MADE_BY: constants})

@@ -100,8 +100,8 @@ class Classifier:
         may hold more; NaN or -999 where a value is missing, as which what float32 cannot hold counts too. Columns of
         the table: predicted; p_<class> uncalibrated, and q_<class> calibrated (the same where the run has no
         calibration), float32 in [0, 1]; entropy of the latter, nats; set, the classes, joined by "|", that hold the
-        true one with the probability set_coverage for the rows of every class, and set_marginal, the same over all
-        rows (neither of an ensemble, to whose mean no promise applies); imputed, how many metadata values were
+        true one with the probability set_coverage, see `constants`, for the rows of every class, and set_marginal, the
+        same over all rows (neither of an ensemble, to whose mean no promise applies); imputed, how many metadata are
         missing; model. Of a redshift: predicted, and confidence if the network tells it. Where the network's output
         is not finite, or a row has too little data (`has_data`), predicted is "" and the rest NaN.
         Raises InputError for another shape, for what is no number, or metadata that are lacking.
@@ -145,6 +145,11 @@ class Classifier:
             return ""
         kept = dict.fromkeys(str(fit.get("kept") or "no temperature was fitted") for fit in fits)
         return f"q_<class> equals p_<class>, no temperature helped: {'; '.join(kept)}"
+
+    @property
+    def constants(self) -> dict[str, float | None]:
+        """What holds for all rows of a table: set_coverage, the coverage that its sets promise, where it has any."""
+        return conformal.list_constants(self.members[0].conformal if len(self.members) == 1 else None)
 
     def find_trained(self, ids: np.ndarray) -> np.ndarray | None:
         """Return which objects (N,) str trained or chose one of the networks, (N,) bool; None if none tells it."""
@@ -196,7 +201,7 @@ class Classifier:
             probabilities = tables.probabilities(table, self.classes)
             calibrated = np.stack([table[f"q_{name}"] for name in self.classes], 1).astype(np.float64)
             entropy = metrics.entropy(calibrated)
-            sets = conformal.set_columns(self.members[0].conformal, table) if len(self.members) == 1 else {}
+            sets = conformal.set_columns(self.members[0].conformal if len(self.members) == 1 else None, table)
             predicted = np.array(self.classes)[probabilities.argmax(1)]
             table = {"predicted": predicted, **table, "entropy": entropy.astype(np.float32), **sets}
         answered = finite & self.has_data(images)  # no answer rather than one that rests on nothing

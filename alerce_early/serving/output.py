@@ -37,20 +37,19 @@ ROW_GROUP = 1 << 16  # rows written together at the end
 PATIENCE = 3.0  # seconds to wait for the lock, which the last workers of a killed process may hold for a moment longer
 PLACE = "--out, or continue from here with the same command"
 COUNTS = ("read", "rows", "rejected")  # of the input so far, in the metadata of a part
-MADE_BY = "alerce_early"  # what made a finished table, in its metadata
 
 
 class Parts:
     """The parts of one output file; counts: read, rows and rejected so far, also of what an earlier process did.
 
-    command: plain values that decide the rows. notes: texts that the output holds beside the command, in its metadata.
+    command: plain values that decide the rows. notes: plain values that its metadata hold with the command.
     finished: the output is there already, whole and of this command.
     Raises InputError where another output exists, is being written, or is the unfinished one of another command;
     overwrite starts it afresh then.
     """
 
     def __init__(
-        self, out: Path, command: Mapping[str, Any], overwrite: bool = False, notes: Mapping[str, str] | None = None
+        self, out: Path, command: Mapping[str, Any], overwrite: bool = False, notes: Mapping[str, Any] | None = None
     ):
         if out.suffix not in predictions.EXTENSIONS:
             raise InputError(f"--out {out}: wanted a name that ends in {' or '.join(predictions.EXTENSIONS)}.")
@@ -149,13 +148,13 @@ class Parts:
                 self._join(partial)
             if self.out.suffix == ".csv":  # a CSV has no place for it
                 origin = self._describe_origin() | {"file": _stamp(self.out)}
-                files.write_bytes(origin_of(self.out), json.dumps(origin).encode(), PLACE)
+                files.write_bytes(predictions.origin_of(self.out), json.dumps(origin).encode(), PLACE)
         else:
             self.out.unlink(missing_ok=True)
         self._remove()
 
     def _join(self, path: Path) -> None:
-        origin = {MADE_BY: json.dumps(self._describe_origin())}
+        origin = {predictions.MADE_BY: json.dumps(self._describe_origin())}
         schema = parquet.read_schema(self.files[0]).with_metadata(origin)
         csv_wanted = self.out.suffix == ".csv"
         with arrow_csv.CSVWriter(path, schema) if csv_wanted else parquet.ParquetWriter(path, schema) as writer:
@@ -171,23 +170,15 @@ class Parts:
 
     def _read_origin(self) -> dict[str, Any]:
         """Return what the output that is there says of its origin; nothing where there is none, or it is not ours."""
-        try:
-            if self.out.suffix == ".parquet":
-                return json.loads((parquet.read_schema(self.out).metadata or {})[MADE_BY.encode()])
-            origin = json.loads(origin_of(self.out).read_text())
-            return origin if origin["file"] == _stamp(self.out) else {}  # it may have been replaced since
-        except (OSError, ValueError, KeyError, pyarrow.ArrowException):
-            return {}
+        origin = predictions.read_origin(self.out)
+        if self.out.suffix == ".csv" and not (self.out.exists() and origin.get("file") == _stamp(self.out)):
+            return {}  # it may have been replaced since
+        return origin
 
 
 def partial_of(out: Path) -> Path:
     """Return the folder with the parts of an unfinished output."""
     return out.with_name(f"{out.name}.partial")
-
-
-def origin_of(out: Path) -> Path:
-    """Return the hidden file beside a CSV that tells what made it."""
-    return out.with_name(f".{out.name}.json")
 
 
 def _stamp(path: Path) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from alerce_early.artifacts.predictions import TRAINED
+from alerce_early.artifacts import predictions
 from alerce_early.data.records import CUT_SHORT, LOST_ROWS, MISSING, TOO_LITTLE, Chunk, Rejected
 from alerce_early.errors import InputError
 from alerce_early.serving.classifier import Classifier, Table
@@ -24,6 +24,7 @@ from alerce_early.serving.output import Parts
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
 NOT_FINITE = "the output of the network is not finite"
 DUPLICATE = "duplicate of a row before it"
+TRAINED = predictions.TRAINED
 NOTHING = Chunk(None, np.array([], dtype=str), np.array([], dtype=str), (), 0)
 
 
@@ -127,7 +128,7 @@ def predict(
     shown = source.format.shown
     started = time.perf_counter()
     calibration = classifier.calibration_note
-    notes = {"calibration": calibration} if calibration else {}
+    notes = {predictions.CONSTANTS: classifier.constants, **({"calibration": calibration} if calibration else {})}
     with Parts(out, _command(classifier, source, shard, size), overwrite, notes) as parts:
         before = parts.counts["read"]
         for keys in parts.column("candid"):
@@ -183,6 +184,7 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
         "input": digest.hexdigest(),
         "shard": list(shard),
         "chunk": size,
+        **classifier.constants,
         **({} if classifier.survey else {"survey": "any"}),
         **({} if classifier.find_trained(NOTHING.keys) is None else {"column": TRAINED}),
         **({"schemas": source.schemas} if source.schemas else {}),

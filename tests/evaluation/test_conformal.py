@@ -35,7 +35,7 @@ def test_sets_are_joined_and_read_back() -> None:
     table = {name: np.array(column) for name, column in table.items()}
     columns = conformal.set_columns(fitted, table)
     assert columns["set"].tolist() == ["AGN|SN", ""]
-    judged = conformal.judge(table | columns)
+    judged = conformal.judge(table | columns, conformal.list_constants(fitted))
     assert judged["wanted"] == 0.8 and judged["sets"]["set"]["all"]["size"] == 1
     assert judged["sets"]["set"]["AGN"]["coverage"] == 1 and judged["sets"]["set"]["VS"]["coverage"] == 0
     assert judged["sets"]["set"]["AGN"]["size"] == 2 and judged["sets"]["set"]["VS"]["size"] == 0
@@ -45,7 +45,7 @@ def test_sets_are_joined_and_read_back() -> None:
 def test_coverage_by_class_is_within_its_binomial_interval() -> None:
     validation, test = simulated(40_000, seed=0), simulated(4_000, seed=1)
     fitted = conformal.fit(validation, 0.9)
-    judged = conformal.judge(test | conformal.set_columns(fitted, test))["sets"]
+    judged = conformal.judge(test | conformal.set_columns(fitted, test), conformal.list_constants(fitted))["sets"]
     for name in CLASSES:
         low, high = judged["set"][name]["interval"]
         assert low <= 0.9 <= high
@@ -94,4 +94,4 @@ def test_what_cannot_be_promised() -> None:
         with pytest.raises(InputError, match=f"coverage={coverage} "):
             conformal.fit(simulated(10, seed=0), coverage)
     assert conformal.fit({"label": np.array(["a"]), "true": np.array([0.1])}, 0.9) is None
-    assert conformal.set_columns(None, simulated(10, seed=0)) == {} == conformal.judge(simulated(10, seed=0))
+    assert conformal.set_columns(None, simulated(10, seed=0)) == {} == conformal.judge(simulated(10, seed=0), {})

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alerce_early.evaluation import intervals, tables, thresholds, uncertainty
+from alerce_early.evaluation import intervals, thresholds, uncertainty
 from tests.helpers.tiny import page_of
 
 # by falling score: SN SN rest (SN rest, tied) SN rest rest
@@ -43,22 +43,20 @@ def test_thresholds_chosen_on_validation_rows_are_tried_on_others() -> None:
     # by falling score: SN rest | SN SN | rest
     test = {"id": np.arange(5), "label": np.array(["SN", "rest", "SN", "SN", "rest"]), "split": np.full(5, "test")}
     test |= {"p_SN": (score := np.array([0.9, 0.85, 0.7, 0.4, 0.2])), "p_rest": 1 - score}
-    complete, _, pure, _ = (judged := thresholds.judge(test | thresholds.threshold_columns(chosen, test)))["points"]
+    constants = thresholds.list_constants(chosen)
+    complete, _, pure, _ = (judged := thresholds.judge(test, constants))["points"]
     assert judged["chosen"] and (complete["threshold"], pure["threshold"]) == (0.3, 0.8)
     assert complete["completeness"] == 1 and complete["purity"] == 3 / 4
     assert pure["completeness"] == 1 / 3 and pure["purity"] == 1 / 2
     assert pure["intervals"]["purity"] == list(intervals.wilson(1, 2))
-    _, section = page_of(test | thresholds.threshold_columns(chosen, test), "Thresholds for SN")
+    _, section = page_of(test, "Thresholds for SN", constants)
     assert "chosen on the validation rows" in section.words[0]
     assert section.tables[0][1][2][1:] == ["0.800", "0.333 [0.06, 0.79]", "0.500 [0.09, 0.91]"]
 
     themselves = test | {"split": np.full(5, "validation")}
-    for rows in (
-        test,
-        themselves | thresholds.threshold_columns(chosen, test),
-    ):
-        judged = thresholds.judge(rows)
-        _, section = page_of(rows, "Thresholds for SN")
+    for rows, known in ((test, {}), (themselves, constants)):
+        judged = thresholds.judge(rows, known)
+        _, section = page_of(rows, "Thresholds for SN", known)
         assert not judged["chosen"] and "read off the very rows" in section.words[0]
         assert judged["points"] == thresholds.operating_points(test["label"] == "SN", score)
 
@@ -69,31 +67,20 @@ def test_a_point_chosen_by_few_rows_carries_a_warning_on_its_row(n: int, warned:
     rows |= {"p_SN": (score := np.array([0.9, 0.1, 0.4, 0.3])), "p_rest": 1 - score}
     labels = np.array(["SN"] * n + ["rest"] * 50)
     chosen = thresholds.fit({"label": labels, "p_SN": np.linspace(1, 0, n + 50), "p_rest": np.linspace(0, 1, n + 50)})
-    judged = rows | thresholds.threshold_columns(chosen, rows)
-    assert thresholds.judge(judged)["rows"] == n
-    _, section = page_of(judged, "Thresholds for SN")
+    constants = thresholds.list_constants(chosen)
+    assert thresholds.judge(rows, constants)["rows"] == n
+    _, section = page_of(rows, "Thresholds for SN", constants)
     assert all((f"only {n} rows of SN" in row[0]) is warned for row in section.tables[0][1])
-    del judged[thresholds.CHOSEN_BY]  # of a table from before it was there: nobody knows
-    _, section = page_of(judged, "Thresholds for SN")
+    del constants[thresholds.CHOSEN_BY]  # of a table from before it was there: nobody knows
+    _, section = page_of(rows, "Thresholds for SN", constants)
     assert not any("warning" in row[0] for row in section.tables[0][1])
-
-
-def test_each_fold_has_thresholds_of_its_own() -> None:
-    rows = {"id": np.arange(4), "label": np.array(["SN", "rest"] * 2), "split": np.full(4, "test")}
-    rows |= {"p_SN": (score := np.array([0.9, 0.1, 0.4, 0.3])), "p_rest": 1 - score}
-    fits = [{"of": "SN", "thresholds": dict.fromkeys(NAMES, value)} for value in (0.5, 0.35)]
-    first, second = ({name: column[part] for name, column in rows.items()} for part in (slice(2), slice(2, 4)))
-    joined = tables.join_tables(
-        [part | thresholds.threshold_columns(fit, part) for fit, part in zip(fits, (first, second), strict=True)]
-    )
-    assert all(point["purity"] == point["completeness"] == 1 for point in thresholds.judge(joined)["points"])
 
 
 def test_a_purity_that_no_threshold_gives_and_a_threshold_that_nothing_reaches() -> None:
     rows = {"id": np.arange(3), "label": np.array(["SN", "rest", "rest"]), "split": np.full(3, "test")}
     rows |= {"p_SN": (score := np.array([0.3, 0.2, 0.1])), "p_rest": 1 - score}
-    fitted = {"of": "SN", "thresholds": dict(zip(NAMES, (0.3, 0.9, None, None), strict=True))}
-    _, section = page_of(rows | thresholds.threshold_columns(fitted, rows), "Thresholds for SN")
+    fitted = {"of": "SN", "rows": 1, "thresholds": dict(zip(NAMES, (0.3, 0.9, None, None), strict=True))}
+    _, section = page_of(rows, "Thresholds for SN", thresholds.list_constants(fitted))
     assert [row[1:] for row in section.tables[0][1]] == [
         ["0.300", "1.000 [0.21, 1.00]", "1.000 [0.21, 1.00]"],
         ["0.900", "0.000 [0.00, 0.79]", "none taken"],
@@ -101,7 +88,7 @@ def test_a_purity_that_no_threshold_gives_and_a_threshold_that_nothing_reaches()
         ["none is", "", ""],
     ]
     assert thresholds.fit({"label": np.array(["a"]), "true": np.array([0.1])}) is None
-    assert thresholds.threshold_columns(None, rows) == {}
+    assert thresholds.list_constants(None) == {}
 
 
 def test_pictures_for_two_classes_and_for_more() -> None:
@@ -110,7 +97,7 @@ def test_pictures_for_two_classes_and_for_more() -> None:
     assert {"purity_completeness", "det"} <= drawn.keys() and len(section.pictures) == 2
     drawn, section = page_of(two | {"p_AGN": np.zeros(8)}, "Thresholds for SN")
     assert "det" not in drawn and len(section.pictures) == 1
-    assert thresholds.judge(two | {"label": np.full(8, "rest")}) == {}
+    assert thresholds.judge(two | {"label": np.full(8, "rest")}, {}) == {}
 
 
 def test_bins_of_a_column_hold_equally_many_rows() -> None:

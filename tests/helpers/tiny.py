@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from pyarrow import parquet
 
 from alerce_early.data.spec import DataSpec
-from alerce_early.evaluation.kinds import Classification
+from alerce_early.evaluation import tables
+from alerce_early.evaluation.kinds import NO_CONSTANTS, Classification
 from alerce_early.experiments.config import compose_config
 from alerce_early.experiments.run import train
 from alerce_early.report import sections
@@ -60,13 +61,15 @@ def spec(features: tuple[str, ...] = (), **facts: Any) -> DataSpec:
     return DataSpec(features=features, **usual | facts)
 
 
-def page_of(table: dict[str, np.ndarray], title: str) -> tuple[dict[str, Any], sections.Section]:
+def page_of(
+    table: dict[str, np.ndarray], title: str, constants: tables.Constants = NO_CONSTANTS
+) -> tuple[dict[str, Any], sections.Section]:
     """The figures of a page about a table of classifications, and its section of this title."""
     kind = Classification()
     names = [name.removeprefix("p_") for name in table if name.startswith("p_")]
     predicted = np.array(names)[np.stack([table[f"p_{name}"] for name in names], 1).argmax(1)]
     table = {"predicted": predicted, "split": np.full(len(predicted), "test")} | table
-    drawn = sections.draw(kind, judged := kind.judge(table), table)
+    drawn = sections.draw(kind, judged := kind.judge(table, constants), table)
     written = sections.write(kind, judged, table, drawn, images=None)
     return drawn, next(section for section in written if section.title == title)
 

@@ -68,11 +68,32 @@ def test_labels_are_counted_whatever_a_spreadsheet_put_before_them(
 
 def test_validation_rows_choose_the_thresholds(tmp_path: Path) -> None:
     text = "id,label,split,score|1,1,test,.9|2,1,validation,.6|3,0,validation,.5|4,0,test,.7|5,1,train,.8"
-    table = foreign_table.read(written(tmp_path / "t.csv", text))
-    assert table["id"].tolist() == ["1", "4"] and table["threshold_purity_0.9"].tolist() == [0.6, 0.6]
-    assert not any(
-        "threshold" in name for name in foreign_table.read(written(tmp_path / "u.csv", text.replace("split", "s")))
-    )
+    table, constants, _ = foreign_table.read_with_notes(written(tmp_path / "t.csv", text))
+    assert table["id"].tolist() == ["1", "4"] and constants["threshold_purity_0.9"] == 0.6
+    assert foreign_table.read_with_notes(written(tmp_path / "u.csv", text.replace("split", "s")))[1] == {}
+
+
+@pytest.mark.parametrize("end", predictions.EXTENSIONS)
+def test_what_a_table_promises_is_in_its_metadata_and_once_was_in_its_columns(tmp_path: Path, end: str) -> None:
+    """The third threshold is one that no threshold gives."""
+    names = ("set_coverage", *(f"threshold_{name}" for name in ("completeness_0.9", "completeness_0.95", "purity_0.9")))
+    promised = dict(zip(names, (0.8, 0.6, 0.6, None), strict=True)) | {"threshold_purity_0.95": 0.7}
+    rows = {"id": np.arange(4), "label": np.array(["SN", "a", "SN", "a"]), "p_SN": np.array([0.9, 0.1, 0.5, 0.2])}
+    rows |= {"p_a": 1 - rows["p_SN"], "set": np.array(["SN", "a", "SN|a", "a"]), "set_marginal": np.full(4, "SN")}
+    columns = {name: np.full(4, np.nan if value is None else value) for name, value in promised.items()}
+    now, before = tmp_path / "now" / f"t{end}", tmp_path / "before" / f"t{end}"
+    predictions.write(now, rows, promised)
+    predictions.write(before, rows | columns)
+    pages = []
+    for path in (now, before):
+        table, constants, _ = foreign_table.read_with_notes(path)
+        assert constants == promised and not set(promised) & set(table)
+        page, _ = write_table_page(path, path.parent)
+        judged = json.loads((path.parent / "metrics.json").read_text())
+        assert judged["conformal"]["wanted"] == 0.8 and judged["thresholds"]["chosen"]
+        assert [point["threshold"] for point in judged["thresholds"]["points"]] == [0.6, 0.6, None, 0.7]
+        pages.append(page.read_text())
+    assert pages[0] == pages[1]
 
 
 def test_a_class_without_rows_has_no_recall_in_the_headline(tmp_path: Path) -> None:
@@ -96,7 +117,7 @@ def test_rows_that_trained_the_network_do_not_judge_it(
     assert words in capsys.readouterr().out and words in page and "neither trained nor chose" in page
     assert json.loads((tmp_path / "t_report" / "metrics.json").read_text())["values"]["accuracy"] == 0.5
     # where there are no others, all are judged, and the page says what that is worth
-    table, notes = foreign_table.read_with_notes(written(tmp_path / "all.csv", text.replace(no, yes)))
+    table, _, notes = foreign_table.read_with_notes(written(tmp_path / "all.csv", text.replace(no, yes)))
     assert len(table["id"]) == 4 and set(table["split"]) == {foreign_table.SEEN} and "flatter" in notes[0]
 
 

@@ -92,7 +92,7 @@ def test_gives_the_table_of_the_run(run: Path, file: Path, night: Path, tmp_path
         predict(classifier, inputs.find([night], classifier.spec), out)
         found.append(predictions.read(out))
     assert_alike(*found)
-    assert {"q_SN", "set", "set_coverage", "imputed", "model"} <= set(found[1]) and len(found[1]["candid"]) > 15
+    assert {"q_SN", "set", "imputed", "model"} <= set(found[1]) and len(found[1]["candid"]) > 15
     assert np.ptp(found[1]["p_SN"]) > 1e-4  # else any table would do
 
 

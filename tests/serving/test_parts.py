@@ -11,7 +11,7 @@ from alerce_early.artifacts import predictions
 from alerce_early.data.records import Rejected
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
-from alerce_early.serving.output import Parts, origin_of, partial_of, rejected_of
+from alerce_early.serving.output import Parts, partial_of, rejected_of
 
 ROWS = {"candid": np.array(["1", "2"]), "q_SN": np.array([0.25, 0.5])}
 NONE = {name: column[:0] for name, column in ROWS.items()}
@@ -148,4 +148,4 @@ def test_a_table_knows_the_command_that_made_it(end: str, tmp_path: Path) -> Non
     out.write_bytes(out.read_bytes()[:-9])  # now it is somebody else's
     with pytest.raises(InputError, match="--overwrite"):
         Parts(out, {"network": "a"})
-    assert origin_of(out).exists() == (end == ".csv")
+    assert predictions.origin_of(out).exists() == (end == ".csv")

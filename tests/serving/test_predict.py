@@ -29,7 +29,7 @@ from alerce_early.predict import draw_gallery, write_page
 from alerce_early.report import foreign_table, night_page
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
-from alerce_early.serving.output import origin_of, rejected_of
+from alerce_early.serving.output import rejected_of
 from alerce_early.serving.predict import predict
 from alerce_early.simulation import packets as simulated_packets
 from tests.helpers.command import Command
@@ -250,8 +250,9 @@ def test_it_is_said_where_no_temperature_helped(classifier: Classifier, night: P
         outcome = predict(network, inputs.find([night], network.spec), tmp_path / "out.parquet", overwrite=True)
         predict(network, inputs.find([night], network.spec), tmp_path / "out.csv", overwrite=True)
         held = json.loads(parquet.read_schema(tmp_path / "out.parquet").metadata[b"alerce_early"])
-        beside = json.loads(origin_of(tmp_path / "out.csv").read_text())
+        beside = json.loads(predictions.origin_of(tmp_path / "out.csv").read_text())
         assert held.get("calibration") == beside.get("calibration") == (network.calibration_note or None)
+        assert held["constants"] == beside["constants"] == network.constants == {"set_coverage": 0.9}
         assert said in network.calibration_note and bool(said) == bool(network.calibration_note)
         assert any("q_<class> equals p_<class>" in note for note in outcome.notes()) is bool(said)
         again = predict(network, inputs.find([night], network.spec), tmp_path / "out.parquet")

@@ -105,14 +105,17 @@ def test_what_validation_taught_is_kept_and_applied(finished: Path) -> None:
     applied = {
         "calibration": calibration.calibrate_columns,
         "conformal": conformal.set_columns,
-        "thresholds": thresholds.threshold_columns,
     }
     for name, apply in applied.items():
         assert checkpoint[name] == result[name]
         columns = apply(checkpoint[name], table)
         for column, values in columns.items():
-            np.testing.assert_array_equal(values, table[column])  # of a purity that nothing has: NaN
-    assert {"set", "q_SN", "magpsf"} <= set(table) and result["test"]["conformal"]["wanted"] == 0.9
+            np.testing.assert_array_equal(values, table[column])
+    assert result["thresholds"] == checkpoint["thresholds"]
+    constants = conformal.list_constants(result["conformal"]) | thresholds.list_constants(result["thresholds"])
+    assert predictions.read_constants(finished / "predictions.parquet") == constants and len(constants) == 6
+    assert {"set", "q_SN", "magpsf"} <= set(table) and not {*constants} & {*table}
+    assert result["test"]["conformal"]["wanted"] == 0.9
 
 
 def test_the_validation_rows_alone_teach_them(finished: Path) -> None:

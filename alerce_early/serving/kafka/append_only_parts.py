@@ -86,7 +86,7 @@ def find_end(folder: Path) -> int:
 
 def add_part(folder: Path, first: int, end: int, rows: pyarrow.Table, topic_id: str = "") -> bool:
     """Write the part that begins at this offset; False where there is one already, which stays."""
-    rows = rows.replace_schema_metadata({END: str(end), TOPIC_ID: topic_id})
+    rows = rows.replace_schema_metadata({**(rows.schema.metadata or {}), END: str(end), TOPIC_ID: topic_id})
     return _write_new(folder / f"{first:020}.parquet", lambda file: parquet.write_table(rows, file))
 
 
