@@ -23,13 +23,13 @@ def main() -> None:
     entries, said = join(finished)
     said += [f"not finished: {folder}" for folder in unfinished]
     if entries:
-        print(compare.text(compare.rank(entries)))
+        print(compare.as_text(rows := compare.rank(entries)))
+        said = [*compare.notes(entries), *said]
         if asked.csv:
-            files.write_text(asked.csv, compare.as_csv(entries))
+            files.write_text(asked.csv, compare.as_csv(rows))
         if asked.html:
-            files.write_text(asked.html, compare.as_html(entries, said, asked.html.parent))
-    for sentence in [*compare.notes(entries), *said]:
-        print(sentence)
+            files.write_text(asked.html, compare.as_html(rows, said, asked.html.parent))
+    print(*said, sep="\n", end="\n" if said else "")
 
 
 if __name__ == "__main__":

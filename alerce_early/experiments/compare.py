@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from alerce_early import files
 from alerce_early.artifacts import predictions
 from alerce_early.artifacts.run_folder import Run, flatten_config
 from alerce_early.errors import InputError
 from alerce_early.evaluation import comparison, tables
 from alerce_early.evaluation.comparison import Outcome
 from alerce_early.evaluation.kinds import Kind, choose_kind
-from alerce_early.report import index_page, page, sections
-from alerce_early.report.page import Section, number
+from alerce_early.report import page, sections
+from alerce_early.report.page import number
 
 NOT_A_CHOICE = {"seed", "data.split.fold"}  # may differ between runs of one entry
 NUMBERS = 2  # of a kind's headline, in the table
@@ -174,19 +175,17 @@ def _rows(table: Mapping[str, np.ndarray], origin: str) -> str:
     return sha256(repr((choose_kind(table).name, origin, lines)).encode()).hexdigest()
 
 
-READ_AS = (
-    "n: seeds, the folds of a seed judged as one table; +-: standard deviation over seeds. Brackets: 95 % interval of "
-    "what ranks, by which objects the test rows hold. Against the best, on the same test rows: a bootstrap over "
-    "objects of the difference in what ranks, and, where each row is another object, McNemar's exact test of which is "
-    "right on more rows; then Welch's t-test over seeds. p is not corrected for how many configs were tried."
-)
-
-
 def write_index(folder: Path) -> Path:
     """Write the page of all runs in a folder, the last one first; raises InputError where there is none."""
     finished, unfinished = find([str(folder)])
     last_first = sorted(finished, key=lambda run: run.run.predictions.stat().st_mtime)[::-1]
-    return index_page.write_index(folder, [_describe_run(run, folder) for run in last_first], unfinished)
+    described = [_describe_run(run, folder) for run in last_first]
+    columns = list(dict.fromkeys(name for run in described for name in run))
+    rows = [[run.get(name, "") for name in columns] for run in described]
+    unfinished = [path.relative_to(folder) for path in unfinished]
+    text = page.render("index.html", folder=folder, columns=columns, rows=rows, unfinished=unfinished)
+    files.write_text(folder / "index.html", text)
+    return folder / "index.html"
 
 
 def _describe_run(run: Finished, folder: Path) -> dict[str, str]:
@@ -203,120 +202,125 @@ def _describe_run(run: Finished, folder: Path) -> dict[str, str]:
     }
 
 
-def rank(entries: Sequence[Entry]) -> list[list[str]]:
-    """Header and one row per config, best first: the model and what else sets it apart, mean +- sd over its n seeds."""
-    header = ["system", "apart by", "result here", "95 % interval", "n", "against the best"]
+@dataclass(frozen=True)
+class Row:
+    """One config of the table: plain values by column for the CSV file, and cells by column for text and page."""
+
+    entry: Entry
+    values: Mapping[str, Any]
+    cells: Mapping[str, str]
+
+
+def rank(entries: Sequence[Entry]) -> list[Row]:
+    """Return one row per config, best first, with means and deviations over seeds and tests against the best."""
     rows = []
     for entry, best in zip(entries, _bests(entries), strict=True):
-        rows.append(
-            [
-                str(entry.choices["model"]),
-                " ".join(f"{key}={value}" for key, value in _find_choices(entry, entries).items()),
-                ", ".join(_over_seeds(entry, name) for name in entry.words),
-                number(mean(entry.scores), entry.interval),
-                _n(entry),
-                _against(entry, best),
-                f"{entry.runs[0].result['parameters']:,}",
-                f"{entry.seconds:.0f} s",
-                f"{entry.inference:,.0f} rows/s" if entry.inference else "",
-                str(entry.choices.get("model.published", "")),
-                _letter(entry, entries),
-            ]
-        )
-    return [[*header, "parameters", "training", "inference", "published", "test rows"], *rows]
+        spreads = {name: entry.over_seeds(name) for name in entry.words}
+        tests = comparison.compare_paired(best.outcome, entry.outcome) if entry is not best else {}
+        values = {
+            "system": entry.choices["model"],
+            "differs_in": "; ".join(f"{key}={value}" for key, value in _find_choices(entry, entries).items()),
+            "parameters": entry.runs[0].result["parameters"],
+            **{f"{name}_mean": average for name, (average, _) in spreads.items()},
+            **{f"{name}_sd": spread for name, (_, spread) in spreads.items()},
+            "ranked_by": entry.kind.ranked_by,
+            **dict(zip(("low", "high"), entry.interval, strict=True)),
+            "seeds": len(entry.values),
+            "runs": len(entry.runs),
+            "training_seconds": round(entry.seconds, 2),
+            "inference_rows_per_second": entry.inference and round(entry.inference, 1),
+            "bootstrap_p": tests.get(comparison.BOOTSTRAP),
+            "mcnemar_p": tests.get(comparison.MCNEMAR),
+            "welch_p": comparison.welch(best.scores, entry.scores) if entry is not best else None,
+            "test_rows": _letter(entry, entries),
+        }
+        rows.append(Row(entry, values, _spell(entry, values)))
+    return rows
+
+
+def _spell(entry: Entry, values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values of a row as people read them, by column."""
+    results = {entry.words[name]: (values[f"{name}_mean"], values[f"{name}_sd"]) for name in entry.words}
+    names = (entry.kind.words[entry.kind.ranked_by], comparison.MCNEMAR, "over seeds (Welch)")
+    tests = zip(names, (values[f"{test}_p"] for test in ("bootstrap", "mcnemar", "welch")), strict=True)
+    folds, rate = entry.choices.get("data.split.folds"), values["inference_rows_per_second"]
+    return {
+        "system": str(values["system"]),
+        "differs in": values["differs_in"],
+        "test result": ", ".join(
+            f"{name} {average:.3f}" + (f" +- {spread:.3f}" if spread is not None else "")
+            for name, (average, spread) in results.items()
+        ),
+        "95 % interval": number(mean(entry.scores), entry.interval),
+        "n": f"{values['seeds']} x {folds} folds" if folds else str(values["seeds"]),
+        "against the best": "; ".join(f"{name}: {comparison.verdict(p)}" for name, p in tests if p is not None),
+        "parameters": f"{values['parameters']:,}",
+        "training": f"{entry.seconds:.0f} s",
+        "inference": f"{rate:,.0f} rows/s" if rate else "",
+        "published": str(entry.choices.get("model.published", "")),
+        "test rows": values["test_rows"],
+    }
 
 
 def notes(entries: Sequence[Entry]) -> list[str]:
     """Return what a reader must know before comparing rows of the table."""
     letters = list(dict.fromkeys(_letter(entry, entries) for entry in entries))
-    without_images = [
-        sentence for best in dict.fromkeys(_bests(entries)) if (sentence := _without_images(best, entries))
-    ]
-    if len(letters) == 1:
-        return without_images
-    return [
-        f"Judged on different test rows, or by a different kind of evaluation ({', '.join(letters)}): configs of "
-        "different letters are not ranked against each other, and no test compares them.",
-        *without_images,
-    ]
+    several = (
+        f"Different test rows or kinds of evaluation ({', '.join(letters)}): configurations with different letters are "
+        "not ranked against each other or tested."
+    )
+    without_images = [_without_images(best, entries) for best in dict.fromkeys(_bests(entries))]
+    return [*([several] if len(letters) > 1 else []), *filter(None, without_images)]
 
 
 def _without_images(best: Entry, entries: Sequence[Entry]) -> str:
-    """Return what the baselines reach on the same rows, so that a reader sees what the images bought."""
+    """Return the scores of the baselines on the same rows, in words."""
     metric = best.kind.ranked_by
     runs = [run.result.get("baselines", {}) for entry in entries if entry.rows == best.rows for run in entry.runs]
     reached = {
         words: [run[key]["values"][metric] for run in runs if key in run and metric in run[key].get("values", {})]
-        for key, words in (("metadata", "a random forest on the metadata alone"), ("majority", "the majority class"))
+        for key, words in (("metadata", "random forest on metadata"), ("majority", "majority class"))
     }
     baselines = [f"{words} {mean(values):.3f}" for words, values in reached.items() if values]
     if not baselines:
         return ""
     what = best.kind.words[metric]
-    return f"Without the images, {what} on {_letter(best, entries)}: {', '.join(baselines)} (mean over runs)."
+    return f"Baselines without images, {what} on {_letter(best, entries)}: {', '.join(baselines)} (mean over runs)."
 
 
-def text(rows: list[list[str]]) -> str:
-    """Rows as a table in columns; a column without entries is left out."""
-    kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
-    widths = {i: max(len(row[i]) for row in rows) for i in kept}
-    return "\n".join("  ".join(row[i].ljust(widths[i]) for i in kept).rstrip() for row in rows)
+def _columns(rows: Sequence[Row]) -> list[str]:
+    """Return the columns that have an entry in any row."""
+    return [name for name in rows[0].cells if any(row.cells[name] for row in rows)]
 
 
-def as_csv(entries: Sequence[Entry]) -> str:
-    """One line per config, each number in a column of its own."""
-    lines: list[dict[str, Any]] = []
-    for entry, best in zip(entries, _bests(entries), strict=True):
-        found = comparison.compare_paired(best.outcome, entry.outcome) if entry is not best else {}
-        spreads = {key: entry.over_seeds(key) for key in entry.words}
-        lines.append(
-            {
-                "system": entry.choices["model"],
-                "apart_by": "; ".join(f"{key}={value}" for key, value in _find_choices(entry, entries).items()),
-                "parameters": entry.runs[0].result["parameters"],
-                **{f"{key}_mean": average for key, (average, _) in spreads.items()},
-                **{f"{key}_sd": spread for key, (_, spread) in spreads.items()},
-                "ranked_by": entry.kind.ranked_by,
-                **dict(zip(("low", "high"), entry.interval, strict=True)),
-                "seeds": len(entry.values),
-                "runs": len(entry.runs),
-                "training_seconds": round(entry.seconds, 2),
-                "inference_rows_per_second": entry.inference and round(entry.inference, 1),
-                "bootstrap_p": found.get(comparison.BOOTSTRAP),
-                "mcnemar_p": found.get(comparison.MCNEMAR),
-                "welch_p": comparison.welch(best.scores, entry.scores) if entry is not best else None,
-                "test_rows": _letter(entry, entries),
-            }
-        )
+def as_text(rows: Sequence[Row]) -> str:
+    """Return the rows as a table in columns."""
+    names = _columns(rows)
+    lines = [names, *([row.cells[name] for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Return the rows as CSV, each number in a column of its own."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
+    columns = list(dict.fromkeys(name for row in rows for name in row.values))
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(row.values for row in rows)
     return file.getvalue()
 
 
-def as_html(entries: Sequence[Entry], said: Sequence[str], folder: Path) -> str:
-    """Return the table as a page in a folder, with links to the pages of the runs."""
-    header, *rows = rank(entries)
-    header.insert(1, "pages")
-    for row, entry in zip(rows, entries, strict=True):
-        row.insert(
-            1,
-            Markup(" ").join(page.link(run.run.page, str(number), folder) for number, run in enumerate(entry.runs, 1)),
-        )
-    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    return page.render(
-        title="Comparison",
-        subtitle=f"{len(entries)} configs, {sum(len(entry.runs) for entry in entries)} runs.",
-        headline=[],
-        sections=[
-            Section(
-                "Leaderboard",
-                words=[*notes(entries), *said, READ_AS],
-                tables=[([header[i] for i in kept], [[row[i] for i in kept] for row in rows])],
-            )
-        ],
-    )
+def as_html(rows: Sequence[Row], sentences: Sequence[str], folder: Path) -> str:
+    """Return the rows as a page in a folder, with links to the pages of the runs."""
+    names = _columns(rows)
+    cells = [[row.cells[name] for name in names] for row in rows]
+    for row, line in zip(rows, cells, strict=True):
+        links = [page.link(run.run.page, str(i), folder) for i, run in enumerate(row.entry.runs, 1)]
+        line.insert(1, Markup(" ").join(links))
+    names.insert(1, "pages")
+    n_runs = sum(row.values["runs"] for row in rows)
+    return page.render("comparison.html", columns=names, rows=cells, n_runs=n_runs, sentences=sentences)
 
 
 def _bests(entries: Sequence[Entry]) -> list[Entry]:
@@ -325,19 +329,10 @@ def _bests(entries: Sequence[Entry]) -> list[Entry]:
     return [first.setdefault(entry.rows, entry) for entry in entries]
 
 
-def _against(entry: Entry, best: Entry) -> str:
-    if entry is best:
-        return ""
-    found = comparison.compare_paired(best.outcome, entry.outcome)
-    tests: dict[str, float | None] = {best.kind.words[best.kind.ranked_by]: found.pop(comparison.BOOTSTRAP), **found}
-    tests["over seeds (Welch)"] = comparison.welch(best.scores, entry.scores)
-    return "; ".join(f"{name}: {comparison.verdict(p)}" for name, p in tests.items() if p is not None)
-
-
 def _find_choices(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
     """Return the choices that set an entry apart from the others of its model, as they are typed.
 
-    A name stands for what it always brings, and of keys that say the same the first is named.
+    Keys implied by a named choice are omitted; of equivalent keys only the first is kept.
     """
     model = entry.choices["model"]
     family = [other.choices for other in entries if other.choices["model"] == model]
@@ -355,14 +350,14 @@ def _find_choices(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
 
 
 def _follows(column: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether who knows the values (n,) of another option knows those (n,) of this one."""
+    """Return whether one option determines the other: values (n,) of both."""
     return len(set(zip(other, column, strict=True))) == len(set(other))
 
 
 def _short(value: Any) -> str:
-    """Return a choice in few words: of steps only the classes."""
+    """Return a choice in a few words; of steps only the classes."""
     if isinstance(value, list) and value and all(isinstance(step, dict) for step in value):
-        return " ".join(_last(str(step.get("_target_", step))) for step in value)
+        return " ".join(str(step.get("_target_", step)).rpartition(".")[2] for step in value)
     return str(value)
 
 
@@ -370,17 +365,3 @@ def _letter(entry: Entry, entries: Sequence[Entry]) -> str:
     """Return a letter for the test rows and the kind of evaluation of an entry, and how many rows there are."""
     letter = list(dict.fromkeys(other.rows for other in entries)).index(entry.rows)
     return f"{chr(ord('A') + letter) if letter < 26 else letter}: {len(entry.tables[0]['id']):,}"
-
-
-def _n(entry: Entry) -> str:
-    folds = entry.choices.get("data.split.folds")
-    return f"{len(entry.values)} x {folds} folds" if folds else str(len(entry.values))
-
-
-def _over_seeds(entry: Entry, name: str) -> str:
-    average, spread = entry.over_seeds(name)
-    return f"{entry.words[name]} {average:.3f}" + (f" +- {spread:.3f}" if spread is not None else "")
-
-
-def _last(key: str) -> str:
-    return key.rpartition(".")[2]

@@ -12,8 +12,6 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-TEMPLATE = Path(__file__).with_name("page.html")
-
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # header and rows
 
 
@@ -28,12 +26,9 @@ class Section:
     preformatted: str = ""
 
 
-def render(title: str, subtitle: str, headline: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
-    """Return the page as HTML; every text is escaped, pictures are inlined. headline: (name, value) pairs."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["inline"] = _inline
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(title=title, subtitle=subtitle, headline=headline, sections=sections)
+def render(template: str, **content: Any) -> str:
+    """Return a page as HTML from a file in `templates`; every text is escaped, pictures are inlined."""
+    return ENVIRONMENT.get_template(template).render(**content)
 
 
 def _inline(picture: Figure | Path) -> str:
@@ -45,6 +40,16 @@ def _inline(picture: Figure | Path) -> str:
         picture.savefig(buffer, format="png", dpi=110)
         data = buffer.getvalue()
     return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,  # a template that names what is not there fails
+)
+ENVIRONMENT.filters["inline"] = _inline
 
 
 def link(target: Path, words: str, here: Path) -> str:

@@ -85,6 +85,7 @@ def write_run_page(
     kind = choose_kind(table)
     drawn = _save(sections.draw(kind, judged, table), run.path)
     text = page.render(
+        "sections.html",
         title=f"{config.model.name} on {config.data.name} data",
         subtitle=f"Data: {result['origin']}. Run {run.path.name}, seed {config.seed}.",
         headline=sections.headline(kind, judged),
@@ -191,6 +192,7 @@ def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> 
     first, *rest = sections.write(kind, judged, table, drawn, images=None)
     first.words[1:1] = notes
     text = page.render(
+        "sections.html",
         title=source.name,
         subtitle=f"{judged['n']:,} rows of {len(np.unique(tables.find_objects(table))):,} objects, classes "
         f"{', '.join(judged['classes'])}.",

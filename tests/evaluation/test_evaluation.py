@@ -224,9 +224,12 @@ def test_a_narrow_interval_is_told_with_more_digits() -> None:
     assert page.number(0.8731, [0.8701, 0.8762]) == "0.873 [0.870, 0.876]"
 
 
-def test_the_page_escapes_what_files_name() -> None:
-    html = page.render("<script>x", "a & b", [("x", "<b>")], [page.Section("<i>", words=["<u>"])])
-    assert "<script>x" not in html and "<b>&lt;b&gt;</b>" in html and "<u>" not in html and "a &amp; b" in html
+def test_the_page_escapes_what_files_name(tmp_path: Path) -> None:
+    link = page.link(tmp_path / "<q>", "<s>", tmp_path)
+    content = {"headline": [("x", "<b>")], "columns": ["a & b", "<script>x"], "rows": [["<u>", link]]}
+    html = page.render("index.html", folder="<i>", unfinished=[Path("<hr>")], **content)
+    assert not any(tag in html for tag in ("<script>x", "<b><b>", "<u>", "<i>", "<hr>", "<s>", "<q>"))
+    assert "<b>&lt;b&gt;</b>" in html and "a &amp; b" in html and '<a href="&lt;q&gt;">&lt;s&gt;</a>' in html
 
 
 def test_a_table_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:

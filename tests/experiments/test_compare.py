@@ -33,16 +33,15 @@ def sweep(quick, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_seeds_of_one_config_are_one_row(sweep: Path) -> None:
     finished, unfinished = find([str(sweep)])
     assert len(finished) == 4 and not unfinished
-    header, *rows = leaderboard.rank(join(finished)[0])
+    rows = leaderboard.rank(join(finished)[0])
     assert len(rows) == 2
     for row in rows:
-        message = dict(zip(header, row, strict=True))
-        name = message["apart by"].removeprefix("recipe=")
+        name = row.cells["differs in"].removeprefix("recipe=")
         runs = [Run(sweep / f"{name}{seed}").read_json("metrics.json") for seed in (0, 1)]
         a, b = (run["test"]["values"]["balanced_accuracy"] for run in runs)
         spread = abs(a - b) / 2**0.5  # the sample standard deviation of two numbers
-        assert f"balanced accuracy {(a + b) / 2:.3f} +- {spread:.3f}" in message["result here"]
-        assert message["n"] == "2" and message["system"] == "preliminary_cnn" and name in ("minmax", "joint")
+        assert f"balanced accuracy {(a + b) / 2:.3f} +- {spread:.3f}" in row.cells["test result"]
+        assert row.cells["n"] == "2" and row.cells["system"] == "preliminary_cnn" and name in ("minmax", "joint")
 
 
 def test_a_run_of_before_an_option_was_there_is_pooled_with_later_ones(sweep: Path, tmp_path: Path) -> None:
@@ -58,11 +57,10 @@ def test_the_best_comes_first_and_the_other_is_tested_against_it(sweep: Path) ->
     assert said == [] and best.order <= other.order
     forest = [run.result["baselines"]["metadata"]["values"]["balanced_accuracy"] for e in entries for run in e.runs]
     (without_images,) = leaderboard.notes(entries)
-    assert f"a random forest on the metadata alone {sum(forest) / len(forest):.3f}, " in without_images
-    header, first, second = leaderboard.rank(join(find([str(sweep)])[0])[0])
-    against = header.index("against the best")
-    assert first[against] == "" and all(
-        f"{test}: " in second[against] for test in ("balanced accuracy", "rows right (McNemar)", "over seeds (Welch)")
+    assert f"random forest on metadata {sum(forest) / len(forest):.3f}, " in without_images
+    first, second = (row.cells["against the best"] for row in leaderboard.rank(entries))
+    assert first == "" and all(
+        f"{test}: " in second for test in ("balanced accuracy", "rows right (McNemar)", "over seeds (Welch)")
     )
 
 
@@ -79,9 +77,9 @@ def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, folds
     entries, _ = join(find([str(sweep), str(folds)])[0])
     assert [len(entry.runs) for entry in entries] == [2, 2, 2] and len({entry.rows for entry in entries}) == 2
     assert "not ranked against each other" in leaderboard.notes(entries)[0]
-    header, *rows = leaderboard.rank(entries)
-    assert [row[header.index("test rows")][0] for row in rows] == ["A", "A", "B"]
-    assert rows[2][header.index("against the best")] == ""
+    rows = leaderboard.rank(entries)
+    assert [row.cells["test rows"][0] for row in rows] == ["A", "A", "B"]
+    assert rows[2].cells["against the best"] == ""
 
 
 def test_a_generator_is_not_ranked_against_a_classifier_of_the_same_rows(quick, sweep: Path, tmp_path: Path) -> None:
@@ -90,9 +88,9 @@ def test_a_generator_is_not_ranked_against_a_classifier_of_the_same_rows(quick, 
     generator = next(entry for entry in entries if entry.choices["model"] == "stamp_vae")
     assert sorted(generator.tables[0]["row"]) == sorted(entries[0].tables[0]["row"])
     assert generator.rows not in {entry.rows for entry in entries if entry is not generator}
-    header, *rows = leaderboard.rank(entries)
-    assert rows[entries.index(generator)][header.index("against the best")] == ""
-    csv_rows = list(csv.DictReader(leaderboard.as_csv(entries).splitlines()))
+    rows = leaderboard.rank(entries)
+    assert rows[entries.index(generator)].cells["against the best"] == ""
+    csv_rows = list(csv.DictReader(leaderboard.as_csv(rows).splitlines()))
     assert {csv_rows[entries.index(generator)][f"{test}_p"] for test in ("bootstrap", "mcnemar", "welch")} == {""}
 
 
@@ -104,7 +102,7 @@ def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[s
     assert len(entry.tables[0]["row"]) == len(set(entry.tables[0]["row"])) == kept
     recalls = [entry.values[0][f"recall/{name}"] for name in ("AGN", "SN", "VS", "asteroid", "bogus")]
     assert entry.scores[0] == pytest.approx(np.mean(recalls))
-    assert "1 x 2 folds" in leaderboard.rank(join(find([str(folds)])[0])[0])[1]
+    assert leaderboard.rank([entry])[0].cells["n"] == "1 x 2 folds"
 
 
 def test_a_repeated_run_counts_once(sweep: Path, tmp_path: Path) -> None:
@@ -130,7 +128,7 @@ def test_files(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_single_run_has_no_spread(sweep: Path) -> None:
     finished, _ = find([str(sweep / "minmax0")])
-    assert "+-" not in leaderboard.text(leaderboard.rank(join(finished)[0]))
+    assert "+-" not in leaderboard.as_text(leaderboard.rank(join(finished)[0]))
 
 
 def test_a_run_that_has_not_finished_is_named(sweep: Path, tmp_path: Path) -> None:
