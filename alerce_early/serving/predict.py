@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -71,42 +70,11 @@ class Outcome:
             print(f"warning: {cut}", file=sys.stderr, flush=True)
 
 
-class Seen:
-    """Keys met so far, as 64-bit digests in sorted runs of growing length.
-
-    Ten million keys take 80 MB, a tenth of a set of strings; the chance that any two of them share a digest, so
-    that one is taken for a duplicate, is three in a million.
-    """
-
-    def __init__(self) -> None:
-        self.runs: list[np.ndarray] = []
-
-    def fresh(self, keys: np.ndarray) -> np.ndarray:
-        """Keys (n,) str to (n,) bool: whether each is here for the first time. Only what is added counts as met."""
-        return self._fresh(_numbers(keys))
-
-    def add(self, keys: np.ndarray) -> np.ndarray:
-        """Return the same. All count as met from now on."""
-        numbers = _numbers(keys)
-        fresh = self._fresh(numbers)
-        if fresh.any():
-            self.runs.append(np.sort(numbers[fresh]))
-        while len(self.runs) > 1 and len(self.runs[-2]) < 2 * len(self.runs[-1]):  # so that runs stay few
-            self.runs[-2:] = [np.sort(np.concatenate(self.runs[-2:]))]
-        return fresh
-
-    def _fresh(self, numbers: np.ndarray) -> np.ndarray:
-        fresh = np.zeros(len(numbers), dtype=bool)
-        fresh[np.unique(numbers, return_index=True)[1]] = True
-        for run in self.runs:
-            fresh &= run[np.minimum(np.searchsorted(run, numbers), len(run) - 1)] != numbers
-        return fresh
-
-
-def _numbers(keys: np.ndarray) -> np.ndarray:
-    """(n,) uint64."""
-    digests = b"".join(blake2b(key.encode(), digest_size=8).digest() for key in keys.tolist())
-    return np.frombuffer(digests, dtype=np.uint64)
+def find_repeated(keys: np.ndarray, seen: set[int]) -> np.ndarray:
+    """Return which of the keys (n,) str have their hash in `seen` or come earlier among the n, (n,) bool."""
+    hashes = [hash(key) for key in keys.tolist()]
+    first = np.isin(np.arange(len(hashes)), np.unique(hashes, return_index=True)[1])
+    return ~first | np.array([one in seen for one in hashes], dtype=bool)
 
 
 def predict(
@@ -115,16 +83,16 @@ def predict(
     out: Path,
     shard: Shard = (0, 1),
     overwrite: bool = False,
-    seen: Seen | None = None,
+    seen: set[int] | None = None,
     size: int = CHUNK,
 ) -> Outcome:
     """Classify a source into one file; what a stopped process left of the same command is continued.
 
-    seen: keys that count as duplicates, to which those of this source are added. Memory is bounded by `size`
-    rows, whatever the length of the input. Raises InputError where the input is not for this network or the
-    output cannot be written; a row that cannot be read, is misshaped or a duplicate is set aside.
+    seen: hashes of the keys that count as duplicates, to which those of this source are added. Memory is bounded by
+    `size` rows and 80 bytes per key. Raises InputError where the input is not for this network or the output cannot
+    be written; a row that cannot be read, is misshaped or a duplicate is set aside.
     """
-    seen = seen or Seen()
+    seen = set() if seen is None else seen
     shown = source.format.shown
     started = time.perf_counter()
     calibration = classifier.calibration_note
@@ -132,15 +100,15 @@ def predict(
     with Parts(out, _command(classifier, source, shard, size), overwrite, notes) as parts:
         before = parts.counts["read"]
         for keys in parts.column("candid"):
-            seen.add(keys)
+            seen.update(map(hash, keys.tolist()))
         with tqdm(unit=" alerts", initial=before, disable=None) as bar:
             for chunk in () if parts.finished else source.chunks(size, shard, before, classifier.survey):
                 chunk = keep_usable(classifier, chunk)  # what has too little data may come again
-                if not (fresh := seen.fresh(chunk.keys)).all():
-                    chunk = chunk.set_aside(~fresh, DUPLICATE)
+                if (repeated := find_repeated(chunk.keys, seen)).any():
+                    chunk = chunk.set_aside(repeated, DUPLICATE)
                 table, rejected = classify_chunk(classifier, chunk, shown)
                 parts.add(table, rejected, chunk.read)
-                seen.add(table["candid"])  # now that they are on disk
+                seen.update(map(hash, table["candid"].tolist()))  # now that they are on disk
                 bar.update(chunk.read)
         if not parts.files and not parts.finished:  # a shard may have no rows
             parts.add(_table(classifier, NOTHING, shown), [], 0)

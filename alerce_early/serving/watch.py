@@ -14,7 +14,7 @@ from alerce_early.errors import InputError
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.output import partial_of, rejected_of
-from alerce_early.serving.predict import Seen, predict
+from alerce_early.serving.predict import predict
 
 PAUSE = 1.0  # seconds between two looks
 
@@ -60,10 +60,10 @@ def watch(classifier: Classifier, folder: Path, results: Path, schemas: str | No
         return (out(file).exists() or rejected_of(out(file)).exists()) and not partial_of(out(file)).exists()
 
     with alone(results):
-        seen = Seen()
+        seen: set[int] = set()
         for file in sorted(results.glob("*.parquet")):
             try:
-                seen.add(predictions.read(file, ["candid"])["candid"].astype(str))
+                seen.update(map(hash, predictions.read(file, ["candid"])["candid"].astype(str).tolist()))
             except InputError as error:  # not from here
                 print(f"passed over: {error}", file=sys.stderr, flush=True)
         ends = inputs.endings(classifier.spec)

@@ -19,7 +19,7 @@ from alerce_early.predict import draw_gallery
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.output import rejected_of
-from alerce_early.serving.predict import Seen, predict
+from alerce_early.serving.predict import predict
 from tests.helpers.networks import constant, nothing_left, table_of
 from tests.helpers.tiny import stamp
 
@@ -75,7 +75,7 @@ def test_rows_without_a_finite_output_are_set_aside(stamps: Path, tmp_path: Path
 
 
 def test_rows_that_did_not_reach_the_disk_are_not_duplicates(stamps: Path, tmp_path: Path) -> None:
-    network, seen, out = constant("SN", "rest"), Seen(), tmp_path / "out.parquet"
+    network, seen, out = constant("SN", "rest"), set[int](), tmp_path / "out.parquet"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
