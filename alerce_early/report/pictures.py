@@ -18,11 +18,7 @@ from alerce_early.files import hold_lock, whole
 if TYPE_CHECKING:  # the store brings torch, which a gallery of classified stamps does without
     from alerce_early.data.store import Store
 
-CAPTIONS = {
-    "labels.png": "Rows by class, as read.",
-    "dropped.png": "Rows dropped for their shape, or because too few central pixels hold data.",
-    "examples.png": "Examples as read and after the recipe.",
-}
+NAMES = ("labels", "dropped", "examples")  # of the pictures in a store
 GAP = 2  # pixels between tiles
 # Of every figure: a decorator of what draws one.
 STYLED = matplotlib.rc_context(
@@ -37,9 +33,9 @@ STYLED = matplotlib.rc_context(
 
 
 def draw(store: Store) -> None:
-    """Write the pictures that `CAPTIONS` names into the store's folder, unless they are there already."""
+    """Write the pictures of `NAMES` into the store's folder, unless they are there already."""
     with hold_lock(store.path / ".pictures.lock"):  # runs that share a store may begin at once
-        if all((store.path / name).exists() for name in CAPTIONS):
+        if all((store.path / f"{name}.png").exists() for name in NAMES):
             return
         meta = store.meta
         classes, kind = meta["classes"], meta["kind"]

@@ -1,7 +1,7 @@
 """Write the HTML page of a finished run, or of a predictions table from elsewhere."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,6 @@ from alerce_early.data import splits
 from alerce_early.evaluation import tables
 from alerce_early.evaluation.kinds import Classification, choose_kind
 from alerce_early.report import data_summary, figures, foreign_table, page, pictures, sections
-from alerce_early.report.page import Section
-
-BEST_OF = (
-    "The epoch marked by the dotted line gave the checkpoint that is judged here. Training accuracy is that of the "
-    "batches as they are drawn: balanced, augmented, under dropout."
-)
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class ShownData:
     Parameters
     ----------
     store : Path
-        Folder of the store, which holds the pictures of `pictures.CAPTIONS`.
+        Folder of the store, with the pictures of `pictures.NAMES`.
     meta : mapping
         Counts and facts of the store.
     sizes : mapping of str to mapping
@@ -83,35 +77,29 @@ def write_run_page(
     split = result["judged"]
     table, judged = tables.select_judged(predicted, split), result[split]
     kind = choose_kind(table)
-    drawn = _save(sections.draw(kind, judged, table), run.path)
+    drawn = sections.draw(kind, judged, table, data.stamps)
+    if history := run.history():  # what was joined of several runs has none
+        drawn["curves"] = figures.curves(history, result["best_epoch"], kind.curves)
     text = page.render(
-        "sections.html",
-        title=f"{config.model.name} on {config.data.name} data",
-        subtitle=f"Data: {result['origin']}. Run {run.path.name}, seed {config.seed}.",
-        headline=sections.headline(kind, judged),
-        sections=[
-            *sections.write(kind, judged, table, drawn, data.stamps),
-            *([sections.write_baselines(result["baselines"], judged)] if result.get("baselines") else []),
-            *sections.write_goal(judged),
-            *([sections.write_posterior(result["posterior"])] if result.get("posterior") else []),
-            *_show_pictures(run),
-            *_learning(run, result, kind.curves),
-            _data(data, config.data.split),
-            _model(run, config, result, weights),
-        ],
+        "run.html",
+        **sections.describe(kind, judged, table),
+        drawn=_save(drawn, run.path),
+        notes=[],
+        run=run,
+        config=config,
+        config_text=OmegaConf.to_yaml(config, resolve=True),
+        result={"stopped": None, "baselines": None, "posterior": None, **result},
+        data=data,
+        counts=data_summary.list_counts(data.meta),
+        published=data_summary.is_published_file(data.meta),
+        split_words=splits.describe_split(**config.data.split),
+        stored={name: data.store / f"{name}.png" for name in pictures.NAMES},
+        outputs={file.stem: file for file in sorted(run.pictures.glob("*.png"))},
+        versions=run.read_json("versions.json"),
+        weights=weights,
     )
     files.write_text(run.page, text)
     return run.page
-
-
-def _learning(run: Run, result: Mapping[str, Any], scores: Sequence[str]) -> list[Section]:
-    """Return the curves of a run; what was joined of several has none."""
-    if not (history := run.history()):
-        return []
-    curves = pictures.save(figures.curves(history, result["best_epoch"], scores), run.path / "curves.png")
-    cut_short = [f"Training was cut short: {result['stopped']}"] if result.get("stopped") else []
-    caption = "Loss by step and by epoch, and scores of training and validation."
-    return [Section("Learning", words=[*cut_short, BEST_OF], pictures=[(caption, curves)])]
 
 
 def headline_text(result: Mapping[str, Any], predictions: tables.Table) -> str:
@@ -128,57 +116,6 @@ def _save(drawn: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
     return {name: pictures.save(figure, folder / f"{name}.png") for name, figure in drawn.items()}
 
 
-def _show_pictures(run: Run) -> list[Section]:
-    """Return what the task drew at the end of training, if anything."""
-    found = sorted(run.pictures.glob("*.png"))
-    return (
-        [Section("What the network makes of it", pictures=[(f"{file.stem}.", file) for file in found])] if found else []
-    )
-
-
-def _data(data: ShownData, split: Any) -> Section:
-    meta, sizes = data.meta, data.sizes
-    published = ["published"] if data_summary.is_published_file(meta) else []
-    read = [
-        [name, f"{here:,}", *(["" if there is None else f"{there:,}"] if published else [])]
-        for name, here, there in data_summary.list_counts(meta)
-    ]
-    left = ", ".join(f"{count:,} {name}" for name, count in data.left_out.items())
-    parts = [[name, *[f"{sizes[part][name]:,}" for part in splits.PARTS]] for name in sizes["test"]]
-    return Section(
-        "Data",
-        words=[
-            f"Data: {meta['origin']}. Store {data.store.name}.",
-            splits.describe_split(**split),
-            *([f"Left out, in no group: {left}."] if left else []),
-        ],
-        tables=[(("", "here", *published), read), (("rows", *splits.PARTS), parts)],
-        pictures=[(caption, data.store / name) for name, caption in pictures.CAPTIONS.items()],
-    )
-
-
-def _model(run: Run, config: DictConfig, result: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Section:
-    facts = {
-        "parameters": f"{result['parameters']:,}",
-        "epochs": result["epochs"],
-        "best epoch": result["best_epoch"],
-        "training time": f"{result['training_seconds']:.0f} s",
-        "seed": config.seed,
-    }
-    return Section(
-        "Model",
-        words=["Below: the whole config, and every weight of the checkpoint with its shape."],
-        tables=[((), page.plain(facts)), ((), page.plain(run.read_json("versions.json")))],
-        preformatted=f"{OmegaConf.to_yaml(config, resolve=True)}\n{_weights(weights)}",
-    )
-
-
-def _weights(weights: Mapping[str, torch.Tensor]) -> str:
-    """Return one line per weight: its name, number of values and shape."""
-    width = max(map(len, weights))
-    return "\n".join(f"{name:{width}} {w.numel():>12,}  {' x '.join(map(str, w.shape))}" for name, w in weights.items())
-
-
 def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> tuple[Path, list[str]]:
     """Judge a table from elsewhere and write page, pictures and numbers into a folder.
 
@@ -188,16 +125,12 @@ def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> 
     kind = Classification()
     judged = kind.judge(table, constants)
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = _save(sections.draw(kind, judged, table), folder)
-    first, *rest = sections.write(kind, judged, table, drawn, images=None)
-    first.words[1:1] = notes
     text = page.render(
-        "sections.html",
+        "table.html",
+        **sections.describe(kind, judged, table),
+        drawn=_save(sections.draw(kind, judged, table), folder),
+        notes=notes,
         title=source.name,
-        subtitle=f"{judged['n']:,} rows of {len(np.unique(tables.find_objects(table))):,} objects, classes "
-        f"{', '.join(judged['classes'])}.",
-        headline=sections.headline(kind, judged),
-        sections=[first, *rest],
     )
     files.write_text(folder / "metrics.json", json.dumps(judged, indent=1))
     files.write_text(folder / "index.html", text)

@@ -57,7 +57,7 @@ def test_thresholds_chosen_on_validation_rows_are_tried_on_others() -> None:
     for rows, known in ((test, {}), (themselves, constants)):
         judged = thresholds.judge(rows, known)
         _, section = page_of(rows, "Thresholds for SN", known)
-        assert not judged["chosen"] and "read off the very rows" in section.words[0]
+        assert not judged["chosen"] and "chosen on the same rows" in section.words[0]
         assert judged["points"] == thresholds.operating_points(test["label"] == "SN", score)
 
 
@@ -83,9 +83,9 @@ def test_a_purity_that_no_threshold_gives_and_a_threshold_that_nothing_reaches()
     _, section = page_of(rows, "Thresholds for SN", thresholds.list_constants(fitted))
     assert [row[1:] for row in section.tables[0][1]] == [
         ["0.300", "1.000 [0.21, 1.00]", "1.000 [0.21, 1.00]"],
-        ["0.900", "0.000 [0.00, 0.79]", "none taken"],
-        ["none is", "", ""],
-        ["none is", "", ""],
+        ["0.900", "0.000 [0.00, 0.79]", "no rows called SN"],
+        ["not reached", "", ""],
+        ["not reached", "", ""],
     ]
     assert thresholds.fit({"label": np.array(["a"]), "true": np.array([0.1])}) is None
     assert thresholds.list_constants(None) == {}
@@ -107,7 +107,7 @@ def test_bins_of_a_column_hold_equally_many_rows() -> None:
     assert bins[0][:2] == (0, 19) and uncertainty.bin_by_column(values < 100, np.full(200, np.nan)) == []
     labels = {"label": np.resize(["a", "b"], 200), "predicted": np.full(200, "a")}
     table = {"id": np.arange(200), **labels, "p_a": np.full(200, 0.6), "p_b": np.full(200, 0.4)}
-    drawn, section = page_of(table | {"magpsf": values}, "Where it works")
+    drawn, section = page_of(table | {"magpsf": values}, "Accuracy by magnitude and S/N")
     assert "by_magpsf" in drawn and len(section.pictures) == 1
     with pytest.raises(StopIteration):
-        page_of(table, "Where it works")
+        page_of(table, "Accuracy by magnitude and S/N")

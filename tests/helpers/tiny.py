@@ -1,12 +1,15 @@
 """What many tests make: tiny configs, weights, facts, stamps and pages."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from pyarrow import parquet
 
@@ -15,7 +18,7 @@ from alerce_early.evaluation import tables
 from alerce_early.evaluation.kinds import NO_CONSTANTS, Classification
 from alerce_early.experiments.config import compose_config
 from alerce_early.experiments.run import train
-from alerce_early.report import sections
+from alerce_early.report import page, sections
 
 CHECKOUT = Path(__file__).parents[2]
 TWO_COLUMNS = ("trainer.max_epochs=1", "features.names=[fwhm,ndethist]")
@@ -61,17 +64,45 @@ def spec(features: tuple[str, ...] = (), **facts: Any) -> DataSpec:
     return DataSpec(features=features, **usual | facts)
 
 
+class Section(NamedTuple):
+    """What a section of a page shows: its title, sentences, tables (header and rows) and captions of pictures."""
+
+    title: str
+    words: list[str]
+    tables: list[tuple[tuple[str, ...], list[list[str]]]]
+    pictures: list[str]
+
+
+def sections_of(html: str) -> list[Section]:
+    """The sections of a page or of a part of one."""
+    root = ElementTree.fromstring(f"<page>{''.join(re.findall('<section>.*?</section>', html, re.S))}</page>")
+
+    def find(part: ElementTree.Element, *tags: str) -> list[str]:
+        return ["".join(one.itertext()) for one in part.iter() if one.tag in tags]
+
+    return [
+        Section(
+            find(section, "h2")[0],
+            [" ".join(words.split()) for words in find(section, "p")],
+            [(tuple(find(t, "th")), [find(row, "td") for row in t.findall("tbody/tr")]) for t in section.iter("table")],
+            find(section, "figcaption"),
+        )
+        for section in root
+    ]
+
+
 def page_of(
     table: dict[str, np.ndarray], title: str, constants: tables.Constants = NO_CONSTANTS
-) -> tuple[dict[str, Any], sections.Section]:
+) -> tuple[dict[str, Figure], Section]:
     """The figures of a page about a table of classifications, and its section of this title."""
     kind = Classification()
     names = [name.removeprefix("p_") for name in table if name.startswith("p_")]
     predicted = np.array(names)[np.stack([table[f"p_{name}"] for name in names], 1).argmax(1)]
     table = {"predicted": predicted, "split": np.full(len(predicted), "test")} | table
     drawn = sections.draw(kind, judged := kind.judge(table, constants), table)
-    written = sections.write(kind, judged, table, drawn, images=None)
-    return drawn, next(section for section in written if section.title == title)
+    files = dict.fromkeys(drawn, Path(page.__file__).with_name("example.png"))  # drawing takes seconds
+    html = page.render("classification.html", **sections.describe(kind, judged, table), drawn=files, notes=[])
+    return drawn, next(section for section in sections_of(html) if section.title == title)
 
 
 def stamp(value: float = 0.0, height: int = 63, width: int = 63) -> np.ndarray:

@@ -114,7 +114,7 @@ def test_rows_that_trained_the_network_do_not_judge_it(
     main()
     words = "2 of 4 labelled rows are of objects that trained or chose the network"
     page = (tmp_path / "t_report" / "index.html").read_text()
-    assert words in capsys.readouterr().out and words in page and "neither trained nor chose" in page
+    assert words in capsys.readouterr().out and words in page and "unused in training and model selection" in page
     assert json.loads((tmp_path / "t_report" / "metrics.json").read_text())["values"]["accuracy"] == 0.5
     # where there are no others, all are judged, and the page says what that is worth
     table, _, notes = foreign_table.read_with_notes(written(tmp_path / "all.csv", text.replace(no, yes)))

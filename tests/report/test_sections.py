@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from alerce_early.evaluation.kinds import choose_kind
-from alerce_early.report import sections
+from alerce_early.report import page, sections
+from tests.helpers.tiny import sections_of
 
 N = 8
 KEYS = {"id": np.arange(N).astype(str), "row": np.arange(N), "label": np.repeat(["QSO", "QSO_BAL"], N // 2)}
@@ -15,12 +16,14 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize(("split", "words"), [("validation", "chose the network"), ("test", "neither trained nor")])
+@pytest.mark.parametrize(
+    ("split", "words"), [("validation", "used for model selection"), ("test", "unused in training")]
+)
 @pytest.mark.parametrize("name", TABLES)
 def test_the_page_names_the_split_it_judges(name: str, split: str, words: str) -> None:
     table = KEYS | TABLES[name] | {"split": np.full(N, split)}
     kind = choose_kind(table)
     judged = kind.judge(table)
-    drawn = sections.draw(kind, judged, table)
-    first, *_ = sections.write(kind, judged, table, drawn, lambda rows: np.zeros((len(rows), 1, 21, 21)))
-    assert first.title == f"Result on the {split} split" and first.words[0].startswith(f"{N} {split} rows that {words}")
+    assert "worst" in sections.draw(kind, judged, table, lambda rows: np.zeros((len(rows), 1, 21, 21)))
+    first, *_ = sections_of(page.render(f"{name}.html", **sections.describe(kind, judged, table), drawn={}, notes=[]))
+    assert first.title == f"Result on the {split} split" and first.words[0].startswith(f"{N} {split} rows, {words}")

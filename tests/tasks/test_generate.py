@@ -180,7 +180,7 @@ def test_a_run_has_numbers_and_pictures(trained: Run) -> None:
         assert all(part["intervals"][name][0] <= v <= part["intervals"][name][1] for name, v in part["values"].items())
     assert list(trained.pictures.glob("*.png"))
     page = trained.page.read_text()
-    assert "What the network makes of it" in page and "Least expected stamps" in page
+    assert "Model outputs" in page and "Least likely stamps" in page
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,10 @@ def test_how_it_learnt_is_kept_by_step_and_by_epoch(finished: Path) -> None:
 
 def test_the_page_says_how_far_the_goal_is(finished: Path) -> None:
     page = (finished / "report" / "index.html").read_text()
-    assert "Against the goal" in page and "<td>goal of the 2020 report</td><td>0.950</td><td>0.850</td>" in page
+    assert (
+        "Comparison with published results" in page
+        and "<td>goal of the 2020 report</td><td>0.950</td><td>0.850</td>" in page
+    )
 
 
 def test_the_table_covers_validation_and_test_once(finished: Path, composed) -> None:
@@ -289,7 +292,7 @@ def test_a_non_finite_loss_stops_and_keeps_the_best(quick, tmp_path: Path, caplo
     result = json.loads((run.path / "metrics.json").read_text())
     assert "not finite from epoch 2, batch 1 on, learning rate " in result["stopped"]
     assert result["best_epoch"] == 1 and run.best.exists()
-    assert "Training was cut short" in run.page.read_text()
+    assert "Training ended early" in run.page.read_text()
 
 
 def test_a_loss_that_explodes_at_once_is_an_error(quick, tmp_path: Path) -> None:
