@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.metrics import DetCurveDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, DetCurveDisplay
 
 from alerce_early.evaluation import intervals, metrics, thresholds
 from alerce_early.report.pictures import STYLED, mosaic, trace
@@ -16,17 +16,13 @@ MOST_CHANNELS = 4  # shown of a stamp
 
 @STYLED
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """(C, C) counts, row: true class; colour and percentage by row."""
+    """Draw counts (C, C) by true and predicted class, with the percentage of each true class."""
     rates = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure = Figure(figsize=(1.1 * len(classes) + 1.2, 1.0 * len(classes) + 1))
-    axes = figure.add_subplot(xlabel="predicted", ylabel="true")
-    axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), rate in np.ndenumerate(rates):
-        colour = "white" if rate > 0.6 else "black"
-        text = f"{100 * rate:.0f} %\n{counts[row, column]}"
-        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(len(classes)), list(classes))
-    axes.set_yticks(range(len(classes)), list(classes))
+    display = ConfusionMatrixDisplay(rates, display_labels=classes)
+    display.plot(ax=figure.add_subplot(), cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1})
+    for text, rate, count in zip(display.text_.flat, rates.flat, counts.flat, strict=True):
+        text.set(text=f"{100 * rate:.0f} %\n{count}", color="white" if rate > 0.6 else "black")
     return figure
 
 
