@@ -22,7 +22,7 @@ class DataSpec:
     recipe: the cleaning steps as plain configs, in order.
     margin: pixels of sky the store keeps around the crop for augmentation.
     n_train: rows of the training split.
-    fingerprint: of raw file, recipe and code; names the store.
+    fingerprint: of raw file, recipe and cleaning version; names the store.
     origin: in words, which file or simulation this was.
     raw_shape: what the recipe is given, (C, H, W) or (C, L); () if unknown.
     channels: names of the raw channels; they tell which reader's files the network can take.

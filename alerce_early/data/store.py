@@ -1,4 +1,4 @@
-"""The store: what cleaning leaves on disk, named by a fingerprint of raw file, recipe and code.
+"""The store: what cleaning leaves on disk, named by a fingerprint of raw file, recipe and cleaning version.
 
     <root>/<name>-<fingerprint>/images.npy labels.npy ids.npy features.npy [part.npy] examples.npz meta.json
 
@@ -6,7 +6,6 @@ It is written under a temporary name, synced and renamed when complete; one that
 A lock keeps a second process from doing the same work; the operating system frees it when its holder is killed.
 """
 
-import ast
 import hashlib
 import inspect
 import json
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early import files
-from alerce_early.construct import current_name, find
+from alerce_early.construct import PACKAGE, find
 from alerce_early.data import cleaning, raw_files
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.records import N_EXAMPLES, Records
@@ -31,8 +30,6 @@ from alerce_early.errors import InputError
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[1]
-CODE = (f"{ROOT.name}.data.", f"{ROOT.name}.simulation.")
 SAMPLED_BLOCKS, BLOCK = 64, 1 << 16  # how much of a raw file its fingerprint reads
 
 
@@ -125,7 +122,7 @@ def choose_examples(labels: np.ndarray) -> np.ndarray:
 
 
 def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], margin: int, min_share: float) -> str:
-    """Twelve hex digits that change with the raw file, the recipe or the code that reads and cleans such files.
+    """Twelve hex digits that change with the raw file, the recipe, `CLEANING_VERSION` or code of the user's own.
 
     A file is identified by its size, modification time and `SAMPLED_BLOCKS` evenly spaced blocks of its content, so
     that a store of many gigabytes opens immediately; the files in a folder by name, size and modification time.
@@ -134,34 +131,14 @@ def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], marg
     digest = hashlib.sha256()
     paths = {key: value for key, value in source.items() if key.endswith("path") and value}
     plain = {key: value for key, value in source.items() if key not in paths}
-    digest.update(json.dumps([plain, list(steps), margin, min_share], sort_keys=True, default=str).encode())
+    facts = [cleaning.CLEANING_VERSION, plain, list(steps), margin, min_share]
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for path in paths.values():
         digest.update(_sample(raw_files.matching(path)))
-    for file in find_code(current_name(str(source["_target_"])).rpartition(".")[0]):
-        digest.update(file.read_bytes())
     for target in (str(one["_target_"]) for one in (source, *steps)):
-        if not target.startswith(f"{ROOT.name}."):  # the user's own
+        if not target.startswith(f"{PACKAGE}."):  # the user's own
             digest.update(Path(inspect.getfile(find(target))).read_bytes())
     return digest.hexdigest()[:12]
-
-
-def find_code(reader: str) -> list[Path]:
-    """Return the files of `data` and `simulation` that read one kind of file and clean it.
-
-    reader: the dotted name of its module. These are the module, the cleaning, and all that they import of the two.
-    """
-    found: dict[str, Path] = {}
-    asked = [reader, cleaning.__name__]
-    while asked:
-        name = asked.pop()
-        file = ROOT.joinpath(*name.split(".")[1:]).with_suffix(".py")
-        if name in found or not (name.startswith(CODE) and file.is_file()):
-            continue
-        found[name] = file
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                asked += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [found[name] for name in sorted(found)]
 
 
 def _sample(found: Sequence[Path]) -> bytes:
