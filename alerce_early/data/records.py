@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data.text import LONGEST
+from alerce_early.data.text import LONGEST, check_names
 from alerce_early.errors import InputError
 
 UNLABELLED = -1
@@ -116,35 +116,49 @@ def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
     )
 
 
+def take(
+    entries: Mapping[str, Any],
+    name: str,
+    shape: tuple[int | None, ...],
+    origin: str,
+    kind: type[float] | type[str] | tuple[str, ...] = float,
+    missing: Any = np.nan,
+) -> np.ndarray:
+    """Return an entry of a file as an array of this shape, filled with `missing` if it is not there.
+
+    shape: length of each axis, None if any will do. kind: float for numbers, str for names, or the names of classes for
+    labels, see `to_label_numbers`. Raises InputError for values of another kind or shape.
+    """
+    if name not in entries:
+        return np.full([side or 0 for side in shape], missing)
+    if isinstance(kind, tuple):
+        found = to_label_numbers(entries[name], kind, origin)
+    else:
+        found = (to_numbers if kind is float else check_names)(entries[name], name, origin)
+    found = found.reshape(-1) if len(shape) == 1 else found
+    if found.ndim != len(shape) or any(side not in (None, n) for side, n in zip(shape, found.shape, strict=True)):
+        expected = str(shape).replace("None", "N")
+        raise InputError(f"{origin}: {name} has shape {found.shape}. Give one of shape {expected}.")
+    return found
+
+
 def to_label_numbers(labels: Any, classes: Sequence[str], origin: str) -> np.ndarray:
     """(N,) int64 indices into classes from a list or array of them, -1 for no label, or of names in any capitalisation.
 
     Raises InputError for a label that is neither.
     """
+    known: dict[Any, int] = {i: i for i in range(UNLABELLED, len(classes))}
+    known |= {name.lower(): i for i, name in enumerate(classes)}
     try:
-        values = np.asarray(labels).reshape(-1)
-    except ValueError:
-        raise InputError(f"{origin}: labels differ in length; wanted one a row.") from None
-    if values.dtype.kind in "US" or (values.dtype == object and any(isinstance(v, str) for v in values)):
-        index = {name.lower(): i for i, name in enumerate(classes)}
-        names = [v.decode("latin1") if isinstance(v, bytes) else str(v)[:LONGEST] for v in values]
-        unknown = sorted({name for name in names if name.lower() not in index})
-        numbers = np.array([index.get(name.lower(), 0) for name in names], dtype=np.int64)
-    else:
-        try:
-            real = values.astype(np.float64)
-        except (TypeError, ValueError, OverflowError):
-            raise InputError(f"{origin}: labels are neither numbers nor names.") from None
-        known = np.isin(real, np.arange(UNLABELLED, len(classes)))
-        numbers = np.where(known, real, 0).astype(np.int64)
-        unknown = sorted({str(v) for v in values[~known]})
-    if unknown:
-        raise InputError(
-            f"{origin}: unknown label {', '.join(unknown[:5])}; wanted "
-            + ", ".join(f"{i} or {name}" for i, name in enumerate(classes))
-            + "."
-        )
-    return numbers
+        values = np.asarray(labels, dtype=object).ravel().tolist()
+        values = [value.decode("latin1") if isinstance(value, bytes) else value for value in values]
+        numbers = [known.get(value.lower() if isinstance(value, str) else value) for value in values]
+    except (TypeError, ValueError):
+        raise InputError(f"{origin}: labels are no list. Give a number or name per row.") from None
+    if None in numbers:
+        unknown = sorted({str(value)[:LONGEST] for value, n in zip(values, numbers, strict=True) if n is None})
+        raise InputError(f"{origin}: unknown label {', '.join(unknown[:5])}. Give one of {', '.join(classes)}.")
+    return np.array(numbers, dtype=np.int64)
 
 
 def to_numbers(values: Any, what: str, origin: str) -> np.ndarray:

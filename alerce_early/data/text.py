@@ -38,13 +38,13 @@ def check_names(values: Any, what: str, origin: str) -> np.ndarray:
     """
     listed = values.ravel().tolist() if isinstance(values, np.ndarray) else values
     if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
-        raise InputError(f"{origin}: {what} are a {type(values).__name__}; wanted a list of names.")
+        raise InputError(f"{origin}: {what} are a {type(values).__name__}. Give a list of names.")
     names = [name if isinstance(name, str) else _text(name, what, origin) for name in listed]
     for name in set(names):
         if not sound(name):
             raise InputError(
-                f"{origin}: {what} include {name[:LONGEST]!r}; wanted at most {LONGEST} printable characters, none "
-                "of them $ and no formula."
+                f"{origin}: {what} include {name[:LONGEST]!r}. Give names of at most {LONGEST} printable characters, "
+                "without $ and no formulae."
             )
     return np.array(names, dtype=str)
 
@@ -80,4 +80,4 @@ def _text(name: Any, what: str, origin: str) -> str:
     if isinstance(name, int | float | np.number) and name == name:
         return str(name)
     strange = "NaN" if name != name else f"a {type(name).__name__}"
-    raise InputError(f"{origin}: {what} include {strange}; wanted names.")
+    raise InputError(f"{origin}: {what} include {strange}. Give names.")

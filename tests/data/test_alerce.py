@@ -199,22 +199,22 @@ def test_a_file_that_prescribes_its_split(tmp_path: Path) -> None:
 
 
 ERRORS: dict[str, tuple[Any, str]] = {
-    "lengths": (raw(labels=[0, 1]), "5 images, 2 labels, 5 metadata"),
+    "lengths": (raw(labels=[0, 1]), r"labels.*\(2,\).*\(5,\)"),
     "metadata length": (raw(metadata=np.zeros((4, 26))), "5 images, 5 labels, 4 metadata"),
-    "unknown number": (raw(labels=[0, 1, 2, 3, 7]), "unknown label 7; wanted 0 or AGN"),
-    "negative label": (raw(labels=[0, 1, 2, 3, -2]), "unknown label -2"),
-    "half a label": (raw(labels=[0, 1, 2, 3, 0.5]), "unknown label 0.5"),
-    "unknown name": (raw(labels=["AGN", "SN", "VS", "comet", "bogus"]), "unknown label comet"),
-    "no labels": ({"images": [stamp()]}, "has no labels"),
-    "no images": ({"labels": [1]}, r"has the entries \['labels'\]; wanted images"),
+    "unknown number": (raw(labels=[0, 1, 2, 3, 7]), "label 7"),
+    "negative label": (raw(labels=[0, 1, 2, 3, -2]), "label -2"),
+    "half a label": (raw(labels=[0, 1, 2, 3, 0.5]), "label 0.5"),
+    "unknown name": (raw(labels=["AGN", "SN", "VS", "comet", "bogus"]), "label comet"),
+    "no labels": ({"images": [stamp()]}, "no labels"),
+    "no images": ({"labels": [1]}, "no images"),
     "no rows": (raw(images=[], labels=[], metadata=[]), "holds no rows"),
-    "a list": ([1, 2], "holds a list; wanted a dict"),
-    "channels first": (raw(images=[stamp().transpose(2, 0, 1)] * 5), r"shape \(3, 63, 63\); wanted"),
-    "not arrays": (raw(images=["a"] * 5), "images must be numpy arrays"),
-    "text pixels": (raw(images=[np.full((63, 63, 3), "a")] * 5), "wanted floating-point numbers"),
-    "columns": (raw(metadata=np.zeros((5, 24))), r"shape \(5, 24\); wanted one row per stamp of 26 columns"),
-    "ids of NaN": (raw(oid=[float("nan")] * 5), "object ids include NaN"),
-    "ragged metadata": (raw(metadata=[[0.0] * 26] * 4 + [[0.0]]), "metadata rows differ in length"),
+    "a list": ([1, 2], "a list"),
+    "channels first": (raw(images=[stamp().transpose(2, 0, 1)] * 5), r"images.*\(3, 63, 63\)"),
+    "not arrays": (raw(images=["a"] * 5), "images.*str"),
+    "text pixels": (raw(images=[np.full((63, 63, 3), "a")] * 5), "images.*<U1"),
+    "columns": (raw(metadata=np.zeros((5, 24))), r"metadata.*\(5, 24\)"),
+    "ids of NaN": (raw(oid=[float("nan")] * 5), "oid.*NaN"),
+    "ragged metadata": (raw(metadata=[[0.0] * 26] * 4 + [[0.0]]), "metadata differ"),
 }
 
 

@@ -51,13 +51,13 @@ def test_a_blind_file_has_no_labels(labels: Any) -> None:
 @pytest.mark.parametrize(
     "changes, channels, message",
     [
-        ({"sci_images": ...}, hits.CHANNELS, "has no sci_images"),
-        ({}, ["science"], "wanted some of temp, sci, diff, SNR"),
-        ({}, [], "wanted some of temp, sci, diff, SNR"),
-        ({"sci_images": np.zeros((6, 440))}, hits.CHANNELS, "square stamps laid flat"),
-        ({"sci_images": np.zeros((5, 441))}, hits.CHANNELS, "differ in shape"),
-        ({"labels": [0, 1, 2, 0, 1, 0]}, hits.CHANNELS, "unknown label 2; wanted 0 or artefact, 1 or real"),
-        ({"labels": [0, 1]}, hits.CHANNELS, "2 labels"),
+        ({"sci_images": ...}, hits.CHANNELS, "no sci_images"),
+        ({}, ["science"], r"data\.channels"),
+        ({}, [], r"data\.channels"),
+        ({"sci_images": np.zeros((6, 440))}, hits.CHANNELS, r"sci_images.*\(6, 440\)"),
+        ({"sci_images": np.zeros((5, 441))}, hits.CHANNELS, r"\(5, 21, 21\)"),
+        ({"labels": [0, 1, 2, 0, 1, 0]}, hits.CHANNELS, "label 2"),
+        ({"labels": [0, 1]}, hits.CHANNELS, r"labels.*\(2,\).*\(6,\)"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(changes: dict[str, Any], channels: list[str], message: str) -> None:

@@ -98,10 +98,10 @@ def test_rows_without_class_or_redshift() -> None:
 def test_errors(tmp_path: Path) -> None:
     raw = simulate(8, seed=1)
     for change, words in (
-        ({"spectra": np.ones((8, 500))}, r"shape \(8, 500\); wanted spectra \(N, 886\)"),
-        ({"spectra": None}, "only the entries"),
-        ({"class": ["QSO"] * 7}, "lengths of spectra, class"),
-        ({"class": ["QSO", "PLANET"] * 4}, "unknown class PLANET; wanted STAR"),
+        ({"spectra": np.ones((8, 500))}, r"spectra.*\(8, 500\).*\(N, 886\)"),
+        ({"spectra": None}, "no spectra"),
+        ({"class": ["QSO"] * 7}, r"class.*\(7,\).*\(8,\)"),
+        ({"class": ["QSO", "PLANET"] * 4}, "PLANET"),
     ):
         with pytest.raises(InputError, match=words):
             sdss.from_raw({**raw, **change}, "a test")
@@ -191,5 +191,5 @@ def test_spectra_of_one_thing_or_place_are_one_object(tmp_path: Path) -> None:
     assert (
         sdss.from_raw(raw | {"PLUG_RA": [1, 2, 3, 3], "PLUG_DEC": [0.0] * 4}, "a test").ids[2:].tolist() == ["row2"] * 2
     )
-    with pytest.raises(InputError, match="THING_ID and PLUG differ"):
+    with pytest.raises(InputError, match="thing_id"):
         sdss.from_raw(raw | {"THING_ID": [5]}, "a test")

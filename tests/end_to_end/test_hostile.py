@@ -94,7 +94,7 @@ def test_names_are_one_printable_line_and_no_formula(given: list[Any]) -> None:
     "name", ("=cmd|'/C calc'!A0", "@SUM(1)", "+1+cmd|'x'", "-2+3+cmd()", "a\nb", "\u202egnp", "$\\x$")
 )
 def test_such_ids_are_refused_everywhere(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="object ids include"):
+    with pytest.raises(InputError, match="oid include"):
         stamps_file.from_raw({"images": np.zeros((1, 3, 3, 3)), "labels": [0], "oid": [name]}, "a test")
     parquet.write_table(
         pyarrow.table({"id": [name], "label": ["a"], "p_a": [1.0], "p_b": [0.0]}), tmp_path / "t.parquet"

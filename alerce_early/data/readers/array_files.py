@@ -8,7 +8,7 @@ import gzip
 import pickle
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,21 @@ def load(path: str | Path, wanted: Collection[str]) -> Any:
         raise InputError(f"{path} is no {path.suffix} file of arrays, or is damaged: {one_line(error)}.") from None
 
 
-def lower_names(raw: Mapping[Any, Any], origin: str) -> dict[str, Any]:
-    """Return entries by their names in lower case; raises InputError for two of the same name."""
+def find_entries(raw: Any, keys: Mapping[str, Sequence[str]], required: Collection[str], origin: str) -> dict[str, Any]:
+    """Return what a file holds by the names that a reader has for it, without what is None.
+
+    keys: by each of these names those in the file, in lower case. Raises InputError for what is no dict, for two
+    entries of one name, and if one of the required is not there.
+    """
+    if not isinstance(raw, Mapping):
+        raise InputError(f"{origin}: holds a {type(raw).__name__}. Give a dict of {', '.join(keys)}.")
     _check_distinct(raw, origin)
-    return {str(key).lower(): value for key, value in raw.items()}
+    held = {str(key).lower(): value for key, value in raw.items() if value is not None}
+    found = {name: next((held[key] for key in seen if key in held), None) for name, seen in keys.items()}
+    if absent := [name for name in required if found[name] is None]:
+        there = ", ".join(str(name)[:20] for name in list(raw)[:9])
+        raise InputError(f"{origin}: has no {', '.join(absent)}; it has {there}. Give a dict of {', '.join(keys)}.")
+    return {name: entry for name, entry in found.items() if entry is not None}
 
 
 def _check_distinct(names: Iterable[Any], origin: str) -> None:

@@ -11,22 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data import text
 from alerce_early.data.readers import array_files
-from alerce_early.data.records import (
-    UNLABELLED,
-    Records,
-    join,
-    number_rows,
-    to_label_numbers,
-    to_numbers,
-    with_extra,
-)
+from alerce_early.data.records import UNLABELLED, Records, join, number_rows, take, to_numbers, with_extra
 from alerce_early.errors import InputError
 
 CLASSES = ("artefact", "real")
 CHANNELS = ("temp", "sci", "diff", "SNR")  # the order of Deep-HiTS (Cabrera-Vives et al. 2017)
-ENTRIES = {*(f"{channel}_images".lower() for channel in CHANNELS), "labels", "id"}  # all that is read of a file
+KEYS = {name: (name.lower(),) for name in (*(f"{channel}_images" for channel in CHANNELS), "labels", "ID")}
+ENTRIES = {name for names in KEYS.values() for name in names}  # all that is read of a file
 
 
 def read(
@@ -53,25 +45,20 @@ def read(
 
 def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Records:
     """Turn the raw dict of one file into records; the errors are those of `read`."""
-    if not isinstance(raw, Mapping):
-        raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of {', '.join(map(_key, CHANNELS))}.")
-    unknown = [name for name in channels if name not in CHANNELS]
-    if unknown or not channels:
-        raise InputError(f"data.channels={list(channels)}: wanted some of {', '.join(CHANNELS)}.")
-    entries = array_files.lower_names(raw, origin)
-    absent = [_key(name) for name in channels if _key(name).lower() not in entries]
-    if absent:
+    if not channels or not set(channels) <= set(CHANNELS):
         raise InputError(
-            f"{origin}: has no {', '.join(absent)}; it has {', '.join(str(name)[:20] for name in list(raw)[:9])}."
+            f"data.channels={list(channels)}: not channels of this file. Give some of {', '.join(CHANNELS)}."
         )
-    images = [_square(entries[_key(name).lower()], f"{origin}, {_key(name)}") for name in channels]
+    layers = list(map(_key, channels))
+    entries = array_files.find_entries(raw, KEYS, layers, origin)
+    images = [_square(entries, name, origin) for name in layers]
     if len({image.shape for image in images}) > 1:
         raise InputError(f"{origin}: its images differ in shape: {', '.join(str(image.shape) for image in images)}.")
-    n, labels, ids = len(images[0]), entries.get("labels"), entries.get("id")
+    n = len(images[0])
     return Records(
         images=np.stack(images, -1),
-        labels=np.full(n, UNLABELLED) if labels is None else to_label_numbers(labels, CLASSES, origin),
-        ids=number_rows(n) if ids is None else text.check_names(ids, "ID", origin),
+        labels=take(entries, "labels", (n,), origin, CLASSES, UNLABELLED),
+        ids=take(entries, "ID", (n,), origin, str, number_rows(n)),
         features=np.empty((n, 0)),
         feature_names=(),
         classes=CLASSES,
@@ -95,11 +82,10 @@ def _key(channel: str) -> str:
     return f"{channel}_images"
 
 
-def _square(values: Any, origin: str) -> np.ndarray:
+def _square(entries: Mapping[str, Any], name: str, origin: str) -> np.ndarray:
     """Flattened stamps (N, S * S) to float32 (N, S, S)."""
-    flat = to_numbers(values, "rows", origin).astype(np.float32)
-    flat = flat.reshape(len(flat), -1) if flat.ndim > 1 else flat
-    side = math.isqrt(flat.shape[1]) if flat.ndim == 2 else 0
-    if not side or side**2 != flat.shape[1]:
-        raise InputError(f"{origin}: has shape {flat.shape}; wanted (rows, 441), square stamps laid flat.")
+    flat = to_numbers(entries[name], name, origin).astype(np.float32)
+    side = math.isqrt(flat[0].size) if flat.ndim > 1 and len(flat) else 0
+    if not side or side**2 != flat[0].size:
+        raise InputError(f"{origin}: {name} has shape {flat.shape}. Give (N, 441), square stamps laid flat.")
     return flat.reshape(-1, side, side)

@@ -9,7 +9,7 @@ import gzip
 import io
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,7 @@ import numpy as np
 
 from alerce_early.data import coordinates, raw_files, text
 from alerce_early.data.readers import array_files
-from alerce_early.data.records import (
-    UNLABELLED,
-    Records,
-    join,
-    number_rows,
-    to_numbers,
-)
+from alerce_early.data.records import UNLABELLED, Records, join, number_rows, take, to_label_numbers
 from alerce_early.data.spectral_grid import PIXELS, rebin
 from alerce_early.errors import InputError, one_line, require_extra
 
@@ -44,9 +38,9 @@ KEYS = {
     "z": ("z", "z_vi"),
     "z_conf": ("z_conf", "z_conf_person"),
     "id": ("id", "ids", "oid"),
-    "thing": ("thing_id",),
-    "ra": ("plug_ra",),
-    "dec": ("plug_dec",),
+    "thing_id": ("thing_id",),
+    "plug_ra": ("plug_ra",),
+    "plug_dec": ("plug_dec",),
 }
 ENTRIES = {name for names in KEYS.values() for name in names}  # all that is read of a file
 
@@ -70,32 +64,18 @@ def read(path: str | Path | None, test_path: str | Path | None = None) -> Record
 
 def from_raw(raw: Any, origin: str) -> Records:
     """Turn a raw dict of arrays into records; the errors are those of `read`."""
-    if not isinstance(raw, Mapping):
-        raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of spectra, class, z, Z_CONF_PERSON.")
-    entries = array_files.lower_names(raw, origin)
-    spectra, labels, z, conf, ids, *place = (
-        next((entries[key] for key in keys if entries.get(key) is not None), None) for keys in KEYS.values()
-    )
-    wanted = f"wanted spectra (N, {2 * PIXELS}): fluxes, then inverse variances."
-    if spectra is None:
-        raise InputError(f"{origin}: has only the entries {[name[:20] for name in sorted(entries)[:8]]}; {wanted}")
-    rows = to_numbers(spectra, "spectra", origin).astype(np.float32)
-    if rows.ndim != 2 or rows.shape[1] != 2 * PIXELS:
-        raise InputError(f"{origin}: has shape {rows.shape}; {wanted}")
+    entries = array_files.find_entries(raw, KEYS, ("spectra",), origin)
+    rows = take(entries, "spectra", (None, 2 * PIXELS), origin).astype(np.float32)
     flux, ivar = np.split(rows, 2, axis=1)
     usable = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
     n = len(flux)
-
-    def numbers(column: Any, what: str, unknown: float = np.nan) -> np.ndarray:
-        return np.full(n, unknown) if column is None else to_numbers(column, what, origin).reshape(-1)
-
     return _records(
         np.stack([np.where(usable, flux, 0), np.where(usable, ivar, 0)], 2),
-        np.full(n, "") if labels is None else text.check_names(labels, "classes", origin),
-        numbers(z, "z"),
-        numbers(conf, "z_conf", CERTAIN),
-        number_rows(n) if ids is None else text.check_names(ids, "ids", origin),
-        [numbers(column, "THING_ID or PLUG") for column in place],
+        take(entries, "class", (n,), origin, str, ""),
+        take(entries, "z", (n,), origin),
+        take(entries, "z_conf", (n,), origin, missing=CERTAIN),
+        take(entries, "id", (n,), origin, str, number_rows(n)),
+        [take(entries, name, (n,), origin) for name in ("thing_id", "plug_ra", "plug_dec")],
         origin,
         Counter(),
     )
@@ -156,15 +136,14 @@ def _records(
     origin: str,
     set_aside: Counter[str],
 ) -> Records:
-    lengths = [len(column) for column in (images, names, z, conf, ids, *place)]
-    if len(set(lengths)) > 1:
-        raise InputError(f"{origin}: lengths of spectra, class, z, z_conf, id, THING_ID and PLUG differ: {lengths}.")
     kept = images[:, :, 1].any(1)
     if not kept.all():
         set_aside["no pixel with weight"] += int((~kept).sum())
+    classes = [name.strip().replace(" ", "_") for name in names.astype(str).tolist()]
+    labels = to_label_numbers([name or UNLABELLED for name in classes], CLASSES, origin)
     return Records(
         images=images[kept],
-        labels=_labels(names, origin)[kept],
+        labels=labels[kept],
         ids=_name_objects(ids, *place)[kept],
         features=np.stack([z, conf], 1)[kept].astype(np.float64),
         feature_names=COLUMNS,
@@ -180,14 +159,3 @@ def _name_objects(ids: np.ndarray, things: np.ndarray, ra: np.ndarray, dec: np.n
     """(N,) str, the object of each spectrum: its THING_ID, where that is above 0, or else the first id at its place."""
     known = np.where((things > 0) & (things < 2**53), things, 0).astype(np.int64)
     return coordinates.match_objects(np.where(known > 0, known.astype(str), ids), ra, dec, SAME_PLACE)
-
-
-def _labels(names: np.ndarray, origin: str) -> np.ndarray:
-    """(N,) class names, "" for none, to numbers."""
-    distinct, index = np.unique(names.astype(str), return_inverse=True)
-    known = {**{name: i for i, name in enumerate(CLASSES)}, "": UNLABELLED}
-    numbers = [known.get(name.strip().upper().replace(" ", "_")) for name in distinct]
-    unknown = [str(name) for name, number in zip(distinct, numbers, strict=True) if number is None]
-    if unknown:
-        raise InputError(f"{origin}: unknown class {', '.join(unknown[:5])}; wanted {', '.join(CLASSES)}.")
-    return np.array(numbers, dtype=np.int64)[index]

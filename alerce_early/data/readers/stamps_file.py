@@ -4,23 +4,14 @@ A pickled dict of `images`, `labels`, `metadata` (any capitalisation), optionall
 dicts, one for each of Train, Validation and Test.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alerce_early.data import text
 from alerce_early.data.readers import array_files
-from alerce_early.data.records import (
-    UNLABELLED,
-    Records,
-    join,
-    number_rows,
-    to_label_numbers,
-    to_numbers,
-    with_extra,
-)
+from alerce_early.data.records import UNLABELLED, Records, join, number_rows, take, to_numbers, with_extra
 from alerce_early.errors import InputError
 
 CLASSES = ("AGN", "SN", "VS", "asteroid", "bogus")
@@ -37,16 +28,17 @@ COLUMNS = (
 # The published model's column list: the full one without what a real-bogus score or reference depends on.
 PUBLISHED_COLUMNS = tuple(name for name in COLUMNS if name not in ("rb", "distnr", "magnr"))
 
-# Other names under which the same entry has been seen.
+PARTS = ("train", "validation", "test")
+# All names under which the same entry has been seen.
 KEYS = {
     "images": ("images",),
     "labels": ("labels",),
     "metadata": ("metadata", "features"),
     "oid": ("oid", "object_ids", "objectid"),
+    **{part: (part,) for part in PARTS},
 }
 
-PARTS = {"train": "train", "validation": "validation", "test": "test"}
-ENTRIES = {*PARTS, *(name for names in KEYS.values() for name in names)}  # all that is read of a file
+ENTRIES = {name for names in KEYS.values() for name in names}  # all that is read of a file
 
 
 def read(path: str | Path | None, test_path: str | Path | None = None, extra_path: str | Path | None = None) -> Records:
@@ -75,18 +67,37 @@ def from_raw(raw: Any, origin: str, labelled: bool = True) -> Records:
 
     labelled: whether labels must be there; where they need not and are not, all rows are unlabelled.
     """
-    if not isinstance(raw, Mapping):
-        raise InputError(f"{origin}: holds a {type(raw).__name__}; wanted a dict of images, labels, metadata.")
-    entries = array_files.lower_names(raw, origin)
-    if "images" in entries:
-        return _one_part(entries, origin, labelled)
-    parts = {PARTS[key]: value for key, value in entries.items() if key in PARTS}
-    if not parts:
+    entries = array_files.find_entries(raw, KEYS, (), origin)
+    parts = {name: entries[name] for name in PARTS if name in entries}
+    if parts and "images" not in entries:
+        return join({name: from_raw(part, f"{origin}, {name}", labelled) for name, part in parts.items()}, origin)
+    array_files.find_entries(raw, KEYS, ("images", "labels") if labelled else ("images",), origin)
+    images = entries["images"]
+    if isinstance(images, np.ndarray) and images.dtype == object:
+        images = list(images.ravel())
+    if not isinstance(images, list | tuple) and not np.ndim(images):
+        raise InputError(f"{origin}: images are a {type(images).__name__}. Give a list or array of stamps.")
+    _check_stamps(images, origin)
+    n = len(images)
+    values = to_numbers(entries.get("metadata", ()), "metadata", origin)
+    features = values if values.size else np.empty((n, 0))
+    by_width = {len(columns): columns for columns in (COLUMNS, PUBLISHED_COLUMNS, ())}
+    if features.ndim != 2 or features.shape[1] not in by_width:
         raise InputError(
-            f"{origin}: has the entries {[name[:20] for name in sorted(entries)[:8]]}; wanted images, labels, metadata "
-            "(or Train, Validation, Test with those inside)."
+            f"{origin}: metadata has shape {features.shape}. Give one row per stamp of {len(COLUMNS)} columns "
+            f"({', '.join(COLUMNS[:3])}, ...) or the {len(PUBLISHED_COLUMNS)} without rb, distnr, magnr."
         )
-    return join({name: from_raw(part, f"{origin}, {name}", labelled) for name, part in parts.items()}, origin)
+    return Records(
+        images=images,
+        labels=take(entries, "labels", (n,), origin, CLASSES, UNLABELLED),
+        ids=take(entries, "oid", (n,), origin, str, number_rows(n)),
+        features=features,
+        feature_names=by_width[features.shape[1]],
+        classes=CLASSES,
+        origin=origin,
+        channels=CHANNELS,
+        survey=SURVEY,
+    )
 
 
 def to_raw(images: np.ndarray, labels: Sequence[str], ids: Sequence[str]) -> dict[str, Any]:
@@ -104,60 +115,12 @@ def to_raw(images: np.ndarray, labels: Sequence[str], ids: Sequence[str]) -> dic
     return {"images": images.astype(np.float32), "labels": numbers, "metadata": None, "oid": list(ids)}
 
 
-def _one_part(entries: Mapping[str, Any], origin: str, labelled: bool) -> Records:
-    def entry(name: str) -> Any:
-        return next((entries[key] for key in KEYS[name] if key in entries), None)
-
-    images, labels, metadata, oid = (entry(name) for name in KEYS)
-    if labels is None and labelled:
-        raise InputError(f"{origin}: has no labels; wanted a list of 0..4 or of {', '.join(CLASSES)}.")
-    if isinstance(images, np.ndarray) and images.dtype == object:
-        images = list(images.ravel())
-    if not isinstance(images, np.ndarray | list | tuple) or (isinstance(images, np.ndarray) and not images.ndim):
-        raise InputError(f"{origin}: images are a {type(images).__name__}; wanted a list or array of stamps.")
-    features, columns = _features(metadata, len(images), origin)
-    return Records(
-        images=_checked_images(images, origin),
-        labels=np.full(len(images), UNLABELLED) if labels is None else to_label_numbers(labels, CLASSES, origin),
-        ids=number_rows(len(images)) if oid is None else text.check_names(oid, "object ids", origin),
-        features=features,
-        feature_names=columns,
-        classes=CLASSES,
-        origin=origin,
-        channels=CHANNELS,
-        survey=SURVEY,
-    )
-
-
-def _checked_images(images: Any, origin: str) -> Any:
-    """Every stamp must be a numeric array (H, W, 3); size and squareness are the cleaning's business."""
-    if isinstance(images, np.ndarray):
-        shapes, dtypes = {images.shape[1:]}, {images.dtype}
-    else:
-        if not all(isinstance(image, np.ndarray) for image in images):
-            raise InputError(f"{origin}: images must be numpy arrays.")
-        shapes, dtypes = {image.shape for image in images}, {image.dtype for image in images}
-    wrong = [shape for shape in shapes if len(shape) != 3 or shape[2] != 3]
-    if wrong:
-        raise InputError(
-            f"{origin}: an image has shape {wrong[0]}; wanted (height, width, 3) with science, template "
-            "and difference last."
-        )
-    odd = [dtype for dtype in dtypes if dtype.kind not in "fiu"]
-    if odd:
-        raise InputError(f"{origin}: an image has dtype {odd[0]}; wanted floating-point numbers.")
-    return images
-
-
-def _features(metadata: Any, n: int, origin: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    if metadata is None:
-        return np.empty((n, 0)), ()
-    values = to_numbers(metadata, "metadata rows", origin)
-    by_width = {len(COLUMNS): COLUMNS, len(PUBLISHED_COLUMNS): PUBLISHED_COLUMNS, 0: ()}
-    width = values.shape[1] if values.ndim == 2 else 0 if values.size == 0 else -1
-    if width not in by_width:
-        raise InputError(
-            f"{origin}: metadata has shape {values.shape}; wanted one row per stamp of {len(COLUMNS)} columns "
-            f"({', '.join(COLUMNS[:3])}, ...) or the {len(PUBLISHED_COLUMNS)} without rb, distnr, magnr."
-        )
-    return values.reshape(len(values) if width else n, width), by_width[width]
+def _check_stamps(images: Sequence[np.ndarray] | np.ndarray, origin: str) -> None:
+    """Raise InputError unless every stamp is numbers (H, W, 3); size and squareness are the cleaning's business."""
+    for image in images[:1] if isinstance(images, np.ndarray) else images:
+        if not isinstance(image, np.ndarray) or image.dtype.kind not in "fiu" or image.shape[2:] != (3,):
+            found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise InputError(
+                f"{origin}: images include one of {found}. Give arrays of numbers of shape (height, width, 3), with "
+                "science, template and difference last."
+            )
