@@ -33,7 +33,7 @@ from alerce_early.report import data_summary, figures, pictures, run_page
 from alerce_early.tasks import restore
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
-from alerce_early.training.callbacks import NonFiniteLossError, measure_training, put_in_order, silence_libraries
+from alerce_early.training.callbacks import NonFiniteLossError, measure_training, silence_libraries
 from alerce_early.training.processes import agree, check_sight, is_launched, with_first
 from alerce_early.training.signals import resumed_by
 from alerce_early.training.tensorboard import Board
@@ -181,7 +181,6 @@ def build(config: DictConfig, data: AlertData, start: Path | None) -> Task:
 def begin(run: Run, config: DictConfig, data: AlertData, task: Task, trainer: L.Trainer) -> None:
     """Write what made the run into its folder, draw what was read, and log both."""
     run.begin(config)
-    put_in_order(run.path)
     pictures.draw(data.store)
     counts = data_summary.format_parts(data.part_sizes(), data.left_out)
     log.info("%s\n%s", data_summary.format_summary(data.store.meta), counts)

@@ -174,16 +174,6 @@ class Patience(EarlyStopping):
         super().on_validation_end(trainer, pl_module)
 
 
-def put_in_order(folder: Path) -> None:
-    """Name the TensorBoard files of earlier sessions so that they are read first, in their order.
-
-    They are read by name, which begins with the second. A second shared, or a clock set back, would put this session
-    before the others, and its curves would be taken for expired.
-    """
-    for number, file in enumerate(sorted(folder.glob("events.out.tfevents.*"))):
-        file.rename(folder / f"events.out.tfevents.{number:010}.before")
-
-
 class Randomness(Callback):
     """Keeps the state of every process's random number generators, so that a run that continues draws the same."""
 
