@@ -41,7 +41,6 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     A user's mistake ends it with one line and status 2, a signal with one line and status 128 + its number.
     Of a sweep, a mistake ends one job, see `sweep`.
     """
-    launch = sweep.LAUNCH  # travels with a job that is sent to another machine
 
     @wraps(job)
     def guarded(config: DictConfig) -> None:
@@ -67,7 +66,7 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     @wraps(job)
     def one_or_many(config: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            sweep.run(guarded, config, launch)
+            sweep.run(guarded, config)
         else:
             exit_on_input_error(alone)(config)
 

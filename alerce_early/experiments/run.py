@@ -34,7 +34,7 @@ from alerce_early.tasks import restore
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.training.callbacks import NonFiniteLossError, measure_training, silence_libraries
-from alerce_early.training.processes import agree, check_sight, is_launched, with_first
+from alerce_early.training.processes import agree, is_launched
 from alerce_early.training.signals import resumed_by
 from alerce_early.training.tensorboard import Board
 from alerce_early.training.trainer import make_trainer
@@ -137,7 +137,6 @@ def claim(run: Run, config: DictConfig) -> Iterator[bool]:
         found = agree(begin)  # the first process holds the folder and writes for all
         if found not in (FINISHED, ""):
             raise files.BusyError(found)
-        check_sight(run.path, lambda: run.cut)
         run.expect(config)
         own = ",".join(construct.own_packages(to_plain(config)))
         trusting = ["env", f"{construct.TRUST}={own}"] if own else []
@@ -161,7 +160,7 @@ def find_networks(config: DictConfig, run: Run) -> tuple[Path | None, list[Path]
 def prepare(config: DictConfig, teachers: Sequence[Path]) -> AlertData:
     """Return the data module of a config with its store made, and with the teachers' probabilities if there are any."""
     data = make_data(config)
-    with_first(data.prepare_data)
+    agree(data.prepare_data)
     if teachers:
         data.teach(ask_teachers(teachers, data))
     return data

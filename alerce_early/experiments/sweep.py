@@ -1,19 +1,14 @@
 """A sweep's jobs: none runs twice, the others continue after one fails, and the end says what came of each.
 
-A job may run in another process or on another machine (submitit), so each leaves a note of its outcome in a folder
-of this launch, which the end reads and clears away.
+A job may run in another process or on another machine (submitit), so what came of it is read from its folder.
 """
 
-import os
-import shutil
-import socket
 import subprocess
 import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,38 +22,32 @@ from alerce_early.errors import InputError
 from alerce_early.training import signals
 from alerce_early.training.processes import is_first, is_launched
 
-LAUNCH = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{socket.gethostname()}-{os.getpid()}"
-FINISHED, BEFORE, FAILED = "finished", "finished before", "failed"
-TAKEN, DONE = "running in another process", "finished by another process"
+FAILURE = "failed.txt"  # of the last attempt at a job, in its folder
 
 
-class JobError(Exception):
-    """A job of several processes ended badly; the message is what it printed."""
-
-
-def run(job: Callable[[DictConfig], None], config: DictConfig, launch: str) -> None:
-    """Run one job of a sweep, unless it has finished or another process runs it, and note what came of it."""
+def run(job: Callable[[DictConfig], None], config: DictConfig) -> None:
+    """Run one job of a sweep, unless it has finished or another process runs it; keep its error in its folder."""
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
-    outcome, reason = BEFORE if Run(folder).finished else FINISHED, ""
     try:
-        if outcome != BEFORE and config.trainer.get("devices", 1) != 1 and not is_launched():
+        if config.trainer.get("devices", 1) != 1 and not (Run(folder).finished or is_launched()):
             _run_apart(list(context.overrides.task), folder)
         else:
             job(config)
-        (folder / "failed.txt").unlink(missing_ok=True)
-    except files.BusyError:
-        outcome = BEFORE if outcome == BEFORE else TAKEN  # a finished job may be looked at by another launch
+        (folder / FAILURE).unlink(missing_ok=True)
+    except files.BusyError as busy:
+        print(busy)
     except Exception as error:
-        outcome, reason = FAILED, str(error).strip().rpartition("\n")[2]
-        whole = str(error) if isinstance(error, (InputError, JobError)) else traceback.format_exc()
-        print(f"error: {reason}", file=sys.stderr)
+        whole = str(error) if isinstance(error, (InputError, ChildProcessError)) else traceback.format_exc()
+        print(f"error: {_last_line(whole)}", file=sys.stderr)
         if is_first():
-            files.write_text(folder / "failed.txt", f"{whole}\n")
+            files.write_text(folder / FAILURE, f"{whole}\n")
         if is_launched() and not isinstance(error, InputError):
             sys.exit(1)  # the other processes may be waiting for this one: their launcher must end them
-    if is_first():
-        files.write_text(folder.parent / ".launches" / launch / folder.name, f"{outcome}\n{reason}")
+
+
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]
 
 
 def _run_apart(options: list[str], folder: Path) -> None:
@@ -71,33 +60,39 @@ def _run_apart(options: list[str], folder: Path) -> None:
     if job.returncode == files.BusyError.status:
         raise files.BusyError(printed)
     if job.returncode:
-        raise JobError(printed.strip() or f"exit status {job.returncode}")
+        raise ChildProcessError(printed.strip() or f"exit status {job.returncode}")
 
 
 class Summary(Callback):
-    """Hydra calls this when all jobs have ended, wherever they ran."""
+    """Hydra calls this when a sweep begins, and when all its jobs have ended, wherever they ran."""
 
     def on_multirun_start(self, config: DictConfig, **also: Any) -> None:
         """Trust what the user's config names: what is made of the jobs' checkpoints here must open them."""
         construct.trust(OmegaConf.to_container(config))
+        self.finished, self.failed = _read_outcomes(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **also: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
-        notes = folder / ".launches" / LAUNCH
         if not is_first():
             return
-        jobs = {note.name: note.read_text().split("\n", 1) for note in sorted(notes.glob("[!.]*"))}
-        shutil.rmtree(notes, ignore_errors=True)
-        with suppress(OSError):  # another launch has its notes there
-            notes.parent.rmdir()
-        for name, note in jobs.items():
-            if note[0] == TAKEN and Run(folder / name).finished:
-                note[0] = DONE
-        counts = Counter(outcome for outcome, _ in jobs.values())
-        print(f"{folder}: {len(jobs)} jobs,", ", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
-        for name, (outcome, _) in jobs.items():
-            if outcome == TAKEN:
-                print(f"  {TAKEN}: {name}")
-        if bad := [f"{name}: {reason}" for name, (outcome, reason) in jobs.items() if outcome == FAILED]:
-            print(f"error: {len(bad)} of the jobs failed:", *bad, sep="\n  ", file=sys.stderr)
+        folder = Path(config.hydra.sweep.dir)
+        finished, failed = _read_outcomes(folder)
+        bad = {job: failed[job][1] for job in sorted(failed) if failed[job] != self.failed.get(job)}
+        outcomes = dict.fromkeys(sorted(path.name for path in folder.glob("[!.]*") if path.is_dir()), "not finished")
+        outcomes |= dict.fromkeys(finished, "finished") | dict.fromkeys(self.finished, "finished before")
+        outcomes |= dict.fromkeys(bad, "failed")
+        counts = Counter(outcomes.values())
+        print(f"{folder}: {len(outcomes)} jobs,", ", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
+        for job in sorted(outcomes.keys() - finished - bad.keys()):
+            print(f"  not finished: {job}")
+        if bad:
+            print(f"error: {len(bad)} of the jobs failed:", *map(": ".join, bad.items()), sep="\n  ", file=sys.stderr)
             sys.exit(1)
+
+
+def _read_outcomes(folder: Path) -> tuple[set[str], dict[str, tuple[int, str]]]:
+    """Return which jobs of a sweep have finished, and when and why others failed."""
+    failed = {}
+    for file in folder.glob(f"*/{FAILURE}"):
+        with suppress(FileNotFoundError):  # another process has just repeated the job
+            failed[file.parent.name] = file.stat().st_mtime_ns, _last_line(file.read_text())
+    return {file.parent.name for file in folder.glob("*/metrics.json")}, failed

@@ -7,16 +7,11 @@ that Lightning starts itself come when the first has decided.
 
 import json
 import os
-import socket
 import sys
-import time
 from collections.abc import Callable
-from datetime import timedelta
 from functools import cache
 from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any
 
 from alerce_early.errors import InputError, one_line
 from alerce_early.training import signals
@@ -29,8 +24,7 @@ OURS = "ALERCE_EARLY_FIRST_PROCESS"  # for the processes that Lightning starts: 
 COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # how launchers tell how many processes they started
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # what Lightning takes a rank from
 LAUNCHED = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", *COUNTS)  # one of them, if a launcher is at work
-LONGEST = timedelta(days=1)  # that the first process may take to prepare the data
-SIGHT = 60.0  # seconds until a network file system shows one machine what another wrote
+LONGEST = 86400.0  # seconds that the first process may take to prepare the data
 
 _questions = count()
 
@@ -47,54 +41,31 @@ def is_launched() -> bool:
     return _meeting() is not None
 
 
-def agree(decide: Callable[[], str]) -> str:
-    """Return in every process what the first one decides.
+def agree(decide: Callable[[], Any]) -> Any:
+    """Return in every process what the first one decides, a plain value, while the others wait.
 
     Every process must make the same calls of this function in the same order. Returns "" in a process that Lightning
     started, which exists only because the first has already decided to continue. Raises InputError in
     all if the first fails.
     """
-    if not is_launched():
+    if (store := _meeting()) is None:
         return decide() if is_first() else ""
-    return _exchange(decide if is_first() else str)[0]
+    from torch.distributed.elastic.utils.store import synchronize
 
-
-def with_first(work: Callable[[], None]) -> None:
-    """Do work in the first process of a launcher while the others wait; raises its error in all."""
-
-    def done() -> str:
-        work()
-        return ""
-
-    agree(done)
-
-
-def check_sight(folder: Path, view: Callable[[], object]) -> None:
-    """Raise InputError in all processes unless all see one folder, and in it what the first sees by `view`."""
-    if not is_launched():
-        return
-    token = folder / ".shared.partial"  # if it stays behind, it is cleared with what is half written
-
-    def see() -> str:
-        return f"{token.read_text() if token.exists() else None} {view()}"
-
+    here, failed, answer = environment(), None, {}
+    assert here
     if is_first():
-        token.write_text(uuid4().hex)
-    wanted, until = agree(see), time.monotonic() + SIGHT
-
-    def look() -> str:
-        while see() != wanted:
-            if time.monotonic() > until:
-                raise InputError(
-                    f"{socket.gethostname()} does not see {folder} as the first process does. "
-                    "Choose a place that all machines share with outputs=FOLDER."
-                )
-            time.sleep(0.5)
-        return ""
-
-    _exchange(look)
-    if is_first():
-        token.unlink()
+        try:
+            answer = {"said": decide()}
+        except Exception as error:
+            failed, answer = error, {"failed": str(error) if isinstance(error, InputError) else one_line(error)}
+    place = here.global_rank(), here.world_size(), f"{next(_questions)}/"
+    first = json.loads(synchronize(store, json.dumps(answer).encode(), *place, LONGEST)[0])
+    if failed:
+        raise failed
+    if "failed" in first:
+        raise InputError(first["failed"])
+    return first["said"]
 
 
 def environment() -> "ClusterEnvironment | None":
@@ -167,27 +138,3 @@ def _meeting() -> "Store | None":
     store, _, _ = next(iter(dist.rendezvous(address, here.global_rank(), here.world_size())))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"alerce_early/{attempt}", store)
-
-
-def _exchange(say: Callable[[], str]) -> list[str]:
-    """Return what each process says, by rank; if one fails, it raises its error, the others an InputError."""
-    store, here, question = _meeting(), environment(), next(_questions)
-    assert store and here
-    failed: Exception | None = None
-    try:
-        answer = {"said": say()}
-    except Exception as error:
-        failed, answer = error, {"failed": str(error) if isinstance(error, InputError) else one_line(error)}
-    keys = [f"{question}/{rank}" for rank in range(here.world_size())]
-    store.set(keys[here.global_rank()], json.dumps(answer))
-    store.wait(keys, LONGEST)
-    answers = [json.loads(store.get(key)) for key in keys]
-    store.add(f"{question}/heard", 1)
-    until = time.monotonic() + SIGHT
-    while is_first() and store.add(f"{question}/heard", 0) < len(keys) and time.monotonic() < until:
-        time.sleep(0.01)  # the store ends with the first process
-    if failed:
-        raise failed
-    if message := next((answer["failed"] for answer in answers if "failed" in answer), None):
-        raise InputError(message)
-    return [answer["said"] for answer in answers]

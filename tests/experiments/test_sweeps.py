@@ -92,17 +92,18 @@ def test_killed_launchers_block_nothing_and_no_job_runs_twice(stamps_file: Path,
         assert (job / "failed.txt").exists() == bad and (job / "metrics.json").exists() != bad
         if bad:
             assert "Traceback" in (job / "failed.txt").read_text()
-            assert any(f"{job.name}: Early stopping conditioned" in err for _, err in said)
+            assert any(f"{job.name}: RuntimeError: Early stopping conditioned" in err for _, err in said)
         else:
             assert (job / "train.log").read_text().count("report: ") == 1
 
 
 def test_a_job_is_told_as_what_came_of_it_and_its_failure_is_forgotten_once_it_succeeds(
-    composed: Callable[..., DictConfig], tmp_path: Path
+    composed: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, config = tmp_path / "job", composed("model=preliminary_cnn")
     context = OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)})
-    context.hydra.runtime.output_dir = str(folder)
+    context.hydra.runtime.output_dir, context.hydra.sweep.dir = str(folder), str(tmp_path)
+    folder.mkdir()
 
     def damaged(_: DictConfig) -> None:
         raise InputError("stamps.pkl is damaged.")
@@ -111,21 +112,33 @@ def test_a_job_is_told_as_what_came_of_it_and_its_failure_is_forgotten_once_it_s
         with Run(folder).alone():
             pass
 
-    def outcome(job: Callable[[DictConfig], None]) -> str:
+    def finishes(_: DictConfig) -> None:
+        (folder / "metrics.json").write_text("{}")
+
+    def told(job: Callable[[DictConfig], None]) -> str:
+        """Of a sweep of this job, what its end says."""
         HydraConfig.instance().set_config(context)
-        sweeps.run(job, config, "launch")
-        return (tmp_path / ".launches" / "launch" / "job").read_text()
+        summary = sweeps.Summary()
+        summary.on_multirun_start(context)
+        sweeps.run(job, config)
+        capsys.readouterr()
+        try:
+            summary.on_multirun_end(context)
+        except SystemExit as end:
+            assert end.code == 1
+            return capsys.readouterr().err.splitlines()[-1]
+        return capsys.readouterr().out.splitlines()[0].rpartition("jobs, ")[2]
 
     try:
-        assert outcome(damaged) == f"{sweeps.FAILED}\nstamps.pkl is damaged."
+        assert told(damaged) == "  job: stamps.pkl is damaged."
         assert (folder / "failed.txt").read_text() == "stamps.pkl is damaged.\n"
-        assert outcome(works) == f"{sweeps.FINISHED}\n" and not (folder / "failed.txt").exists()
-        with Run(folder).alone():
-            assert outcome(works) == f"{sweeps.TAKEN}\n"
-        (folder / "metrics.json").write_text("{}")
-        assert outcome(works) == f"{sweeps.BEFORE}\n"
+        assert told(damaged) == "  job: stamps.pkl is damaged."  # it failed again
+        with Run(folder).alone():  # another process repeats it
+            assert told(works) == "1 not finished"
+        assert told(finishes) == "1 finished" and not (folder / "failed.txt").exists()
+        assert told(works) == "1 finished before"
         with Run(folder).alone():  # a finished job may be looked at by another launch
-            assert outcome(works) == f"{sweeps.BEFORE}\n"
+            assert told(works) == "1 finished before"
     finally:
         HydraConfig.instance().cfg = None
 

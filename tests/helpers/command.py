@@ -18,7 +18,6 @@ from lightning.fabric.utilities import rank_zero
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        # not config, which gives each launch of a sweep its name when it is imported
         *("alerce_early.experiments.overrides", "alerce_early.training.trainer", "alerce_early.report.run_page"),
         *("alerce_early.serving.runtimes", "alerce_early.data.readers.packets.stream", "sklearn.ensemble"),
     ]

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -154,18 +153,14 @@ def test_a_loss_that_explodes_at_once_ends_all_processes_in_one_line(stamps_file
     assert "epoch 1" in err and "optim.optimizer.lr" in err
 
 
-def tasks(*arguments: str, folders: Sequence[Path | None] = (None, None)) -> list[tuple[int, list[str], list[str]]]:
+def tasks(*arguments: str) -> list[tuple[int, list[str], list[str]]]:
     """Start this command twice, as srun does; status, output and error lines of both."""
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "early", "SLURM_NODELIST": "127.0.0.1"}
     nodes = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
     nodes["SLURM_STEP_NUM_TASKS"] = "2"
     started = [
-        Command(
-            *arguments,
-            env={**os.environ, **job, **nodes, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-            cwd=folder,
-        )
-        for rank, folder in enumerate(folders)
+        Command(*arguments, env={**os.environ, **job, **nodes, "SLURM_PROCID": rank, "SLURM_LOCALID": rank})
+        for rank in "01"
     ]
     said = [task.communicate(timeout=500) for task in started]
     return [(task.wait(), *map(str.splitlines, lines)) for task, lines in zip(started, said, strict=True)]
@@ -183,20 +178,6 @@ def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
 def test_a_mistake_that_the_first_process_sees_ends_all(tmp_path: Path) -> None:
     (first, _, message), (second, _, also) = tasks("alerce_early.train", f"resume={tmp_path / 'nowhere'}")
     assert first == second == 2 and message == also and len(message) == 1 and "nowhere" in message[0]
-
-
-def test_machines_that_do_not_share_the_outputs_are_told(tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path; from alerce_early.errors import exit_on_input_error; "
-        "from alerce_early.training import processes; processes.SIGHT = 1; "
-        "exit_on_input_error(processes.check_sight)(Path('outputs'), bool)"
-    )
-    folders = [tmp_path / "one", tmp_path / "other"]
-    for folder in folders:
-        (folder / "outputs").mkdir(parents=True)
-    found = tasks("-c", code, folders=folders)
-    assert [status for status, _, _ in found] == [2, 2] and all("outputs=FOLDER" in err[-1] for _, _, err in found)
-    assert [status for status, _, _ in tasks("-c", code, folders=[folders[0]] * 2)] == [0, 0]
 
 
 @pytest.mark.parametrize("step", ({}, {"SLURM_STEP_NUM_TASKS": "1"}), ids=("sbatch or salloc", "its interactive step"))
