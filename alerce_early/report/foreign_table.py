@@ -97,10 +97,10 @@ def _take_constants(path: Path, found: dict[str, np.ndarray]) -> dict[str, float
 def _leave_out_trained(table: tables.Table) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the rows of objects that did not train or choose the network, or all where there are no others."""
     trained, n = _is_true(table[predictions.TRAINED]), len(table["id"])
-    of = f"{trained.sum():,} of {n:,} labelled rows are of objects that trained or chose the network"
+    of = f"{trained.sum():,} of {n:,} labelled rows are of objects used in training or model selection"
     if trained.all() and n:
-        return dict(table), [f"{of}; there are no others, so these numbers flatter it."]
-    return {name: column[~trained] for name, column in table.items()}, [f"{of}; the numbers are of the others."]
+        return dict(table), [f"{of}; there are no others, so all numbers are optimistic."]
+    return {name: column[~trained] for name, column in table.items()}, [f"{of}; they are excluded."]
 
 
 def _is_true(column: np.ndarray) -> np.ndarray:

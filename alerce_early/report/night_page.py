@@ -1,4 +1,4 @@
-"""A page of what was classified: the most probable supernovae, each with stamps, numbers and links to the brokers."""
+"""Page of the best supernova candidates of a night, with stamps, probabilities and links to brokers."""
 
 import base64
 import io

@@ -16,12 +16,12 @@ def render(template: str, **content: Any) -> str:
 
 
 def link(target: Path, words: str, here: Path) -> str:
-    """Return words that lead from a page in the folder `here` to another page."""
+    """Return a relative link from a page in the folder `here` to another page."""
     return Markup('<a href="{}">{}</a>').format(Path(os.path.relpath(target, here)).as_posix(), words)
 
 
 def number(value: float, interval: Sequence[float] | None = None, digits: int = 3) -> str:
-    """Return 0.873 [0.84, 0.90]; the ends of a narrow interval have as many digits as the value."""
+    """Format as 0.873 [0.84, 0.90]; the ends of a narrow interval have as many digits as the value."""
     if not interval:
         return f"{value:.{digits}f}"
     narrow = interval[1] - interval[0] < 2 * 10 ** (1 - digits)
@@ -30,7 +30,7 @@ def number(value: float, interval: Sequence[float] | None = None, digits: int = 
 
 
 def numbers(judged: Mapping[str, Any], names: Iterable[str], digits: int = 3) -> list[str]:
-    """Return these numbers of `Kind.judge` with their intervals, "" for those that it does not have."""
+    """Format numbers of `Kind.judge` with their intervals; an undefined one is empty."""
     values, intervals = judged["values"], judged["intervals"]
     return [number(values[name], intervals.get(name), digits) if name in values else "" for name in names]
 

@@ -78,7 +78,7 @@ def write_run_page(
     table, judged = tables.select_judged(predicted, split), result[split]
     kind = choose_kind(table)
     drawn = sections.draw(kind, judged, table, data.stamps)
-    if history := run.history():  # what was joined of several runs has none
+    if history := run.history():  # an ensemble has none
         drawn["curves"] = figures.curves(history, result["best_epoch"], kind.curves)
     text = page.render(
         "run.html",
@@ -117,9 +117,9 @@ def _save(drawn: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
 
 
 def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> tuple[Path, list[str]]:
-    """Judge a table from elsewhere and write page, pictures and numbers into a folder.
+    """Evaluate a table from elsewhere and write its page, figures and metrics.json into a folder.
 
-    Returns the page's path and the notes of `foreign.read_with_notes`, which stand on the page as well.
+    Returns the path of the page and the notes of `foreign_table.read_with_notes`, which the page shows as well.
     """
     table, constants, notes = foreign_table.read_with_notes(source, labels)
     kind = Classification()

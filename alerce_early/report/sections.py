@@ -26,7 +26,7 @@ def draw(kind: Kind, judged: Judged, table: Table, images: Images | None = None)
 
 
 def describe(kind: Kind, judged: Judged, table: Table) -> dict[str, Any]:
-    """Return what the templates of results show of the evaluated rows of one split, besides the figures."""
+    """Return the values that the templates of results show, for the evaluated rows of one split."""
     return {
         "kind": kind,
         "judged": judged,
@@ -50,7 +50,7 @@ def describe(kind: Kind, judged: Judged, table: Table) -> dict[str, Any]:
 
 
 def headline(kind: Kind, judged: Judged) -> list[tuple[str, str]]:
-    """Return (name, value with interval) of the numbers that matter most, but of a class that has no rows."""
+    """Return (name, value with interval) of the main numbers; recall only for classes with rows."""
     absent = {f"recall/{name}" for name, n in _count_rows(judged).items() if not n}
     names = [name for name in kind.words if name in judged["values"] and name not in absent]
     return list(zip((kind.words[name] for name in names), numbers(judged, names, kind.digits), strict=True))
@@ -62,7 +62,7 @@ def _count_rows(judged: Judged) -> dict[str, int]:
 
 
 def _find_mistakes(table: Table) -> np.ndarray:
-    """Return the numbers of the wrong rows of the highest probabilities, the highest first."""
+    """Return the indices of the misclassified rows with the highest probabilities, highest first."""
     confidence = tables.probabilities(table, tables.classes_of(table)).max(1)
     wrong = np.flatnonzero(table["label"] != table["predicted"])
     return wrong[np.argsort(-confidence[wrong], kind="stable")][:N_MISTAKES]
@@ -115,7 +115,7 @@ def _draw_generation(judged: Judged, table: Table, images: Images | None) -> dic
 
 
 def _draw_gallery(name: str, table: Table, words: Mapping[int, str], images: Images | None) -> dict[str, Figure]:
-    """Return a figure of the inputs of some rows of a table, by what their captions say."""
+    """Return a figure of the inputs of some rows, given the second line of the caption of each."""
     if images is None or not words:
         return {}
     captions = [f"{table['id'][i]}\n{table['label'][i]}, {text}" for i, text in words.items()]

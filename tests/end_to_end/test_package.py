@@ -1,4 +1,4 @@
-"""The wheel: carries configs and pretrained networks and works in an empty folder."""
+"""The wheel: carries configs, templates and pretrained networks and works in an empty folder."""
 
 import subprocess
 import sys
@@ -26,6 +26,8 @@ def test_a_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
     assert {f"alerce_early/{name}" for name in configs} <= set(packed.namelist())
     networks = {str(path.relative_to(CHECKOUT)) for path in PRETRAINED.iterdir()}
     assert networks and networks <= set(packed.namelist())
+    templates = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "alerce_early").rglob("*.html")}
+    assert templates and templates <= set(packed.namelist())
     packed.extractall(tmp_path / "site")  # what installing a pure Python wheel does
 
     empty = tmp_path / "empty"

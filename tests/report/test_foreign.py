@@ -112,13 +112,13 @@ def test_rows_that_trained_the_network_do_not_judge_it(
     assert foreign_table.read(path)["id"].tolist() == ["3", "4"]
     monkeypatch.setattr("sys.argv", ["report", str(path)])
     main()
-    words = "2 of 4 labelled rows are of objects that trained or chose the network"
+    words = "2 of 4 labelled rows are of objects used in training or model selection"
     page = (tmp_path / "t_report" / "index.html").read_text()
     assert words in capsys.readouterr().out and words in page and "unused in training and model selection" in page
     assert json.loads((tmp_path / "t_report" / "metrics.json").read_text())["values"]["accuracy"] == 0.5
     # where there are no others, all are judged, and the page says what that is worth
     table, _, notes = foreign_table.read_with_notes(written(tmp_path / "all.csv", text.replace(no, yes)))
-    assert len(table["id"]) == 4 and set(table["split"]) == {foreign_table.SEEN} and "flatter" in notes[0]
+    assert len(table["id"]) == 4 and set(table["split"]) == {foreign_table.SEEN} and "optimistic" in notes[0]
 
 
 @pytest.mark.parametrize(
