@@ -113,7 +113,7 @@ def test_a_test_file_with_and_without_labels(
         assert not run.blind_predictions.exists()
         return
     assert result["judged"] == "validation" and result["test"] is None
-    assert "the test rows have no labels" in page
+    assert "The test rows have no labels" in page
     with run.blind_predictions.open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:6] == ["id", "row", "split", "predicted", "p_artefact", "p_real"]

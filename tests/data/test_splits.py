@@ -205,7 +205,7 @@ def test_a_file_without_names_keeps_the_rows_of_a_place_together(
     test = tables.select_judged(table, "test")
     by_object = Classification().summarise({**test, "id": test["object"]})
     assert run.read_json("metrics.json")["test"]["intervals"] == by_object["intervals"]
-    assert f"of {len(set(test['object']))} objects; whole objects were drawn" in run.page.read_text()
+    assert f"belong to {len(set(test['object']))} objects; the intervals resample whole objects" in run.page.read_text()
     config.data.match_radius = None
     alone = make_data(config)
     assert (alone.objects == alone.store.ids).all()
