@@ -6,6 +6,7 @@ from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 
 EXAMPLES = {"stamps": "simulated", "spectra": "sdss_simulated"}  # a data set of each kind
+MODELS = {"stamps": "rotinv", "spectra": "spectra_class"}  # and a network for it
 
 
 class Net(nn.Module):
@@ -27,7 +28,8 @@ class Net(nn.Module):
     def check(cls, kind: str, holder: str) -> None:
         """Raise InputError if data of this kind, held by what holder says, is not what this network is for."""
         if kind != cls.kind:
-            raise InputError(f"{cls.__name__} needs {cls.kind}; {holder} holds {kind}. Try data={EXAMPLES[cls.kind]}.")
+            advice = f"Choose a network for {kind} with model={MODELS[kind]}, or data={EXAMPLES[cls.kind]}"
+            raise InputError(f"{holder} holds {kind}, and {cls.__name__} needs {cls.kind}. {advice}.")
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         raise NotImplementedError
