@@ -1,8 +1,7 @@
 """Real commands killed with SIGKILL at random moments, each run again until it ends.
 
-`python tests/end_to_end/kills.py train 50 prepare 50` by hand; the suite takes a few. A command runs in a fork of this
-process,
-which has imported everything: the same code and a real kill, without the seconds of an import.
+`python -m tests.end_to_end.kills train 50 prepare 50` by hand; the suite takes a few. A command runs in a fork of this
+process, which has imported everything: the same code and a real kill, without the seconds of an import.
 """
 
 import json

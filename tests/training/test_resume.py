@@ -169,7 +169,7 @@ def test_the_line_to_resume_works_in_a_shell(name: str, stamps_file: Path, tmp_p
 def test_random_kills_end_equal(tmp_path: Path) -> None:
     forget = "import tempfile; tempfile.tempdir = None"  # so that it follows TMPDIR
     env = os.environ | {"TMPDIR": str(tmp_path)}
-    with Command("kills", "train", 2, "prepare", 3, env=env, before=forget) as process:
+    with Command("tests.end_to_end.kills", "train", 2, "prepare", 3, env=env, before=forget) as process:
         assert process.wait() == 0, process.stderr
     results = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
     assert [result["equal"] for result in results] == [2, 3], results
