@@ -2,7 +2,7 @@
 
 A checkpoint holds `format`, the name of its `task` class, `hyper_parameters` (plain: net, spec with the recipe,
 ...), `state_dict` and, of a finished run, `calibration`, `conformal` and `trained_on`, the hashes of the objects that
-trained or chose the network (see `names.hash_objects`; files from before they were kept have none). `FORMAT` is raised
+trained or chose the network (see `text.hash_objects`; files from before they were kept have none). `FORMAT` is raised
 when a change makes others unreadable.
 """
 

@@ -1,8 +1,9 @@
 """The predictions table on disk: one row per stamp, as parquet or CSV by the file's extension.
 
-Columns: id, object where that is not the id (of a source with several names, see `splits.match_objects`), row, split
-("validation" or "test"), label and predicted (class names), p_<class> for each class, q_<class>, the same calibrated,
-the sets of classes of `conformal.KINDS`, and what of `METADATA` the store has. The label of an unlabelled row is empty.
+Columns: id, object where that is not the id (of a source with several names, see `coordinates.match_objects`), row,
+split ("validation" or "test"), label and predicted (class names), p_<class> for each class, q_<class>, the same
+calibrated, the sets of classes of `conformal.KINDS`, and what of `METADATA` the store has. The label of an unlabelled
+row is empty.
 
 What holds for all rows, such as the coverage that the sets promise, is in the table's metadata: in the schema of a
 parquet file, in a hidden JSON file beside a CSV. Tables from before have it as columns.

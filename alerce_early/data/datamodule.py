@@ -34,7 +34,7 @@ class AlertData(L.LightningDataModule):
     ["AGN", "VS"]}; a class in no group is left out, and so is a group of None. keep: column to the values it may have,
     e.g. {"z_conf": [3]}; other rows are left out. target: the column to predict, for regression; rows without it are
     left out. match_radius: arcsec within which rows
-    are of one object, see `splits.match_objects`; None: by name alone. split: options of `splits.split`. sampling,
+    are of one object, see `coordinates.match_objects`; None: by name alone. split: options of `splits.split`. sampling,
     batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image (B, C, S, S) float32, features (B, F)
     float32 unscaled, label (B,) int64, row (B,) int64, share () float32 (see `Rows`) and, if there are any, target (B,)
     float32 and taught (B, classes) float32.

@@ -31,8 +31,8 @@ def read_with_notes(
     labels_path: a table with the labels, see `labels`; where it is given, the first one needs none.
 
     Where there is a column split with test rows, only these are kept, with the constants of `thresholds` if there are
-    validation rows to choose them. Rows of objects that trained the network, by the column `tables.TRAINED`, are left
-    out if there are others. score, in [0, 1], is the probability of SN
+    validation rows to choose them. Rows of objects that trained the network, by the column `predictions.TRAINED`, are
+    left out if there are others. score, in [0, 1], is the probability of SN
     if that is one of the two labels, or else of the one that is last in alphabetical order (of 0 and 1, or bogus
     and real: the second). Returns our columns, with row, split and predicted; what holds for all rows; and what became
     of the labels and rows, in words. Raises InputError, which names the columns that are missing and the values that

@@ -28,7 +28,7 @@ class Facts:
 
     model_id: 12 hex digits, of the weights and of all else that decides what comes out. spec: what it was trained
     on, with the recipe. columns: names of all it returns, as in the predictions table. calibration, conformal:
-    the fits of the validation rows as plain values, or None. trained_on: see `names.hash_objects`; None if unknown.
+    the fits of the validation rows as plain values, or None. trained_on: see `text.hash_objects`; None if unknown.
     """
 
     model_id: str
