@@ -1,5 +1,6 @@
 """How much of the machine this process may use, and the processes that share its work."""
 
+import gc
 import os
 import signal
 import threading
@@ -48,11 +49,13 @@ def map_in_processes(function: Callable[[T], R], work: Iterable[T], workers: int
     waiting: deque[Future[R]] = deque()
     try:
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # no worker runs this process's handlers
+        gc.freeze()  # nor collects its garbage: a Kafka client would wait for threads that a fork does not have
         try:
             pool.submit(os.getpid)  # the first submit starts all workers
             # else, of a worker that is ended while it writes a result, the other half would be waited for
             pool._result_queue._writer.close()  # type: ignore[attr-defined]
         finally:
+            gc.unfreeze()
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         for piece in work:
             waiting.append(pool.submit(function, piece))

@@ -1,5 +1,6 @@
 """A stop ends every command with one line, wherever it finds the main thread and whatever that thread holds."""
 
+import gc
 import os
 import signal
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from alerce_early.machine import map_in_processes
 from tests.helpers.command import Command, running
 
 # raises SIGTERM in the command's main thread, once it listens: at the first event in a function of a file for which a
@@ -110,3 +112,26 @@ def test_a_stop_ends_a_pool_of_processes(
     assert process.returncode == 128 + number
     assert err == f"stopped by {number.name}; the same command continues\n"
     wait_for(lambda: not any(map(running, workers)))
+
+
+def collect_garbage(_: int) -> int:
+    return gc.collect()
+
+
+def test_a_worker_leaves_the_garbage_of_its_parent_alone() -> None:
+    """A Kafka client, collected in a forked process, would wait for threads that are not there."""
+
+    class Client:
+        def __init__(self) -> None:
+            self.itself, self.owner = self, os.getpid()
+
+        def __del__(self) -> None:
+            if os.getpid() != self.owner:
+                os._exit(3)
+
+    gc.disable()
+    try:
+        Client()
+        assert len(list(map_in_processes(collect_garbage, range(4), 2))) == 4
+    finally:
+        gc.enable()
