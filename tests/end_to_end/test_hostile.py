@@ -204,7 +204,7 @@ def test_references_in_the_config_of_a_foreign_run_are_refused(
 
 OUTSIDE = {
     "a folder above": {"name": ".."},
-    "a folder anywhere": {"version": "/tmp/canary"},
+    "a folder anywhere": {"version": "/canary"},
     "a folder by a variable": {"sub_dir": "$HOME"},
     "a database anywhere": {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": "sqlite:///canary"},
 }
