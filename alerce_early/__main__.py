@@ -9,7 +9,7 @@ from pathlib import Path
 from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.files import VERSION
 
-VERBS = ("train", "predict", "report", "compare", "explain", "export", "generate", "prepare", "search")
+VERBS = ("train", "predict", "serve", "report", "compare", "explain", "export", "generate", "prepare", "search")
 
 
 def describe(verb: str) -> str:

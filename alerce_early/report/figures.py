@@ -1,6 +1,6 @@
 """Figures of a run, from tables of numbers; all in one style."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay, DetCurveDisplay
 
-from alerce_early.evaluation import intervals, metrics, thresholds
+from alerce_early.evaluation import intervals, metrics, tables, thresholds
 from alerce_early.report.pictures import STYLED, mosaic, trace
 
 MOST_CHANNELS = 4  # shown of a stamp
+PER_CLASS = 5  # examples in a gallery of all classes
 
 
 @STYLED
@@ -144,6 +145,29 @@ def gallery(images: np.ndarray, captions: Sequence[str], columns: int = 2) -> Fi
                 trace(axes, images[index, 0])
             axes.set_title(captions[index], fontsize=7.5)
     return figure
+
+
+def most_confident(
+    table: tables.Table, classes: Sequence[str], find: Callable[[Sequence[str]], Mapping[str, np.ndarray]]
+) -> Figure:
+    """Draw the stamps of the rows that are most confident of each class.
+
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        Predictions, with at least one row.
+    classes : sequence of str
+    find : callable
+        Returns the stamps (C, H, W) of some rows by candid.
+    """
+    chosen: dict[str, str] = {}
+    predicted = tables.probabilities(table, classes).argmax(1)  # a CSV may take names for numbers
+    for number, name in enumerate(classes):
+        rows = np.flatnonzero(predicted == number)
+        for row in rows[np.argsort(-table[f"q_{name}"][rows], kind="stable")][:PER_CLASS]:
+            chosen[str(table["candid"][row])] = f"{name}, q = {table[f'q_{name}'][row]:.2f}\n{table['id'][row]}"
+    found = find(list(chosen))
+    return gallery(np.stack([found[key] for key in chosen]), list(chosen.values()), columns=PER_CLASS)
 
 
 @STYLED

@@ -126,6 +126,18 @@ def predict(
     return Outcome(*counts, before, seconds, first, cut, parts.finished, labelled, trained, calibration)
 
 
+def find_stamps(source: Source, shard: Shard, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the stamps (C, H, W) of these rows by key; reads the input once more."""
+    found: dict[str, np.ndarray] = {}
+    for chunk in source.chunks(CHUNK, shard):
+        if len(found) == len(keys):
+            break
+        if chunk.records is not None:
+            for i in np.flatnonzero(np.isin(chunk.keys, keys)).tolist():
+                found.setdefault(str(chunk.keys[i]), np.moveaxis(chunk.records.images[i], -1, 0).copy())
+    return found
+
+
 def _find_cuts(rejected: Iterable[Rejected]) -> tuple[str, ...]:
     """Return what is lost of the files, each once."""
     found: Counter[str] = Counter()

@@ -33,7 +33,7 @@ def arrivals(folder: Path, ends: tuple[str, ...], known: Callable[[Path], bool])
         try:
             there = {file for file in folder.iterdir() if file.name.lower().endswith(ends) and file.name[0] != "."}
         except OSError as error:
-            raise InputError(f"--watch {folder} cannot be read: {error.strerror}.") from None
+            raise InputError(f"{folder} cannot be watched: {error.strerror}. Give a folder or a stream.") from None
         for file in there - given:
             with suppress(OSError):  # removed since, or a link to nothing
                 looks[file] = (facts := file.stat()).st_mtime_ns, facts.st_size
@@ -86,4 +86,4 @@ def alone(results: Path) -> Iterator[None]:
         with files.hold_lock(results / ".watch", 0, "--out"):
             yield
     except files.BusyError:
-        raise InputError(f"--out {results}: another --watch writes there, and would classify the same rows.") from None
+        raise InputError(f"--out {results}: another process writes there, and would classify the same rows.") from None

@@ -1,7 +1,7 @@
 """Consumers of one group killed at random moments, or held up until others have their partitions.
 
 `OMP_NUM_THREADS=1 python -m tests.end_to_end.stream_kills RUN 100000 50` by hand: 100,000 messages,
-two consumers, no kill and then 50; the suite takes a few. More options are those of `predict`.
+two consumers, no kill and then 50; the suite takes a few. More options are those of `serve`.
 """
 
 import json
@@ -76,7 +76,7 @@ def consume(
     given = [f"kafka://{where}/{topic}", f"--group={topic}", f"--out={out}", f"--kafka={settings_file(folder)}", *more]
 
     def start() -> Command:
-        return Command("alerce_early.predict", run, *given)
+        return Command("alerce_early.serve", run, *given)
 
     running, done, began = [start(), start()], Counter[str](), 0.0
     until = time.monotonic() + 600 + n / 50 + 10 * kills

@@ -69,7 +69,7 @@ def test_what_was_begun_otherwise_is_told_with_what_can_be_done(tmp_path: Path) 
         InputError, match=r"differs in network\. .* or remove that folder to start afresh\.$"
     ) as message:
         Parts(out, {"network": "b"})
-    assert str(parts.folder) in str(message.value) and "--overwrite" not in str(message.value)  # which --watch has not
+    assert str(parts.folder) in str(message.value) and "--overwrite" not in str(message.value)  # which `serve` lacks
     with Parts(out, {"network": "b"}, overwrite=True) as parts:
         assert parts.counts["read"] == 0
 

@@ -6,9 +6,12 @@ import json
 import os
 import pickle
 import re
+import shlex
 import shutil
 import signal
+import sys
 import tarfile
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from alerce_early.data.readers import stamps_file
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 from alerce_early.experiments.run import train
-from alerce_early.predict import draw_gallery, write_page
+from alerce_early.predict import illustrate, main
 from alerce_early.report import foreign_table, night_page
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
@@ -170,7 +173,8 @@ def test_packets(classifier: Classifier, night: Path, tmp_path: Path) -> None:
     assert len(table["candid"]) + len(rejected.splitlines()) - 1 == 31
     source = inputs.find([night], classifier.spec)
     picture = tmp_path / "surest.png"
-    draw_gallery(classifier, source, (0, 1), tmp_path / "night.parquet", picture)
+    given = Namespace(out=tmp_path / "night.parquet", shard=(0, 1), gallery=picture, html=None)
+    illustrate(given, classifier.classes, source, "mine")
     assert picture.stat().st_size > 10_000
 
 
@@ -180,7 +184,8 @@ def test_a_page_shows_the_most_probable_supernovae_first(
     source = inputs.find([night], classifier.spec)
     predict(classifier, source, tmp_path / "night.parquet")
     monkeypatch.setattr(night_page, "SHOWN", 8)
-    write_page("mine", source, (0, 1), tmp_path / "night.parquet", tmp_path / "night.html")
+    given = Namespace(out=tmp_path / "night.parquet", shard=(0, 1), gallery=None, html=tmp_path / "night.html")
+    illustrate(given, classifier.classes, source, "mine")
     text, table = (tmp_path / "night.html").read_text(), predictions.read(tmp_path / "night.parquet")
     assert text.count('<img class="stamps"') == 8 and "http" not in text.replace("https://", "")
     order = np.argsort(-table["q_SN"], kind="stable")
@@ -377,3 +382,33 @@ def test_a_damaged_row_group_is_no_success(run: Path, tmp_path: Path) -> None:
     assert parquet.read_metadata(tmp_path / "out.parquet").num_rows + rejected == 40
     assert done.stderr.startswith("warning: export.parquet: ") and done.stderr.endswith(" 10\n")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "given, wanted",
+    [
+        (["ztf", "--out", "x", "--watch", "my in"], ["ztf", "my in", "--out", "x"]),
+        (["--watch=in", "--out=x", "ztf"], ["--out=x", "ztf", "in"]),
+        (["ztf", "--watch=in", "--ensemble", "a", "b", "--out=x"], ["ztf", "in", "--ensemble", "a", "b", "--out=x"]),
+        (["ztf", "kafka://a:1/b", "--group=g", "--out=x"], ["ztf", "kafka://a:1/b", "--group=g", "--out=x"]),
+        (["ztf", "night.avro", "--to", "kafka://a:1/b"], ["ztf", "night.avro", "--to", "kafka://a:1/b"]),
+    ],
+)
+def test_the_options_of_serve_name_the_command_to_type(
+    given: list[str], wanted: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["predict", *given])
+    with pytest.raises(SystemExit) as raised:
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert raised.value.code == 2 and shlex.split(line.partition("python -m alerce_early.serve ")[2]) == wanted
+
+
+@pytest.mark.parametrize("option", ["--shard=1/2", "--overwrite", "--gallery=g.png", "--html=p.html"])
+def test_an_engine_takes_no_options_of_one_table(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["predict", "ztf", "night.avro", "--engine=ray", "--out=out", option])
+    with pytest.raises(SystemExit) as raised:
+        main()
+    assert raised.value.code == 2 and option.partition("=")[0] in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import pickle
 import resource
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from alerce_early.data.readers import stamps_file
 from alerce_early.data.records import TOO_LITTLE, Chunk
 from alerce_early.data.text import hash_objects
 from alerce_early.errors import InputError
-from alerce_early.predict import draw_gallery
+from alerce_early.predict import illustrate
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
+from alerce_early.serving.inputs import Shard
 from alerce_early.serving.output import rejected_of
 from alerce_early.serving.predict import predict
 from tests.helpers.networks import constant, nothing_left, table_of
@@ -105,6 +107,11 @@ def test_an_alert_that_was_set_aside_may_come_again(tmp_path: Path) -> None:
     assert predictions.read(tmp_path / "out.parquet")["candid"].tolist() == ["7"]
 
 
+def gallery(network: Classifier, stamps: Path, out: Path, shard: Shard) -> None:
+    given = Namespace(out=out, shard=shard, gallery=out.with_name("surest.png"), html=None)
+    illustrate(given, network.classes, inputs.find([stamps], network.spec), "")
+
+
 @pytest.mark.parametrize("end", predictions.EXTENSIONS)
 def test_a_shard_without_rows_is_a_table_without_rows(end: str, stamps: Path, tmp_path: Path) -> None:
     network = constant("SN", "rest")
@@ -112,15 +119,13 @@ def test_a_shard_without_rows_is_a_table_without_rows(end: str, stamps: Path, tm
     assert list(table) == list(table_of(network, stamps, tmp_path / f"0{end}", shard=(0, 20)))
     assert not any(len(column) for column in table.values())
     with pytest.raises(InputError, match=rf"^--gallery: .*7{end} has no row to show\.$"):
-        draw_gallery(
-            network, inputs.find([stamps], network.spec), (7, 20), tmp_path / f"7{end}", tmp_path / "surest.png"
-        )
+        gallery(network, stamps, tmp_path / f"7{end}", (7, 20))
 
 
 def test_a_gallery_of_classes_that_look_like_numbers(stamps: Path, tmp_path: Path) -> None:
     network = constant("0", "1")
     table_of(network, stamps, tmp_path / "out.csv")
-    draw_gallery(network, inputs.find([stamps], network.spec), (0, 1), tmp_path / "out.csv", tmp_path / "surest.png")
+    gallery(network, stamps, tmp_path / "out.csv", (0, 1))
     assert (tmp_path / "surest.png").stat().st_size > 1_000
 
 

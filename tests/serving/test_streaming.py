@@ -19,7 +19,7 @@ from pyarrow import compute, parquet
 import alerce_early
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
-from alerce_early.predict import main
+from alerce_early.serve import main
 from alerce_early.serving import inputs
 from alerce_early.serving.kafka import consumer
 from alerce_early.serving.kafka.append_only_parts import add_part, find_end
@@ -48,7 +48,7 @@ def sent() -> list[bytes]:
 
 def begin(where: str, topic: str, run: Path, out: Path, *more: object) -> Command:
     given = [f"kafka://{where}/{topic}", f"--out={out}", f"--kafka={settings_file(out.parent)}"]
-    return Command("alerce_early.predict", run, *given, *more)
+    return Command("alerce_early.serve", run, *given, *more)
 
 
 @pytest.mark.slow
@@ -332,21 +332,22 @@ def test_what_is_refused_at_the_door(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "given, wrong",
     [
-        (["kafka://a:1/b", "--group=g", "--shard=1/2"], "--shard"),
-        (["kafka://a:1/b", "--group=g", "--engine=ray"], "--engine"),
         (["kafka://a:1/b"], "--group"),
-        (["kafka://a:1/b", "c", "--group=g"], "one INPUT"),
-        (["night.avro", "--group=g"], "--group"),
-        (["--watch=.", "--to=kafka://a:1/b"], "--to"),
+        (["kafka://a:1/b", "second", "--group=g"], "second"),
+        (["kafka://a:1/b", "--group=g", "--shard=1/2"], "--shard"),
+        (["incoming", "--group=g"], "--group"),
+        (["incoming", "--to=kafka://a:1/b"], "--to"),
+        (["incoming", "--kafka=settings"], "--kafka"),
+        (["incoming", "--overwrite"], "--overwrite"),
     ],
 )
-def test_options_of_streams_and_of_files(
+def test_options_of_streams_and_of_folders(
     given: list[str], wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["predict", "RUN", "--out", "out", *given])
-    with pytest.raises(SystemExit):
+    monkeypatch.setattr(sys, "argv", ["serve", "RUN", "--out", "out", *given])
+    with pytest.raises(SystemExit) as raised:
         main()
-    assert wrong in capsys.readouterr().err
+    assert raised.value.code == 2 and wrong in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_line_tells_rate_rejected_and_drift() -> None:

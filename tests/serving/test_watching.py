@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +13,6 @@ import alerce_early
 from alerce_early.artifacts import predictions
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
-from alerce_early.predict import main
 from alerce_early.serving import watch
 from alerce_early.simulation import packets
 from tests.helpers.command import Command
@@ -72,21 +70,10 @@ def test_what_watch_finds_in_its_way(tmp_path: Path, capsys: pytest.CaptureFixtu
         watch.watch(constant("SN", "rest"), tmp_path, tmp_path / "file")
     predictions.write(tmp_path / "done" / "mine.parquet", {"x": np.zeros(2)})
     predictions.write(tmp_path / "done" / "numbers.parquet", {"candid": np.arange(2)})
-    with pytest.raises(InputError, match=r"--watch .* cannot be read"):  # it has got so far
+    with pytest.raises(InputError, match="nowhere cannot be watched"):  # it has got so far
         watch.watch(constant("SN", "rest"), tmp_path / "nowhere", tmp_path / "done")
     assert (err := capsys.readouterr().err).startswith("passed over: ") and "mine.parquet" in err
     assert err.count("\n") == 1
-
-
-@pytest.mark.parametrize("option", [["--shard", "1/2"], ["--overwrite"], ["--gallery", "surest.png"]])
-def test_watch_takes_files_whole_and_once(
-    option: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["predict", "RUN", "--watch", ".", "--out", "done", *option])
-    with pytest.raises(SystemExit):
-        main()
-    message = f"error: --watch classifies each file that arrives, whole and once; leave out {option[0]}.\n"
-    assert capsys.readouterr().err == message
 
 
 def names_in(folder: Path) -> list[str]:
@@ -101,15 +88,15 @@ def test_watch_classifies_what_arrives_once(finished_run: Run, tmp_path: Path) -
         (night / f"{i:02}.avro").write_bytes(packets.encode(packet))
     # what an earlier process had done, and a file with one of its packets
     before = table_of(alerce_early.load(finished_run.path), night / "00.avro", done / "00.avro.parquet")
-    asked = (finished_run.path, "--watch", "in", "--out", "done")
-    with Command("alerce_early.predict", *asked, cwd=tmp_path) as process:
+    asked = (finished_run.path, "in", "--out", "done")
+    with Command("alerce_early.serve", *asked, cwd=tmp_path) as process:
         shutil.copy(night / "00.avro", tmp_path / "in")
         shutil.copy(night / "00.avro", tmp_path / "in" / "again.avro")
         shutil.copy(night / "01.avro", tmp_path / "in" / "01.avro.coming")
         (tmp_path / "in" / "01.avro.coming").rename(tmp_path / "in" / "01.avro")
         wanted = ["00.avro.parquet", "01.avro.parquet", "again.avro.rejected.csv"]
         wait_for(lambda: names_in(done) == wanted)  # the folders of their parts are gone too
-        message = r"done: another --watch writes there, and would classify the same rows\."
+        message = "done: another process writes there"
         with pytest.raises(InputError, match=message), watch.alone(done):
             pass
         process.send_signal(signal.SIGTERM)

@@ -23,12 +23,12 @@ from alerce_early.serving.arrow import answer, part_schema
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.kafka.append_only_parts import add_part, check_folder, find_end, find_last
 from alerce_early.serving.kafka.monitor import Monitor
+from alerce_early.serving.options import STREAM
 
 with require_extra("kafka://", "stream"):
     from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
     from confluent_kafka.admin import AdminClient
 
-START = "kafka://"
 AT_ONCE = 256  # messages taken together, which makes the largest part
 PAUSE = 2.0  # seconds to wait for so many
 PATIENCE = 10.0  # seconds for a broker to answer
@@ -39,9 +39,9 @@ Place = tuple[str, int]  # topic and partition
 
 def parse(url: str) -> tuple[str, list[str]]:
     """Split kafka://HOST:PORT[,HOST:PORT]/TOPIC[,TOPIC] into brokers and topics, of which ^PATTERN is several."""
-    found = re.fullmatch(rf"{START}([^/\s]+)/(\S+)", url)
+    found = re.fullmatch(rf"{STREAM}([^/\s]+)/(\S+)", url)
     if not found:
-        raise InputError(f"{url}: wanted {START}HOST:PORT/TOPIC[,TOPIC].")
+        raise InputError(f"{url}: wanted {STREAM}HOST:PORT/TOPIC[,TOPIC].")
     return found[1], found[2].split(",")
 
 
@@ -261,4 +261,4 @@ def _name(place: Place) -> str:
 
 
 def _warn(error: KafkaError) -> None:
-    print(f"warning: {START} {error.str()}", file=sys.stderr, flush=True)
+    print(f"warning: {STREAM} {error.str()}", file=sys.stderr, flush=True)
