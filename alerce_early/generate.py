@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=64, help="stamps of each class (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="other stamps for another seed (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="what to write; a picture or labels go beside it")
-    parser.add_argument("--overwrite", action="store_true", help="overwrite")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     given = parser.parse_args()
     if (given.run is None) == (given.night is None):
         raise InputError("wanted either the folder of a RUN or --night N.")

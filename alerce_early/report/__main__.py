@@ -9,9 +9,11 @@ import argparse
 from pathlib import Path
 
 from alerce_early.errors import InputError, exit_on_input_error
+from alerce_early.training import signals
 
 
 @exit_on_input_error
+@signals.listen()
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m alerce_early.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

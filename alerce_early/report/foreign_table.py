@@ -97,8 +97,11 @@ def _take_constants(path: Path, found: dict[str, np.ndarray]) -> dict[str, float
 def _leave_out_trained(table: tables.Table) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the rows of objects that did not train or choose the network, or all where there are no others."""
     trained, n = _is_true(table[predictions.TRAINED]), len(table["id"])
-    of = f"{trained.sum():,} of {n:,} labelled rows are of objects used in training or model selection"
-    if trained.all() and n:
+    count = f"{trained.sum():,} of" if trained.any() else "none of the"
+    of = f"{count} {n:,} labelled rows are of objects used in training or model selection"
+    if not trained.any():
+        return dict(table), [f"{of}."]
+    if trained.all():
         return dict(table), [f"{of}; there are no others, so all numbers are optimistic."]
     return {name: column[~trained] for name, column in table.items()}, [f"{of}; they are excluded."]
 

@@ -116,6 +116,8 @@ def test_rows_that_trained_the_network_do_not_judge_it(
     page = (tmp_path / "t_report" / "index.html").read_text()
     assert words in capsys.readouterr().out and words in page and "unused in training and model selection" in page
     assert json.loads((tmp_path / "t_report" / "metrics.json").read_text())["values"]["accuracy"] == 0.5
+    _, _, notes = foreign_table.read_with_notes(written(tmp_path / "none.csv", text.replace(f",{yes},", f",{no},")))
+    assert notes[0].startswith("none of the 4 labelled rows") and "excluded" not in notes[0]
     # where there are no others, all are judged, and the page says what that is worth
     table, _, notes = foreign_table.read_with_notes(written(tmp_path / "all.csv", text.replace(no, yes)))
     assert len(table["id"]) == 4 and set(table["split"]) == {foreign_table.SEEN} and "optimistic" in notes[0]

@@ -69,6 +69,16 @@ def test_a_stop_anywhere_ends_with_one_line(place: tuple[str, ...], stamps_file:
     assert err.startswith("stopped by SIGTERM; ") and err.count("\n") == 1
 
 
+def test_a_stop_ends_a_report_with_one_line(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("id,label,p_a,p_b\n1,a,.9,.1\n2,b,.2,.8\n")
+    inject = INJECT.format(place=("report/run_page.py", "write_table_page", "call", "True"))
+    with Command("alerce_early.report", table, before=inject) as process:
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert err.startswith("stopped by SIGTERM; ") and err.count("\n") == 1
+
+
 # in a process group of its own; its results are so large that a worker is mostly writing one when it is ended
 POOL = """
 import os
