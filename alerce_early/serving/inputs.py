@@ -8,9 +8,8 @@ is one more line of `FORMATS`.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from glob import has_magic
-from itertools import takewhile
+from itertools import groupby, islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 from alerce_early.data import raw_files
 from alerce_early.data.readers import array_files, hits, sdss, stamps_file
 from alerce_early.data.readers.packets.fields import RUBIN, SNR, ZTF
+from alerce_early.data.readers.stamps_file import CHANNELS
 from alerce_early.data.records import Chunk, Records, Rejected
 from alerce_early.data.spec import DataSpec
 from alerce_early.data.text import to_printable
@@ -27,22 +27,23 @@ from alerce_early.evaluation import tables
 from alerce_early.serving.output import partial_of, rejected_of
 
 Shard = tuple[int, int]  # (i, n): the i-th of n parts, from 0
+Row = tuple[Records | None, Rejected]  # one row, None if unreadable; where it was and, of an unreadable one, why
+COLUMNS = ("images", "labels", "ids", "features")
 
 
 @dataclass(frozen=True)
 class Format:
     """One kind of file: what it holds, in words; the channels and the columns it can deliver; how its names end.
 
-    survey: for whose networks alone; "" for all.
-
-    stream: the source and the keywords of `Source.chunks`, to chunks.
+    read: a function that reads a whole file for a network of this spec; None for alert packets, which are streamed.
+    survey: the survey whose networks take such files; "" for all.
     """
 
     name: str
     channels: tuple[str, ...]
     columns: tuple[str, ...]
     ends: tuple[str, ...]
-    stream: Callable[..., Iterator[Chunk]]
+    read: Callable[[Path, DataSpec], Records] | None = None
     survey: str = ""
 
     @property
@@ -69,13 +70,29 @@ class Source:
     roots: Sequence[str] = ()
 
     def chunks(self, size: int, shard: Shard = (0, 1), skip: int = 0, survey: str = "") -> Iterator[Chunk]:
-        """Rows in the order of the input, about `size` at a time; those of one shard, after its first `skip`.
+        """Yield the rows in the order of the input, at most `size` at a time; those of one shard, after its `skip`.
 
         survey: whose packets are wanted, "" for any; the others are set aside.
 
         The same arguments always cut the same chunks, and where `skip` ends one, the rest is cut as without.
         """
-        for chunk in self.format.stream(self, size=size, shard=shard, skip=skip, survey=survey):
+        if self.format.read:
+            chunks = _read_files(self, self.format.read, size, shard, skip)
+        else:
+            from alerce_early.data.readers.packets import schemas, stream  # need an extra, which others can spare
+
+            chunks = stream.stream(
+                self.files,
+                size=size,
+                shard=shard,
+                skip=skip,
+                workers=self.workers,
+                labels_paths=self.labels,
+                schemas=schemas.Schemas(self.schemas) if self.schemas else None,
+                survey=survey,
+                channels=self.spec.channels,
+            )
+        for chunk in chunks:
             sources = np.array([_strip(one, self.roots) for one in chunk.sources.tolist()], dtype=str)
             rejected = tuple(replace(row, source=_strip(row.source, self.roots)) for row in chunk.rejected)
             yield replace(chunk, sources=sources, rejected=rejected)
@@ -95,7 +112,7 @@ def find(
     Raises InputError where there is nothing, or nothing that a network of this spec can take.
     """
     formats, paths = _formats(spec), [Path(str(path)) for path in given]
-    packets = next((form for form in formats if form.stream is _packets), None)
+    packets = next((form for form in formats if not form.read), None)
     ends = ("",) if packets else endings(spec)
     beside = [file for path in paths if packets and (file := path / raw_files.LABELS).is_file()]
     found = dict.fromkeys(file for path in paths for file in raw_files.matching(path, ends, "as INPUT"))
@@ -133,7 +150,7 @@ def _strip(source: str, roots: Sequence[str]) -> str:
 def _format(file: Path, formats: Sequence[Format]) -> Format | None:
     """Return the format of one file, None where it is of none of them."""
     named = (form for form in formats if file.name.lower().endswith(form.ends))
-    packets = (form for form in formats if form.stream is _packets and raw_files.holds_packets(file))
+    packets = (form for form in formats if not form.read and raw_files.holds_packets(file))
     return next(named, None) or next(packets, None)
 
 
@@ -152,7 +169,7 @@ def endings(spec: DataSpec) -> tuple[str, ...]:
 def find_packets(spec: DataSpec) -> Format:
     """Return the format of the packets that a network of this spec takes. Raises InputError where it takes none."""
     for form in _formats(spec):
-        if form.stream is _packets:
+        if not form.read:
             return form
     raise InputError(
         f"this network takes {spec.kind} with the channels {', '.join(spec.channels) or 'unknown'}, "
@@ -166,117 +183,48 @@ def _formats(spec: DataSpec) -> list[Format]:
     return [form for form in fit if not form.survey or form.survey == of]
 
 
-def _packets(source: Source, *, size: int, shard: Shard, skip: int, survey: str) -> Iterator[Chunk]:
-    from alerce_early.data.readers.packets import (
-        schemas as wire,  # needs an extra, which only those who have packets have
-    )
-    from alerce_early.data.readers.packets import stream as alerts
-
-    return alerts.stream(
-        source.files,
-        size=size,
-        shard=shard,
-        skip=skip,
-        workers=source.workers,
-        labels_paths=source.labels,
-        schemas=wire.Schemas(source.schemas) if source.schemas else None,
-        survey=survey,
-        channels=source.spec.channels,
-    )
-
-
-def _rows(
-    source: Source,
-    *,
-    read: Callable[[Path, DataSpec], Records],
-    size: int,
-    shard: Shard,
-    skip: int,
-    survey: str,
+def _read_files(
+    source: Source, read: Callable[[Path, DataSpec], Records], size: int, shard: Shard, skip: int
 ) -> Iterator[Chunk]:
-    """Files that are read whole, each of one row or of many. Shards divide the files, or of few files the rows."""
-    paths, spec = source.files, source.spec
-    index, n = shard
+    """Yield chunks of files that are read whole. Shards divide the files, or the rows where there are fewer files."""
+    (index, n), paths, names = shard, source.files, _names(source.files)
     by_file = len(paths) >= n
-    names = _names(paths)
-    pieces: list[Chunk] = []
-    for path in paths[index::n] if by_file else paths:
-        for piece in _pieces(path, names[path], spec, read, size, (0, 1) if by_file else shard):
-            if skip:  # a skip ends where a piece ends, because a chunk is made of whole pieces
-                skip -= piece.read
-                continue
-            if pieces and _layout(pieces[0]) != _layout(piece):
-                yield _merge(pieces)
-                pieces = []
-            pieces.append(piece)
-            if sum(held.read for held in pieces) >= size:
-                yield _merge(pieces)
-                pieces = []
-    if pieces:
-        yield _merge(pieces)
+    chosen = paths[index::n] if by_file else paths
+    rows = (row for path in chosen for row in _read_rows(path, names[path], source.spec, read))
+    mine = islice(rows, skip, None) if by_file else islice(rows, index + skip * n, None, n)
+    for _, alike in groupby(mine, lambda row: row[0]):
+        while part := [row for _, row in islice(alike, size)]:
+            yield _join_rows(part)
 
 
-def _pieces(
-    path: Path, name: str, spec: DataSpec, read: Callable[[Path, DataSpec], Records], size: int, shard: Shard
-) -> Iterator[Chunk]:
-    """Yield the rows of one file, at most `size` at a time; a file that cannot be read is one rejected row."""
-    index, n = shard
+def _read_rows(
+    path: Path, name: str, spec: DataSpec, read: Callable[[Path, DataSpec], Records]
+) -> Iterator[tuple[tuple[str, ...] | None, Row]]:
+    """Yield the names of the columns and the rows of one file; one that cannot be read is one rejected row."""
     source = to_printable(str(path))
     try:
         records = read(path, spec)
     except InputError as error:
-        if index == 0:
-            yield _chunk(None, [], source, name, [Rejected(source, "", to_printable(str(error)))], 1)
+        yield None, (None, Rejected(source, "", to_printable(str(error))))
         return
-    wanted = (*spec.raw_shape[1:], spec.raw_shape[0])
-    rows = np.arange(index, len(records), n)
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size].tolist()
-        fits = [row for row in part if records.images[row].shape == wanted]
-        rejected = [
-            Rejected(source, f"{name}:{row}", f"stamp is {_by(records.images[row].shape)}, wanted {_by(wanted)}")
-            for row in sorted(set(part) - set(fits))
-        ]
-        yield _chunk(_take_rows(records, fits) if fits else None, fits, source, name, rejected, len(part))
+    expected = (*spec.raw_shape[1:], spec.raw_shape[0])
+    for number, image in enumerate(records.images):
+        row, reason = None, ""
+        if image.shape == expected:
+            # a copy, so that the file's images are freed when the next file is read
+            columns: Any = {key: getattr(records, key)[number : number + 1] for key in COLUMNS[1:]}
+            row = replace(records, images=image.astype(np.float32)[None], part=None, **columns)
+        else:
+            reason = f"stamp is {_by(image.shape)}, wanted {_by(expected)}"
+        yield records.feature_names, (row, Rejected(source, f"{name}:{number}", reason))
 
 
-def _take_rows(records: Records, rows: list[int]) -> Records:
-    """Return some rows of records, all of one shape, as dense arrays of their own."""
-    return replace(
-        records,
-        images=np.stack([records.images[row] for row in rows]).astype(np.float32),
-        labels=records.labels[rows],
-        ids=records.ids[rows],
-        features=records.features[rows],
-        part=None,
-    )
-
-
-def _chunk(
-    records: Records | None, rows: list[int], source: str, name: str, rejected: list[Rejected], read: int
-) -> Chunk:
-    keys = np.array([f"{name}:{row}" for row in rows], dtype=str)
-    return Chunk(records, keys, np.full(len(rows), source), tuple(rejected), read)
-
-
-def _layout(piece: Chunk) -> tuple[str, ...] | None:
-    return piece.records.feature_names if piece.records else None
-
-
-def _merge(pieces: list[Chunk]) -> Chunk:
-    held = [piece.records for piece in pieces if piece.records]
-    columns: dict[str, Any] = {
-        name: np.concatenate([np.asarray(getattr(records, name)) for records in held])
-        for name in ("images", "labels", "ids", "features")
-        if held
-    }
-    return Chunk(
-        replace(held[0], **columns) if held else None,
-        np.concatenate([piece.keys for piece in pieces]),
-        np.concatenate([piece.sources for piece in pieces]),
-        tuple(rejected for piece in pieces for rejected in piece.rejected),
-        sum(piece.read for piece in pieces),
-    )
+def _join_rows(rows: Sequence[Row]) -> Chunk:
+    kept = [(records, place) for records, place in rows if records]
+    columns: Any = {name: np.concatenate([getattr(row, name) for row, _ in kept]) for name in COLUMNS if kept}
+    keys, sources = (np.array([getattr(place, name) for _, place in kept], str) for name in ("key", "source"))
+    rejected = tuple(place for records, place in rows if not records)
+    return Chunk(replace(kept[0][0], **columns) if kept else None, keys, sources, rejected, len(rows))
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -290,27 +238,16 @@ def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _stamps(path: Path, spec: DataSpec) -> Records:
+def _read_stamps(path: Path, _: DataSpec) -> Records:
     return stamps_file.from_raw(array_files.load(path, stamps_file.ENTRIES), f"file {path.name}", labelled=False)
 
 
-def _hits(path: Path, spec: DataSpec) -> Records:
-    return hits.read(path, channels=spec.channels)
-
-
-def _spectra(path: Path, spec: DataSpec) -> Records:
-    return sdss.read(path)
-
-
 FORMATS = (
-    *(
-        Format("alert packets", channels, (*tables.PLACE, *columns), raw_files.PACKETS, _packets, survey)
-        for channels, columns, survey in (
-            (stamps_file.CHANNELS, stamps_file.COLUMNS, ZTF.survey),
-            ((*stamps_file.CHANNELS, SNR), RUBIN.columns, RUBIN.survey),
-        )
+    Format("alert packets", CHANNELS, (*tables.PLACE, *stamps_file.COLUMNS), raw_files.PACKETS, survey=ZTF.survey),
+    Format("alert packets", (*CHANNELS, SNR), (*tables.PLACE, *RUBIN.columns), raw_files.PACKETS, survey=RUBIN.survey),
+    Format("stamps files", CHANNELS, stamps_file.COLUMNS, array_files.ENDS, _read_stamps),
+    Format(
+        "HiTS files", hits.CHANNELS, (), array_files.ENDS, lambda path, spec: hits.read(path, channels=spec.channels)
     ),
-    Format("stamps files", stamps_file.CHANNELS, stamps_file.COLUMNS, array_files.ENDS, partial(_rows, read=_stamps)),
-    Format("HiTS files", hits.CHANNELS, (), array_files.ENDS, partial(_rows, read=_hits)),
-    Format("spectra", sdss.CHANNELS, sdss.COLUMNS, (*sdss.ENDS, *array_files.ENDS), partial(_rows, read=_spectra)),
+    Format("spectra", sdss.CHANNELS, sdss.COLUMNS, (*sdss.ENDS, *array_files.ENDS), lambda path, _: sdss.read(path)),
 )

@@ -3,17 +3,16 @@
 import pickle
 import resource
 from argparse import Namespace
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from alerce_early.artifacts import predictions
 from alerce_early.data.readers import stamps_file
-from alerce_early.data.records import TOO_LITTLE, Chunk
+from alerce_early.data.readers.packets.fields import CUTOUTS
+from alerce_early.data.records import TOO_LITTLE
 from alerce_early.data.text import hash_objects
 from alerce_early.errors import InputError
 from alerce_early.predict import illustrate
@@ -22,6 +21,7 @@ from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.inputs import Shard
 from alerce_early.serving.output import rejected_of
 from alerce_early.serving.predict import predict
+from alerce_early.simulation import packets
 from tests.helpers.networks import constant, nothing_left, table_of
 from tests.helpers.tiny import stamp
 
@@ -92,19 +92,42 @@ def test_rows_that_did_not_reach_the_disk_are_not_duplicates(stamps: Path, tmp_p
 
 def test_an_alert_that_was_set_aside_may_come_again(tmp_path: Path) -> None:
     """With too little data it was not classified, so what comes later under its candid is no duplicate."""
+    ((whole, _),) = packets.alerts(1)
+    hole = stamp(np.nan)[..., 0]
+    hole[0, 0] = 1.0
+    cutout = {"fileName": "", "stampData": packets.gzipped_fits(hole)}
+    empty = dict.fromkeys(CUTOUTS.values(), cutout)
+    for name, packet in (("a.avro", whole | empty), ("b.avro", whole), ("c.avro", whole)):
+        (tmp_path / name).write_bytes(packets.encode(packet))
+    network = constant("SN", "rest", min_share=0.25, survey="ZTF")
+    found = predict(network, inputs.find([tmp_path], network.spec), tmp_path / "out.parquet", size=1)
+    assert (found.classified, found.rejected) == (1, 2) and found.first and found.first.reason == TOO_LITTLE
+    assert predictions.read(tmp_path / "out.parquet")["source"][0].endswith("b.avro")
 
-    def stream(source: inputs.Source, **_: Any) -> Iterator[Chunk]:
-        for value in (np.nan, 1.0):
-            raw = {"images": [stamp(value)], "labels": [1], "metadata": None, "oid": ["ZTF1"]}
-            records = stamps_file.from_raw(raw, "a test")
-            records = replace(records, images=np.stack(records.images))
-            yield Chunk(records, np.array(["7"]), np.array(["a.avro"]), (), 1)
 
-    network = constant("SN", "rest", min_share=0.25)
-    form = inputs.Format("packets", stamps_file.CHANNELS, stamps_file.COLUMNS, (".avro",), stream)
-    found = predict(network, inputs.Source([], form, network.spec), tmp_path / "out.parquet", size=1)
-    assert (found.classified, found.rejected) == (1, 1) and found.first and found.first.reason == TOO_LITTLE
-    assert predictions.read(tmp_path / "out.parquet")["candid"].tolist() == ["7"]
+@pytest.mark.parametrize("size", (1, 4, 99))
+def test_files_cut_into_chunks_give_each_row_once(size: int, tmp_path: Path) -> None:
+    """Whatever the shards, and from wherever a stopped process has ended; one file is damaged and one stamp odd."""
+    for number, n in enumerate((5, 0, 3, 7)):
+        images = [stamp()] * n + [stamp(height=40)]
+        content = pickle.dumps({"images": images, "oid": [f"ZTF{number}{i}" for i in range(n + 1)]})
+        (tmp_path / f"{number}.pkl").write_bytes(content if n else b"nonsense")
+    spec = constant("SN", "rest").spec
+    source = inputs.find([tmp_path], spec)
+
+    def rows(shard: tuple[int, int] = (0, 1), skip: int = 0) -> list[tuple[str, str]]:
+        chunks = list(source.chunks(size, shard, skip))
+        assert all(chunk.read == len(chunk.keys) + len(chunk.rejected) <= size for chunk in chunks)
+        known = [(key, str(one)) for c in chunks if c.records for key, one in zip(c.keys, c.records.ids, strict=True)]
+        return known + [(row.key, row.reason) for chunk in chunks for row in chunk.rejected]
+
+    whole = rows()
+    wanted = {(f"{file}.pkl:{i}", f"ZTF{file}{i}") for file, n in ((0, 5), (2, 3), (3, 7)) for i in range(n)}
+    assert wanted < set(whole) and len(whole) == len(set(whole)) == 15 + 3 + 1
+    for n in (2, 4, 7):  # fewer than files, as many, and more
+        assert sorted(row for i in range(n) for row in rows((i, n))) == sorted(whole)
+        assert all(set(rows((1, n), skip)) <= set(rows((1, n))) for skip in (1, 4))
+        assert len(rows((1, n), 1)) == len(rows((1, n))) - 1
 
 
 def gallery(network: Classifier, stamps: Path, out: Path, shard: Shard) -> None:
