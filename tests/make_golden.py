@@ -47,7 +47,7 @@ PLAIN = ("format", "task", "hyper_parameters", "state_dict", "calibration", "con
 def outputs(path: Path, raw: np.ndarray) -> dict[str, np.ndarray]:
     """All columns that a checkpoint gives for raw images (B, H, W, C) or (B, L, C), from the file alone."""
     held = checkpoints.read(path)
-    task = restore.task_from(held, path)
+    task = restore.task(path, held)
     batch = {
         "image": task.recipe(torch.from_numpy(raw).movedim(-1, 1)),
         "label": torch.arange(len(raw)) % len(task.spec.classes),

@@ -42,7 +42,7 @@ def ask_teachers(paths: Sequence[Path], data: AlertData) -> np.ndarray:
 
 def _ask(path: Path, data: AlertData) -> np.ndarray:
     held = checkpoints.read(path)
-    teacher = restore.task_from(held, path)
+    teacher = restore.task(path, held)
     spec = teacher.spec
     if not isinstance(teacher, ClassifyTask):
         raise InputError(f"distil: {path} tells no classes.")

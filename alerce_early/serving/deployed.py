@@ -63,7 +63,7 @@ class Deployed(nn.Module):
     def load(cls, checkpoint: str | Path) -> "Deployed":
         """From a checkpoint of `train`, which is opened as plain values; raises InputError if it is none."""
         held = checkpoints.read(checkpoint)
-        task = restore.task_from(held, checkpoint)
+        task = restore.task(checkpoint, held)
         try:
             return cls(task, held.get("calibration"), held.get("conformal"), held.get("trained_on"))
         except Exception as error:  # nonsense may raise nearly anything

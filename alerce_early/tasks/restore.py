@@ -10,20 +10,20 @@ from alerce_early.errors import InputError, one_line
 from alerce_early.tasks.base import Task
 
 
-def task(path: str | Path) -> Task:
-    """Return the task that a checkpoint holds, in eval mode on the CPU. Raises `InputError` as `read`, and for a
-    checkpoint whose weights do not fit its own net."""
-    return task_from(read(path), path)
+def task(path: str | Path, held: Checkpoint | None = None) -> Task:
+    """Return the task of a checkpoint, in eval mode on the CPU; held: its content, if it was read already.
 
-
-def task_from(checkpoint: Checkpoint, path: str | Path) -> Task:
-    """Return the task of a checkpoint that `read` gave; path: where it was, for messages."""
+    Raises `InputError` as `read`, and for a checkpoint whose weights do not fit its own net.
+    """
+    held = read(path) if held is None else held
     try:
-        made = module_class(checkpoint["task"])
+        made = module_class(held["task"])
         if not issubclass(made, Task):
-            raise InputError(f"{checkpoint['task']} is no task")
-        restored = made(**checkpoint["hyper_parameters"])
-        restored.load_state_dict(checkpoint["state_dict"])
+            raise InputError(f"{held['task']} is no task.")
+        restored = made(**held["hyper_parameters"])
+        restored.load_state_dict(held["state_dict"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except Exception as error:
         raise InputError(f"{path}: its weights do not fit the net it describes: {one_line(error)}.") from None
     check_weights(restored, path)
