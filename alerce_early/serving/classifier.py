@@ -14,10 +14,10 @@ from alerce_early.data.text import is_hashed
 from alerce_early.errors import InputError, require_extra
 from alerce_early.evaluation import conformal, metrics, tables
 from alerce_early.machine import threads
-from alerce_early.serving import exported
-from alerce_early.serving.facts import BATCH, Facts, Runtime
+from alerce_early.serving.runtimes import BATCH, ONNX, RUNTIMES, Facts, Runtime, open_exported
 
 Table = dict[str, np.ndarray]
+ALIKE = ("classes", "features", "raw_shape", "channels", "kind", "survey")  # of the specs of networks joined
 
 
 def load(*sources: str | Path, runtime: str | None = None) -> "Classifier":
@@ -27,29 +27,32 @@ def load(*sources: str | Path, runtime: str | None = None) -> "Classifier":
     nothing here imports torch then. Raises InputError where there is no network, or where several do not belong
     together.
     """
-    names = [runtime or ("onnx" if _is_exported(source) else "torch") for source in sources]
-    members = [_member(Path(source), name) for source, name in zip(sources, names, strict=True)]
-    return Classifier(members, "+".join(dict.fromkeys(names)))
+    paths = [Path(source) for source in sources]
+    names = [runtime or ("onnx" if path.suffix == ONNX else "torch") for path in paths]
+    return Classifier(list(map(_open, paths, names)), "+".join(dict.fromkeys(names)))
 
 
-def _is_exported(source: str | Path) -> bool:
-    return Path(source).suffix == exported.END
-
-
-def _member(path: Path, runtime: str) -> tuple[Facts, Runtime]:
-    if _is_exported(path):
-        if not path.exists() and (shipped := files.PRETRAINED / path.name).exists():
-            path = shipped
+def _open(path: Path, runtime: str) -> tuple[Facts, Runtime]:
+    if path.suffix == ONNX:
         if runtime != "onnx":
             raise InputError(f"--runtime {runtime}: {path} runs with onnx alone; {runtime} needs the run folder.")
-        return exported.open_exported(path)
+        if not path.exists() and (shipped := files.PRETRAINED / path.name).exists():
+            path = shipped
+        try:
+            return open_exported(path.read_bytes(), str(path))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}.") from None
     if path.suffix == ".pt2":
         raise InputError(f"{path} is a program for torch.export.load; predict takes a .onnx file, or the run.")
     if runtime == "onnx":
         raise InputError(f"--runtime onnx runs exported files; write one: python -m alerce_early.export {path}.")
-    with require_extra(f"{path} is no exported file"):
-        from alerce_early.serving import runtimes  # brings torch, which who has an exported file need not have
-    return runtimes.load_runtime(path, runtime)
+    if runtime not in RUNTIMES:
+        raise InputError(f"--runtime {runtime} is unknown; there are {', '.join(RUNTIMES)}.")
+    with require_extra(f"{path} is no exported file"):  # torch, which who has an exported file need not have
+        from alerce_early.artifacts.run_folder import checkpoint_of
+        from alerce_early.serving.deployed import Deployed
+    deployed = Deployed.load(checkpoint_of(path))
+    return deployed.facts, RUNTIMES[runtime](deployed)
 
 
 class Classifier:
@@ -73,14 +76,12 @@ class Classifier:
         self.survey = first.spec.survey or stamps_file.SURVEY  # before it was a fact there was one
         self.model = "+".join(member.model_id for member in self.members)
         for member in self.members[1:]:
-            for what in ("classes", "features", "raw_shape", "channels", "kind", "survey"):
-                one, other = getattr(first.spec, what), getattr(member.spec, what)
-                if one != other:
-                    raise InputError(f"--ensemble: the runs differ in {what}: {one} and {other}.")
-            if first.averaged != member.averaged:
-                raise InputError(
-                    f"--ensemble: the runs differ in what they return: {first.averaged} and {member.averaged}."
-                )
+            both = {name: [getattr(one.spec, name) for one in (first, member)] for name in ALIKE}
+            for what, pair in (both | {"what they return": [first.averaged, member.averaged]}).items():
+                if pair[0] != pair[1]:
+                    listed = (", ".join(map(str, [one] if isinstance(one, str) else one)) or "none" for one in pair)
+                    said = f"the runs differ in {what}: {' against '.join(listed)}"
+                    raise InputError(f"--ensemble: {said}. Give networks that take and return the same.")
 
     def __repr__(self) -> str:
         told = ", ".join(self.classes) or "a number"

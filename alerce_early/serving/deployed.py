@@ -1,5 +1,6 @@
 """A trained network as it is deployed: raw stamps and metadata in, calibrated probabilities out, all in one module."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from alerce_early.construct import construct
 from alerce_early.data.features import Clip
 from alerce_early.errors import InputError, one_line
 from alerce_early.evaluation.tables import SMALLEST
-from alerce_early.serving.facts import FORMAT, Facts
+from alerce_early.serving.runtimes import FORMAT, Facts
 from alerce_early.tasks import restore
 from alerce_early.tasks.base import Task
 
@@ -54,7 +55,6 @@ class Deployed(nn.Module):
         self.model_id = self._hash()
         fits = {"calibration": self.calibration, "conformal": self.conformal, "trained_on": trained_on}
         self.facts = construct(Facts, self.model_id, self.spec, self.columns, **fits)
-        self.facts.check()
         self.calibrate = Calibrate(self.calibration) if self.calibration else None
         self.chosen = self.facts.chosen
         self.eval()
@@ -106,18 +106,32 @@ class Deployed(nn.Module):
         calibrated = self.calibrate(torch.stack([found[f"p_{name}"] for name in self.classes], 1))
         return {**found, **{f"q_{name}": calibrated[:, i] for i, name in enumerate(self.classes)}}
 
+    def to_mixed(self) -> "Deployed":
+        """Return a copy whose inner convolutions, those with other inputs than the image's channels, are bfloat16.
+
+        Nearly all work of an image network is in the convolutions that read the output of others; in bfloat16 they
+        take half the time. The one that reads the image stays in float32: beside a bright source a faint one is a
+        matter of the last digits. So do the layers after the convolutions, which take no time and whose rounding goes
+        straight into the probabilities. Results are float32 or bfloat16, as the last layer has it.
+        """
+        found = copy.deepcopy(self)
+        for layer in found.task.net.modules():
+            if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.in_channels != found.spec.shape[0]:
+                layer.bfloat16().register_forward_pre_hook(_given_as(torch.bfloat16))
+            elif any(True for _ in layer.parameters(recurse=False)):
+                layer.register_forward_pre_hook(_given_as(torch.float32))
+        return found
+
+    def without_recipe(self) -> "_Network":
+        """Return what comes after the recipe, from what `prepare` returns to one output: the columns (B, M)."""
+        return _Network(self)
+
     def _hash(self) -> str:
         spec = self.spec.plain()
         if not spec["survey"]:  # networks from before it was a fact keep their id
             del spec["survey"]
-        facts = [
-            FORMAT,
-            type(self.task).__name__,
-            self.task.hparams["net"],
-            spec,
-            self.calibration,
-        ]
-        digest = hashlib.sha256(json.dumps([*facts, self.conformal], sort_keys=True, default=str).encode())
+        facts = [FORMAT, type(self.task).__name__, self.task.hparams["net"], spec, self.calibration, self.conformal]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         for name, weights in sorted(self.task.net.state_dict().items()):
             digest.update(name.encode() + weights.contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
@@ -132,3 +146,29 @@ class Calibrate(nn.Module):
 
     def forward(self, probabilities: Tensor) -> Tensor:
         return (probabilities.clamp_min(SMALLEST).log() / self.temperature).softmax(1)
+
+
+class _Network(nn.Module):
+    """What comes after the recipe, as one output: the columns (B, M)."""
+
+    def __init__(self, deployed: Deployed):
+        super().__init__()
+        self.net = deployed.task.net
+        self._held = (deployed,)  # no submodule: a LightningModule without a trainer cannot be traced
+
+    def forward(self, image: Tensor, columns: Tensor | None = None) -> Tensor:
+        if columns is None:
+            columns = image.new_zeros(image.shape[0], 0)
+        (deployed,) = self._held
+        found = deployed.network(image, columns)
+        return torch.stack([found[name].float() for name in deployed.columns], 1)
+
+    def example(self) -> dict[str, Tensor]:
+        spec = self._held[0].spec
+        columns = {"columns": torch.zeros(2, len(spec.features))} if spec.features else {}
+        return {"image": torch.zeros(2, *spec.shape), **columns}
+
+
+def _given_as(dtype: torch.dtype) -> Any:
+    """Return a hook that gives a layer its inputs in this type."""
+    return lambda _, given: tuple(x.to(dtype) if isinstance(x, torch.Tensor) else x for x in given)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError, require_extra
 from alerce_early.serving.deployed import Deployed
-from alerce_early.serving.exported import seal, session_of
+from alerce_early.serving.runtimes import seal, session_of
 
 TOLERANCE = 1e-5  # of a probability, or of 1 + a redshift; float32 sums in another order
 SMALL = 64  # weights, for fewer of which half the bytes are not worth a node of the graph

@@ -1,34 +1,121 @@
-"""Ways to run a deployed network on many rows: name -> a function from raw rows to columns of the predictions table.
+"""A trained network at work, whatever computes it: what must be known of it, and its runtimes.
 
-A batch is cut into small parts whose arrays stay in the processor's cache, and each core takes parts of its own:
-two to three times as fast as one operation after the other over the whole batch.
+A runtime runs a network on many rows. Those of a checkpoint cut a batch into small parts whose arrays stay in the
+processor's cache, and each core takes parts of its own: two to three times as fast as one operation after the other
+over the whole batch. An exported file needs neither torch nor the run, so nothing here imports torch until asked to.
 """
 
-import copy
+from __future__ import annotations
+
+import hashlib
+import json
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from alerce_early.artifacts.run_folder import checkpoint_of
-from alerce_early.errors import InputError, require_extra
+from alerce_early.construct import construct
+from alerce_early.data import text
+from alerce_early.data.spec import DataSpec
+from alerce_early.errors import InputError, one_line, require_extra
+from alerce_early.evaluation import conformal
 from alerce_early.machine import threads
-from alerce_early.serving.deployed import Deployed
-from alerce_early.serving.facts import BATCH, Facts, Runtime
 
-Part = Callable[[Tensor, Tensor | None], np.ndarray]  # some of the rows to (n, M), one column each
+if TYPE_CHECKING:
+    from torch import Tensor
 
-PART = BATCH  # rows; 1.5 MB of raw stamps
+    from alerce_early.serving.deployed import Deployed
+
+    Part = Callable[[Tensor, Tensor | None], np.ndarray]  # some of the rows to (n, M), one column each
+
+FORMAT = 1  # of what a deployed network takes and returns
+LICENCE = "MIT"
+ONNX = ".onnx"  # how the name of an exported file ends
+BATCH = 32  # rows per core through the network at once, 1.5 MB of raw stamps: what is in between stays in the cache
+
+# Raw stamps (B, C, H, W) float32, NaN where there is no data, and metadata (B, F) float32 or None, to all
+# `Facts.columns`, each (B,) float32.
+Runtime = Callable[[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One trained network, but for its weights.
+
+    model_id: 12 hex digits, of the weights and of all else that decides what comes out. spec: what it was trained
+    on, with the recipe. columns: names of all it returns, as in the predictions table. calibration, conformal:
+    the fits of the validation rows as plain values, or None. trained_on: see `text.hash_objects`; None if unknown.
+
+    Raises InputError for names that a table must not hold, and for values that cannot be applied to a stamp.
+    """
+
+    model_id: str
+    spec: DataSpec
+    columns: tuple[str, ...]
+    calibration: Mapping[str, Any] | None = None
+    conformal: Mapping[str, Any] | None = None
+    trained_on: str | None = None
+
+    def __post_init__(self) -> None:
+        text.check_names([*self.spec.classes, *self.columns], "classes and columns", "it")
+        try:
+            np.empty((1, *self.spec.raw_shape))
+            _ = self.calibration and float(self.calibration["temperature"])
+            conformal.set_columns(self.conformal, {f"p_{name}": np.ones(1) for name in self.classes})
+        except Exception as error:  # nonsense may raise nearly anything
+            raise InputError(f"raw_shape, calibration or conformal cannot be applied: {one_line(error)}") from None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those it tells apart, in the order of their probabilities; () of a redshift."""
+        return tuple(name for name in self.spec.classes if f"p_{name}" in self.columns)
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """What an ensemble is the mean of: the probabilities of the classes, or, of a redshift, all columns."""
+        return tuple(f"p_{name}" for name in self.classes) or self.columns
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The columns with the probabilities to use, calibrated if they can be; all, where there are none."""
+        return tuple(f"{'q' if self.calibration else 'p'}_{name}" for name in self.classes) or self.columns
+
+    def texts(self) -> dict[str, str]:
+        """As an exported file holds them, by name; lists and dicts as JSON. Classes and features are in `spec` too."""
+        words = {"format_version": str(FORMAT), "model_id": self.model_id, "licence": LICENCE}
+        words |= {} if self.trained_on is None else {"trained_on": self.trained_on}
+        plain = {
+            "classes": self.spec.classes,
+            "features": self.spec.features,
+            "columns": self.columns,
+            "spec": self.spec.plain(),
+            "calibration": self.calibration,
+            "conformal": self.conformal,
+        }
+        return words | {name: json.dumps(value) for name, value in plain.items()}
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str]) -> Facts:
+        """`texts` back. Raises InputError where `export` wrote none, those of another format, or they make no sense."""
+        if "format_version" not in texts:
+            raise InputError("it does not tell what it classifies, so export did not write it.")
+        if texts["format_version"] != str(FORMAT):
+            raise InputError(f"its format is {texts['format_version'][:20]}, and this reads {FORMAT}. Export it again.")
+        try:
+            read = {name: json.loads(texts[name]) for name in ("spec", "columns", "calibration", "conformal")}
+            read |= {"spec": DataSpec.from_plain(read["spec"]), "columns": tuple(read["columns"])}
+            return construct(cls, texts["model_id"], **read, trained_on=texts.get("trained_on"))
+        except Exception as error:  # nonsense may raise nearly anything
+            raise InputError(f"what it tells of itself is damaged: {one_line(error)}.") from None
 
 
 def eager(deployed: Deployed) -> Runtime:
     """Return the checkpoint itself, float32: what all others are measured against."""
+    import torch
 
     def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
         with torch.inference_mode():
@@ -39,8 +126,8 @@ def eager(deployed: Deployed) -> Runtime:
 
 
 def bfloat16(deployed: Deployed) -> Runtime:
-    """Torch in mixed precision, see `to_mixed`."""
-    network = _Network(to_mixed(deployed))
+    """Return torch in mixed precision, see `Deployed.to_mixed`."""
+    network = deployed.to_mixed().without_recipe()
 
     def part(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
         return network(*deployed.prepare(stamps, metadata)).numpy()
@@ -49,12 +136,14 @@ def bfloat16(deployed: Deployed) -> Runtime:
 
 
 def openvino(deployed: Deployed) -> Runtime:
-    """OpenVINO in mixed precision where the processor has bfloat16, see `to_mixed`; the recipe in torch."""
+    """Return OpenVINO in mixed precision where the processor has bfloat16; the recipe in torch."""
+    import torch
+
     with require_extra("--runtime openvino", "fast"):
         import openvino as ov
     core = ov.Core()
     has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    network = _Network(to_mixed(deployed) if has_bfloat16 else deployed).eval()
+    network = (deployed.to_mixed() if has_bfloat16 else deployed).without_recipe().eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it traces in a way that torch wants to leave behind
         try:
@@ -84,78 +173,20 @@ def openvino(deployed: Deployed) -> Runtime:
     return _in_parts(part, deployed.columns)
 
 
-RUNTIMES: dict[str, Callable[[Deployed], Runtime]] = {
-    "torch": eager,
-    "bfloat16": bfloat16,
-    "openvino": openvino,
-}
-
-
-def load_runtime(path: Path, name: str) -> tuple[Facts, Runtime]:
-    """Return what is known of the network of a run folder or checkpoint, and the runtime of this name for it."""
-    deployed = Deployed.load(checkpoint_of(path))
-    return deployed.facts, start(name, deployed)
-
-
-def start(name: str, deployed: Deployed) -> Runtime:
-    """Return the runtime of this name for a network; raises InputError if there is none, or a library is missing."""
-    if name not in RUNTIMES:
-        raise InputError(f"--runtime {name} is unknown; there are {', '.join(RUNTIMES)}.")
-    return RUNTIMES[name](deployed)
-
-
-def to_mixed(deployed: Deployed) -> Deployed:
-    """Return a copy whose inner convolutions, those with other inputs than the image's channels, are bfloat16.
-
-    Nearly all work of an image network is in the convolutions that read the output of others; in bfloat16 they take
-    half the time. The one that reads the image stays in float32: beside a bright source a faint one is a matter of the
-    last digits. So do the layers after the convolutions, which take no time and whose rounding goes straight into the
-    probabilities. Results are float32 or bfloat16, as the last layer has it.
-    """
-    found = copy.deepcopy(deployed)
-    for layer in found.task.net.modules():
-        if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.in_channels != found.spec.shape[0]:
-            layer.bfloat16().register_forward_pre_hook(_given_as(torch.bfloat16))
-        elif any(True for _ in layer.parameters(recurse=False)):
-            layer.register_forward_pre_hook(_given_as(torch.float32))
-    return found
-
-
-def _given_as(dtype: torch.dtype) -> Any:
-    """Return a hook that gives a layer its inputs in this type."""
-    return lambda _, given: tuple(x.to(dtype) if isinstance(x, torch.Tensor) else x for x in given)
-
-
-class _Network(nn.Module):
-    """What comes after the recipe, as one output: the columns (B, M)."""
-
-    def __init__(self, deployed: Deployed):
-        super().__init__()
-        self.net = deployed.task.net
-        self._held = (deployed,)  # no submodule: a LightningModule without a trainer cannot be traced
-
-    def forward(self, image: Tensor, columns: Tensor | None = None) -> Tensor:
-        if columns is None:
-            columns = image.new_zeros(image.shape[0], 0)
-        (deployed,) = self._held
-        found = deployed.network(image, columns)
-        return torch.stack([found[name].float() for name in deployed.columns], 1)
-
-    def example(self) -> dict[str, Tensor]:
-        spec = self._held[0].spec
-        columns = {"columns": torch.zeros(2, len(spec.features))} if spec.features else {}
-        return {"image": torch.zeros(2, *spec.shape), **columns}
+RUNTIMES = {"torch": eager, "bfloat16": bfloat16, "openvino": openvino}
 
 
 def _in_parts(part: Part, names: Sequence[str]) -> Runtime:
     """All cores on one batch, each on parts of its own, in the order of the rows."""
+    import torch
+
     cores = threads()
     pool = ThreadPoolExecutor(cores, initializer=lambda: torch.set_num_threads(1))
 
     def work(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
         with torch.inference_mode():
-            images = stamps.split(PART)
-            rest = [None] * len(images) if metadata is None else metadata.split(PART)
+            images = stamps.split(BATCH)
+            rest = [None] * len(images) if metadata is None else metadata.split(BATCH)
             return np.concatenate([part(*some) for some in zip(images, rest, strict=True)])
 
     def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -165,3 +196,51 @@ def _in_parts(part: Part, names: Sequence[str]) -> Runtime:
         return dict(zip(names, found.T, strict=True))
 
     return run
+
+
+def seal(content: bytes) -> bytes:
+    """Return what ends a file: its metadata `sha256`, in ONNX's encoding, of all the bytes before it."""
+    return b"r\x4a\n\x06sha256\x12\x40" + hashlib.sha256(content).hexdigest().encode()
+
+
+def open_exported(content: bytes, name: str) -> tuple[Facts, Runtime]:
+    """Return what the content of an exported ONNX file tells, and onnxruntime on it; raises InputError for any other.
+
+    name: of the file, for messages.
+    """
+    try:
+        session = session_of(content)
+        facts = Facts.from_texts(session.get_modelmeta().custom_metadata_map)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    except Exception as error:  # a damaged file may raise nearly anything
+        raise InputError(f"{name} is no ONNX file, or is damaged: {one_line(error)}.") from None
+    if not content.endswith(seal(content[: -len(seal(b""))])):  # onnxruntime takes any weights
+        raise InputError(f"{name} is damaged, or was changed: its sha256 is not that of its bytes. Export it again.")
+
+    def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        inputs = {"stamps": stamps} | ({"metadata": metadata} if facts.spec.features else {})
+        try:
+            found = session.run(["table"], inputs)[0]
+        except Exception as error:  # onnxruntime has an exception for everything
+            raise InputError(f"{name}: onnxruntime cannot run it: {one_line(error)}.") from None
+        if found.shape != (len(stamps), len(facts.columns)) or found.dtype != np.float32:
+            raise InputError(f"{name}: its table is {found.dtype} {found.shape}, not {len(facts.columns)} columns.")
+        return dict(zip(facts.columns, found.T, strict=True))
+
+    # what it tells and what it does may differ, which one row shows
+    run(np.full((1, *facts.spec.raw_shape), np.nan, np.float32), np.full((1, len(facts.spec.features)), np.nan, "f4"))
+    return facts, run
+
+
+def session_of(content: bytes) -> Any:
+    """onnxruntime's `InferenceSession` on the content of an ONNX file, with as many threads as this process may use."""
+    with require_extra("exported files", "export"):
+        import onnxruntime
+    onnxruntime.disable_telemetry_events()  # what is classified is nobody else's business
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    # a thread that waits would spin on the core that decodes the next rows
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # errors come as exceptions too
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

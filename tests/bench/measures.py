@@ -184,12 +184,9 @@ def clean_against_pickle(n: int, folder: Path) -> None:
 
 def classify_against_net(checkpoint: Path, seconds: float) -> None:
     """Raw stamps/s of every runtime against the network alone, in torch and from cleaned stamps."""
-    from alerce_early.serving import (
-        export,  # needs what the extra `export` installs
-        exported,
-    )
+    from alerce_early.serving import export  # needs what the extra `export` installs
     from alerce_early.serving.deployed import Deployed
-    from alerce_early.serving.runtimes import RUNTIMES
+    from alerce_early.serving.runtimes import RUNTIMES, open_exported
 
     whole = Deployed.load(checkpoint)
     if whole.spec.raw_shape != (3, 63, 63) or whole.features:
@@ -203,7 +200,7 @@ def classify_against_net(checkpoint: Path, seconds: float) -> None:
             whole.task.net(batch)
 
     runtimes = {name: start(whole) for name, start in RUNTIMES.items() if name != "openvino" or find_spec("openvino")}
-    runtimes["exported"] = exported.open_content(export.content_of(whole)[0], "model.onnx")[1]
+    runtimes["exported"] = open_exported(export.content_of(whole)[0], "model.onnx")[1]
     for name, runtime in runtimes.items():
         works = (partial(runtime, stamps, None), network)
         rounds = [[len(stamps) / measure_seconds(work, seconds) for work in works] for _ in range(ROUNDS)]

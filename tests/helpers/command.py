@@ -19,7 +19,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
         *("alerce_early.experiments.overrides", "alerce_early.training.trainer", "alerce_early.report.run_page"),
-        *("alerce_early.serving.runtimes", "alerce_early.data.readers.packets.stream", "sklearn.ensemble"),
+        *("alerce_early.serving.deployed", "alerce_early.data.readers.packets.stream", "sklearn.ensemble"),
     ]
 )
 

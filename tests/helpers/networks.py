@@ -10,8 +10,8 @@ from alerce_early.artifacts import predictions
 from alerce_early.data.readers import stamps_file
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
-from alerce_early.serving.facts import Facts
 from alerce_early.serving.predict import predict
+from alerce_early.serving.runtimes import Facts
 from tests.helpers.tiny import spec
 
 SIZE = 40  # rows of a chunk: ten chunks of the stamps file

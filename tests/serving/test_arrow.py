@@ -18,8 +18,8 @@ from alerce_early.errors import InputError
 from alerce_early.serving import inputs
 from alerce_early.serving.arrow import classify_arrow, prediction_schema
 from alerce_early.serving.classifier import Classifier
-from alerce_early.serving.facts import Facts
 from alerce_early.serving.predict import predict
+from alerce_early.serving.runtimes import Facts
 from alerce_early.simulation import packets as simulated_packets
 from tests.helpers.networks import constant
 from tests.helpers.tiny import spec

@@ -20,7 +20,7 @@ from alerce_early.data.readers import hits, sdss
 from alerce_early.errors import InputError
 from alerce_early.experiments.config import to_plain
 from alerce_early.experiments.instantiate import make_task
-from alerce_early.serving import export, exported, inputs, runtimes
+from alerce_early.serving import export, inputs, runtimes
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.predict import predict
@@ -153,7 +153,7 @@ def test_other_kinds(
     net = Deployed(make_task(config, spec(recipe=tuple(to_plain(config.recipe.steps)), **shapes, **facts)))
     (tmp_path / "model.onnx").write_bytes(export.content_of(net)[0])
     classifier = alerce_early.load(tmp_path / "model.onnx")
-    of_run = Classifier([(net.facts, runtimes.start("torch", net))], "torch")
+    of_run = Classifier([(net.facts, runtimes.eager(net))], "torch")
     assert classifier.classes == (() if spectra else ("bogus", "real"))
     rows = np.random.default_rng(0).uniform(1, 2, size=(4, *classifier.shape))
     assert_alike(classifier.predict(rows), of_run.predict(rows))
@@ -168,7 +168,7 @@ def changed(file: Path, out: Path, **texts: Any) -> Path:
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {name: text for name, text in message.items() if text != "null"})
     content = model.SerializeToString()
-    out.write_bytes(content + exported.seal(content))
+    out.write_bytes(content + runtimes.seal(content))
     return out
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+import alerce_early
 from alerce_early import machine
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.errors import InputError
@@ -15,7 +16,7 @@ from alerce_early.experiments.config import to_plain
 from alerce_early.experiments.instantiate import make_task
 from alerce_early.serving import export
 from alerce_early.serving.deployed import Deployed
-from alerce_early.serving.runtimes import PART, RUNTIMES, start, to_mixed
+from alerce_early.serving.runtimes import BATCH, RUNTIMES
 from tests.helpers.tiny import spec
 
 NAMES = ("distnr", "ra", "ndethist")
@@ -37,8 +38,8 @@ def deployed(composed: Callable[..., DictConfig]) -> Deployed:
 def test_gives_what_the_checkpoint_gives(name: str, deployed: Deployed) -> None:
     if name == "openvino":
         pytest.importorskip("openvino")
-    run = start(name, deployed)
-    for n in (1, 2 * PART + 3):
+    run = RUNTIMES[name](deployed)
+    for n in (1, 2 * BATCH + 3):
         rows = export.edge_cases(deployed, n, seed=1)
         stamps, metadata = rows["stamps"][:n], rows["metadata"][:n]
         with torch.no_grad():
@@ -57,14 +58,14 @@ def test_mixed_precision_rounds_the_inner_convolutions_alone(model: str, compose
     facts = spec(shape=(3, 21, 21), raw_shape=(3, 63, 63), classes=CLASSES, recipe=tuple(to_plain(config.recipe.steps)))
     torch.manual_seed(0)
     net = Deployed(make_task(config, facts))
-    inner = [layer.weight for layer in to_mixed(net).task.net.modules() if getattr(layer, "in_channels", 3) != 3]
-    others = {weight.dtype for weight in to_mixed(net).task.net.parameters()} - {torch.bfloat16}
+    inner = [layer.weight for layer in net.to_mixed().task.net.modules() if getattr(layer, "in_channels", 3) != 3]
+    others = {weight.dtype for weight in net.to_mixed().task.net.parameters()} - {torch.bfloat16}
     assert {weight.dtype for weight in inner} == {torch.bfloat16} and others == {torch.float32}
     assert all(weight.dtype == torch.float32 for weight in net.task.net.parameters())
-    rows = export.edge_cases(net, 2 * PART)["stamps"]
-    wanted = start("torch", net)(rows, None)
+    rows = export.edge_cases(net, 2 * BATCH)["stamps"]
+    wanted = RUNTIMES["torch"](net)(rows, None)
     for name in ("bfloat16", "openvino"):
-        found = start(name, net)(rows, None)
+        found = RUNTIMES[name](net)(rows, None)
         assert 0 < max(float(np.abs(found[column] - wanted[column]).max()) for column in net.columns) <= 0.01
 
 
@@ -72,7 +73,7 @@ def test_a_network_that_openvino_cannot_run(composed: Callable[..., DictConfig])
     pytest.importorskip("openvino")
     net = Deployed(make_task(composed("model=hits_flipout"), spec(shape=(3, 21, 21), raw_shape=(3, 63, 63))))
     with pytest.raises(InputError, match=r"--runtime openvino cannot run this network .*randn.*; torch can"):
-        start("openvino", net)
+        RUNTIMES["openvino"](net)
 
 
 @pytest.mark.parametrize(("asked", "count"), (("3", 3), ("4,2", 4), (" 2 ", 2), ("", None), ("0", None), ("x", None)))
@@ -83,7 +84,7 @@ def test_threads_are_as_many_as_asked_for(asked: str, count: int | None, monkeyp
 
 def test_mistakes_are_told(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="--runtime tensorrt is unknown; there are torch, bfloat16, openvino"):
-        start("tensorrt", deployed)
+        alerce_early.load("ztf", runtime="tensorrt")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(InputError, match=r"openvino.*\[fast\]"):
-        start("openvino", deployed)
+        RUNTIMES["openvino"](deployed)

@@ -16,8 +16,8 @@ from alerce_early.errors import InputError
 from alerce_early.experiments.instantiate import make_data
 from alerce_early.serving import inputs
 from alerce_early.serving.deployed import Deployed
-from alerce_early.serving.facts import Facts
 from alerce_early.serving.predict import predict
+from alerce_early.serving.runtimes import Facts
 from alerce_early.simulation import packets as night
 from tests.data.test_rubin import container, packet
 from tests.helpers.command import run as run_command

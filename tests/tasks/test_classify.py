@@ -12,7 +12,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.export import content_of
-from alerce_early.serving.exported import session_of
+from alerce_early.serving.runtimes import session_of
 from alerce_early.tasks import restore
 from alerce_early.tasks.classify import BayesTask, ClassifyTask
 from alerce_early.tasks.regress import LinesTask
