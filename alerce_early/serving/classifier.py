@@ -77,7 +77,9 @@ class Classifier:
         self.model = "+".join(member.model_id for member in self.members)
         for member in self.members[1:]:
             both = {name: [getattr(one.spec, name) for one in (first, member)] for name in ALIKE}
-            for what, pair in (both | {"what they return": [first.averaged, member.averaged]}).items():
+            for what, pair in (
+                both | {"what they return": [one.classes or one.columns for one in (first, member)]}
+            ).items():
                 if pair[0] != pair[1]:
                     listed = (", ".join(map(str, [one] if isinstance(one, str) else one)) or "none" for one in pair)
                     said = f"the runs differ in {what}: {' against '.join(listed)}"

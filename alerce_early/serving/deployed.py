@@ -23,12 +23,8 @@ from alerce_early.tasks.base import Task
 class Deployed(nn.Module):
     """Recipe, clips, standardisation, network, softmax and calibration of one checkpoint, in eval mode on the CPU.
 
-    spec: the `DataSpec` it was trained on, with the recipe. classes, features: names, in the order of what
-    comes out and goes in. calibration, conformal: the fits of the validation rows as plain values, or None.
-    trained_on: as of `Facts`.
-    columns: names of all it returns, as in the predictions table: p_<class>, what else the task has, and the
-    calibrated q_<class>. facts: what its exported file says. chosen: those of the columns that
-    `forward` returns. model_id: 12 hex digits, of the weights and of all else that decides what comes out.
+    facts: its `Facts`, those of an exported file; the attributes of the same names are theirs. classes, features: of
+    the spec. chosen: the columns that `forward` returns, the probabilities to use, or all where there are none.
     """
 
     def __init__(
@@ -56,7 +52,8 @@ class Deployed(nn.Module):
         fits = {"calibration": self.calibration, "conformal": self.conformal, "trained_on": trained_on}
         self.facts = construct(Facts, self.model_id, self.spec, self.columns, **fits)
         self.calibrate = Calibrate(self.calibration) if self.calibration else None
-        self.chosen = self.facts.chosen
+        best = "q" if self.calibration else "p"
+        self.chosen = tuple(f"{best}_{name}" for name in self.facts.classes) or self.columns
         self.eval()
 
     @classmethod
@@ -149,7 +146,7 @@ class Calibrate(nn.Module):
 
 
 class _Network(nn.Module):
-    """What comes after the recipe, as one output: the columns (B, M)."""
+    """See `Deployed.without_recipe`."""
 
     def __init__(self, deployed: Deployed):
         super().__init__()

@@ -98,12 +98,7 @@ class Source:
             yield replace(chunk, sources=sources, rejected=rejected)
 
 
-def find(
-    given: Iterable[str | Path],
-    spec: DataSpec,
-    out: Path | None = None,
-    schemas: str | None = None,
-) -> Source:
+def find(given: Iterable[str | Path], spec: DataSpec, out: Path | None = None, schemas: str | None = None) -> Source:
     """Return the source of these files, folders and patterns: each file once, in the order given, a folder sorted.
 
     In a folder of alert packets every file that is not hidden is included except labels.csv, which labels them; in a
@@ -122,8 +117,8 @@ def find(
     if not used or (strange and packets not in used.values()):
         wanted = " or ".join(f"{form.name} ({', '.join(form.ends)})" for form in formats)
         raise InputError(
-            f"{(strange or list(chosen) or paths)[0]} is not for this network, which takes {spec.kind} with the "
-            f"channels {', '.join(spec.channels) or 'unknown'}: {wanted or 'train it again'}."
+            f"{(strange or list(chosen) or paths)[0]} is not for this network, which takes {_describe(spec)}: "
+            f"{wanted or 'train it again'}."
         )
     if len(used) > 1:
         raise InputError(f"the input holds {' and '.join(used)}; give one of them at a time.")
@@ -171,10 +166,11 @@ def find_packets(spec: DataSpec) -> Format:
     for form in _formats(spec):
         if not form.read:
             return form
-    raise InputError(
-        f"this network takes {spec.kind} with the channels {', '.join(spec.channels) or 'unknown'}, "
-        "which alert packets do not hold."
-    )
+    raise InputError(f"this network takes {_describe(spec)}, which alert packets do not hold.")
+
+
+def _describe(spec: DataSpec) -> str:
+    return f"{spec.kind} with the channels {', '.join(spec.channels) or 'unknown'}"
 
 
 def _formats(spec: DataSpec) -> list[Format]:

@@ -74,28 +74,12 @@ class Facts:
         """Those it tells apart, in the order of their probabilities; () of a redshift."""
         return tuple(name for name in self.spec.classes if f"p_{name}" in self.columns)
 
-    @property
-    def averaged(self) -> tuple[str, ...]:
-        """What an ensemble is the mean of: the probabilities of the classes, or, of a redshift, all columns."""
-        return tuple(f"p_{name}" for name in self.classes) or self.columns
-
-    @property
-    def chosen(self) -> tuple[str, ...]:
-        """The columns with the probabilities to use, calibrated if they can be; all, where there are none."""
-        return tuple(f"{'q' if self.calibration else 'p'}_{name}" for name in self.classes) or self.columns
-
     def texts(self) -> dict[str, str]:
         """As an exported file holds them, by name; lists and dicts as JSON. Classes and features are in `spec` too."""
         words = {"format_version": str(FORMAT), "model_id": self.model_id, "licence": LICENCE}
         words |= {} if self.trained_on is None else {"trained_on": self.trained_on}
-        plain = {
-            "classes": self.spec.classes,
-            "features": self.spec.features,
-            "columns": self.columns,
-            "spec": self.spec.plain(),
-            "calibration": self.calibration,
-            "conformal": self.conformal,
-        }
+        plain: dict[str, Any] = {"classes": self.spec.classes, "features": self.spec.features, "columns": self.columns}
+        plain |= {"spec": self.spec.plain(), "calibration": self.calibration, "conformal": self.conformal}
         return words | {name: json.dumps(value) for name, value in plain.items()}
 
     @classmethod
@@ -177,7 +161,7 @@ RUNTIMES = {"torch": eager, "bfloat16": bfloat16, "openvino": openvino}
 
 
 def _in_parts(part: Part, names: Sequence[str]) -> Runtime:
-    """All cores on one batch, each on parts of its own, in the order of the rows."""
+    """Return a runtime of all cores, each on parts of its own of at most `BATCH` rows, in the order of the rows."""
     import torch
 
     cores = threads()
@@ -185,14 +169,12 @@ def _in_parts(part: Part, names: Sequence[str]) -> Runtime:
 
     def work(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
         with torch.inference_mode():
-            images = stamps.split(BATCH)
-            rest = [None] * len(images) if metadata is None else metadata.split(BATCH)
-            return np.concatenate([part(*some) for some in zip(images, rest, strict=True)])
+            return part(stamps, metadata)
 
     def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        images = torch.from_numpy(stamps).tensor_split(cores)
-        rest = [None] * cores if metadata is None else torch.from_numpy(metadata).tensor_split(cores)
-        found = np.concatenate([rows for rows in pool.map(work, images, rest) if len(rows)])
+        n = min(len(stamps), max(cores, -(-len(stamps) // BATCH)))
+        rest = [None] * n if metadata is None else torch.from_numpy(metadata).tensor_split(n)
+        found = np.concatenate(list(pool.map(work, torch.from_numpy(stamps).tensor_split(n), rest)))
         return dict(zip(names, found.T, strict=True))
 
     return run
