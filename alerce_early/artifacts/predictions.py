@@ -33,7 +33,8 @@ EXTENSIONS = (".parquet", ".csv")
 TRAINED = "trained"  # the column that tells whether a row is of an object that trained or chose the network
 # Of any format: a CSV does not tell text from numbers, nor whole numbers from others.
 TEXTS = ("candid", "id", "object", "source", "label", "predicted", "set", "set_marginal", "split", "model")
-WHOLE = "fid"  # a whole number where it is known
+WHOLE = ("fid", "ndethist")  # whole numbers where they are known
+LARGEST_WHOLE = 2.0**53  # beyond it floats skip some
 
 
 def write(path: Path, table: Table, constants: Constants | None = None) -> None:
@@ -76,12 +77,12 @@ def read_constants(path: Path) -> dict[str, float | None]:
 
 
 def to_arrow(table: Table) -> pyarrow.Table:
-    """Return columns (N,) of numbers or text as they are written; of `WHOLE`, null where it is not finite."""
-    rows = pyarrow.table({name: np.asarray(column) for name, column in table.items()})
-    if WHOLE not in rows.column_names:
-        return rows
-    values = pyarrow.array(table[WHOLE], mask=~np.isfinite(table[WHOLE])).cast(pyarrow.int64())
-    return rows.set_column(rows.column_names.index(WHOLE), WHOLE, values)
+    """Return columns (N,) of numbers or text as they are written; of `WHOLE`, null where it is no whole number."""
+    columns = {name: pyarrow.array(np.asarray(column)) for name, column in table.items()}
+    for name in (name for name in WHOLE if name in table):
+        unknown = ~((np.trunc(table[name]) == table[name]) & (np.abs(table[name]) <= LARGEST_WHOLE))
+        columns[name] = pyarrow.array(table[name], mask=unknown).cast(pyarrow.int64())
+    return pyarrow.table(columns)
 
 
 def read(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from alerce_early.evaluation import calibration, conformal, intervals, metrics, 
 
 Table = Mapping[str, np.ndarray]
 NO_CONSTANTS: tables.Constants = {}
+BY_DETECTIONS = {"1": 1, "2 to 3": 2, "4 to 10": 4, "more than 10": 11}  # lowest number of each bin
 
 
 class Kind(Protocol):
@@ -70,6 +71,7 @@ class Classification:
         return self.summarise(table) | {
             "thresholds": thresholds.judge(table, constants),
             "by_column": uncertainty.judge_by_column(table),
+            "by_detections": self.judge_by_detections(table),
             "calibration": calibration.judge(table),
             "conformal": conformal.judge(table, constants),
             "uncertainty": uncertainty.judge(table),
@@ -100,6 +102,22 @@ class Classification:
         }
         counts = metrics.confusion(labels, predicted, len(classes))
         return {**judged, "classes": list(classes), "confusion": counts.tolist()}
+
+    def judge_by_detections(self, table: Table) -> dict[str, Any]:
+        """Return {bin: {"n", "values", "intervals"}} of `words` by number of detections, for the bins that have rows.
+
+        {} of a table without the column `tables.DETECTIONS`. A class without rows in a bin has no recall there.
+        """
+        judged = {}
+        bins = uncertainty.find_bins(table.get(tables.DETECTIONS, np.array([])), [*BY_DETECTIONS.values()])
+        for name, rows in zip(BY_DETECTIONS, bins, strict=True):
+            if len(rows):
+                part = tables.take_rows(table, rows)
+                found, of = self.summarise(part), ("", *part["label"])
+                kept = [word for word in self.words if word in found["values"] and word.partition("/")[2] in of]
+                numbers = {key: {word: found[key][word] for word in kept} for key in ("values", "intervals")}
+                judged[name] = {"n": len(rows), **numbers}
+        return judged
 
     def find_right(self, table: Table) -> np.ndarray:
         return uncertainty.find_right(table)

@@ -6,11 +6,16 @@ import numpy as np
 
 from alerce_early.errors import InputError
 
+# Of ZTF ndethist: within 1.5 arcsec, on the same field and readout channel, down to a signal-to-noise ratio of about 3.
+# Of Rubin nDiaSources of the diaObject. Both include the detection that the alert is about, so the first has 1.
+DETECTIONS = "ndethist"
+MOST_DETECTIONS = 20.0  # in any table, since stores have no more: the published model was given no more
 # Of a row, taken from the store where it is there, and what it is called.
 METADATA = {
     "magpsf": "magnitude (magpsf)",
     "sigmapsf": "magnitude error (sigmapsf)",
     "snr": "signal-to-noise ratio (snr)",
+    DETECTIONS: "number of detections (ndethist)",
 }
 PLACE = ("jd", "fid", "ra", "dec")  # when, through which filter and where, of what is classified
 SMALLEST = 1e-12  # probability; a network's zero is a rounded one
@@ -46,12 +51,12 @@ def label_indices(table: Table, classes: Sequence[str]) -> np.ndarray:
 
 def select_split(table: Table, split: str) -> dict[str, np.ndarray]:
     """Return the rows of one split."""
-    return _rows(table, table["split"] == split)
+    return take_rows(table, table["split"] == split)
 
 
 def keep_labelled(table: Table) -> dict[str, np.ndarray]:
     """Return the rows that can be judged."""
-    return _rows(table, table["label"] != "")
+    return take_rows(table, table["label"] != "")
 
 
 def select_judged(table: Table, split: str) -> dict[str, np.ndarray]:
@@ -61,7 +66,7 @@ def select_judged(table: Table, split: str) -> dict[str, np.ndarray]:
 
 def keep_unlabelled(table: Table) -> dict[str, np.ndarray]:
     """Return the rows that can only be predicted; without the column label."""
-    rows = _rows(table, table["label"] == "")
+    rows = take_rows(table, table["label"] == "")
     return {name: column for name, column in rows.items() if name != "label"}
 
 
@@ -71,5 +76,6 @@ def join_tables(parts: Sequence[Table]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in shared}
 
 
-def _rows(table: Table, chosen: np.ndarray) -> dict[str, np.ndarray]:
+def take_rows(table: Table, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    """Return some rows of a table; chosen: (N,) bool, or (n,) numbers."""
     return {name: column[chosen] for name, column in table.items()}

@@ -1,6 +1,6 @@
 """Where a classifier is unsure, whether to believe it, and how its accuracy depends on a column of the alert."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,22 +88,28 @@ def judge_separation(table: Table) -> dict[str, Any]:
     return judged | {"intervals": widened}
 
 
-def bin_by_column(right: np.ndarray, values: np.ndarray) -> list[tuple[float, float, int, int]]:
-    """Return (lowest value, highest value, right rows, rows) of up to `BINS` bins with equally many rows.
+def find_bins(values: np.ndarray, lowest: Sequence[float] = ()) -> list[np.ndarray]:
+    """Return the rows (n,) int64 of each bin of a column, low values first.
 
-    right: (N,) bool; values: (N,), rows where it is not finite are left out. Equal values share a bin.
+    values: (N,), rows where it is not finite are left out. lowest: the lowest value of each bin, rising; without it
+    there are up to `BINS` bins with equally many rows, or none if the rows are too few. Equal values share a bin.
     """
-    known = np.isfinite(values)
-    right, values = right[known], values[known]
-    if len(values) < metrics.FEWEST:
-        return []
-    number = metrics.equal_bins(values, BINS)
-    rows = [np.flatnonzero(number == i) for i in np.unique(number)]
+    known = np.flatnonzero(np.isfinite(values))
+    if lowest:
+        number = np.digitize(values[known], lowest) - 1
+        return [known[number == i] for i in range(len(lowest))]
+    number = metrics.equal_bins(values[known], BINS) if len(known) >= metrics.FEWEST else known[:0]
+    return [known[number == i] for i in np.unique(number)]
+
+
+def bin_by_column(right: np.ndarray, values: np.ndarray) -> list[tuple[float, float, int, int]]:
+    """Return (lowest value, highest value, right rows, rows) of each of `find_bins`; right: (N,) bool."""
+    rows = find_bins(values)
     return [(float(values[r].min()), float(values[r].max()), int(right[r].sum()), len(r)) for r in rows]
 
 
 def judge_by_column(table: Table) -> dict[str, Any]:
-    """Return {column: `bin_by_column`} of each column of `tables.METADATA` that the table has."""
-    known = [name for name in tables.METADATA if name in table]
+    """Return {column: `bin_by_column`} of each column of `tables.METADATA` but `tables.DETECTIONS` in the table."""
+    known = [name for name in tables.METADATA if name in table and name != tables.DETECTIONS]
     binned = {name: bin_by_column(table["label"] == table["predicted"], table[name]) for name in known}
     return {name: bins for name, bins in binned.items() if bins}

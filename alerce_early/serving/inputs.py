@@ -240,7 +240,13 @@ def _read_stamps(path: Path, _: DataSpec) -> Records:
 
 FORMATS = (
     Format("alert packets", CHANNELS, (*tables.PLACE, *stamps_file.COLUMNS), raw_files.PACKETS, survey=ZTF.survey),
-    Format("alert packets", (*CHANNELS, SNR), (*tables.PLACE, *RUBIN.columns), raw_files.PACKETS, survey=RUBIN.survey),
+    Format(
+        "alert packets",
+        (*CHANNELS, SNR),
+        (*tables.PLACE, *RUBIN.columns, tables.DETECTIONS),
+        raw_files.PACKETS,
+        survey=RUBIN.survey,
+    ),
     Format("stamps files", CHANNELS, stamps_file.COLUMNS, array_files.ENDS, _read_stamps),
     Format(
         "HiTS files", hits.CHANNELS, (), array_files.ENDS, lambda path, spec: hits.read(path, channels=spec.channels)

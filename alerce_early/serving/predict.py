@@ -16,6 +16,7 @@ from tqdm import tqdm
 from alerce_early.artifacts import predictions
 from alerce_early.data.records import CUT_SHORT, LOST_ROWS, MISSING, TOO_LITTLE, Chunk, Rejected
 from alerce_early.errors import InputError
+from alerce_early.evaluation import tables
 from alerce_early.serving.classifier import Classifier, Table
 from alerce_early.serving.inputs import Shard, Source
 from alerce_early.serving.output import Parts
@@ -164,6 +165,7 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
         "input": digest.hexdigest(),
         "shard": list(shard),
         "chunk": size,
+        "shown": list(source.format.shown),
         **classifier.constants,
         **({} if classifier.survey else {"survey": "any"}),
         **({} if classifier.find_trained(NOTHING.keys) is None else {"column": TRAINED}),
@@ -208,6 +210,8 @@ def _table(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> Table:
         shared = classes if set(classes) <= set(classifier.spec.classes) else [""] * len(classes)
         labels = np.array([*shared, ""])[chunk.records.labels]
     columns = {name: known.get(name, np.full(len(ids), np.nan)) for name in shown}
+    if tables.DETECTIONS in columns:
+        columns[tables.DETECTIONS] = np.minimum(columns[tables.DETECTIONS], tables.MOST_DETECTIONS)
     return {
         "candid": chunk.keys,
         "id": ids,

@@ -229,6 +229,24 @@ def test_a_bad_packet_is_set_aside_and_the_rest_is_read(channels: tuple[str, ...
             stream.decode([], channels=odd)
 
 
+def test_the_number_of_detections_is_read_where_a_packet_has_it(tmp_path: Path) -> None:
+    """Of the record of the object, which is null for what moves, and which not every schema has."""
+    numbers = [{"name": name, "type": ["null", kind]} for name, kind in (("nDiaSources", "int"), ("ra", "double"))]
+    own = {"name": "diaObject", "type": ["null", {"type": "record", "name": "diaObject", "fields": numbers}]}
+    schema = SCHEMA | {"fields": [*SCHEMA["fields"], own]}
+    held = [{"nDiaSources": 7, "ra": 1.0}, None, {"nDiaSources": None, "ra": None}, {"nDiaSources": 1, "ra": 1.0}]
+    rows = [packet(i, diaObject=one) for i, one in enumerate(held)]
+    table = pyarrow.Table.from_pylist(rows)
+    parquet.write_table(table, tmp_path / "alerts.parquet")
+    wanted = [7, np.nan, np.nan, 1]
+    chunks = [stream.decode([container(one, schema=schema) for one in rows]), stream.decode_rows(table)]
+    for chunk in (*chunks, *stream.stream([tmp_path], workers=0)):
+        assert chunk.records is not None and not chunk.rejected
+        assert np.array_equal(chunk.records.context["ndethist"], wanted, equal_nan=True)
+    chunks = [stream.decode([container(packet(0))]), stream.decode_rows(table.drop_columns("diaObject"))]
+    assert all(np.isnan(chunk.records.context["ndethist"]).all() for chunk in chunks if chunk.records)
+
+
 def test_packets_of_two_surveys(tmp_path: Path) -> None:
     """Both are read, a chunk of one survey each; where one is wanted, those of the other are set aside."""
     ztf = [night.encode(one) for one, _ in night.alerts(2, seed=0)]

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from alerce_early.evaluation import intervals, thresholds, uncertainty
+from alerce_early.evaluation.kinds import Classification
+from alerce_early.report import page, sections
 from tests.helpers.tiny import page_of
 
 # by falling score: SN SN rest (SN rest, tied) SN rest rest
 OWN = np.array([1, 1, 0, 1, 0, 1, 0, 0], dtype=bool)
 SCORE = np.array([0.9, 0.8, 0.7, 0.6, 0.6, 0.3, 0.2, 0.1])
+WORDS = ("accuracy", "balanced_accuracy", "recall/SN")
 NAMES = ("completeness_0.9", "completeness_0.95", "purity_0.9", "purity_0.95")
 
 
@@ -111,3 +114,45 @@ def test_bins_of_a_column_hold_equally_many_rows() -> None:
     assert "by_magpsf" in drawn and len(section.pictures) == 1
     with pytest.raises(StopIteration):
         page_of(table, "Accuracy by magnitude and S/N")
+
+
+def test_accuracy_by_number_of_detections_worked_out_by_hand() -> None:
+    """Both rows of two or three detections are of one object, one trial; two rows are without a number."""
+    rows = [
+        *((1, "SN", "SN"), (1, "SN", "AGN"), (1, "AGN", "AGN"), (1, "AGN", "AGN"), (2, "SN", "SN"), (3, "AGN", "AGN")),
+        *((4, "AGN", "SN"), (10, "AGN", "AGN"), (11, "SN", "AGN"), (20, "SN", "AGN"), (np.nan, "SN", "SN")),
+        (0, "SN", "SN"),
+    ]
+    numbers, labels, predicted = (np.array(column) for column in zip(*rows, strict=True))
+    score = np.where(predicted == "SN", 0.8, 0.1)
+    table = {"id": np.arange(12).astype(str), "label": labels, "p_AGN": 1 - score, "p_SN": score}
+    table["object"] = np.where(np.isin(numbers, (2, 3)), "both", table["id"])
+    known = table | {"ndethist": numbers, "predicted": predicted}
+    found = Classification().judge(known)["by_detections"]
+    values = {name: [of["n"], *map(of["values"].get, WORDS)] for name, of in found.items()}
+    assert values == {
+        "1": [4, 0.75, 0.75, 0.5],
+        "2 to 3": [2, 1, 1, 1],
+        "4 to 10": [2, 0.5, 0.5, None],
+        "more than 10": [2, 0, 0, 0],
+    }
+    bounds = {name: of["intervals"]["accuracy"] for name, of in found.items()}
+    wanted = {"1": (3, 4), "2 to 3": (1, 1), "4 to 10": (1, 2), "more than 10": (0, 2)}
+    assert bounds == {name: pytest.approx(intervals.wilson(*counts)) for name, counts in wanted.items()}
+    drawn, section = page_of(known, "Accuracy by number of detections")
+    ((head, shown),) = section.tables
+    assert "by_ndethist" not in drawn and head[:3] == ("", "rows", "SN recall")
+    assert [row[:2] for row in shown] == [["1", "4"], ["2 to 3", "2"], ["4 to 10", "2"], ["more than 10", "2"]]
+    assert [row[2][:5] for row in shown] == ["0.500", "1.000", "", "0.000"]
+    for column in ({}, {"ndethist": np.full(12, np.nan)}):
+        with pytest.raises(StopIteration):
+            page_of(table | column, "Accuracy by number of detections")
+
+
+def test_a_result_from_before_the_numbers_of_detections_is_shown_without() -> None:
+    table = {"id": np.arange(8), "label": np.where(OWN, "SN", "rest"), "p_SN": SCORE, "p_rest": 1 - SCORE}
+    table |= {"predicted": np.where(SCORE > 0.5, "SN", "rest"), "split": np.full(8, "test"), "ndethist": np.full(8, 1)}
+    judged = (kind := Classification()).judge(table)
+    assert judged.pop("by_detections")["1"]["n"] == 8
+    html = page.render("classification.html", **sections.describe(kind, judged, table), drawn={}, notes=[])
+    assert "number of detections" not in html and "Calibration" in html

@@ -224,6 +224,21 @@ def test_columns_have_the_same_types_in_both_formats(classifier: Classifier, nig
     assert unknown["fid"].to_pylist() == [1, None]
 
 
+def test_the_number_of_detections_is_a_column_up_to_twenty(
+    classifier: Classifier, run: Path, night: Path, tmp_path: Path
+) -> None:
+    """As the store of a run has it, since the published model was given no more."""
+    packets = [packet for packet, _ in simulated_packets.alerts(30, seed=3)]
+    given = {str(packet["candid"]): packet["candidate"]["ndethist"] for packet in packets}
+    table = table_of(classifier, night, tmp_path / "night.parquet")
+    assert max(given.values()) > 20
+    assert table["ndethist"].tolist() == [min(given[candid], 20) for candid in table["candid"]]
+    trained = predictions.read(run / "predictions.parquet")["ndethist"]
+    assert table["ndethist"].dtype == trained.dtype == np.int64 and trained.min() >= 1 and trained.max() == 20
+    odd = {name: np.array([2.0, np.nan, 1.5, 1e300]) for name in ("fid", "ndethist")}
+    assert [column.to_pylist() for column in predictions.to_arrow(odd)] == [[2, None, None, None]] * 2
+
+
 def test_a_table_is_the_same_wherever_its_input_lay(
     classifier: Classifier, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

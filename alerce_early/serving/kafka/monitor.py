@@ -12,7 +12,8 @@ from alerce_early.evaluation.drift import find_drift
 
 REFERENCE = 2_000  # alerts that later ones are held against
 MOST = 20_000  # alerts since the last line that are looked at
-COLUMNS = (*tables.METADATA, "imputed")  # of the inputs, as far as a table has them
+# Of the inputs, as far as a table has them; not the number of detections, which not every alert of Rubin has.
+COLUMNS = (*(name for name in tables.METADATA if name != tables.DETECTIONS), "imputed")
 
 
 class Monitor:

@@ -192,8 +192,9 @@ def pack(rows: pyarrow.RecordBatch | pyarrow.Table, source: str, first: int = 0)
     """Yield rows that are packets as blocks, a few each. Raises ValueError as of `_check_columns`."""
     wanted = fields.of(rows.schema.names)
     _check_columns(rows.schema, wanted)
+    names = [*wanted.needed, *({wanted.object} & {*rows.schema.names})]
     for start in range(0, len(rows), PARQUET_ROWS):
-        yield _block(rows.select(list(wanted.needed)).slice(start, PARQUET_ROWS), source, first + start)
+        yield _block(rows.select(names).slice(start, PARQUET_ROWS), source, first + start)
 
 
 def _check_columns(schema: pyarrow.Schema, wanted: fields.Fields, elsewhere: Collection[str] = ()) -> None:
@@ -234,6 +235,7 @@ def _parquet(file: Any, source: str) -> Iterator[Block]:
             folders = {name: unquote(value) for name, value in HIVE.findall(source) if name in wanted.names}
             _check_columns(held.schema_arrow, wanted, folders)
             parts = [f"{wanted.source}.{name}" for name in (*wanted.columns, *wanted.context)]
+            parts += [f"{wanted.object}.{name}" for name in wanted.of_object]
             names = [*(name for name in wanted.needed if name != wanted.source), *parts]
             constant = {name: value for name, value in folders.items() if name not in held.schema_arrow.names}
             number = 0

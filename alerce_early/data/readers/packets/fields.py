@@ -30,7 +30,8 @@ class Fields:
     survey: its name. network: the pretrained one for its packets, and data: the choice of data that reads them to
     train. source: the record of the detection, which no other survey's packets have. names: what else there
     is of the packet beside its cutouts. columns: numbers of the source that networks may take. context: more of the
-    source, for people, and what names it. needed: whatever a table of packets must have.
+    source, for people, and what names it. object: the record of the object, which may be absent, and of_object: what is
+    read of it. needed: whatever a table of packets must have.
     """
 
     survey: str
@@ -40,6 +41,8 @@ class Fields:
     names: tuple[str, ...]
     columns: tuple[str, ...]
     context: tuple[str, ...]
+    object: str = ""
+    of_object: tuple[str, ...] = ()
 
     @property
     def takers(self) -> str:
@@ -53,7 +56,7 @@ class Fields:
     @property
     def wanted(self) -> frozenset[str]:
         """All of them, of the packet and of records in it."""
-        return frozenset((*self.needed, *self.columns, *self.context, "stampData"))
+        return frozenset((*self.needed, *self.columns, *self.context, self.object, *self.of_object, "stampData"))
 
 
 DERIVED = ("ecl_lat", "ecl_long", "gal_lat", "gal_long", "non_detections")  # of ZTF's columns, not from the packet
@@ -77,6 +80,8 @@ RUBIN = Fields(
         *("extendedness", "reliability", "trailLength"),
     ),
     context=("diaSourceId", "diaObjectId", "ssObjectId", "midpointMjdTai", "band"),
+    object="diaObject",
+    of_object=("nDiaSources",),
 )
 
 

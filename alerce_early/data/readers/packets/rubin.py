@@ -17,7 +17,7 @@ from alerce_early.data.records import MISSING, UnreadableError
 
 SIDE = 63  # pixels of a stamp, whose central one is the nearest to the source; cutouts have 30 to 93
 COLUMNS = RUBIN.columns
-CONTEXT = ("jd", "fid")  # jd of TAI, 37 s ahead of UTC
+CONTEXT = ("jd", "fid", "ndethist")  # jd of TAI, 37 s ahead of UTC; ndethist is nDiaSources
 BANDS = {"g": 1, "r": 2, "i": 3, "z": 4, "y": 5, "u": 6}  # numbered on from ZTF's fid
 MJD = 2400000.5  # jd of mjd 0
 
@@ -28,7 +28,7 @@ def key(record: Mapping[str, Any]) -> str:
 
 
 def read(record: Mapping[str, Any], channels: Sequence[str]) -> tuple[str, np.ndarray, np.ndarray]:
-    """Return the object, (11,) float64 of the source, NaN where missing, and stamps (C, 63, 63) float32.
+    """Return the object, (12,) float64 of the source, NaN where missing, and stamps (C, 63, 63) float32.
 
     The object is diaObjectId, or ssObjectId of what is known to move. The numbers are `COLUMNS` and `CONTEXT`. Stamps
     are NaN beyond the cutout. Raises UnreadableError where the packet lacks one of them, or its cutouts differ in
@@ -41,7 +41,9 @@ def read(record: Mapping[str, Any], channels: Sequence[str]) -> tuple[str, np.nd
     numbers = fields.numbers_in(source, (*COLUMNS, "midpointMjdTai"))
     numbers[-1] += MJD
     band = BANDS.get(str(source.get("band")), math.nan)
-    return name, np.append(numbers, band), _stamps(record, channels)
+    known = record.get(RUBIN.object)
+    detections = fields.numbers_in(known if isinstance(known, dict) else {}, RUBIN.of_object)
+    return name, np.concatenate([numbers, [band], detections]), _stamps(record, channels)
 
 
 def _stamps(record: Mapping[str, Any], channels: Sequence[str]) -> np.ndarray:
