@@ -36,7 +36,7 @@ class Records:
     channels: names of the raw images' last axis.
     set_aside: how many rows of the raw data the reader could not use, by reason.
     unmatched_labels: how many labels, of a table of labels, belong to none of the rows.
-    context: columns (N,) for who looks at the rows, and for no network: when, through which filter, and for which time.
+    context: columns (N,) for who looks at the rows, and for no network: when, through which filter, how often detected.
     """
 
     images: Sequence[np.ndarray] | np.ndarray

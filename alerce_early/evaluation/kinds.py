@@ -100,6 +100,9 @@ class Classification:
         bounds |= {
             name: list(intervals.share((labels == predicted)[part], objects[part])) for name, part in parts.items()
         }
+        if np.ptp(bounds["balanced_accuracy"]) <= intervals.ROUNDING:  # of classes that are all right or all wrong
+            recalls = [bounds[f"recall/{name}"] for name in classes if len(of_each[name])]
+            bounds["balanced_accuracy"] = np.mean(recalls, axis=0).tolist()
         counts = metrics.confusion(labels, predicted, len(classes))
         return {**judged, "classes": list(classes), "confusion": counts.tolist()}
 

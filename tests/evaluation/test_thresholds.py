@@ -149,6 +149,14 @@ def test_accuracy_by_number_of_detections_worked_out_by_hand() -> None:
             page_of(table | column, "Accuracy by number of detections")
 
 
+def test_a_mean_of_classes_all_right_and_all_wrong_is_not_known_exactly() -> None:
+    """As in a bin of few rows: no draw changes a recall of 0 or 1, so each class has Wilson's interval."""
+    table = {"id": np.arange(20), "label": np.repeat(["a", "b"], (12, 8)), "p_a": np.full(20, 0.9)}
+    table |= {"p_b": 1 - table["p_a"], "predicted": np.full(20, "a"), "ndethist": np.ones(20)}
+    bounds = Classification().judge(table)["by_detections"]["1"]["intervals"]["balanced_accuracy"]
+    assert bounds == pytest.approx(np.mean([intervals.wilson(12, 12), intervals.wilson(0, 8)], 0)) and bounds[0] < 0.4
+
+
 def test_a_result_from_before_the_numbers_of_detections_is_shown_without() -> None:
     table = {"id": np.arange(8), "label": np.where(OWN, "SN", "rest"), "p_SN": SCORE, "p_rest": 1 - SCORE}
     table |= {"predicted": np.where(SCORE > 0.5, "SN", "rest"), "split": np.full(8, "test"), "ndethist": np.full(8, 1)}
