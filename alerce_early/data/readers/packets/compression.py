@@ -13,6 +13,7 @@ from typing import IO, Any
 import pyarrow  # which every table needs: it unpacks Snappy and Zstandard without packages of their own
 
 from alerce_early.data.raw_files import GZIP
+from alerce_early.data.records import UnreadableError
 
 try:  # half the time of zlib for the same bytes; all works without it too
     from isal import igzip, isal_zlib
@@ -21,10 +22,6 @@ except ImportError:
 
 # what reading a damaged file raises, whatever its compression
 DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, isal_zlib.error, lzma.LZMAError)  # type: ignore[assignment]
-
-
-class NotWholeError(Exception):
-    """Why compressed bytes cannot be used, in one line."""
 
 
 def unzipped(file: IO[bytes]) -> IO[bytes]:
@@ -37,37 +34,34 @@ def zipping(path: Path) -> IO[bytes]:
     return io.BufferedWriter(igzip.open(path, "wb", compresslevel=1))
 
 
-def inflate(content: bytes, codec: str, largest: int) -> bytes:
-    """Return the bytes compressed by gzip or one of `CODECS`.
+def inflate(content: bytes, codec: str, largest: int, what: str) -> bytes:
+    """Return the bytes compressed by gzip or a codec of Avro.
 
-    Raises NotWholeError if they are damaged, cut short or more than `largest`, of which no more is ever held, and for
-    another codec.
+    Raises UnreadableError, which begins with `what`, if they are damaged, cut short or more than `largest`, of which no
+    more is ever held, and for another codec.
     """
+    size = largest + 1
     try:
-        found = _read(content, codec, largest + 1)
+        if codec in ("gzip", "deflate"):
+            machine = isal_zlib.decompressobj(31 if codec == "gzip" else -15)  # zlib's numbers: with header, without
+            found = machine.decompress(content, size)
+            if len(found) < size and not machine.eof:
+                raise EOFError
+            if machine.unused_data.startswith(GZIP):  # a second member, which a file joins, in twice the time
+                found = unzipped(io.BytesIO(content)).read(size)
+        elif codec == "snappy":
+            found = _unsnap(content, size)
+        elif codec in CODECS:
+            found = CODECS[codec](io.BytesIO(content)).read(size)
+        else:
+            raise UnreadableError(f"{what} is of the unknown codec {codec!r}")
     except EOFError:
-        raise NotWholeError("cut short") from None
+        raise UnreadableError(f"{what} is cut short") from None
     except (*DAMAGE, ValueError) as error:  # type: ignore[misc]
-        raise NotWholeError(f"damaged: {error}") from None
+        raise UnreadableError(f"{what} is damaged: {error}") from None
     if len(found) > largest:
-        raise NotWholeError(f"more than {largest:,} bytes")
+        raise UnreadableError(f"{what} is more than {largest:,} bytes")
     return found
-
-
-def _read(content: bytes, codec: str, size: int) -> bytes:
-    """Return the first `size` bytes of what is compressed."""
-    if codec in ("gzip", "deflate"):
-        machine = isal_zlib.decompressobj(31 if codec == "gzip" else -15)  # zlib's numbers: with header, without
-        found = machine.decompress(content, size)
-        if len(found) < size and not machine.eof:
-            raise EOFError
-        if not machine.unused_data.startswith(GZIP):  # a second member, which a file joins, in twice the time
-            return found
-    if codec == "snappy":
-        return _unsnap(content, size)
-    if codec not in CODECS:
-        raise NotWholeError(f"of the unknown codec {codec!r}")
-    return CODECS[codec](io.BytesIO(content)).read(size)
 
 
 def _unsnap(content: bytes, size: int) -> bytes:
@@ -86,8 +80,6 @@ def _unsnap(content: bytes, size: int) -> bytes:
 
 
 CODECS: dict[str, Callable[[IO[bytes]], Any]] = {
-    "null": lambda file: file,
-    "gzip": unzipped,
     "bzip2": bz2.open,
     "xz": lzma.open,
     "zstandard": partial(pyarrow.input_stream, compression="zstd"),

@@ -7,7 +7,7 @@ What is held of a file at once is bounded by the constants below, whatever lengt
 import io
 import re
 import tarfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
@@ -26,6 +26,7 @@ from alerce_early.errors import InputError, one_line, require_extra
 
 with require_extra("alert packets", "alerts"):
     from fastavro import parse_schema, schemaless_reader
+    from fastavro.read import HEADER_SCHEMA
 
 LARGEST_HEADER = 1 << 20  # bytes of an Avro file's schema, or of the headers before a member of an archive
 LARGEST_MEMBER = 1 << 26  # bytes of one file in an archive
@@ -33,19 +34,14 @@ LARGEST_BLOCK = 1 << 26  # bytes, also unzipped; a real one is about that of one
 PARQUET_ROWS = 64  # rows of a Parquet file that make a block
 MOST_RECORDS = 1 << 10  # of a block, since to reach one all before it are decoded
 HIVE = re.compile(r"([^/=]+)=([^/]*)/")  # a column in the names of folders, which Spark and pyarrow write by its values
-MESSAGE = "message"  # the codec of a block that is one record and ends with it
+MESSAGE, ARROW = "message", "arrow"  # the codecs of a block that is one record and ends with it, and of rows
 DEEPEST = 4  # files within files, as an .avro.gz in a .tar.gz
 PARQUET_ERRORS = (ValueError, OSError, MemoryError, NotImplementedError)  # pyarrow's own are of these
 BROKEN: tuple[type[Exception], ...] = (tarfile.TarError, ValueError, RecursionError, MemoryError, *DAMAGE)
 
-# Avro specification 1.11, "Object Container Files", in Avro's own terms; a block's data lie between LEAD and the sync
-_FIXED: list[Any] = [
-    {"name": name, "type": {"type": "fixed", "name": name, "size": size}} for name, size in (("magic", 4), ("sync", 16))
-]
-_META = {"name": "meta", "type": {"type": "map", "values": "bytes"}}
-HEADER = parse_schema({"type": "record", "name": "header", "fields": [_FIXED[0], _META, _FIXED[1]]})
+HEADER = parse_schema(HEADER_SCHEMA)  # of an Avro file
 _LONGS = [{"name": name, "type": "long"} for name in ("count", "size")]
-LEAD = parse_schema({"type": "record", "name": "lead", "fields": _LONGS})
+LEAD = parse_schema({"type": "record", "name": "lead", "fields": _LONGS})  # what a block begins with
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Block:
     """Encoded records of one schema that lie together in a file, or the damage found instead of one.
 
     source: file, and member of an archive. first: number of the first record in its file. schema: JSON. codec: of
-    Avro, `MESSAGE`, or "arrow" for a stream of rows.
+    Avro, `MESSAGE`, or `ARROW`.
     """
 
     source: str
@@ -108,10 +104,13 @@ def look_into(file: IO[bytes], source: str, schemas: Schemas | None = None, dept
             is_archive = True
             yield from _members(file, source, schemas, depth + 1)
         elif schemas and schemas.takes(head):
-            yield _message(file, source, schemas)
+            schema, record = schemas.split(file.read(LARGEST_BLOCK))
+            yield Block(source, schema=schema, codec=MESSAGE, data=record)
         else:
             wanted = "" if ";" in (what := raw_files.describe_content(head)) else ", wanted an Avro container"
             yield Block(source, damage=f"{CUT_SHORT}: it is {what}" if is_archive else f"is {what}{wanted}")
+    except UnreadableError as error:
+        yield Block(source, damage=str(error))
     except BROKEN as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         yield Block(source, damage=f"{CUT_SHORT if is_archive else 'file cannot be read further'}: {reason}")
@@ -144,22 +143,20 @@ class _Feed:
 
 def _members(file: IO[bytes], source: str, schemas: Schemas | None, depth: int) -> Iterator[Block]:
     feed: Any = _Feed(file)
-    with tarfile.open(fileobj=feed, mode="r|", tarinfo=_Member, bufsize=1 << 15) as archive:
-        state: Any = archive
+    with tarfile.open(fileobj=feed, mode="r|", tarinfo=_Member, bufsize=1 << 15) as opened:
+        archive: Any = opened
         while (member := archive.next()) is not None:
-            feed.left = state.offset - member.offset_data + LARGEST_HEADER
-            state.members, state.pax_headers = [], {}  # kept for a rewind, which a stream has not
-            name, inside = Path(member.name).name, f"{source}/{to_printable(member.name)}"
-            if member.isdir() or name.startswith("."):
+            feed.left = archive.offset - member.offset_data + LARGEST_HEADER
+            archive.members, archive.pax_headers = [], {}  # kept for a rewind, which a stream has not
+            inside = f"{source}/{to_printable(member.name)}"
+            if member.isdir() or Path(member.name).name.startswith("."):
                 continue
             if not member.isreg() or member.issparse():
                 yield Block(inside, damage="is a link, a sparse or a special file of the archive")
             elif member.size > LARGEST_MEMBER:
                 yield Block(inside, damage=f"is larger than a member may be: {member.size:,} bytes")
             else:
-                held = archive.extractfile(member)
-                assert held is not None
-                yield from look_into(io.BytesIO(held.read()), inside, schemas, depth)
+                yield from look_into(io.BytesIO(archive.extractfile(member).read()), inside, schemas, depth)
 
 
 def _container(file: Any, source: str) -> Iterator[Block]:
@@ -213,64 +210,40 @@ def _block(rows: pyarrow.RecordBatch | pyarrow.Table, source: str, first: int) -
     sink = pyarrow.BufferOutputStream()
     with ipc.new_stream(sink, rows.schema) as out:
         out.write(rows)
-    return Block(source, first, len(rows), codec="arrow", data=sink.getvalue().to_pybytes())
-
-
-def _message(file: IO[bytes], source: str, schemas: Schemas) -> Block:
-    message = file.read(LARGEST_BLOCK + 1)
-    try:
-        if len(message) > LARGEST_BLOCK:
-            raise UnreadableError(f"message is larger than {LARGEST_BLOCK:,} bytes")
-        schema, record = schemas.split(message)
-    except UnreadableError as error:
-        return Block(source, damage=str(error))
-    return Block(source, schema=schema, codec=MESSAGE, data=record)
+    return Block(source, first, len(rows), codec=ARROW, data=sink.getvalue().to_pybytes())
 
 
 def _parquet(file: Any, source: str) -> Iterator[Block]:
-    """Yield the rows of a Parquet file of packets, as brokers export them, a few at a time."""
+    """Yield the rows of a Parquet file of packets, as brokers export them, a few at a time.
+
+    Of a damaged row group the rest of its rows follow with the damage named: as many as the footer says, and no more
+    than the row group has bytes.
+    """
     try:
         with parquet.ParquetFile(file) as held:
-            wanted = fields.of(held.schema_arrow.names)
+            present = held.schema_arrow.names
+            wanted = fields.of(present)
             folders = {name: unquote(value) for name, value in HIVE.findall(source) if name in wanted.names}
             _check_columns(held.schema_arrow, wanted, folders)
             parts = [f"{wanted.source}.{name}" for name in (*wanted.columns, *wanted.context)]
             parts += [f"{wanted.object}.{name}" for name in wanted.of_object]
             names = [*(name for name in wanted.needed if name != wanted.source), *parts]
-            constant = {name: value for name, value in folders.items() if name not in held.schema_arrow.names}
-            number = 0
+            end = 0
             for group in range(held.num_row_groups):
-                end = number + held.metadata.row_group(group).num_rows
-                yield from _row_group(held, group, names, constant, source, number)
-                number = end
+                declared = held.metadata.row_group(group)
+                number, end = end, end + declared.num_rows
+                try:
+                    for rows in held.iter_batches(PARQUET_ROWS, row_groups=[group], columns=names):
+                        if rows.nbytes > LARGEST_BLOCK:
+                            raise ValueError(f"{len(rows)} rows take {rows.nbytes:,} bytes")
+                        for name in folders.keys() - set(present):
+                            rows = rows.append_column(name, pyarrow.array([folders[name]] * len(rows)))
+                        yield _block(rows, source, number)
+                        number += len(rows)
+                except PARQUET_ERRORS as error:
+                    damage = f"{LOST_ROWS} {group + 1} of {held.num_row_groups}: {one_line(error)}"
+                    last = min(end, number + max(1, declared.total_byte_size))
+                    for first in range(number, last, MOST_RECORDS):
+                        yield Block(source, first, min(MOST_RECORDS, last - first), damage=damage)
     except PARQUET_ERRORS as error:
         yield Block(source, damage=f"Parquet file cannot be read as alerts: {one_line(error)}")
-
-
-def _row_group(
-    held: parquet.ParquetFile,
-    group: int,
-    names: Sequence[str],
-    constant: Mapping[str, str],
-    source: str,
-    number: int,
-) -> Iterator[Block]:
-    """Yield the rows of one row group; where it is damaged, the rest of its rows with the damage named.
-
-    How many these are the footer says; no more are believed than the row group has bytes.
-    """
-    declared = held.metadata.row_group(group)
-    end = number + declared.num_rows
-    try:
-        for rows in held.iter_batches(PARQUET_ROWS, row_groups=[group], columns=names):
-            if rows.nbytes > LARGEST_BLOCK:
-                raise ValueError(f"{len(rows)} rows take {rows.nbytes:,} bytes")
-            for name, value in constant.items():
-                rows = rows.append_column(name, pyarrow.array([value] * len(rows)))
-            yield _block(rows, source, number)
-            number += len(rows)
-    except PARQUET_ERRORS as error:
-        damage = f"{LOST_ROWS} {group + 1} of {held.num_row_groups}: {one_line(error)}"
-        end = min(end, number + max(1, declared.total_byte_size))
-        for first in range(number, end, MOST_RECORDS):
-            yield Block(source, first, min(MOST_RECORDS, end - first), damage=damage)

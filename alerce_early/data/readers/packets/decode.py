@@ -1,6 +1,6 @@
 """Alert packets: encoded Avro records to stamps and the raw columns beside them, by what reads each survey's."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
@@ -11,7 +11,7 @@ from alerce_early.data import text
 from alerce_early.data.readers.packets import fields, rubin, ztf
 from alerce_early.data.readers.packets.avro import records_of
 from alerce_early.data.readers.packets.containers import Block
-from alerce_early.data.readers.stamps_file import CHANNELS, COLUMNS
+from alerce_early.data.readers.stamps_file import CHANNELS
 from alerce_early.data.records import Rejected, UnreadableError
 
 LONGEST = 200  # characters of a reason
@@ -19,32 +19,14 @@ LONGEST = 200  # characters of a reason
 Work = Iterable[tuple[Block, range]]  # the numbers, within each block, of the records to decode
 
 
-@dataclass(frozen=True)
-class Survey:
-    """How a survey's packets are read.
-
-    key: what names an alert. read: object, (F + K,) raw numbers and (C, S, S) stamps of these channels. derive: (n, C)
-    `columns` of (n, F). context: the K columns for people. All but `derive` raise UnreadableError.
-    """
-
-    key: Callable[[Mapping[str, Any]], str]
-    read: Callable[[Mapping[str, Any], Sequence[str]], tuple[str, np.ndarray, np.ndarray]]
-    derive: Callable[[np.ndarray], np.ndarray]
-    columns: tuple[str, ...]
-    context: tuple[str, ...]
-
-
-SURVEYS = {
-    fields.ZTF.survey: Survey(ztf.key, ztf.read, ztf.derive_columns, COLUMNS, ztf.CONTEXT),
-    fields.RUBIN.survey: Survey(rubin.key, rubin.read, rubin.derive_columns, rubin.COLUMNS, rubin.CONTEXT),
-}
+SURVEYS: dict[str, Any] = {fields.ZTF.survey: ztf, fields.RUBIN.survey: rubin}  # what reads the packets of each
 
 
 @dataclass(frozen=True)
 class Packet:
     """One alert: its survey, what names it, its object and place, and what it holds.
 
-    raw: (F + K,) float64, NaN where missing. stamps: (C, S, S) float32. Both as of `Survey.read`.
+    raw: (F + K,) float64, NaN where missing. stamps: (C, S, S) float32. Both as of `read` of the survey's module.
     """
 
     survey: str

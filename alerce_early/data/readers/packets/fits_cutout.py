@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from alerce_early.data.raw_files import GZIP, describe_content
-from alerce_early.data.readers.packets.compression import NotWholeError, inflate
+from alerce_early.data.readers.packets.compression import inflate
 from alerce_early.data.records import UnreadableError
 
 LARGEST = 1 << 20  # bytes of an unzipped cutout; a real one has 20,160
@@ -38,10 +38,7 @@ def image(content: bytes, number: int = 0) -> np.ndarray:
     holds no two-dimensional image of floating-point numbers.
     """
     if content.startswith(GZIP):
-        try:
-            content = inflate(content, "gzip", LARGEST)
-        except NotWholeError as error:
-            raise UnreadableError(f"gzip is {error}") from None
+        content = inflate(content, "gzip", LARGEST, "gzip")
     end, pixels = 0, np.empty((0, 0))
     for _ in range(number + 1):
         header = _read_header(content[end : end + BLOCK])

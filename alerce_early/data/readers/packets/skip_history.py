@@ -7,7 +7,8 @@ does not match, such as a long text, is left to fastavro.
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from contextlib import suppress
+from typing import Any
 
 LONGEST = 1 << 14  # bytes of an expression: a schema may name a type often
 TEXT = 64  # bytes of a text from which on it is fastavro's: its length takes more than a byte
@@ -23,28 +24,20 @@ def may_be_passed(kind: Any) -> bool:
 
 
 class Passed:
-    """How a list is passed, by the Avro type of its field; named: the records that it may name.
-
-    Raises NotImplementedError for a list of what no regular expression describes.
-    """
+    """How a list is passed, by the Avro type of its field; named: the records that it may name."""
 
     def __init__(self, kind: Any, named: Mapping[str, Any]):
         branches = kind if isinstance(kind, list) else [kind]
         self._is_union = isinstance(kind, list)
         self._lists = [_is_list(branch) for branch in branches]
-        items = branches[self._lists.index(True)]["items"]
-        self._item = re.compile(_expression(items, named), re.DOTALL)
-
-    @classmethod
-    def of(cls, kind: Any, named: Mapping[str, Any]) -> Self | None:
-        """Return the same, None where no regular expression will do."""
-        try:
-            return cls(kind, named)
-        except NotImplementedError:
-            return None
+        self._item = None
+        with suppress(NotImplementedError):  # a list of what no regular expression describes
+            self._item = re.compile(_expression(branches[self._lists.index(True)]["items"], named), re.DOTALL)
 
     def end(self, data: bytes, at: int) -> int | None:
         """Return where the list that begins here ends, None if that cannot be told."""
+        if self._item is None:
+            return None
         try:
             if self._is_union:
                 branch, at = _long(data, at)

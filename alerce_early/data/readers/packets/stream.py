@@ -235,19 +235,19 @@ def _chunk(rows: Sequence[Packet | Rejected], origin: str, classes: Sequence[Lab
             for p in packets
         ]
         survey = SURVEYS[packets[0].survey]
-        columns, context = np.split(np.stack([p.raw for p in packets]), [-len(survey.context)], axis=1)
+        columns, context = np.split(np.stack([p.raw for p in packets]), [-len(survey.CONTEXT)], axis=1)
         records = Records(
             # planes lie one after the other, as networks want them; the shape is that of a stamps file
             images=np.moveaxis(np.stack([p.stamps for p in packets]), 1, 3),
             labels=np.array(numbers, np.int64),
             ids=ids,
-            features=survey.derive(columns),
-            feature_names=survey.columns,
+            features=survey.derive_columns(columns),
+            feature_names=survey.COLUMNS,
             classes=CLASSES,
             origin=origin,
             channels=tuple(channels),
             survey=packets[0].survey,
-            context=dict(zip(survey.context, context.T, strict=True)),
+            context=dict(zip(survey.CONTEXT, context.T, strict=True)),
         )
     return Chunk(records, keys, sources, rejected, len(rows))
 
