@@ -1,19 +1,20 @@
-"""Build objects from plain configs, with signatures as the schema of their values."""
+"""Build objects from the plain options of configs and checkpoints, each checked against the signature it is for."""
 
 import importlib
 import inspect
+import json
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from alerce_early.errors import InputError, one_line
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
     from torch import nn
-from collections.abc import Callable, Sequence
-from types import UnionType
-from typing import Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 PACKAGE = __name__.split(".")[0]
 # Modules and functions that checkpoints and run folders name, as they were called before, and what they are now.
@@ -59,7 +60,7 @@ def build(config: Mapping[str, Any], **arguments: Any) -> Any:
 
 
 def module_class(target: str) -> "type[nn.Module]":
-    """Return the `nn.Module` class of this dotted name; see the module's docstring for what is let in."""
+    """Return the `nn.Module` class of this dotted name; see `find` for what is let in."""
     from torch import nn  # which composing a config need not wait for
 
     imported = target.rpartition(".")[0]
@@ -88,18 +89,13 @@ def library_class(target: str, kind: type, within: str = "torch.optim") -> Any:
     return found
 
 
-def current_name(target: str) -> str:
-    """Return the dotted name by which a class or function is found today; see `RENAMED`."""
-    module_name, _, name = target.rpartition(".")
-    return RENAMED.get(target) or f"{RENAMED.get(module_name, module_name)}.{name}"
-
-
 def find(target: str, within: str = PACKAGE) -> Any:
     """Return what this dotted name stands for; raises InputError where it is not to be imported or cannot be.
 
     within: the package whose modules are let in, besides those that are trusted.
     """
-    target = current_name(target)
+    module_name, _, name = target.rpartition(".")
+    target = RENAMED.get(target) or f"{RENAMED.get(module_name, module_name)}.{name}"
     module_name, _, name = target.rpartition(".")
     if target not in _trusted and not _is_within(module_name, within):
         raise InputError(f"_target_ {target!r}: not part of {within}. {_advice(target)}")
@@ -126,8 +122,8 @@ T = TypeVar("T")
 
 
 def construct(cls: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """Call a constructor whose signature is the schema: a key it does not know is refused by name."""
-    check_call(cls, *arguments, **options)
+    """Call a class or function after `check` of its options; raises InputError for one that it does not take."""
+    check(cls, *arguments, **options)
     try:
         return cls(*arguments, **options)
     except TypeError as error:  # of a base class, to which a subclass hands on what it does not know itself
@@ -136,64 +132,37 @@ def construct(cls: Callable[..., T], *arguments: Any, **options: Any) -> T:
         raise InputError(f"{cls.__name__}: {error}.") from None
 
 
-def check_call(cls: Callable[..., Any], *arguments: Any, **options: Any) -> None:
-    """Raise InputError for arguments that its signature does not take, without calling it."""
+def check(cls: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+    """Raise InputError for options that a signature or its type hints do not allow, without the call.
+
+    Only plain values are compared with their hints: what a config or a checkpoint holds.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
     signature = inspect.signature(cls)
     try:
         signature.bind(*arguments, **options)
     except TypeError as error:
         raise InputError(f"{cls.__name__}: {error}. It takes {', '.join(signature.parameters)}.") from None
-    asked: Any = cls.__init__ if isinstance(cls, type) else cls  # type: ignore[misc]
-    hints = get_type_hints(asked)
-    for name, value in options.items():
-        if not fits_hint(value, hints.get(name, Any)):
-            raise InputError(f"{cls.__name__}: {name}={str(value)[:60]}: {_ask(hints[name])}.")
+    hints = get_type_hints(cls.__init__ if isinstance(cls, type) else cls)  # type: ignore[misc]
+    for name in filter(hints.__contains__, options):
+        with suppress(TypeError):  # no JSON holds the value, or pydantic knows no schema of the hint
+            plain = json.dumps(options[name])
+            try:  # as JSON, where a list may be a tuple and nothing else changes its type
+                hint = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
+                hint.validate_json(plain, strict=True)
+            except ValidationError as error:
+                raise InputError(
+                    f"{cls.__name__}: {name}={str(options[name])[:60]}: {explain(error.errors())[1]}."
+                ) from None
 
 
-def fits_hint(value: Any, hint: Any) -> bool:
-    """Is a plain value of the type that a signature asks for? Types that are not plain let everything in."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return any(fits_hint(value, one) for one in inner)
-    if origin is Literal:
-        return value in inner
-    if hint is None or hint is type(None):
-        return value is None
-    if hint in (int, float):
-        return isinstance(value, int | hint) and (hint is not int or not isinstance(value, bool))
-    if hint in (str, bool):
-        return isinstance(value, hint)
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(fits_hint(one, inner[1]) for one in value.values())
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Sequence):
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            return False
-        if origin is tuple and inner[-1:] != (Ellipsis,):  # of that many, each of its own type
-            return len(value) == len(inner) and all(map(fits_hint, value, inner))
-        return all(fits_hint(one, inner[0]) for one in value)
-    return True
-
-
-def _ask(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return f"choose from {', '.join(map(str, get_args(hint)))}"
-    return f"expected {describe_hint(hint)}"
-
-
-def describe_hint(hint: Any) -> str:
-    """Return what a type hint asks for in words, in the singular, with the names of yaml for the values."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, inner))}"
-    if origin in (Union, UnionType):
-        return " or ".join(dict.fromkeys(map(describe_hint, inner)))
-    plain: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    plain |= {None: "null", type(None): "null"}
-    if (kind := origin or hint) in plain:
-        return plain[kind]
-    if isinstance(kind, type) and issubclass(kind, Mapping):
-        return "a mapping"
-    if isinstance(kind, type) and issubclass(kind, Sequence):
-        several = inner if kind is tuple and inner[-1:] != (Ellipsis,) else inner[:1]  # of that many, or all alike
-        return f"a list of {', '.join(map(describe_hint, several))}" if inner else "a list"
-    return getattr(hint, "__name__", str(hint))
+def explain(errors: "Sequence[ErrorDetails]") -> tuple[list[Any], str]:
+    """Return where the first value is that pydantic refuses, and what it should be."""
+    first = errors[0]
+    path = [key for key in first["loc"] if not re.fullmatch(r"\w+\[.*\]|int|float|str|bool", str(key))]
+    union = [
+        error["msg"] for error in errors if error["loc"][:-1] == first["loc"][:-1] and error["input"] is first["input"]
+    ]
+    asked = " or ".join(dict.fromkeys(words.removeprefix("Input ") for words in union))
+    return path, re.sub(r"valid dictionary( or instance of \w+)?", "mapping", asked)

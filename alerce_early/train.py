@@ -3,10 +3,7 @@
 The steps of a run are in `experiments.run`, which takes seconds to import; composing its config needs none of that.
 """
 
-import logging
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,6 +11,7 @@ from omegaconf import DictConfig, open_dict
 
 from alerce_early.artifacts.run_folder import Run, describe_differences, flatten_config, logs_inside
 from alerce_early.errors import InputError
+from alerce_early.experiments import schema
 from alerce_early.experiments.command import command
 from alerce_early.experiments.config import compose_config
 
@@ -21,56 +19,37 @@ from alerce_early.experiments.config import compose_config
 @command
 def main(config: DictConfig) -> None:
     """Train by this config, or continue the run that it names."""
-    if config.resume:
-        run = Run.find(config.resume)
-        _train(_asked_again(config, run, HydraConfig.get().overrides.task), run.path)
-    else:
-        _train(config, Path(HydraConfig.get().runtime.output_dir))
+    run = Run.find(config.resume) if config.resume else Run(Path(HydraConfig.get().runtime.output_dir))
+    _train(config, run, HydraConfig.get().overrides.task)
 
 
 def train_options(*options: str) -> Run:
     """Train with options as on the command line, in a new run folder or that of resume=; return the run."""
     config = compose_config(*options, hydra=True)
-    folder, level = Path(config.hydra.run.dir), config.hydra.job_logging.root.level
+    run, level = Run(Path(config.hydra.run.dir)), config.hydra.job_logging.root.level
     with open_dict(config):
         del config.hydra
-    with _log_to(folder / "train.log", level):
-        return _train(_asked_again(config, Run(folder), options) if config.resume else config, folder)
+    with run.log(level):
+        return _train(config, run, options)
 
 
-@contextmanager
-def _log_to(file: Path, level: str) -> Iterator[None]:
-    """Write what a run logs to a file and, unless the caller has set up logging, to standard output."""
-    log = logging.getLogger(__package__)
-    handlers: list[logging.Handler] = [logging.FileHandler(file, delay=True)]
-    if not logging.getLogger().handlers:
-        handlers.append(logging.StreamHandler(sys.stdout))
-    before = log.level
-    log.setLevel(level)
-    for handler in handlers:
-        log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
-        for handler in handlers:
-            log.removeHandler(handler)
-            handler.close()
-
-
-def _train(config: DictConfig, folder: Path) -> Run:
+def _train(config: DictConfig, run: Run, options: Sequence[str]) -> Run:
+    if config.resume:
+        config = _config_of_resumed_run(config, run, options)
     from alerce_early.experiments.run import train
 
-    return train(config, folder)
+    return train(config, run.path, overrides=options)
 
 
-def _asked_again(config: DictConfig, run: Run, options: Sequence[str]) -> DictConfig:
+def _config_of_resumed_run(config: DictConfig, run: Run, options: Sequence[str]) -> DictConfig:
     """Return the run's own config, with the logger of the options if they choose one.
 
     Raises InputError, naming the keys, if the options differ from the config, and if its own logger may write outside
     the run folder: the folder may come from anyone.
     """
-    default, given, own = compose_config(), flatten_config(config), run.config()
+    own = run.config()
+    schema.check(own, file=run.config_file)
+    default, given = compose_config(), flatten_config(config)
     plain = flatten_config(default)
     typed = [key for key in plain | given if given.get(key) != plain.get(key)]
     if differ := [key for key in typed if given.get(key) != flatten_config(own).get(key)]:
@@ -79,7 +58,7 @@ def _asked_again(config: DictConfig, run: Run, options: Sequence[str]) -> DictCo
         )
     if config.outputs != default.outputs:
         own.outputs = config.outputs
-    if any(option.startswith("logger") for option in options):
+    if any(option.lstrip("+~").startswith("logger") for option in options):
         own.logger = config.logger
     elif not logs_inside(own):
         raise InputError(

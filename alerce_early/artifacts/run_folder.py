@@ -1,32 +1,35 @@
 """Run folders: what each holds and how it is written.
 
-config.yaml versions.json [code.diff] train.log events.out.tfevents.*   from the start
+config.yaml overrides.yaml versions.json [code.diff] train.log events.out.tfevents.*   from the start
 history.jsonl checkpoints/{best,last}.ckpt                  after each epoch
 predictions.parquet [predictions.csv] confusion.png curves.png report/        at the end
 metrics.json                                                last: its presence means finished
 """
 
 import json
+import logging
 import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from alerce_early import files
+from alerce_early.artifacts import migrations
 from alerce_early.errors import InputError, one_line
 
-FREE = ("outputs", "name", "resume", "logger", "hydra")  # keys of a config that cannot change a result
+FREE = ("outputs", "name", "resume", "logger", "hydra", "format")  # keys of a config that cannot change a result
 GROUPS = (  # of a whole config; one that was cut short lacks some
     *("seed", "data.batch_size", "data.source", "recipe.steps", "augment.steps", "features", "optim.optimizer"),
     *("trainer", "model.net", "model.task", "data.split", "data.sampling"),
@@ -66,6 +69,25 @@ class Run:
     def alone(self) -> AbstractContextManager[None]:
         """Hold the folder while writing in it; raises `files.BusyError` if another process does."""
         return files.hold_lock(self.path / ".lock", patience=0)
+
+    @contextmanager
+    def log(self, level: int | str = logging.INFO) -> Iterator[None]:
+        """Write to train.log what is logged, and to standard output unless the caller has set up logging."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        root = logging.getLogger()
+        handlers: list[logging.Handler] = [logging.FileHandler(self.path / "train.log", delay=True)]
+        handlers += [] if root.handlers else [logging.StreamHandler(sys.stdout)]
+        before = root.level
+        root.setLevel(level)
+        for handler in handlers:
+            root.addHandler(handler)
+        try:
+            yield
+        finally:
+            root.setLevel(before)
+            for handler in handlers:
+                root.removeHandler(handler)
+                handler.close()
 
     def discard_if_unused(self) -> None:
         """Remove the folder if nothing but a log is in it: a command did not begin to train."""
@@ -125,7 +147,7 @@ class Run:
         return self.path / "report" / "index.html"
 
     def config(self) -> DictConfig:
-        """Return the config as written; raises InputError if it is damaged or holds references."""
+        """Return the config in today's format; raises InputError if it is damaged or holds references."""
         try:
             loaded = OmegaConf.load(self.config_file)
             if "${" in repr(OmegaConf.to_container(loaded)):  # before anything is resolved: a run may come from anyone
@@ -134,7 +156,9 @@ class Run:
                     "value itself, or train again."
                 )
             lacking = [name for name in GROUPS if OmegaConf.select(cast(DictConfig, loaded), name) is None]
-        except (OSError, ValueError, TypeError, YAMLError, OmegaConfBaseException) as error:
+            if isinstance(loaded, DictConfig) and not lacking:
+                loaded = OmegaConf.create(migrations.migrate(cast(dict[str, Any], OmegaConf.to_container(loaded))))
+        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
             raise InputError(f"{self.config_file} is damaged: {one_line(error)}.") from None
         if not isinstance(loaded, DictConfig) or lacking:
             raise InputError(f"{self.config_file} is damaged: it has no {', '.join(lacking)}.")
@@ -149,16 +173,27 @@ class Run:
         if differ:
             raise InputError(f"{self.path} was made with another config: {describe_differences(differ, here, given)}.")
 
-    def begin(self, config: DictConfig) -> None:
+    @property
+    def overrides(self) -> list[str]:
+        """The options that the run began with, as typed."""
+        file = self.path / "overrides.yaml"
+        try:
+            return [str(option) for option in yaml.safe_load(file.read_text()) or ()] if file.exists() else []
+        except (ValueError, TypeError, yaml.YAMLError) as error:
+            raise InputError(f"{file} is damaged: {one_line(error)}. Without it the page shows no options.") from None
+
+    def begin(self, config: DictConfig, overrides: Sequence[str] = ()) -> None:
         """Write what made the run: its config, with all references resolved, versions, and the code of a checkout.
 
-        What a killed process left half written goes.
+        overrides: the options as typed. What a killed process left half written goes.
         """
         for left in self.path.rglob(".*.partial"):
             left.unlink()
         if self.cut:
             return
-        files.write_text(self.config_file, OmegaConf.to_yaml(config, resolve=True))
+        text = OmegaConf.to_yaml(config, resolve=True)
+        files.write_text(self.config_file, f"format: {migrations.FORMAT}\n{text}")
+        files.write_text(self.path / "overrides.yaml", yaml.safe_dump(list(overrides), allow_unicode=True))
         commit, diff = describe_code()
         commit += ", with the changes of code.diff" if diff else ""
         files.write_text(self.path / "versions.json", json.dumps(collect_versions() | {"commit": commit}, indent=1))
@@ -220,12 +255,13 @@ def flatten_config(config: DictConfig) -> dict[str, Any]:
 
 
 def logs_inside(config: DictConfig) -> bool:
-    """Return whether the logger of a whole config can only write into the run folder."""
-    make: Any = OmegaConf.to_container(config, resolve=True).get("logger", {}).get("make")  # type: ignore[union-attr]
-    if not make:
-        return True
-    options = {key: str(value) for key, value in make.items() if key != "_target_"}
-    return make["_target_"] in LOCAL_LOGGERS and all(re.fullmatch(r"(\w[\w.-]*)?", text) for text in options.values())
+    """Return whether the loggers of a whole config can only write into the run folder."""
+    made = [dict(options) for options in (config.logger or {}).values()]
+    return all(
+        options.pop("_target_") in LOCAL_LOGGERS
+        and all(re.fullmatch(r"(\w[\w.-]*)?", str(value)) for value in options.values())
+        for options in made
+    )
 
 
 def describe_differences(keys: Sequence[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

@@ -8,16 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from alerce_early.errors import InputError
-
-SAMPLINGS = ("balanced", "as_is", "undersample", "oversample")
-
-
-def check(sampling: str) -> None:
-    """Raise InputError for a sampling that there is not."""
-    if sampling not in SAMPLINGS:
-        raise InputError(f"data.sampling={sampling} is unknown. Choose from {', '.join(SAMPLINGS)}.")
-
 
 def draws(labels: np.ndarray, sampling: str, n: int, rng: np.random.Generator, seed: int) -> np.ndarray:
     """Return indices into `labels` to show in one epoch, shuffled.
@@ -27,7 +17,6 @@ def draws(labels: np.ndarray, sampling: str, n: int, rng: np.random.Generator, s
     the largest. A class that must give more rows than it has gives each of them equally often, give or take
     one.
     """
-    check(sampling)
     by_class = [np.flatnonzero(labels == c) for c in np.unique(labels)]
     sizes = np.array([len(rows) for rows in by_class])
     if sampling == "balanced":

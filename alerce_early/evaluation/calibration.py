@@ -13,32 +13,23 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.model_selection import GroupKFold
 
-from alerce_early.errors import InputError
 from alerce_early.evaluation import intervals, metrics, tables
 
 log = logging.getLogger(__name__)
 
-METHODS = ("temperature", "none")
 HOTTEST = 5.0  # natural logarithm of the largest temperature; the smallest is its inverse
 FOLDS = 5  # over which a temperature must pay before it is used
 UNMOVED = 1e-6  # of a probability that is only written in another precision
 
 
-def check(method: str) -> None:
-    """Raise InputError for a method that is none of `METHODS`."""
-    if method not in METHODS:
-        raise InputError(f"calibration={method} is unknown; there are {', '.join(METHODS)}.")
-
-
 def fit(table: tables.Table, method: str) -> dict[str, Any] | None:
     """Return the temperature with the lowest log loss on a table of labelled validation rows, as plain values.
 
-    method: one of `METHODS`. Few rows may teach a temperature that makes other rows worse. So it is first fitted on
-    all but one of `FOLDS` folds of objects and tried on that one, in turn; where that does not lower the mean log
+    method: "temperature" or "none". Few rows may teach a temperature that makes other rows worse. So it is first fitted
+    on all but one of `FOLDS` folds of objects and tried on that one, in turn; where that does not lower the mean log
     loss, the probabilities stay as they are. Returns {"temperature", "kept": why it stays 1, or None}; None where the
     method is "none", or the table has no rows or no probabilities, as one of redshifts.
     """
-    check(method)
     classes = tables.classes_of(table)
     if method == "none" or not classes or not len(table["label"]):
         return None

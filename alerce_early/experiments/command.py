@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from alerce_early import files
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError, exit_on_input_error
-from alerce_early.experiments import sweep
-from alerce_early.experiments.config import CONF, _adopt, _check_added, quote_options, translate_errors
+from alerce_early.experiments import schema, sweep
+from alerce_early.experiments.config import CONF, adopt, quote_options, translate_errors
 from alerce_early.files import VERSION
 from alerce_early.training import signals
 from alerce_early.training.processes import agree, is_first
@@ -46,7 +46,9 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     def guarded(config: DictConfig) -> None:
         full = files.translate_refusals(Path(config.outputs), files.FULL)
         with signals.unwinding(), translate_errors(), full:  # Hydra prints an error that leaves the job
-            _adopt(config, HydraConfig.get().overrides.task)
+            options = list(HydraConfig.get().overrides.task)
+            schema.check(config, options)
+            adopt(config, options)
             job(config)
 
     def discard() -> None:
@@ -86,7 +88,6 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
             place = sys.argv.index(given.overrides[0]) if given.overrides else len(sys.argv)
             sys.argv.insert(place, f"hydra/help={job.__globals__['__spec__'].name.rpartition('.')[2]}")
         with signals.listen(is_first), translate_errors():
-            _check_added(given.overrides, given.config_dir)
             composing()
 
     return main

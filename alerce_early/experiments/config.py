@@ -6,19 +6,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from hashlib import sha256
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from alerce_early import construct, files
 from alerce_early.errors import InputError, one_line
-from alerce_early.experiments import overrides
+from alerce_early.experiments import schema
 
 log = logging.getLogger(__name__)
 
@@ -34,21 +36,27 @@ def folder_name(overrides: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
-def explain_options(chosen: DictConfig, groups: Sequence[str] = ()) -> str:
-    """Return train.yaml and the chosen yaml of each group as written, with what their comments say of every key.
+def explain_options(chosen: DictConfig, groups: Sequence[str] = (), *, _root_: DictConfig) -> str:
+    """Return what the schema says of each key, and the chosen yaml of each group as written.
 
-    groups: show the yamls of these groups alone.
+    groups: show the keys and yamls of these groups alone.
     """
-    text = (Path(CONF) / "train.yaml").read_text(encoding="utf-8")
-    parts = [] if groups else [text[text.index("seed:") : text.index("hydra:\n")]]
+    keys = [
+        (f"{key}={value}", meaning)
+        for key, value, meaning in schema.describe(_root_)
+        if value is not None and (not groups or key.split(".")[0] in groups)
+    ]
+    parts = ["".join(f"{option:26}  # {meaning}\n" for option, meaning in keys)]
     for group, name in ((str(group), str(name)) for group, name in chosen.items()):
         if groups and group not in groups:
             continue
         file = Path(CONF) / group / f"{name}.yaml"
         if file.exists():
             own = file.read_text(encoding="utf-8")
-            place = "" if "@package _global_" in own else f": write its keys as {group}.KEY"
-            parts.append(f"# {group}={name}{place}\n" + own.replace("# @package _global_\n", ""))
+            package = re.match("# @package (.*)\n", own)
+            place = package[1] if package else group
+            where = "" if place == "_global_" else f": write its keys as {place}.KEY"
+            parts.append(f"# {group}={name}{where}\n" + own.removeprefix(package[0] if package else ""))
     return "\n".join(parts).replace("$", "$$")  # Hydra fills in what a single one names
 
 
@@ -67,6 +75,10 @@ def translate_errors() -> Iterator[None]:
         raise InputError(_refused(error)) from None
     except OmegaConfBaseException as error:
         raise InputError(f"config: {one_line(error)}.") from None
+    except ValueError as error:
+        if "Config group override" not in str(error):  # Hydra's of a choice that is a number
+            raise
+        raise InputError(f"options: {one_line(error)}.") from None
 
 
 def _refused(error: HydraException) -> str:
@@ -78,10 +90,8 @@ def _refused(error: HydraException) -> str:
     cause = error.__cause__
     parent = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
     if isinstance(cause, OmegaConfBaseException) and isinstance(parent, DictConfig):
-        known = ", ".join(str(key) for key in parent if key not in ("hydra", "source", "steps"))
-        where, root = parent._get_full_key(None), cast(DictConfig, parent._get_root())
-        near = overrides.suggest(f"{where}.{cause.key}".lstrip("."), root)
-        return f"{where or 'the config'} has no key {cause.key}; wanted one of {known}{near}"
+        path = [*filter(None, parent._get_full_key(None).split(".")), str(cause.key)]
+        return str(schema.refuse(path, cast(DictConfig, parent._get_root()), ".".join(path)))
     if isinstance(error, OverrideParseException):
         return f"{error.override} is no option; wanted KEY=VALUE, quoted where it has brackets, commas or spaces."
     return f"options: {one_line(error)}."
@@ -94,33 +104,43 @@ def compose_config(*options: str, hydra: bool = False) -> DictConfig:
     """
     given = quote_options(options)
     with translate_errors():
-        _check_added(given)
         # within a command Hydra is there already
         there = GlobalHydra.instance().is_initialized()
         with nullcontext() if there else initialize_config_dir(CONF, version_base="1.3"):
             config = compose("train", overrides=list(given), return_hydra_config=hydra)
-            _adopt(config, given)
+            schema.check(config, given)
+            adopt(config, given)
             return config
 
 
-def _adopt(config: DictConfig, given: Sequence[str]) -> None:
+def adopt(config: DictConfig, given: Sequence[str]) -> None:
     """Trust the names in a composed config, and drop the options of a class that a typed `_target_` replaces."""
     construct.trust(OmegaConf.to_container(config))
     typed = OverridesParser.create().parse_overrides(list(given))
     if named := [option for option in typed if option.key_or_group.endswith("._target_")]:
-        before = compose_config(*[option.input_line or "" for option in typed if option not in named])
+        before = compose("train", overrides=[option.input_line or "" for option in typed if option not in named])
+        construct.trust(OmegaConf.to_container(before))
         for option in named:
-            overrides.drop_replaced(config, before, option.key_or_group.rpartition(".")[0], typed)
+            _drop_replaced(config, before, option.key_or_group.rpartition(".")[0], typed)
 
 
-def _check_added(given: Sequence[str], more_configs: str | None = None) -> None:
-    """Refuse what is added with + where nothing would read it; more_configs: a folder of the user's own yamls."""
-    parsed = OverridesParser.create().parse_overrides(list(given))
-    added = [o for o in parsed if (o.is_add() or o.is_force_add()) and not o.key_or_group.startswith(overrides.OPEN)]
-    if added:
-        rest = [o.input_line or "" for o in parsed if o not in added and not o.is_sweep_override()]
-        found = [f"hydra.searchpath=['file://{Path(more_configs).absolute()}']"] if more_configs else []
-        overrides.check_added(added, compose_config(*rest, *found))
+def _drop_replaced(config: DictConfig, before: DictConfig, where: str, typed: Sequence[Override]) -> None:
+    """Drop the options of the class that `where` named before, but for those typed, where it now names another one.
+
+    What a subclass replaces stays. A reader, an optimiser or a task keeps what it takes itself: a path, a rate.
+    """
+    node, former = OmegaConf.select(config, where), OmegaConf.select(before, where)
+    if not former or former.get("_target_") in (None, node["_target_"]):
+        return
+    new, old = construct.find(node["_target_"]), construct.find(former["_target_"])
+    if isinstance(new, type) and isinstance(old, type) and issubclass(new, old):
+        return
+    kept = {"_target_", *(option.key_or_group.removeprefix(f"{where}.").split(".")[0] for option in typed)}
+    if where != "model.net":
+        kept |= set(signature(new).parameters)
+    with open_dict(node):
+        for key in former.keys() - kept:
+            node.pop(key, None)
 
 
 def quote_value(value: str | Path) -> str:

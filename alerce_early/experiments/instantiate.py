@@ -1,16 +1,48 @@
-"""What is built from a whole config: data module and task."""
+"""What is built from a whole config: data module and task; and whether each of its classes takes its options."""
 
 from typing import Any
 
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from alerce_early.construct import build, construct, module_class
+from alerce_early import construct
+from alerce_early.construct import build, library_class, module_class
 from alerce_early.data.datamodule import AlertData
+from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, one_line
 from alerce_early.experiments.config import to_plain
-from alerce_early.models.net import EXAMPLES, Net
+from alerce_early.models.net import Net
 from alerce_early.tasks.base import Task
+from alerce_early.training.processes import make_plugin
+from alerce_early.training.trainer import choose_precision, make_callbacks
+
+
+def check(config: DictConfig) -> None:
+    """Raise InputError for an option that its class or function does not take, before any data are read."""
+    plain = to_plain(config)
+    Recipe(plain["recipe"]["steps"], plain["augment"]["margin"])
+    net, task = dict(plain["model"]["net"]), dict(plain["model"]["task"])
+    construct.check(module_class(net.pop("_target_")), None, **net)
+    construct.check(module_class(task.pop("_target_")), {}, {}, {}, {}, **task)
+    optimizer, schedule = dict(plain["optim"]["optimizer"]), dict(plain["optim"]["schedule"] or {})
+    optimizer_class = library_class(optimizer.pop("_target_"), torch.optim.Optimizer)
+    if schedule:
+        construct.check(library_class(schedule.pop("_target_"), torch.optim.lr_scheduler.LRScheduler), None, **schedule)
+    make_callbacks(config)
+    trainer = {**plain["trainer"], "logger": False, "plugins": [make_plugin()]}
+    trainer["precision"] = choose_precision(trainer)
+    try:
+        for own in ({}, *plain["optim"]["groups"].values()):  # of a group torch takes any option, and ignores it
+            construct.construct(optimizer_class, [torch.nn.Parameter(torch.zeros(1))], **{**optimizer, **own})
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"optim: {one_line(error)}.") from None
+    try:
+        construct.construct(L.Trainer, **trainer)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"trainer: {one_line(error)}. Try trainer=cpu.") from None
 
 
 def make_data(config: DictConfig) -> AlertData:
@@ -19,23 +51,20 @@ def make_data(config: DictConfig) -> AlertData:
     Raises InputError if the model cannot go with the data.
     """
     net = module_class(config.model.net["_target_"])
-    kind = config.data.get("kind")
-    if kind not in EXAMPLES:
-        raise InputError(f"data={config.data.name} has kind {kind}; wanted one of {', '.join(EXAMPLES)} in its yaml.")
     if issubclass(net, Net):
-        net.check(kind, f"data={config.data.name}")
-    return construct(
+        net.check(config.data.kind, f"data={config.data.name}")
+    return construct.construct(
         AlertData,
         name=config.data.name,
         source=to_plain(config.data.source),
         steps=to_plain(config.recipe.steps),
         margin=config.augment.margin,
-        min_share=config.recipe.get("min_share", 0.0),
+        min_share=config.recipe.min_share,
         features=to_plain(config.features.names),
         groups=to_plain(config.data.groups),
         keep=to_plain(config.data.keep),
         target=config.data.target,
-        match_radius=config.data.get("match_radius"),  # of runs before it there is none
+        match_radius=config.data.match_radius,
         split=to_plain(config.data.split),
         sampling=config.data.sampling,
         batch_size=config.data.batch_size,

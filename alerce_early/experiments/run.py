@@ -25,7 +25,7 @@ from alerce_early.data.recipe import Recipe
 from alerce_early.errors import InputError
 from alerce_early.evaluation import baselines, calibration, conformal, tables, thresholds
 from alerce_early.evaluation.kinds import choose_kind
-from alerce_early.experiments import schema
+from alerce_early.experiments import instantiate
 from alerce_early.experiments.config import quote_value, to_plain
 from alerce_early.experiments.distillation import ask_teachers, find_teachers
 from alerce_early.experiments.instantiate import make_data, make_task
@@ -45,7 +45,7 @@ FINISHED = "finished"
 SINGLE = 10  # test rows whose distribution over draws is drawn
 
 
-def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
+def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence[str] = ()) -> Run:
     """Prepare, fit, predict, evaluate and report one run.
 
     An interrupted run continues from its last checkpoint and ends as it would have uninterrupted; a finished one is
@@ -59,6 +59,8 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
         The run folder, new or of an earlier run of the same config.
     *more : lightning.pytorch.Callback
         Extra callbacks.
+    overrides : sequence of str
+        The options as typed, for a new run to keep.
 
     Returns
     -------
@@ -73,9 +75,7 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
         If another process works in the folder.
     """
     silence_libraries()
-    schema.check(config)
-    calibration.check(config.calibration)
-    conformal.check(config.coverage)
+    instantiate.check(config)
     run = Run(folder)
     with claim(run, config) as finished:
         if finished:
@@ -87,14 +87,14 @@ def train(config: DictConfig, folder: Path, *more: Callback) -> Run:
         task = build(config, data, start)
         trainer, best = make_trainer(config, task, run, Board(figures.gallery, figures.confusion), *more)
         if trainer.is_global_zero:
-            begin(run, config, data, task, trainer)
+            begin(run, config, overrides, data, task, trainer)
         stopped = fit(trainer, task, data, best, run.last if run.cut else None)
         table, rate = predict(task, data, best)
         if trainer.is_global_zero:
             fits = fit_on_validation(table, config)
             table |= columns_of(fits, table)
             constants = constants_of(fits)
-            checkpoints.add(run.best, fits | {"trained_on": hash_trained(data, config.get("init_from"))})
+            checkpoints.add(run.best, fits | {"trained_on": hash_trained(data, config.init_from)})
             write_predictions(run, table, constants)
             result = {
                 "origin": data.spec.origin,
@@ -141,7 +141,7 @@ def claim(run: Run, config: DictConfig) -> Iterator[bool]:
         own = ",".join(construct.own_packages(to_plain(config)))
         trusting = ["env", f"{construct.TRUST}={own}"] if own else []
         command_line = [*trusting, "python", "-m", "alerce_early.train", f"resume={quote_value(run.path)}"]
-        command_line += [] if logs_inside(config) else [f"logger={config.logger.name}"]
+        command_line += [] if logs_inside(config) else [f"logger=[{','.join(map(str, config.logger))}]"]
         with resumed_by(shlex.join(command_line)):
             yield found == FINISHED
 
@@ -153,8 +153,8 @@ def find_networks(config: DictConfig, run: Run) -> tuple[Path | None, list[Path]
     """
     if run.cut:
         checkpoints.read(run.best)
-    start = checkpoint_of(Path(config.init_from)) if config.get("init_from") and not run.cut else None
-    return start, find_teachers(Path(config.distil), config.data.split) if config.get("distil") else []
+    start = checkpoint_of(Path(config.init_from)) if config.init_from and not run.cut else None
+    return start, find_teachers(Path(config.distil), config.data.split) if config.distil else []
 
 
 def prepare(config: DictConfig, teachers: Sequence[Path]) -> AlertData:
@@ -177,9 +177,11 @@ def build(config: DictConfig, data: AlertData, start: Path | None) -> Task:
     return task
 
 
-def begin(run: Run, config: DictConfig, data: AlertData, task: Task, trainer: L.Trainer) -> None:
+def begin(
+    run: Run, config: DictConfig, overrides: Sequence[str], data: AlertData, task: Task, trainer: L.Trainer
+) -> None:
     """Write what made the run into its folder, draw what was read, and log both."""
-    run.begin(config)
+    run.begin(config, overrides)
     pictures.draw(data.store)
     counts = data_summary.format_parts(data.part_sizes(), data.left_out)
     log.info("%s\n%s", data_summary.format_summary(data.store.meta), counts)
@@ -332,21 +334,21 @@ def log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) -
     """Log hyper-parameters and final metrics; in TensorBoard, they are its HPARAMS page."""
     if warning := result["posterior"].get("warning"):
         log.warning(warning)
-    if trainer.logger:
-        choices = {
-            **{
-                group: config[group].get("name", "")
-                for group in ("model", "data", "recipe", "augment", "features", "optim")
-            },
-            "seed": config.seed,
-            **{key: config.data[key] for key in ("batch_size", "sampling")},
-            "learning_rate": config.optim.optimizer.lr,
-        }
-        judged = result["judged"]
-        numbers = {f"{judged}/{name}": value for name, value in result[judged]["values"].items()}
-        if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.log_hyperparams(choices, numbers)
+    choices = {
+        **{
+            group: config[group].get("name", "")
+            for group in ("model", "data", "recipe", "augment", "features", "optim")
+        },
+        "seed": config.seed,
+        **{key: config.data[key] for key in ("batch_size", "sampling")},
+        "learning_rate": config.optim.optimizer.lr,
+    }
+    judged = result["judged"]
+    numbers = {f"{judged}/{name}": value for name, value in result[judged]["values"].items()}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(choices, numbers)
         else:
-            trainer.logger.log_hyperparams(choices)
-            trainer.logger.log_metrics(numbers, trainer.global_step)
-        trainer.logger.save()
+            logger.log_hyperparams(choices)
+            logger.log_metrics(numbers, trainer.global_step)
+        logger.save()

@@ -3,8 +3,7 @@
 import logging
 import shlex
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ class Search:
         config = compose_config(*self.fixed)
         # a wrong key is refused now, not by every trial
         compose_config(*self.fixed, *(f"{key}={one_of(values)}" for key, values in self.space.items()))
-        if config.trainer.get("devices", 1) != 1:
+        if config.trainer.devices != 1:
             raise InputError(
                 f"trainer.devices={config.trainer.devices}: a trial trains on one. "
                 "Start the same command once for each device: they share the study."
@@ -123,9 +122,10 @@ class Search:
         """Train one trial and tell the study; one that another process trains is left to it."""
         run = Run((self.folder / f"trial-{trial.number:03d}").absolute())
         try:
-            with _log_to(run.path):
+            options = [*self.fixed, *_options_of(trial)]
+            with run.log():
                 log.info("trial %d: %s", trial.number, " ".join(_options_of(trial)))
-                train(compose_config(*self.fixed, *_options_of(trial)), run.path, Pruner(trial, self.monitor))
+                train(compose_config(*options), run.path, Pruner(trial, self.monitor), overrides=options)
             value, state = _read_score(run, self.monitor), TrialState.COMPLETE
         except files.BusyError:
             return
@@ -206,16 +206,3 @@ def _options_of(trial: Trial | optuna.trial.FrozenTrial) -> list[str]:
     """Return the options of a trial, numbers to four digits: that is what it trains with and what its command says."""
     short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.params.items()}
     return [f"{key}={value}" for key, value in short.items()]
-
-
-@contextmanager
-def _log_to(folder: Path) -> Iterator[None]:
-    """Keep the log of a trial in its folder too, as train does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(folder / "train.log")
-    logging.getLogger().addHandler(file)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(file)
-        file.close()

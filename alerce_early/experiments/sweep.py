@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from alerce_early import construct, files
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, exit_on_input_error
+from alerce_early.experiments import schema
 from alerce_early.training import signals
 from alerce_early.training.processes import is_first, is_launched
 
@@ -30,7 +31,7 @@ def run(job: Callable[[DictConfig], None], config: DictConfig) -> None:
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
     try:
-        if config.trainer.get("devices", 1) != 1 and not (Run(folder).finished or is_launched()):
+        if config.trainer.devices != 1 and not (Run(folder).finished or is_launched()):
             _run_apart(list(context.overrides.task), folder)
         else:
             job(config)
@@ -66,8 +67,10 @@ def _run_apart(options: list[str], folder: Path) -> None:
 class Summary(Callback):
     """Hydra calls this when a sweep begins, and when all its jobs have ended, wherever they ran."""
 
+    @exit_on_input_error  # of another error Hydra makes a warning
     def on_multirun_start(self, config: DictConfig, **also: Any) -> None:
-        """Trust what the user's config names: what is made of the jobs' checkpoints here must open them."""
+        """Check the config, and trust what it names: what is made of the jobs' checkpoints here must open them."""
+        schema.check(config, config.hydra.overrides.task)
         construct.trust(OmegaConf.to_container(config))
         self.finished, self.failed = _read_outcomes(Path(config.hydra.sweep.dir))
 

@@ -69,11 +69,11 @@ class EpochLine(Callback):
         self.history.append(row)
         if not trainer.is_global_zero:
             return
-        if isinstance(trainer.logger, TensorBoardLogger):
-            begun = self.history[-2]["step"] if len(self.history) > 1 else 0
-            steps = np.linspace(begun, trainer.global_step, len(losses) + 1)[1:]
+        begun = self.history[-2]["step"] if len(self.history) > 1 else 0
+        steps = np.linspace(begun, trainer.global_step, len(losses) + 1)[1:]
+        for board in (logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)):
             for step, loss in zip(steps, losses, strict=True):
-                trainer.logger.experiment.add_scalar("train/loss by step", loss, round(step))
+                board.experiment.add_scalar("train/loss by step", loss, round(step))
         files.write_text(self.file, "".join(json.dumps(row) + "\n" for row in self.history))
         numbers = "  ".join(f"{_spell(name)} {values[name]:.3f}" for name in self.shown if name in values)
         with tqdm.external_write_mode():  # else the line would begin where the bar ends

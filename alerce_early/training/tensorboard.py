@@ -52,8 +52,9 @@ class Board(Callback):
             self._add(trainer, "confusion matrix (validation)", self.draw_confusion(counts, classes))
 
     def _add(self, trainer: L.Trainer, tag: str, figure: Any) -> None:
-        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            trainer.logger.experiment.add_figure(tag, figure, trainer.global_step)
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(tag, figure, trainer.global_step)
 
 
 def _best_score(trainer: L.Trainer) -> torch.Tensor | None:

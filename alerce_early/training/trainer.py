@@ -38,34 +38,30 @@ def choose_precision(options: dict[str, Any]) -> str:
     return "bf16-mixed" if quick else "32-true"
 
 
-def make_logger(config: DictConfig, run: Run, purge: int) -> Logger | bool:
-    """Return the logger of a whole config; purge: the first step that a run which continues logs again."""
-    own: Any = OmegaConf.to_container(config, resolve=True).get("logger", {}).get("make")  # type: ignore[union-attr]
-    if not own:
-        return False
-    kind = library_class(own.pop("_target_"), Logger, "lightning.pytorch.loggers")
-    if kind is TensorBoardLogger:
-        own["purge_step"] = purge
-    try:
-        return kind(save_dir=str(run.path), **own)
-    except TypeError as error:
-        raise InputError(f"logger.make: {one_line(error)}.") from None
-    except ImportError:
-        lacking = f"logger={config.logger.name} is not installed"
-        raise InputError(f"{lacking}. Try {INSTALL.format('[loggers]')}, in the checkout.") from None
+def make_loggers(config: DictConfig, run: Run, purge: int) -> list[Logger]:
+    """Return the loggers of a whole config; purge: the first step that a run which continues logs again."""
+    made = []
+    chosen: Any = OmegaConf.to_container(config.logger or OmegaConf.create(), resolve=True)
+    for name, options in chosen.items():
+        kind = library_class(options.pop("_target_"), Logger, "lightning.pytorch.loggers")
+        if kind is TensorBoardLogger:
+            options["purge_step"] = purge
+        try:
+            made.append(kind(save_dir=str(run.path), **options))
+        except TypeError as error:
+            raise InputError(f"logger.{name}: {one_line(error)}.") from None
+        except ImportError:
+            lacking = f"logger={name} is not installed"
+            raise InputError(f"{lacking}. Try {INSTALL.format('[loggers]')}, in the checkout.") from None
+    return made
 
 
 def make_callbacks(config: DictConfig) -> list[Callback]:
     """Return the callbacks that a whole config adds to those of every run."""
-    decay = config.get("ema")  # older runs have none
-    made: list[Callback] = [] if decay is None else [EMAWeightAveraging(decay=decay)]
-    chosen: Any = OmegaConf.to_container(config, resolve=True).get("callbacks")  # type: ignore[union-attr]
-    for name, options in (chosen or {}).items():  # of runs before it there is none
-        if not isinstance(options, dict):
-            raise InputError(
-                f"callbacks.{name}={options}: expected a mapping. Name a class in callbacks.{name}._target_."
-            )
-        kind = library_class(str(options.pop("_target_", "")), Callback, "lightning.pytorch.callbacks")
+    made: list[Callback] = [] if config.ema is None else [EMAWeightAveraging(decay=config.ema)]
+    chosen: Any = OmegaConf.to_container(config.callbacks or OmegaConf.create(), resolve=True)
+    for name, options in chosen.items():
+        kind = library_class(options.pop("_target_"), Callback, "lightning.pytorch.callbacks")
         if issubclass(kind, Checkpoint) and kind.__module__.startswith("lightning."):
             raise InputError(f"callbacks.{name}: the run keeps its own checkpoints. Leave out {kind.__name__}.")
         try:
@@ -116,7 +112,7 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
             **options,
             callbacks=callbacks,
             plugins=[WholeFiles(), processes.make_plugin()],
-            logger=make_logger(config, run, purge),
+            logger=make_loggers(config, run, purge) or False,
             default_root_dir=run.path,
             use_distributed_sampler=False,  # the data module's batches know their rank
             num_sanity_val_steps=0,

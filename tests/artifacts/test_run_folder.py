@@ -1,12 +1,16 @@
 """What a run folder keeps of the code that made it."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from alerce_early.artifacts import migrations
 from alerce_early.artifacts.run_folder import Run, describe_code
+from alerce_early.experiments import schema
+from alerce_early.experiments.run import train
 
 
 def test_the_code_of_a_checkout_is_kept_with_what_is_not_committed(
@@ -45,3 +49,38 @@ def test_the_code_of_a_checkout_is_kept_with_what_is_not_committed(
     (package / "new.py").unlink()
     git("apply", str(undo))
     assert (package / "old.py").read_text() == "a = 2\n" and (package / "new.py").read_text() == "b = 3\n"
+
+
+OLD = {
+    0: {"logger": {"name": "csv", "make": {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": ""}}},
+    1: {"format": 1, "callbacks": None, "ema": 0.9, "logger": {"name": "none", "make": None}},
+    2: {"format": 2, "logger": {"csv": {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": ""}}},
+}
+
+
+@pytest.mark.parametrize("number", OLD)
+def test_the_config_of_an_older_run_is_brought_to_todays_format(number: int, finished_run: Run, tmp_path: Path) -> None:
+    assert set(OLD) == set(range(migrations.FORMAT + 1)), "one for each format"
+    config = OmegaConf.load(finished_run.config_file)
+    assert config.pop("format") == migrations.FORMAT
+    for key in ("callbacks", "ema", "init_from", "distil") if number == 0 else ():
+        del config[key]
+    if number == 0:
+        del config.data.match_radius, config.recipe.min_share
+    OmegaConf.save(
+        OmegaConf.merge({key: config[key] for key in config if key != "logger"}, OLD[number]), tmp_path / "config.yaml"
+    )
+    found = Run(tmp_path).config()
+    schema.check(found, file=Run(tmp_path).config_file)
+    assert "format" not in found and found.ema == (0.9 if number == 1 else None)
+    assert (found.data.match_radius, found.recipe.min_share) == ((None, 0.0) if number == 0 else (1.5, 0.25))
+    assert found.logger == (
+        None if number == 1 else {"csv": {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": ""}}
+    )
+    assert (found.callbacks, found.init_from, found.distil) == (None, None, None)
+
+
+def test_the_options_are_kept_as_typed_and_shown(quick: Callable[..., DictConfig], tmp_path: Path) -> None:
+    options = ["trainer.max_epochs=1", "data.batches_per_epoch=1", 'name="a b"']
+    done = train(quick(*options), tmp_path / "run", overrides=options)
+    assert done.overrides == options and " ".join(options[:2]) in done.page.read_text()

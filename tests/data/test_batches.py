@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from alerce_early.data.sampling import EpochBatches, Rows
-from alerce_early.errors import InputError
 
 SIZES = [300, 20, 130]
 LABELS = np.repeat([0, 1, 2], SIZES)
@@ -142,11 +141,6 @@ def test_the_order_is_on_the_device_of_the_rows_at_once() -> None:
 def test_length_is_what_it_yields() -> None:
     for sampling in ("balanced", "as_is", "undersample", "oversample"):
         assert len(batches(sampling=sampling)) == len(list(batches(sampling=sampling)))
-
-
-def test_errors() -> None:
-    with pytest.raises(InputError, match="sampling=fair"):
-        shown(sampling="fair")
 
 
 def test_no_last_batch_of_a_single_row() -> None:

@@ -1,20 +1,24 @@
 """What is mistyped on the command line is refused in one line that names what there is."""
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+import alerce_early
+from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
-from alerce_early.experiments.config import quote_options, quote_value, translate_errors
+from alerce_early.experiments.config import CONF, compose_config, quote_options, quote_value, translate_errors
 from tests.helpers.command import run
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     (
-        ("data.pth=FILE", "data has no key pth; wanted one of batch_size, "),
+        ("data.pth=FILE", "data.pth: "),
         ("optim=adan", "optim=adan is no choice; wanted one of adam, "),
         ("data.groups={SN:[SN]", "data.groups={SN:[SN] is no option; wanted KEY=VALUE"),
     ),
@@ -64,5 +68,92 @@ def test_callbacks_are_chosen_by_name_and_several_at_once(composed: Callable[...
 def test_the_command_tells_it_in_one_line() -> None:
     done = run("alerce_early.train", "modle=x")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: the config has no key modle; wanted one of seed, ")
+    assert done.stderr.startswith("error: modle: ") and "model?" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def yaml_of(folder: Path, name: str, text: str) -> str:
+    """Write a yaml of the user's own; returns its file as a message names it."""
+    (file := folder / f"{name}.yaml").parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"# @package _global_\n{text}\n")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "near"),
+    (
+        ("data: {batchsize: 64}", "data.batchsize", "data.batch_size"),
+        ("patiance: 3", "patiance", "patience"),
+        ("data: {data.batches_per_epoch: 80}", "data.data.batches_per_epoch", "data.batches_per_epoch"),
+        ("trainer: {gradient_clip: 1}", "trainer.gradient_clip", "trainer.gradient_clip_val"),
+        ("recipe: {sise: 21}", "recipe.sise", "recipe.size"),
+        ("hydra: {sweeper: {params: {model.task.entropi: '0,1', seeds: '0,1'}}}", "seeds", "seed"),
+    ),
+)
+def test_a_misspelt_key_of_a_yaml_is_refused_with_its_file(text: str, key: str, near: str, tmp_path: Path) -> None:
+    file = yaml_of(tmp_path, "experiment/mine", text)
+    found = f"hydra.searchpath=['file://{tmp_path}']"
+    with pytest.raises(InputError) as error:
+        compose_config(found, "experiment=mine", hydra=True)
+    assert all(word in str(error.value) for word in (file, key, near))
+
+
+def test_a_key_is_refused_wherever_it_stands(finished_run: Run, tmp_path: Path) -> None:
+    """In a command and its --config-dir, at the start of a sweep, in Python, and in the folder of a run to resume."""
+    file = yaml_of(tmp_path, "experiment/mine", "data: {batchsize: 64}")
+    own = ("--config-dir", str(tmp_path), f"outputs={tmp_path}", "experiment=mine")
+    for words in (own, (*own, "sweep=seeds"), ("+data.batchsize=64", f"outputs={tmp_path}")):
+        done = run("alerce_early.train", *words)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+        where = file if "experiment=mine" in words else "+data.batchsize=64"
+        assert where in done.stderr and "data.batch_size?" in done.stderr
+    with pytest.raises(InputError, match=r"\+data\.batchsize=64: .*data\.batch_size\?"):
+        alerce_early.run("+data.batchsize=64", f"outputs={tmp_path}")
+    shutil.copytree(finished_run.path, folder := tmp_path / "cut")
+    (folder / "metrics.json").unlink()
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("  batch_size:", "  batchsize: 64\n  batch_size:", 1))
+    with pytest.raises(InputError, match=r"cut/config\.yaml: .*data\.batchsize .*data\.batch_size\?"):
+        alerce_early.run(f"resume={folder}")
+    assert not [path for path in tmp_path.rglob("train.log") if path.parent != folder]
+
+
+def test_a_key_of_ones_own_is_one_that_another_value_refers_to(tmp_path: Path) -> None:
+    found = f"hydra.searchpath=['file://{tmp_path}']"
+    steps = "[{_target_: alerce_early.data.recipe.Crop, size: '${recipe.mine}'}]"
+    yaml_of(tmp_path, "experiment/mine", f"recipe: {{mine: 33, steps: {steps}}}")
+    config = compose_config(found, "experiment=mine", "recipe.mine=21")
+    assert config.recipe.steps[0].size == 21 and "mine" not in config.recipe  # so that its run resumes
+    yaml_of(tmp_path, "experiment/mine", "recipe: {mine: 33}")
+    with pytest.raises(InputError, match=r"recipe\.mine"):
+        compose_config(found, "experiment=mine")
+    file = yaml_of(tmp_path, "experiment/mine", "defaults: [override /data: alerce]\ndata: {epoch: today}")
+    with pytest.raises(InputError, match=rf"{file}: .*data\.epoch .*data=alerce"):
+        compose_config(found, "experiment=mine")
+    compose_config("recipe=minmax", "recipe.steps=[]")  # recipe.size is that of the yaml
+
+
+@pytest.mark.parametrize(
+    "file", sorted(Path(CONF).glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}={file.stem}"
+)
+def test_every_yaml_fits_the_schema(file: Path) -> None:
+    config = compose_config(f"{file.parent.name}={file.stem}", hydra=True)
+    params = [f"{key}={values}" for key, values in (config.hydra.sweeper.get("params") or {}).items()]
+    for option in OverridesParser.create().parse_overrides(params):
+        first, *_, last = option.sweep_string_iterator() if option.is_discrete_sweep() else (option.value().start,) * 2
+        for value in (first, last):
+            compose_config(f"{file.parent.name}={file.stem}", f"{option.get_key_element()}={value}")
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    (
+        *(("data.batch_size=0", "data.batch_size"), ("data.batch_size=x", "data.batch_size"), ("seed=-1", "seed")),
+        *(("coverage=1", "coverage"), ("calibration=hot", "calibration"), ("ema=2", "ema"), ("data.n=1.5", r"data\.n")),
+        *(("optim.optimizer.lr=nan", "lr"), ("data.split={validation: many}", r"data\.split\.validation")),
+        *(("data.path=x", r"data\.path.*data=simulated"), ("+logger.mine={a: 1}", r"logger\.mine\._target_")),
+    ),
+)
+def test_a_value_outside_of_its_range_is_refused_by_its_key(option: str, key: str) -> None:
+    with pytest.raises(InputError, match=key):
+        compose_config(option)

@@ -18,7 +18,7 @@ from lightning.fabric.utilities import rank_zero
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        *("alerce_early.experiments.overrides", "alerce_early.training.trainer", "alerce_early.report.run_page"),
+        *("alerce_early.experiments.schema", "alerce_early.training.trainer", "alerce_early.report.run_page"),
         *("alerce_early.serving.deployed", "alerce_early.data.readers.packets.stream", "sklearn.ensemble"),
     ]
 )

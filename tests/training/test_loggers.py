@@ -29,7 +29,7 @@ def test_a_logger_that_is_not_installed_is_one_line(quick, library: str, tmp_pat
 def test_mlflow_has_the_curves_and_the_result(quick, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
     place = f"sqlite:///{tmp_path}/mlflow.db"
-    run = train(quick("logger=mlflow", f"logger.make.tracking_uri={place}", "trainer.max_epochs=1"), tmp_path / "run")
+    run = train(quick("logger=mlflow", f"logger.mlflow.tracking_uri={place}", "trainer.max_epochs=1"), tmp_path / "run")
     client = mlflow.MlflowClient(place)
     (logged,) = client.search_runs([client.get_experiment_by_name("alerce_early").experiment_id])
     reached = run.metrics["test"]["values"]["balanced_accuracy"]
@@ -39,7 +39,7 @@ def test_mlflow_has_the_curves_and_the_result(quick, tmp_path: Path) -> None:
 
 def test_wandb_keeps_a_run_on_this_machine(quick, tmp_path: Path) -> None:
     wandb = pytest.importorskip("wandb")
-    run = train(quick("logger=wandb", "logger.make.offline=true", "trainer.max_epochs=1"), tmp_path / "run")
+    run = train(quick("logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=1"), tmp_path / "run")
     wandb.finish()  # as at the end of the process: it writes when all is sent
     (kept,) = run.path.glob("wandb/offline-run-*/*.wandb")
     assert b"test/balanced_accuracy" in kept.read_bytes()
