@@ -48,7 +48,7 @@ board: $(READY)  ## TensorBoard over all runs
 	$(VENV)/bin/tensorboard --logdir outputs
 
 systems: $(READY)  ## every system briefly on simulated data, and one table of them
-	$(RUN) -m alerce_early.train -m sweep=systems $(ARGS)
+	$(RUN) -m alerce_early.train sweep=systems $(ARGS)
 	$(RUN) -m alerce_early.compare outputs/sweeps/systems
 
 bench: $(READY)  ## speed and memory, as ratios against a rival measured in the same run
