@@ -12,6 +12,7 @@ from alerce_early.training import signals
 @signals.listen()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.compare", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"alerce-early {files.VERSION}")
     parser.add_argument("folder", nargs="+", help="a run folder, or one with runs below it")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, a number a column")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the table there as a page")

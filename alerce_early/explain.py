@@ -8,6 +8,7 @@ from pathlib import Path
 
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import exit_on_input_error
+from alerce_early.files import VERSION
 from alerce_early.training import signals
 
 
@@ -19,6 +20,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"alerce-early {VERSION}")
     parser.add_argument("run", help="a run folder")
     parser.add_argument("--id", nargs="+", required=True, help="objects, by the id in the predictions table")
     parser.add_argument("--out", type=Path, help="folder for the pictures; default: explain in the run folder")

@@ -21,6 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m alerce_early.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"alerce-early {files.VERSION}")
     parser.add_argument("run", type=Path, help="a run folder, a checkpoint, or the name of a pretrained network")
     parser.add_argument(
         "--out", type=Path, help="default: model.onnx or .pt2 in the run folder, or beside the checkpoint"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError, exit_on_input_error
+from alerce_early.files import VERSION
 from alerce_early.training import signals
 
 
@@ -16,6 +17,7 @@ from alerce_early.training import signals
 @signals.listen()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.generate", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"alerce-early {VERSION}")
     parser.add_argument("run", nargs="?", help="folder of a finished run of a generator, e.g. model=stamp_vae")
     parser.add_argument("--night", type=int, metavar="N", help="instead of a run: N simulated alert packets")
     parser.add_argument("--class", nargs="+", default=[], dest="names", metavar="CLASS", help="default: all")

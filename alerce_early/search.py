@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from alerce_early.errors import exit_on_input_error, require_extra
+from alerce_early.files import VERSION
 from alerce_early.machine import cores
 from alerce_early.training import signals
 
@@ -40,6 +41,7 @@ def _helpers(n: int, threads: int) -> Iterator[None]:
 @exit_on_input_error
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.search", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"alerce-early {VERSION}")
     parser.add_argument("options", nargs="*", help="as for train -m: search=optimiser model=... data.batch_size=32,64")
     parser.add_argument("--trials", type=int, default=40, help="how many the study is to have in all (default 40)")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the trials, each with its cores")

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from alerce_early.errors import InputError, exit_on_input_error
+from alerce_early.files import VERSION
 from alerce_early.training import signals
 
 
@@ -18,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m alerce_early.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"alerce-early {VERSION}")
     parser.add_argument(
         "source",
         type=Path,

@@ -4,6 +4,7 @@ import argparse
 import shlex
 
 from alerce_early.errors import InputError
+from alerce_early.files import VERSION
 from alerce_early.serving.classifier import Classifier, load
 
 STREAM = "kafka://"  # begins the address of a stream
@@ -18,6 +19,7 @@ def make_parser(verb: str, description: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"alerce-early {VERSION}")
     add("model", metavar="MODEL", help="a run folder, a checkpoint, an exported file, or a bundled network such as ztf")
     add("--ensemble", nargs="+", default=[], metavar="MODEL", help="average MODEL with these; give it last")
     add("--survey", choices=["any"], help="take packets of any survey, for a network trained on several")

@@ -9,9 +9,11 @@ import pytest
 
 from alerce_early import __version__
 from alerce_early.__main__ import VERBS
-from alerce_early.experiments.config import CONF
+from alerce_early.experiments import schema
+from alerce_early.experiments.config import CONF, compose_config
 from alerce_early.training.trainer import choose_precision
 from tests.bench.measures import train_against_loops
+from tests.helpers.command import run
 
 SLOW = {"torch", "lightning", "matplotlib", "scipy", "sklearn"}
 
@@ -39,7 +41,8 @@ def say(*words: str) -> tuple[int, str, str]:
 
 def test_one_command_for_all_verbs() -> None:
     version = (0, f"alerce-early {__version__}\n", "")
-    assert say("alerce_early", "--version") == say("alerce_early.train", "--version") == version
+    assert say("alerce_early", "--version") == version
+    assert all(run(f"alerce_early.{verb}", "--version").stdout == version[1] for verb in VERBS)
     status, told, _ = say("alerce_early")
     assert status == 0 and all(f"\n  {verb} " in told for verb in VERBS)
     assert say("alerce_early", "compare", "--help") == say("alerce_early.compare", "--help")
@@ -51,8 +54,16 @@ def test_one_command_for_all_verbs() -> None:
 def test_help_tells_what_the_keys_of_the_chosen_yamls_mean() -> None:
     status, told, _ = say("alerce_early.train", "model=hits_shallow", "--help")
     assert status == 0
-    for name in ("train", "model/hits_shallow", "data/hits_simulated"):  # the last comes with the model
+    for name in ("model/hits_shallow", "data/hits_simulated"):  # the last comes with the model
         text = (Path(CONF) / f"{name}.yaml").read_text().replace("# @package _global_", "")
-        own = text[text.find("\nseed:") + 1 :].partition("\nhydra:")[0]
-        comments = re.findall("# .*", own)
+        comments = re.findall("# .*", text)
         assert comments and all(comment in told for comment in comments), name
+    config = compose_config("model=hits_shallow")
+    rows = [(f"{key}={value} ", meaning) for key, value, meaning in schema.describe(config) if value is not None]
+    assert len(rows) > 40 and all(option in told and f"# {meaning}\n" in told for option, meaning in rows)
+    assert "data.test_path=" not in told  # which this data has not
+
+
+def test_the_table_of_options_is_current() -> None:
+    text = (Path(CONF) / "README.md").read_text()
+    assert schema.update_table(text, compose_config()) == text, "write it: python -m alerce_early.experiments.schema"
