@@ -25,6 +25,7 @@ RENAMED = {
     "alerce_early.simulation.rubin_survey.read": "alerce_early.simulation.survey.read_rubin",
     "alerce_early.simulation.sdss_survey": "alerce_early.simulation.sdss",
 }
+NAMING = ("_target_", "loss", "metrics")  # keys of a config whose values may be dotted names
 TRUST = "ALERCE_EARLY_TRUST"  # packages of the user's own that a checkpoint or run folder may name, by comma
 _trusted: set[str] = set()
 
@@ -42,8 +43,9 @@ def own_packages(config: Any) -> list[str]:
 
 def _targets(config: Any) -> Iterator[str]:
     if isinstance(config, Mapping):
-        if isinstance(target := config.get("_target_"), str):
-            yield target
+        for named in map(config.get, NAMING):
+            names = named if isinstance(named, list) else [named]
+            yield from (name for name in names if isinstance(name, str) and "." in name)
         config = list(config.values())
     if isinstance(config, list):
         for inner in config:

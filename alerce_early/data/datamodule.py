@@ -191,6 +191,7 @@ class AlertData(L.LightningDataModule):
             channels=tuple(self.store.meta["channels"]),
             min_share=self.min_share,
             survey=self.store.meta["survey"],
+            class_counts=tuple(self._counts(self.parts["train"])),
         )
 
     @property

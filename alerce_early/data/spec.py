@@ -28,6 +28,7 @@ class DataSpec:
     channels: names of the raw channels; they tell which reader's files the network can take.
     min_share: of a raw row's central pixels, as many as the network sees, the share that must hold data.
     survey: whose alerts these were; "" if unknown or of no matter.
+    class_counts: labelled rows of the training split by class, in label order; () if unknown.
 
     Raises InputError for a class name that has a "|".
     """
@@ -47,6 +48,7 @@ class DataSpec:
     channels: tuple[str, ...] = ()
     min_share: float = 0.0
     survey: str = ""
+    class_counts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         text.check_classes(self.classes)

@@ -26,7 +26,9 @@ def check(config: DictConfig) -> None:
     Recipe(plain["recipe"]["steps"], plain["augment"]["margin"])
     net, task = dict(plain["model"]["net"]), dict(plain["model"]["task"])
     construct.check(module_class(net.pop("_target_")), None, **net)
-    construct.check(module_class(task.pop("_target_")), {}, {}, {}, {}, **task)
+    task_class = module_class(task.pop("_target_"))
+    construct.check(task_class, {}, {}, {}, {}, **task)
+    task_class.check(task)
     optimizer, schedule = dict(plain["optim"]["optimizer"]), dict(plain["optim"]["schedule"] or {})
     optimizer_class = library_class(optimizer.pop("_target_"), torch.optim.Optimizer)
     if schedule:

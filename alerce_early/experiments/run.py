@@ -171,6 +171,8 @@ def build(config: DictConfig, data: AlertData, start: Path | None) -> Task:
     task = make_task(config, data.spec)
     if data.taught is not None and not isinstance(task, ClassifyTask):
         raise InputError(f"distil: model={config.model.name} tells no classes that could be taught.")
+    if config.data.sampling != "as_is" and getattr(task, "class_weights", None) is not None:
+        log.warning("model.task.class_weights: data.sampling=%s weighs classes too; try as_is", config.data.sampling)
     if start:
         taken, fresh = restore.start_from(task, start)
         (log.warning if fresh else log.info)("init_from: %s; fresh ones: %s", taken, ", ".join(fresh) or "none")

@@ -56,6 +56,10 @@ class Task(L.LightningModule):
         """Return whether the best value of a validation number, such as "recall/SN", is the lowest."""
         return monitor.partition("/")[0] in cls.lower_is_better
 
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """Raise InputError for options, as in the yaml of the task, that are wrong whatever the data."""
+
     # What a subclass says
 
     def losses(self, z: Any, batch: Batch) -> dict[str, Tensor]:

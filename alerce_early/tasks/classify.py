@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, special
 from torch.nn import functional
 
+from alerce_early.construct import function
 from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics
 from alerce_early.models.flipout import FlipoutMLP
@@ -22,21 +24,77 @@ MOST_DRAWN = 1000  # test rows whose single draws are shown; bounds memory
 ALIKE = 2.0  # 95th over 5th percentile of the widths, below which no weight is known better than another
 
 
-class ClassifyTask(Task):
-    """Cross entropy; outputs one probability per class, p_<class>, which add up to 1.
+def focal_loss(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    """Return the focal loss (B,) of exclusive classes (Lin et al. 2017, equation 4, of a softmax).
 
-    loss: cross_entropy, of a softmax; or binary, the mean binary cross entropy of one sigmoid per class on one-hot
-    labels, as in Keras, whose outputs are the sigmoids over their sum. entropy: weight of the mean entropy (nats) of
-    the predictions, taken off the loss, so that uncertain stamps are not forced to one class (Carrasco-Davis et al.
-    2021). label_smoothing: part of a label that is spread over all classes alike, in [0, 1). mixup: parameter of the
-    Beta distribution by which training stamps and their labels are mixed in pairs (Zhang et al. 2018); 0 for not at
-    all; there must be no metadata, of which a mean says nothing where a value is missing.
+    torchvision's `sigmoid_focal_loss` is of one sigmoid per class, whose probabilities do not add up to 1.
+
+    Parameters
+    ----------
+    logits, target : Tensor
+        (B, classes) float32; the target is the probability of each class.
+    gamma : float
+        How fast the loss of a row falls as it is classified better; 0 is cross entropy.
+    """
+    log_p = logits.log_softmax(1)
+    # a root has no slope at 0
+    missed = (-log_p.expm1()).clamp_min(torch.finfo(log_p.dtype).eps)
+    return -(target * missed**gamma * log_p).sum(1)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": partial(functional.cross_entropy, reduction="none"),
+    "binary": partial(functional.binary_cross_entropy_with_logits, reduction="none"),
+    "focal": focal_loss,
+}
+
+
+def find_loss(name: str) -> Callable[..., Tensor]:
+    """Return the loss of this name, or the user's function of this dotted name; raises InputError for others."""
+    if "." in name:
+        try:
+            return function(name)
+        except InputError as error:
+            raise InputError(f"model.task.loss={name}: {error}") from None
+    if name not in LOSSES:
+        raise InputError(
+            f"model.task.loss={name}: unknown loss. Choose from {', '.join(LOSSES)}, or name a function of your own as "
+            "package.module.function."
+        )
+    return LOSSES[name]
+
+
+class ClassifyTask(Task):
+    """A loss on exclusive classes; outputs one probability per class, p_<class>, which add up to 1.
+
+    Parameters
+    ----------
+    loss : str
+        ``cross_entropy``, of a softmax; ``binary``, the mean binary cross entropy of one sigmoid per class on one-hot
+        labels, as in Keras, whose outputs are the sigmoids over their sum; ``focal``, see `focal_loss`; or the dotted
+        name of a function of logits and target, (B, classes) float32 each, that returns the loss of each row, (B,).
+        It is imported to train alone: predicting needs only the network.
+    focal_gamma : float
+        Exponent of the focal loss.
+    class_weights : "balanced" or sequence of float, optional
+        Factor on the loss of a training row by its class: one number per class in label order, or as scikit-learn has
+        it, training rows over classes times training rows of the class.
+    entropy : float
+        Weight of the mean entropy (nats) of the predictions, taken off the loss, so that uncertain stamps are not
+        forced to one class (Carrasco-Davis et al. 2021).
+    label_smoothing : float
+        Part of a label that is spread over all classes alike, in [0, 1).
+    mixup : float
+        Parameter of the Beta distribution by which training stamps and their labels are mixed in pairs (Zhang et al.
+        2018); 0 for not at all; there must be no metadata, of which a mean says nothing where a value is missing.
     """
 
     def __init__(
         self,
         *args: Any,
-        loss: Literal["cross_entropy", "binary"] = "cross_entropy",
+        loss: str = "cross_entropy",
+        focal_gamma: float = 2.0,
+        class_weights: Literal["balanced"] | Sequence[float] | None = None,
         entropy: float = 0.0,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
@@ -44,19 +102,45 @@ class ClassifyTask(Task):
     ):
         super().__init__(*args, **options)
         self.loss, self.entropy, self.label_smoothing, self.mixup = loss, entropy, label_smoothing, mixup
+        self.focal_gamma = focal_gamma
+        self.register_buffer("class_weights", self._weigh_classes(class_weights), persistent=False)
 
     lower_is_better = frozenset({"loss", "log_loss", "brier", "ece", *metrics.MISS_RATES})
     shown: tuple[str, ...] = ("recall/SN",)
+    class_weights: Tensor | None
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        find_loss(options.get("loss", "cross_entropy"))
+
+    def _weigh_classes(self, given: Literal["balanced"] | Sequence[float] | None) -> Tensor | None:
+        """Return the factor of each class, (classes,) float32; None for 1."""
+        if given is None:
+            return None
+        counts = torch.tensor(self.spec.class_counts)
+        weights = counts.sum() / (len(counts) * counts) if given == "balanced" else torch.tensor([*map(float, given)])
+        if len(weights) != len(self.spec.classes) or not (weights >= 0).all() or not weights.sum() > 0:
+            raise InputError(
+                f"model.task.class_weights={given}: expected balanced, or a number from 0 for each of "
+                f"{', '.join(self.spec.classes)}."
+            )
+        return weights
+
+    @cached_property
+    def _loss_of_rows(self) -> Callable[[Tensor, Tensor], Tensor]:
+        found = find_loss(self.loss)
+        return partial(found, gamma=self.focal_gamma) if found is focal_loss else found
 
     def losses(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
         z = z.float()  # also where the net is of fewer digits
         wanted = batch["wanted"] if "wanted" in batch else functional.one_hot(batch["label"], z.shape[1]).float()
+        weights = wanted @ self.class_weights if self.training and self.class_weights is not None else None
         if self.training and self.label_smoothing:
             wanted = wanted.lerp(torch.full_like(wanted, 1 / z.shape[1]), self.label_smoothing)
-        if self.loss == "binary":
-            fit = functional.binary_cross_entropy_with_logits(z, wanted)
-        else:
-            fit = functional.cross_entropy(z, wanted)
+        rows = self._loss_of_rows(z, wanted)
+        if rows.shape[:1] != z.shape[:1]:
+            raise InputError(f"model.task.loss={self.loss}: returned shape {(*rows.shape,)}. Return ({len(z)},).")
+        fit = (rows if weights is None else rows.reshape(len(z), -1) * weights[:, None]).mean()
         if not self.entropy:
             return {"loss": fit}
         entropy = torch.distributions.Categorical(logits=self._logits(z), validate_args=False).entropy().mean()

@@ -7,14 +7,18 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
+from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
 
 from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics
+from alerce_early.experiments.instantiate import make_data, make_task
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.export import content_of
 from alerce_early.serving.runtimes import session_of
 from alerce_early.tasks import restore
-from alerce_early.tasks.classify import BayesTask, ClassifyTask
+from alerce_early.tasks.classify import BayesTask, ClassifyTask, focal_loss
 from alerce_early.tasks.regress import LinesTask
 from tests.helpers.tiny import spec
 
@@ -72,6 +76,47 @@ def test_one_sigmoid_per_class_on_one_hot_labels() -> None:
     entropy = -(3 / 5 * log(3 / 5) + 2 / 5 * log(2 / 5) + 1 / 3 * log(1 / 3) + 2 / 3 * log(2 / 3)) / 2
     regular = task(ClassifyTask, loss="binary", entropy=0.5).losses(z, batch)["loss"].item()
     assert regular == pytest.approx(by_hand - 0.5 * entropy, abs=1e-6)
+
+
+@pytest.mark.parametrize("gamma", (0.0, 0.5, 2.0))
+def test_the_focal_loss_counts_a_row_less_the_better_it_is_classified(gamma: float) -> None:
+    z, batch = torch.tensor([[log(3.0), 0.0], [1e4, 0.0]]).requires_grad_(), {"label": torch.tensor([0, 0])}  # 3/4, 1
+    loss = task(ClassifyTask, loss="focal", focal_gamma=gamma).losses(z, batch)["loss"]
+    assert loss.item() == pytest.approx(-(0.25**gamma) * log(0.75) / 2, abs=1e-6)
+    loss.backward()
+    assert z.grad is not None and z.grad.isfinite().all()
+    sure = torch.tensor([[log(3.0), 0.0]]), torch.tensor([[1.0, 0.0]])
+    ours, theirs = (
+        focal_loss(*sure, gamma).item(),
+        sigmoid_focal_loss(sure[0][:, :1], sure[1][:, :1], -1, gamma).item(),
+    )
+    assert ours == pytest.approx(theirs, abs=1e-6)  # of two classes the softmax is a sigmoid
+
+
+def test_a_class_weighs_as_it_is_told_in_training_alone() -> None:
+    z, batch = torch.tensor([[log(3.0), 0.0], [log(3.0), 0.0]]), {"label": torch.tensor([0, 1])}  # p = 3/4, 1/4
+    weighed = task(ClassifyTask, class_weights=[2, 0.5])
+    wanted = functional.cross_entropy(z, batch["label"], torch.tensor([2.0, 0.5]), reduction="sum").item() / 2
+    assert weighed.losses(z, batch)["loss"].item() == pytest.approx(wanted, abs=1e-6)
+    by_sigmoid = task(ClassifyTask, class_weights=[2, 0.5], loss="binary").losses(z, batch)["loss"].item()
+    rows = functional.binary_cross_entropy_with_logits(z, torch.eye(2), reduction="none").mean(1)
+    assert by_sigmoid == pytest.approx((rows @ torch.tensor([2.0, 0.5])).item() / 2, abs=1e-6)
+    assert weighed.eval().losses(z, batch)["loss"].item() == pytest.approx(-(log(0.75) + log(0.25)) / 2, abs=1e-6)
+
+
+def test_balanced_weights_are_those_of_the_training_rows(quick) -> None:
+    config = quick("model.task.class_weights=balanced")
+    data = make_data(config)
+    rows = data.labels[data.parts["train"]]
+    wanted = compute_class_weight("balanced", classes=np.arange(5), y=rows)
+    assert make_task(config, data.spec).class_weights.tolist() == pytest.approx(wanted.tolist())
+    assert max(wanted) > 2 * min(wanted)
+
+
+@pytest.mark.parametrize("weights", ([1], [1, 2, 3], [1, -1], [0, 0]))
+def test_class_weights_that_do_not_fit_the_classes_are_refused(weights: list[float]) -> None:
+    with pytest.raises(InputError, match=r"model\.task\.class_weights"):
+        task(ClassifyTask, class_weights=weights)
 
 
 def test_sigmoids_are_served_as_they_were_trained(tmp_path: Path) -> None:
