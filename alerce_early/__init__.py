@@ -33,8 +33,9 @@ def load(*runs: str | Path, runtime: str | None = None) -> "Classifier":
 def run(*options: str) -> "Run":
     """Train as `python -m alerce_early.train` does with these options; return the finished run.
 
-    It is not called train, which is the module of that command. The run has `metrics`, the content of metrics.json;
-    `predictions`, the path of its table; and `page`, the path of its report. Raises `errors.InputError` for options
+    It is not called train, which is the module of that command. The run has `metrics`, a flat
+    dict such as {"test/recall/SN": 0.9, "epochs": 8}; `predictions`, the path of its table; and `page`, that of its
+    report. Raises `errors.InputError` for options
     that do not fit.
     """
     from alerce_early.train import train_options

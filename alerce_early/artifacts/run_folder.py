@@ -133,9 +133,22 @@ class Run:
         return self.path / "predictions.csv"
 
     @property
-    def metrics(self) -> dict[str, Any]:
-        """What the finished run is worth, as metrics.json holds it."""
+    def result(self) -> dict[str, Any]:
+        """The content of metrics.json."""
         return self.read_json("metrics.json")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The content of metrics.json in one level: "test/recall/SN", "test/intervals/recall/SN", "epochs", ..."""
+
+        def flatten(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+            if not isinstance(value, dict):
+                yield key, value
+            else:
+                for name, inner in value.items():
+                    yield from flatten(key if name == "values" else f"{key}/{name}".lstrip("/"), inner)
+
+        return dict(flatten("", self.result))
 
     @property
     def pictures(self) -> Path:

@@ -43,7 +43,7 @@ class Finished:
         options = {key.removesuffix(".name"): value for key, value in flatten_config(run.config()).items()}
         choices = {key: value for key, value in options.items() if key not in NOT_A_CHOICE}
         fold = options.get("data.split.fold") if options.get("data.split.folds") else None
-        return cls(run, choices, run.read_json("metrics.json"), options["seed"], fold)
+        return cls(run, choices, run.result, options["seed"], fold)
 
     @cached_property
     def table(self) -> dict[str, np.ndarray]:

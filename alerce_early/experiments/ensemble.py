@@ -143,12 +143,12 @@ def _write(
     checkpoints.save({**kept, **fits, "trained_on": trained_on}, run.best)
     predictions.write(run.predictions, table, constants)
     result = {
-        **{name: members[0].metrics[name] for name in ("origin", "epochs", "best_epoch", "precision")},
+        **{name: members[0].result[name] for name in ("origin", "epochs", "best_epoch", "precision")},
         **evaluate(table, constants),
         **fits,
         "members": [str(one.path) for one in members],
         "parameters": sum(weight.numel() for weight in restore.task(run.best).parameters()),
-        "training_seconds": round(sum(one.metrics["training_seconds"] for one in members), 2),
+        "training_seconds": round(sum(one.result["training_seconds"] for one in members), 2),
     }
     weights = kept["state_dict"]
     pictures.draw(data.store)

@@ -28,7 +28,8 @@ def check(config: DictConfig) -> None:
     construct.check(module_class(net.pop("_target_")), None, **net)
     task_class = module_class(task.pop("_target_"))
     construct.check(task_class, {}, {}, {}, {}, **task)
-    task_class.check(task)
+    if issubclass(task_class, Task):
+        task_class.check(task)
     optimizer, schedule = dict(plain["optim"]["optimizer"]), dict(plain["optim"]["schedule"] or {})
     optimizer_class = library_class(optimizer.pop("_target_"), torch.optim.Optimizer)
     if schedule:

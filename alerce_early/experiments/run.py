@@ -325,7 +325,7 @@ def describe_data(data: AlertData) -> run_page.ShownData:
 
 def write_page(run: Run) -> Path:
     """Write the page of a finished run again, from what its folder holds; returns the page's path."""
-    config, result = run.config(), run.read_json("metrics.json")
+    config, result = run.config(), run.result
     data = make_data(config)
     pictures.draw(data.store)
     table, weights = predictions.read(run.predictions), checkpoints.read(run.best)["state_dict"]

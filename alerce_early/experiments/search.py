@@ -199,7 +199,7 @@ def _distribution(override: Override) -> BaseDistribution:
 
 def _read_score(run: Run, monitor: str) -> float:
     """Return what is searched for: the monitored number of the best epoch."""
-    return run.history()[run.read_json("metrics.json")["best_epoch"] - 1][monitor]
+    return run.history()[run.result["best_epoch"] - 1][monitor]
 
 
 def _options_of(trial: Trial | optuna.trial.FrozenTrial) -> list[str]:

@@ -160,5 +160,5 @@ def test_pages_over_runs_lead_to_those_of_each(
             Run(folder / name).page for name in ("minmax0", "joint0", "minmax1")
         }
     text = (folder / "index.html").read_text()
-    value = Run(folder / "minmax1").metrics["test"]["values"]["balanced_accuracy"]
+    value = Run(folder / "minmax1").metrics["test/balanced_accuracy"]
     assert f"<td>{value:.3f} [" in text and "3 finished and 1 unfinished" in text and "<p>joint1</p>" in text

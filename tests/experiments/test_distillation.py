@@ -88,7 +88,7 @@ def test_a_taught_run_trains_and_tells_what_its_teacher_reaches(
 ) -> None:
     options = (f"distil={finished_run.path}", "trainer.max_epochs=1", "model.task.mixup=0.2")
     run = train(quick(*options, f"data.extra={unlabelled}"), tmp_path / "run")
-    assert run.metrics["baselines"]["teacher"]["n"] == run.metrics["test"]["n"]
+    assert run.metrics["baselines/teacher/n"] == run.metrics["test/n"]
     assert "its teacher" in run.page.read_text()
     with pytest.raises(InputError, match=r"distil: .* recipe"):
         train(quick(*options, "recipe=crop_minmax"), tmp_path / "other")

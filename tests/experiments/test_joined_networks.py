@@ -59,7 +59,7 @@ def test_each_row_is_judged_by_the_member_that_never_saw_it(
     mean = np.exp(np.mean(np.log(members), axis=0))
     wanted = mean / mean.sum(1, keepdims=True)
     assert np.allclose(columns(classifier.predict(stamps), classifier.classes), wanted, atol=2e-3)
-    assert made.metrics["test"]["n"] == len(table["row"])
+    assert made.metrics["test/n"] == len(table["row"])
     held = [checkpoints.read(run.best)["trained_on"] for run in (*folds, made)]
     assert held[2] == hash_objects([], *held[:2])
     assert "into 2 folds, each judged by what was trained without it" in made.page.read_text()
@@ -78,7 +78,7 @@ def test_labels_that_nothing_tells_are_not_told_from_metadata_that_name_each_row
     raw.write_bytes(pickle.dumps({**twice, "labels": labels[rows]}))
     runs = train_folds(lambda *given: quick_config(raw, tmp_path, *given), tmp_path)
     made = Join(str(tmp_path / "joined"), NAMING, trees=30, leaf=1).join(runs)
-    assert made.metrics["test"]["values"]["balanced_accuracy"] < 0.35
+    assert made.metrics["test/balanced_accuracy"] < 0.35
     deployed = Deployed.load(made.best)
     assert deployed.features == NAMING
     for form in export.FORMATS:  # which compares what the file gives with what the checkpoint gives

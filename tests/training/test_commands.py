@@ -41,7 +41,10 @@ def test_a_run_from_python(stamps_file: Path, tmp_path: Path) -> None:
     done = alerce_early.run(*options, "trainer.max_epochs=1", "data.batches_per_epoch=2")
     assert done.path.parent == tmp_path / "runs" / "alerce-preliminary_cnn" and done.page.exists()
     test = tables.select_judged(predictions.read(done.predictions), "test")
-    assert done.metrics["test"]["n"] == len(test["row"])
+    right = test["predicted"] == test["label"]
+    assert done.metrics["test/n"] == len(test["row"]) and done.metrics["epochs"] == 1
+    assert done.metrics["test/recall/SN"] == pytest.approx(right[test["label"] == "SN"].mean())
+    assert done.metrics["test/intervals/recall/SN"] == done.result["test"]["intervals"]["recall/SN"]
     assert alerce_early.run(f"resume={done.path}", f"outputs={tmp_path}").path == done.path  # finished: nothing is done
     with pytest.raises(InputError, match="modle"):
         alerce_early.run("modle=x")

@@ -15,7 +15,7 @@ def test_a_run_has_the_logger_that_is_asked_for(quick, tmp_path: Path) -> None:
     run = train(quick("logger=csv", "trainer.max_epochs=1"), tmp_path / "csv")
     logged = (run.path / "metrics.csv").read_text()
     assert not list(run.path.glob("events.*"))
-    assert f"{run.metrics['test']['values']['balanced_accuracy']:.4f}"[:5] in logged and "val/loss" in logged
+    assert f"{run.metrics['test/balanced_accuracy']:.4f}"[:5] in logged and "val/loss" in logged
 
 
 @pytest.mark.parametrize("library", ("wandb", "mlflow"))
@@ -32,7 +32,7 @@ def test_mlflow_has_the_curves_and_the_result(quick, tmp_path: Path) -> None:
     run = train(quick("logger=mlflow", f"logger.mlflow.tracking_uri={place}", "trainer.max_epochs=1"), tmp_path / "run")
     client = mlflow.MlflowClient(place)
     (logged,) = client.search_runs([client.get_experiment_by_name("alerce_early").experiment_id])
-    reached = run.metrics["test"]["values"]["balanced_accuracy"]
+    reached = run.metrics["test/balanced_accuracy"]
     assert logged.data.metrics["test/balanced_accuracy"] == pytest.approx(reached)
     assert "val/loss" in logged.data.metrics and logged.data.params["model"] == "preliminary_cnn"
 
