@@ -54,7 +54,8 @@ def _config_of_resumed_run(config: DictConfig, run: Run, options: Sequence[str])
     typed = [key for key in plain | given if given.get(key) != plain.get(key)]
     if differ := [key for key in typed if given.get(key) != flatten_config(own).get(key)]:
         raise InputError(
-            f"{run.path} continues as it began: {describe_differences(differ, flatten_config(own), given)}."
+            f"{run.path} continues as it began: {describe_differences(differ, flatten_config(own), given)}. "
+            f"To train its network longer or otherwise, start a new run with init_from={run.path}."
         )
     if config.outputs != default.outputs:
         own.outputs = config.outputs

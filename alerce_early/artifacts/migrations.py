@@ -12,7 +12,8 @@ Config = dict[str, Any]
 
 def add_keys(config: Config) -> None:
     """Write what a run did before these keys were there."""
-    config |= {key: config.get(key) for key in ("callbacks", "ema", "init_from", "distil")}
+    config |= {key: config.get(key) for key in ("callbacks", "ema", "init_from", "distil", "ensemble")}
+    config.setdefault("metrics", [])
     config.setdefault("data", {}).setdefault("match_radius", None)
     config.setdefault("recipe", {}).setdefault("min_share", 0.0)
     config.setdefault("optim", {}).setdefault("groups", {})

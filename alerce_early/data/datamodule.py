@@ -281,17 +281,27 @@ class AlertData(L.LightningDataModule):
         """Return the number of this process, and how many train together."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, part: str, **options: Any) -> DataLoader[dict[str, Tensor]]:
-        assert self.rows
-        rows, world, device = self.parts[part], self._rank()[1], self.rows.device
+    def describe_epoch(self) -> str:
+        """Return in words what an epoch of training shows."""
+        return self._batches("train", **self._epoch).describe(self.classes)
+
+    @property
+    def _epoch(self) -> dict[str, Any]:
+        return {"batch_size": self.batch_size, "sampling": self.sampling, "batches": self.batches_per_epoch}
+
+    def _batches(self, part: str, **options: Any) -> EpochBatches:
+        rows = self.parts[part]
         labels = self.labels[rows]
         if self.taught is not None:
             labels = np.where(labels >= 0, labels, self.taught[rows].argmax(1))
-        batches = EpochBatches(rows, labels, seed=self.seed, world=world, device=device, **options)
-        return DataLoader(self.rows, sampler=batches, batch_size=None)
+        return EpochBatches(rows, labels, seed=self.seed, world=self._rank()[1], **options)
+
+    def _loader(self, part: str, **options: Any) -> DataLoader[dict[str, Tensor]]:
+        assert self.rows
+        return DataLoader(self.rows, sampler=self._batches(part, device=self.rows.device, **options), batch_size=None)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        return self._loader("train", batch_size=self.batch_size, sampling=self.sampling, batches=self.batches_per_epoch)
+        return self._loader("train", **self._epoch)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return self._loader("validation", batch_size=EVALUATION_BATCH)

@@ -1,6 +1,6 @@
 """Which rows a batch holds, a pure function of (seed, epoch), so that a resumed run sees the same; and the batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -67,17 +67,29 @@ class EpochBatches(Sampler[Tensor]):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def _order(self) -> np.ndarray:
+    def describe(self, classes: Sequence[str]) -> str:
+        """Return in words how many batches an epoch has, and how often it shows the rows of each class."""
+        held, shown = (
+            np.bincount(labels, minlength=len(classes)) for labels in (self.labels, self.labels[self._draw()])
+        )
+        passes = [
+            f"{name} {float(f'{n / rows:.2g}'):g}" for name, rows, n in zip(classes, held, shown, strict=True) if rows
+        ]
+        batches = f"an epoch is {len(self)} batches of {self.batch_size} rows"
+        return f"{batches} and shows each row of its class so many times: {', '.join(passes)}"
+
+    def _draw(self) -> np.ndarray:
+        """Return indices into `labels` in the order of this epoch."""
         n = self.batches * self.batch_size if self.batches else len(self.rows)
         rounds: list[np.ndarray] = []
         while not rounds or (self.batches and sum(map(len, rounds)) < n):
             rng = np.random.default_rng([self.seed, self.epoch, len(rounds)])
             rounds.append(draws(self.labels, self.sampling, n, rng, self.seed))
-        order = self.rows[np.concatenate(rounds)]
+        order = np.concatenate(rounds)
         return order[:n] if self.batches else order
 
     def __len__(self) -> int:
-        return self.batches or len(self._cuts(len(self._order()))) - 1
+        return self.batches or len(self._cuts(len(self._draw()))) - 1
 
     def _cuts(self, n: int) -> np.ndarray:
         """Where batches begin and end; a last batch of one row for a rank, or none, joins the one before.
@@ -88,7 +100,7 @@ class EpochBatches(Sampler[Tensor]):
         return np.delete(cuts, -2) if len(cuts) > 2 and cuts[-1] - cuts[-2] < 2 * self.world else cuts
 
     def __iter__(self) -> Iterator[Tensor]:
-        order = torch.from_numpy(self._order()).to(self.device)
+        order = torch.from_numpy(self.rows[self._draw()]).to(self.device)
         cuts = self._cuts(len(order))
         for start, stop in pairwise(cuts):
             yield order[start:stop]

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -20,10 +21,11 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import comparison, tables
 from alerce_early.evaluation.comparison import Outcome
 from alerce_early.evaluation.kinds import Kind, choose_kind
+from alerce_early.experiments.metrics import add_metrics
 from alerce_early.report import page, sections
 from alerce_early.report.page import number
 
-NOT_A_CHOICE = {"seed", "data.split.fold"}  # may differ between runs of one entry
+NOT_A_CHOICE = {"seed", "data.split.fold", "metrics"}  # may differ between runs of one entry
 NUMBERS = 2  # of a kind's headline, in the table
 
 
@@ -74,9 +76,10 @@ class Entry:
 
     @property
     def words(self) -> dict[str, str]:
-        """Name and wording of the numbers to show, the one that ranks among them."""
+        """Name and wording of the numbers to show, the one that ranks and the user's own among them."""
         known = [name for name in self.kind.words if name in self.values[0]]
-        return {name: self.kind.words[name] for name in known[:NUMBERS]}
+        own = [name for name in _own_metrics(self.runs[0]) if all(name in values for values in self.values)]
+        return {name: self.kind.words[name] for name in known[:NUMBERS]} | {name: name for name in own}
 
     @property
     def scores(self) -> list[float]:
@@ -166,7 +169,15 @@ def join(finished: Iterable[Finished]) -> tuple[list[Entry], list[str]]:
 def _values(seed: tuple[list[Finished], Mapping[str, np.ndarray]]) -> Mapping[str, float]:
     (run, *more), table = seed
     judged = choose_kind(table).judge(table) if more else run.result[run.result["judged"]]
+    if more:
+        with suppress(InputError):  # of code that is gone, or that nobody trusts
+            judged = add_metrics(judged, _own_metrics(run).values(), table)
     return judged["values"]
+
+
+def _own_metrics(run: Finished) -> Mapping[str, str]:
+    """Return the dotted names of the user's own metrics, by what they are called."""
+    return run.result[run.result["judged"]].get("own", {})
 
 
 def _rows(table: Mapping[str, np.ndarray], origin: str) -> str:

@@ -15,83 +15,83 @@ from alerce_early.artifacts.run_folder import Run, flatten_config
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.records import MISSING
 from alerce_early.data.text import hash_objects
-from alerce_early.errors import InputError, exit_on_input_error
+from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 from alerce_early.experiments.compare import NOT_A_CHOICE
 from alerce_early.experiments.instantiate import make_data
 from alerce_early.experiments.run import columns_of, constants_of, describe_data, evaluate, fit_on_validation
-from alerce_early.experiments.sweep import Summary
 from alerce_early.models.ensemble import to_evidence
 from alerce_early.report import pictures, run_page
 from alerce_early.tasks import restore
-from alerce_early.training.processes import is_first
 
 log = logging.getLogger(__name__)
 
 
-class Join(Summary):
-    """Hydra calls this when all jobs of a sweep over folds have ended: says what came of each, joins their networks.
+def join(runs: Sequence[Run], folder: Path, features: Sequence[str] = (), trees: int = 200, leaf: int = 2) -> Run:
+    """Join the networks of a sweep over folds to one, perhaps with a random forest on metadata.
 
-    folder: of the new run, or of the first free name after it. features: metadata columns of a forest to go with them,
-    [] for none. trees, leaf: how many, and the fewest rows in a leaf.
+    Parameters
+    ----------
+    runs : sequence of Run
+        Finished runs that differ in their test fold, and perhaps in their seed.
+    folder : Path
+        Of the new run, or of the first free name after it.
+    features : sequence of str
+        Metadata columns of the forest; without any there is none.
+    trees, leaf : int
+        Trees of the forest, and the fewest rows in a leaf.
+
+    Returns
+    -------
+    Run
+        Its predictions table holds each row as networks and a forest judge it that did not train on it; calibration
+        and sets are fitted to that table.
+
+    Raises
+    ------
+    InputError
+        If a fold is missing, or the runs do not belong together.
     """
+    options = [flatten_config(run.config()) for run in runs]
+    differ = {key for one in options for key in one if one[key] != options[0].get(key)} - NOT_A_CHOICE
+    if differ:
+        told = ", ".join(sorted(differ))
+        raise InputError(f"the runs in {runs[0].path.parent} differ in {told}. Give each sweep a name of its own.")
+    held = [checkpoints.read(run.best) for run in runs]
+    config = runs[0].config()
+    seen = [name for one in held for name in one["hyper_parameters"]["spec"]["features"]]
+    config.features.names = list(dict.fromkeys([*seen, *features]))
+    data = make_data(config)
+    if any(one["hyper_parameters"]["spec"]["fingerprint"] != data.spec.fingerprint for one in held):
+        raise InputError(f"the runs in {runs[0].path.parent} were trained on different data.")
+    table, fold = _judge_out_of_fold(runs, data)
+    evidence = _log(tables.probabilities(table, data.classes))
+    net: dict[str, Any] = {"_target_": "alerce_early.models.ensemble.Ensemble"}
+    net |= {"members": [_describe(one) for one in held]}
+    weights = {
+        f"members.{i}.{name}": weight for i, one in enumerate(held) for name, weight in one["state_dict"].items()
+    }
+    if features:
+        truth, columns = data.labels[table["row"]], _metadata(data, features, table["row"])
 
-    def __init__(self, folder: str, features: Sequence[str] = (), trees: int = 200, leaf: int = 2):
-        self.folder, self.features = Path(folder), [*features]
-        self.forest = {"n_estimators": trees, "min_samples_leaf": leaf}
+        def grow(chosen: np.ndarray) -> RandomForestClassifier:
+            forest = RandomForestClassifier(
+                n_estimators=trees, min_samples_leaf=leaf, class_weight="balanced", random_state=config.seed
+            )
+            return forest.fit(columns[chosen], truth[chosen])
 
-    @exit_on_input_error  # of another error Hydra makes a warning
-    def on_multirun_end(self, config: DictConfig, **also: Any) -> None:
-        super().on_multirun_end(config, **also)
-        runs = [Run(path.parent) for path in sorted(Path(config.hydra.sweep.dir).glob("*/metrics.json"))]
-        if is_first() and runs:
-            print(self.join(runs).page)
+        for k in np.unique(fold):
+            evidence[fold == k] += _log(grow(fold != k).predict_proba(columns[fold == k]))
+        at = [data.feature_names.index(name) for name in features]
+        net["forest"], tensors = to_tensors(grow(fold >= 0), at)
+        weights |= {f"forest.{name}": tensor for name, tensor in tensors.items()}
 
-    def join(self, runs: Sequence[Run]) -> Run:
-        """Make one network of runs that differ in their test fold, and perhaps in their seed; returns its run.
-
-        The predictions table holds each row as networks and a forest judge it that did not train on it; calibration and
-        sets are fitted to that table.
-        Raises InputError where the folds are not all there, or the runs do not belong together.
-        """
-        options = [flatten_config(run.config()) for run in runs]
-        differ = {key for one in options for key in one if one[key] != options[0].get(key)} - NOT_A_CHOICE
-        if differ:
-            told = ", ".join(sorted(differ))
-            raise InputError(f"the runs in {runs[0].path.parent} differ in {told}. Give each sweep a name of its own.")
-        held = [checkpoints.read(run.best) for run in runs]
-        config = runs[0].config()
-        seen = [name for one in held for name in one["hyper_parameters"]["spec"]["features"]]
-        config.features.names = list(dict.fromkeys([*seen, *self.features]))
-        data = make_data(config)
-        if any(one["hyper_parameters"]["spec"]["fingerprint"] != data.spec.fingerprint for one in held):
-            raise InputError(f"the runs in {runs[0].path.parent} were trained on different data.")
-        table, fold = _judge_out_of_fold(runs, data)
-        evidence = _log(tables.probabilities(table, data.classes))
-        net: dict[str, Any] = {"_target_": "alerce_early.models.ensemble.Ensemble"}
-        net |= {"members": [_describe(one) for one in held]}
-        weights = {
-            f"members.{i}.{name}": weight for i, one in enumerate(held) for name, weight in one["state_dict"].items()
-        }
-        if self.features:
-            truth, columns = data.labels[table["row"]], _metadata(data, self.features, table["row"])
-
-            def grow(chosen: np.ndarray) -> RandomForestClassifier:
-                forest = RandomForestClassifier(**self.forest, class_weight="balanced", random_state=config.seed)
-                return forest.fit(columns[chosen], truth[chosen])
-
-            for k in np.unique(fold):
-                evidence[fold == k] += _log(grow(fold != k).predict_proba(columns[fold == k]))
-            at = [data.feature_names.index(name) for name in self.features]
-            net["forest"], tensors = to_tensors(grow(fold >= 0), at)
-            weights |= {f"forest.{name}": tensor for name, tensor in tensors.items()}
-
-        shares = torch.from_numpy(evidence).softmax(1).numpy().astype(np.float32)
-        table |= {f"p_{name}": shares[:, i] for i, name in enumerate(data.classes)}
-        table["predicted"] = np.array(data.classes)[shares.argmax(1)]
-        held[0]["hyper_parameters"] |= {"net": net, "spec": data.spec.plain()}
-        held[0]["state_dict"] = {f"net.{name}": weight for name, weight in weights.items()}
-        return _write(self.folder, config, held[0], table, runs, data)
+    shares = torch.from_numpy(evidence).softmax(1).numpy().astype(np.float32)
+    table |= {f"p_{name}": shares[:, i] for i, name in enumerate(data.classes)}
+    table["predicted"] = np.array(data.classes)[shares.argmax(1)]
+    held[0]["hyper_parameters"] |= {"net": net, "spec": data.spec.plain()}
+    held[0]["state_dict"] = {f"net.{name}": weight for name, weight in weights.items()}
+    return _write(folder, config, held[0], table, runs, data)
 
 
 def _describe(checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _write(
     predictions.write(run.predictions, table, constants)
     result = {
         **{name: members[0].result[name] for name in ("origin", "epochs", "best_epoch", "precision")},
-        **evaluate(table, constants),
+        **evaluate(table, constants, config.get("metrics") or ()),
         **fits,
         "members": [str(one.path) for one in members],
         "parameters": sum(weight.numel() for weight in restore.task(run.best).parameters()),

@@ -29,6 +29,7 @@ from alerce_early.experiments import instantiate
 from alerce_early.experiments.config import quote_value, to_plain
 from alerce_early.experiments.distillation import ask_teachers, find_teachers
 from alerce_early.experiments.instantiate import make_data, make_task
+from alerce_early.experiments.metrics import add_metrics, find_metrics
 from alerce_early.report import data_summary, figures, pictures, run_page
 from alerce_early.tasks import restore
 from alerce_early.tasks.base import Task
@@ -76,6 +77,7 @@ def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence
     """
     silence_libraries()
     instantiate.check(config)
+    find_metrics(config.metrics)
     run = Run(folder)
     with claim(run, config) as finished:
         if finished:
@@ -98,7 +100,7 @@ def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence
             write_predictions(run, table, constants)
             result = {
                 "origin": data.spec.origin,
-                **evaluate(table, constants),
+                **evaluate(table, constants, config.get("metrics") or ()),
                 **fits,
                 "parameters": count_parameters(task),
                 "best_epoch": int(checkpoints.read(run.best)["epoch"]) + 1,
@@ -186,7 +188,7 @@ def begin(
     run.begin(config, overrides)
     pictures.draw(data.store)
     counts = data_summary.format_parts(data.part_sizes(), data.left_out)
-    log.info("%s\n%s", data_summary.format_summary(data.store.meta), counts)
+    log.info("%s\n%s\n%s", data_summary.format_summary(data.store.meta), counts, data.describe_epoch())
     where, parameters = f"{trainer.strategy.root_device.type}, {trainer.precision}", count_parameters(task)
     log.info("%s: %s parameters, on %s; run folder: %s", config.model.name, f"{parameters:,}", where, run.path)
 
@@ -267,11 +269,14 @@ def constants_of(fits: dict[str, Any]) -> dict[str, float | None]:
     return conformal.list_constants(fits["conformal"]) | thresholds.list_constants(fits["thresholds"])
 
 
-def evaluate(table: tables.Table, constants: tables.Constants) -> dict[str, Any]:
-    """Evaluate each labelled split, None for another, and name the one to report."""
+def evaluate(table: tables.Table, constants: tables.Constants, metrics: Sequence[str] = ()) -> dict[str, Any]:
+    """Evaluate each labelled split, None for another, and name the one to report; metrics: the user's own."""
     parts = {split: tables.keep_labelled(tables.select_split(table, split)) for split in ("test", "validation")}
     judge = choose_kind(table).judge
-    results = {split: judge(part, constants) if len(part["row"]) else None for split, part in parts.items()}
+    results = {
+        split: add_metrics(judge(part, constants), metrics, part) if len(part["row"]) else None
+        for split, part in parts.items()
+    }
     return {**results, "judged": "test" if results["test"] else "validation"}
 
 

@@ -155,6 +155,12 @@ class Model(ModelAliases):
     task: Target = Field(description="loss, outputs and numbers, and their options: the group `task`")
 
 
+class Ensemble(Node):
+    features: list[str] = Field(description="metadata columns of a random forest beside the networks; `[]`: no forest")
+    trees: int = Field(200, ge=1, description="of the forest")
+    leaf: int = Field(2, ge=1, description="rows at least in a leaf")
+
+
 class Config(Node):
     seed: int = Field(ge=0, le=2**32 - 1, description="fixes weights, batch order, augmentation and dropout")
     data: Data
@@ -188,6 +194,12 @@ class Config(Node):
         description="of the probabilities, on the validation rows; not used where it would not lower their log loss"
     )
     coverage: float = Field(gt=0, lt=1, description="of the conformal prediction sets")
+    metrics: list[str] = Field(
+        description="your own, on page and in `compare`: dotted names of functions from a predictions table to a number"
+    )
+    ensemble: Ensemble | None = Field(
+        description="of a sweep over folds: joins its networks to one, e.g. `{features: []}`; see `ztf_images`"
+    )
     outputs: str = Field(description="where runs, stores and sweeps go")
     resume: str | None = Field(description="the folder of a cut run to continue with, by its own config")
     name: Name = Field(description="of a sweep's folder")

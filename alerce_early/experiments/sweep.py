@@ -65,15 +65,23 @@ def _run_apart(options: list[str], folder: Path) -> None:
 
 
 class Summary(Callback):
-    """Hydra calls this when a sweep begins, and when all its jobs have ended, wherever they ran."""
+    """Hydra calls this when a sweep begins, and when all its jobs have ended, wherever they ran.
+
+    It says what came of each job and, if the config has an `ensemble`, joins their networks to one.
+    """
 
     @exit_on_input_error  # of another error Hydra makes a warning
     def on_multirun_start(self, config: DictConfig, **also: Any) -> None:
         """Check the config, and trust what it names: what is made of the jobs' checkpoints here must open them."""
         schema.check(config, config.hydra.overrides.task)
         construct.trust(OmegaConf.to_container(config))
+        if config.ensemble is not None and not config.data.split.folds:
+            raise InputError(
+                "ensemble: joins the networks of a sweep over folds. Give data.split.folds, or sweep=folds."
+            )
         self.finished, self.failed = _read_outcomes(Path(config.hydra.sweep.dir))
 
+    @exit_on_input_error
     def on_multirun_end(self, config: DictConfig, **also: Any) -> None:
         if not is_first():
             return
@@ -90,6 +98,12 @@ class Summary(Callback):
         if bad:
             print(f"error: {len(bad)} of the jobs failed:", *map(": ".join, bad.items()), sep="\n  ", file=sys.stderr)
             sys.exit(1)
+        if config.ensemble is not None and finished:
+            from alerce_early.experiments.ensemble import join  # seconds, which other sweeps need not take
+
+            options: Any = OmegaConf.to_container(config.ensemble, resolve=True)
+            runs = [Run(folder / job) for job in sorted(finished)]
+            print(construct.construct(join, runs, Path(config.outputs) / "runs" / config.name, **options).page)
 
 
 def _read_outcomes(folder: Path) -> tuple[set[str], dict[str, tuple[int, str]]]:

@@ -34,6 +34,7 @@ def describe(kind: Kind, judged: Judged, table: Table) -> dict[str, Any]:
         "split": str(table["split"][0]),
         "n_objects": len(np.unique(tables.find_objects(table))),
         "headline": headline(kind, judged),
+        "own": _own_words(judged),
         "rows_of": (rows_of := _count_rows(judged)),
         "rarest": min((name for name, n in rows_of.items() if n), key=lambda name: rows_of[name], default=None),
         "mistakes": _find_mistakes(table).tolist() if rows_of else [],
@@ -52,8 +53,14 @@ def describe(kind: Kind, judged: Judged, table: Table) -> dict[str, Any]:
 def headline(kind: Kind, judged: Judged) -> list[tuple[str, str]]:
     """Return (name, value with interval) of the main numbers; recall only for classes with rows."""
     absent = {f"recall/{name}" for name, n in _count_rows(judged).items() if not n}
-    names = [name for name in kind.words if name in judged["values"] and name not in absent]
-    return list(zip((kind.words[name] for name in names), numbers(judged, names, kind.digits), strict=True))
+    words = {**kind.words, **_own_words(judged)}
+    names = [name for name in words if name in judged["values"] and name not in absent]
+    return list(zip((words[name] for name in names), numbers(judged, names, kind.digits), strict=True))
+
+
+def _own_words(judged: Judged) -> dict[str, str]:
+    """Return the names of the user's own metrics, as words for what they are called."""
+    return {name: name for name in judged.get("own", ())}
 
 
 def _count_rows(judged: Judged) -> dict[str, int]:

@@ -143,6 +143,12 @@ def test_length_is_what_it_yields() -> None:
         assert len(batches(sampling=sampling)) == len(list(batches(sampling=sampling)))
 
 
+def test_an_epoch_is_told_by_how_often_it_shows_each_class() -> None:
+    told = batches(sampling="balanced", batches=15).describe(("a", "b", "c"))  # 320 rows of each class
+    assert told.startswith("an epoch is 15 batches of 64 rows") and told.endswith(": a 1.1, b 16, c 2.5")
+    assert batches(sampling="as_is").describe(("a", "b", "c", "none")).endswith(": a 1, b 1, c 1")
+
+
 def test_no_last_batch_of_a_single_row() -> None:
     rows = np.arange(9)
     batches = list(EpochBatches(rows, np.zeros(9, np.int64), batch_size=4))

@@ -18,7 +18,13 @@ from alerce_early.experiments.compare import find, join
 from alerce_early.experiments.run import train
 from alerce_early.report import __main__ as report
 
+MINE = "tests.experiments.test_compare.sure"
 SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2", "data.batch_size=64")
+
+
+def sure(table: dict[str, np.ndarray]) -> float:
+    """A metric of the user's own."""
+    return float(np.max([table[name] for name in table if name.startswith("p_")], axis=0).mean())
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,7 @@ def test_the_best_comes_first_and_the_other_is_tested_against_it(sweep: Path) ->
 def folds(quick, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("folds")
     for seed, fold in ((0, 0), (0, 1), (1, 0)):
-        options = ("data.split.folds=2", f"data.split.fold={fold}", f"seed={seed}", *SHORT)
+        options = ("data.split.folds=2", f"data.split.fold={fold}", f"seed={seed}", f"metrics=[{MINE}]", *SHORT)
         train(quick(*options), folder / f"{seed}{fold}")
     return folder
 
@@ -102,7 +108,9 @@ def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[s
     assert len(entry.tables[0]["row"]) == len(set(entry.tables[0]["row"])) == kept
     recalls = [entry.values[0][f"recall/{name}"] for name in ("AGN", "SN", "VS", "asteroid", "bogus")]
     assert entry.scores[0] == pytest.approx(np.mean(recalls))
-    assert leaderboard.rank([entry])[0].cells["n"] == "1 x 2 folds"
+    (row,) = leaderboard.rank([entry])
+    assert row.cells["n"] == "1 x 2 folds"
+    assert f"sure {sure(entry.tables[0]):.3f}" in row.cells["test result"] and "sure_mean" in row.values
 
 
 def test_a_repeated_run_counts_once(sweep: Path, tmp_path: Path) -> None:

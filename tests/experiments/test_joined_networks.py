@@ -18,11 +18,12 @@ from alerce_early.data.text import hash_objects
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 from alerce_early.experiments import compare
-from alerce_early.experiments.ensemble import Join
+from alerce_early.experiments.ensemble import join
 from alerce_early.experiments.run import train, write_page
 from alerce_early.serving import export
 from alerce_early.serving.deployed import Deployed
 from alerce_early.tasks import restore
+from tests.helpers.command import run as start
 from tests.helpers.tiny import quick_config
 
 NAMING = ("ra", "dec", "magpsf", "fwhm")
@@ -45,7 +46,7 @@ def columns(table: tables.Table, classes: tuple[str, ...]) -> np.ndarray:
 def test_each_row_is_judged_by_the_member_that_never_saw_it(
     folds: list[Run], tmp_path: Path, survey: dict[str, Any]
 ) -> None:
-    made = Join(str(tmp_path / "joined")).join(folds)
+    made = join(folds, tmp_path / "joined")
     table = predictions.read(made.predictions)
     parts = [tables.select_split(predictions.read(run.predictions), "test") for run in folds]
     assert sorted(table["row"]) == sorted(np.concatenate([part["row"] for part in parts]))
@@ -77,7 +78,7 @@ def test_labels_that_nothing_tells_are_not_told_from_metadata_that_name_each_row
     twice = {name: [survey[name][row] for row in rows] for name in ("images", "metadata", "oid")}
     raw.write_bytes(pickle.dumps({**twice, "labels": labels[rows]}))
     runs = train_folds(lambda *given: quick_config(raw, tmp_path, *given), tmp_path)
-    made = Join(str(tmp_path / "joined"), NAMING, trees=30, leaf=1).join(runs)
+    made = join(runs, tmp_path / "joined", NAMING, trees=30, leaf=1)
     assert made.metrics["test/balanced_accuracy"] < 0.35
     deployed = Deployed.load(made.best)
     assert deployed.features == NAMING
@@ -97,7 +98,7 @@ def test_seeds_of_a_fold_are_averaged_in_their_logarithms(folds: list[Run], tmp_
         table[names[0]], table[names[1]] = table[names[1]], table[names[0]]
         predictions.write(other.predictions, table)
         seeds.append(other)
-    table = predictions.read(Join(str(tmp_path / "joined")).join([*folds, *seeds]).predictions)
+    table = predictions.read(join([*folds, *seeds], tmp_path / "joined").predictions)
     classes = tables.classes_of(table)
     for run, other in zip(folds, seeds, strict=True):
         parts = [tables.select_split(predictions.read(one.predictions), "test") for one in (run, other)]
@@ -111,9 +112,7 @@ def test_a_rare_class_weighs_as_much_as_any_in_the_forest(
 ) -> None:
     """Trees that may not split give each class its weight, and nothing else."""
     assert np.bincount(survey["labels"]).min() < 0.04 * len(survey["labels"])
-    alone, made = (
-        Join(str(tmp_path / f"joined{len(names)}"), names, trees=100, leaf=400).join(folds) for names in ((), NAMING)
-    )
+    alone, made = (join(folds, tmp_path / f"joined{len(names)}", names, trees=100, leaf=400) for names in ((), NAMING))
     shares = restore.task(made.best).net.forest(torch.zeros(1, len(NAMING)))
     assert shares.min() > 0.14 and shares.max() < 0.26
     table, other = predictions.read(made.predictions), predictions.read(alone.predictions)
@@ -123,7 +122,7 @@ def test_a_rare_class_weighs_as_much_as_any_in_the_forest(
 
 def test_a_fold_that_was_not_run_is_missed(folds: list[Run], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Run all folds"):
-        Join(str(tmp_path / "joined")).join(folds[:1])
+        join(folds[:1], tmp_path / "joined")
     assert not (tmp_path / "joined").exists()
 
 
@@ -134,4 +133,23 @@ def test_runs_of_other_options_are_not_mixed(folds: list[Run], tmp_path: Path) -
     config.model.net.dropout = 0.123
     other.config_file.write_text(OmegaConf.to_yaml(config))
     with pytest.raises(InputError, match=r"differ in model\.net\.dropout"):
-        Join(str(tmp_path / "joined")).join([folds[0], other])
+        join([folds[0], other], tmp_path / "joined")
+
+
+@pytest.mark.slow
+def test_a_sweep_over_folds_ends_with_one_network(stamps_file: Path, tmp_path: Path) -> None:
+    """Of a ready experiment, made small."""
+    small = ("model=preliminary_cnn", "init_from=null", "trainer.max_epochs=1", "data.batches_per_epoch=2")
+    options = (*small, f"data.path={stamps_file}", "trainer=cpu", "data.split.folds=2", "ensemble.trees=3")
+    done = start("alerce_early.train", "experiment=ztf_robust", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (made,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert made.name == "ztf_robust" and Run(made).result["members"] and "report" in done.stdout.splitlines()[-1]
+    forest = restore.task(Run(made).best).net.forest
+    assert len(forest.root) == 3 and len(Run(made).config().features.names) == 18
+
+
+def test_networks_are_not_joined_without_folds(tmp_path: Path) -> None:
+    done = start("alerce_early.train", "sweep=seeds", "ensemble={features: []}", cwd=tmp_path)
+    assert done.returncode == 2 and "ensemble" in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.rglob("config.yaml"))
