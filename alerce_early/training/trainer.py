@@ -26,6 +26,13 @@ from alerce_early.training.callbacks import (
     progress_bar,
 )
 
+# Lightning's callbacks that have no use within a run, and what has.
+UNFIT = {
+    "LearningRateFinder": "it would search again when a run is resumed. Try the program search with search=optimiser",
+    "StochasticWeightAveraging": "its mean comes after the last checkpoint and is never evaluated. Try callbacks=ema",
+    "BackboneFinetuning": "no network here names its backbone. Derive a callback of your own from BaseFinetuning",
+}
+
 
 def choose_precision(options: dict[str, Any]) -> str:
     """Return the precision of the trainer's options; of auto, bfloat16 where the device multiplies it in hardware."""
@@ -64,6 +71,8 @@ def make_callbacks(config: DictConfig) -> list[Callback]:
         kind = library_class(options.pop("_target_"), Callback, "lightning.pytorch.callbacks")
         if issubclass(kind, Checkpoint) and kind.__module__.startswith("lightning."):
             raise InputError(f"callbacks.{name}: the run keeps its own checkpoints. Leave out {kind.__name__}.")
+        if kind.__name__ in UNFIT and kind.__module__.startswith("lightning."):
+            raise InputError(f"callbacks.{name}: {kind.__name__}: {UNFIT[kind.__name__]}.")
         try:
             made.append(construct(kind, **options))
         except (MisconfigurationException, ValueError, TypeError) as error:

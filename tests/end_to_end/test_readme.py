@@ -2,18 +2,24 @@
 
 import importlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from alerce_early.artifacts import checkpoints, predictions
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import INSTALL, InputError, require_extra
+from alerce_early.evaluation import tables
 from tests.helpers.command import run
-from tests.helpers.tiny import CHECKOUT
+from tests.helpers.tiny import CHECKOUT, sections_of
 
 SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2")
 
@@ -63,17 +69,51 @@ def test_this_package_is_installed_by_its_folder() -> None:
         importlib.import_module("nowhere")
 
 
-def test_a_network_outside_of_the_checkout_runs_as_written(stamps_file: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_code_outside_of_the_checkout_runs_as_written(survey: dict[str, Any], tmp_path: Path) -> None:
+    """A network with and without a yaml, a recipe step, a loss, a metric, a callback and a reader, one command each."""
     page = (CHECKOUT / "conf/README.md").read_text()
     for content, name in re.findall(
         r"```(?:python|yaml)\n((?:# @package _global_\n)?# (my_\S+)\n.*?)```", page, re.DOTALL
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
-    commands = re.findall(r"^python -m (alerce_early\.train .*\bmine)$", page, re.MULTILINE)
-    assert len(commands) == 2
-    for command in commands:
-        done = run(*command.split(), "data=alerce", f"data.path={stamps_file}", *SHORT, "outputs=out", cwd=tmp_path)
+    whole = [i for i, image in enumerate(survey["images"]) if np.shape(image) == (63, 63, 3)]
+    stamps, labels = np.stack([survey["images"][i] for i in whole]), np.asarray(survey["labels"])[whole] == 1
+    np.savez(tmp_path / "mine.npz", stamps=stamps, labels=labels.astype(int), names=[f"mine{i}" for i in whole])
+
+    commands = re.findall(
+        r"^python -m (alerce_early\.train .*\b(?:mine|my_package)\b.*)$", page.replace("\\\n", ""), re.M
+    )
+    assert len(commands) == 7
+    runs = []
+    for i, command in enumerate(commands):
+        size = () if "mine.npz" in command else ("data.n=400",)
+        words = shlex.split(command, comments=True)
+        done = run(*words, *size, *SHORT, f"outputs=out{i}", "data.batch_size=16", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    configs = [Run(folder).config() for folder in (tmp_path / "out" / "runs" / "alerce-mine").iterdir()]
-    assert configs[0].model.net == configs[1].model.net == {"_target_": "my_package.nets.MyNet", "width": 16}
+        runs += [Run(folder) for folder in (tmp_path / f"out{i}" / "runs").glob("*/*")]
+    by_yaml, _, stepped, lost, judged, _, read = runs
+    configs = [one.config() for one in runs]
+    assert configs[0].model.net == configs[1].model.net == {"_target_": "my_package.parts.MyNet", "width": 16}
+    assert "my_package.parts.Root" in str(checkpoints.read(stepped.best)["hyper_parameters"]["spec"]["recipe"])
+    assert (tmp_path / "diary.txt").read_text().startswith("0 ")
+    assert checkpoints.read(read.best)["hyper_parameters"]["spec"]["classes"] == ("other", "SN")
+
+    # a probability is at most 1 from the truth, where the logarithm of one is not bounded
+    assert 0 < lost.history()[0]["val/loss"] < 1 < by_yaml.history()[0]["val/loss"]
+    np.savez(tmp_path / "new.npz", images=stamps[:9], labels=labels[:9].astype(int))
+    done = run("alerce_early.predict", lost.path, "new.npz", "--out", "night.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr  # which needs no loss
+
+    table = tables.select_judged(predictions.read(judged.predictions), "test")
+    called = table["predicted"] == "SN"
+    purity = (table["label"][called] == "SN").mean() if called.any() else 0
+    assert judged.metrics["test/purity"] == pytest.approx(purity)
+    shown = {
+        row[0]: row[1] for section in sections_of(judged.page.read_text()) for _, rows in section.tables for row in rows
+    }
+    assert shown["purity"] == f"{purity:.3f}"
+    events = EventAccumulator(str(judged.path)).Reload()
+    assert b"test/purity" in events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    assert f"purity {purity:.3f}" in run("alerce_early.compare", judged.path).stdout
