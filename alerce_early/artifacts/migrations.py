@@ -14,7 +14,9 @@ def add_keys(config: Config) -> None:
     """Write what a run did before these keys were there."""
     config |= {key: config.get(key) for key in ("callbacks", "ema", "init_from", "distil", "ensemble")}
     config.setdefault("metrics", [])
-    config.setdefault("data", {}).setdefault("match_radius", None)
+    data = config.setdefault("data", {})
+    data |= {key: data.get(key) for key in ("match_radius", "nights")}
+    data.setdefault("split", {}).setdefault("by", "object")
     config.setdefault("recipe", {}).setdefault("min_share", 0.0)
     config.setdefault("optim", {}).setdefault("groups", {})
 

@@ -17,7 +17,7 @@ from alerce_early.data.recipe import Recipe, centre_crop
 from alerce_early.data.records import LARGEST, Records, has_data
 from alerce_early.errors import InputError
 
-CLEANING_VERSION = 1  # raised when a reader, a simulation or the recipe changes what a store holds
+CLEANING_VERSION = 2  # raised when a reader, a simulation or the recipe changes what a store holds
 CHUNK = 32  # stamps cleaned at once: 1.5 MB of raw float32, which stays in the processor's cache
 
 
@@ -47,8 +47,9 @@ def write(folder: Path, records: Records, recipe: Recipe, min_share: float = 0.0
     np.save(folder / "labels.npy", records.labels[kept])
     np.save(folder / "ids.npy", records.ids[kept])
     np.save(folder / "features.npy", columns.clip(records.features[kept], records.feature_names))
-    if records.part is not None:
-        np.save(folder / "part.npy", records.part[kept])
+    for name in ("part", "night"):
+        if (column := getattr(records, name)) is not None:
+            np.save(folder / f"{name}.npy", column[kept])
 
     groups = {
         "raw_by_class": records.labels,

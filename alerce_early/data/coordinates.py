@@ -63,9 +63,7 @@ def match_objects(ids: np.ndarray, ra: np.ndarray, dec: np.ndarray, radius: floa
     that is no angle where they are unknown, as -999; radius: arcsec within which two places are one. Places and names
     chain: where a is near b, b near c, and c has the name of d, all four are one object.
     """
-    from scipy.sparse import coo_array  # who only predicts can spare them
-    from scipy.sparse.csgraph import connected_components
-    from scipy.spatial import cKDTree  # what astropy's search_around_sky searches
+    from scipy.spatial import cKDTree  # what astropy's search_around_sky searches; who only predicts can spare it
 
     names, name = np.unique(ids, return_inverse=True)
     known = (np.abs(ra) <= 360) & (np.abs(dec) <= 90)
@@ -75,7 +73,17 @@ def match_objects(ids: np.ndarray, ra: np.ndarray, dec: np.ndarray, radius: floa
     chord = 2 * np.sin(np.deg2rad(radius / 3600) / 2)
     near = len(names) + cKDTree(places).query_pairs(chord, output_type="ndarray")
     ends = np.concatenate([np.stack([name[known], len(names) + place.ravel()], 1), near]).T
-    nodes = len(names) + len(places)
+    return names[first_of_component(len(names), len(names) + len(places), ends)][name]
+
+
+def first_of_component(n: int, nodes: int, ends: np.ndarray) -> np.ndarray:
+    """Return, of the first n nodes of a graph, the first that each is connected with, (n,) int64.
+
+    ends: (2, edges) int64 below `nodes`, the two ends of each edge.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     _, group = connected_components(coo_array((np.ones(ends.shape[1]), ends), (nodes, nodes)), directed=False)
-    _, first, of_name = np.unique(group[: len(names)], return_index=True, return_inverse=True)
-    return names[first[of_name]][name]
+    _, first, component = np.unique(group[:n], return_index=True, return_inverse=True)
+    return first[component]

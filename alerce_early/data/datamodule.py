@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from alerce_early.construct import construct, function
-from alerce_early.data import coordinates, splits
+from alerce_early.data import coordinates, nights, splits
 from alerce_early.data.records import MISSING, UNLABELLED
 from alerce_early.data.sampling import EpochBatches, Rows
 from alerce_early.data.spec import DataSpec
@@ -34,10 +34,11 @@ class AlertData(L.LightningDataModule):
     ["AGN", "VS"]}; a class in no group is left out, and so is a group of None. keep: column to the values it may have,
     e.g. {"z_conf": [3]}; other rows are left out. target: the column to predict, for regression; rows without it are
     left out. match_radius: arcsec within which rows
-    are of one object, see `coordinates.match_objects`; None: by name alone. split: options of `splits.split`. sampling,
-    batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image (B, C, S, S) float32, features (B, F)
-    float32 unscaled, label (B,) int64, row (B,) int64, share () float32 (see `Rows`) and, if there are any, target (B,)
-    float32 and taught (B, classes) float32.
+    are of one object, see `coordinates.match_objects`; None: by name alone. split: options of `splits.split`. nights: a
+    CSV with the nights of the objects, see `nights.read_nights`, for data that do not say when they were observed.
+    sampling, batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image (B, C, S, S) float32,
+    features (B, F) float32 unscaled, label (B,) int64, row (B,) int64, share () float32 (see `Rows`) and, if there are
+    any, target (B,) float32 and taught (B, classes) float32.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class AlertData(L.LightningDataModule):
         target: str | None = None,
         match_radius: float | None = 1.5,
         split: Mapping[str, Any] | None = None,
+        nights: str | None = None,
         sampling: str = "balanced",
         batch_size: int = 64,
         batches_per_epoch: int | None = None,
@@ -68,6 +70,7 @@ class AlertData(L.LightningDataModule):
         self.groups = {new: members for new, members in (groups or {}).items() if members}
         self.wanted_features, self.split = features, dict(split or {})
         self.keep, self.target, self.match_radius = dict(keep or {}), target, match_radius
+        self.nights = os.path.expanduser(nights) if nights else None
         self.sampling, self.batch_size, self.batches_per_epoch = sampling, batch_size, batches_per_epoch
         self.seed, self.outputs = seed, outputs
         self.rows: Rows | None = None
@@ -149,12 +152,52 @@ class AlertData(L.LightningDataModule):
         return objects
 
     @cached_property
+    def observed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and nights on which their objects were observed, (M,) int64 each.
+
+        Raises InputError where no night is known of a row that is not simulated.
+        """
+        if self.nights:
+            of = nights.read_nights(self.nights, self.store.meta["survey"])
+            pairs = [(row, night) for row, name in enumerate(self.store.ids) for night in sorted(of.get(str(name), ()))]
+            rows, found = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        else:
+            night = np.full(len(self.store.ids), nights.UNKNOWN) if self.store.night is None else self.store.night
+            rows = np.flatnonzero(night != nights.UNKNOWN)
+            found = night[rows]
+        unknown = self._is("simulated")
+        unknown[rows] = True
+        if lacking := int((~unknown).sum()):
+            raise InputError(
+                f"data.split.by=night: the night of {lacking:,} of {len(unknown):,} rows is not known. Give "
+                "data.nights=FILE, a CSV of objectId and one of jd, mjd, candid and night."
+            )
+        return rows, found
+
+    @cached_property
+    def groups_kept_whole(self) -> np.ndarray:
+        """(N,) str, the rows that are in one part together: those of one object or, by night, see `nights.connect`."""
+        if self.split.get("by") != "night":
+            return self.objects
+        rows, found = self.observed
+        own = ~self._is("extra")[rows]  # two nights that an extra row connects may be in two parts: it judges nothing
+        groups = nights.connect(self.objects, rows[own], found[own])
+        _, sizes = np.unique(groups[~self._is("extra") & ~self._is("simulated")], return_counts=True)
+        log.info("%d groups of objects that nights connect, of %d rows at most", len(sizes), sizes.max())
+        return groups
+
+    @cached_property
     def parts(self) -> dict[str, np.ndarray]:
         """Row numbers in the store of each part."""
+        groups = self.groups_kept_whole
         if self.store.part is not None:
-            part = splits.apply_prescribed(self.store.part, self.labels, self.objects, self.classes, **self.split)
+            part = splits.apply_prescribed(self.store.part, self.labels, groups, self.classes, **self.split)
         else:
-            part = construct(splits.split, self.labels, self.objects, self.classes, **self.split)
+            part = construct(splits.split, self.labels, groups, self.classes, **self.split)
+        if self.split.get("by") == "night":
+            row, night = self.observed
+            held = np.isin(night, night[part[row] > splits.TRAIN])
+            part[row[held & self._is("extra")[row]]] = -1
         unlabelled = (self.store.labels == UNLABELLED) & self._kept
         used = self.labels >= 0
         # a test file may come without labels: its rows are predicted and not judged; others train where taught
@@ -163,8 +206,9 @@ class AlertData(L.LightningDataModule):
         for name, found in rows.items():
             counts = self._counts(found)
             lacking = [c for c, count in zip(self.classes, counts, strict=True) if count == 0]
-            # a test file may be about some of the classes only
-            if lacking and (name != "test" or self.store.part is None or not len(found)):
+            # a test file may be about some of the classes only, and so may the nights of one fold
+            some = self.store.part is not None or (self.split.get("by") == "night" and self.split.get("folds"))
+            if lacking and (name != "test" or not some or not len(found)):
                 raise InputError(
                     f"the {name} split has no {', '.join(lacking)}: too few rows of it. "
                     "Give more data, or group classes with data.groups=..."
@@ -215,6 +259,10 @@ class AlertData(L.LightningDataModule):
         if self.target:
             kept &= self.find_columns("target", [self.target])[:, 0] != MISSING
         return kept
+
+    def _is(self, part: str) -> np.ndarray:
+        """(N,) bool: rows that the file gives to this part."""
+        return np.full(len(self.store.ids), False) if self.store.part is None else self.store.part == part
 
     def metadata(self, names: Iterable[str], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Those of the named columns that the store has, (n,) float64 of these rows; NaN where a value is missing."""

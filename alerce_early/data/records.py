@@ -30,13 +30,15 @@ class Records:
     ids: (N,) str, the object a row belongs to; rows of one object are never split.
     features: (N, F) float64 columns named by `feature_names`; F may be 0.
     part: (N,) str, the split the file itself prescribes ("train", "validation", "test"; "extra" is
-        for training and nothing else, "" leaves it to the data module), or None.
+        for training and nothing else, "simulated" for a share of each training batch, "" leaves it to the data
+        module), or None.
     origin: in words, for people: which file or which simulation this is.
     survey: whose alerts they are, "" if unknown or of no matter.
     channels: names of the raw images' last axis.
     set_aside: how many rows of the raw data the reader could not use, by reason.
     unmatched_labels: how many labels, of a table of labels, belong to none of the rows.
     context: columns (N,) for who looks at the rows, and for no network: when, through which filter, how often detected.
+    night: (N,) int64, the night of each row as `nights.find_nights` numbers them, or None if no row's is known.
     """
 
     images: Sequence[np.ndarray] | np.ndarray
@@ -53,6 +55,7 @@ class Records:
     set_aside: Mapping[str, int] = field(default_factory=dict)
     unmatched_labels: int = 0
     context: Mapping[str, np.ndarray] = field(default_factory=dict)
+    night: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         lengths = {
@@ -76,7 +79,8 @@ class Records:
             name: np.asarray(getattr(self, name))[rows] for name in ("images", "labels", "ids", "features")
         }
         columns["context"] = {name: column[rows] for name, column in self.context.items()}
-        return replace(self, part=None if self.part is None else self.part[rows], **columns)
+        columns |= {name: one[rows] for name in ("part", "night") if (one := getattr(self, name)) is not None}
+        return replace(self, **columns)
 
 
 def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
@@ -99,6 +103,7 @@ def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
     set_aside: Counter[str] = Counter()
     for part in parts.values():
         set_aside.update(part.set_aside)
+    nights = [np.full(len(part), -1) if part.night is None else part.night for part in parts.values()]
     return Records(
         images=[image for part in parts.values() for image in part.images],
         labels=np.concatenate([part.labels for part in parts.values()]),
@@ -113,6 +118,7 @@ def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
         survey=first.survey if len({part.survey for part in parts.values()}) == 1 else "",
         set_aside=dict(set_aside),
         unmatched_labels=sum(part.unmatched_labels for part in parts.values()),
+        night=None if all(part.night is None for part in parts.values()) else np.concatenate(nights),
     )
 
 

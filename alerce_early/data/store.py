@@ -1,6 +1,6 @@
 """The store: what cleaning leaves on disk, named by a fingerprint of raw file, recipe and cleaning version.
 
-    <root>/<name>-<fingerprint>/images.npy labels.npy ids.npy features.npy [part.npy] examples.npz meta.json
+    <root>/<name>-<fingerprint>/images.npy labels.npy ids.npy features.npy [part.npy night.npy] examples.npz meta.json
 
 It is written under a temporary name, synced and renamed when complete; one that was damaged later is made again.
 A lock keeps a second process from doing the same work; the operating system frees it when its holder is killed.
@@ -38,7 +38,8 @@ class Store:
     """A finished store; arrays are memory-mapped, so opening one costs nothing.
 
     images: (N, C, S, S) float32, what `Recipe.prepare` returned. labels: (N,) int64. ids: (N,) str.
-    features: (N, F) float64, clipped. part: (N,) str or None. meta: counts and facts, plain values.
+    features: (N, F) float64, clipped. part: (N,) str or None. night: (N,) int64 or None. meta: counts and facts, plain
+    values.
     """
 
     path: Path
@@ -80,7 +81,14 @@ class Store:
 
     @cached_property
     def part(self) -> np.ndarray | None:
-        file = self.path / "part.npy"
+        return self._optional("part")
+
+    @cached_property
+    def night(self) -> np.ndarray | None:
+        return self._optional("night")
+
+    def _optional(self, name: str) -> np.ndarray | None:
+        file = self.path / f"{name}.npy"
         return np.load(file) if file.exists() else None
 
 

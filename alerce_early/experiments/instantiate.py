@@ -69,6 +69,7 @@ def make_data(config: DictConfig) -> AlertData:
         target=config.data.target,
         match_radius=config.data.match_radius,
         split=to_plain(config.data.split),
+        nights=config.data.get("nights"),
         sampling=config.data.sampling,
         batch_size=config.data.batch_size,
         batches_per_epoch=config.data.batches_per_epoch,

@@ -73,6 +73,10 @@ class Split(Node):
     seed: int = Field(ge=0, description="of the random split")
     folds: int | None = Field(description="the test rows are one of so many folds, whatever `test` says")
     fold: int | None = Field(description="which of them, from 0")
+    by: Literal["object", "night"] = Field(
+        description="`night`: all rows that an object, a position or an observing night connects are in one part. Rows "
+        "of a night share weather, fields and artefacts, and a network recognises a night that it was trained on"
+    )
 
 
 class Data(DataAliases):
@@ -93,6 +97,10 @@ class Data(DataAliases):
         ge=0, le=3600, description="arcsec within which rows are of one object; null: by name alone"
     )
     split: Split
+    nights: str | None = Field(
+        description="for `split.by=night` where the data do not say when they were observed, as packets do: a CSV of "
+        "objectId and `jd`, `mjd`, `candid` (of ZTF) or `night`"
+    )
 
 
 class RecipeAliases(Node):

@@ -3,6 +3,7 @@
 import logging
 import pickle
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from omegaconf import DictConfig
 
 from alerce_early.artifacts import predictions
 from alerce_early.data.coordinates import match_objects
+from alerce_early.data.nights import find_nights
 from alerce_early.data.readers.stamps_file import COLUMNS
-from alerce_early.data.splits import PARTS, TEST, apply_prescribed, fold_of, split
+from alerce_early.data.splits import PARTS, TEST, apply_prescribed, describe_split, fold_of, split
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 from alerce_early.evaluation.kinds import Classification
@@ -209,3 +211,134 @@ def test_a_file_without_names_keeps_the_rows_of_a_place_together(
     config.data.match_radius = None
     alone = make_data(config)
     assert (alone.objects == alone.store.ids).all()
+
+
+def test_a_night_lasts_from_noon_to_noon_at_the_observatory() -> None:
+    """Palomar's nights cross noon UT, where the julian date changes, and Chile's midnight UT, where the mjd does."""
+    evening, morning, next_evening = (jd_of(58000 + hours / 24) for hours in (3, 13, 27))
+    assert find_nights({"jd": [evening, morning, next_evening]}, "ZTF").tolist() == [58000, 58000, 58001]
+    evening, morning, next_evening = (jd_of(60000 + hours / 24) for hours in (-0.5, 9.5, 23.5))
+    assert find_nights({"jd": [evening, morning, next_evening]}, "Rubin").tolist() == [60000, 60000, 60001]
+
+
+def test_all_columns_of_time_tell_the_same_night() -> None:
+    candid, mjd = 697252845615015014, 58451.25284561502  # of a real packet
+    for columns in ({"jd": [jd_of(mjd)]}, {"mjd": [mjd]}, {"candid": [candid]}, {"night": [58451.0]}):
+        assert find_nights(columns, "ZTF").tolist() == [58451]
+    assert find_nights({"candid": [1]}, "Rubin") is None and find_nights({}, "ZTF") is None
+    assert find_nights({"night": [1.0], "mjd": [np.nan]}, "ZTF").tolist() == [-1]  # the more exact one
+
+
+def jd_of(mjd: float) -> float:
+    return mjd + 2400000.5
+
+
+def test_folds_by_night_keep_groups_whole_and_spread_each_class() -> None:
+    """Sixty nights, one with most of the first class, which no fold can have a fifth of."""
+    rng = np.random.default_rng(0)
+    night = rng.integers(60, size=1200)
+    labels = rng.integers(3, size=1200)
+    night[labels == 0] = np.where(rng.random((labels == 0).sum()) < 0.8, 7, night[labels == 0])
+    parts = np.stack(
+        [split(labels, night.astype(str), CLASSES, validation=10, folds=5, fold=k, by="night") for k in range(5)]
+    )
+    assert ((parts == TEST).sum(0) == 1).all()
+    for part in parts:
+        assert all(len(set(part[night == n])) == 1 for n in set(night))
+        for c, (train, validation, test) in enumerate(counts(part, labels)):
+            # what the large night leaves is spread over four folds, and the others follow it in none
+            assert train and 1 <= validation <= 10 and (c == 0 or abs(test - (labels == c).sum() / 5) < 25)
+    fold = fold_of(labels, night.astype(str), 5, by="night")
+    assert sorted(np.bincount(fold[labels == 0], minlength=5) > 300) == [False] * 4 + [True]
+    assert np.array_equal(fold, fold_of(labels, night.astype(str), 5, by="night"))
+
+
+def test_a_class_of_one_night_more_than_parts_is_in_each() -> None:
+    """Its smallest groups validate and test, even if they are larger than asked for."""
+    night = np.repeat(np.arange(6), [40, 20, 10, 30, 30, 30])
+    labels = np.repeat([0, 1], [70, 90])
+    part = split(labels, night.astype(str), CLASSES[:2], validation=2, test=2, by="night")
+    assert np.bincount(part[labels == 0], minlength=3).tolist() == [40, 20, 10]
+    assert np.bincount(part[labels == 1], minlength=3).tolist() == [30, 30, 30]
+
+
+@pytest.fixture
+def observed(survey: dict[str, Any], tmp_path: Path) -> dict[str, Path]:
+    """Two files and nights of their objects: some recur, some extra rows are of objects or nights of the others."""
+    rng = np.random.default_rng(3)
+    names = np.array([f"ZTF{i}" for i in range(400)])
+    names[rng.permutation(400)[:40]] = names[rng.permutation(400)[:40]]
+    labels = np.where(rng.random(400) < 0.1, -1, survey["labels"])
+    night = 58000 + rng.integers(120, size=400)
+    metadata = np.array(survey["metadata"])
+    metadata[:, [COLUMNS.index("ra"), COLUMNS.index("dec")]] = -999
+    square = np.flatnonzero([image.shape == (63, 63, 3) for image in survey["images"]])  # no others are kept
+    own, extra = square[square < 300], square[square >= 300]
+
+    def write(name: str, rows: np.ndarray) -> Path:
+        file = tmp_path / name
+        images = [survey["images"][row] for row in rows]
+        columns = {"labels": labels[rows], "metadata": metadata[rows], "oid": names[rows]}
+        file.write_bytes(pickle.dumps({"images": images, **columns, "jd": jd_of(0) + night[rows] + 0.3}))
+        return file
+
+    table = [
+        "objectId,candid",
+        *(f"{o},{(n - 57754) * 10**15 + 3 * 10**14}" for o, n in zip(names[own], night[own], strict=True)),
+    ]
+    (tmp_path / "nights.csv").write_text("\n".join(table))
+    return {"path": write("own.pkl", own), "extra": write("extra.pkl", extra)}
+
+
+@pytest.mark.parametrize("by", ("object", "night"))
+def test_no_object_and_no_night_is_in_two_parts(
+    by: str, observed: dict[str, Path], quick: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """Labelled, unlabelled and extra rows; by object alone nights are, which shows that the test can fail."""
+    options = [f"data.path={observed['path']}", f"data.extra={observed['extra']}", f"outputs={tmp_path}"]
+    seen = []
+    for fold in range(3):
+        data = make_data(quick(*options, f"data.split={{validation:5,folds:3,fold:{fold},by:{by}}}"))
+        assert data.store.night is not None
+        data.teach(np.full((len(data.store.ids), 5), 0.2, np.float32))  # so that unlabelled rows train
+        extra = data.store.part == "extra"
+        assert extra.any() and (data.store.labels[data.parts["train"]] == -1).any()
+        assert extra[data.parts["train"]].sum() > 5 and not extra[data.parts["validation"]].any()
+        for column in (data.store.ids, data.store.night):
+            held = [set(column[rows].tolist()) for rows in data.parts.values()]
+            seen.append(any(a & b for a, b in combinations(held, 2)))
+        assert not seen[2 * fold]  # by object in any case
+    assert any(seen[1::2]) == (by == "object")
+
+
+def test_nights_from_a_table_and_where_there_are_none(
+    observed: dict[str, Path], quick: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    by_night = [f"outputs={tmp_path}", "data.split={validation:5,folds:3,by:night}"]
+    own = make_data(quick(f"data.path={observed['path']}", *by_night))
+    table = make_data(quick(f"data.path={observed['path']}", *by_night, f"data.nights={tmp_path / 'nights.csv'}"))
+    assert all(np.array_equal(own.parts[part], table.parts[part]) for part in PARTS)
+    with pytest.raises(InputError, match=r"data\.nights"):
+        _ = make_data(quick(*by_night)).parts
+    (tmp_path / "wrong.csv").write_text("objectId,when\nZTF1,5\n")
+    with pytest.raises(InputError, match=r"data\.nights.*when"):
+        _ = make_data(quick(*by_night, f"data.nights={tmp_path / 'wrong.csv'}")).parts
+
+
+def test_the_page_says_by_what_was_split() -> None:
+    assert "by object and night" in describe_split(folds=5, fold=None, by="night")
+    assert "night" not in describe_split()
+
+
+def test_nights_of_real_packets(real_data: Path, quick: Callable[..., DictConfig], tmp_path: Path) -> None:
+    """Those of a stamps file from a table of candids, and no object or night in two parts."""
+    config = quick(
+        f"data.path={real_data / 'ztf_public_stamps_2.pkl'}",
+        f"data.nights={real_data / 'ztf_context.csv'}",
+        f"outputs={tmp_path}",
+        "data.split={validation:2,folds:5,by:night}",
+    )
+    data = make_data(config)
+    rows, found = data.observed
+    held = [set(found[np.isin(rows, part)]) for part in data.parts.values()]
+    assert all(held) and not any(a & b for a, b in combinations(held, 2))

@@ -1,7 +1,7 @@
 """The stamps file of the ALeRCE broker (`ALERCE_stamps_2020.pkl`) and its siblings.
 
-A pickled dict of `images`, `labels`, `metadata` (any capitalisation), optionally `oid`; or a dict of such
-dicts, one for each of Train, Validation and Test.
+A pickled dict of `images`, `labels`, `metadata` (any capitalisation), optionally `oid`, and `jd`, `mjd`, `candid` or
+`night`; or a dict of such dicts, one for each of Train, Validation and Test.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from alerce_early.data.nights import TIMES, find_nights
 from alerce_early.data.readers import array_files
 from alerce_early.data.records import UNLABELLED, Records, join, number_rows, take, to_numbers, with_extra
 from alerce_early.errors import InputError
@@ -35,7 +36,7 @@ KEYS = {
     "labels": ("labels",),
     "metadata": ("metadata", "features"),
     "oid": ("oid", "object_ids", "objectid"),
-    **{part: (part,) for part in PARTS},
+    **{name: (name,) for name in (*PARTS, *TIMES)},
 }
 
 ENTRIES = {name for names in KEYS.values() for name in names}  # all that is read of a file
@@ -81,6 +82,7 @@ def from_raw(raw: Any, origin: str, labelled: bool = True) -> Records:
     n = len(images)
     values = to_numbers(entries.get("metadata", ()), "metadata", origin)
     features = values if values.size else np.empty((n, 0))
+    times = {name: take(entries, name, (n,), origin) for name in TIMES if name in entries}
     by_width = {len(columns): columns for columns in (COLUMNS, PUBLISHED_COLUMNS, ())}
     if features.ndim != 2 or features.shape[1] not in by_width:
         raise InputError(
@@ -97,6 +99,7 @@ def from_raw(raw: Any, origin: str, labelled: bool = True) -> Records:
         origin=origin,
         channels=CHANNELS,
         survey=SURVEY,
+        night=find_nights(times, SURVEY),
     )
 
 

@@ -16,6 +16,7 @@ import pyarrow
 
 from alerce_early.data import labels, raw_files
 from alerce_early.data.labels import Labels
+from alerce_early.data.nights import find_nights
 from alerce_early.data.readers.packets import containers
 from alerce_early.data.readers.packets.containers import Block
 from alerce_early.data.readers.packets.decode import SURVEYS, Packet, Work, decode_records
@@ -161,6 +162,7 @@ def read(
         log.info(given.match(keys.tolist()))
         unmatched += len(given.of.keys() - set(keys.tolist()))
     set_aside = Counter(_kind(packet.reason) for packet in rejected)
+    columns["night"] = find_nights({"jd": np.concatenate([one.context["jd"] for one in readable])}, survey)
     return replace(readable[0], **columns, context={}, set_aside=set_aside, unmatched_labels=unmatched)
 
 
