@@ -15,7 +15,8 @@ def add_keys(config: Config) -> None:
     config |= {key: config.get(key) for key in ("callbacks", "ema", "init_from", "distil", "ensemble")}
     config.setdefault("metrics", [])
     data = config.setdefault("data", {})
-    data |= {key: data.get(key) for key in ("match_radius", "nights")}
+    data |= {key: data.get(key) for key in ("match_radius", "nights", "simulated_share", "simulated")}
+    data |= {"simulated_n": 2000, "simulated_seed": 1000} | data
     data.setdefault("split", {}).setdefault("by", "object")
     config.setdefault("recipe", {}).setdefault("min_share", 0.0)
     config.setdefault("optim", {}).setdefault("groups", {})

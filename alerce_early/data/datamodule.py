@@ -10,12 +10,12 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from alerce_early.construct import construct, function
 from alerce_early.data import coordinates, nights, splits
-from alerce_early.data.records import MISSING, UNLABELLED
-from alerce_early.data.sampling import EpochBatches, Rows
+from alerce_early.data.records import MISSING, UNLABELLED, Records, with_extra
+from alerce_early.data.sampling import EpochBatches, MixedBatches, Rows
 from alerce_early.data.spec import DataSpec
 from alerce_early.data.store import Store, open_or_prepare
 from alerce_early.errors import InputError
@@ -36,9 +36,11 @@ class AlertData(L.LightningDataModule):
     left out. match_radius: arcsec within which rows
     are of one object, see `coordinates.match_objects`; None: by name alone. split: options of `splits.split`. nights: a
     CSV with the nights of the objects, see `nights.read_nights`, for data that do not say when they were observed.
-    sampling, batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image (B, C, S, S) float32,
-    features (B, F) float32 unscaled, label (B,) int64, row (B,) int64, share () float32 (see `Rows`) and, if there are
-    any, target (B,) float32 and taught (B, classes) float32.
+    simulated: the plain config of a reader of simulated stamps, and simulated_share the share of each training batch
+    that they are, as many of each class; they are in no part, so they are never judged and decide neither the spec nor
+    a baseline. sampling, batch_size, batches_per_epoch: see `EpochBatches`. Batches are dicts of image (B, C, S, S)
+    float32, features (B, F) float32 unscaled, label (B,) int64, row (B,) int64, share () float32 (see `Rows`) and, if
+    there are any, target (B,) float32 and taught (B, classes) float32.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class AlertData(L.LightningDataModule):
         match_radius: float | None = 1.5,
         split: Mapping[str, Any] | None = None,
         nights: str | None = None,
+        simulated: Mapping[str, Any] | None = None,
+        simulated_share: float = 0.0,
         sampling: str = "balanced",
         batch_size: int = 64,
         batches_per_epoch: int | None = None,
@@ -71,6 +75,8 @@ class AlertData(L.LightningDataModule):
         self.wanted_features, self.split = features, dict(split or {})
         self.keep, self.target, self.match_radius = dict(keep or {}), target, match_radius
         self.nights = os.path.expanduser(nights) if nights else None
+        self.n_simulated = _count_simulated(simulated_share, batch_size, simulated)
+        self.simulated = dict(simulated) if simulated and self.n_simulated else None
         self.sampling, self.batch_size, self.batches_per_epoch = sampling, batch_size, batches_per_epoch
         self.seed, self.outputs = seed, outputs
         self.rows: Rows | None = None
@@ -90,17 +96,19 @@ class AlertData(L.LightningDataModule):
 
         Raises InputError where the file or the disk do not allow it.
         """
-        options = {key: value for key, value in self.source.items() if key != "_target_"}
-        read: Callable[..., Any] = function(self.source["_target_"])
         self._store = open_or_prepare(
             root=f"{self.outputs}/stores",
             name=self.store_name,
-            source=self.source,
-            read=lambda: construct(read, **options),
+            source=self.source | ({"simulated": self.simulated} if self.simulated else {}),
+            read=self._read,
             steps=self.steps,
             margin=self.margin,
             min_share=self.min_share,
         )
+
+    def _read(self) -> Records:
+        records = _call_reader(self.source)
+        return with_extra(records, _call_reader(self.simulated), "simulated") if self.simulated else records
 
     @property
     def store(self) -> Store:
@@ -118,7 +126,7 @@ class AlertData(L.LightningDataModule):
     def labels(self) -> np.ndarray:
         """(N,) int64, after grouping; `UNLABELLED` for rows without a label, in no group, or to be left out."""
         known = self.store.meta["classes"]
-        if (self.store.labels == UNLABELLED).all():
+        if (self.store.labels[~self._is("simulated")] == UNLABELLED).all():
             flag = " Give them with data.labels=FILE, a CSV of candid, label." if "labels_path" in self.source else ""
             raise InputError(f"{self.store.meta['origin']}: no row has a label, and training needs them.{flag}")
         renumber = np.arange(len(known))
@@ -315,10 +323,17 @@ class AlertData(L.LightningDataModule):
         """Rows of each class in each part; "unlabelled" counts the rest, where there are any."""
         sizes = {part: dict(zip(self.classes, self._counts(rows), strict=True)) for part, rows in self.parts.items()}
         blind = {part: int((self.labels[rows] == UNLABELLED).sum()) for part, rows in self.parts.items()}
+        if self.simulated:
+            sizes["simulated"], blind["simulated"] = dict(zip(self.classes, self._counts(self._fresh), strict=True)), 0
         return {
             part: counts | ({"unlabelled": blind[part]} if any(blind.values()) else {})
             for part, counts in sizes.items()
         }
+
+    @property
+    def _fresh(self) -> np.ndarray:
+        """Row numbers of the simulated stamps that batches are mixed with."""
+        return np.flatnonzero(self._is("simulated") & (self.labels >= 0))
 
     def _counts(self, rows: np.ndarray) -> list[int]:
         """Labelled rows of each class."""
@@ -331,28 +346,52 @@ class AlertData(L.LightningDataModule):
 
     def describe_epoch(self) -> str:
         """Return in words what an epoch of training shows."""
-        return self._batches("train", **self._epoch).describe(self.classes)
+        return self._train_batches().describe(self.classes)
 
-    @property
-    def _epoch(self) -> dict[str, Any]:
-        return {"batch_size": self.batch_size, "sampling": self.sampling, "batches": self.batches_per_epoch}
+    def _train_batches(self) -> EpochBatches:
+        """Return the batches of the training rows, without the simulated ones that they are mixed with."""
+        own, options = self.batch_size - self.n_simulated, {"batches": self.batches_per_epoch}
+        return self._batches(self.parts["train"], own, sampling=self.sampling, **options)
 
-    def _batches(self, part: str, **options: Any) -> EpochBatches:
-        rows = self.parts[part]
+    def _batches(self, rows: np.ndarray, batch_size: int, **options: Any) -> EpochBatches:
         labels = self.labels[rows]
         if self.taught is not None:
             labels = np.where(labels >= 0, labels, self.taught[rows].argmax(1))
-        return EpochBatches(rows, labels, seed=self.seed, world=self._rank()[1], **options)
+        options |= {"seed": self.seed, "world": self._rank()[1], "device": self.rows.device if self.rows else "cpu"}
+        return EpochBatches(rows, labels, batch_size=batch_size, **options)
 
-    def _loader(self, part: str, **options: Any) -> DataLoader[dict[str, Tensor]]:
+    def _loader(self, sampler: Sampler[Tensor]) -> DataLoader[dict[str, Tensor]]:
         assert self.rows
-        return DataLoader(self.rows, sampler=self._batches(part, device=self.rows.device, **options), batch_size=None)
+        return DataLoader(self.rows, sampler=sampler, batch_size=None)
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        return self._loader("train", **self._epoch)
+        sampler = self._train_batches()
+        if not self.simulated:
+            return self._loader(sampler)
+        added = self._batches(self._fresh, self.n_simulated, sampling="balanced", batches=len(sampler))
+        return self._loader(MixedBatches(sampler, added))
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        return self._loader("validation", batch_size=EVALUATION_BATCH)
+        return self._loader(self._batches(self.parts["validation"], EVALUATION_BATCH))
 
     def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        return self._loader("test", batch_size=EVALUATION_BATCH)
+        return self._loader(self._batches(self.parts["test"], EVALUATION_BATCH))
+
+
+def _call_reader(source: Mapping[str, Any]) -> Records:
+    options = {key: value for key, value in source.items() if key != "_target_"}
+    read: Callable[..., Records] = function(source["_target_"])
+    return construct(read, **options)
+
+
+def _count_simulated(share: float, batch_size: int, simulated: Mapping[str, Any] | None) -> int:
+    """Return how many rows of a batch are simulated; raises InputError if a share leaves no row of either kind."""
+    n = round(share * batch_size)
+    if share and not 0 < n < batch_size:
+        raise InputError(
+            f"data.simulated_share={share}: of a batch of {batch_size} rows, {n} would be simulated. "
+            "Choose a share between 0 and 1 that leaves rows of both kinds."
+        )
+    if n and not simulated:
+        raise InputError(f"data.simulated_share={share}: these data have no simulated stamps. Leave it out.")
+    return n

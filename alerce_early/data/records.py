@@ -191,21 +191,27 @@ def has_data(images: np.ndarray, size: int, share: float) -> np.ndarray:
     return present.mean(tuple(range(1, present.ndim))) >= share
 
 
-def with_extra(records: Records, extra: Records) -> Records:
-    """Return records with extra rows for the training split only, e.g. generated ones; the others are split as without.
+def with_extra(records: Records, extra: Records, name: str = "extra") -> Records:
+    """Return records with more rows for training only, e.g. generated ones; the others are split as without.
 
-    Extra rows may lack metadata, which then is NaN. Raises InputError where kind, classes, columns or the usual
-    shape differ.
+    The rows may lack metadata, which then is NaN, or have more columns. name: their part, "extra" or "simulated"; of
+    simulated ones the origin does not speak, since all that is judged is as without. Raises InputError where kind,
+    classes, columns or the usual shape differ.
     """
+    names = records.feature_names
     if not extra.feature_names:
-        unknown = np.full((len(extra), len(records.feature_names)), np.nan)
-        extra = replace(extra, features=unknown, feature_names=records.feature_names)
+        unknown = np.full((len(extra), len(names)), np.nan)
+        extra = replace(extra, features=unknown, feature_names=names)
+    elif set(names) < set(extra.feature_names):
+        columns = extra.features[:, [extra.feature_names.index(column) for column in names]]
+        extra = replace(extra, features=columns, feature_names=names)
     shapes = [Counter(np.shape(image) for image in part.images).most_common(1)[0][0] for part in (records, extra)]
     if shapes[0] != shapes[1]:
         raise InputError(f"{extra.origin}: its images are {shapes[1]}, those of {records.origin} {shapes[0]}.")
     own = np.full(len(records), "") if records.part is None else records.part
-    joined = join({"": records, "extra": extra}, f"{records.origin}, with {len(extra):,} more from {extra.origin}")
-    return replace(joined, part=np.concatenate([own, np.full(len(extra), "extra")]))
+    origin = f"{records.origin}, with {len(extra):,} more from {extra.origin}" if name == "extra" else records.origin
+    joined = join({"": records, name: extra}, origin)
+    return replace(joined, part=np.concatenate([own, np.full(len(extra), name)]))
 
 
 def number_rows(n: int) -> np.ndarray:

@@ -106,6 +106,24 @@ class EpochBatches(Sampler[Tensor]):
             yield order[start:stop]
 
 
+class MixedBatches(Sampler[Tensor]):
+    """Batches of one sampler, each with a batch of another at its end; both must have as many."""
+
+    def __init__(self, own: EpochBatches, added: EpochBatches):
+        self.own, self.added = own, added
+
+    def set_epoch(self, epoch: int) -> None:
+        self.own.set_epoch(epoch)
+        self.added.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for both in zip(self.own, self.added, strict=True):
+            yield torch.cat(both)
+
+
 class Rows(Dataset[dict[str, Tensor]]):
     """Whole batches by row number: one indexing operation, on the device where the arrays live."""
 

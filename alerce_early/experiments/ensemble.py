@@ -108,7 +108,7 @@ def _judge_out_of_fold(runs: Sequence[Run], data: AlertData) -> tuple[dict[str, 
     """
     parts = [tables.keep_labelled(tables.select_split(predictions.read(run.predictions), "test")) for run in runs]
     judged = np.concatenate([part["row"] for part in parts])
-    own = np.full(len(data.labels), True) if data.store.part is None else data.store.part != "extra"
+    own = True if data.store.part is None else ~np.isin(data.store.part, ("extra", "simulated"))
     if lacking := len(np.setdiff1d(np.flatnonzero(own & (data.labels >= 0)), judged)):
         folder = runs[0].path.parent
         raise InputError(f"{folder}: {lacking} labelled rows are in no fold's test split. Run all folds.")

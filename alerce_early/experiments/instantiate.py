@@ -70,6 +70,8 @@ def make_data(config: DictConfig) -> AlertData:
         match_radius=config.data.match_radius,
         split=to_plain(config.data.split),
         nights=config.data.get("nights"),
+        simulated=to_plain(config.data.get("simulated")),
+        simulated_share=config.data.get("simulated_share") or 0,
         sampling=config.data.sampling,
         batch_size=config.data.batch_size,
         batches_per_epoch=config.data.batches_per_epoch,

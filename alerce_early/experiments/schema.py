@@ -65,6 +65,9 @@ class DataAliases(Node):
     n: int | None = Field(None, ge=1, description="rows of simulated data")
     seed: int | None = Field(None, ge=0, description="of simulated data")
     epoch: Name | None = Field(None, description="of simulated alerts: `today`, or 2020, that of the published file")
+    counts: Literal["as_file", "balanced"] | None = Field(
+        None, description="`as_file`: classes as frequent as in `ALERCE_stamps_2020.pkl`; `balanced`: as many of each"
+    )
 
 
 class Split(Node):
@@ -101,6 +104,15 @@ class Data(DataAliases):
         description="for `split.by=night` where the data do not say when they were observed, as packets do: a CSV of "
         "objectId and `jd`, `mjd`, `candid` (of ZTF) or `night`"
     )
+    simulated_share: float | None = Field(
+        ge=0,
+        lt=1,
+        description="e.g. 0.5 with few real stamps: so much of each training batch are simulated stamps, as many of each "
+        "class, with metadata where the network takes them; they train and are never judged",
+    )
+    simulated_n: int = Field(ge=1, description="how many simulated stamps there are to draw from")
+    simulated_seed: int = Field(ge=0, description="of these; the pretrained networks saw those of seed 0")
+    simulated: Target | None = Field(description="what simulates them: the data of ZTF and Rubin have it")
 
 
 class RecipeAliases(Node):

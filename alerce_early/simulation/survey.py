@@ -6,8 +6,9 @@ Each alert starts as a scene (sky.py), which science and template see through at
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ Array = NDArray[Any]
 Generator = np.random.Generator
 
 SMALLEST_CLASS = 2
+Counts = Literal["as_file", "balanced"]
 CHUNK = 256  # stamps painted at once: bounds the memory, and belongs to what a seed means
 
 to_raw = stamps_file.to_raw  # what is generated from the survey is in the format of the file it stands for
@@ -45,10 +47,12 @@ def read(
     epoch: str = "today",
     test_path: str | Path | None = None,
     extra_path: str | Path | None = None,
+    counts: Counts = "as_file",
 ) -> Records:
     """Return the simulated survey as records, through the same door as the real file; the paths: as there."""
     origin = f"simulated survey of {n:,} stamps, seed {seed}, epoch {epoch}"
-    records = stamps_file.from_raw(simulate(n, seed, epoch), origin)
+    origin += ", as many of each class" if counts == "balanced" else ""
+    records = stamps_file.from_raw(simulate(n, seed, epoch, counts), origin)
     return stamps_file.join_files(records, test_path, extra_path)
 
 
@@ -94,18 +98,19 @@ def trim(stamp: Array, rng: Generator) -> Array:
     return (stamp[part] if rng.random() < 0.5 else stamp[:, part]).copy()
 
 
-def simulate(n: int = 52_244, seed: int = 0, epoch: str = "today") -> dict[str, Any]:
+def simulate(n: int = 52_244, seed: int = 0, epoch: str = "today", counts: Counts = "as_file") -> dict[str, Any]:
     """Return a survey of n alerts at one of `EPOCHS`, a pure function of its arguments.
 
-    n: by default the size of the ALeRCE training file.
+    n: by default the size of the ALeRCE training file. counts: "balanced" for as many of each class.
 
     images: list of n (height, width, 3) float32 stamps in counts, science, template, difference; 63 x 63 but
     for about 1.2 %; NaN where the detector has no data, and in a few templates -3.4e38.
-    labels: (n,) int64 indices into CLASSES, shuffled, in the training file's proportions.
+    labels: (n,) int64 indices into CLASSES, shuffled, in the training file's proportions or balanced.
     metadata: (n, 26) float64 in COLUMNS order, -999 where missing.
     oid: list of n str, one object an alert.
     """
-    return draw_alerts(n, seed, find_epoch(epoch))
+    setting = find_epoch(epoch)
+    return draw_alerts(n, seed, replace(setting, counts=(1,) * len(CLASSES)) if counts == "balanced" else setting)
 
 
 def draw_alerts(n: int, seed: int, setting: Setting) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alerce_early.data.sampling import EpochBatches, Rows
+from alerce_early.data.sampling import EpochBatches, MixedBatches, Rows
 
 SIZES = [300, 20, 130]
 LABELS = np.repeat([0, 1, 2], SIZES)
@@ -153,3 +153,25 @@ def test_no_last_batch_of_a_single_row() -> None:
     rows = np.arange(9)
     batches = list(EpochBatches(rows, np.zeros(9, np.int64), batch_size=4))
     assert [len(batch) for batch in batches] == [4, 5]
+
+
+def test_mixed_batches_are_a_pure_function_of_seed_and_epoch() -> None:
+    def mixed(epoch: int, **options: Any) -> list[torch.Tensor]:
+        own = batches(sampling="balanced", batch_size=20, **options)
+        added = EpochBatches(
+            5000 + np.arange(100), np.arange(100) % 5, batch_size=20, sampling="balanced", batches=len(own)
+        )
+        sampler = MixedBatches(own, added)
+        sampler.set_epoch(epoch)
+        assert len(sampler) == len(list(sampler)) == len(own)
+        return list(sampler)
+
+    for options in ({"batches": 7}, {}):
+        first, again, other = mixed(1, **options), mixed(1, **options), mixed(2, **options)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+        assert not any(torch.equal(a[-20:], b[-20:]) for a, b in zip(first, other, strict=True))
+        assert not any(torch.equal(a[:5], b[:5]) for a, b in zip(first, other, strict=True))
+        for rows in first:
+            assert (rows[-20:] >= 5000).all() and (rows[:-20] < 5000).all()
+        drawn = torch.cat([rows[-20:] for rows in first]).numpy() % 5
+        assert np.ptp(np.bincount(drawn)) <= 1

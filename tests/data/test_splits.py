@@ -294,8 +294,9 @@ def observed(survey: dict[str, Any], tmp_path: Path) -> dict[str, Path]:
 def test_no_object_and_no_night_is_in_two_parts(
     by: str, observed: dict[str, Path], quick: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
-    """Labelled, unlabelled and extra rows; by object alone nights are, which shows that the test can fail."""
+    """Labelled, unlabelled, extra and simulated rows; by object alone nights are: the test can fail."""
     options = [f"data.path={observed['path']}", f"data.extra={observed['extra']}", f"outputs={tmp_path}"]
+    options += ["data.simulated_share=0.5", "data.simulated_n=20"]
     seen = []
     for fold in range(3):
         data = make_data(quick(*options, f"data.split={{validation:5,folds:3,fold:{fold},by:{by}}}"))
@@ -304,6 +305,8 @@ def test_no_object_and_no_night_is_in_two_parts(
         extra = data.store.part == "extra"
         assert extra.any() and (data.store.labels[data.parts["train"]] == -1).any()
         assert extra[data.parts["train"]].sum() > 5 and not extra[data.parts["validation"]].any()
+        simulated = np.flatnonzero(data.store.part == "simulated")
+        assert len(simulated) and not np.isin(simulated, np.concatenate([*data.parts.values()])).any()
         for column in (data.store.ids, data.store.night):
             held = [set(column[rows].tolist()) for rows in data.parts.values()]
             seen.append(any(a & b for a, b in combinations(held, 2)))

@@ -61,6 +61,10 @@ def test_proportions_are_the_training_files_and_rows_are_shuffled(survey):
     assert len(set(survey["labels"][:30])) >= 4
 
 
+def test_as_many_of_each_class():
+    assert sorted(np.bincount(simulate(52, seed=3, counts="balanced")["labels"])) == [10, 10, 10, 11, 11]
+
+
 def test_small_surveys_hold_every_class():
     for n in (10, 17, 40):
         counts = np.bincount(simulate(n, seed=n)["labels"], minlength=5)

@@ -69,6 +69,34 @@ def test_how_it_learnt_is_kept_by_step_and_by_epoch(finished: Path) -> None:
     assert labels == ["training accuracy", "validation accuracy"]
 
 
+def test_half_of_each_batch_is_simulated_and_none_of_it_is_judged(quick, tmp_path: Path) -> None:
+    """Real rows are split, standardised and judged as without; the others have columns, and each class alike."""
+    options = ("trainer.max_epochs=1", "features.names=[fwhm,ndethist]", f"outputs={tmp_path}")
+    share = ("data.simulated_share=0.5", "data.simulated_n=40")
+    without, mixed = make_data(quick(*options)), make_data(quick(*options, *share))
+    fresh = mixed.store.part == "simulated"
+    assert fresh.sum() >= 38 and (mixed.store.features[fresh] != -999).any(0).all()  # some are cut by the chip's edge
+    assert all(np.array_equal(without.parts[part], mixed.parts[part]) for part in without.parts)
+    assert without.spec.feature_mean == mixed.spec.feature_mean and without.spec.n_train == mixed.spec.n_train
+    for data in (without, mixed):
+        data.setup()
+    batches = [batch["row"].numpy() for batch in mixed.train_dataloader()]
+    assert [fresh[rows].tolist() for rows in batches] == [[False] * 8 + [True] * 8] * 3
+    assert np.ptp(np.bincount(mixed.labels[np.concatenate(batches)[fresh[np.concatenate(batches)]]])) <= 1
+    run = train(quick(*options, *share), tmp_path / "run")
+    table = predictions.read(run.predictions)
+    assert sorted(table["row"]) == sorted(np.concatenate([without.parts["validation"], without.parts["test"]]))
+    assert run.read_json("metrics.json")["origin"] == without.spec.origin
+
+
+def test_a_share_that_leaves_no_row_of_either_kind(quick, composed) -> None:
+    for share in (0.01, 0.99):
+        with pytest.raises(InputError, match=r"data\.simulated_share"):
+            make_data(quick(f"data.simulated_share={share}"))
+    with pytest.raises(InputError, match=r"data\.simulated_share"):
+        make_data(composed("data=hits", "model=hits_deep", "data.path=FILE", "data.simulated_share=0.5"))
+
+
 def test_the_page_says_how_far_the_goal_is(finished: Path) -> None:
     page = (finished / "report" / "index.html").read_text()
     assert (
