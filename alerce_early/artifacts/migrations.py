@@ -18,6 +18,7 @@ def add_keys(config: Config) -> None:
     data |= {key: data.get(key) for key in ("match_radius", "nights", "simulated_share", "simulated")}
     data |= {"simulated_n": 2000, "simulated_seed": 1000} | data
     data.setdefault("split", {}).setdefault("by", "object")
+    config.setdefault("augment", {}).setdefault("redraw", [])
     config.setdefault("recipe", {}).setdefault("min_share", 0.0)
     config.setdefault("optim", {}).setdefault("groups", {})
 

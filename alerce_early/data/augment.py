@@ -66,6 +66,30 @@ class RotateShift(nn.Module):
         return half * (math.cos(angle) + math.sin(angle)) - half + self.pixels + 1
 
 
+class Redraw(nn.Module):
+    """Replace some columns of a random half of the rows, all of them by those of one other row of the batch.
+
+    Columns that depend on when a row was observed, such as how often its object had been detected before, then cannot
+    stand for its class. names: those of the columns (B, F); redraw: those to replace. Raises InputError for a column
+    that is not there.
+    """
+
+    chosen: Tensor
+
+    def __init__(self, names: Sequence[str], redraw: Sequence[str]):
+        super().__init__()
+        if unknown := sorted(set(redraw) - set(names)):
+            there = ", ".join(names) or "none"
+            raise InputError(f"augment.redraw: the network has no column {', '.join(unknown)}; it has {there}.")
+        self.register_buffer("chosen", torch.tensor([name in redraw for name in names], dtype=torch.bool), False)
+
+    def forward(self, columns: Tensor) -> Tensor:
+        n, device = len(columns), columns.device
+        other = torch.randperm(n, device=device)
+        row = other.where(torch.rand(n, device=device) < 0.5, torch.arange(n, device=device))
+        return columns[row].where(self.chosen, columns)
+
+
 class Augment(nn.Sequential):
     """The transforms of an augment config, in order.
 

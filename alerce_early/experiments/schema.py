@@ -107,8 +107,8 @@ class Data(DataAliases):
     simulated_share: float | None = Field(
         ge=0,
         lt=1,
-        description="e.g. 0.5 with few real stamps: so much of each training batch are simulated stamps, as many of each "
-        "class, with metadata where the network takes them; they train and are never judged",
+        description="e.g. 0.5 with few real stamps: so much of each training batch are simulated stamps, as many of "
+        "each class, with metadata where the network takes them; they train and are never judged",
     )
     simulated_n: int = Field(ge=1, description="how many simulated stamps there are to draw from")
     simulated_seed: int = Field(ge=0, description="of these; the pretrained networks saw those of seed 0")
@@ -136,6 +136,10 @@ class Augment(Node):
     name: str = Field(description="of the augmentation")
     margin: int = Field(ge=0, description="pixels of real sky that the store keeps around the crop")
     steps: list[Target] = Field(description="what is done to each training batch, in order")
+    redraw: list[str] = Field(
+        description="metadata columns that half of the training rows take from another row of the batch, all together, "
+        "e.g. `[ndethist,ncovhist,non_detections]`: where young objects are all of one class, age must not become it"
+    )
 
 
 class Features(Node):

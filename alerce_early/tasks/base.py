@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alerce_early.construct import build
-from alerce_early.data.augment import Augment
+from alerce_early.data.augment import Augment, Redraw
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
 from alerce_early.tasks.optim import configure
@@ -31,7 +31,7 @@ class Task(L.LightningModule):
     All arguments are plain values, kept as `hparams`, so a checkpoint opens with `weights_only` and without arguments:
     net: config of a `Net`; spec: `DataSpec.plain()`; optim: {"optimizer": {"_target_": a torch.optim class,
     ...}, "groups": {last part of a parameter's name: options of the optimiser for it}, "schedule": {"_target_": a torch
-    scheduler, ...} or None}; augment: {"margin", "steps"}.
+    scheduler, ...} or None}; augment: {"margin", "steps", "redraw"}, the last one as in `Redraw`.
     table: outputs of all rows of the last validation, in the order of the store's rows.
     """
 
@@ -45,7 +45,10 @@ class Task(L.LightningModule):
         self.spec = DataSpec.from_plain(spec)
         self.net = build(net, spec=self.spec)
         self.optim = optim
-        self.augment = Augment(**augment, size=self.spec.shape[-1])
+        steps = dict(augment)
+        redraw = steps.pop("redraw", [])  # which older checkpoints lack
+        self.redraw = Redraw(self.spec.features, redraw) if redraw else None
+        self.augment = Augment(**steps, size=self.spec.shape[-1])
         self.recipe = Recipe(self.spec.recipe, self.spec.margin)
         self.table: Table = {}
         self.steps: list[Batch] = []  # losses and scores of this epoch's steps, and how many rows each is of
@@ -109,6 +112,8 @@ class Task(L.LightningModule):
         share: weighs the loss of a rank that has fewer rows of the global batch than the others, see `Rows`.
         """
         image = self.recipe.finish(self.augment(batch["image"]))
+        if self.redraw:
+            batch = batch | {"features": self.redraw(batch["features"])}
         batch = self.mix(batch | {"image": image})
         z = self.net(batch)
         losses = self.losses(z, batch)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from alerce_early.data.augment import Augment, Flips, RotateShift
+from alerce_early.data.augment import Augment, Flips, Redraw, RotateShift
 from alerce_early.data.recipe import centre_crop
 from alerce_early.errors import InputError
+from alerce_early.experiments.instantiate import make_data, make_task
 
 
 def views(image: torch.Tensor) -> list[torch.Tensor]:
@@ -75,3 +76,27 @@ def test_every_stamp_has_an_angle_and_a_shift_of_its_own_either_way() -> None:
         assert -1.01 < values.min() < -0.95 and 0.95 < values.max() < 1.01
         assert values.mean().abs() < 0.12 and values.std() == pytest.approx(3**-0.5, abs=0.04)
     assert torch.corrcoef(torch.stack([uniform["x"], uniform["y"]]))[0, 1].abs() < 0.2
+
+
+def test_redrawn_columns_are_of_one_other_row_in_half_of_the_rows() -> None:
+    torch.manual_seed(0)
+    rows = torch.arange(1000.0)
+    columns = torch.stack([rows, rows + 1000, rows + 2000], 1)
+    found = Redraw(("ndethist", "fwhm", "ncovhist"), ["ncovhist", "ndethist"])(columns)
+    assert torch.equal(found[:, 1], columns[:, 1]) and torch.equal(found[:, 2] - 2000, found[:, 0])
+    assert 440 < (found[:, 0] != rows).sum() < 560 and columns[:, 0].equal(rows)
+    with pytest.raises(InputError, match=r"augment\.redraw.*ndet"):
+        Redraw(("fwhm",), ["ndet"])
+
+
+def test_columns_are_redrawn_in_training_alone(quick) -> None:
+    config = quick("features.names=[fwhm,ndethist]", "augment.redraw=[ndethist]", "model=stamp_classifier")
+    data = make_data(config)
+    data.setup()
+    task, seen = make_task(config, data.spec), []
+    task.net.register_forward_pre_hook(lambda _, given: seen.append(given[0]["features"]))
+    batch = next(iter(data.train_dataloader()))
+    task.training_step(batch, 0)
+    task.eval().validation_step(batch, 0)
+    assert torch.equal(seen[0][:, 0], batch["features"][:, 0]) and not torch.equal(seen[0], batch["features"])
+    assert torch.equal(seen[1], batch["features"])
