@@ -324,14 +324,17 @@ class AlertData(L.LightningDataModule):
         sizes = {part: dict(zip(self.classes, self._counts(rows), strict=True)) for part, rows in self.parts.items()}
         blind = {part: int((self.labels[rows] == UNLABELLED).sum()) for part, rows in self.parts.items()}
         if self.simulated:
-            sizes["simulated"], blind["simulated"] = dict(zip(self.classes, self._counts(self._fresh), strict=True)), 0
+            sizes["simulated"], blind["simulated"] = (
+                dict(zip(self.classes, self._counts(self.simulated_rows), strict=True)),
+                0,
+            )
         return {
             part: counts | ({"unlabelled": blind[part]} if any(blind.values()) else {})
             for part, counts in sizes.items()
         }
 
     @property
-    def _fresh(self) -> np.ndarray:
+    def simulated_rows(self) -> np.ndarray:
         """Row numbers of the simulated stamps that batches are mixed with."""
         return np.flatnonzero(self._is("simulated") & (self.labels >= 0))
 
@@ -368,7 +371,7 @@ class AlertData(L.LightningDataModule):
         sampler = self._train_batches()
         if not self.simulated:
             return self._loader(sampler)
-        added = self._batches(self._fresh, self.n_simulated, sampling="balanced", batches=len(sampler))
+        added = self._batches(self.simulated_rows, self.n_simulated, sampling="balanced", batches=len(sampler))
         return self._loader(MixedBatches(sampler, added))
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
