@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.utils.class_weight import compute_sample_weight
 
 from alerce_early.artifacts import checkpoints, predictions
 from alerce_early.artifacts.run_folder import Run, flatten_config
@@ -37,7 +38,8 @@ def join(runs: Sequence[Run], folder: Path, features: Sequence[str] = (), trees:
     folder : Path
         Of the new run, or of the first free name after it.
     features : sequence of str
-        Metadata columns of the forest; without any there is none.
+        Metadata columns of the forest; without any there is none. It is grown on simulated rows too where the networks
+        were trained on them.
     trees, leaf : int
         Trees of the forest, and the fewest rows in a leaf.
 
@@ -73,12 +75,18 @@ def join(runs: Sequence[Run], folder: Path, features: Sequence[str] = (), trees:
     }
     if features:
         truth, columns = data.labels[table["row"]], _metadata(data, features, table["row"])
+        fresh = data.simulated_rows
 
         def grow(chosen: np.ndarray) -> RandomForestClassifier:
-            forest = RandomForestClassifier(
-                n_estimators=trees, min_samples_leaf=leaf, class_weight="balanced", random_state=config.seed
-            )
-            return forest.fit(columns[chosen], truth[chosen])
+            """Grow a forest on these rows and all simulated ones, which weigh as much as in a batch."""
+            forest = RandomForestClassifier(n_estimators=trees, min_samples_leaf=leaf, random_state=config.seed)
+            rows, labels, weights = columns[chosen], truth[chosen], compute_sample_weight("balanced", truth[chosen])
+            if len(fresh):
+                added = compute_sample_weight("balanced", data.labels[fresh]) * len(labels) / len(fresh)
+                weights = np.append(weights, added * data.n_simulated / (data.batch_size - data.n_simulated))
+                rows = np.concatenate([rows, _metadata(data, features, fresh)])
+                labels = np.append(labels, data.labels[fresh])
+            return forest.fit(rows, labels, weights)
 
         for k in np.unique(fold):
             evidence[fold == k] += _log(grow(fold != k).predict_proba(columns[fold == k]))

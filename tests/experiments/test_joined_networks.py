@@ -14,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 import alerce_early
 from alerce_early.artifacts import checkpoints, predictions
 from alerce_early.artifacts.run_folder import Run
+from alerce_early.data.features import clip
+from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.text import hash_objects
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
@@ -22,6 +24,7 @@ from alerce_early.experiments.ensemble import join
 from alerce_early.experiments.run import train, write_page
 from alerce_early.serving import export
 from alerce_early.serving.deployed import Deployed
+from alerce_early.simulation.survey import simulate
 from alerce_early.tasks import restore
 from tests.helpers.command import run as start
 from tests.helpers.tiny import quick_config
@@ -118,6 +121,26 @@ def test_a_rare_class_weighs_as_much_as_any_in_the_forest(
     table, other = predictions.read(made.predictions), predictions.read(alone.predictions)
     ratio = columns(table, tables.classes_of(table)) / columns(other, tables.classes_of(table))
     assert ratio.min() > 0.6 and ratio.max() < 1.6
+
+
+def test_a_forest_learns_from_simulated_rows_too(survey: dict[str, Any], tmp_path: Path) -> None:
+    """Real labels that nothing tells teach it no class, simulated rows do; none of these is judged."""
+    raw, names = tmp_path / "shuffled.pkl", ("fwhm", "ndethist", "distpsnr1", "magnr")
+    labels = np.random.default_rng(0).permutation(survey["labels"])
+    raw.write_bytes(pickle.dumps(survey | {"labels": labels}))
+    share = ("data.simulated_share=0.5", "data.simulated_n=400")
+    other, at = simulate(200, seed=9), [COLUMNS.index(name) for name in names]
+    seen = torch.from_numpy(clip(np.asarray(other["metadata"])[:, at], names).astype(np.float32))
+    right = []
+    for options in ((), share):
+        folder = tmp_path / str(len(options))
+        runs = train_folds(lambda *given, options=options: quick_config(raw, tmp_path, *options, *given), folder)
+        made = Join(str(folder / "joined"), names, trees=30, leaf=1).join(runs)
+        assert np.isin(predictions.read(made.predictions)["id"], survey["oid"]).all()
+        assert made.metrics["test"]["n"] == sum(image.shape == (63, 63, 3) for image in survey["images"])
+        found = restore.task(made.best).net.forest(seen).argmax(1).numpy()
+        right.append((found == other["labels"]).mean())
+    assert right[1] > right[0] + 0.1
 
 
 def test_a_fold_that_was_not_run_is_missed(folds: list[Run], tmp_path: Path) -> None:
