@@ -135,9 +135,9 @@ def test_a_forest_learns_from_simulated_rows_too(survey: dict[str, Any], tmp_pat
     for options in ((), share):
         folder = tmp_path / str(len(options))
         runs = train_folds(lambda *given, options=options: quick_config(raw, tmp_path, *options, *given), folder)
-        made = Join(str(folder / "joined"), names, trees=30, leaf=1).join(runs)
+        made = join(runs, folder / "joined", names, trees=30, leaf=1)
         assert np.isin(predictions.read(made.predictions)["id"], survey["oid"]).all()
-        assert made.metrics["test"]["n"] == sum(image.shape == (63, 63, 3) for image in survey["images"])
+        assert made.result["test"]["n"] == sum(image.shape == (63, 63, 3) for image in survey["images"])
         found = restore.task(made.best).net.forest(seen).argmax(1).numpy()
         right.append((found == other["labels"]).mean())
     assert right[1] > right[0] + 0.1
