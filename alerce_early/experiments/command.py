@@ -10,6 +10,7 @@ from pathlib import Path
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -88,6 +89,10 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
             place = sys.argv.index(given.overrides[0]) if given.overrides else len(sys.argv)
             sys.argv.insert(place, f"hydra/help={job.__globals__['__spec__'].name.rpartition('.')[2]}")
         with signals.listen(is_first), translate_errors():
+            for option in OverridesParser.create().parse_overrides(given.overrides):
+                added = option.is_sweep_override() and (option.is_add() or option.is_force_add())
+                if added and not schema.knows(option.key_or_group):  # which the jobs alone would see
+                    raise schema.refuse(option.key_or_group.split("."), DictConfig({}), option.input_line or "")
             composing()
 
     return main

@@ -344,11 +344,15 @@ def _refers(name: str, key: str) -> bool:
 
 def _find_unknown_params(config: DictConfig, plain: dict[str, Any]) -> Iterator[Place]:
     """Yield the keys that a yaml sweeps over and no config has."""
-    known = list_fields()
     for key in map(str, OmegaConf.select(config, "hydra.sweeper.params") or ()):
-        there = key in known or any(key.startswith(f"{name}.") for name in known) or key in _list_keys(plain)
-        if re.fullmatch(r"[\w.]+", key) and not there and key.removeprefix("trainer.") not in trainer_options():
+        if re.fullmatch(r"[\w.]+", key) and not knows(key) and key not in _list_keys(plain):
             yield key.split(".")
+
+
+def knows(key: str) -> bool:
+    """Return whether a dotted key is in the schema, or below one that takes any options."""
+    known = [*list_fields(), *(f"trainer.{name}" for name in trainer_options())]
+    return any(f"{key}.".startswith(f"{name}.") for name in known)
 
 
 def locate(path: Place, options: Sequence[str]) -> str:
