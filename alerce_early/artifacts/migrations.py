@@ -18,6 +18,9 @@ def add_keys(config: Config) -> None:
     data |= {key: data.get(key) for key in ("match_radius", "nights", "simulated_share", "simulated")}
     data |= {"simulated_n": 2000, "simulated_seed": 1000} | data
     data.setdefault("split", {}).setdefault("by", "object")
+    task = config.get("model", {}).get("task", {})
+    if task.get("_target_") == "alerce_early.tasks.classify.ClassifyTask":
+        config["model"]["task"] = {"focal_gamma": 2.0, "class_weights": None} | task
     config.setdefault("augment", {}).setdefault("redraw", [])
     config.setdefault("recipe", {}).setdefault("min_share", 0.0)
     config.setdefault("optim", {}).setdefault("groups", {})

@@ -152,7 +152,7 @@ def _write(
     predictions.write(run.predictions, table, constants)
     result = {
         **{name: members[0].result[name] for name in ("origin", "epochs", "best_epoch", "precision")},
-        **evaluate(table, constants, config.get("metrics") or ()),
+        **evaluate(table, constants, config.metrics),
         **fits,
         "members": [str(one.path) for one in members],
         "parameters": sum(weight.numel() for weight in restore.task(run.best).parameters()),

@@ -100,7 +100,7 @@ def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence
             write_predictions(run, table, constants)
             result = {
                 "origin": data.spec.origin,
-                **evaluate(table, constants, config.get("metrics") or ()),
+                **evaluate(table, constants, config.metrics),
                 **fits,
                 "parameters": count_parameters(task),
                 "best_epoch": int(checkpoints.read(run.best)["epoch"]) + 1,
