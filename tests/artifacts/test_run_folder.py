@@ -63,10 +63,13 @@ def test_the_config_of_an_older_run_is_brought_to_todays_format(number: int, fin
     assert set(OLD) == set(range(migrations.FORMAT + 1)), "one for each format"
     config = OmegaConf.load(finished_run.config_file)
     assert config.pop("format") == migrations.FORMAT
-    for key in ("callbacks", "ema", "init_from", "distil") if number == 0 else ():
-        del config[key]
     if number == 0:
-        del config.data.match_radius, config.recipe.min_share
+        for key in ("callbacks", "ema", "init_from", "distil", "ensemble", "metrics"):
+            del config[key]
+        for key in ("match_radius", "nights", "simulated_share", "simulated_n", "simulated_seed", "simulated"):
+            del config.data[key]
+        del config.recipe.min_share, config.augment.redraw, config.optim.groups, config.data.split.by
+        del config.model.task.focal_gamma, config.model.task.class_weights
     OmegaConf.save(
         OmegaConf.merge({key: config[key] for key in config if key != "logger"}, OLD[number]), tmp_path / "config.yaml"
     )
