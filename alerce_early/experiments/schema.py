@@ -180,7 +180,9 @@ class Model(ModelAliases):
 
 
 class Ensemble(Node):
-    features: list[str] = Field([], description="metadata columns of a random forest beside the networks; `[]`: no forest")
+    features: list[str] = Field(
+        [], description="metadata columns of a random forest beside the networks; `[]`: no forest"
+    )
     trees: int = Field(200, ge=1, description="of the forest")
     leaf: int = Field(2, ge=1, description="rows at least in a leaf")
 

@@ -125,8 +125,9 @@ class Deployed(nn.Module):
 
     def _hash(self) -> str:
         spec = self.spec.plain()
-        if not spec["survey"]:  # networks from before it was a fact keep their id
-            del spec["survey"]
+        for name in ("survey", "class_counts"):  # networks from before these were facts keep their id
+            if not spec[name]:
+                del spec[name]
         facts = [FORMAT, type(self.task).__name__, self.task.hparams["net"], spec, self.calibration, self.conformal]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         for name, weights in sorted(self.task.net.state_dict().items()):

@@ -23,7 +23,7 @@ def names(folder: str) -> list[str]:
     return sorted(file.stem for file in (Path(CONF) / folder).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("group", ("augment", "data", "features", "logger", "model", "optim", "recipe"))
+@pytest.mark.parametrize("group", ("augment", "data", "features", "model", "optim", "recipe"))
 def test_a_choice_is_called_as_its_file(group: str) -> None:
     for name in names(group):
         choice = OmegaConf.load(Path(CONF) / group / f"{name}.yaml")

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from alerce_early.errors import InputError
 from alerce_early.evaluation import calibration, tables
 from alerce_early.evaluation.kinds import Classification
 
@@ -87,8 +86,6 @@ def test_nothing_is_fitted_where_there_is_nothing_to_fit() -> None:
     assert calibration.fit(table, "none") is None and calibration.calibrate_columns(None, table) == {}
     assert calibration.fit({"label": np.array(["a"]), "true": np.array([0.1])}, "temperature") is None
     assert set(judge(table)["calibration"]) == {"p"}
-    with pytest.raises(InputError, match="calibration=platt is unknown; there are temperature, none"):
-        calibration.fit(table, "platt")
 
 
 def test_a_scaling_that_does_not_pay_is_not_used() -> None:

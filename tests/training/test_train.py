@@ -186,7 +186,7 @@ def test_a_checkpoint_loads_bare_and_gives_the_table(finished: Path) -> None:
     task = restore.task(finished / "checkpoints" / "best.ckpt")
     assert isinstance(task, ClassifyTask)
     data = make_data(OmegaConf.load(finished / "config.yaml"))  # type: ignore[arg-type]
-    assert task.spec == data.spec and set(task.hparams["augment"]) == {"margin", "steps"}
+    assert task.spec == data.spec and set(task.hparams["augment"]) == {"margin", "redraw", "steps"}
     table = predictions.read(finished / "predictions.parquet")
     image = torch.from_numpy(data.store.images[table["row"]])
     with torch.no_grad():
