@@ -155,16 +155,23 @@ def to_label_numbers(labels: Any, classes: Sequence[str], origin: str) -> np.nda
     """
     known: dict[Any, int] = {i: i for i in range(UNLABELLED, len(classes))}
     known |= {name.lower(): i for i, name in enumerate(classes)}
-    try:
-        values = np.asarray(labels, dtype=object).ravel().tolist()
-        values = [value.decode("latin1") if isinstance(value, bytes) else value for value in values]
-        numbers = [known.get(value.lower() if isinstance(value, str) else value) for value in values]
-    except (TypeError, ValueError):
-        raise InputError(f"{origin}: labels are no list. Give a number or name per row.") from None
+    values = list_labels(labels, origin)
+    numbers = [known.get(value.lower() if isinstance(value, str) else value) for value in values]
     if None in numbers:
         unknown = sorted({str(value)[:LONGEST] for value, n in zip(values, numbers, strict=True) if n is None})
         raise InputError(f"{origin}: unknown label {', '.join(unknown[:5])}. Give one of {', '.join(classes)}.")
     return np.array(numbers, dtype=np.int64)
+
+
+def list_labels(labels: Any, origin: str) -> list[Any]:
+    """Return labels as a flat list of numbers and names; raises InputError for what is no list of them."""
+    try:
+        values = np.asarray(labels, dtype=object).ravel().tolist()
+        values = [value.decode("latin1") if isinstance(value, bytes) else value for value in values]
+        set(values)  # what cannot be looked up is no label
+    except (TypeError, ValueError):
+        raise InputError(f"{origin}: labels are no list. Give a number or name per row.") from None
+    return values
 
 
 def to_numbers(values: Any, what: str, origin: str) -> np.ndarray:

@@ -151,9 +151,16 @@ def quote_value(value: str | Path) -> str:
 
 
 def quote_options(options: Sequence[str]) -> list[str]:
-    """Quote the values that have a =, such as the name of a checkpoint, for which Hydra's grammar has no place."""
+    """Quote the values that have a =, such as the name of a checkpoint, for which Hydra's grammar has no place.
+
+    The keys of a dict, which it takes without quotes alone, lose theirs.
+    """
+
+    def unquote(key: re.Match[str]) -> str:
+        return key[1] + re.sub(r"([()\[\]{},:=\\])", r"\\\1", key[3])
 
     def quote(option: str) -> str:
+        option = re.sub(r"""([{,]\s*)(["'])([^"']*)\2(?=\s*:)""", unquote, option)
         key, _, value = option.partition("=")
         if "=" not in value or option.startswith("-") or re.search(r"[\[\]{}()'\"]", value):
             return option

@@ -58,6 +58,14 @@ class DataAliases(Node):
     labels: str | None = Field(
         None, description="a CSV of candid (or objectId) and label for alert packets; null: `labels.csv` in the folder"
     )
+    labels_map: dict[str, str | None] | None = Field(
+        None, description="classes of names in the labels, e.g. `{SN Ia: SN, TDE: null}`; null: of no class"
+    )
+    classes: list[str] | Literal["labels"] | None = Field(
+        None,
+        description="e.g. `[AGN,SN,VS,asteroid,bogus,satellite]`, or `labels`: those that the labels have; null: the "
+        "first five and those that `labels_map` adds",
+    )
     schemas: str | None = Field(
         None, description="of messages that come without: a folder of .avsc files, one of them, or a registry's URL"
     )

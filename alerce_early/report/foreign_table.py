@@ -8,7 +8,7 @@ import numpy as np
 
 from alerce_early.artifacts import predictions
 from alerce_early.data import text
-from alerce_early.data.labels import LABEL, join_labels, read_csv
+from alerce_early.data.labels import CLASSES, LABEL, Naming, join_labels, read_csv, refuse_rounded
 from alerce_early.errors import InputError
 from alerce_early.evaluation import conformal, metrics, tables, thresholds
 
@@ -118,11 +118,18 @@ def labels(path: Path, table: tables.Table) -> tuple[np.ndarray, str]:
     names not one of the rows.
     """
     content = read_csv(path) if path.suffix == ".csv" else predictions.read(path)
-    names_and_labels = {k: _labels(path, column) if k.lower() in LABEL else column for k, column in content.items()}
-    known = join_labels(names_and_labels, table, str(path))
+    named = {k: _labels(path, column) if k.strip().lower() in LABEL else column for k, column in content.items()}
+    known = join_labels(named, table, str(path), find_naming(table))
     keys = table[known.by].astype(str).tolist()
+    if known.of:
+        refuse_rounded(keys, known.by, "the table to be labelled")
     matches = known.match(keys)
     return np.array([known.of.get(key, "") for key in keys], dtype=str), matches
+
+
+def find_naming(table: tables.Table) -> Naming:
+    """Return the classes that the labels of a table may be of: its own; what nobody knows is left as it is."""
+    return Naming(tuple(dict.fromkeys([*tables.classes_of(table), *CLASSES])), others="keep")
 
 
 def _labels(path: Path, labels: Iterable[Any]) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.data import raw_files
+from alerce_early.data.labels import CLASSES, Naming, read_labels
 from alerce_early.data.readers import array_files, hits, sdss, stamps_file
 from alerce_early.data.readers.packets.fields import RUBIN, SNR, ZTF
 from alerce_early.data.readers.stamps_file import CHANNELS
@@ -91,6 +92,7 @@ class Source:
                 schemas=schemas.Schemas(self.schemas) if self.schemas else None,
                 survey=survey,
                 channels=self.spec.channels,
+                naming=find_naming(self.spec, self.labels),
             )
         for chunk in chunks:
             sources = np.array([_strip(one, self.roots) for one in chunk.sources.tolist()], dtype=str)
@@ -234,8 +236,20 @@ def _by(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _read_stamps(path: Path, _: DataSpec) -> Records:
-    return stamps_file.from_raw(array_files.load(path, stamps_file.ENTRIES), f"file {path.name}", labelled=False)
+def find_naming(spec: DataSpec, labels: Sequence[Path] = ()) -> Naming:
+    """Return the classes that labels of the input may be of: those of the network, and the usual ones that it lacks.
+
+    labels: the tables of labels, where there are any; then only the classes that they have.
+    """
+    first, second = (spec.classes, CLASSES) if set(CLASSES) <= set(spec.classes) else (CLASSES, spec.classes)
+    naming = Naming(tuple(dict.fromkeys([*first, *second])), others="leave_out")
+    found = {name for file in labels for name in read_labels(file, naming).of.values()}
+    return replace(naming, classes=tuple(name for name in naming.classes if name in found)) if found else naming
+
+
+def _read_stamps(path: Path, spec: DataSpec) -> Records:
+    raw, naming = array_files.load(path, stamps_file.ENTRIES), find_naming(spec)
+    return stamps_file.from_raw(raw, f"file {path.name}", labelled=False, naming=naming)
 
 
 FORMATS = (

@@ -14,11 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 from alerce_early.artifacts import predictions
+from alerce_early.data.labels import read_labels
 from alerce_early.data.records import CUT_SHORT, LOST_ROWS, MISSING, TOO_LITTLE, Chunk, Rejected
+from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 from alerce_early.serving.classifier import Classifier, Table
-from alerce_early.serving.inputs import Shard, Source
+from alerce_early.serving.inputs import Shard, Source, find_naming
 from alerce_early.serving.output import Parts
 
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
@@ -35,7 +37,7 @@ class Outcome:
     before: how much of it an earlier process had read. first: of what was set aside. cut: what is lost of the
     files, with the reason: of an archive that ends before it should nobody knows how many rows, of a Parquet file those
     of a damaged row group. finished: this very command had ended before.
-    labelled: rows with a label, of an input with a table of labels; None of another. trained: rows of objects that
+    labels: how many labels of each table of them belong to a row, in words. trained: rows of objects that
     trained or chose the network; None where it does not tell. calibration: see `Classifier.calibration_note`.
     """
 
@@ -46,7 +48,7 @@ class Outcome:
     first: Rejected | None
     cut: tuple[str, ...] = ()
     finished: bool = False
-    labelled: int | None = None
+    labels: tuple[str, ...] = ()
     trained: int | None = None
     calibration: str = ""
 
@@ -60,7 +62,7 @@ class Outcome:
     def notes(self) -> list[str]:
         """Return what else is to be known of the rows, one sentence each."""
         of = f"of {self.classified:,} classified rows"
-        said = [] if self.labelled is None else [f"{self.labelled:,} {of} have a label from labels.csv"]
+        said = list(self.labels)
         if self.trained:
             said.append(f"{self.trained:,} {of} are of objects that trained or chose the network (column {TRAINED})")
         return said + ([self.calibration] if self.calibration and self.classified else [])
@@ -115,16 +117,23 @@ def predict(
             parts.add(_table(classifier, NOTHING, shown), [], 0)
         first = next(parts.reasons(), None)
         cut = _find_cuts(parts.reasons())
-        labelled = trained = None
+        labels, trained = list[str](), None
         if not parts.finished:
-            if source.labels:
-                labelled = sum(int((column != "").sum()) for column in parts.column("label"))
+            labels = [_describe_labels(file, parts, classifier.spec) for file in source.labels]
             if classifier.find_trained(NOTHING.keys) is not None:
                 trained = sum(int(column.sum()) for column in parts.column(TRAINED))
             parts.finish()
     seconds = time.perf_counter() - started
     counts = parts.counts["rows"], parts.counts["rejected"]
-    return Outcome(*counts, before, seconds, first, cut, parts.finished, labelled, trained, calibration)
+    return Outcome(*counts, before, seconds, first, cut, parts.finished, tuple(labels), trained, calibration)
+
+
+def _describe_labels(file: Path, parts: Parts, spec: DataSpec) -> str:
+    """Return how many labels of a table belong to one of the classified rows, in words."""
+    table = read_labels(file, find_naming(spec))
+    words = table.describe([str(key) for column in parts.column(table.by) for key in column])
+    lacking = sorted(set(table.of.values()) - set(spec.classes))
+    return words + (f"; the network lacks {', '.join(lacking)}, so the column label is empty" if lacking else "")
 
 
 def find_stamps(source: Source, shard: Shard, keys: Sequence[str]) -> dict[str, np.ndarray]:

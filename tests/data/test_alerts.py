@@ -178,7 +178,7 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
     assert (labels[:3] == CLASSES.index("SN")).all() and (labels[3:] == UNLABELLED).all()
     for text, words in (
         ("a,b\n1,2\n", "wanted candid"),
-        ("candid,label\n1,QSO\n", "unknown label QSO"),
+        ("candid,label\n1,comet\n", "unknown label comet"),
         ("", "wanted"),
     ):
         (tmp_path / "other.csv").write_text(text)
@@ -217,6 +217,62 @@ def test_ids_that_went_through_a_spreadsheet_are_refused_by_name(tmp_path: Path,
     (tmp_path / "labels.csv").write_text("candid,label\n5,SN\n")
     with pytest.raises(InputError, match=r"labels\.csv: not one of its 1 labels names one of the \d rows by candid"):
         stream.read(tmp_path)
+
+
+BTS = "ZTFID,IAUID,RA,Dec,peakmag,type,redshift"
+TNS = '"2024-01-01 00:00:00 - 23:59:59"\n"objid","name_prefix","name","type","internal_names"'
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    (
+        (BTS, "{id},SN2020a,00:00:00,+00:00:00,18.1,{label},0.03"),
+        (TNS, '"7","SN","2020a","{label}","ATLAS-{id}, {id}"'),
+        ('"ID","Name","Obj. Type","Disc. Internal Name"', '"7","SN 2020a","{label}","{id}"'),
+        ("oid,otype", "{id},{label}"),
+    ),
+    ids=("BTS", "TNS by day", "TNS search", "SIMBAD"),
+)
+def test_tables_of_others_label_packets_as_they_come(tmp_path: Path, header: str, row: str) -> None:
+    packets.write(tmp_path / "night.tar.gz", 12, seed=SEED)[1].unlink()
+    ids = next(stream.stream([tmp_path])).records.ids  # type: ignore[union-attr]
+    given = ("SN Ia", "SN Ia-SC", "AGN?", "EB*", "TDE", "-", "")
+    rows = [row.format(id=name, label=label) for name, label in zip(ids, given, strict=False)]
+    (tmp_path / "labels.csv").write_text("\n".join([header, *rows, row.format(id="ZTF00stranger", label="CV")]) + "\n")
+    records = stream.read(tmp_path)
+    names = [*CLASSES, ""]
+    assert [names[label] for label in records.labels][:7] == ["SN", "SN", "AGN", "VS", "", "", ""]
+    assert records.classes == CLASSES and records.unmatched_labels == 1
+    records = stream.read(tmp_path, classes=["SN", "SN Ia", "TDE"], labels_map={"EB*": "SN", "tde": None})
+    assert records.labels[:7].tolist() == [1, 0, -1, 0, -1, -1, -1]
+
+
+def test_the_classes_are_those_that_are_named_or_those_that_labels_have(
+    tmp_path: Path, composed: Callable[..., DictConfig]
+) -> None:
+    packets.write(tmp_path / "night.tar.gz", 12, seed=SEED)[1].unlink()
+    keys = next(stream.stream([tmp_path])).keys.tolist()
+    given = ("SN", "sn", "SN Ia", "satellite", "Satellite", "AGN?")
+    rows = [f"{key},{label}" for key, label in zip(keys, given, strict=False)]
+    (tmp_path / "labels.csv").write_text("\n".join(["candid,label", *rows]))
+    records = stream.read(tmp_path, classes="labels")
+    assert records.classes == ("AGN", "SN", "SN Ia", "Satellite")
+    assert records.labels[:6].tolist() == [1, 1, 2, 3, 3, 0]
+    records = stream.read(tmp_path, labels_map={"SATELLITE": "streak"})
+    assert records.classes == (*CLASSES, "streak") and records.labels[:6].tolist() == [1, 1, 1, 5, 5, 0]
+    (tmp_path / "labels.csv").write_text("\n".join(["candid,label", *rows, f"{keys[6]},UFO"]))
+    with pytest.raises(InputError, match=r"UFO.*data\.labels_map.*data\.classes"):
+        stream.read(tmp_path, classes=None, labels_map={"satellite": "bogus"})
+    for options, key in (
+        ({"classes": ["SN"]}, r"data\.classes"),
+        ({"classes": "SN"}, r"data\.classes"),
+        ({"classes": ["SN", "a|b"]}, r"a\|b"),
+        ({"classes": ["SN", "AGN"], "labels_map": {"UFO": "satellite"}}, r"data\.labels_map"),
+    ):
+        with pytest.raises(InputError, match=key):
+            stream.read(tmp_path, **options)  # type: ignore[arg-type]
+    typed = """data.labels_map={SN Ia: SN, "AGN?": AGN, 'TDE (H)': null}"""
+    assert composed("data=alerts", typed).data.labels_map == {"SN Ia": "SN", "AGN?": "AGN", "TDE (H)": None}
 
 
 def test_the_door_of_a_simulated_night(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ import io
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow
 
-from alerce_early.data import labels, raw_files
-from alerce_early.data.labels import Labels
+from alerce_early.data import raw_files
+from alerce_early.data.labels import OF_LABELS, Labels, Naming, find_label_column, read_csv, read_labels
 from alerce_early.data.nights import find_nights
 from alerce_early.data.readers.packets import containers
 from alerce_early.data.readers.packets.containers import Block
@@ -23,7 +23,7 @@ from alerce_early.data.readers.packets.decode import SURVEYS, Packet, Work, deco
 from alerce_early.data.readers.packets.fields import SNR
 from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.data.readers.stamps_file import CHANNELS, CLASSES
-from alerce_early.data.records import UNLABELLED, Chunk, Records, Rejected, to_label_numbers
+from alerce_early.data.records import UNLABELLED, Chunk, Records, Rejected
 from alerce_early.data.text import to_printable
 from alerce_early.errors import InputError
 from alerce_early.machine import cores, map_in_processes
@@ -45,13 +45,15 @@ def stream(
     schemas: Schemas | None = None,
     survey: str = "",
     channels: Sequence[str] = CHANNELS,
+    naming: Naming | None = None,
 ) -> Iterator[Chunk]:
     """Read packets, `size` in each chunk (the last may have fewer), in the same order whatever the number of workers.
 
     shard: (i, n) takes packets i, i + n, i + 2n, ... of the whole input. skip: leaves out that many of the shard's
     first packets without decoding them. workers: processes that decode; default: as many as there are cores.
     labels_paths: CSVs of class names, see `labels.join_labels`; default: the labels.csv of each folder. A packet
-    they do not name, or give no class, is unlabelled. schemas: of files that are messages without, see `schemas`.
+    they do not name, or give no class, is unlabelled. naming: the classes they name. schemas: of files that are
+    messages without, see `schemas`.
     survey: "ZTF" or "Rubin", whose packets are wanted; "": any, and a chunk ends before the first of another. channels:
     the images of a stamp, in order; of Rubin also "SNR".
     Raises InputError where a path has no file, none of them holds a packet or labels are of another form.
@@ -63,13 +65,14 @@ def stream(
     _check_channels(channels)
     beside = find_labels(paths) if labels_paths is None else [Path(path) for path in labels_paths]
     found = containers.find(paths, beside)
-    classes = [_read_labels(file) for file in beside]
+    naming = naming or Naming()
+    known = [read_labels(file, naming) for file in beside]
     origin = f"packets of {to_printable(found[0].name)}" + (
         f" and {len(found) - 1:,} more files" if len(found) > 1 else ""
     )
     decode_batch = partial(decode_records, survey=survey, channels=tuple(channels))
     rows = decode_all(decode_batch, _batches(_select_records(found, shard, skip, schemas)), workers)
-    return (_chunk(part, origin, classes, channels) for part in _cut(rows, size))
+    return (_chunk(part, origin, known, channels, naming.classes) for part in _cut(rows, size))
 
 
 def decode(
@@ -133,18 +136,24 @@ def read(
     schemas: str | Path | None = None,
     survey: str = "ZTF",
     channels: Sequence[str] = CHANNELS,
+    classes: Sequence[str] | str | None = None,
+    labels_map: Mapping[str, str | None] | None = None,
 ) -> Records:
     """Read all packets of a file, folder, pattern or archive at once, to train on or be judged on.
 
-    labels_path: as one of `stream`'s. schemas: a place of `schemas.Schemas`. survey, channels: as of `stream`. A packet
+    labels_path: as one of `stream`'s. schemas: a place of `schemas.Schemas`. survey, channels: as of `stream`.
+    classes, labels_map: as of `labels.Naming.of`. A packet
     that cannot be read is set aside, logged and counted by reason. Raises InputError if nothing can be read, the
     labels are of another form, or none of them belongs to a packet.
     """
     if path is None:
         raise InputError(f"packets of {survey} are needed: data.path=FOLDER, 'PATTERN*' or FILE (avro, tar, tar.gz).")
-    labels_paths = None if labels_path is None else [labels_path]
+    labels_paths = find_labels([path]) if labels_path is None else [Path(labels_path)]
+    given = [find_label_column(read_csv(file)) or [] for file in labels_paths if classes == OF_LABELS]
+    naming = Naming.of(classes, labels_map, chain.from_iterable(given))
+    options: dict[str, Any] = {"survey": survey, "channels": channels, "naming": naming}
     known = Schemas(schemas) if schemas else None
-    chunks = list(stream([path], labels_paths=labels_paths, schemas=known, survey=survey, channels=channels))
+    chunks = list(stream([path], labels_paths=labels_paths, schemas=known, **options))
     rejected = [packet for chunk in chunks for packet in chunk.rejected]
     for packet in rejected:
         log.warning("set aside: %s: %s", packet.source, packet.reason)
@@ -156,11 +165,10 @@ def read(
         for name in ("images", "labels", "ids", "features")
     }
     unmatched = 0
-    for file in find_labels([path]) if labels_path is None else [Path(labels_path)]:
-        given = _read_labels(file)
-        keys = np.concatenate([chunk.keys for chunk in chunks]) if given.by == "candid" else columns["ids"]
-        log.info(given.match(keys.tolist()))
-        unmatched += len(given.of.keys() - set(keys.tolist()))
+    for table in (read_labels(file, naming) for file in labels_paths):
+        keys = np.concatenate([chunk.keys for chunk in chunks]) if table.by == "candid" else columns["ids"]
+        log.info(table.match(keys.tolist()))
+        unmatched += len(table) - table.count(keys.tolist())
     set_aside = Counter(_kind(packet.reason) for packet in rejected)
     columns["night"] = find_nights({"jd": np.concatenate([one.context["jd"] for one in readable])}, survey)
     return replace(readable[0], **columns, context={}, set_aside=set_aside, unmatched_labels=unmatched)
@@ -169,13 +177,6 @@ def read(
 def _kind(reason: str) -> str:
     """Return a reason without what is about one packet alone: what follows a colon, and the sides of its stamp."""
     return re.sub(r"^stamp is \d+ x \d+", "stamp is not whole", reason.partition(":")[0])
-
-
-def _read_labels(file: Path) -> Labels:
-    """Return the labels of a CSV as indices into `CLASSES`."""
-    known = labels.join_labels(labels.read_csv(file), ("candid", "id"), str(file))
-    numbers = to_label_numbers(list(known.of.values()), CLASSES, str(file))
-    return replace(known, of=dict(zip(known.of, numbers.tolist(), strict=True)))
 
 
 def _batches(found: Iterable[tuple[Block, range]]) -> Iterator[Work]:
@@ -223,15 +224,22 @@ def _cut(rows: Iterator[Packet | Rejected], size: int) -> Iterator[list[Packet |
         yield part
 
 
-def _chunk(rows: Sequence[Packet | Rejected], origin: str, classes: Sequence[Labels], channels: Sequence[str]) -> Chunk:
+def _chunk(
+    rows: Sequence[Packet | Rejected],
+    origin: str,
+    given: Sequence[Labels],
+    channels: Sequence[str],
+    classes: tuple[str, ...] = CLASSES,
+) -> Chunk:
     packets = [row for row in rows if isinstance(row, Packet)]
     rejected = tuple(row for row in rows if isinstance(row, Rejected))
     keys, ids, sources = (np.array([getattr(p, name) for p in packets], str) for name in ("key", "id", "source"))
     records = None
     if packets:
+        number = {name: i for i, name in enumerate(classes)}
         numbers = [
             next(
-                (known.of[name] for known in classes if (name := p.key if known.by == "candid" else p.id) in known.of),
+                (number[one.of[name]] for one in given if (name := p.key if one.by == "candid" else p.id) in one.of),
                 UNLABELLED,
             )
             for p in packets
@@ -245,7 +253,7 @@ def _chunk(rows: Sequence[Packet | Rejected], origin: str, classes: Sequence[Lab
             ids=ids,
             features=survey.derive_columns(columns),
             feature_names=survey.COLUMNS,
-            classes=CLASSES,
+            classes=classes,
             origin=origin,
             channels=tuple(channels),
             survey=packets[0].survey,
