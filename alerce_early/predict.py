@@ -28,7 +28,7 @@ OF_TABLE = ("shard", "gallery", "html", "overwrite")  # which --engine, with a t
 
 
 def illustrate(given: argparse.Namespace, classes: Sequence[str], source: Source, title: str) -> None:
-    """Draw the most confident stamps of each class, and write the page of the most probable supernovae, of a table."""
+    """Draw the most confident stamps of each class, and write the page of the target class's most probable ones."""
     table, find = predictions.read(given.out), partial(find_stamps, source, given.shard)
     if given.gallery:
         with require_extra("--gallery"):
@@ -40,8 +40,8 @@ def illustrate(given: argparse.Namespace, classes: Sequence[str], source: Source
     if given.html:
         with require_extra("--html"):
             from alerce_early.report import night_page
-        stamps = find([str(table["candid"][row]) for row in night_page.choose(table)])
-        files.write_text(given.html, night_page.write(table, stamps, given.out.name, title))
+        stamps = find([str(table["candid"][row]) for row in night_page.choose(table, given.target_class)])
+        files.write_text(given.html, night_page.write(table, stamps, given.out.name, title, given.target_class))
         print(given.html)
 
 
@@ -66,6 +66,7 @@ def main() -> None:
     add("--shard", type=_shard, default=(0, 1), metavar="i/n", help="classify the i-th of n parts of the input")
     add("--gallery", type=Path, metavar="PNG", help="draw the most confident stamps of each class")
     add("--html", type=Path, metavar="PAGE", help="write a page of the most probable supernovae, with their stamps")
+    add("--target-class", default="SN", metavar="CLASS", help="the class that --html shows")
     add("--engine", choices=("ray",), help="classify each file on a core of a Ray cluster, into a table of its own")
     given = parser.parse_intermixed_args()  # options may stand anywhere
     for name in OF_TABLE if given.engine else ():
@@ -81,6 +82,8 @@ def _classify(given: argparse.Namespace) -> None:
         raise InputError("--html: shows the stamps of the most probable supernovae; this network takes or tells none.")
     if given.gallery and not classifier.classes:
         raise InputError("--gallery: shows the most confident of each class; this network tells no classes.")
+    if given.target_class not in (*classifier.classes, "SN"):
+        raise InputError(f"--target-class {given.target_class}: choose from {', '.join(classifier.classes)}.")
     source = inputs.find(given.input, classifier.spec, given.out, given.schemas)
     if given.engine:
         from alerce_early.serving.cluster import classify_archive

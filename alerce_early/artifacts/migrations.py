@@ -14,6 +14,7 @@ def add_keys(config: Config) -> None:
     """Write what a run did before these keys were there."""
     config |= {key: config.get(key) for key in ("callbacks", "ema", "init_from", "distil", "ensemble")}
     config.setdefault("metrics", [])
+    config.setdefault("target_class", "SN")
     data = config.setdefault("data", {})
     data |= {key: data.get(key) for key in ("match_radius", "nights", "simulated_share", "simulated")}
     data |= {"simulated_n": 2000, "simulated_seed": 1000} | data

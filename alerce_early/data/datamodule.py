@@ -143,7 +143,7 @@ class AlertData(L.LightningDataModule):
         if empty:
             raise InputError(
                 f"{self.store.meta['origin']}: class {', '.join(empty)} has no row left after cleaning. "
-                "Name the classes to use with groups, e.g. 'data.groups={SN:[SN],rest:[AGN,VS]}'."
+                "Name the classes to use with data.classes=[...], or groups: 'data.groups={SN:[SN],rest:[AGN,VS]}'."
             )
         return labels
 

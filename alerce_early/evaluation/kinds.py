@@ -49,19 +49,25 @@ class Kind(Protocol):
 
 
 class Classification:
-    """Probabilities of classes: columns label and p_<class>, and what else calibration, sets and thresholds added."""
+    """Probabilities of classes: columns label and p_<class>, and what else calibration, sets and thresholds added.
+
+    target: the class that has thresholds and comes first.
+    """
 
     name = "classification"
-    words: Mapping[str, str] = {
-        "recall/SN": "SN recall",
-        "balanced_accuracy": "balanced accuracy",
-        "accuracy": "accuracy",
-        "macro_f1": "macro F1",
-    }
     digits = 3
     curves: tuple[str, ...] = ("balanced_accuracy", "accuracy", "recall/")
     ranked_by = "balanced_accuracy"
     lower_is_better = False
+
+    def __init__(self, target: str = metrics.TARGET):
+        self.target = target
+        self.words: Mapping[str, str] = {
+            f"recall/{target}": f"{target} recall",
+            "balanced_accuracy": "balanced accuracy",
+            "accuracy": "accuracy",
+            "macro_f1": "macro F1",
+        }
 
     def fits(self, columns: list[str]) -> bool:
         return any(name.startswith("p_") for name in columns)
@@ -69,7 +75,7 @@ class Classification:
     def judge(self, table: Table, constants: tables.Constants = NO_CONSTANTS) -> dict[str, Any]:
         """Return `summarise` and, by name, what the other modules say; {} where they have nothing to say of a table."""
         return self.summarise(table) | {
-            "thresholds": thresholds.judge(table, constants),
+            "thresholds": thresholds.judge(table, constants, self.target),
             "by_column": uncertainty.judge_by_column(table),
             "by_detections": self.judge_by_detections(table),
             "calibration": calibration.judge(table),
@@ -86,7 +92,7 @@ class Classification:
         classes = tables.classes_of(table)
         labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
         predicted, objects = probabilities.argmax(1), tables.find_objects(table)
-        judged = intervals.judge_rows(metrics.Classification(labels, probabilities, classes), objects)
+        judged = intervals.judge_rows(metrics.Classification(labels, probabilities, classes, self.target), objects)
         bounds = judged["intervals"]
         bounds["ece"] = intervals.reflect_interval(judged["values"]["ece"], bounds["ece"])
         of_each = {name: objects[labels == i] for i, name in enumerate(classes)}
@@ -217,12 +223,10 @@ class Generation:
         return np.full(len(table["reconstruction"]), "all")
 
 
-KINDS: tuple[Kind, ...] = (Classification(), Regression(), Generation())
-
-
-def choose_kind(table: Table) -> Kind:
-    """Return the kind of evaluation for a table; raises InputError where none fits."""
-    for kind in KINDS:
+def choose_kind(table: Table, target: str = metrics.TARGET) -> Kind:
+    """Return the kind of evaluation for a table; target: of classes. Raises InputError where none fits."""
+    kinds: tuple[Kind, ...] = (Classification(target), Regression(), Generation())
+    for kind in kinds:
         if kind.fits(list(table)):
             return kind
     raise InputError(f"no evaluation fits a table with the columns {', '.join(table)}.")

@@ -7,13 +7,16 @@ import numpy as np
 LIGHT = 299_792.458  # km/s
 CATASTROPHIC = 6_000.0  # km/s; beyond it a redshift is taken for that of another line
 BINS, FEWEST = 15, 20  # of the calibration error, and rows in one
+TARGET = "SN"  # the class that is looked for, where the user names no other: a missed one is lost
 LOSSES = ("log_loss", "brier", "ece")  # numbers of a table that are no share of rows; 0 is best
 MISS_RATES = {"fnr_at_fpr_0.01": 0.01, "fnr_at_fpr_0.1": 0.1}  # name of each, and its false positive rate
 
 
-def classification(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+def classification(
+    labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], target: str = TARGET
+) -> dict[str, float]:
     """Numbers of one table of classifications; see `Classification`."""
-    return Classification(labels, probabilities, classes)(np.ones(len(labels)))
+    return Classification(labels, probabilities, classes, target)(np.ones(len(labels)))
 
 
 class Classification:
@@ -22,19 +25,19 @@ class Classification:
     labels: (N,) int64 indices into classes; probabilities: (N, C) in [0, 1]. All that needs sorting is sorted
     once, so that a bootstrap over many rows takes seconds; scikit-learn's functions give the same numbers.
 
-    Called with weights (N,) >= 0 it returns, the class named SN first where there is one: accuracy; balanced
+    Called with weights (N,) >= 0 it returns, the target class first where there is one: accuracy; balanced
     accuracy (= macro recall); macro precision and F1; mcc, Matthews' correlation (Gorodkin 2004); roc_auc and
     average_precision, one class against the rest, macro and of each class; log_loss, nats; brier, the squared
     error summed over classes, in [0, 2]; ece, see `equal_bins`; recall, precision and F1 of each class.
     Of two classes the `positive` one also has fnr_at_fpr_<rate>, the lowest share of it that is missed where at
-    most that share of the others is taken for it; and f2, F-beta with recall counting twice, if it is SN.
+    most that share of the others is taken for it; and f2, F-beta with recall counting twice, if it is the target.
 
     A class without rows has recall 0 and counts in no macro average; what is undefined for it is left out.
     """
 
-    def __init__(self, labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]):
-        self.classes, n = classes, len(classes)
-        self.first = sorted(range(n), key=lambda i: classes[i] != "SN")
+    def __init__(self, labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], target: str = TARGET):
+        self.classes, self.target, n = classes, target, len(classes)
+        self.first = sorted(range(n), key=lambda i: classes[i] != target)
         predicted = probabilities.argmax(1)
         self.cell = labels * n + predicted
         self.rankings = [Ranking(labels == i, probabilities[:, i]) for i in range(n)]
@@ -67,12 +70,12 @@ class Classification:
         for name, area in zip(("roc_auc", "average_precision"), zip(*areas.values(), strict=True), strict=False):
             values[name] = np.mean(area)
             values |= {f"{name}/{self.classes[i]}": one for i, one in zip(areas, area, strict=True)}
-        chosen = positive(self.classes)
+        chosen = positive(self.classes, self.target)
         if n == 2 and (i := self.classes.index(chosen)) in ranked:
             for name, rate in MISS_RATES.items():
                 values[f"{name}/{chosen}"] = _fnr_at_fpr(*ranked[i], rate)
-            if chosen == "SN":
-                values["f2/SN"] = 5 * right[i] / (4 * true[i] + predicted[i])
+            if chosen == self.target:
+                values[f"f2/{chosen}"] = 5 * right[i] / (4 * true[i] + predicted[i])
         values |= {f"{name}/{self.classes[i]}": of[i] for name, of in by_class.items() for i in self.first}
         head = f"recall/{self.classes[self.first[0]]}"
         return {name: float(value) for name, value in ({head: values[head]} | values).items()}
@@ -133,9 +136,9 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
     return -(p * np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum(1) + 0.0  # + 0: no -0 where one class has all
 
 
-def positive(classes: Sequence[str]) -> str:
-    """Return the class that is looked for: SN where there is one, or else the last, as in (bogus, real)."""
-    return "SN" if "SN" in classes else classes[-1]
+def positive(classes: Sequence[str], target: str = TARGET) -> str:
+    """Return the class that is looked for: the target where it is one, or else the last, as in (bogus, real)."""
+    return target if target in classes else classes[-1]
 
 
 def equal_bins(values: np.ndarray, most: int = BINS) -> np.ndarray:

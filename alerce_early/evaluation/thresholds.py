@@ -13,9 +13,9 @@ CHOSEN_BY = f"{PREFIX}rows"  # the constant that tells how many of them chose th
 WANTED = (0.9, 0.95)  # completeness or purity for which the page gives the threshold
 
 
-def looked_for(classes: tuple[str, ...]) -> str | None:
-    """Return the class that has a threshold: SN, or the positive one of two; None where no class stands out."""
-    return metrics.positive(classes) if "SN" in classes or len(classes) == 2 else None
+def looked_for(classes: tuple[str, ...], target: str = metrics.TARGET) -> str | None:
+    """Return the class that has a threshold: the target, or the positive one of two; None where no class stands out."""
+    return metrics.positive(classes, target) if target in classes or len(classes) == 2 else None
 
 
 def purity_completeness(own: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -45,13 +45,13 @@ def operating_points(own: np.ndarray, score: np.ndarray) -> list[dict[str, Any]]
     return points
 
 
-def fit(table: tables.Table) -> dict[str, Any] | None:
+def fit(table: tables.Table, target: str = metrics.TARGET) -> dict[str, Any] | None:
     """Return the thresholds of `operating_points` on a table of labelled validation rows, as plain values.
 
     Returns {"of": class, "rows": how many of them are of it, "thresholds": {"completeness_0.9": number or None, ...}};
     None where no class stands out or it has no rows.
     """
-    name = looked_for(tables.classes_of(table))
+    name = looked_for(tables.classes_of(table), target)
     if name is None or not (own := table["label"] == name).any():
         return None
     points = operating_points(own, find_score(table, name))
@@ -69,7 +69,7 @@ def list_constants(fitted: Mapping[str, Any] | None) -> dict[str, float | None]:
     return {f"{PREFIX}{name}": value for name, value in fitted["thresholds"].items()} | {CHOSEN_BY: fitted["rows"]}
 
 
-def judge(table: tables.Table, constants: tables.Constants) -> dict[str, Any]:
+def judge(table: tables.Table, constants: tables.Constants, target: str = metrics.TARGET) -> dict[str, Any]:
     """Return what the thresholds of a table give on its rows; {} where no class stands out or it has no rows.
 
     Returns {"of": class, "chosen": whether they are constants of the table and its rows did not choose them,
@@ -77,7 +77,7 @@ def judge(table: tables.Table, constants: tables.Constants) -> dict[str, Any]:
     each with "intervals": {"purity" and "completeness": [low, high]}}.
     Without the constants of `list_constants` the thresholds are those of the very rows.
     """
-    name = looked_for(tables.classes_of(table))
+    name = looked_for(tables.classes_of(table), target)
     if name is None or not (own := table["label"] == name).any():
         return {}
     score = find_score(table, name)

@@ -21,6 +21,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import comparison, tables
 from alerce_early.evaluation.comparison import Outcome
 from alerce_early.evaluation.kinds import Kind, choose_kind
+from alerce_early.evaluation.metrics import TARGET
 from alerce_early.experiments.metrics import add_metrics
 from alerce_early.report import page, sections
 from alerce_early.report.page import number
@@ -68,7 +69,7 @@ class Entry:
 
     @cached_property
     def kind(self) -> Kind:
-        return choose_kind(self.tables[0])
+        return choose_kind(self.tables[0], _target(self.runs[0]))
 
     @cached_property
     def outcome(self) -> Outcome:
@@ -166,9 +167,14 @@ def join(finished: Iterable[Finished]) -> tuple[list[Entry], list[str]]:
     return sorted(entries, key=lambda entry: (first[entry.rows], entry.order)), said
 
 
+def _target(run: Finished) -> str:
+    """Return the class that a run looks for; of one from before, the usual one."""
+    return str(run.result.get("target_class", TARGET))
+
+
 def _values(seed: tuple[list[Finished], Mapping[str, np.ndarray]]) -> Mapping[str, float]:
     (run, *more), table = seed
-    judged = choose_kind(table).judge(table) if more else run.result[run.result["judged"]]
+    judged = choose_kind(table, _target(run)).judge(table) if more else run.result[run.result["judged"]]
     if more:
         with suppress(InputError):  # of code that is gone, or that nobody trusts
             judged = add_metrics(judged, _own_metrics(run).values(), table)
@@ -207,7 +213,7 @@ def _describe_run(run: Finished, folder: Path) -> dict[str, str]:
         "model": str(run.choices["model"]),
         "data": str(run.choices["data"]),
         "seed": str(run.seed),
-        **dict(sections.headline(choose_kind(run.table), judged)),
+        **dict(sections.headline(choose_kind(run.table, _target(run)), judged)),
         "rows": f"{judged['n']:,}",
         "training": f"{run.result['training_seconds']:,.0f} s",
     }

@@ -152,7 +152,8 @@ def _write(
     predictions.write(run.predictions, table, constants)
     result = {
         **{name: members[0].result[name] for name in ("origin", "epochs", "best_epoch", "precision")},
-        **evaluate(table, constants, config.metrics),
+        **evaluate(table, constants, config.target_class, config.metrics),
+        "target_class": config.target_class,
         **fits,
         "members": [str(one.path) for one in members],
         "parameters": sum(weight.numel() for weight in restore.task(run.best).parameters()),

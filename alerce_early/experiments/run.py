@@ -25,6 +25,7 @@ from alerce_early.data.recipe import Recipe
 from alerce_early.errors import InputError
 from alerce_early.evaluation import baselines, calibration, conformal, tables, thresholds
 from alerce_early.evaluation.kinds import choose_kind
+from alerce_early.evaluation.metrics import TARGET
 from alerce_early.experiments import instantiate
 from alerce_early.experiments.config import quote_value, to_plain
 from alerce_early.experiments.distillation import ask_teachers, find_teachers
@@ -100,8 +101,9 @@ def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence
             write_predictions(run, table, constants)
             result = {
                 "origin": data.spec.origin,
-                **evaluate(table, constants, config.metrics),
+                **evaluate(table, constants, config.target_class, config.metrics),
                 **fits,
+                "target_class": config.target_class,
                 "parameters": count_parameters(task),
                 "best_epoch": int(checkpoints.read(run.best)["epoch"]) + 1,
                 "epochs": trainer.current_epoch,
@@ -175,6 +177,10 @@ def build(config: DictConfig, data: AlertData, start: Path | None) -> Task:
         raise InputError(f"distil: model={config.model.name} tells no classes that could be taught.")
     if config.data.sampling != "as_is" and getattr(task, "class_weights", None) is not None:
         log.warning("model.task.class_weights: data.sampling=%s weighs classes too; try as_is", config.data.sampling)
+    if (target := config.target_class) not in (*data.classes, TARGET):
+        raise InputError(f"target_class={target}: there is no such class. Choose from {', '.join(data.classes)}.")
+    if isinstance(task, ClassifyTask):
+        task.look_for(target)
     if start:
         taken, fresh = restore.start_from(task, start)
         (log.warning if fresh else log.info)("init_from: %s; fresh ones: %s", taken, ", ".join(fresh) or "none")
@@ -254,7 +260,7 @@ def fit_on_validation(table: tables.Table, config: DictConfig) -> dict[str, Any]
     return {
         "calibration": calibration.fit(validation, config.calibration),
         "conformal": conformal.fit(validation, config.coverage),
-        "thresholds": thresholds.fit(validation),
+        "thresholds": thresholds.fit(validation, config.target_class),
     }
 
 
@@ -269,10 +275,15 @@ def constants_of(fits: dict[str, Any]) -> dict[str, float | None]:
     return conformal.list_constants(fits["conformal"]) | thresholds.list_constants(fits["thresholds"])
 
 
-def evaluate(table: tables.Table, constants: tables.Constants, metrics: Sequence[str] = ()) -> dict[str, Any]:
-    """Evaluate each labelled split, None for another, and name the one to report; metrics: the user's own."""
+def evaluate(
+    table: tables.Table, constants: tables.Constants, target: str = TARGET, metrics: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Evaluate each labelled split, None for another, and name the one to report.
+
+    target: the class that has thresholds. metrics: the user's own.
+    """
     parts = {split: tables.keep_labelled(tables.select_split(table, split)) for split in ("test", "validation")}
-    judge = choose_kind(table).judge
+    judge = choose_kind(table, target).judge
     results = {
         split: add_metrics(judge(part, constants), metrics, part) if len(part["row"]) else None
         for split, part in parts.items()

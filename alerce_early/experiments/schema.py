@@ -227,6 +227,9 @@ class Config(Node):
     calibration: Literal["temperature", "none"] = Field(
         description="of the probabilities, on the validation rows; not used where it would not lower their log loss"
     )
+    target_class: str = Field(
+        description="the class of thresholds, headlines and the first row of tables; of two classes without it the last"
+    )
     coverage: float = Field(gt=0, lt=1, description="of the conformal prediction sets")
     metrics: list[str] = Field(
         description="your own, on page and in `compare`: dotted names of functions from a predictions table to a number"

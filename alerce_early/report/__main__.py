@@ -28,6 +28,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="folder for the page of a table; default: TABLE_report beside it")
     parser.add_argument("--labels", type=Path, help="a table of candid (or id) and label, for a TABLE without labels")
+    parser.add_argument("--target-class", default="SN", metavar="CLASS", help="class of the thresholds of a TABLE")
+    parser.add_argument("--classifier", metavar="NAME", help="of several in ALeRCE's table of oid, class, probability")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is there already")
     given = parser.parse_args()
     from alerce_early.artifacts import predictions  # these take seconds, for which --help need not wait
@@ -40,11 +42,13 @@ def main() -> None:
         folder = given.out or given.source.with_name(f"{given.source.stem}_report")
         if folder.exists() and not given.overwrite:
             raise InputError(f"{folder} is there already; give another --out, or --overwrite to write into it.")
-        page, notes = write_table_page(given.source, folder, given.labels)
+        page, notes = write_table_page(given.source, folder, given.labels, given.target_class, given.classifier)
         print(*notes, page, sep="\n")
         return
-    if given.out or given.labels:
-        raise InputError(f"--out and --labels are for a table; the page of {given.source} goes into it.")
+    if given.out or given.labels or given.classifier or given.target_class != parser.get_default("target_class"):
+        raise InputError(
+            f"--out, --labels, --classifier and --target-class are for a table; {given.source} has its page."
+        )
     if given.source.is_dir() and not Run(given.source).config_file.exists():
         print(write_index(given.source))
     else:

@@ -35,7 +35,8 @@ WORDS = {
 
 def is_published_file(meta: Mapping[str, Any]) -> bool:
     """Whether this is the real file's size, and not a simulation of it."""
-    return meta["images"] == ORACLE["images"] and meta["origin"].startswith("file ")
+    same = meta["images"] == ORACLE["images"] and len(meta["classes"]) == len(ORACLE["kept_by_class"])
+    return same and meta["origin"].startswith("file ")
 
 
 def list_counts(meta: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:

@@ -1,5 +1,7 @@
 """A predictions table that somebody else made, read as one of our own."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,14 @@ SPLIT = "table"  # of all rows that are not said to be test rows
 UNSEEN, SEEN = "new", "seen"  # the same of a table that tells which rows trained the network: the others, or all
 WANTED = "wanted: id, label and either one p_<class> for each class, or score (the probability of the second class)"
 SUM_TOLERANCE = 1e-3
+LONG = {  # the columns of ALeRCE's table of probabilities, one row per object and class
+    "oid": ("oid", "objectid", "id"),
+    "classifier": ("classifier_name", "classifier"),
+    "version": ("classifier_version",),
+    "class": ("class_name", "class"),
+    "probability": ("probability",),
+}
+STAMPS = "stamp_classifier"  # of several classifiers in such a table, the one that sees what our networks see
 
 
 def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
@@ -24,11 +34,12 @@ def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
 
 
 def read_with_notes(
-    path: Path, labels_path: Path | None = None
+    path: Path, labels_path: Path | None = None, target: str = metrics.TARGET, classifier: str | None = None
 ) -> tuple[dict[str, np.ndarray], tables.Constants, list[str]]:
     """Read a CSV or parquet table of classifications with the columns id, label and p_<class>, or score.
 
-    labels_path: a table with the labels, see `labels`; where it is given, the first one needs none.
+    labels_path: a table with the labels, see `labels`; where it is given, the first one needs none. target: the class
+    that has thresholds. classifier: of ALeRCE's table of probabilities, see `pivot`.
 
     Where there is a column split with test rows, only these are kept, with the constants of `thresholds` if there are
     validation rows to choose them. Rows of objects that trained the network, by the column `predictions.TRAINED`, are
@@ -38,7 +49,7 @@ def read_with_notes(
     of the labels and rows, in words. Raises InputError, which names the columns that are missing and the values that
     are no probabilities.
     """
-    found, notes = predictions.read(path), []
+    found, notes = pivot(path, predictions.read(path), classifier)
     constants = _take_constants(path, found)
     if labels_path:
         found["label"], matches = labels(labels_path, found)
@@ -55,6 +66,13 @@ def read_with_notes(
         found["object"] = text.check_names(found["object"], "objects", str(path))
     found |= {"id": ids, "label": _labels(path, found["label"]), **_read_known(path, found)}
     text.check_names(tables.classes_of(found), "classes", str(path))
+    if classes := tables.classes_of(found):
+        names = Counter(found["label"].tolist())
+        given = find_naming(found).translate(names, str(path))
+        found["label"] = np.array([given[name] for name in found["label"].tolist()], dtype=str)
+        if other := {name: n for name, n in names.items() if name and not given[name]}:
+            listed = ", ".join(f"{name} {n:,}" for name, n in other.items())
+            notes.append(f"Rows of none of the classes {', '.join(classes)} are left out: {listed}.")
     found = tables.keep_labelled(found)
     known = predictions.TRAINED in found
     if known:
@@ -68,7 +86,7 @@ def read_with_notes(
     if not len(found["id"]):
         raise InputError(f"{path} has no row with a label.")
     if not tables.classes_of(found):
-        found |= _of_score(path, found)
+        found |= _of_score(path, found, target)
     classes = tables.classes_of(found)
     if "" in classes:
         raise InputError(f"{path}: a column is called p_ and nothing else; {WANTED}.")
@@ -80,8 +98,45 @@ def read_with_notes(
     predicted = np.array(classes)[stacked.argmax(1)]
     read = {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
     judged = tables.select_split(read, "test") if "test" in read["split"] else read
-    fitted = thresholds.fit(tables.select_split(read, "validation"))
+    fitted = thresholds.fit(tables.select_split(read, "validation"), target)
     return judged, constants | thresholds.list_constants(fitted), notes
+
+
+def pivot(
+    path: Path, found: dict[str, np.ndarray], classifier: str | None = None
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return ALeRCE's table of probabilities as one row per object with p_<class>, and what was chosen, in words.
+
+    Any other table is returned as it is. classifier: whose rows; default: `STAMPS` if it is there, else the only one.
+    Of several versions each object has its latest.
+    Raises InputError where there are several classifiers to choose from.
+    """
+    columns = {name.lower(): column for name, column in found.items()}
+    held = {name: next((columns[one] for one in names if one in columns), None) for name, names in LONG.items()}
+    if tables.classes_of(found) or any(held[name] is None for name in ("oid", "class", "probability")):
+        if classifier:
+            raise InputError(f"--classifier {classifier}: {path} is not a table of oid, class and probability.")
+        return found, []
+    n = len(held["probability"])
+    rows = {name: np.full(n, "") if column is None else column.astype(str) for name, column in held.items()}
+    there = sorted(set(rows["classifier"].tolist()))
+    chosen = classifier or (STAMPS if STAMPS in there else there[0] if len(there) == 1 else "")
+    if chosen not in there:
+        raise InputError(f"{path} holds the classifiers {', '.join(there)[:200]}. Choose one with --classifier NAME.")
+    mine = rows["classifier"] == chosen
+    probability = _check_probabilities(path, {"probability": held["probability"]})["probability"]
+    latest: dict[str, tuple[list[int], str]] = {}
+    for oid, version in zip(rows["oid"][mine].tolist(), rows["version"][mine].tolist(), strict=True):
+        order = [int(number) for number in re.findall(r"\d+", version)], version
+        latest[oid] = max(latest.get(oid, order), order)
+    place = {oid: i for i, oid in enumerate(latest)}
+    table = {f"p_{name}": np.zeros(len(place)) for name in sorted(set(rows["class"][mine].tolist()))}
+    for i in np.flatnonzero(mine).tolist():
+        if latest[rows["oid"][i]][1] == rows["version"][i]:
+            table[f"p_{rows['class'][i]}"][place[rows["oid"][i]]] = probability[i]
+    others = f"; the table also holds {', '.join(one for one in there if one != chosen)}" if len(there) > 1 else ""
+    name = chosen or "one classifier"
+    return {"id": np.array(list(place)), **table}, [f"{len(place):,} objects with probabilities by {name}{others}."]
 
 
 def _take_constants(path: Path, found: dict[str, np.ndarray]) -> dict[str, float | None]:
@@ -151,12 +206,12 @@ def _numbers(path: Path, name: str, column: np.ndarray) -> np.ndarray:
         raise InputError(f"{path}: column {name} holds no numbers; wanted probabilities.") from None
 
 
-def _of_score(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
+def _of_score(path: Path, found: tables.Table, target: str) -> dict[str, np.ndarray]:
     """p_<class> of both classes, the one that is not looked for first."""
     labels = [str(name) for name in np.unique(found["label"])]
     if len(labels) != 2:
         raise InputError(f"{path}: score needs two labels, there are {len(labels)}: {', '.join(labels[:8])}; {WANTED}.")
-    score, chosen = _check_probabilities(path, {"score": found["score"]})["score"], metrics.positive(labels)
+    score, chosen = _check_probabilities(path, {"score": found["score"]})["score"], metrics.positive(labels, target)
     other = next(name for name in labels if name != chosen)
     return {f"p_{other}": 1 - score, f"p_{chosen}": score}
 

@@ -1,4 +1,4 @@
-"""Page of the best supernova candidates of a night, with stamps, probabilities and links to brokers."""
+"""Page of the best supernova candidates of a night, or of another class, with stamps and links to brokers."""
 
 import base64
 import io
@@ -10,10 +10,10 @@ from PIL import Image
 
 from alerce_early import files
 from alerce_early.evaluation import tables
+from alerce_early.evaluation.metrics import TARGET
 from alerce_early.report import page
 from alerce_early.report.pictures import GAP, stretch
 
-FIRST = "SN"  # a missed one is lost; of a network without it, the first class
 SHOWN = 100  # rows
 FILTERS = {1: "g", 2: "r", 3: "i", 4: "z", 5: "y", 6: "u"}  # by ZTF's fid, and so on
 BROKERS = {
@@ -24,18 +24,20 @@ BROKERS = {
 ZTF_NAME = re.compile(r"ZTF\d{2}[a-z]{7}")  # of an object that these brokers know
 
 
-def choose(table: tables.Table) -> np.ndarray:
-    """Return the numbers of the rows to show, the most probable of `FIRST` first."""
-    return np.argsort(-table[f"q_{_first(table)}"], kind="stable")[:SHOWN]
+def choose(table: tables.Table, target: str = TARGET) -> np.ndarray:
+    """Return the numbers of the rows to show, the most probable of the target class first."""
+    return np.argsort(-table[f"q_{_first(table, target)}"], kind="stable")[:SHOWN]
 
 
-def write(table: tables.Table, stamps: Mapping[str, np.ndarray], title: str, subtitle: str) -> str:
+def write(
+    table: tables.Table, stamps: Mapping[str, np.ndarray], title: str, subtitle: str, target: str = TARGET
+) -> str:
     """Return the page as HTML; stamps: (C, H, W) by candid."""
-    first = _first(table)
+    first = _first(table, target)
     classes = (first, *(name for name in tables.classes_of(table) if name != first))
     metadata = [name for name in ("magpsf", "snr", *tables.PLACE) if name in table]
     rows = []
-    for row in choose(table):
+    for row in choose(table, target):
         candid, object_id = str(table["candid"][row]), str(table["id"][row])
         cells = [
             *[f"{table[f'q_{name}'][row]:.3f}" for name in classes],
@@ -57,9 +59,10 @@ def write(table: tables.Table, stamps: Mapping[str, np.ndarray], title: str, sub
     )
 
 
-def _first(table: tables.Table) -> str:
+def _first(table: tables.Table, target: str) -> str:
+    """Return the class to show, of a network without the target its first."""
     classes = tables.classes_of(table)
-    return FIRST if FIRST in classes else classes[0]
+    return target if target in classes else classes[0]
 
 
 def _encode(stamp: np.ndarray) -> str:

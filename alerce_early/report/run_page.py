@@ -16,6 +16,7 @@ from alerce_early.artifacts.run_folder import Run
 from alerce_early.data import splits
 from alerce_early.evaluation import tables
 from alerce_early.evaluation.kinds import Classification, choose_kind
+from alerce_early.evaluation.metrics import TARGET
 from alerce_early.report import data_summary, figures, foreign_table, page, pictures, sections
 
 
@@ -76,7 +77,7 @@ def write_run_page(
     """
     split = result["judged"]
     table, judged = tables.select_judged(predicted, split), result[split]
-    kind = choose_kind(table)
+    kind = choose_kind(table, result.get("target_class", TARGET))
     drawn = sections.draw(kind, judged, table, data.stamps)
     if history := run.history():  # an ensemble has none
         drawn["curves"] = figures.curves(history, result["best_epoch"], kind.curves)
@@ -105,7 +106,7 @@ def write_run_page(
 def headline_text(result: Mapping[str, Any], predictions: tables.Table) -> str:
     """Return the result in a few lines for the log."""
     split = result["judged"]
-    numbers = sections.headline(choose_kind(predictions), result[split])
+    numbers = sections.headline(choose_kind(predictions, result.get("target_class", TARGET)), result[split])
     return "\n".join(
         [f"{split} split of {result[split]['n']} rows, 95 % intervals:"]
         + [f"  {name:20} {value}" for name, value in numbers]
@@ -116,13 +117,16 @@ def _save(drawn: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
     return {name: pictures.save(figure, folder / f"{name}.png") for name, figure in drawn.items()}
 
 
-def write_table_page(source: Path, folder: Path, labels: Path | None = None) -> tuple[Path, list[str]]:
+def write_table_page(
+    source: Path, folder: Path, labels: Path | None = None, target: str = TARGET, classifier: str | None = None
+) -> tuple[Path, list[str]]:
     """Evaluate a table from elsewhere and write its page, figures and metrics.json into a folder.
 
+    target: the class that has thresholds. classifier: see `foreign_table.pivot`.
     Returns the path of the page and the notes of `foreign_table.read_with_notes`, which the page shows as well.
     """
-    table, constants, notes = foreign_table.read_with_notes(source, labels)
-    kind = Classification()
+    table, constants, notes = foreign_table.read_with_notes(source, labels, target, classifier)
+    kind = Classification(target)
     judged = kind.judge(table, constants)
     folder.mkdir(parents=True, exist_ok=True)
     text = page.render(

@@ -106,12 +106,18 @@ class ClassifyTask(Task):
         self.register_buffer("class_weights", self._weigh_classes(class_weights), persistent=False)
 
     lower_is_better = frozenset({"loss", "log_loss", "brier", "ece", *metrics.MISS_RATES})
-    shown: tuple[str, ...] = ("recall/SN",)
+    target = metrics.TARGET
+    shown: tuple[str, ...] = (f"recall/{target}",)
     class_weights: Tensor | None
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
         find_loss(options.get("loss", "cross_entropy"))
+
+    def look_for(self, target: str) -> None:
+        """Make a class the one whose recall comes first, and which of two has an F2."""
+        self.shown = tuple(name.replace(f"recall/{self.target}", f"recall/{target}") for name in self.shown)
+        self.target = target
 
     def _weigh_classes(self, given: Literal["balanced"] | Sequence[float] | None) -> Tensor | None:
         """Return the factor of each class, (classes,) float32; None for 1."""
@@ -184,7 +190,7 @@ class ClassifyTask(Task):
     def report(self, table: Mapping[str, np.ndarray]) -> dict[str, float]:
         """See `metrics.classification`; label is (N,) int64 here."""
         probabilities = np.stack([table[f"p_{name}"] for name in self.spec.classes], 1)
-        return metrics.classification(table["label"], probabilities, self.spec.classes)
+        return metrics.classification(table["label"], probabilities, self.spec.classes, self.target)
 
     def named(self, table: Mapping[str, np.ndarray]) -> Table:
         probabilities = np.stack([table[f"p_{name}"] for name in self.spec.classes], 1)

@@ -45,7 +45,7 @@ def test_labels_that_contradict_each_other_or_name_others_are_refused(tmp_path: 
         foreign_table.read(table, written(tmp_path / "l.csv", "candid,label|9,a|10,b"))
 
 
-@pytest.mark.parametrize("name", ("7.0", "1.09558e+18", "1E+18", ".7"))
+@pytest.mark.parametrize("name", ("7.0", "1.09558e+18", "1E+18", ".7", "########"))
 def test_ids_that_went_through_a_spreadsheet_are_refused_by_name(tmp_path: Path, name: str) -> None:
     table = written(tmp_path / "t.csv", "id,candid,p_a,p_b|x,7,.9,.1|y,8,.1,.9")
     with pytest.raises(InputError, match=rf"l\.csv: column candid holds {re.escape(name)} "):
@@ -64,6 +64,47 @@ def test_labels_are_counted_whatever_a_spreadsheet_put_before_them(
     main()
     words = "l.csv: 2 of 3 labels name a row by candid; 1 of 3 rows have no label."
     assert words in capsys.readouterr().out and words in (tmp_path / "t_report" / "index.html").read_text()
+
+
+ALERCE = (
+    "oid,classifier_name,classifier_version,class_name,probability,ranking|"
+    "ZTF1,stamp_classifier,s_1.0.9,SN,.1,2|ZTF1,stamp_classifier,s_1.0.9,AGN,.9,1|"
+    "ZTF1,stamp_classifier,s_1.0.10,SN,.7,1|ZTF1,stamp_classifier,s_1.0.10,AGN,.3,2|"
+    "ZTF2,stamp_classifier,s_1.0.9,AGN,1,1|"
+    "ZTF1,lc_classifier,l_1,SNIa,1,1|ZTF2,lc_classifier,l_1,SNIa,.4,2|ZTF2,lc_classifier,l_1,QSO,.6,1"
+)
+
+
+def test_the_long_table_of_a_broker_is_judged_by_labels_in_the_words_of_surveys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two versions the later one counts, and a class without a row has no probability."""
+    table = written(tmp_path / "t.csv", ALERCE)
+    labels = written(tmp_path / "l.csv", "ZTFID,type|ZTF1,SN Ia-CSM|ZTF2,AGN?|ZTF3,CV|ZTF4,TDE")
+    monkeypatch.setattr("sys.argv", ["report", str(table), "--labels", str(labels)])
+    main()
+    said = capsys.readouterr().out
+    assert "stamp_classifier; the table also holds lc_classifier" in said
+    assert "2 of 3 labels" in said and "TDE 1" in said
+    found = foreign_table.read(table, labels)
+    assert found["p_SN"].tolist() == [0.7, 0] and found["p_AGN"].tolist() == [0.3, 1]
+    assert found["label"].tolist() == ["SN", "AGN"] == found["predicted"].tolist()
+    labels = written(tmp_path / "l.csv", "oid,label|ZTF1,SN Ia|ZTF2,QSO")
+    found = foreign_table.read_with_notes(table, labels, classifier="lc_classifier")[0]
+    assert found["label"].tolist() == ["SNIa", "QSO"] == found["predicted"].tolist()
+    with pytest.raises(InputError, match=r"--classifier atat|holds the classifiers"):
+        foreign_table.read_with_notes(table, labels, classifier="atat")
+    written(table, ALERCE.replace("stamp", "old"))
+    with pytest.raises(InputError, match=r"lc_classifier, old_classifier.*--classifier"):
+        foreign_table.read(table, labels)
+
+
+def test_a_class_that_is_looked_for_has_the_thresholds(tmp_path: Path) -> None:
+    text = "id,label,p_SN,p_TDE|1,TidalDisruptionEvent,.2,.8|2,SN II,.9,.1|3,TDE,.4,.6|4,Other,.5,.5"
+    page, notes = write_table_page(written(tmp_path / "t.csv", text), tmp_path / "page", target="TDE")
+    judged = json.loads((tmp_path / "page" / "metrics.json").read_text())
+    assert judged["n"] == 3 and judged["thresholds"]["of"] == "TDE" and "f2/TDE" in judged["values"]
+    assert "TDE recall" in page.read_text() and "F2 of TDE" in page.read_text() and "Other 1" in notes[0]
 
 
 def test_validation_rows_choose_the_thresholds(tmp_path: Path) -> None:
