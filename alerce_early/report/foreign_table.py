@@ -112,13 +112,13 @@ def pivot(
     Raises InputError where there are several classifiers to choose from.
     """
     columns = {name.lower(): column for name, column in found.items()}
-    held = {name: next((columns[one] for one in names if one in columns), None) for name, names in LONG.items()}
-    if tables.classes_of(found) or any(held[name] is None for name in ("oid", "class", "probability")):
+    held = {name: columns[one] for name, names in LONG.items() for one in reversed(names) if one in columns}
+    if tables.classes_of(found) or not {"oid", "class", "probability"} <= set(held):
         if classifier:
             raise InputError(f"--classifier {classifier}: {path} is not a table of oid, class and probability.")
         return found, []
     n = len(held["probability"])
-    rows = {name: np.full(n, "") if column is None else column.astype(str) for name, column in held.items()}
+    rows = {name: held[name].astype(str) if name in held else np.full(n, "") for name in LONG}
     there = sorted(set(rows["classifier"].tolist()))
     chosen = classifier or (STAMPS if STAMPS in there else there[0] if len(there) == 1 else "")
     if chosen not in there:

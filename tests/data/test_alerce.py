@@ -186,6 +186,25 @@ def test_object_ids_are_kept_and_rows_without_one_stand_alone(tmp_path: Path, ke
     assert len(set(read(raw(), tmp_path).ids)) == 5
 
 
+def test_the_classes_of_a_file_are_open(tmp_path: Path) -> None:
+    """Of all its parts together, and of another file to be judged on; numbers count in the list that is given."""
+    parts = {
+        "Train": raw(labels=["AGN", "SN Ia", "satellite", b"VS", "SN"]),
+        "Test": raw(labels=["asteroid", "Satellite", "", "TDE", "AGN?"]),
+    }
+    path = tmp_path / "parts.pkl"
+    path.write_bytes(pickle.dumps(parts))
+    records = stamps_file.read(path, classes="labels")
+    assert records.classes == ("AGN", "SN", "VS", "asteroid", "SN Ia", "Satellite", "TDE")
+    assert records.labels.tolist() == [0, 4, 5, 2, 1, 3, 5, UNLABELLED, 6, 0]
+    six = ["satellite", "AGN", "SN", "VS", "asteroid", "bogus"]
+    one = tmp_path / "one.pkl"
+    one.write_bytes(pickle.dumps(raw(labels=[0, 5, 3, 1, -1])))
+    records = stamps_file.read(path, test_path=one, classes=six, labels_map={"tde": "bogus"})
+    assert records.labels.tolist() == [1, 2, 0, 3, 2, 4, 0, UNLABELLED, 5, 1, 0, 5, 3, 1, UNLABELLED]
+    assert stamps_file.to_raw(np.zeros((2, 3, 3, 3)), ["SN", "satellite"], ["a", "b"])["labels"] == ["SN", "satellite"]
+
+
 def test_a_row_may_have_no_label(tmp_path: Path) -> None:
     assert read(raw(labels=[0, -1, 2, -1, 4]), tmp_path).labels.tolist() == [0, UNLABELLED, 2, UNLABELLED, 4]
 

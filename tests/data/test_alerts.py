@@ -19,6 +19,7 @@ import pytest
 from omegaconf import DictConfig
 
 from alerce_early import generate
+from alerce_early.data import labels
 from alerce_early.data.readers.packets import stream
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.data.records import UNLABELLED
@@ -245,6 +246,16 @@ def test_tables_of_others_label_packets_as_they_come(tmp_path: Path, header: str
     assert records.classes == CLASSES and records.unmatched_labels == 1
     records = stream.read(tmp_path, classes=["SN", "SN Ia", "TDE"], labels_map={"EB*": "SN", "tde": None})
     assert records.labels[:7].tolist() == [1, 0, -1, 0, -1, -1, -1]
+
+
+def test_each_name_of_the_table_stands_once_with_those_who_use_it() -> None:
+    columns = labels.read_csv(labels.CLASS_NAMES)
+    sources = {source for cell in columns["source"] for source in cell.split("; ")}
+    assert sources == {"TNS", "ZTF BTS", "SIMBAD", "VSX", "Gaia", "ALeRCE"}
+    plain = ["".join(name.lower().split()).replace("_", "").rstrip("?:") for name in columns["name"]]
+    assert len(set(plain)) == len(plain) and {"AGN", "SN", "VS", "asteroid", "bogus"} <= set(columns["class"])
+    kinds = {"SN Ia-made-up": "SN", "EA/RS": "VS", "DSCT|GDOR": "VS", "AGN|SN": None, "SN impostor": None, "?": ""}
+    assert {name: labels.find_usual(name) for name in kinds} == kinds
 
 
 def test_the_classes_are_those_that_are_named_or_those_that_labels_have(

@@ -12,6 +12,7 @@ from astropy.io import fits
 
 from alerce_early.data.readers.packets import stream
 from alerce_early.data.readers.stamps_file import COLUMNS
+from alerce_early.errors import InputError
 
 
 def by_the_libraries(file: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -56,3 +57,25 @@ def test_real_packets_of_a_pipeline_s_own_samples(real_data: Path) -> None:
 def test_a_message_on_the_wire_is_set_aside(real_data: Path) -> None:
     (chunk,) = stream.stream([real_data / "rubin" / "wire"])
     assert chunk.read == len(chunk.rejected) == 1 and "Confluent" in chunk.rejected[0].reason
+
+
+@pytest.mark.parametrize("kind", ("sci", "sci-one", "float"))
+def test_labels_whose_ids_a_spreadsheet_has_rounded_are_refused(real_data: Path, kind: str) -> None:
+    with pytest.raises(InputError, match="candid holds 1"):
+        stream.read(real_data / "cases" / "07-candid-through-a-spreadsheet" / kind)
+
+
+@pytest.mark.parametrize(
+    ("place", "labels"),
+    (
+        ("07-candid-through-a-spreadsheet/bom", [0, 1, 2]),
+        ("07-candid-through-a-spreadsheet/blank", [0, 1, 2]),
+        ("08-bts-table-as-labels/*.avro", [1, 1, 0]),
+        ("08-bts-table-as-labels/renamed", [1, 1, 0]),
+    ),
+)
+def test_tables_of_labels_that_people_have(real_data: Path, place: str, labels: list[int]) -> None:
+    folder = real_data / "cases" / place
+    beside = (folder.parent if folder.suffix else folder) / "labels.csv"
+    records = stream.read(folder, beside)
+    assert records.labels.tolist() == labels and not records.unmatched_labels
