@@ -27,7 +27,9 @@ from alerce_early.training import signals
 OF_TABLE = ("shard", "gallery", "html", "overwrite")  # which --engine, with a table for each file, does not take
 
 
-def illustrate(given: argparse.Namespace, classes: Sequence[str], source: Source, title: str) -> None:
+def illustrate(
+    given: argparse.Namespace, classes: Sequence[str], source: Source, title: str, target: str = "SN"
+) -> None:
     """Draw the most confident stamps of each class, and write the page of the target class's most probable ones."""
     table, find = predictions.read(given.out), partial(find_stamps, source, given.shard)
     if given.gallery:
@@ -40,8 +42,8 @@ def illustrate(given: argparse.Namespace, classes: Sequence[str], source: Source
     if given.html:
         with require_extra("--html"):
             from alerce_early.report import night_page
-        stamps = find([str(table["candid"][row]) for row in night_page.choose(table, given.target_class)])
-        files.write_text(given.html, night_page.write(table, stamps, given.out.name, title, given.target_class))
+        stamps = find([str(table["candid"][row]) for row in night_page.choose(table, target)])
+        files.write_text(given.html, night_page.write(table, stamps, given.out.name, title, target))
         print(given.html)
 
 
@@ -101,7 +103,8 @@ def _classify(given: argparse.Namespace) -> None:
     for note in outcome.notes():
         print(note)
     if given.gallery or given.html:
-        illustrate(given, classifier.classes, source, f"By {given.model}, model {classifier.model}: {outcome}.")
+        title = f"By {given.model}, model {classifier.model}: {outcome}."
+        illustrate(given, classifier.classes, source, title, given.target_class)
     if outcome.cut:
         outcome.warn_of_cuts()
         sys.exit(1)

@@ -6,6 +6,7 @@ python -m alerce_early.report TABLE.csv|TABLE.parquet [--labels FILE] [--out FOL
 """
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from alerce_early.errors import InputError, exit_on_input_error
@@ -28,7 +29,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="folder for the page of a table; default: TABLE_report beside it")
     parser.add_argument("--labels", type=Path, help="a table of candid (or id) and label, for a TABLE without labels")
-    parser.add_argument("--target-class", default="SN", metavar="CLASS", help="class of the thresholds of a TABLE")
+    parser.add_argument("--target-class", metavar="CLASS", help="of a TABLE's thresholds; default: its run's, or SN")
     parser.add_argument("--classifier", metavar="NAME", help="of several in ALeRCE's table of oid, class, probability")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is there already")
     given = parser.parse_args()
@@ -42,10 +43,14 @@ def main() -> None:
         folder = given.out or given.source.with_name(f"{given.source.stem}_report")
         if folder.exists() and not given.overwrite:
             raise InputError(f"{folder} is there already; give another --out, or --overwrite to write into it.")
-        page, notes = write_table_page(given.source, folder, given.labels, given.target_class, given.classifier)
+        run, target = Run(given.source.parent), given.target_class or "SN"
+        if given.source == run.predictions and not given.target_class:
+            with suppress(InputError):  # of a folder that is no run
+                target = run.config().target_class
+        page, notes = write_table_page(given.source, folder, given.labels, target, given.classifier)
         print(*notes, page, sep="\n")
         return
-    if given.out or given.labels or given.classifier or given.target_class != parser.get_default("target_class"):
+    if given.out or given.labels or given.classifier or given.target_class:
         raise InputError(
             f"--out, --labels, --classifier and --target-class are for a table; {given.source} has its page."
         )

@@ -40,6 +40,10 @@ def test_a_sixth_class_trains_calibrates_predicts_exports_and_is_reported(tmp_pa
     assert result["calibration"] and next(iter(judged["values"])) == "recall/satellite"
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert "satellite recall" in page and "Thresholds for satellite" in page and "SN recall" not in page
+    assert "satellite recall" in (tmp_path / "run" / "train.log").read_text()
+    do("report", "run/predictions.parquet")
+    of_table = json.loads((tmp_path / "run" / "predictions_report" / "metrics.json").read_text())
+    assert of_table["thresholds"]["of"] == "satellite"
     do("export", "run", "--out", "model.onnx")
     for network in ("run", "model.onnx"):
         said = do("predict", network, "night", "--out", "out.parquet", "--overwrite")

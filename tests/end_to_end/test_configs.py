@@ -59,6 +59,15 @@ def test_what_something_reads_may_be_added(composed: Callable[..., DictConfig], 
     composed(option)
 
 
+def test_names_of_labels_and_classes_are_the_user_s(composed: Callable[..., DictConfig]) -> None:
+    given = composed("data=alerts", "data.labels_map={SN Ia: SN, TDE: null}", "data.classes=[SN,AGN]")
+    assert given.data.source.labels_map == {"SN Ia": "SN", "TDE": None} and given.data.source.classes == ["SN", "AGN"]
+    assert composed("data=alerts", "+data.labels_map.star=VS").data.source.labels_map == {"star": "VS"}
+    for option in ("data.classes=all", "data.labels_map=SN", "target_class=3"):
+        with pytest.raises(InputError, match=option.partition("=")[0]):
+            composed("data=alerts", option)
+
+
 def test_callbacks_are_chosen_by_name_and_several_at_once(composed: Callable[..., DictConfig]) -> None:
     assert composed().callbacks is None
     one = composed("callbacks=[ema,timer]", "callbacks.ema.decay=0.5", "+callbacks.mine._target_=my_package.Mine")

@@ -155,6 +155,16 @@ def test_the_best_checkpoint_is_that_of_the_best_number(classes: tuple[str, ...]
     assert all(map(LinesTask.best_is_lowest, ("loss", "box", "offset", "nmad")))
 
 
+def test_the_numbers_of_an_epoch_are_those_of_the_class_looked_for() -> None:
+    table = {"label": np.array([0, 1, 1]), "p_a": np.array([0.9, 0.2, 0.6]), "p_b": np.array([0.1, 0.8, 0.4])}
+    assert "f2/a" not in task(ClassifyTask).report(table)
+    one, other = task(ClassifyTask), task(BayesTask)
+    for each in (one, other):
+        each.look_for("a")
+        assert each.report(table)["f2/a"] == 5 / 6 and next(iter(each.report(table))) == "recall/a"
+    assert one.shown == ("recall/a",) and other.shown == BayesTask.shown
+
+
 @pytest.mark.parametrize(
     "cls, options", [(ClassifyTask, {"entropy": 0.5, "loss": "binary"}), (BayesTask, {"draws": 7, "anneal_steps": 3})]
 )
