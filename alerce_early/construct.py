@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from alerce_early.errors import InputError, one_line
@@ -141,11 +142,12 @@ def check(cls: Callable[..., Any], *arguments: Any, **options: Any) -> None:
     """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-    signature = inspect.signature(cls)
     try:
-        signature.bind(*arguments, **options)
+        inspect.signature(cls).bind(*arguments, **options)
     except TypeError as error:
-        raise InputError(f"{cls.__name__}: {error}. It takes {', '.join(signature.parameters)}.") from None
+        raise InputError(f"{cls.__name__}: {error}. {_advise(options, _parameters(cls))}") from None
+    if (known := _parameters(cls)) and (unknown := [name for name in options if name not in known]):
+        raise InputError(f"{cls.__name__}: takes no {unknown[0]!r}. {_advise(options, known)}")
     hints = get_type_hints(cls.__init__ if isinstance(cls, type) else cls)  # type: ignore[misc]
     for name in filter(hints.__contains__, options):
         with suppress(TypeError):  # no JSON holds the value, or pydantic knows no schema of the hint
@@ -157,6 +159,23 @@ def check(cls: Callable[..., Any], *arguments: Any, **options: Any) -> None:
                 raise InputError(
                     f"{cls.__name__}: {name}={str(options[name])[:60]}: {explain(error.errors())[1]}."
                 ) from None
+
+
+def _parameters(cls: Callable[..., Any]) -> list[str]:
+    """Return the names of what a call takes, of a class also what its bases take; [] if that is anything."""
+    known: list[str] = []
+    for one in cls.__mro__ if isinstance(cls, type) else [cls]:
+        if not isinstance(one, type) or "__init__" in vars(one):
+            own = inspect.signature(one).parameters.values()
+            known += [each.name for each in own if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+            if not any(each.kind is each.VAR_KEYWORD for each in own):
+                return known
+    return []
+
+
+def _advise(options: Mapping[str, Any], known: Sequence[str]) -> str:
+    near = [close for name in options if name not in known for close in get_close_matches(name, known, n=1)]
+    return f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known) or 'other options'}."
 
 
 def explain(errors: "Sequence[ErrorDetails]") -> tuple[list[Any], str]:

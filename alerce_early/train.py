@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from alerce_early.artifacts.run_folder import Run, describe_differences, flatten_config, logs_inside
@@ -26,6 +27,8 @@ def main(config: DictConfig) -> None:
 def train_options(*options: str) -> Run:
     """Train with options as on the command line, in a new run folder or that of resume=; return the run."""
     config = compose_config(*options, hydra=True)
+    if config.hydra.mode == RunMode.MULTIRUN:
+        raise InputError(f"{' '.join(options)}: many runs. Type python -m alerce_early.train with the same options.")
     run, level = Run(Path(config.hydra.run.dir)), config.hydra.job_logging.root.level
     with open_dict(config):
         del config.hydra

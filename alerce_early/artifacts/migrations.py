@@ -12,7 +12,8 @@ Config = dict[str, Any]
 
 def add_keys(config: Config) -> None:
     """Write what a run did before these keys were there."""
-    config |= {key: config.get(key) for key in ("callbacks", "ema", "init_from", "distil", "ensemble")}
+    config |= {key: config.get(key) for key in ("callbacks", "ema", "init_from", "distil")}
+    config.setdefault("ensemble", {"features": None, "trees": 200, "leaf": 2})
     config.setdefault("metrics", [])
     config.setdefault("target_class", "SN")
     data = config.setdefault("data", {})

@@ -177,8 +177,9 @@ class AlertData(L.LightningDataModule):
         unknown[rows] = True
         if lacking := int((~unknown).sum()):
             raise InputError(
-                f"data.split.by=night: the night of {lacking:,} of {len(unknown):,} rows is not known. Give "
-                "data.nights=FILE, a CSV of objectId and one of jd, mjd, candid and night."
+                f"data.split.by=night: the night of {lacking:,} of {len(unknown):,} rows is not known, such "
+                f"as {self.store.ids[~unknown][0]}. Give data.nights=FILE, a CSV of objectId and one of jd, mjd, "
+                "candid and night that has all of them."
             )
         return rows, found
 

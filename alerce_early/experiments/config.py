@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from alerce_early import construct, files
 from alerce_early.errors import InputError, one_line
@@ -75,6 +76,9 @@ def translate_errors() -> Iterator[None]:
         raise InputError(_refused(error)) from None
     except OmegaConfBaseException as error:
         raise InputError(f"config: {one_line(error)}.") from None
+    except MarkedYAMLError as error:
+        where = f"{error.problem_mark.name}, line {error.problem_mark.line + 1}" if error.problem_mark else "config"
+        raise InputError(f"{where}: {error.problem}. Correct the yaml.") from None
     except ValueError as error:
         if "Config group override" not in str(error):  # Hydra's of a choice that is a number
             raise

@@ -1,5 +1,7 @@
 """What is built from a whole config: data module and task; and whether each of its classes takes its options."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -25,9 +27,11 @@ def check(config: DictConfig) -> None:
     plain = to_plain(config)
     Recipe(plain["recipe"]["steps"], plain["augment"]["margin"])
     net, task = dict(plain["model"]["net"]), dict(plain["model"]["task"])
-    construct.check(module_class(net.pop("_target_")), None, **net)
-    task_class = module_class(task.pop("_target_"))
-    construct.check(task_class, {}, {}, {}, {}, **task)
+    with _named("model.net"):
+        construct.check(module_class(net.pop("_target_")), None, **net)
+    with _named("model.task"):
+        task_class = module_class(task.pop("_target_"))
+        construct.check(task_class, {}, {}, {}, {}, **task)
     if issubclass(task_class, Task):
         task_class.check(task)
     optimizer, schedule = dict(plain["optim"]["optimizer"]), dict(plain["optim"]["schedule"] or {})
@@ -46,6 +50,15 @@ def check(config: DictConfig) -> None:
         construct.construct(L.Trainer, **trainer)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"trainer: {one_line(error)}. Try trainer=cpu.") from None
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Begin the message of an InputError with the key that it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None
 
 
 def make_data(config: DictConfig) -> AlertData:

@@ -188,11 +188,12 @@ class Model(ModelAliases):
 
 
 class Ensemble(Node):
-    features: list[str] = Field(
-        [], description="metadata columns of a random forest beside the networks; `[]`: no forest"
+    features: list[str] | None = Field(
+        description="a list joins the networks of a sweep over folds to one, in `outputs/runs/NAME`, with a random "
+        "forest on these metadata columns; `[]`: without a forest"
     )
-    trees: int = Field(200, ge=1, description="of the forest")
-    leaf: int = Field(2, ge=1, description="rows at least in a leaf")
+    trees: int = Field(ge=1, description="of the forest")
+    leaf: int = Field(ge=1, description="rows at least in a leaf of it")
 
 
 class Config(Node):
@@ -234,9 +235,7 @@ class Config(Node):
     metrics: list[str] = Field(
         description="your own, on page and in `compare`: dotted names of functions from a predictions table to a number"
     )
-    ensemble: Ensemble | None = Field(
-        description="of a sweep over folds: joins its networks to one, e.g. `{features: []}`; see `ztf_images`"
-    )
+    ensemble: Ensemble
     outputs: str = Field(description="where runs, stores and sweeps go")
     resume: str | None = Field(description="the folder of a cut run to continue with, by its own config")
     name: Name = Field(description="of a sweep's folder")
@@ -307,6 +306,10 @@ def check(config: DictConfig, options: Sequence[str] = (), file: Path | None = N
 def refuse(path: Place, config: DictConfig, where: str | Path) -> InputError:
     """Return the error for a key that nothing reads, with the nearest key there is."""
     key, group, known = ".".join(map(str, path)), str(path[0]), list_fields()
+    if any("." in str(name) for name in path):
+        return InputError(f"{where}: {key} is one name with dots. In a yaml, write each part below the one before.")
+    if group in ("experiment", "sweep", "search", "task"):
+        return InputError(f"{where}: {group} is a group, not a key. Begin its yaml with `# @package _global_`.")
     if key in known:
         choice = OmegaConf.select(config, f"{group}.name")
         return InputError(

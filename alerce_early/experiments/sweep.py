@@ -67,7 +67,7 @@ def _run_apart(options: list[str], folder: Path) -> None:
 class Summary(Callback):
     """Hydra calls this when a sweep begins, and when all its jobs have ended, wherever they ran.
 
-    It says what came of each job and, if the config has an `ensemble`, joins their networks to one.
+    It says what came of each job and, if the config has `ensemble.features`, joins their networks to one.
     """
 
     @exit_on_input_error  # of another error Hydra makes a warning
@@ -75,9 +75,9 @@ class Summary(Callback):
         """Check the config, and trust what it names: what is made of the jobs' checkpoints here must open them."""
         schema.check(config, config.hydra.overrides.task)
         construct.trust(OmegaConf.to_container(config))
-        if config.ensemble is not None and not config.data.split.folds:
+        if config.ensemble.features is not None and not config.data.split.folds:
             raise InputError(
-                "ensemble: joins the networks of a sweep over folds. Give data.split.folds, or sweep=folds."
+                "ensemble.features: joins the networks of a sweep over folds. Give data.split.folds, or sweep=folds."
             )
         self.finished, self.failed = _read_outcomes(Path(config.hydra.sweep.dir))
 
@@ -98,7 +98,7 @@ class Summary(Callback):
         if bad:
             print(f"error: {len(bad)} of the jobs failed:", *map(": ".join, bad.items()), sep="\n  ", file=sys.stderr)
             sys.exit(1)
-        if config.ensemble is not None and finished:
+        if config.ensemble.features is not None and finished:
             from alerce_early.experiments.ensemble import join  # seconds, which other sweeps need not take
 
             options: Any = OmegaConf.to_container(config.ensemble, resolve=True)

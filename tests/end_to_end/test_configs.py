@@ -96,6 +96,9 @@ def yaml_of(folder: Path, name: str, text: str) -> str:
         ("data: {data.batches_per_epoch: 80}", "data.data.batches_per_epoch", "data.batches_per_epoch"),
         ("trainer: {gradient_clip: 1}", "trainer.gradient_clip", "trainer.gradient_clip_val"),
         ("recipe: {sise: 21}", "recipe.sise", "recipe.size"),
+        ("data.batch_size: 64", "data.batch_size", "dots"),
+        ("data: {batch_size: 64", "line 3", "expected"),
+        ("seed: 1\nseed: 2", "duplicate key seed", "line 3"),
         ("hydra: {sweeper: {params: {model.task.entropi: '0,1', seeds: '0,1'}}}", "seeds", "seed"),
     ),
 )
@@ -118,6 +121,8 @@ def test_a_key_is_refused_wherever_it_stands(finished_run: Run, tmp_path: Path) 
         assert where in done.stderr and "data.batch_size?" in done.stderr
     with pytest.raises(InputError, match=r"\+data\.batchsize=64: .*data\.batch_size\?"):
         alerce_early.run("+data.batchsize=64", f"outputs={tmp_path}")
+    with pytest.raises(InputError, match="sweep=seeds"):  # of which Python would make one run
+        alerce_early.run("sweep=seeds", f"outputs={tmp_path}")
     shutil.copytree(finished_run.path, folder := tmp_path / "cut")
     (folder / "metrics.json").unlink()
     text = (folder / "config.yaml").read_text()

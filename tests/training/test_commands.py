@@ -78,6 +78,8 @@ def test_a_value_that_does_not_fit_its_key_is_told(quick, tmp_path: Path, overri
     ("option", "key"),
     (
         ("data.sampling=weights", r"data\.sampling"),
+        ("+model.net.droput=0.3", r"model\.net: .*dropout\?"),
+        ("+model.task.los=focal", r"model\.task: .*loss\?"),
         ("recipe.steps=[{_target_: alerce_early.data.recipe.Crop, size: 21, sise: 3}]", "sise"),
         ("optim.schedule._target_=torch.optim.lr_scheduler.Nothing", "lr_scheduler.Nothing"),
         ("init_from=nothing", "nothing"),
