@@ -17,8 +17,8 @@ def add_keys(config: Config) -> None:
     config.setdefault("metrics", [])
     config.setdefault("target_class", "SN")
     data = config.setdefault("data", {})
+    config["data"] = data = {"simulated_n": 2000, "simulated_seed": 1000} | data
     data |= {key: data.get(key) for key in ("match_radius", "nights", "simulated_share", "simulated")}
-    data |= {"simulated_n": 2000, "simulated_seed": 1000} | data
     data.setdefault("split", {}).setdefault("by", "object")
     task = config.get("model", {}).get("task", {})
     if task.get("_target_") == "alerce_early.tasks.classify.ClassifyTask":

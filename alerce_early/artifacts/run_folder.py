@@ -29,15 +29,8 @@ from alerce_early import files
 from alerce_early.artifacts import migrations
 from alerce_early.errors import InputError, one_line
 
-FREE = (
-    "outputs",
-    "name",
-    "resume",
-    "logger",
-    "ensemble",
-    "hydra",
-    "format",
-)  # keys of a config that cannot change a result
+# Keys of a config that cannot change a result.
+FREE = ("outputs", "name", "resume", "logger", "ensemble", "hydra", "format")
 GROUPS = (  # of a whole config; one that was cut short lacks some
     *("seed", "data.batch_size", "data.source", "recipe.steps", "augment.steps", "features", "optim.optimizer"),
     *("trainer", "model.net", "model.task", "data.split", "data.sampling"),

@@ -325,10 +325,8 @@ class AlertData(L.LightningDataModule):
         sizes = {part: dict(zip(self.classes, self._counts(rows), strict=True)) for part, rows in self.parts.items()}
         blind = {part: int((self.labels[rows] == UNLABELLED).sum()) for part, rows in self.parts.items()}
         if self.simulated:
-            sizes["simulated"], blind["simulated"] = (
-                dict(zip(self.classes, self._counts(self.simulated_rows), strict=True)),
-                0,
-            )
+            sizes["simulated"] = dict(zip(self.classes, self._counts(self.simulated_rows), strict=True))
+            blind["simulated"] = 0
         return {
             part: counts | ({"unlabelled": blind[part]} if any(blind.values()) else {})
             for part, counts in sizes.items()

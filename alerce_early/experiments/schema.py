@@ -155,6 +155,10 @@ class Features(Node):
     names: list[str] | None = Field(description="metadata columns for the network, e.g. `[fwhm,rb]`; null: all")
 
 
+class Forest(Features):
+    names: list[str] | None = Field(description="metadata columns that `ensemble.features` refers to")
+
+
 class Optim(Node):
     name: str = Field(description="of the choice")
     optimizer: Optimizer = Field(description="one of torch.optim and its options")
@@ -202,7 +206,7 @@ class Config(Node):
     recipe: Recipe
     augment: Augment
     features: Features
-    forest: Features | None = Field(None, description="columns of a forest, of the group `features`")
+    forest: Forest | None = None  # of the group `features`, under another name
     model: Model
     optim: Optim
     trainer: Trainer
@@ -308,7 +312,7 @@ def refuse(path: Place, config: DictConfig, where: str | Path) -> InputError:
     key, group, known = ".".join(map(str, path)), str(path[0]), list_fields()
     if any("." in str(name) for name in path):
         return InputError(f"{where}: {key} is one name with dots. In a yaml, write each part below the one before.")
-    if group in ("experiment", "sweep", "search", "task"):
+    if group in ("experiment", "sweep", "search"):
         return InputError(f"{where}: {group} is a group, not a key. Begin its yaml with `# @package _global_`.")
     if key in known:
         choice = OmegaConf.select(config, f"{group}.name")

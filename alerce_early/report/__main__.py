@@ -35,6 +35,7 @@ def main() -> None:
     given = parser.parse_args()
     from alerce_early.artifacts import predictions  # these take seconds, for which --help need not wait
     from alerce_early.artifacts.run_folder import Run
+    from alerce_early.evaluation.metrics import TARGET
     from alerce_early.experiments.compare import write_index
     from alerce_early.experiments.run import write_page
     from alerce_early.report.run_page import write_table_page
@@ -43,7 +44,7 @@ def main() -> None:
         folder = given.out or given.source.with_name(f"{given.source.stem}_report")
         if folder.exists() and not given.overwrite:
             raise InputError(f"{folder} is there already; give another --out, or --overwrite to write into it.")
-        run, target = Run(given.source.parent), given.target_class or "SN"
+        run, target = Run(given.source.parent), given.target_class or TARGET
         if given.source == run.predictions and not given.target_class:
             with suppress(InputError):  # of a folder that is no run
                 target = run.config().target_class

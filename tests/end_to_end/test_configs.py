@@ -110,6 +110,13 @@ def test_a_misspelt_key_of_a_yaml_is_refused_with_its_file(text: str, key: str, 
     assert all(word in str(error.value) for word in (file, key, near))
 
 
+def test_a_yaml_without_its_package_is_told_what_it_lacks(tmp_path: Path) -> None:
+    file = Path(yaml_of(tmp_path, "experiment/mine", "seed: 1"))
+    file.write_text("seed: 1\n")
+    with pytest.raises(InputError, match="@package _global_"):
+        compose_config(f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine", hydra=True)
+
+
 def test_a_key_is_refused_wherever_it_stands(finished_run: Run, tmp_path: Path) -> None:
     """In a command and its --config-dir, at the start of a sweep, in Python, and in the folder of a run to resume."""
     file = yaml_of(tmp_path, "experiment/mine", "data: {batchsize: 64}")
