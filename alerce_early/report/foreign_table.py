@@ -125,18 +125,21 @@ def pivot(
         raise InputError(f"{path} holds the classifiers {', '.join(there)[:200]}. Choose one with --classifier NAME.")
     mine = rows["classifier"] == chosen
     probability = _check_probabilities(path, {"probability": held["probability"]})["probability"]
-    latest: dict[str, tuple[list[int], str]] = {}
-    for oid, version in zip(rows["oid"][mine].tolist(), rows["version"][mine].tolist(), strict=True):
-        order = [int(number) for number in re.findall(r"\d+", version)], version
-        latest[oid] = max(latest.get(oid, order), order)
-    place = {oid: i for i, oid in enumerate(latest)}
-    table = {f"p_{name}": np.zeros(len(place)) for name in sorted(set(rows["class"][mine].tolist()))}
-    for i in np.flatnonzero(mine).tolist():
-        if latest[rows["oid"][i]][1] == rows["version"][i]:
-            table[f"p_{rows['class'][i]}"][place[rows["oid"][i]]] = probability[i]
+    objects, first, which = np.unique(rows["oid"][mine], return_index=True, return_inverse=True)
+    versions, version = np.unique(rows["version"][mine], return_inverse=True)
+    age = [([int(number) for number in re.findall(r"\d+", name)], name) for name in versions.tolist()]
+    rank = np.argsort(sorted(range(len(age)), key=age.__getitem__))[version]
+    newest = np.zeros(len(objects), dtype=np.int64)
+    np.maximum.at(newest, which, rank)
+    kept = newest[which] == rank
+    classes, number = np.unique(rows["class"][mine], return_inverse=True)
+    shares = np.zeros((len(classes), len(objects)))
+    shares[number[kept], which[kept]] = probability[mine][kept]
+    order = np.argsort(first)  # as the table has them
+    table = {f"p_{name}": share[order] for name, share in zip(classes.tolist(), shares, strict=True)}
     others = f"; the table also holds {', '.join(one for one in there if one != chosen)}" if len(there) > 1 else ""
     name = chosen or "one classifier"
-    return {"id": np.array(list(place)), **table}, [f"{len(place):,} objects with probabilities by {name}{others}."]
+    return {"id": objects[order], **table}, [f"{len(objects):,} objects with probabilities by {name}{others}."]
 
 
 def _take_constants(path: Path, found: dict[str, np.ndarray]) -> dict[str, float | None]:
