@@ -18,8 +18,8 @@ $(READY): pyproject.toml versions.txt
 	  { echo "Python 3.11 or newer is needed; found $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv && \
-	  $(VENV)/bin/uv pip install --quiet --python $(RUN) --constraint versions.txt --editable '.[dev,alerts,export,fast,stream,sweep]' || \
-	  $(RUN) -m pip install --quiet --disable-pip-version-check --constraint versions.txt --editable '.[dev,alerts,export,fast,stream,sweep]'
+	  $(VENV)/bin/uv pip install --quiet --python $(RUN) --constraint versions.txt --editable '.[dev,alerts,export,fast,stream,label,sweep]' || \
+	  $(RUN) -m pip install --quiet --disable-pip-version-check --constraint versions.txt --editable '.[dev,alerts,export,fast,stream,label,sweep]'
 	@touch $@
 
 train: $(READY)  ## train rotinv on the simulated survey, up to the HTML report (ARGS="model=preliminary_cnn ...")

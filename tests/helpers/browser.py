@@ -1,0 +1,64 @@
+"""The machine's own Chromium, for the tests that read pages as people do."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+@contextmanager
+def open_page(address: str, width: int = 1300, height: int = 900) -> Iterator["Page"]:
+    """Open an address, fail on what its console calls an error, and close it.
+
+    Parameters
+    ----------
+    address : str
+        What the browser opens: ``path.as_uri()`` of a file, or of a server.
+    width, height : int
+        Of the window, in CSS pixels: 1300 is a desk, 390 a telephone.
+
+    Yields
+    ------
+    Page
+        Of playwright.
+
+    Raises
+    ------
+    AssertionError
+        At the end, with every error of the page's console and every exception of its scripts.
+    """
+    from playwright.sync_api import sync_playwright
+
+    errors: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            page = browser.new_page(viewport={"width": width, "height": height})
+            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.goto(address)
+            yield page
+        finally:
+            browser.close()
+    assert not errors, errors
+
+
+def cut_off(page: "Page") -> list[str]:
+    """List the elements that reach beyond the window's right edge, except inside what scrolls."""
+    return page.evaluate(
+        """() => [...document.body.querySelectorAll("*")].filter(element => {
+            if (element.getBoundingClientRect().right <= window.innerWidth + 1) return false;
+            for (let at = element; at; at = at.parentElement)
+                if (["auto", "scroll", "hidden"].includes(getComputedStyle(at).overflowX)) return false;
+            return true;
+        }).map(element => element.tagName + "." + element.className)"""
+    )
