@@ -9,6 +9,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from alerce_early.report.palette import looks
+
 
 def render(template: str, **content: Any) -> str:
     """Return a page as HTML; every text is escaped, pictures are inlined."""
@@ -49,6 +51,7 @@ ENVIRONMENT = jinja2.Environment(
 )
 ENVIRONMENT.filters |= {
     "inline": _inline,
+    "looks": looks,
     "number": number,
     "numbers": numbers,
     "thousands": "{:,}".format,

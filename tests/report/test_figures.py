@@ -1,8 +1,16 @@
-"""Figures: nothing lies over what they show."""
+"""Figures: a class always looks the same, and nothing lies over what they show."""
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from alerce_early.data.labels import CLASSES
 from alerce_early.report import figures
+from alerce_early.report.palette import looks
+
+
+def test_each_class_has_a_look_of_its_own_and_the_usual_ones_keep_theirs() -> None:
+    usual, many = looks(CLASSES), looks([*(f"class {i}" for i in range(25)), *CLASSES[::-1]])
+    assert len(set(many.values())) == 30 and all(many[name] == usual[name] for name in CLASSES)
+    assert looks(("SN", "TDE"))["TDE"].colour not in {look.colour for look in usual.values()}
 
 
 def test_no_legend_covers_a_learning_curve() -> None:
