@@ -25,11 +25,11 @@ def main() -> None:
     said += [f"not finished: {folder}" for folder in unfinished]
     if entries:
         print(compare.as_text(rows := compare.rank(entries)))
-        said = [*compare.notes(entries), *said]
         if asked.csv:
             files.write_text(asked.csv, compare.as_csv(rows))
         if asked.html:
             files.write_text(asked.html, compare.as_html(rows, said, asked.html.parent))
+        said = [*compare.notes(entries), *said]
     print(*said, sep="\n", end="\n" if said else "")
 
 

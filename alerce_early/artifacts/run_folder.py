@@ -2,7 +2,7 @@
 
 config.yaml overrides.yaml versions.json [code.diff] train.log events.out.tfevents.*   from the start
 history.jsonl checkpoints/{best,last}.ckpt                  after each epoch
-predictions.parquet [predictions.csv] confusion.png curves.png report/        at the end
+predictions.parquet [predictions.csv] confusion.svg ... report/        at the end
 metrics.json                                                last: its presence means finished
 """
 
@@ -153,7 +153,7 @@ class Run:
 
     @property
     def pictures(self) -> Path:
-        """What the task drew of the finished network, a PNG for each; its name is the caption."""
+        """What the task drew of the finished network, an SVG for each; its name is the caption."""
         return self.path / "pictures"
 
     @property

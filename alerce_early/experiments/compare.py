@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from alerce_early import files
 from alerce_early.artifacts import predictions
@@ -27,6 +27,7 @@ from alerce_early.report import page, sections
 from alerce_early.report.page import number
 
 NOT_A_CHOICE = {"seed", "data.split.fold", "metrics"}  # may differ between runs of one entry
+THUMBNAILS = ("confusion.svg", "predicted.svg", "confusion.png", "predicted.png")  # of a run, the first there is
 NUMBERS = 2  # of a kind's headline, in the table
 
 
@@ -197,12 +198,16 @@ def write_index(folder: Path) -> Path:
     finished, unfinished = find([str(folder)])
     last_first = sorted(finished, key=lambda run: run.run.predictions.stat().st_mtime)[::-1]
     described = [_describe_run(run, folder) for run in last_first]
-    columns = list(dict.fromkeys(name for run in described for name in run))
+    given = Counter(name for run in described for name in run)
+    columns = sorted(given, key=lambda name: -given[name])  # what every run has comes first
     rows = [[run.get(name, "") for name in columns] for run in described]
     unfinished = [path.relative_to(folder) for path in unfinished]
-    text = page.render("index.html", folder=folder, columns=columns, rows=rows, unfinished=unfinished)
-    files.write_text(folder / "index.html", text)
-    return folder / "index.html"
+    shown = {"folder": folder, "columns": columns, "rows": rows, "unfinished": unfinished}
+    text = page.render("index.html", marker=page.INDEX, **shown)
+    files.write_text(index := folder / "index.html", text)
+    for run in finished:
+        page.link_up(run.run.page, index)
+    return index
 
 
 def _describe_run(run: Finished, folder: Path) -> dict[str, str]:
@@ -210,6 +215,7 @@ def _describe_run(run: Finished, folder: Path) -> dict[str, str]:
     judged = run.result[run.result["judged"]]
     return {
         "run": page.link(run.run.page, str(run.run.path.relative_to(folder)), folder),
+        "result": page.thumbnail((run.run.path / name for name in THUMBNAILS), folder),
         "model": str(run.choices["model"]),
         "data": str(run.choices["data"]),
         "seed": str(run.seed),
@@ -281,28 +287,34 @@ def _spell(entry: Entry, values: Mapping[str, Any]) -> dict[str, str]:
 
 def notes(entries: Sequence[Entry]) -> list[str]:
     """Return what a reader must know before comparing rows of the table."""
-    letters = list(dict.fromkeys(_letter(entry, entries) for entry in entries))
+    letters = list_letters(entries)
     several = (
         f"Different test rows or kinds of evaluation ({', '.join(letters)}): configurations with different letters are "
         "not ranked against each other or tested."
     )
-    without_images = [_without_images(best, entries) for best in dict.fromkeys(_bests(entries))]
-    return [*([several] if len(letters) > 1 else []), *filter(None, without_images)]
+    baselines = [
+        f"{name} on {letter}: {metric} {value:.3f} (mean over runs)"
+        for letter, name, metric, value in find_baselines(entries)
+    ]
+    return [*([several] if len(letters) > 1 else []), *baselines]
 
 
-def _without_images(best: Entry, entries: Sequence[Entry]) -> str:
-    """Return the scores of the baselines on the same rows, in words."""
-    metric = best.kind.ranked_by
-    runs = [run.result.get("baselines", {}) for entry in entries if entry.rows == best.rows for run in entry.runs]
-    reached = {
-        words: [run[key]["values"][metric] for run in runs if key in run and metric in run[key].get("values", {})]
-        for key, words in (("metadata", "random forest on metadata"), ("majority", "majority class"))
-    }
-    baselines = [f"{words} {mean(values):.3f}" for words, values in reached.items() if values]
-    if not baselines:
-        return ""
-    what = best.kind.words[metric]
-    return f"Baselines without images, {what} on {_letter(best, entries)}: {', '.join(baselines)} (mean over runs)."
+def list_letters(entries: Sequence[Entry]) -> list[str]:
+    """Return the letters of the test rows and kinds of evaluation, each with the number of rows."""
+    return list(dict.fromkeys(_letter(entry, entries) for entry in entries))
+
+
+def find_baselines(entries: Sequence[Entry]) -> list[tuple[str, str, str, float]]:
+    """Return the baselines without images: letter of the test rows, name, metric and its mean over runs."""
+    found = []
+    for best in dict.fromkeys(_bests(entries)):
+        metric = best.kind.ranked_by
+        runs = [run.result.get("baselines", {}) for entry in entries if entry.rows == best.rows for run in entry.runs]
+        for key, name in (("metadata", "random forest on metadata"), ("majority", "majority class")):
+            reached = [run[key]["values"][metric] for run in runs if metric in run.get(key, {}).get("values", {})]
+            if reached:
+                found.append((_letter(best, entries), name, best.kind.words[metric], mean(reached)))
+    return found
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
@@ -329,15 +341,19 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_html(rows: Sequence[Row], sentences: Sequence[str], folder: Path) -> str:
-    """Return the rows as a page in a folder, with links to the pages of the runs."""
-    names = _columns(rows)
-    cells = [[row.cells[name] for name in names] for row in rows]
-    for row, line in zip(rows, cells, strict=True):
-        links = [page.link(run.run.page, str(i), folder) for i, run in enumerate(row.entry.runs, 1)]
-        line.insert(1, Markup(" ").join(links))
-    names.insert(1, "pages")
-    n_runs = sum(row.values["runs"] for row in rows)
-    return page.render("comparison.html", columns=names, rows=cells, n_runs=n_runs, sentences=sentences)
+    """Return the rows as a page in a folder, with links to the pages of the runs, and sentences on what is left out."""
+    pages = [[page.link(run.run.page, str(i), folder) for i, run in enumerate(row.entry.runs, 1)] for row in rows]
+    entries = [row.entry for row in rows]
+    return page.render(
+        "comparison.html",
+        rows=list(zip(rows, pages, strict=True)),
+        metrics=list(dict.fromkeys(item for entry in entries for item in entry.words.items())),
+        columns=_columns(rows),
+        letters=list_letters(entries),
+        baselines=find_baselines(entries),
+        n_runs=sum(len(entry.runs) for entry in entries),
+        sentences=sentences,
+    )
 
 
 def _bests(entries: Sequence[Entry]) -> list[Entry]:

@@ -22,7 +22,7 @@ from alerce_early.experiments.compare import NOT_A_CHOICE
 from alerce_early.experiments.instantiate import make_data
 from alerce_early.experiments.run import columns_of, constants_of, describe_data, evaluate, fit_on_validation
 from alerce_early.models.ensemble import to_evidence
-from alerce_early.report import pictures, run_page
+from alerce_early.report import run_page
 from alerce_early.tasks import restore
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,6 @@ def _write(
         "training_seconds": round(sum(one.result["training_seconds"] for one in members), 2),
     }
     weights = kept["state_dict"]
-    pictures.draw(data.store)
     run_page.write_run_page(run, config, table, result, describe_data(data), weights)
     run.write_json("metrics.json", result)
     log.info("%s", run_page.headline_text(result, table))

@@ -29,6 +29,7 @@ from alerce_early.evaluation.metrics import TARGET
 from alerce_early.experiments import instantiate
 from alerce_early.experiments.config import quote_value, to_plain
 from alerce_early.experiments.distillation import ask_teachers, find_teachers
+from alerce_early.experiments.explain import name_channels
 from alerce_early.experiments.instantiate import make_data, make_task
 from alerce_early.experiments.metrics import add_metrics, find_metrics
 from alerce_early.report import data_summary, figures, pictures, run_page
@@ -190,9 +191,8 @@ def build(config: DictConfig, data: AlertData, start: Path | None) -> Task:
 def begin(
     run: Run, config: DictConfig, overrides: Sequence[str], data: AlertData, task: Task, trainer: L.Trainer
 ) -> None:
-    """Write what made the run into its folder, draw what was read, and log both."""
+    """Write what made the run into its folder, and log it with what was read."""
     run.begin(config, overrides)
-    pictures.draw(data.store)
     counts = data_summary.format_parts(data.part_sizes(), data.left_out)
     log.info("%s\n%s\n%s", data_summary.format_summary(data.store.meta), counts, data.describe_epoch())
     where, parameters = f"{trainer.strategy.root_device.type}, {trainer.precision}", count_parameters(task)
@@ -310,7 +310,7 @@ def evaluate_baselines(data: AlertData, judged: tables.Table, seed: int) -> dict
 def draw_pictures(task: Task, data: AlertData, run: Run) -> None:
     """Draw what only the network can show; the page calls a picture by the name of its file."""
     if blocks := task.examples(data):
-        pictures.save(figures.side_by_side(blocks, data.classes), run.pictures / f"{', '.join(blocks)} stamps.png")
+        pictures.save(figures.side_by_side(blocks, data.classes), run.pictures / f"{', '.join(blocks)} stamps.svg")
     if drawn := task.draw_predictions(data):
         rows, draws = drawn
         labels, words = data.labels[rows], f"over {len(draws)} draws of the weights"
@@ -318,9 +318,9 @@ def draw_pictures(task: Task, data: AlertData, run: Run) -> None:
         few = np.concatenate(of_each)
         by_class = figures.draws_by_class(draws, labels, data.classes)
         by_stamp = figures.draws_by_stamp(data.store.images[rows[few]], draws[:, few], labels[few], data.classes)
-        pictures.save(by_class, run.pictures / f"Probability of the true class {words}, {len(rows)} test rows.png")
+        pictures.save(by_class, run.pictures / f"Probability of the true class {words}, {len(rows)} test rows.svg")
         pictures.save(
-            by_stamp, run.pictures / f"Probability of each class {words}, single test rows, the true class filled.png"
+            by_stamp, run.pictures / f"Probability of each class {words}, single test rows, the true class filled.svg"
         )
 
 
@@ -336,14 +336,17 @@ def describe_data(data: AlertData) -> run_page.ShownData:
     def finish(rows: np.ndarray) -> np.ndarray:
         return recipe.finish(torch.from_numpy(np.array(images[rows]))).numpy()
 
-    return run_page.ShownData(data.store.path, data.store.meta, data.part_sizes(), data.left_out, finish)
+    channels = name_channels(data.store.meta["channels"], recipe)
+    rows, raw = data.store.examples
+    names = np.array([*data.store.meta["classes"], ""])[data.store.labels[rows]]  # the last one of those without
+    shown = run_page.sections.Images(finish, channels), (rows, names, raw)
+    return run_page.ShownData(data.store.path.name, data.store.meta, data.part_sizes(), data.left_out, *shown)
 
 
 def write_page(run: Run) -> Path:
     """Write the page of a finished run again, from what its folder holds; returns the page's path."""
     config, result = run.config(), run.result
     data = make_data(config)
-    pictures.draw(data.store)
     table, weights = predictions.read(run.predictions), checkpoints.read(run.best)["state_dict"]
     return run_page.write_run_page(run, config, table, result, describe_data(data), weights)
 

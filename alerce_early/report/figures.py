@@ -1,88 +1,168 @@
-"""Figures of a run, from tables of numbers; all in one style."""
+"""Figures of a run, from tables of numbers; all in one style, none wider than a telephone can show."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import ConfusionMatrixDisplay, DetCurveDisplay
 
 from alerce_early.evaluation import intervals, metrics, tables, thresholds
-from alerce_early.report.pictures import STYLED, mosaic, trace
+from alerce_early.report.palette import COLOURS, looks
+from alerce_early.report.pictures import GREY, INK, STYLED, mosaic, trace
 
 MOST_CHANNELS = 4  # shown of a stamp
 PER_CLASS = 5  # examples in a gallery of all classes
+WIDTH, HEIGHT = 4.7, 3.5  # inches of a figure on a page
+MOST_POINTS = 2_000  # of a scatter plot, drawn as shapes; more are pixels
+SHADES = LinearSegmentedColormap.from_list("shades", [f"{COLOURS[0]}00", COLOURS[0]])  # on any background
+DARK = 0.85  # share from which on text on these shades is white
+
+
+def _start(height: float = HEIGHT, **options: Any) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height))
+    return figure, figure.add_subplot(**options)
+
+
+def _explain(figure: Figure, axes: Axes, columns: int = 2) -> Figure:
+    """Put the legend beneath the axes, where it covers nothing."""
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    return figure
+
+
+def _count(axes: Axes, *names: str) -> None:
+    """Give axes that count something whole ticks."""
+    for name in names:
+        getattr(axes, f"{name}axis").set_major_locator(MaxNLocator(integer=True))
 
 
 @STYLED
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     """Draw counts (C, C) by true and predicted class, with the percentage of each true class."""
+    figure = Figure(figsize=(0.8 * len(classes) + 1.1, 0.75 * len(classes) + 0.7))
+    draw_confusion(figure.add_subplot(), counts, classes)
+    return figure
+
+
+def draw_confusion(axes: Axes, counts: np.ndarray, classes: Sequence[str]) -> None:
+    """Draw the same on axes."""
     rates = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = Figure(figsize=(1.1 * len(classes) + 1.2, 1.0 * len(classes) + 1))
     display = ConfusionMatrixDisplay(rates, display_labels=classes)
-    display.plot(ax=figure.add_subplot(), cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1})
+    turned = 45 if max(map(len, classes)) > 9 else "horizontal"
+    display.plot(ax=axes, cmap=SHADES, colorbar=False, im_kw={"vmin": 0, "vmax": 1}, xticks_rotation=turned)
+    display.im_.set_interpolation("none")
+    axes.set(xlabel="predicted class", ylabel="true class")
     for text, rate, count in zip(display.text_.flat, rates.flat, counts.flat, strict=True):
-        text.set(text=f"{100 * rate:.0f} %\n{count}", color="white" if rate > 0.6 else "black")
-    return figure
+        text.set(text=f"{100 * rate:.0f} %\n{count}", color="white" if rate > DARK else INK)
+
+
+def _draw_classes(
+    axes: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], areas: Mapping[str, float], classes: Sequence[str]
+) -> None:
+    """Draw a curve (x, y) of each class, with its area in the legend."""
+    for name, (x, y) in curves.items():
+        look = looks(classes)[name]
+        axes.plot(x, y, label=f"{name}, {areas[name]:.3f}", lw=1.4, color=look.colour, ls=look.dash)
+        axes.plot(x[len(x) // 2], y[len(x) // 2], color=look.colour, marker=look.marker, ms=5)
+
+
+Counts = Mapping[str, tuple[np.ndarray, np.ndarray]]  # (K,) own rows, others at or above falling thresholds, by class
 
 
 @STYLED
-def by_class(counts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """Of each class against the rest: precision against recall, and recall against the false positive rate.
-
-    counts: by class (K,) own rows and (K,) others at or above falling thresholds, see `metrics.Ranking`.
-    """
-    figure = Figure(figsize=(9, 3.6))
-    precision, recall = figure.subplots(1, 2)
-    for name, (own, others) in counts.items():
-        precision.plot(own / own[-1], own / (own + others), label=name, lw=1.4)
-        recall.plot(others / others[-1], own / own[-1], label=name, lw=1.4)
-    precision.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    recall.set(xlabel="false positive rate", ylabel="recall", xscale="log", xlim=(1e-3, 1), ylim=(0, 1.02))
-    recall.legend()
-    return figure
+def precision_recall(counts: Counts, areas: Mapping[str, float], classes: Sequence[str]) -> Figure:
+    """Draw precision against recall of each class against the rest, counts by `metrics.Ranking`."""
+    figure, axes = _start(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    curves = {name: (own / own[-1], own / (own + others)) for name, (own, others) in counts.items()}
+    _draw_classes(axes, curves, areas, classes)
+    return _explain(figure, axes, 3)
 
 
 @STYLED
-def curves(history: Sequence[Mapping[str, Any]], best_epoch: int | None, scores: Sequence[str]) -> Figure:
-    """Draw the loss by step, raw and smoothed, the losses by epoch, and training against validation scores.
+def roc(counts: Counts, areas: Mapping[str, float], classes: Sequence[str]) -> Figure:
+    """Draw recall against the false positive rate of each class against the rest, and that of chance."""
+    limits: dict[str, Any] = {"xscale": "log", "xlim": (1e-3, 1), "ylim": (0, 1.02)}
+    figure, axes = _start(xlabel="false positive rate", ylabel="recall", **limits)
+    curves = {name: (others / others[-1], own / own[-1]) for name, (own, others) in counts.items()}
+    _draw_classes(axes, curves, areas, classes)
+    axes.plot(chance := np.geomspace(1e-3, 1, 50), chance, color=GREY, lw=1.1, ls=":", label="chance, 0.500")
+    return _explain(figure, axes, 3)
 
-    history: of `Run.history`; the epoch of the best checkpoint is marked. scores: names of validation numbers; one
-    that ends in "/" stands for all below it, drawn thinner.
+
+def curves(
+    history: Sequence[Mapping[str, Any]], best_epoch: int | None, scores: Sequence[str], classes: Sequence[str] = ()
+) -> dict[str, Figure]:
+    """Draw the loss by step, the losses by epoch, and the scores of training and validation by epoch.
+
+    Parameters
+    ----------
+    history : sequence of mapping
+        Of `Run.history`.
+    best_epoch : int or None
+        Epoch of the best checkpoint, which is marked.
+    scores : sequence of str
+        Names of validation numbers; one that ends in "/" stands for all below it.
+    classes : sequence of str
+        All classes, whose numbers have their colours.
     """
-    figure = Figure(figsize=(12, 3.8))
-    by_step, *by_epoch = figure.subplots(1, 3)
-    epochs, first = [row["epoch"] for row in history], history[0] if history else {}
+    first = history[0] if history else {}
+    words = {"train": "training", "val": "validation"}
+    known = [name for name in first if name.startswith("val/")]
+    chosen = [f"train/{score}" for score in scores if f"train/{score}" in first]
+    chosen += [name for score in scores for name in known if name == f"val/{score}"]
+    chosen += [name for score in scores for name in known if score.endswith("/") and name.startswith(f"val/{score}")]
+    losses = {f"{split}/loss": word for split, word in words.items() if f"{split}/loss" in first}
+    named = {name: f"{words[name.partition('/')[0]]} {_spell(name)}" for name in chosen}
+    return {
+        "loss_by_step": _loss_by_step(history),
+        "loss_by_epoch": _by_epoch(history, losses, "loss", best_epoch, classes),
+        "scores_by_epoch": _by_epoch(history, named, "score", best_epoch, classes),
+    }
+
+
+@STYLED
+def _loss_by_step(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the loss of each step, and its running mean."""
+    figure, axes = _start(xlabel="step", ylabel="training loss")
     raw = np.array([loss for row in history for loss in row.get("losses", ())])
     ends = np.array([0, *(row["step"] for row in history)])
     counts = [len(row.get("losses", ())) for row in history]
     steps = np.concatenate([np.linspace(ends[i], ends[i + 1], n + 1)[1:] for i, n in enumerate(counts)] or [raw])
     width = max(1, len(raw) // 20)
-    by_step.plot(steps, raw, color="0.8", lw=0.8, label="training, raw")
+    axes.plot(steps, raw, color=GREY, alpha=0.5, lw=0.8, label="each step")
     smooth = np.convolve(raw, np.ones(width) / width, "valid") if len(raw) else raw
-    by_step.plot(steps[width - 1 :], smooth, lw=1.8, label=f"training, mean of {width}")
-    by_step.set(xlabel="step", title="loss by step")
+    axes.plot(steps[width - 1 :], smooth, lw=1.8, label=f"mean of {width}")
+    _count(axes, "x")
+    return _explain(figure, axes)
 
-    known = [name for name in first if name.startswith("val/")]
-    chosen = [f"train/{score}" for score in scores if f"train/{score}" in first]
-    chosen += [name for score in scores for name in known if name == f"val/{score}"]
-    chosen += [name for score in scores for name in known if score.endswith("/") and name.startswith(f"val/{score}")]
-    words = {"train": "training", "val": "validation"}
-    losses = {f"{split}/loss": word for split, word in words.items() if f"{split}/loss" in first}
-    named = {name: f"{words[name.partition('/')[0]]} {_spell(name)}" for name in chosen}
-    for axes, title, names in zip(by_epoch, ("loss by epoch", "scores by epoch"), (losses, named), strict=True):
-        for name, label in names.items():
-            style = {"ls": "--", "lw": 1.1} if name.count("/") > 1 else {"lw": 1.8}
-            marker = "o" if len(epochs) == 1 else None  # a line of one point does not show
-            axes.plot(epochs, [row[name] for row in history], label=label, marker=marker, **style)
-        axes.set(xlabel="epoch", title=title)
-    for axes in (by_step, *by_epoch):
-        if axes.lines:  # beneath, where no curve is
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
-    for axes in by_epoch if best_epoch is not None else ():
-        axes.axvline(best_epoch, color="grey", lw=0.8, ls=":")
-    return figure
+
+@STYLED
+def _by_epoch(
+    history: Sequence[Mapping[str, Any]],
+    labels: Mapping[str, str],
+    what: str,
+    best_epoch: int | None,
+    classes: Sequence[str],
+) -> Figure:
+    """Draw numbers of the history by epoch, with their labels."""
+    figure, axes = _start(xlabel="epoch", ylabel=what)
+    epochs = [row["epoch"] for row in history]
+    for i, (name, label) in enumerate(labels.items()):
+        look = looks(classes).get(name.rpartition("/")[2])
+        style: dict[str, Any] = {"color": (INK, GREY)[i % 2], "ls": ("-", "--", "-.")[i // 2 % 3], "lw": 1.8}
+        if look:
+            style = {"color": look.colour, "ls": look.dash, "lw": 1.1, "marker": look.marker, "ms": 3}
+        elif len(epochs) == 1:  # a line of one point does not show
+            style["marker"] = "o"
+        axes.plot(epochs, [row[name] for row in history], label=label, **style)
+    if best_epoch is not None:
+        axes.axvline(best_epoch, color=GREY, lw=1.1, ls=":", label="evaluated checkpoint")
+    _count(axes, "x")
+    return _explain(figure, axes)
 
 
 def _spell(name: str) -> str:
@@ -92,38 +172,48 @@ def _spell(name: str) -> str:
 
 @STYLED
 def predicted_against_true(true: np.ndarray, predicted: np.ndarray, labels: np.ndarray, bound: np.ndarray) -> Figure:
-    """Predicted against true values (N,), a colour for each label; bound: error (N,) that is still tolerated."""
-    figure = Figure(figsize=(5.2, 5))
-    axes = figure.add_subplot(xlabel="true", ylabel="predicted", aspect="equal")
+    """Draw predicted against true redshifts (N,) by label (N,); bound: error (N,) that is still tolerated."""
+    figure, axes = _start(WIDTH, xlabel="true redshift", ylabel="predicted redshift", aspect="equal")
     order = np.argsort(true)
-    axes.fill_between(true[order], (true - bound)[order], (true + bound)[order], color="0.85", lw=0)
-    for name in np.unique(labels):
+    axes.fill_between(true[order], (true - bound)[order], (true + bound)[order], color=GREY, alpha=0.3, lw=0)
+    for name, look in looks(np.unique(labels).tolist()).items():
         rows = labels == name
-        axes.scatter(true[rows], predicted[rows], s=9, alpha=0.6, lw=0, label=str(name))
-    axes.legend()
-    return figure
+        style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "rasterized": len(true) > MOST_POINTS}
+        axes.scatter(true[rows], predicted[rows], s=20, alpha=0.7, lw=0, label=name, **style)
+    return _explain(figure, axes, 4)
 
 
 @STYLED
 def residuals(values: np.ndarray, limit: float, unit: str) -> Figure:
-    """Histogram of errors (N,) within +- 2 limits; all beyond are in the outermost bins."""
-    figure = Figure(figsize=(5.2, 3))
-    axes = figure.add_subplot(xlabel=f"error ({unit}); the outermost bins hold all beyond", ylabel="rows")
-    axes.hist(np.clip(values, -2 * limit, 2 * limit), bins=np.linspace(-2 * limit, 2 * limit, 61).tolist())
+    """Draw a histogram of errors (N,) within +- 2 limits; all beyond are in the outermost bins."""
+    figure, axes = _start(xlabel=f"error ({unit})", ylabel="rows")
+    bins = np.linspace(-2 * limit, 2 * limit, 61).tolist()
+    axes.hist(np.clip(values, -2 * limit, 2 * limit), bins=bins, histtype="stepfilled", color=GREY)
     for end in (-limit, limit):
-        axes.axvline(end, color="grey", lw=0.8, ls=":")
+        axes.axvline(end, color=INK, lw=1.1, ls=":")
+    _count(axes, "y")
     return figure
 
 
 @STYLED
 def by_confidence(confidence: np.ndarray, failed: np.ndarray) -> Figure:
-    """Share of failures (N,) bool among the most confident rows, against how many rows are kept."""
-    figure = Figure(figsize=(5.2, 3))
-    axes = figure.add_subplot(xlabel="share kept, most confident first", ylabel="catastrophic among them")
+    """Draw the share of failures (N,) bool among the most confident rows, against how many rows are kept."""
+    figure, axes = _start(xlabel="most confident rows kept", ylabel="catastrophic failures among them")
     order = np.argsort(-confidence, kind="stable")
     counts = np.arange(1, len(order) + 1)
     axes.plot(counts / len(order), np.cumsum(failed[order]) / counts)
     axes.set_ylim(bottom=0)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    return figure
+
+
+@STYLED
+def spectrum(values: np.ndarray) -> Figure:
+    """Draw a spectrum (L,) small."""
+    figure = Figure(figsize=(2.6, 1.3))
+    trace(axes := figure.add_subplot(), values, color=INK)
+    axes.set_xlabel("wavelength (angstrom)", fontsize=6)
     return figure
 
 
@@ -172,11 +262,11 @@ def most_confident(
 
 @STYLED
 def side_by_side(tiles: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
-    """Blocks of stamps under their titles, each (classes, n, C, H, W): a row for each class, n stamps in it."""
+    """Draw blocks of stamps, each (classes, n, C, H, W), beneath each other: a row for each class, n stamps in it."""
     shown = {title: block[:, :, :MOST_CHANNELS] for title, block in tiles.items()}
-    across = [block.shape[1] * block.shape[2] for block in shown.values()]
-    figure = Figure(figsize=(0.42 * sum(across) + 1, 0.45 * len(classes) + 0.5))
-    for axes, (title, block) in zip(figure.subplots(1, len(shown), squeeze=False).flat, shown.items(), strict=True):
+    across = max(block.shape[1] * block.shape[2] for block in shown.values())
+    figure = Figure(figsize=(0.42 * across + 1, len(shown) * (0.45 * len(classes) + 0.5)))
+    for axes, (title, block) in zip(figure.subplots(len(shown), 1, squeeze=False).flat, shown.items(), strict=True):
         mosaic(axes, block.reshape(len(classes), -1, *block.shape[3:]))
         axes.set_title(title, fontsize=10)
         axes.set_yticklabels(list(classes))
@@ -186,27 +276,24 @@ def side_by_side(tiles: Mapping[str, np.ndarray], classes: Sequence[str]) -> Fig
 @STYLED
 def reliability(labels: np.ndarray, shown: Mapping[str, np.ndarray]) -> Figure:
     """Draw the share of right rows against mean confidence; shown: probabilities (N, C) by what they are."""
-    figure = Figure(figsize=(4.6, 4.4))
-    axes = figure.add_subplot(xlabel="mean probability of the class predicted", ylabel="share that is right")
-    axes.plot((0, 1), (0, 1), color="grey", lw=0.8, ls=":")
-    for name, probabilities in shown.items():
+    figure, axes = _start(xlabel="mean probability of the predicted class", ylabel="share that is right")
+    axes.plot((0, 1), (0, 1), color=GREY, lw=1.1, ls=":", label="perfect")
+    for (name, probabilities), colour, style in zip(shown.items(), (GREY, INK), ("s--", "o-"), strict=False):
         confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
         bins = metrics.equal_bins(confidence)
         rows = np.bincount(bins)
         counts, sums = np.bincount(bins, right), np.bincount(bins, confidence)
         used = rows > 0
-        _shares(axes, sums[used] / rows[used], counts[used], rows[used], fmt="o-", label=name)
+        _shares(axes, sums[used] / rows[used], counts[used], rows[used], fmt=style, label=name, color=colour)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.legend()
-    return figure
+    return _explain(figure, axes, 3)
 
 
 @STYLED
 def accuracy_by_column(bins: Sequence[tuple[float, float, int, int]], name: str) -> Figure:
     """Draw accuracy against a column; bins: of `uncertainty.bin_by_column`."""
-    figure = Figure(figsize=(5.2, 3))
+    figure, axes = _start(xlabel=name, ylabel="accuracy")
     low, high, right, rows = np.array(bins).T
-    axes = figure.add_subplot(xlabel=name, ylabel="accuracy")
     _shares(axes, (low + high) / 2, right, rows, xerr=(high - low) / 2, fmt="o")
     return figure
 
@@ -219,27 +306,31 @@ def _shares(axes: Axes, x: np.ndarray, counts: np.ndarray, rows: np.ndarray, **s
 
 
 @STYLED
-def purity_completeness(own: np.ndarray, score: np.ndarray, name: str) -> Figure:
-    """Draw both against the threshold on the score (N,) of one class, and against each other; own: (N,) bool."""
+def purity_by_threshold(own: np.ndarray, score: np.ndarray, name: str) -> Figure:
+    """Draw purity and completeness against the threshold on the score (N,) of one class; own: (N,) bool."""
     threshold, purity, completeness = thresholds.purity_completeness(own, score)
-    figure = Figure(figsize=(9, 3.4))
-    by_threshold, against = figure.subplots(1, 2)
-    by_threshold.plot(threshold, completeness, label="completeness")
-    by_threshold.plot(threshold, purity, label="purity")
-    by_threshold.set(xlabel=f"threshold on the probability of {name}", xlim=(0, 1), ylim=(0, 1.02))
-    by_threshold.legend()
-    against.plot(completeness, purity, color="tab:green")
-    against.axhline(own.mean(), color="grey", lw=0.8, ls=":")  # of a coin
-    against.set(xlabel="completeness", ylabel="purity", xlim=(0, 1), ylim=(0, 1.02))
-    return figure
+    figure, axes = _start(xlabel=f"threshold on the probability of {name}", ylabel="share of rows")
+    axes.plot(threshold, completeness, label="completeness")
+    axes.plot(threshold, purity, label="purity", ls="--", color=INK)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    return _explain(figure, axes)
+
+
+@STYLED
+def purity_completeness(own: np.ndarray, score: np.ndarray, name: str) -> Figure:
+    """Draw purity against completeness of one class, with that of chance; own, score as above."""
+    _, purity, completeness = thresholds.purity_completeness(own, score)
+    figure, axes = _start(xlabel=f"completeness of {name}", ylabel=f"purity of {name}", xlim=(0, 1), ylim=(0, 1.02))
+    axes.plot(completeness, purity, label="this classifier")
+    axes.axhline(own.mean(), color=GREY, lw=1.1, ls=":", label="chance")
+    return _explain(figure, axes)
 
 
 @STYLED
 def error_tradeoff(own: np.ndarray, score: np.ndarray, name: str) -> Figure:
     """Draw misses against false positives on normal-deviate axes (Martin et al. 1997); own, score as above."""
     hits, others = metrics.Ranking(own, score).counts(np.ones(len(own)))
-    figure = Figure(figsize=(4.6, 4.2))
-    axes = figure.add_subplot()
+    figure, axes = _start()
     DetCurveDisplay(fpr=others / others[-1], fnr=1 - hits / hits[-1]).plot(axes)
     axes.set(xlabel="false positive rate", ylabel=f"false negative rate ({name} missed)")
     axes.grid(lw=0.4)
@@ -249,32 +340,33 @@ def error_tradeoff(own: np.ndarray, score: np.ndarray, name: str) -> Figure:
 @STYLED
 def risk_coverage(accuracies: np.ndarray) -> Figure:
     """Draw the accuracy of the k most confident rows, (N,), against their share of all."""
-    figure = Figure(figsize=(5, 3.2))
-    axes = figure.add_subplot(xlabel="share of the rows kept, most confident first", ylabel="accuracy", xlim=(0, 1))
+    figure, axes = _start(xlabel="most confident rows kept", ylabel="accuracy", xlim=(0, 1))
     n = len(accuracies)
-    axes.plot(np.arange(1, n + 1) / n, accuracies)
-    axes.axhline(accuracies[-1], color="grey", lw=0.8, ls=":")
+    axes.plot(np.arange(1, n + 1) / n, accuracies, label="most confident rows")
+    axes.axhline(accuracies[-1], color=GREY, lw=1.1, ls=":", label="all rows")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     # the first few rows are noise: one mistake among ten
     axes.set_ylim(max(0.0, accuracies[n // 20 :].min() - 0.02), 1.005)
-    return figure
+    return _explain(figure, axes)
+
+
+def _stack(axes: Axes, parts: Iterable[np.ndarray], end: float, labels: Sequence[str], colours: Sequence[str]) -> None:
+    """Draw a stacked histogram of values from 0 to an end."""
+    bins = np.linspace(0, end, 26).tolist()
+    axes.hist(list(parts), bins, stacked=True, histtype="stepfilled", label=labels, color=list(colours))
+    _count(axes, "y")
 
 
 @STYLED
 def weight_draws(table: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
-    """Draw the mean probability of each class over draws of the weights above its standard deviation, by true class."""
-    figure = Figure(figsize=(max(2.6 * len(classes), 6), 4.4))
-    axes = figure.subplots(2, len(classes), squeeze=False, sharey="row")
-    for column, name in enumerate(classes):
+    """Draw the mean and standard deviation of the probability of each class over draws of the weights."""
+    figure = Figure(figsize=(WIDTH, 1.7 * len(classes)))
+    for (name, look), row in zip(looks(classes).items(), figure.subplots(len(classes), 2, squeeze=False), strict=True):
         own = table["label"] == name
-        for row, (prefix, words) in enumerate((("p", "probability"), ("std", "standard deviation"))):
+        for axes, (prefix, words, end) in zip(row, (("p", "mean", 1.0), ("std", "sd", 0.5)), strict=True):
             values = table[f"{prefix}_{name}"]
-            bins = np.linspace(0, 1 if prefix == "p" else 0.5, 26)
-            parts, labels = [values[own], values[~own]], [name, "other"]
-            axes[row, column].hist(parts, bins, stacked=True, label=labels, color=["tab:blue", "lightgrey"])
-            axes[row, column].set_xlabel(f"{words} of {name}", fontsize=9)
-        axes[0, column].legend(title="true class", title_fontsize=8)
-    for row in axes[:, 0]:
-        row.set_ylabel("rows")
+            _stack(axes, (values[own], values[~own]), end, (name, "other classes"), (look.colour, GREY))
+            axes.set(xlabel=f"{words} of p_{name}", ylabel="rows" if prefix == "p" else "")
     return figure
 
 
@@ -284,15 +376,14 @@ def draws_by_class(draws: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 
     labels: (R,) indices into classes.
     """
-    figure = Figure(figsize=(max(2.6 * len(classes), 6), 2.8))
+    figure = Figure(figsize=(WIDTH, 1.8 * len(classes)))
     own, right = draws[:, np.arange(len(labels)), labels], draws.argmax(2) == labels
-    for i, axes in enumerate(figure.subplots(1, len(classes), squeeze=False).flat):
+    for i, axes in enumerate(figure.subplots(len(classes), 1, squeeze=False).flat):
         parts = [own[right & (labels == i)], own[~right & (labels == i)]]
         counts = [f"{len(part):,} {word}" for part, word in zip(parts, ("right", "wrong"), strict=True)]
-        axes.hist(parts, np.linspace(0, 1, 26).tolist(), stacked=True, label=counts, color=["tab:blue", "tab:red"])
-        axes.set_xlabel(f"probability of {classes[i]}", fontsize=9)
-        axes.set_title(f"true {classes[i]}", fontsize=10)
-        axes.legend()
+        _stack(axes, parts, 1, counts, (looks(classes)[classes[i]].colour, GREY))
+        axes.set(xlabel=f"probability of {classes[i]}", ylabel="draws")
+        axes.set_title(f"true {classes[i]}: {', '.join(counts)} (grey)", fontsize=9)
     return figure
 
 
@@ -302,17 +393,16 @@ def draws_by_stamp(images: np.ndarray, draws: np.ndarray, labels: np.ndarray, cl
 
     labels: (R,) indices into classes; the true class is filled.
     """
-    figure = Figure(figsize=(9, 1.1 * -(-len(images) // 2) + 0.4))
-    grid = figure.subplots(-(-len(images) // 2), 4, squeeze=False).reshape(-1, 2)
-    for axes in grid[len(images) :].flat:
-        axes.set_visible(False)
+    figure = Figure(figsize=(WIDTH, 1.1 * len(images) + 0.4))
+    grid = figure.subplots(len(images), 2, squeeze=False)
     for (stamp, histogram), image, of_row, label in zip(grid, images, draws.swapaxes(0, 1), labels, strict=False):
         mosaic(stamp, image[None, :MOST_CHANNELS])
         stamp.set_title(f"true {classes[label]}", fontsize=8)
-        for i, name in enumerate(classes):
+        for i, (name, look) in enumerate(looks(classes).items()):
             filled = "stepfilled" if i == label else "step"
-            histogram.hist(of_row[:, i], np.linspace(0, 1, 26).tolist(), histtype=filled, label=name, color=f"C{i}")
+            bins = np.linspace(0, 1, 26).tolist()
+            histogram.hist(of_row[:, i], bins, histtype=filled, label=name, color=look.colour, ls=look.dash)
         histogram.set_yticks([])
         histogram.tick_params(labelsize=7)
-    figure.legend(*grid[0, 1].get_legend_handles_labels(), loc="outside upper right", ncols=len(classes))
-    return figure
+    grid[-1, 1].set_xlabel("probability", fontsize=8)
+    return _explain(figure, grid[0, 1], len(classes))

@@ -2,14 +2,21 @@
 
 import base64
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
 
+from alerce_early import files
+from alerce_early.errors import InputError
 from alerce_early.report.palette import looks
+
+INDEX = Markup('<meta name="generator" content="alerce_early index">')  # tells the page of all runs from others
 
 
 def render(template: str, **content: Any) -> str:
@@ -20,6 +27,22 @@ def render(template: str, **content: Any) -> str:
 def link(target: Path, words: str, here: Path) -> str:
     """Return a relative link from a page in the folder `here` to another page."""
     return Markup('<a href="{}">{}</a>').format(Path(os.path.relpath(target, here)).as_posix(), words)
+
+
+def thumbnail(pictures: Iterable[Path], here: Path) -> str:
+    """Return the first of these pictures that is there, small, for a page in the folder `here`."""
+    found = next((path for path in pictures if path.exists()), None)
+    if found is None:
+        return ""
+    source = quote(Path(os.path.relpath(found, here)).as_posix())
+    return Markup('<img class="thumb" loading="lazy" alt="result" src="{}"/>').format(source)
+
+
+def link_up(path: Path, index: Path) -> None:
+    """Give the page of a run, if it is there and may be written, a link to the index of all runs."""
+    with suppress(OSError, InputError):
+        if (place := '<p class="up">') + "</p>" in (text := path.read_text()):
+            files.write_text(path, text.replace(place, place + link(index, "All runs", path.parent), 1))
 
 
 def number(value: float, interval: Sequence[float] | None = None, digits: int = 3) -> str:
@@ -38,8 +61,14 @@ def numbers(judged: Mapping[str, Any], names: Iterable[str], digits: int = 3) ->
 
 
 def _inline(picture: Path) -> str:
-    """Return a PNG file as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+    """Return a PNG or SVG file as a data URI."""
+    kind = "svg+xml" if picture.suffix == ".svg" else "png"
+    return f"data:image/{kind};base64," + base64.b64encode(picture.read_bytes()).decode()
+
+
+def _headings(html: str) -> list[tuple[str, str]]:
+    """Return the anchor and the words of each heading of sections."""
+    return [(anchor, Markup(words)) for anchor, words in re.findall('<h2 id="([^"]*)">(.*?)</h2>', html)]
 
 
 ENVIRONMENT = jinja2.Environment(
@@ -52,6 +81,7 @@ ENVIRONMENT = jinja2.Environment(
 ENVIRONMENT.filters |= {
     "inline": _inline,
     "looks": looks,
+    "headings": _headings,
     "number": number,
     "numbers": numbers,
     "thousands": "{:,}".format,

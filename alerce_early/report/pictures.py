@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,24 +12,39 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from alerce_early.data.records import LARGEST, N_EXAMPLES
 from alerce_early.data.spectral_grid import CENTRES
 from alerce_early.files import hold_lock, whole
+from alerce_early.report.palette import looks
 
 if TYPE_CHECKING:  # the store brings torch, which a gallery of classified stamps does without
     from alerce_early.data.store import Store
 
 NAMES = ("labels", "dropped", "examples")  # of the pictures in a store
 GAP = 2  # pixels between tiles
-# Of every figure: a decorator of what draws one.
+NO_DATA = (0.35, 0.45, 0.75)  # colour of pixels without data
+LEVELS = 64  # greys of a stamp on a page: more make it larger and not clearer
+INK, GREY = "#1c2430", "#808791"  # of text and of guiding lines; ink in an SVG is that of the page around it
+THEME = ":root{color:%s} @media (prefers-color-scheme:dark){:root{color:#e4e8ee}}" % INK  # noqa: UP031  braces
+# Of every figure: a decorator of what draws or writes one.
 STYLED = matplotlib.rc_context(
     {
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "axes.prop_cycle": matplotlib.rcsetup.cycler(color=(INK, GREY)),
         "axes.spines.top": False,
         "axes.spines.right": False,
         "figure.constrained_layout.use": True,
-        "legend.fontsize": 8,
+        "legend.fontsize": 9,
         "legend.frameon": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "",
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
     }
 )
 
@@ -46,10 +63,22 @@ def draw(store: Store) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG; returns the path. Drawing is what takes time, so a page shows the file."""
+    """Write a figure as PNG, or as SVG if the path ends so; returns the path."""
     with whole(path) as partial:
-        figure.savefig(partial, format="png", dpi=110)
+        if path.suffix == ".svg":
+            partial.write_text(to_svg(figure))
+        else:
+            figure.savefig(partial, format="png", dpi=110)
     return path
+
+
+@STYLED
+def to_svg(figure: Figure) -> str:
+    """Return a figure as SVG without a background, whose ink is dark or light as the reader's browser is."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    head = '<style type="text/css">'
+    return file.getvalue().replace(INK, "currentColor").replace(head, head + THEME, 1)
 
 
 @STYLED
@@ -57,7 +86,9 @@ def bars(counts: Sequence[int], names: Sequence[str], title: str, what: str = "s
     """One bar per class, with its count."""
     figure = Figure(figsize=(6, 3))
     axes = figure.add_subplot(title=title, ylabel=what)
-    axes.bar_label(axes.bar(list(names), list(counts)), [f"{count:,}" for count in counts])
+    drawn = axes.bar(list(names), list(counts), color=[look.colour for look in looks(names).values()])
+    axes.bar_label(drawn, [f"{count:,}" for count in counts])
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.15)
     return figure
 
@@ -70,6 +101,24 @@ def stretch(tiles: np.ndarray) -> np.ndarray:
     return np.clip((tiles - low) / np.where(high > low, high - low, 1), 0, 1)
 
 
+def encode_figure(figure: Figure) -> str:
+    """Return a figure as the data URI of an SVG."""
+    return "data:image/svg+xml;base64," + base64.b64encode(to_svg(figure).encode()).decode()
+
+
+def encode(tiles: np.ndarray) -> str:
+    """Return stamps (K, H, W) side by side as the data URI of a PNG; pixels without data are blue."""
+    shades = np.pad(stretch(tiles), ((0, 0), (0, 0), (0, GAP)), constant_values=np.inf)
+    row = np.concatenate(list(shades), 1)[:, :-GAP]
+    grey = np.where(np.isfinite(row), np.round((LEVELS - 1) * np.nan_to_num(row, posinf=0)), LEVELS)
+    picture = Image.fromarray(np.where(np.isinf(row), LEVELS + 1, grey).astype(np.uint8), "P")
+    greys, others = np.repeat(np.arange(LEVELS) * 255 // (LEVELS - 1), 3), (*NO_DATA, 1.0, 1.0, 1.0)
+    picture.putpalette([*greys.tolist(), *(round(255 * part) for part in others)])
+    file = io.BytesIO()
+    picture.save(file, "png", optimize=True, transparency=LEVELS + 1)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
 def mosaic(axes: Axes, tiles: np.ndarray) -> None:
     """Show (R, K, H, W) as R rows of K tiles, each stretched by itself; pixels without data are blue.
 
@@ -80,8 +129,8 @@ def mosaic(axes: Axes, tiles: np.ndarray) -> None:
     canvas[:, :height, :, :width] = stretch(tiles).transpose(0, 2, 1, 3)
     colours = np.repeat(canvas.reshape(rows * (height + GAP), -1)[..., None], 3, axis=2)
     colours[canvas.reshape(colours.shape[:2]) == -1] = 1.0
-    colours[np.isnan(colours).any(2)] = (0.35, 0.45, 0.75)
-    axes.imshow(colours, interpolation="nearest")
+    colours[np.isnan(colours).any(2)] = NO_DATA
+    axes.imshow(colours, interpolation="none")
     axes.set_xticks((np.arange(columns) + 0.5) * (width + GAP) - GAP, [""] * columns)
     axes.set_yticks((np.arange(rows) + 0.5) * (height + GAP) - GAP, [""] * rows)
     axes.tick_params(length=0)

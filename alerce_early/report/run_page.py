@@ -1,7 +1,8 @@
 """Write the HTML page of a finished run, or of a predictions table from elsewhere."""
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from alerce_early.evaluation.kinds import Classification, choose_kind
 from alerce_early.evaluation.metrics import TARGET
 from alerce_early.report import data_summary, figures, foreign_table, page, pictures, sections
 
+N_EXAMPLES = 2  # of each class
+
 
 @dataclass(frozen=True)
 class ShownData:
@@ -26,23 +29,26 @@ class ShownData:
 
     Parameters
     ----------
-    store : Path
-        Folder of the store, with the pictures of `pictures.NAMES`.
+    store : str
+        Name of the store.
     meta : mapping
         Counts and facts of the store.
     sizes : mapping of str to mapping
         Labelled rows of each class in each part.
     left_out : mapping of str to int
         Rows of the classes that are in no group.
-    stamps : callable
-        Row numbers (n,) int64 to images (n, C, ...) float32 as the network sees them.
+    images : Images
+        The rows as the network sees them.
+    examples : tuple of ndarray
+        Some rows (n,) int64 of the store, their classes (n,) str, and their images (n, H, W, C) as read.
     """
 
-    store: Path
+    store: str
     meta: Mapping[str, Any]
     sizes: Mapping[str, Mapping[str, int]]
     left_out: Mapping[str, int]
-    stamps: Callable[[np.ndarray], np.ndarray]
+    images: sections.Images
+    examples: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def write_run_page(
@@ -78,24 +84,25 @@ def write_run_page(
     split = result["judged"]
     table, judged = tables.select_judged(predicted, split), result[split]
     kind = choose_kind(table, result.get("target_class", TARGET))
-    drawn = sections.draw(kind, judged, table, data.stamps)
+    drawn = sections.draw(kind, judged, table)
     if history := run.history():  # an ensemble has none
-        drawn["curves"] = figures.curves(history, result["best_epoch"], kind.curves)
+        drawn |= figures.curves(history, result["best_epoch"], kind.curves, judged.get("classes", ()))
     text = page.render(
         "run.html",
-        **sections.describe(kind, judged, table),
+        **sections.describe(kind, judged, table, data.images),
         drawn=_save(drawn, run.path),
         notes=[],
+        index=find_index(run),
         run=run,
         config=config,
         config_text=OmegaConf.to_yaml(config, resolve=True),
         result={"stopped": None, "baselines": None, "posterior": None, **result},
         data=data,
         counts=data_summary.list_counts(data.meta),
+        examples=_encode_examples(data),
         published=data_summary.is_published_file(data.meta),
         split_words=splits.describe_split(**config.data.split),
-        stored={name: data.store / f"{name}.png" for name in pictures.NAMES},
-        outputs={file.stem: file for file in sorted(run.pictures.glob("*.png"))},
+        outputs={file.stem: file for file in sorted(run.pictures.glob("*.[ps][nv]g"))},
         versions=run.read_json("versions.json"),
         weights=weights,
     )
@@ -113,8 +120,27 @@ def headline_text(result: Mapping[str, Any], predictions: tables.Table) -> str:
     )
 
 
+def find_index(run: Run) -> str | None:
+    """Return the address of the index of all runs from a run's page, None where there is none above it."""
+    above = (folder / "index.html" for folder in run.path.absolute().parents)
+    found = next((file for file in above if file.exists() and page.INDEX in file.read_text(errors="replace")), None)
+    return Path(os.path.relpath(found, run.page.parent.absolute())).as_posix() if found else None
+
+
+def _encode_examples(data: ShownData) -> dict[str, list[list[Any]]]:
+    """Return examples of each class: as read, then as the network sees them; see `Images.encode`."""
+    rows, labels, raw = data.examples
+    read = sections.Images(lambda rows: np.moveaxis(raw[rows], -1, 1), data.meta["channels"])
+    shown: dict[str, list[list[Any]]] = {}
+    for i, (row, label) in enumerate(zip(rows, labels.tolist(), strict=True)):
+        if len(shown.setdefault(label, [])) < N_EXAMPLES:
+            (before,), (after,) = read.encode(np.array([i])), data.images.encode(np.array([row]))
+            shown[label].append([*(("as read", *rest) for _, *rest in before), *after])
+    return shown
+
+
 def _save(drawn: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
-    return {name: pictures.save(figure, folder / f"{name}.png") for name, figure in drawn.items()}
+    return {name: pictures.save(figure, folder / f"{name}.svg") for name, figure in drawn.items()}
 
 
 def write_table_page(

@@ -1,6 +1,7 @@
 """Figures and facts of an evaluated table, for the template of its kind."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,24 +10,66 @@ from matplotlib.figure import Figure
 from alerce_early.evaluation import calibration, comparison, conformal, metrics, tables, thresholds, uncertainty
 from alerce_early.evaluation.baselines import TREES
 from alerce_early.evaluation.kinds import Classification, Generation, Kind, Regression
-from alerce_early.report import figures
+from alerce_early.report import figures, pictures
 from alerce_early.report.page import numbers
+from alerce_early.report.palette import looks
 
 Table = Mapping[str, np.ndarray]
 Judged = Mapping[str, Any]  # of `Kind.judge`
-Images = Callable[[np.ndarray], np.ndarray]  # row numbers (n,) to (n, C, ...)
 
 N_MISTAKES, N_WORST = 16, 12  # rows shown
+MOST_CLASSES = 12  # of which each cell of the confusion matrix has an example
+AREAS = ("average_precision", "roc_auc")  # below the two curves of each class
 PREFIXES = {"p": "uncalibrated", "q": "calibrated"}  # of the columns of probabilities
 
 
-def draw(kind: Kind, judged: Judged, table: Table, images: Images | None = None) -> dict[str, Figure]:
-    """Return the figures of an evaluated table by file name; without images no gallery is drawn."""
-    return DRAW[kind.name](judged, table, images)
+@dataclass(frozen=True)
+class Images:
+    """What a network sees.
+
+    Parameters
+    ----------
+    find : callable
+        Row numbers (n,) int64 to images (n, C, ...) float32.
+    channels : sequence of str
+        Names of the channels, "science, whole" for one of a scale of its own.
+    """
+
+    find: Callable[[np.ndarray], np.ndarray]
+    channels: Sequence[str]
+
+    def encode(self, rows: np.ndarray) -> list[list[tuple[str, list[str], str]]]:
+        """Return the images of some rows: scale, names of channels and data URI, for each scale."""
+        images = self.find(rows)
+        used = [i for i in range(images.shape[1]) if np.ptp(np.nan_to_num(images[:, i]))]  # no mask that is empty
+        names = [*self.channels, *(f"channel {i + 1}" for i in range(len(self.channels), images.shape[1]))]
+        scales: dict[str, list[int]] = {}
+        for i in used:
+            scales.setdefault(names[i].partition(", ")[2], []).append(i)
+        if images.ndim != 4:
+            return [[("", [], pictures.encode_figure(figures.spectrum(image[0])))] for image in images]
+        heads = {scale: [names[i].partition(", ")[0] for i in of_scale] for scale, of_scale in scales.items()}
+        words = {scale: scale or ("centre" if len(scales) > 1 else "") for scale in scales}
+        return [
+            [(words[one], heads[one], pictures.encode(image[which])) for one, which in scales.items()]
+            for image in images
+        ]
 
 
-def describe(kind: Kind, judged: Judged, table: Table) -> dict[str, Any]:
-    """Return the values that the templates of results show, for the evaluated rows of one split."""
+def draw(kind: Kind, judged: Judged, table: Table) -> dict[str, Figure]:
+    """Return the figures of an evaluated table by file name."""
+    return DRAW[kind.name](judged, table)
+
+
+def describe(kind: Kind, judged: Judged, table: Table, images: Images | None = None) -> dict[str, Any]:
+    """Return the values that the templates of results show, for the evaluated rows of one split.
+
+    images: where they are known, examples are shown with theirs.
+    """
+    rows_of = _count_rows(judged)
+    shown = (_find_mistakes(table) if rows_of else _find_worst(kind, table)).tolist()
+    cells = _find_cells(table, list(rows_of)) if images and 0 < len(rows_of) <= MOST_CLASSES else {}
+    rows = list(dict.fromkeys([*shown, *cells.values()])) if images else []
     return {
         "kind": kind,
         "judged": judged,
@@ -35,9 +78,12 @@ def describe(kind: Kind, judged: Judged, table: Table) -> dict[str, Any]:
         "n_objects": len(np.unique(tables.find_objects(table))),
         "headline": headline(kind, judged),
         "own": _own_words(judged),
-        "rows_of": (rows_of := _count_rows(judged)),
+        "rows_of": rows_of,
+        "looks": looks(list(rows_of)),
         "rarest": min((name for name, n in rows_of.items() if n), key=lambda name: rows_of[name], default=None),
-        "mistakes": _find_mistakes(table).tolist() if rows_of else [],
+        "shown": shown,
+        "cells": cells,
+        "tiles": dict(zip(rows, images.encode(table["row"][rows]), strict=True)) if images and rows else {},
         "probabilities": [f"p_{name}" for name in rows_of],
         "columns": tables.METADATA,
         "sets": conformal.KINDS,
@@ -75,7 +121,20 @@ def _find_mistakes(table: Table) -> np.ndarray:
     return wrong[np.argsort(-confidence[wrong], kind="stable")][:N_MISTAKES]
 
 
-def _draw_classification(judged: Judged, table: Table, images: Images | None) -> dict[str, Figure]:
+def _find_worst(kind: Kind, table: Table) -> np.ndarray:
+    """Return the indices of the rows with the largest errors, or of the least likely ones, the worst first."""
+    bad = table["nll"] if kind.name == Generation.name else np.abs(metrics.velocity(table["true"], table["predicted"]))
+    return np.argsort(-bad, kind="stable")[:N_WORST]
+
+
+def _find_cells(table: Table, classes: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Return the index of the most confident row of each true and predicted class that has rows."""
+    order = np.argsort(tables.probabilities(table, classes).max(1), kind="stable")
+    pairs = zip(table["label"][order].tolist(), table["predicted"][order].tolist(), strict=True)
+    return dict(zip(pairs, order.tolist(), strict=True))  # of several the last
+
+
+def _draw_classification(judged: Judged, table: Table) -> dict[str, Figure]:
     classes = judged["classes"]
     ranked = {
         name: metrics.Ranking(own, table[f"p_{name}"]).counts(np.ones(len(own)))
@@ -83,9 +142,13 @@ def _draw_classification(judged: Judged, table: Table, images: Images | None) ->
         if 0 < (own := table["label"] == name).sum() < len(own)
     }
     drawn = {"confusion": figures.confusion(np.array(judged["confusion"]), classes)}
-    drawn |= {"by_class": figures.by_class(ranked)} if ranked else {}
+    if ranked:
+        areas = [{name: judged["values"].get(f"{of}/{name}", np.nan) for name in ranked} for of in AREAS]
+        drawn["precision_recall"] = figures.precision_recall(ranked, areas[0], classes)
+        drawn["roc"] = figures.roc(ranked, areas[1], classes)
     if points := judged["thresholds"]:
         own, score = table["label"] == points["of"], thresholds.find_score(table, points["of"])
+        drawn["purity_by_threshold"] = figures.purity_by_threshold(own, score, points["of"])
         drawn["purity_completeness"] = figures.purity_completeness(own, score, points["of"])
         if len(classes) == 2 and not own.all():
             drawn["det"] = figures.error_tradeoff(own, score, points["of"])
@@ -97,12 +160,10 @@ def _draw_classification(judged: Judged, table: Table, images: Images | None) ->
     drawn["risk_coverage"] = figures.risk_coverage(uncertainty.find_accuracies(table))
     if judged["uncertainty"]["draws"]:
         drawn["draws"] = figures.weight_draws(table, classes)
-    predicted = table["predicted"]
-    words = {i: f"classified as {predicted[i]}, p = {table[f'p_{predicted[i]}'][i]:.2f}" for i in _find_mistakes(table)}
-    return drawn | _draw_gallery("mistakes", table, words, images)
+    return drawn
 
 
-def _draw_regression(judged: Judged, table: Table, images: Images | None) -> dict[str, Figure]:
+def _draw_regression(judged: Judged, table: Table) -> dict[str, Figure]:
     true, predicted = table["true"], table["predicted"]
     velocity, bound = metrics.velocity(true, predicted), metrics.CATASTROPHIC / metrics.LIGHT * (1 + true)
     drawn = {
@@ -111,22 +172,11 @@ def _draw_regression(judged: Judged, table: Table, images: Images | None) -> dic
     }
     if "confidence" in table:
         drawn["confidence"] = figures.by_confidence(table["confidence"], np.abs(velocity) > metrics.CATASTROPHIC)
-    worst = np.argsort(-np.abs(velocity), kind="stable")[:N_WORST]
-    words = {i: f"true {true[i]:.3f}, predicted {predicted[i]:.3f}" for i in worst}
-    return drawn | _draw_gallery("worst", table, words, images)
+    return drawn
 
 
-def _draw_generation(judged: Judged, table: Table, images: Images | None) -> dict[str, Figure]:
-    worst = np.argsort(-table["nll"], kind="stable")[:N_WORST]
-    return _draw_gallery("worst", table, {i: f"{table['nll'][i]:.2f} nats per pixel" for i in worst}, images)
-
-
-def _draw_gallery(name: str, table: Table, words: Mapping[int, str], images: Images | None) -> dict[str, Figure]:
-    """Return a figure of the inputs of some rows, given the second line of the caption of each."""
-    if images is None or not words:
-        return {}
-    captions = [f"{table['id'][i]}\n{table['label'][i]}, {text}" for i, text in words.items()]
-    return {name: figures.gallery(images(table["row"][list(words)]), captions)}
+def _draw_generation(judged: Judged, table: Table) -> dict[str, Figure]:
+    return {}
 
 
 DRAW = {

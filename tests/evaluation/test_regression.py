@@ -72,7 +72,7 @@ def test_whole_runs(composed, tmp_path: Path, model: str) -> None:
             *(tables.select_split(table, "test")[name].astype(float) for name in ("true", "predicted"))
         )
         assert again == pytest.approx(result["test"]["values"])
-        assert (run.path / "predicted.png").exists()
+        assert (run.path / "predicted.svg").exists()
     assert "Largest errors" in run.page.read_text() or "mistakes" in run.page.read_text()
 
 
@@ -99,4 +99,4 @@ def test_line_boxes_learn_redshifts(composed, tmp_path: Path) -> None:
     result = run.read_json("metrics.json")
     assert result["test"]["values"]["catastrophic"] < 0.4  # a constant is wrong for 9 in 10
     assert result["test"]["most_confident"]["0.5"]["values"]["catastrophic"] < 0.2
-    assert (run.path / "confidence.png").exists() and "confidence" in predictions.read(run.predictions)
+    assert (run.path / "confidence.svg").exists() and "confidence" in predictions.read(run.predictions)

@@ -97,9 +97,9 @@ def test_a_purity_that_no_threshold_gives_and_a_threshold_that_nothing_reaches()
 def test_pictures_for_two_classes_and_for_more() -> None:
     two = {"id": np.arange(8), "label": np.where(OWN, "SN", "rest"), "p_SN": SCORE, "p_rest": 1 - SCORE}
     drawn, section = page_of(two, "Thresholds for SN")
-    assert {"purity_completeness", "det"} <= drawn.keys() and len(section.pictures) == 2
+    assert {"purity_completeness", "det"} <= drawn.keys() and len(section.pictures) == 3
     drawn, section = page_of(two | {"p_AGN": np.zeros(8)}, "Thresholds for SN")
-    assert "det" not in drawn and len(section.pictures) == 1
+    assert "det" not in drawn and len(section.pictures) == 2
     assert thresholds.judge(two | {"label": np.full(8, "rest")}, {}) == {}
 
 
@@ -162,5 +162,5 @@ def test_a_result_from_before_the_numbers_of_detections_is_shown_without() -> No
     table |= {"predicted": np.where(SCORE > 0.5, "SN", "rest"), "split": np.full(8, "test"), "ndethist": np.full(8, 1)}
     judged = (kind := Classification()).judge(table)
     assert judged.pop("by_detections")["1"]["n"] == 8
-    html = page.render("classification.html", **sections.describe(kind, judged, table), drawn={}, notes=[])
+    html = page.render("classification_more.html", **sections.describe(kind, judged, table), drawn={}, notes=[])
     assert "number of detections" not in html and "Calibration" in html

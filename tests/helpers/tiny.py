@@ -101,7 +101,8 @@ def page_of(
     table = {"predicted": predicted, "split": np.full(len(predicted), "test")} | table
     drawn = sections.draw(kind, judged := kind.judge(table, constants), table)
     files = dict.fromkeys(drawn, Path(page.__file__).with_name("example.png"))  # drawing takes seconds
-    html = page.render("classification.html", **sections.describe(kind, judged, table), drawn=files, notes=[])
+    content = sections.describe(kind, judged, table) | {"drawn": files, "notes": []}
+    html = "".join(page.render(name, **content) for name in ("classification.html", "classification_more.html"))
     return drawn, next(section for section in sections_of(html) if section.title == title)
 
 

@@ -183,7 +183,7 @@ def test_a_run_shows_its_draws(quick, tmp_path: Path, caplog: pytest.LogCaptureF
     page = html.unescape(run.page.read_text())
     assert "Uncertainty of the weights" in page and posterior["warning"] in page
     n = len(tables.select_split(predictions.read(run.predictions), "test")["row"])
-    assert sorted(file.stem for file in run.pictures.glob("*.png")) == [
+    assert sorted(file.stem for file in run.pictures.glob("*.svg")) == [
         "Probability of each class over 7 draws of the weights, single test rows, the true class filled",
         f"Probability of the true class over 7 draws of the weights, {n} test rows",
     ]

@@ -27,11 +27,12 @@ def test_no_legend_covers_a_learning_curve() -> None:
         }
         for e in range(9)
     ]
-    figure = figures.curves(history, 3, ("accuracy", "recall/"))
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    boxes = [axes.get_window_extent(renderer) for axes in figure.axes]
-    legends = [axes.get_legend().get_window_extent(renderer) for axes in figure.axes]
-    assert [len(axes.get_legend().get_texts()) for axes in figure.axes] == [2, 2, 6]
-    assert not any(legend.overlaps(box) for legend in legends for box in boxes)
-    assert all(legend.x0 >= 0 and legend.x1 <= figure.bbox.width for legend in legends)
+    drawn = figures.curves(history, 3, ("accuracy", "recall/"), [f"class {i}" for i in range(5)])
+    assert [len(figure.legends[0].get_texts()) for figure in drawn.values()] == [2, 3, 7]
+    for figure in drawn.values():
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw(renderer)
+        legend, axes = figure.legends[0].get_window_extent(renderer), figure.axes[0]
+        assert not legend.overlaps(axes.get_window_extent(renderer))
+        assert legend.x0 >= 0 and legend.x1 <= figure.bbox.width
+        assert all(tick == round(tick) for tick in axes.get_xticks())

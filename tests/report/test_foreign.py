@@ -193,7 +193,7 @@ def test_a_table_is_reported_from_the_command_line(
     monkeypatch.setattr("sys.argv", ["report", str(path)])
     main()
     assert capsys.readouterr().out == f"{folder / 'index.html'}\n"
-    assert {"index.html", "metrics.json", "confusion.png", "by_class.png", "det.png"} <= {
+    assert {"index.html", "metrics.json", "confusion.svg", "roc.svg", "det.svg"} <= {
         file.name for file in folder.iterdir()
     }
     assert json.loads((folder / "metrics.json").read_text())["n"] == 500

@@ -24,6 +24,8 @@ def test_the_page_names_the_split_it_judges(name: str, split: str, words: str) -
     table = KEYS | TABLES[name] | {"split": np.full(N, split)}
     kind = choose_kind(table)
     judged = kind.judge(table)
-    assert "worst" in sections.draw(kind, judged, table, lambda rows: np.zeros((len(rows), 1, 21, 21)))
-    first, *_ = sections_of(page.render(f"{name}.html", **sections.describe(kind, judged, table), drawn={}, notes=[]))
+    images = sections.Images(lambda rows: np.ones((len(rows), 1, 21, 21)) * np.arange(21), ["science"])
+    shown = sections.describe(kind, judged, table, images)
+    assert len(shown["tiles"]) == N
+    first, *_ = sections_of(page.render(f"{name}.html", **shown, drawn={}, notes=[]))
     assert first.title == f"Result on the {split} split" and first.words[0].startswith(f"{N} {split} rows, {words}")

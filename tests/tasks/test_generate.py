@@ -178,7 +178,7 @@ def test_a_run_has_numbers_and_pictures(trained: Run) -> None:
     )
     for part in (judged, *judged["by_class"].values()):
         assert all(part["intervals"][name][0] <= v <= part["intervals"][name][1] for name, v in part["values"].items())
-    assert list(trained.pictures.glob("*.png"))
+    assert list(trained.pictures.glob("*.svg"))
     page = trained.page.read_text()
     assert "Model outputs" in page and "Least likely stamps" in page
 

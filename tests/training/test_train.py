@@ -39,7 +39,7 @@ def finished(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFacto
 def test_a_run_folder_holds_everything(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert {"config.yaml", "versions.json", "history.jsonl", "predictions.parquet", "metrics.json"} <= names
-    assert {"confusion.png", "curves.png"} <= names
+    assert {"confusion.svg", "scores_by_epoch.svg"} <= names
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert not list(finished.rglob("*.partial"))
 
@@ -62,10 +62,10 @@ def test_how_it_learnt_is_kept_by_step_and_by_epoch(finished: Path) -> None:
     for row in history:  # every batch has as many rows
         assert np.mean(row["losses"]) == pytest.approx(row["train/loss"], rel=1e-4)
         assert 0 < row["train/accuracy"] < 1
-    figure = figures.curves(history, best_epoch=2, scores=("accuracy",))
-    raw, smooth = figure.axes[0].lines
+    drawn = figures.curves(history, best_epoch=2, scores=("accuracy",))
+    raw, smooth = drawn["loss_by_step"].axes[0].lines
     assert list(raw.get_xdata()[[0, 19, 59]]) == [1, 20, 60] and len(smooth.get_xdata()) == 60 - 3 + 1
-    labels = [line.get_label() for line in figure.axes[2].lines][:2]
+    labels = [line.get_label() for line in drawn["scores_by_epoch"].axes[0].lines][:2]
     assert labels == ["training accuracy", "validation accuracy"]
 
 
@@ -101,7 +101,7 @@ def test_the_page_says_how_far_the_goal_is(finished: Path) -> None:
     page = (finished / "report" / "index.html").read_text()
     assert (
         "Comparison with published results" in page
-        and "<td>goal of the 2020 report</td><td>0.950</td><td>0.850</td>" in page
+        and "goal of the 2020 report</td><td></td><td>ALeRCE, 200 per class</td><td>0.950</td><td>0.850</td>" in page
     )
 
 
@@ -169,7 +169,7 @@ def test_the_validation_rows_alone_teach_them(finished: Path) -> None:
 def test_the_page_says_which_data_it_was_and_shows_pictures(finished: Path) -> None:
     html = (finished / "report" / "index.html").read_text()
     assert "file stamps.pkl" in html and "Most confident mistakes" in html
-    assert html.count("data:image/png;base64,") >= 6
+    assert html.count("data:image/png;base64,") >= 6 and html.count("data:image/svg+xml;base64,") >= 6
     assert "http://" not in html and "https://" not in html  # self-contained
 
 
