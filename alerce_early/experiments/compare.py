@@ -105,7 +105,7 @@ class Entry:
 
     @property
     def inference(self) -> float | None:
-        """Rows a second of the trained network, the mean of a run; None of runs that did not measure it."""
+        """Rows per second of the trained network, mean over runs; None if it was not measured."""
         rates = [run.result.get("judged_rows_per_second") for run in self.runs]
         return mean(rate for rate in rates if rate) if all(rates) else None
 
@@ -124,7 +124,7 @@ def find(paths: Iterable[str]) -> tuple[list[Finished], list[Path]]:
     for path in map(Path, paths):
         runs = sorted(file.parent for file in path.rglob("config.yaml"))
         if not runs:
-            raise InputError(f"{path} holds no run: there is no config.yaml in it or below.")
+            raise InputError(f"{path} holds no run. Give a folder with a config.yaml in it or below it.")
         for folder in runs:
             if (run := Run(folder)).finished:
                 finished.append(Finished.read(run))
@@ -134,7 +134,7 @@ def find(paths: Iterable[str]) -> tuple[list[Finished], list[Path]]:
 
 
 def join(finished: Iterable[Finished]) -> tuple[list[Entry], list[str]]:
-    """Return the entries, those on the same rows together and the best of these first; and what was left out, in words.
+    """Return the entries, grouped by test rows with the best first, and notes on excluded runs.
 
     The folds of a seed are judged as one table; a seed that lacks one is left out, and so is a second run of the
     same config, seed and fold.
@@ -142,7 +142,7 @@ def join(finished: Iterable[Finished]) -> tuple[list[Entry], list[str]]:
     by_seed: dict[tuple[str, int], dict[int | None, Finished]] = {}
     said = []
     for run in finished:
-        # null is no choice: runs of before a key was there lack it
+        # older runs lack keys that are null today
         chosen = str(sorted((item for item in run.choices.items() if item[1] is not None), key=str))
         folds = by_seed.setdefault((chosen, run.seed), {})
         if run.fold in folds:
@@ -151,7 +151,7 @@ def join(finished: Iterable[Finished]) -> tuple[list[Entry], list[str]]:
     groups: dict[tuple[str, str], list[tuple[list[Finished], dict[str, np.ndarray]]]] = {}
     for (choices, seed), folds in by_seed.items():
         runs = list(folds.values())
-        # of what is joined from all folds, one run has them all
+        # a run joined from all folds has them all
         wanted = 1 if None in folds else runs[0].choices.get("data.split.folds") or 1
         if len(runs) < wanted:
             said.append(f"{runs[0].choices['model']}, seed {seed}: {len(runs)} of {wanted} folds; left out.")
@@ -183,7 +183,7 @@ def _values(seed: tuple[list[Finished], Mapping[str, np.ndarray]]) -> Mapping[st
 
 
 def _own_metrics(run: Finished) -> Mapping[str, str]:
-    """Return the dotted names of the user's own metrics, by what they are called."""
+    """Return the dotted paths of the user's own metrics by name."""
     return run.result[run.result["judged"]].get("own", {})
 
 
@@ -194,7 +194,7 @@ def _rows(table: Mapping[str, np.ndarray], origin: str) -> str:
 
 
 def write_index(folder: Path) -> Path:
-    """Write the page of all runs in a folder, the last one first; raises InputError where there is none."""
+    """Write the page of all runs in a folder, latest first; raises InputError if there are none."""
     finished, unfinished = find([str(folder)])
     last_first = sorted(finished, key=lambda run: run.run.predictions.stat().st_mtime)[::-1]
     described = [_describe_run(run, folder) for run in last_first]
@@ -286,7 +286,7 @@ def _spell(entry: Entry, values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def notes(entries: Sequence[Entry]) -> list[str]:
-    """Return what a reader must know before comparing rows of the table."""
+    """Return notes on comparing rows of the table."""
     letters = list_letters(entries)
     several = (
         f"Different test rows or kinds of evaluation ({', '.join(letters)}): configurations with different letters are "
@@ -341,7 +341,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_html(rows: Sequence[Row], sentences: Sequence[str], folder: Path) -> str:
-    """Return the rows as a page in a folder, with links to the pages of the runs, and sentences on what is left out."""
+    """Return the rows as a page in a folder, with links to the runs; sentences: on excluded runs."""
     pages = [[page.link(run.run.page, str(i), folder) for i, run in enumerate(row.entry.runs, 1)] for row in rows]
     entries = [row.entry for row in rows]
     return page.render(
@@ -383,7 +383,7 @@ def _find_choices(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
 
 
 def _follows(column: Sequence[str], other: Sequence[str]) -> bool:
-    """Return whether one option determines the other: values (n,) of both."""
+    """Return whether one option, values (n,), determines the other."""
     return len(set(zip(other, column, strict=True))) == len(set(other))
 
 

@@ -19,7 +19,7 @@ PER_CLASS = 5  # examples in a gallery of all classes
 WIDTH, HEIGHT = 4.7, 3.5  # inches of a figure on a page
 MOST_POINTS = 2_000  # of a scatter plot, drawn as shapes; more are pixels
 SHADES = LinearSegmentedColormap.from_list("shades", [f"{COLOURS[0]}00", COLOURS[0]])  # on any background
-DARK = 0.85  # share from which on text on these shades is white
+DARK = 0.85  # text on higher shares is white
 
 
 def _start(height: float = HEIGHT, **options: Any) -> tuple[Figure, Axes]:
@@ -84,7 +84,7 @@ def precision_recall(counts: Counts, areas: Mapping[str, float], classes: Sequen
 
 @STYLED
 def roc(counts: Counts, areas: Mapping[str, float], classes: Sequence[str]) -> Figure:
-    """Draw recall against the false positive rate of each class against the rest, and that of chance."""
+    """Draw ROC curves, each class against the rest, with the chance line."""
     limits: dict[str, Any] = {"xscale": "log", "xlim": (1e-3, 1), "ylim": (0, 1.02)}
     figure, axes = _start(xlabel="false positive rate", ylabel="recall", **limits)
     curves = {name: (others / others[-1], own / own[-1]) for name, (own, others) in counts.items()}
@@ -275,7 +275,7 @@ def side_by_side(tiles: Mapping[str, np.ndarray], classes: Sequence[str]) -> Fig
 
 @STYLED
 def reliability(labels: np.ndarray, shown: Mapping[str, np.ndarray]) -> Figure:
-    """Draw the share of right rows against mean confidence; shown: probabilities (N, C) by what they are."""
+    """Draw the share of right rows against mean confidence; shown: probabilities (N, C) by name."""
     figure, axes = _start(xlabel="mean probability of the predicted class", ylabel="share that is right")
     axes.plot((0, 1), (0, 1), color=GREY, lw=1.1, ls=":", label="perfect")
     for (name, probabilities), colour, style in zip(shown.items(), (GREY, INK), ("s--", "o-"), strict=False):
@@ -318,7 +318,7 @@ def purity_by_threshold(own: np.ndarray, score: np.ndarray, name: str) -> Figure
 
 @STYLED
 def purity_completeness(own: np.ndarray, score: np.ndarray, name: str) -> Figure:
-    """Draw purity against completeness of one class, with that of chance; own, score as above."""
+    """Draw purity against completeness of one class, with the chance line; own, score as above."""
     _, purity, completeness = thresholds.purity_completeness(own, score)
     figure, axes = _start(xlabel=f"completeness of {name}", ylabel=f"purity of {name}", xlim=(0, 1), ylim=(0, 1.02))
     axes.plot(completeness, purity, label="this classifier")
@@ -389,7 +389,7 @@ def draws_by_class(draws: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 
 @STYLED
 def draws_by_stamp(images: np.ndarray, draws: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Draw stamps (R, C, H, W) and beside each the probability of each class over draws (n, R, classes).
+    """Draw stamps (R, C, H, W), each with histograms of its class probabilities over draws (n, R, classes).
 
     labels: (R,) indices into classes; the true class is filled.
     """

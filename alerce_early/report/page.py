@@ -16,7 +16,7 @@ from alerce_early import files
 from alerce_early.errors import InputError
 from alerce_early.report.palette import looks
 
-INDEX = Markup('<meta name="generator" content="alerce_early index">')  # tells the page of all runs from others
+INDEX = Markup('<meta name="generator" content="alerce_early index">')  # marks the index of all runs
 
 
 def render(template: str, **content: Any) -> str:

@@ -28,8 +28,8 @@ def looks(classes: Sequence[str]) -> dict[str, Look]:
     Parameters
     ----------
     classes : sequence of str
-        All classes of a network, in its order. Those of `CLASSES` always look the same; the others take what is left,
-        and beyond eight repeat the colours with other markers.
+        All classes of a network, in its order. Those of `CLASSES` always look the same; other classes get the remaining
+        colours, and beyond eight the colours repeat with other markers.
 
     Returns
     -------

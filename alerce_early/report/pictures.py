@@ -1,4 +1,4 @@
-"""What was read, as pictures: class counts, what was dropped, and examples before and after cleaning."""
+"""Draw stamps, and the rows of a store: class counts, dropped rows, examples before and after cleaning."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = ("labels", "dropped", "examples")  # of the pictures in a store
 GAP = 2  # pixels between tiles
 NO_DATA = (0.35, 0.45, 0.75)  # colour of pixels without data
 LEVELS = 64  # greys of a stamp on a page: more make it larger and not clearer
-INK, GREY = "#1c2430", "#808791"  # of text and of guiding lines; ink in an SVG is that of the page around it
+INK, GREY = "#1c2430", "#808791"  # for text and guiding lines; ink in an SVG takes the page's text colour
 THEME = ":root{color:%s} @media (prefers-color-scheme:dark){:root{color:#e4e8ee}}" % INK  # noqa: UP031  braces
 # Of every figure: a decorator of what draws or writes one.
 STYLED = matplotlib.rc_context(
@@ -94,7 +94,7 @@ def bars(counts: Sequence[int], names: Sequence[str], title: str, what: str = "s
 
 
 def stretch(tiles: np.ndarray) -> np.ndarray:
-    """Scale each tile of (..., H, W) to [0, 1] between its 1st and 99.5th percentile; what is no data becomes NaN."""
+    """Scale each tile of (..., H, W) to [0, 1] between its 1st and 99.5th percentile; missing pixels become NaN."""
     tiles = np.where(np.abs(tiles) < LARGEST, tiles, np.nan).astype(np.float64)
     blank = np.isnan(tiles).all((-2, -1), keepdims=True)
     low, high = np.nanpercentile(np.where(blank, 0, tiles), [1, 99.5], axis=(-2, -1), keepdims=True)
@@ -155,7 +155,7 @@ def _group_examples(store: Store) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 @STYLED
 def _stamps(store: Store) -> Figure:
-    """Each class: raw stamps on the left, what the recipe made of them on the right."""
+    """Draw each class: raw stamps on the left, preprocessed ones on the right."""
     examples = _group_examples(store)
     channels = store.meta["channels"][: store.images.shape[1]]
 
@@ -163,7 +163,7 @@ def _stamps(store: Store) -> Figure:
     raw_axes, stored_axes = figure.subplots(1, 2)
     raw = _rows_of([images.transpose(0, 3, 1, 2) for images, _ in examples.values()])
     stored = _rows_of([images[:, : len(channels)] for _, images in examples.values()])
-    for axes, tiles, title in ((raw_axes, raw, "raw"), (stored_axes, stored, "after the recipe")):
+    for axes, tiles, title in ((raw_axes, raw, "raw"), (stored_axes, stored, "preprocessed")):
         mosaic(axes, tiles)
         axes.set_title(f"{title}: {', '.join(channels)} of {N_EXAMPLES} stamps", fontsize=10)
         axes.set_yticklabels(list(examples))
@@ -172,13 +172,13 @@ def _stamps(store: Store) -> Figure:
 
 @STYLED
 def _spectra(store: Store) -> Figure:
-    """Each class: a column of raw spectra, and beside it what the recipe made of them."""
+    """Draw each class as a column of raw spectra and a column of preprocessed ones."""
     examples = _group_examples(store)
     figure = Figure(figsize=(4.5 * len(examples), 1.3 * N_EXAMPLES))
     grid = figure.subplots(N_EXAMPLES, 2 * len(examples), squeeze=False)
     for column, (name, (raw, stored)) in enumerate(examples.items()):
         grid[0, 2 * column].set_title(f"{name}, raw", fontsize=9)
-        grid[0, 2 * column + 1].set_title("after the recipe", fontsize=9)
+        grid[0, 2 * column + 1].set_title("preprocessed", fontsize=9)
         for row, (before, after) in enumerate(zip(raw, stored, strict=True)):
             trace(grid[row, 2 * column], before[:, 0], color="0.35")
             trace(grid[row, 2 * column + 1], after[0])
@@ -188,7 +188,7 @@ def _spectra(store: Store) -> Figure:
 
 
 def _rows_of(stamps: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays (n <= N_EXAMPLES, C, H, W), one a class, to tiles (rows, N_EXAMPLES * C, H, W); NaN where n is short."""
+    """Return one array (n <= N_EXAMPLES, C, H, W) per class as tiles (rows, N_EXAMPLES * C, H, W), NaN where short."""
     tiles = np.full((len(stamps), N_EXAMPLES, *stamps[0].shape[1:]), np.nan)
     for row, images in zip(tiles, stamps, strict=True):
         row[: len(images)] = images

@@ -121,7 +121,7 @@ def headline_text(result: Mapping[str, Any], predictions: tables.Table) -> str:
 
 
 def find_index(run: Run) -> str | None:
-    """Return the address of the index of all runs from a run's page, None where there is none above it."""
+    """Return the relative link from a run's page to the index of all runs, or None."""
     above = (folder / "index.html" for folder in run.path.absolute().parents)
     found = next((file for file in above if file.exists() and page.INDEX in file.read_text(errors="replace")), None)
     return Path(os.path.relpath(found, run.page.parent.absolute())).as_posix() if found else None

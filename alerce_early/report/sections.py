@@ -18,7 +18,7 @@ Table = Mapping[str, np.ndarray]
 Judged = Mapping[str, Any]  # of `Kind.judge`
 
 N_MISTAKES, N_WORST = 16, 12  # rows shown
-MOST_CLASSES = 12  # of which each cell of the confusion matrix has an example
+MOST_CLASSES = 12  # for more, no example per cell of the confusion matrix
 AREAS = ("average_precision", "roc_auc")  # below the two curves of each class
 PREFIXES = {"p": "uncalibrated", "q": "calibrated"}  # of the columns of probabilities
 
@@ -105,7 +105,7 @@ def headline(kind: Kind, judged: Judged) -> list[tuple[str, str]]:
 
 
 def _own_words(judged: Judged) -> dict[str, str]:
-    """Return the names of the user's own metrics, as words for what they are called."""
+    """Return the labels of the user's own metrics: their names."""
     return {name: name for name in judged.get("own", ())}
 
 

@@ -1,4 +1,4 @@
-"""Draw the figure of the README: a simulated night, classified by `ztf_simulated`, beside its confusion matrix.
+"""Draw the figure of the README: the confusion matrix of a simulated night by `ztf_simulated`, and some stamps.
 
 python -m tests.bench.readme_figure
 """
