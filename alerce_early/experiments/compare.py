@@ -28,6 +28,7 @@ from alerce_early.report.page import number
 
 NOT_A_CHOICE = {"seed", "data.split.fold", "metrics"}  # may differ between runs of one entry
 THUMBNAILS = ("confusion.svg", "predicted.svg", "confusion.png", "predicted.png")  # of a run, the first there is
+FACTS = ("model", "data", "seed", "rows", "training")  # the last columns of the index
 NUMBERS = 2  # of a kind's headline, in the table
 
 
@@ -199,7 +200,7 @@ def write_index(folder: Path) -> Path:
     last_first = sorted(finished, key=lambda run: run.run.predictions.stat().st_mtime)[::-1]
     described = [_describe_run(run, folder) for run in last_first]
     given = Counter(name for run in described for name in run)
-    columns = sorted(given, key=lambda name: -given[name])  # what every run has comes first
+    columns = sorted(given, key=lambda name: (name in FACTS, -given[name]))  # results that every run has come first
     rows = [[run.get(name, "") for name in columns] for run in described]
     unfinished = [path.relative_to(folder) for path in unfinished]
     shown = {"folder": folder, "columns": columns, "rows": rows, "unfinished": unfinished}
@@ -216,10 +217,10 @@ def _describe_run(run: Finished, folder: Path) -> dict[str, str]:
     return {
         "run": page.link(run.run.page, str(run.run.path.relative_to(folder)), folder),
         "result": page.thumbnail((run.run.path / name for name in THUMBNAILS), folder),
+        **dict(sections.headline(choose_kind(run.table, _target(run)), judged)),
         "model": str(run.choices["model"]),
         "data": str(run.choices["data"]),
         "seed": str(run.seed),
-        **dict(sections.headline(choose_kind(run.table, _target(run)), judged)),
         "rows": f"{judged['n']:,}",
         "training": f"{run.result['training_seconds']:,.0f} s",
     }
