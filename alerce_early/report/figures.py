@@ -17,7 +17,7 @@ from alerce_early.report.pictures import GREY, INK, STYLED, mosaic, trace
 MOST_CHANNELS = 4  # shown of a stamp
 PER_CLASS = 5  # examples in a gallery of all classes
 WIDTH, HEIGHT = 4.7, 3.5  # inches of a figure on a page
-MOST_POINTS = 2_000  # of a scatter plot, drawn as shapes; more are pixels
+MOST_POINTS = 1_000  # of a curve, closest where thresholds are high, or of a scatter plot drawn as shapes
 SHADES = LinearSegmentedColormap.from_list("shades", [f"{COLOURS[0]}00", COLOURS[0]])  # on any background
 DARK = 0.85  # text on higher shares is white
 
@@ -65,8 +65,8 @@ def _draw_classes(
 ) -> None:
     """Draw a curve (x, y) of each class, with its area in the legend."""
     for name, (x, y) in curves.items():
-        look = looks(classes)[name]
-        axes.plot(x, y, label=f"{name}, {areas[name]:.3f}", lw=1.4, color=look.colour, ls=look.dash)
+        look, shown = looks(classes)[name], np.unique(np.geomspace(1, len(x), MOST_POINTS).astype(int)) - 1
+        axes.plot(x[shown], y[shown], label=f"{name}, {areas[name]:.3f}", lw=1.4, color=look.colour, ls=look.dash)
         axes.plot(x[len(x) // 2], y[len(x) // 2], color=look.colour, marker=look.marker, ms=5)
 
 

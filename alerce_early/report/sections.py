@@ -87,7 +87,6 @@ def describe(kind: Kind, judged: Judged, table: Table, images: Images | None = N
         "probabilities": [f"p_{name}" for name in rows_of],
         "columns": tables.METADATA,
         "sets": conformal.KINDS,
-        "set_headers": [f"{words} ({name})" for name, words in conformal.KINDS.items()],
         "prefixes": PREFIXES,
         "few": thresholds.FEW,
         "catastrophic": metrics.CATASTROPHIC,
