@@ -1,0 +1,57 @@
+"""Where an alert is known elsewhere: pages of brokers by the name of its object, catalogues by its position."""
+
+import math
+import re
+from typing import NamedTuple
+
+
+class Site(NamedTuple):
+    """A page about one object.
+
+    Parameters
+    ----------
+    name : str
+        What a reader clicks.
+    url : str
+        With ``{id}``, or with ``{ra}`` and ``{dec}`` in degrees.
+    pattern : str
+        Regular expression, the same in Python and JavaScript, that the whole id matches; "" for a page by position.
+    """
+
+    name: str
+    url: str
+    pattern: str = ""
+
+
+ZTF, RUBIN = r"ZTF\d{2}[a-z]{7}", r"\d{15,19}"  # Rubin's diaObjectId
+SITES = (
+    Site("ALeRCE", "https://alerce.online/object/{id}", ZTF),
+    Site("Fink", "https://ztf.fink-portal.org/{id}", ZTF),
+    Site("Lasair", "https://lasair-ztf.lsst.ac.uk/objects/{id}/", ZTF),
+    Site("ALeRCE", "https://lsst.alerce.online/object/{id}?survey=lsst", RUBIN),
+    Site("Fink", "https://lsst.fink-portal.org/{id}", RUBIN),
+    Site("Lasair", "https://lasair.lsst.ac.uk/objects/{id}/", RUBIN),
+    Site("TNS", "https://www.wis-tns.org/search?ra={ra}&decl={dec}&radius=5&coords_unit=arcsec"),
+    Site("SIMBAD", "https://simbad.cds.unistra.fr/simbad/sim-coo?Coord={ra}%20{dec}&Radius=5&Radius.unit=arcsec"),
+    Site(
+        "Legacy Survey", "https://www.legacysurvey.org/viewer?ra={ra}&dec={dec}&layer=ls-dr10&zoom=16&mark={ra},{dec}"
+    ),
+)
+
+
+def find(object_id: str, ra: float = math.nan, dec: float = math.nan) -> dict[str, str]:
+    """Return the address of each site's page about an object, by name.
+
+    Parameters
+    ----------
+    object_id : str
+        ZTF's objectId or Rubin's diaObjectId; another name has no page of a broker.
+    ra, dec : float
+        Degrees; NaN if unknown, and then there is no page by position.
+    """
+    known, place = math.isfinite(ra) and math.isfinite(dec), {"ra": f"{ra:.6f}", "dec": f"{dec:.6f}"}
+    return {
+        site.name: site.url.format(id=object_id, **place)
+        for site in SITES
+        if (re.fullmatch(site.pattern, object_id, re.ASCII) if site.pattern else known)
+    }
