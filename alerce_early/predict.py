@@ -43,7 +43,9 @@ def illustrate(
         with require_extra("--html"):
             from alerce_early.report import night_page
         stamps = find([str(table["candid"][row]) for row in night_page.choose(table, target)])
-        files.write_text(given.html, night_page.write(table, stamps, given.out.name, title, target))
+        files.write_text(
+            given.html, night_page.write(table, stamps, given.out.name, title, target, source.spec.channels)
+        )
         print(given.html)
 
 

@@ -23,7 +23,7 @@ class Site(NamedTuple):
     pattern: str = ""
 
 
-ZTF, RUBIN = r"ZTF\d{2}[a-z]{7}", r"\d{15,19}"  # Rubin's diaObjectId
+ZTF, RUBIN = r"ZTF\d{2}[a-z]{7}", r"\d{18,19}"  # Rubin's diaObjectId; an ssObjectId has 17 digits
 SITES = (
     Site("ALeRCE", "https://alerce.online/object/{id}", ZTF),
     Site("Fink", "https://ztf.fink-portal.org/{id}", ZTF),

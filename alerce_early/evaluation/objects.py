@@ -1,0 +1,43 @@
+"""Alerts of one object together: how often it was seen, and what was said of it first, last and on average."""
+
+import numpy as np
+
+from alerce_early.evaluation import metrics, tables
+
+SURE = float(np.finfo(np.float32).eps)  # nearest to 0 and to 1 that a float32 probability is taken for
+
+
+def summarize(table: tables.Table, target: str = metrics.TARGET) -> dict[str, np.ndarray]:
+    """Summarize a table of alerts as one row per object.
+
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        Predictions (N,): ``id`` or ``object``, ``predicted``, ``p_<class>`` or ``q_<class>``; ``jd``, by which alerts
+        are in order, or else they are in the order of the rows.
+    target : str
+        Class whose log-odds are averaged, in a table without it the last class.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Columns (M,), by falling log-odds: ``id``, ``alerts`` (int64), ``log_odds_<target>`` (float64, the mean of
+        ln(q / (1 - q)), with each q at least 1.2e-7 from 0 and 1), ``first_call`` and ``last_call`` (predicted class of
+        the first and last alert), and with ``jd`` also ``first_jd`` and ``last_jd`` (days, NaN if unknown).
+    """
+    name = metrics.positive(tables.classes_of(table), target)
+    score = np.asarray(table[f"q_{name}" if f"q_{name}" in table else f"p_{name}"], dtype=np.float64)
+    score = np.clip(score, SURE, 1 - SURE)
+    objects, which, counts = np.unique(tables.find_objects(table).astype(str), return_inverse=True, return_counts=True)
+    time = np.asarray(table["jd"], dtype=np.float64) if "jd" in table else np.zeros(len(which))
+    order = np.lexsort((time, which))
+    last = np.cumsum(counts) - 1
+    ends = {"first": order[last - counts + 1], "last": order[last]}
+    found = {
+        "id": objects,
+        "alerts": counts,
+        f"log_odds_{name}": np.bincount(which, np.log(score / (1 - score)), len(objects)) / counts,
+        **{f"{end}_call": np.asarray(table["predicted"])[rows] for end, rows in ends.items()},
+        **({f"{end}_jd": time[rows] for end, rows in ends.items()} if "jd" in table else {}),
+    }
+    return tables.take_rows(found, np.argsort(-found[f"log_odds_{name}"], kind="stable"))
