@@ -139,6 +139,7 @@ class Labels:
 
     by: what names rows, "candid" or "id". of: the class of each row that has one, by each of its names. first: the
     first name of a row, by each. left_out: how many labels are of no class here, by label. origin: for messages.
+    disputed: how many rows have no label because people gave them different ones.
     """
 
     by: str
@@ -146,6 +147,7 @@ class Labels:
     first: Mapping[str, str]
     left_out: Mapping[str, int]
     origin: str
+    disputed: int = 0
 
     def __len__(self) -> int:
         return len(set(self.first.values()))
@@ -165,6 +167,8 @@ class Labels:
             some = ", ".join(f"{name} {n:,}" for name, n in Counter(self.left_out).most_common(5))
             more = ", ..." if len(self.left_out) > 5 else ""
             words += f"; {sum(self.left_out.values()):,} labels are of no class here ({some}{more})"
+        if self.disputed:
+            words += f"; {self.disputed:,} more have different labels by different people and count as unlabelled"
         return words
 
     def match(self, keys: Collection[str]) -> str:
@@ -206,9 +210,9 @@ def join_labels(
     """Return the labels of a table for rows that are named by candid, id or both.
 
     table: columns (N,) of any capitalisation: one of `LABEL`, and candid (or diaSourceId), or else id (or objectId,
-    oid, ZTFID, or TNS's names); a row without a label does not count. Raises InputError where it has them not, gives
-    one row two classes, or names rows by fractions or powers of ten, as spreadsheets and float columns make of whole
-    numbers.
+    oid, ZTFID, or TNS's names); a row without a label does not count. With a column who, rows to which people gave
+    different classes have none. Raises InputError where it has them not, gives one row two classes, or names rows by
+    fractions or powers of ten, as spreadsheets and float columns make of whole numbers.
     """
     columns = {name.strip().lower(): column for name, column in table.items()}
     label = find_label_column(table)
@@ -229,10 +233,14 @@ def join_labels(
             first.setdefault(name, names[0])
             if of.setdefault(name, given) != given:
                 twice[name] = given
-    if twice:
+    disputed = twice.keys() if "who" in columns else ()
+    if twice and not disputed:
         key, other = min(twice.items())
         raise InputError(f"{origin} gives {key} two labels, {of[key]} and {other} ({len(twice):,} such).")
-    return Labels(join[0], of, first, Counter(name for _, name in pairs if not found[name]), origin)
+    for key in disputed:
+        del of[key], first[key]
+    left_out = Counter(name for _, name in pairs if not found[name])
+    return Labels(join[0], of, first, left_out, origin, len(disputed))
 
 
 def refuse_rounded(keys: Iterable[str], column: str, origin: str) -> None:
