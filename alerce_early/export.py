@@ -39,7 +39,7 @@ def main() -> None:
     from alerce_early.serving.deployed import Deployed  # with torch, which --help need not wait for
     from alerce_early.serving.export import content_of
 
-    deployed = Deployed.load(checkpoint)
+    deployed = Deployed.load(checkpoint, embedding=True)
     content, different = content_of(deployed, asked.format)
     files.write_bytes(out, content, "--out")
     print(

@@ -88,11 +88,14 @@ def _classify(given: argparse.Namespace) -> None:
         raise InputError("--gallery: shows the most confident of each class; this network tells no classes.")
     if given.target_class not in (*classifier.classes, "SN"):
         raise InputError(f"--target-class {given.target_class}: choose from {', '.join(classifier.classes)}.")
+    if given.embedding and given.out.suffix == ".csv":
+        raise InputError(f"--embedding: {given.out} is a CSV, which holds no lists. Give --out a name in .parquet.")
     source = inputs.find(given.input, classifier.spec, given.out, given.schemas)
     if given.engine:
         from alerce_early.serving.cluster import classify_archive
 
-        if not classify_archive((given.model, *given.ensemble), given.runtime, classifier.survey, source, given.out):
+        networks = (given.model, *given.ensemble), given.runtime, classifier.survey
+        if not classify_archive(*networks, source, given.out, given.embedding):
             sys.exit(1)
         return
     outcome = predict(classifier, source, given.out, given.shard, given.overwrite)

@@ -3,7 +3,7 @@
 Columns: id, object where that is not the id (of a source with several names, see `coordinates.match_objects`), row,
 split ("validation" or "test"), label and predicted (class names), p_<class> for each class, q_<class>, the same
 calibrated, the sets of classes of `conformal.KINDS`, and what of `METADATA` the store has. The label of an unlabelled
-row is empty.
+row is empty. A parquet file may hold `EMBEDDING` as well, a list of numbers per row.
 
 What holds for all rows, such as the coverage that the sets promise, is in the table's metadata: in the schema of a
 parquet file, in a hidden JSON file beside a CSV. Tables from before have it as columns.
@@ -30,6 +30,7 @@ Constants = Mapping[str, float | None]
 MADE_BY = "alerce_early"  # the key of our entry in the metadata of a parquet file
 CONSTANTS = "constants"  # the key in that entry of what holds for all rows
 EXTENSIONS = (".parquet", ".csv")
+EMBEDDING = "embedding"  # the column of `predict --embedding`, (N, D) float16
 TRAINED = "trained"  # the column that tells whether a row is of an object that trained or chose the network
 # Of any format: a CSV does not tell text from numbers, nor whole numbers from others.
 TEXTS = ("candid", "id", "object", "source", "label", "predicted", "set", "set_marginal", "split", "model")
@@ -77,8 +78,13 @@ def read_constants(path: Path) -> dict[str, float | None]:
 
 
 def to_arrow(table: Table) -> pyarrow.Table:
-    """Return columns (N,) of numbers or text as they are written; of `WHOLE`, null where it is no whole number."""
-    columns = {name: pyarrow.array(np.asarray(column)) for name, column in table.items()}
+    """Return columns (N,) of numbers or text as they are written; of `WHOLE`, null where it is no whole number.
+
+    `EMBEDDING` (N, D) becomes a list of fixed size.
+    """
+    columns = {name: pyarrow.array(np.asarray(column).reshape(-1)) for name, column in table.items()}
+    if EMBEDDING in table:
+        columns[EMBEDDING] = pyarrow.FixedSizeListArray.from_arrays(columns[EMBEDDING], table[EMBEDDING].shape[1])
     for name in (name for name in WHOLE if name in table):
         unknown = ~((np.trunc(table[name]) == table[name]) & (np.abs(table[name]) <= LARGEST_WHOLE))
         columns[name] = pyarrow.array(table[name], mask=unknown).cast(pyarrow.int64())
@@ -86,7 +92,7 @@ def to_arrow(table: Table) -> pyarrow.Table:
 
 
 def read(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Read columns (N,) of numbers or text, all or those named.
+    """Read columns (N,) of numbers or text, and `EMBEDDING` (N, D), all or those named.
 
     Takes less memory than 256 MiB plus 200 times the file's size; equal texts share theirs, so that making a column
     of fixed width of them takes more. Raises InputError if there is no such table, it is damaged, or what it holds is
@@ -116,11 +122,13 @@ def _parquet(path: Path, names: Sequence[str] | None) -> pyarrow.Table:
     """Check what a parquet file says of itself: a few bytes may stand for any number of equal rows."""
     with parquet.ParquetFile(path) as file:
         meta = file.metadata
-        if meta.num_columns > COLUMNS or meta.num_rows * meta.num_columns > CELLS + 8 * path.stat().st_size:
-            raise ValueError(f"it has {meta.num_rows:,} rows of {meta.num_columns:,} columns, too many for its size")
+        columns = meta.num_columns + sum(field.type.list_size for field in file.schema_arrow if _is_embedding(field))
+        if columns > COLUMNS or meta.num_rows * columns > CELLS + 8 * path.stat().st_size:
+            raise ValueError(f"it has {meta.num_rows:,} rows of {columns:,} columns, too many for its size")
         fields = [field for field in file.schema_arrow if names is None or field.name in names]
     for field in fields:
-        _check_kind(field.name, field.type)
+        if not _is_embedding(field):
+            _check_kind(field.name, field.type)
     texts = [field.name for field in fields if _is_text(field.type)]
     return parquet.read_table(path, columns=names, read_dictionary=texts)  # each text once, until its length is known
 
@@ -129,6 +137,12 @@ def _is_text(kind: pyarrow.DataType) -> bool:
     """Is it text, however it lies in memory? Other writers have kinds of their own."""
     of = pyarrow.types
     return of.is_string(kind) or of.is_large_string(kind) or of.is_string_view(kind)
+
+
+def _is_embedding(field: pyarrow.Field) -> bool:
+    """Return whether a field is the one that may hold lists, and holds lists of floats of one length."""
+    of = pyarrow.types
+    return field.name == EMBEDDING and of.is_fixed_size_list(field.type) and of.is_floating(field.type.value_type)
 
 
 def _check_kind(name: str, kind: pyarrow.DataType) -> None:
@@ -140,6 +154,10 @@ def _check_kind(name: str, kind: pyarrow.DataType) -> None:
 
 def _plain(name: str, column: pyarrow.ChunkedArray) -> np.ndarray:
     kind = column.type
+    if name == EMBEDDING and pyarrow.types.is_fixed_size_list(kind):
+        if column.null_count:  # of rows without an answer
+            column = compute.fill_null(column, pyarrow.scalar([np.nan] * kind.list_size, kind))
+        return column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)
     if pyarrow.types.is_dictionary(kind):
         kind, chunks = kind.value_type, [chunk.dictionary for chunk in column.chunks]
     else:

@@ -22,9 +22,9 @@ REJECTED = pyarrow.field("rejected", pyarrow.string())  # why a row has no answe
 
 
 @cache
-def load_once(*sources: str | Path, runtime: str | None = None) -> Classifier:
+def load_once(*sources: str | Path, runtime: str | None = None, embedding: bool = False) -> Classifier:
     """Return the classifier of `load`, which is the same for all that a process is given to do."""
-    return load(*sources, runtime=runtime)
+    return load(*sources, runtime=runtime, embedding=embedding)
 
 
 def prediction_schema(classifier: Classifier) -> pyarrow.Schema:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early import files
+from alerce_early.artifacts.predictions import EMBEDDING
 from alerce_early.data.readers import stamps_file
 from alerce_early.data.readers.packets.fields import SURVEYS
 from alerce_early.data.records import MISSING, Records, to_numbers
@@ -17,22 +18,24 @@ from alerce_early.machine import threads
 from alerce_early.serving.runtimes import BATCH, ONNX, RUNTIMES, Facts, Runtime, open_exported
 
 Table = dict[str, np.ndarray]
+HALF_MAX = float(np.finfo(np.float16).max)
 ALIKE = ("classes", "features", "raw_shape", "channels", "kind", "survey")  # of the specs of networks joined
 
 
-def load(*sources: str | Path, runtime: str | None = None) -> "Classifier":
+def load(*sources: str | Path, runtime: str | None = None, embedding: bool = False) -> "Classifier":
     """Return the classifier of a run folder, a checkpoint or an exported .onnx file; of several, their mean.
 
     runtime: what computes, one of `runtimes.RUNTIMES`, by default torch; an exported file runs with onnx alone, and
-    nothing here imports torch then. Raises InputError where there is no network, or where several do not belong
-    together.
+    nothing here imports torch then. embedding: see `Classifier`. Raises InputError where there is no network, or where
+    several do not belong together.
     """
     paths = [Path(source) for source in sources]
     names = [runtime or ("onnx" if path.suffix == ONNX else "torch") for path in paths]
-    return Classifier(list(map(_open, paths, names)), "+".join(dict.fromkeys(names)))
+    members = [_open(path, name, embedding) for path, name in zip(paths, names, strict=True)]
+    return Classifier(members, "+".join(dict.fromkeys(names)), embedding)
 
 
-def _open(path: Path, runtime: str) -> tuple[Facts, Runtime]:
+def _open(path: Path, runtime: str, embedding: bool) -> tuple[Facts, Runtime]:
     if path.suffix == ONNX:
         if runtime != "onnx":
             raise InputError(f"--runtime {runtime}: {path} runs with onnx alone; {runtime} needs the run folder.")
@@ -51,7 +54,7 @@ def _open(path: Path, runtime: str) -> tuple[Facts, Runtime]:
     with require_extra(f"{path} is no exported file"):  # torch, which who has an exported file need not have
         from alerce_early.artifacts.run_folder import checkpoint_of
         from alerce_early.serving.deployed import Deployed
-    deployed = Deployed.load(checkpoint_of(path))
+    deployed = Deployed.load(checkpoint_of(path), embedding)
     return deployed.facts, RUNTIMES[runtime](deployed)
 
 
@@ -62,10 +65,12 @@ class Classifier:
     it needs, in order; () if none. shape: of a raw stamp, (H, W, C), or of a spectrum, (L, C). model: id of the
     network; those of an ensemble are joined by "+". spec: all facts of the training data. survey: the one whose alerts
     it takes, by default that of its training data; "" is any, for a network that was trained for several. runtime: the
-    name of what computes.
+    name of what computes. embedding: whether tables have the column `EMBEDDING`, what the last hidden layer puts out;
+    of several networks, that of the first alone: the coordinates of two networks have nothing in common.
     """
 
-    def __init__(self, members: Sequence[tuple[Facts, Runtime]], runtime: str):
+    def __init__(self, members: Sequence[tuple[Facts, Runtime]], runtime: str, embedding: bool = False):
+        self.embedding = embedding
         self.members, self.runtime = [facts for facts, _ in members], runtime
         self._runs = [run for _, run in members]
         first = self.members[0]
@@ -105,7 +110,8 @@ class Classifier:
         calibration), float32 in [0, 1]; entropy of the latter, nats; set, the classes, joined by "|", that hold the
         true one with the probability set_coverage, see `constants`, for the rows of every class, and set_marginal, the
         same over all rows (neither of an ensemble, to whose mean no promise applies); imputed, how many metadata are
-        missing; model. Of a redshift: predicted, and confidence if the network tells it. Where the network's output
+        missing; model. Of a redshift: predicted, and confidence if the network tells it. `EMBEDDING`, if asked for, is
+        (N, D) float16. Where the network's output
         is not finite, or a row has too little data (`has_data`), predicted is "" and the rest NaN.
         Raises InputError for another shape, for what is no number, or metadata that are lacking.
         """
@@ -198,6 +204,12 @@ class Classifier:
             blank = self._table(np.full((1, *self.shape), np.nan), np.full((1, len(self.features)), np.nan, np.float32))
             return {name: column[:0] for name, column in blank.items()}
         found = [self._run_network(run, images, metadata) for run in self._runs]
+        embedding = found[0].pop(EMBEDDING, None)
+        if self.embedding and embedding is None:
+            raise InputError(
+                f"--embedding: model {self.members[0].model_id} returns none. Export an older .onnx file again, or "
+                "choose a network that has a hidden layer and ends in a linear one."
+            )
         table = found[0] if len(found) == 1 else _mean(found, self.classes)
         finite = np.isfinite(np.stack(list(table.values()))).all(0)  # of other rows nothing is known
         if self.classes:
@@ -210,6 +222,9 @@ class Classifier:
         answered = finite & self.has_data(images)  # no answer rather than one that rests on nothing
         for name, column in table.items():
             table[name] = np.where(answered, column, "" if column.dtype.kind == "U" else np.nan).astype(column.dtype)
+        if self.embedding:
+            embedding = np.where(answered[:, None], embedding.clip(-HALF_MAX, HALF_MAX), np.nan)
+            table[EMBEDDING] = embedding.astype(np.float16)
         missing = ~np.isfinite(metadata) | (metadata == MISSING)
         return {**table, "imputed": missing.sum(1), "model": np.full(len(images), self.model)}
 

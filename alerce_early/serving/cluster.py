@@ -21,8 +21,11 @@ with require_extra("--engine ray", "cluster"):
 class Worker:
     """One core with the network: a batch of files to what became of each. Made by Ray, on whichever machine."""
 
-    def __init__(self, runs: Sequence[str], runtime: str | None, survey: str, out: str, schemas: str | None):
-        self.classifier, self.out, self.schemas = load(*runs, runtime=runtime), Path(out), schemas
+    def __init__(
+        self, runs: Sequence[str], runtime: str | None, survey: str, out: str, schemas: str | None, embedding: bool
+    ):
+        self.classifier = load(*runs, runtime=runtime, embedding=embedding)
+        self.out, self.schemas = Path(out), schemas
         self.classifier.survey = survey
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -47,12 +50,14 @@ def output_of(file: Path, out: Path) -> Path:
     return out / f"{file.name.removesuffix('.parquet')}.parquet"
 
 
-def classify_archive(runs: Sequence[str], runtime: str | None, survey: str, source: Source, out: Path) -> bool:
+def classify_archive(
+    runs: Sequence[str], runtime: str | None, survey: str, source: Source, out: Path, embedding: bool = False
+) -> bool:
     """Classify every file of a source into a table of its own in `out`; True if none had a problem.
 
-    runs, runtime, survey: of `classifier.load` and the `Classifier`, by which a machine finds the network; files and
-    `out`, too, are where all of them see them. A row is a duplicate within its file alone. The same command goes on
-    after a kill.
+    runs, runtime, survey, embedding: of `classifier.load` and the `Classifier`, by which a machine finds the network;
+    files and `out`, too, are where all of them see them. A row is a duplicate within its file alone. The same command
+    goes on after a kill.
     Raises InputError where two files would have the same table.
     """
     files = [file.absolute() for file in source.files]
@@ -64,7 +69,7 @@ def classify_archive(runs: Sequence[str], runtime: str | None, survey: str, sour
     cores = max(1, min(int(ray.cluster_resources().get("CPU", 1)), len(files)))
     work = ray.data.from_items([str(file) for file in files], override_num_blocks=len(files)).map_batches(
         Worker,
-        fn_constructor_args=[where, runtime, survey, str(out.absolute()), source.schemas],
+        fn_constructor_args=[where, runtime, survey, str(out.absolute()), source.schemas, embedding],
         batch_size=1,
         num_cpus=1,
         compute=ActorPoolStrategy(size=cores),

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from alerce_early.artifacts import checkpoints
+from alerce_early.artifacts.predictions import EMBEDDING
 from alerce_early.construct import construct
 from alerce_early.data.features import Clip
 from alerce_early.errors import InputError, one_line
 from alerce_early.evaluation.tables import SMALLEST
+from alerce_early.models.ensemble import Ensemble
 from alerce_early.serving.runtimes import FORMAT, Facts
 from alerce_early.tasks import restore
 from alerce_early.tasks.base import Task
+
+# Input (B, D) of the last layer in the latest pass of this thread: threads share a network, and a copy of it its hooks.
+_HIDDEN: ContextVar[Tensor] = ContextVar("hidden")
 
 
 class Deployed(nn.Module):
@@ -25,6 +31,7 @@ class Deployed(nn.Module):
 
     facts: its `Facts`, those of an exported file; the attributes of the same names are theirs. classes, features: of
     the spec. chosen: the columns that `forward` returns, the probabilities to use, or all where there are none.
+    width: numbers in an embedding; 0 if none is asked for, or the network has no last hidden layer.
     """
 
     def __init__(
@@ -33,6 +40,7 @@ class Deployed(nn.Module):
         calibration: Mapping[str, Any] | None = None,
         conformal: Mapping[str, Any] | None = None,
         trained_on: str | None = None,
+        embedding: bool = False,
     ):
         """Raise InputError for a task that predicts nothing, and for fits that are none of its classes."""
         super().__init__()
@@ -45,7 +53,9 @@ class Deployed(nn.Module):
         self.calibrate: Calibrate | None = None  # until it is known to be one
         with torch.no_grad():
             image = torch.zeros(2, *self.spec.shape)  # a batch of one means something else to some layers
-            self.columns = tuple(self.network(image, torch.zeros(2, len(self.features))))
+            columns = torch.zeros(2, len(self.features))
+            self.width = _watch_hidden(self.task.net, {"image": image, "features": columns}) if embedding else 0
+            self.columns = tuple(name for name in self.network(image, columns) if name != EMBEDDING)
         if self.calibration:
             self.columns += tuple(f"q_{name}" for name in self.classes)
         self.model_id = self._hash()
@@ -57,12 +67,12 @@ class Deployed(nn.Module):
         self.eval()
 
     @classmethod
-    def load(cls, checkpoint: str | Path) -> "Deployed":
+    def load(cls, checkpoint: str | Path, embedding: bool = False) -> "Deployed":
         """From a checkpoint of `train`, which is opened as plain values; raises InputError if it is none."""
         held = checkpoints.read(checkpoint)
         task = restore.task(checkpoint, held)
         try:
-            return cls(task, held.get("calibration"), held.get("conformal"), held.get("trained_on"))
+            return cls(task, held.get("calibration"), held.get("conformal"), held.get("trained_on"), embedding)
         except Exception as error:  # nonsense may raise nearly anything
             raise InputError(f"{checkpoint}: {one_line(error)}.") from None
 
@@ -78,7 +88,11 @@ class Deployed(nn.Module):
         return torch.stack([found[name] for name in self.chosen], 1)
 
     def table(self, stamps: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
-        """All `columns` (B,) float32 of the predictions table, for the same arguments as `forward`."""
+        """All `columns` (B,) float32 of the predictions table, for the same arguments as `forward`.
+
+        With a `width`, `EMBEDDING` (B, width) float32 comes last: the output of the last hidden layer; of an ensemble,
+        that of its first network, since no two networks agree on what a coordinate means.
+        """
         return self.network(*self.prepare(stamps, metadata))
 
     def prepare(self, stamps: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -95,13 +109,15 @@ class Deployed(nn.Module):
         return self.task.recipe(stamps), self.clip(metadata)
 
     def network(self, image: Tensor, columns: Tensor) -> dict[str, Tensor]:
-        """All `columns`, from what `prepare` returned."""
+        """Return `table`, from what `prepare` returned."""
         batch = {"image": image, "features": columns}
-        found = self.task.outputs(self.task.net(batch), batch)
+        z = self.task.net(batch)
+        hidden = {EMBEDDING: _HIDDEN.get().float()} if self.width else {}
+        found = self.task.outputs(z, batch)
         if self.calibrate is None:
-            return found
+            return found | hidden
         calibrated = self.calibrate(torch.stack([found[f"p_{name}"] for name in self.classes], 1))
-        return {**found, **{f"q_{name}": calibrated[:, i] for i, name in enumerate(self.classes)}}
+        return {**found, **{f"q_{name}": calibrated[:, i] for i, name in enumerate(self.classes)}, **hidden}
 
     def to_mixed(self) -> "Deployed":
         """Return a copy whose inner convolutions, those with other inputs than the image's channels, are bfloat16.
@@ -120,7 +136,10 @@ class Deployed(nn.Module):
         return found
 
     def without_recipe(self) -> "_Network":
-        """Return what comes after the recipe, from what `prepare` returns to one output: the columns (B, M)."""
+        """Return what comes after the recipe, from what `prepare` returns to one output.
+
+        (B, M + width) float32: the columns, then the embedding.
+        """
         return _Network(self)
 
     def _hash(self) -> str:
@@ -159,12 +178,38 @@ class _Network(nn.Module):
             columns = image.new_zeros(image.shape[0], 0)
         (deployed,) = self._held
         found = deployed.network(image, columns)
-        return torch.stack([found[name].float() for name in deployed.columns], 1)
+        columns = torch.stack([found[name].float() for name in deployed.columns], 1)
+        return torch.cat([columns, found[EMBEDDING]], 1) if deployed.width else columns
 
     def example(self) -> dict[str, Tensor]:
         spec = self._held[0].spec
         columns = {"columns": torch.zeros(2, len(spec.features))} if spec.features else {}
         return {"image": torch.zeros(2, *spec.shape), **columns}
+
+
+def _watch_hidden(net: nn.Module, batch: dict[str, Tensor]) -> int:
+    """Let every pass of a network store the input of its last layer; return the length D of that input, or 0.
+
+    The last layer is the last linear one that is called, if it has as many outputs as the network and is not its only
+    layer with weights. It is found by running a batch of two, so that a network need not name it.
+    """
+    first = net.members[0] if isinstance(net, Ensemble) else net
+    called = list[nn.Module]()
+    hooks = [
+        layer.register_forward_hook(lambda layer, *_: called.append(layer))
+        for layer in first.modules()
+        if any(True for _ in layer.parameters(recurse=False))
+    ]
+    try:
+        outputs = net(batch).shape[-1]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    last = called[-1] if len(called) > 1 else None
+    if not isinstance(last, nn.Linear) or last.out_features != outputs:
+        return 0
+    last.register_forward_pre_hook(lambda _, given: _HIDDEN.set(given[0]) and None)
+    return last.in_features
 
 
 def _given_as(dtype: torch.dtype) -> Any:

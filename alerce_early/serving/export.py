@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alerce_early.artifacts.predictions import EMBEDDING
 from alerce_early.data.records import MISSING
 from alerce_early.errors import InputError, require_extra
 from alerce_early.serving.deployed import Deployed
@@ -25,17 +26,24 @@ Check = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # named inputs to o
 
 
 class Graph(nn.Module):
-    """The outputs of the file: probabilities (B, K), where there are classes, and table (B, M), all columns."""
+    """The outputs of the file: probabilities (B, K), where there are classes, table (B, M), all columns, embedding.
+
+    embedding (B, D) is there if the deployed network returns one, see `Deployed.table`.
+    """
 
     def __init__(self, deployed: Deployed):
         super().__init__()
         self.deployed = deployed
         self.outputs = ("probabilities", "table") if deployed.chosen != deployed.columns else ("table",)
+        self.outputs += (EMBEDDING,) if deployed.width else ()
 
     def forward(self, stamps: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, ...]:
         found = self.deployed.table(stamps, metadata)
         names = {"probabilities": self.deployed.chosen, "table": self.deployed.columns}
-        return tuple(torch.stack([found[name] for name in names[output]], 1) for output in self.outputs)
+        return tuple(
+            found[EMBEDDING] if output == EMBEDDING else torch.stack([found[name] for name in names[output]], 1)
+            for output in self.outputs
+        )
 
 
 def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
@@ -172,10 +180,11 @@ def content_of(deployed: Deployed, form: str = "onnx") -> tuple[bytes, float]:
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"this network cannot be exported as {form}: {why[:200]}") from None
-    inputs = edge_cases(deployed)
-    found = np.concatenate(check(inputs), 1)
+    inputs, graph = edge_cases(deployed), Graph(deployed)
+    n = len(graph.outputs) - (EMBEDDING in graph.outputs)  # an embedding has no scale, so no tolerance either
+    found = np.concatenate(check(inputs)[:n], 1)
     with torch.no_grad():
-        wanted = torch.cat(Graph(deployed)(*map(torch.from_numpy, inputs.values())), 1).numpy()
+        wanted = torch.cat(graph(*map(torch.from_numpy, inputs.values()))[:n], 1).numpy()
     different = np.abs(found - wanted) / np.maximum(1, np.abs(wanted))
     different[np.isnan(found) & np.isnan(wanted)] = 0  # of a network whose recipe lets NaN pass
     largest = float(different.max())

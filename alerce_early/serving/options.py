@@ -24,13 +24,14 @@ def make_parser(verb: str, description: str | None) -> argparse.ArgumentParser:
     add("--ensemble", nargs="+", default=[], metavar="MODEL", help="average MODEL with these; give it last")
     add("--survey", choices=["any"], help="take packets of any survey, for a network trained on several")
     add("--schemas", metavar="FOLDER|URL", help="the .avsc files, or the registry, of packets without their schema")
+    add("--embedding", action="store_true", help="add a column with the output of the network's last hidden layer")
     add("--runtime", help="how to run a checkpoint: torch (default), bfloat16, openvino")
     return parser
 
 
 def load_networks(given: argparse.Namespace) -> Classifier:
     """Load the classifier that the shared options name."""
-    classifier = load(given.model, *given.ensemble, runtime=given.runtime)
+    classifier = load(given.model, *given.ensemble, runtime=given.runtime, embedding=given.embedding)
     if given.survey:
         classifier.survey = ""
     return classifier

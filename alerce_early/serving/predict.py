@@ -177,6 +177,7 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
         "shown": list(source.format.shown),
         **classifier.constants,
         **({} if classifier.survey else {"survey": "any"}),
+        **({predictions.EMBEDDING: True} if classifier.embedding else {}),
         **({} if classifier.find_trained(NOTHING.keys) is None else {"column": TRAINED}),
         **({"schemas": source.schemas} if source.schemas else {}),
     }

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alerce_early.artifacts.predictions import EMBEDDING
 from alerce_early.construct import construct
 from alerce_early.data import text
 from alerce_early.data.spec import DataSpec
@@ -38,7 +39,7 @@ ONNX = ".onnx"  # how the name of an exported file ends
 BATCH = 32  # rows per core through the network at once, 1.5 MB of raw stamps: what is in between stays in the cache
 
 # Raw stamps (B, C, H, W) float32, NaN where there is no data, and metadata (B, F) float32 or None, to all
-# `Facts.columns`, each (B,) float32.
+# `Facts.columns`, each (B,) float32, and, of a network that returns it, `EMBEDDING` (B, D) float32.
 Runtime = Callable[[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
 
 
@@ -175,7 +176,8 @@ def _in_parts(part: Part, names: Sequence[str]) -> Runtime:
         n = min(len(stamps), max(cores, -(-len(stamps) // BATCH)))
         rest = [None] * n if metadata is None else torch.from_numpy(metadata).tensor_split(n)
         found = np.concatenate(list(pool.map(work, torch.from_numpy(stamps).tensor_split(n), rest)))
-        return dict(zip(names, found.T, strict=True))
+        columns = dict(zip(names, found.T, strict=False))
+        return columns if len(names) == found.shape[1] else columns | {EMBEDDING: found[:, len(names) :]}
 
     return run
 
@@ -200,15 +202,20 @@ def open_exported(content: bytes, name: str) -> tuple[Facts, Runtime]:
     if not content.endswith(seal(content[: -len(seal(b""))])):  # onnxruntime takes any weights
         raise InputError(f"{name} is damaged, or was changed: its sha256 is not that of its bytes. Export it again.")
 
+    # files from before networks returned it have no such output
+    outputs = ["table", *(output.name for output in session.get_outputs() if output.name == EMBEDDING)]
+
     def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
         inputs = {"stamps": stamps} | ({"metadata": metadata} if facts.spec.features else {})
         try:
-            found = session.run(["table"], inputs)[0]
+            found, *hidden = session.run(outputs, inputs)
         except Exception as error:  # onnxruntime has an exception for everything
             raise InputError(f"{name}: onnxruntime cannot run it: {one_line(error)}.") from None
         if found.shape != (len(stamps), len(facts.columns)) or found.dtype != np.float32:
             raise InputError(f"{name}: its table is {found.dtype} {found.shape}, not {len(facts.columns)} columns.")
-        return dict(zip(facts.columns, found.T, strict=True))
+        if any(one.ndim != 2 or len(one) != len(stamps) or one.dtype != np.float32 for one in hidden):
+            raise InputError(f"{name}: its embedding is {hidden[0].dtype} {hidden[0].shape}. Export it again.")
+        return dict(zip(facts.columns, found.T, strict=True)) | dict(zip([EMBEDDING], hidden, strict=False))
 
     # what it tells and what it does may differ, which one row shows
     run(np.full((1, *facts.spec.raw_shape), np.nan, np.float32), np.full((1, len(facts.spec.features)), np.nan, "f4"))

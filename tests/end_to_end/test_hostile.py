@@ -130,9 +130,12 @@ def test_table_bombs_are_refused(tmp_path: Path) -> None:
     rows = 20_000_000
     same = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(rows, "i4")), pyarrow.array(["x" * 900]))
     parquet.write_table(pyarrow.table({"id": same}), tmp_path / "rows.parquet")
+    lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(np.zeros(4_000_000, "f2")), 100)
+    parquet.write_table(pyarrow.table({"embedding": lists}), tmp_path / "lists.parquet")
     (tmp_path / "columns.csv").write_bytes(b"," * 200_000 + b"\n")
     (tmp_path / "long.csv").write_bytes(b"id,label,p_a,p_b\n" + b"x" * 100_000 + b",a,1,0\n" + b"y,b,0,1\n" * 5000)
-    for target, name in (("parquet", "rows.parquet"), ("csv", "columns.csv"), ("csv", "long.csv")):
+    parquets = (("parquet", "rows.parquet"), ("parquet", "lists.parquet"))
+    for target, name in (*parquets, ("csv", "columns.csv"), ("csv", "long.csv")):
         with pytest.raises(InputError, match=r"too many for its size|more than|text of 100,000 bytes"):
             TARGETS[target][2](tmp_path / name)
 

@@ -9,18 +9,22 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow
 import pytest
 import torch
 from omegaconf import DictConfig
 
 import alerce_early
 from alerce_early.artifacts import predictions
-from alerce_early.artifacts.run_folder import Run
+from alerce_early.artifacts.run_folder import Run, checkpoint_of
 from alerce_early.data.readers import hits, sdss
+from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
+from alerce_early.evaluation import tables
 from alerce_early.experiments.config import to_plain
 from alerce_early.experiments.instantiate import make_task
-from alerce_early.serving import export, inputs, runtimes
+from alerce_early.models.net import Net
+from alerce_early.serving import arrow, export, inputs, runtimes
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.predict import predict
@@ -94,6 +98,63 @@ def test_gives_the_table_of_the_run(run: Path, file: Path, night: Path, tmp_path
     assert_alike(*found)
     assert {"q_SN", "set", "imputed", "model"} <= set(found[1]) and len(found[1]["candid"]) > 15
     assert np.ptp(found[1]["p_SN"]) > 1e-4  # else any table would do
+
+
+def test_embeddings_are_the_last_hidden_layer_by_any_runtime(
+    run: Path, file: Path, night: Path, tmp_path: Path
+) -> None:
+    """The output layer makes the probabilities of them; tables, files and rows of Arrow hold the same."""
+    found = {}
+    for name, source, runtime in (("torch", run, None), ("mixed", run, "bfloat16"), ("onnx", file, None)):
+        classifier = alerce_early.load(source, runtime=runtime, embedding=True)
+        predict(classifier, inputs.find([night], classifier.spec), tmp_path / f"{name}.parquet")
+        found[name] = predictions.read(tmp_path / f"{name}.parquet")
+    table = found["torch"]
+    hidden, layer = table["embedding"].astype(float), Deployed.load(checkpoint_of(run)).task.net.layers[-1]
+    assert table["embedding"].dtype == np.float16 and hidden.shape == (len(table["candid"]), layer.in_features)
+    logits = hidden @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+    wanted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert tables.probabilities(table, classifier.classes) == pytest.approx(wanted, abs=2e-3)
+    for name, allowed in (("onnx", 1e-3), ("mixed", 3e-2)):
+        assert found[name]["embedding"] == pytest.approx(hidden, rel=allowed, abs=allowed * np.ptp(hidden))
+    assert "embedding" not in alerce_early.load(file).predict(np.zeros((1, 63, 63, 3)), np.zeros((1, 2)))
+
+
+def test_embeddings_of_alerts_without_an_answer_are_null(file: Path) -> None:
+    some = [dict(packet) for packet, _ in packets.alerts(3, seed=3)]
+    some[1]["cutoutTemplate"] = None
+    classifier = alerce_early.load(file, embedding=True)
+    answers = arrow.classify_arrow(pyarrow.Table.from_pylist(some), classifier)
+    assert answers.schema == arrow.prediction_schema(classifier)
+    assert answers["embedding"].is_null().to_pylist() == [False, True, False]
+
+
+def test_networks_without_embeddings_say_so(
+    run: Path, file: Path, night: Path, quick: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    task = make_task(quick(), spec(classes=("a", "b"), raw_shape=(3, 63, 63)))
+    task.net = OneLayer(task.spec)
+    assert Deployed(task, embedding=True).width == 0
+    older = onnx.load(file)
+    assert older.graph.output.pop().name == "embedding"
+    del older.metadata_props[-1]  # its seal
+    content = older.SerializeToString()
+    (tmp_path / "older.onnx").write_bytes(content + runtimes.seal(content))
+    assert alerce_early.load(tmp_path / "older.onnx").classes
+    for options in ((tmp_path / "older.onnx", "--out", "a.parquet"), (run, "--out", "a.csv")):
+        done = run_command("alerce_early.predict", options[0], night, "--embedding", *options[1:], cwd=tmp_path)
+        assert done.returncode == 2 and "--embedding" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+class OneLayer(Net):
+    """A network without a hidden layer."""
+
+    def __init__(self, spec: DataSpec):
+        super().__init__(spec)
+        self.layer = torch.nn.Linear(3 * 21 * 21, len(spec.classes))
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.layer(batch["image"].flatten(1))
 
 
 def test_classifies_where_there_is_no_torch(run: Path, file: Path, night: Path, tmp_path: Path) -> None:
