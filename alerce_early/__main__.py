@@ -9,7 +9,19 @@ from pathlib import Path
 from alerce_early.errors import InputError, exit_on_input_error
 from alerce_early.files import VERSION
 
-VERBS = ("train", "predict", "serve", "report", "compare", "explain", "export", "generate", "prepare", "search")
+VERBS = (
+    "train",
+    "predict",
+    "serve",
+    "label",
+    "report",
+    "compare",
+    "explain",
+    "export",
+    "generate",
+    "prepare",
+    "search",
+)
 
 
 def describe(verb: str) -> str:

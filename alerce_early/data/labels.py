@@ -210,9 +210,9 @@ def join_labels(
     """Return the labels of a table for rows that are named by candid, id or both.
 
     table: columns (N,) of any capitalisation: one of `LABEL`, and candid (or diaSourceId), or else id (or objectId,
-    oid, ZTFID, or TNS's names); a row without a label does not count. With a column who, rows to which people gave
-    different classes have none. Raises InputError where it has them not, gives one row two classes, or names rows by
-    fractions or powers of ten, as spreadsheets and float columns make of whole numbers.
+    oid, ZTFID, or TNS's names); a row without a label does not count. If there is a column ``who``, rows that
+    people label differently have no label. Raises InputError where it has them not, gives one row two classes, or
+    names rows by fractions or powers of ten, as spreadsheets and float columns make of whole numbers.
     """
     columns = {name.strip().lower(): column for name, column in table.items()}
     label = find_label_column(table)

@@ -1,7 +1,7 @@
-"""The CSV of labels that people give: one row per alert and person, on disk before the next alert is shown.
+"""The CSV of labels: one row per alert and person, appended and synced to disk label by label.
 
-Its rows are what `data.labels` reads. Every change holds a lock and reads the file anew, so that several people, each
-with a server of their own, may share one file.
+`data.labels` reads it. Each change takes a lock and re-reads the file, so several people can share one file, each with
+their own server.
 """
 
 import csv
@@ -21,7 +21,7 @@ from alerce_early import files
 from alerce_early.data.text import sound
 from alerce_early.errors import InputError
 
-UNSURE, SKIP = "unsure", "skip"  # rows with these are no labels; `class_names.csv` knows both
+UNSURE, SKIP = "unsure", "skip"  # answers without a class; `class_names.csv` lists them
 COLUMNS = ("candid", "id", "label", "who", "when", "queue", "model")
 PATIENCE = 10.0  # seconds to wait for another process that writes
 PLACE = "--out"
@@ -76,7 +76,7 @@ class LabelsFile:
                 self._append([row] if rows or self._has_header() else [self.header, row])
 
     def undo(self, candids: Sequence[str]) -> str | None:
-        """Withdraw this person's last label of one of these alerts; returns its candid, None if there is none."""
+        """Withdraw this person's last label among these alerts and return its candid, or None."""
         known = set(candids)
         with self._locked() as rows:
             mine = [i for i, row in enumerate(rows) if row["who"] == self.who and row["candid"] in known]
@@ -90,12 +90,14 @@ class LabelsFile:
         """Return this person's label of each alert, by candid, in the order given."""
         return {row["candid"]: row["label"] for row in self._read() if row["who"] == self.who}
 
-    def count(self) -> Counter[str]:
-        """Count this person's rows by label, `UNSURE` and `SKIP` included."""
-        return Counter(self.mine().values())
+    def summarise(self) -> str:
+        """Return how many rows this person has given, by label, in words."""
+        counts = Counter(self.mine().values())
+        listed = ", ".join(f"{name} {n:,}" for name, n in counts.most_common()) or "none"
+        return f"{counts.total():,} rows by {self.who} in {self.path}: {listed}"
 
     def agreements(self) -> list[Agreement]:
-        """Compare with everybody else who gave the same alerts a class."""
+        """Compare with every other person who labelled the same alerts."""
         from sklearn.metrics import cohen_kappa_score  # takes a second to import
 
         given: dict[str, dict[str, str]] = {}

@@ -99,7 +99,7 @@ def reserve(keys: Sequence[str], share: float) -> np.ndarray:
 def mix(
     chosen: np.ndarray, drawn: np.ndarray, share: float, n: int, rng: np.random.Generator
 ) -> list[tuple[int, bool]]:
-    """Shuffle random rows into those of a strategy, each in its own order.
+    """Shuffle random rows into a strategy's rows, keeping the order of both.
 
     Parameters
     ----------
@@ -184,3 +184,4 @@ _SCORES: dict[str, Callable[[_Pool], np.ndarray]] = {
     "random": lambda pool: pool.rng.random(len(pool.labelled)),
 }
 STRATEGIES = (*_SCORES, "diverse")
+FROM_START = tuple(name for name in STRATEGIES if name != "similar")  # which need no alert to begin with

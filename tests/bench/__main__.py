@@ -16,7 +16,7 @@ from alerce_early.training import signals
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     add = parser.add_argument
-    add("measures", nargs="*", metavar="MEASURE", help="train, start, clean or classify (default: all)")
+    add("measures", nargs="*", metavar="MEASURE", help="train, start, clean, classify or label (default: all)")
     add("--n", type=int, default=52_244, help="stamps of the file that is cleaned")
     add("--packets", type=int, default=4_000, help="alert packets of the archive that is classified")
     add("--batches", type=int, default=50, help="batches of a round of training")

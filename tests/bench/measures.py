@@ -286,9 +286,47 @@ def measure_classifying(options: argparse.Namespace, folder: Path) -> None:
     classify_archive(run.trained(), options.packets, folder)
 
 
+# Milliseconds from a key of the label page until the next alert is drawn, and of a request that does nothing.
+KEY_TO_ALERT = """async n => {
+    const body = document.body, ours = [], rival = [];
+    for (let i = 0; i < n; i++) {
+        let started = performance.now();
+        const drawn = new Promise(resolve => new MutationObserver((_, seen) => { seen.disconnect(); resolve(); })
+            .observe(body, {attributeFilter: ["data-row"]}));
+        document.dispatchEvent(new KeyboardEvent("keydown", {key: "2", bubbles: true}));
+        await drawn;
+        await new Promise(requestAnimationFrame);
+        ours.push(performance.now() - started);
+        started = performance.now();
+        await fetch("session");
+        rival.push(performance.now() - started);
+    }
+    return [ours, rival];
+}"""
+
+
+def label_against_requests(n: int, folder: Path) -> None:
+    """Milliseconds from a key to the next alert, labels being written, against a request of the same browser."""
+    from alerce_early.simulation import packets
+    from tests.helpers.browser import open_page
+    from tests.helpers.command import Command
+
+    night, _ = packets.write(folder / "night.tar.gz", n + 20)
+    options = ("--model", "ztf_simulated", "--out", folder / "labels.csv", "--no-browser")
+    with Command("alerce_early.label", night, *options) as server:
+        address = next(line.split()[-1] for line in server.lines() if "token=" in line)
+        with open_page(address) as page:
+            page.locator("body[data-row]").wait_for(state="attached")
+            ours, rival = (median(found) for found in page.evaluate(KEY_TO_ALERT, n))
+        server.terminate()
+        server.wait()
+    show("label, key to next alert", f"{ours:.0f} ms", f"{rival:.0f} ms a request", ours / rival, "<= 200 ms")
+
+
 MEASURES: dict[str, Callable[[argparse.Namespace, Path], Any]] = {
     "train": measure_training,
     "start": lambda options, folder: start_against_imports(folder),
     "clean": lambda options, folder: clean_against_pickle(options.n, folder),
     "classify": measure_classifying,
+    "label": lambda options, folder: label_against_requests(200, folder),
 }

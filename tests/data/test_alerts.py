@@ -251,7 +251,7 @@ def test_tables_of_others_label_packets_as_they_come(tmp_path: Path, header: str
 def test_each_name_of_the_table_stands_once_with_those_who_use_it() -> None:
     columns = labels.read_csv(labels.CLASS_NAMES)
     sources = {source for cell in columns["source"] for source in cell.split("; ")}
-    assert sources == {"TNS", "ZTF BTS", "SIMBAD", "VSX", "Gaia", "ALeRCE"}
+    assert sources == {"TNS", "ZTF BTS", "SIMBAD", "VSX", "Gaia", "ALeRCE", "label"}
     plain = ["".join(name.lower().split()).replace("_", "").rstrip("?:") for name in columns["name"]]
     assert len(set(plain)) == len(plain) and {"AGN", "SN", "VS", "asteroid", "bogus"} <= set(columns["class"])
     kinds = {"SN Ia-made-up": "SN", "EA/RS": "VS", "DSCT|GDOR": "VS", "AGN|SN": None, "SN impostor": None, "?": ""}

@@ -1,4 +1,4 @@
-"""Labels on disk: a row per alert and person, whoever writes and whatever is killed."""
+"""Labels on disk: one row per alert and person, through kills and with several writers."""
 
 import csv
 from pathlib import Path
