@@ -178,6 +178,7 @@ def narrow(night: Night, strategy: str, target: int, share: float) -> Night:
     drawn = queues.reserve(night.keys, share)[:MOST]
     held = np.isin(np.arange(n), drawn)
     rest = MOST - len(drawn)
+    strategy = "random" if strategy == "diverse" else strategy  # to cover a whole night takes minutes
     of = night.probabilities, night.embeddings, held
     chosen = queues.choose(strategy, *of, rest, np.random.default_rng(0), target) if rest else drawn[:0]
     print(f"{n:,} alerts: {len(drawn):,} drawn at random and the {len(chosen):,} to label first are kept in memory")
@@ -187,13 +188,13 @@ def narrow(night: Night, strategy: str, target: int, share: float) -> Night:
 def shrink(stamp: np.ndarray) -> np.ndarray:
     """Return a stamp (C, H, W) as float16, each channel minus its median, all in the same unit of noise.
 
-    What is no data becomes NaN. The unit is the smallest scatter of a channel, by its median absolute deviation.
+    Pixels without data become NaN. The unit is the channels' median scatter, by the median absolute deviation.
     """
     planes = np.where(np.abs(stamp) < LARGEST, stamp, np.nan).astype(np.float64)
     known = [plane[np.isfinite(plane)] for plane in planes]
     medians = np.array([np.median(pixels) if pixels.size else 0 for pixels in known])
     scatter = [1.4826 * np.median(np.abs(p - m)) for p, m in zip(known, medians, strict=True) if p.size]
-    unit = min((one for one in scatter if one > 0), default=1.0)
+    unit = np.median([one for one in scatter if one > 0] or [1.0])
     return np.clip((planes - medians[:, None, None]) / unit, -HALF_MAX, HALF_MAX).astype(np.float16)
 
 

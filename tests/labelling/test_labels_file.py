@@ -1,6 +1,7 @@
 """Labels on disk: one row per alert and person, through kills and with several writers."""
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,14 @@ def test_two_people_share_a_file_and_what_they_dispute_is_no_label(tmp_path: Pat
     assert found.disputed == 1 and found.left_out == {UNSURE: 2, SKIP: 1}
     assert "1 more have different labels" in found.describe(KEYS)
     assert ana.undo(KEYS) == KEYS[6] and ben.mine()[KEYS[6]] == UNSURE
+
+
+def test_nothing_is_lost_when_two_people_label_at_once(tmp_path: Path) -> None:
+    people = [labels_of(path := tmp_path / "labels.csv"), labels_of(path, "ben")]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):  # the second time, each replaces a row
+            list(pool.map(lambda labels: give(labels, *((i, "SN") for i in range(10))), people))
+    assert sorted((key, who) for key, _, who in rows_of(path)) == [(key, who) for key in KEYS for who in ("ana", "ben")]
 
 
 def test_a_table_without_people_may_not_contradict_itself(tmp_path: Path) -> None:

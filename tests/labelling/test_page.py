@@ -145,7 +145,7 @@ class Client:
             connection.request(method, path, body, {name: value for name, value in given.items() if value})
             answer = connection.getresponse()
             return answer.status, answer.read()
-        except (ConnectionError, http.client.BadStatusLine):  # it may hang up on what it will not read
+        except (ConnectionError, http.client.BadStatusLine):
             return 0, b""
         finally:
             connection.close()
@@ -188,7 +188,9 @@ def test_ten_hostile_tries_change_nothing(night: Path, tmp_path: Path) -> None:
             "more than asked": (400, ask("POST", "/labels", json.dumps(BODY | {"who": "ben"}).encode())),
             "a look at what only changes": (405, ask("GET", "/undo")),
         }
-        wrong = {name: got for name, (wanted, got) in tries.items() if got[0] not in (wanted, 0)}
+        huge, _ = tries.pop("a huge body")[1]
+        assert huge in (400, 0)  # it may hang up on what it will not read
+        wrong = {name: got for name, (wanted, got) in tries.items() if got[0] != wanted}
         assert not wrong and not any(b"AGN" in got or b"root" in got for _, (_, got) in tries.items())
         assert out.read_bytes() == before and [one for one in tmp_path.iterdir() if one.name[0] != "."] == [out]
         with ThreadPoolExecutor(8) as pool:  # all at once, of one alert
