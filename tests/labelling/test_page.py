@@ -1,14 +1,16 @@
 """The label page: a real server in a process of its own, a real browser, and people who mean no good."""
 
+import asyncio
 import csv
 import http.client
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -158,6 +160,40 @@ def test_the_address_on_a_command_line_opens_the_page_once() -> None:
     once = keys.once
     assert keys.fit(once) and not keys.fit(once) and not keys.fit("")
     assert keys.fit(keys.token) and keys.fit(keys.token) and not keys.fit("é")
+
+
+@pytest.mark.parametrize(
+    ("listens", "answered", "refused"),
+    [
+        ("127.0.0.1", ("localhost:80", "127.0.0.1", "[::1]:9", "LOCALHOST."), ("10.0.0.5", "evil.example", "", "a:b")),
+        ("10.0.0.5", ("10.0.0.5:80", "localhost"), ("10.0.0.6", "evil.example")),
+        ("0.0.0.0", ("10.0.0.5:80", "localhost", socket.gethostname()), ("evil.example", "10.0.0.5.evil.example")),
+    ],
+)
+def test_requests_name_the_machine_that_listens(
+    listens: str, answered: tuple[str, ...], refused: tuple[str, ...]
+) -> None:
+    from alerce_early.labelling.server import Keys, make_app
+
+    keys = Keys()
+    app = make_app(None, keys, listens)  # type: ignore[arg-type]  # the page itself asks no session
+
+    def status(host: str) -> int:
+        sent = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": f"token={keys.token}".encode()}
+        ends = {"scheme": "http", "server": ("127.0.0.1", 80), "headers": [(b"host", host.encode())]}
+        asyncio.run(app({**scope, **ends}, receive, send))
+        return sent[0]["status"]
+
+    assert {host: status(host) for host in answered} == dict.fromkeys(answered, 200)
+    assert {host: status(host) for host in refused} == dict.fromkeys(refused, 400)
 
 
 def test_ten_hostile_tries_change_nothing(night: Path, tmp_path: Path) -> None:
