@@ -24,7 +24,7 @@ def load(*runs: str | Path, runtime: str | None = None, embedding: bool = False)
     runtime: what computes a run: torch (the default), bfloat16 or openvino; an exported file needs none of these.
     embedding: whether its tables have a column with the output of the network's last hidden layer. The classifier has
     `predict(stamps, metadata=None)`, `classes` and `features`; see `serving.classifier.Classifier`. Raises
-    `errors.InputError` where there is none.
+    `errors.InputError` if it is missing.
     """
     from alerce_early.serving.classifier import load  # brings numpy and pyarrow, which a version number must not
 

@@ -21,6 +21,7 @@ VERBS = (
     "generate",
     "prepare",
     "search",
+    "neighbours",
 )
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     if verb in VERBS:
         os.execv(sys.executable, [sys.executable, "-m", f"alerce_early.{verb}", *sys.argv[2:]])
     elif verb in ("-h", "--help"):
-        told = [f"  {verb:9} {describe(verb)}" for verb in VERBS]
+        told = [f"  {verb:10} {describe(verb)}" for verb in VERBS]
         print("usage: alerce-early VERB ..., alerce-early VERB --help, alerce-early --version", "", *told, sep="\n")
     elif verb == "--version":
         print(f"alerce-early {VERSION}")

@@ -140,7 +140,7 @@ def _is_text(kind: pyarrow.DataType) -> bool:
 
 
 def _is_embedding(field: pyarrow.Field) -> bool:
-    """Return whether a field is the one that may hold lists, and holds lists of floats of one length."""
+    """Return whether a field is the column of embeddings, fixed-size lists of floats."""
     of = pyarrow.types
     return field.name == EMBEDDING and of.is_fixed_size_list(field.type) and of.is_floating(field.type.value_type)
 

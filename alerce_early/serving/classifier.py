@@ -26,7 +26,7 @@ def load(*sources: str | Path, runtime: str | None = None, embedding: bool = Fal
     """Return the classifier of a run folder, a checkpoint or an exported .onnx file; of several, their mean.
 
     runtime: what computes, one of `runtimes.RUNTIMES`, by default torch; an exported file runs with onnx alone, and
-    nothing here imports torch then. embedding: see `Classifier`. Raises InputError where there is no network, or where
+    nothing here imports torch then. embedding: see `Classifier`. Raises InputError if a network is missing, or if
     several do not belong together.
     """
     paths = [Path(source) for source in sources]
@@ -65,8 +65,8 @@ class Classifier:
     it needs, in order; () if none. shape: of a raw stamp, (H, W, C), or of a spectrum, (L, C). model: id of the
     network; those of an ensemble are joined by "+". spec: all facts of the training data. survey: the one whose alerts
     it takes, by default that of its training data; "" is any, for a network that was trained for several. runtime: the
-    name of what computes. embedding: whether tables have the column `EMBEDDING`, what the last hidden layer puts out;
-    of several networks, that of the first alone: the coordinates of two networks have nothing in common.
+    name of what computes. embedding: whether tables have the column `EMBEDDING`, the output of the last hidden layer;
+    several networks give that of the first, because the coordinates of two networks are unrelated.
     """
 
     def __init__(self, members: Sequence[tuple[Facts, Runtime]], runtime: str, embedding: bool = False):

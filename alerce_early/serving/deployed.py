@@ -31,7 +31,7 @@ class Deployed(nn.Module):
 
     facts: its `Facts`, those of an exported file; the attributes of the same names are theirs. classes, features: of
     the spec. chosen: the columns that `forward` returns, the probabilities to use, or all where there are none.
-    width: numbers in an embedding; 0 if none is asked for, or the network has no last hidden layer.
+    width: length of an embedding; 0 if it was not requested, or the network has no hidden layer.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class Deployed(nn.Module):
     def table(self, stamps: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
         """All `columns` (B,) float32 of the predictions table, for the same arguments as `forward`.
 
-        With a `width`, `EMBEDDING` (B, width) float32 comes last: the output of the last hidden layer; of an ensemble,
-        that of its first network, since no two networks agree on what a coordinate means.
+        With a `width`, `EMBEDDING` (B, width) float32 comes last: the output of the last hidden layer. An ensemble
+        gives that of its first network, because the coordinates of two networks are unrelated.
         """
         return self.network(*self.prepare(stamps, metadata))
 
@@ -136,7 +136,7 @@ class Deployed(nn.Module):
         return found
 
     def without_recipe(self) -> "_Network":
-        """Return what comes after the recipe, from what `prepare` returns to one output.
+        """Return the network without the recipe: from the output of `prepare` to a single tensor.
 
         (B, M + width) float32: the columns, then the embedding.
         """
@@ -191,7 +191,7 @@ def _watch_hidden(net: nn.Module, batch: dict[str, Tensor]) -> int:
     """Let every pass of a network store the input of its last layer; return the length D of that input, or 0.
 
     The last layer is the last linear one that is called, if it has as many outputs as the network and is not its only
-    layer with weights. It is found by running a batch of two, so that a network need not name it.
+    layer with weights. Running a batch of two finds it, so networks do not have to name it.
     """
     first = net.members[0] if isinstance(net, Ensemble) else net
     called = list[nn.Module]()

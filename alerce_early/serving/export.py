@@ -26,9 +26,9 @@ Check = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # named inputs to o
 
 
 class Graph(nn.Module):
-    """The outputs of the file: probabilities (B, K), where there are classes, table (B, M), all columns, embedding.
+    """The outputs of the file: probabilities (B, K) of a classifier, table (B, M) with all columns, embedding (B, D).
 
-    embedding (B, D) is there if the deployed network returns one, see `Deployed.table`.
+    The last one is present if the deployed network returns it, see `Deployed.table`.
     """
 
     def __init__(self, deployed: Deployed):
