@@ -6,7 +6,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from alerce_early.errors import InputError
-from alerce_early.evaluation import calibration, conformal, intervals, metrics, tables, thresholds, uncertainty
+from alerce_early.evaluation import (
+    calibration,
+    conformal,
+    intervals,
+    metrics,
+    screening,
+    tables,
+    thresholds,
+    uncertainty,
+)
 
 Table = Mapping[str, np.ndarray]
 NO_CONSTANTS: tables.Constants = {}
@@ -74,14 +83,19 @@ class Classification:
 
     def judge(self, table: Table, constants: tables.Constants = NO_CONSTANTS) -> dict[str, Any]:
         """Return `summarise` and, by name, what the other modules say; {} where they have nothing to say of a table."""
-        return self.summarise(table) | {
-            "thresholds": thresholds.judge(table, constants, self.target),
-            "by_column": uncertainty.judge_by_column(table),
-            "by_detections": self.judge_by_detections(table),
-            "calibration": calibration.judge(table),
-            "conformal": conformal.judge(table, constants),
-            "uncertainty": uncertainty.judge(table),
-        }
+        screened = screening.judge(table, constants, self.target)
+        return (
+            self.summarise(table)
+            | ({"screening": screened} if screened else {})
+            | {
+                "thresholds": thresholds.judge(table, constants, self.target),
+                "by_column": uncertainty.judge_by_column(table),
+                "by_detections": self.judge_by_detections(table),
+                "calibration": calibration.judge(table),
+                "conformal": conformal.judge(table, constants),
+                "uncertainty": uncertainty.judge(table),
+            }
+        )
 
     def summarise(self, table: Table) -> dict[str, Any]:
         """Return {"n", "values", "intervals", "classes": names, "confusion": counts by true and predicted class}.

@@ -12,7 +12,7 @@ from alerce_early.artifacts import predictions
 from alerce_early.data import text
 from alerce_early.data.labels import CLASSES, LABEL, Naming, join_labels, read_csv, refuse_rounded
 from alerce_early.errors import InputError
-from alerce_early.evaluation import conformal, metrics, tables, thresholds
+from alerce_early.evaluation import conformal, metrics, screening, tables, thresholds
 
 SPLIT = "table"  # of all rows that are not said to be test rows
 UNSEEN, SEEN = "new", "seen"  # the same of a table that tells which rows trained the network: the others, or all
@@ -54,6 +54,7 @@ def read_with_notes(
     if labels_path:
         found["label"], matches = labels(labels_path, found)
         notes.append(f"{matches}.")
+        found |= find_queues(labels_path, found)
     missing = [name for name in ("id", "label") if name not in found]
     if "score" not in found and not tables.classes_of(found):
         missing.append("p_<class> or score")
@@ -73,6 +74,10 @@ def read_with_notes(
         if other := {name: n for name, n in names.items() if name and not given[name]}:
             listed = ", ".join(f"{name} {n:,}" for name, n in other.items())
             notes.append(f"Rows of none of the classes {', '.join(classes)} are left out: {listed}.")
+    if screening.QUEUE in found and (searched := thresholds.looked_for(tables.classes_of(found), target)):
+        order = np.argsort(-_numbers(path, f"p_{searched}", found[f"p_{searched}"]), kind="stable")
+        found[screening.RANK] = np.argsort(order) + 1
+        constants |= {screening.RANKED: float(len(order))}
     found = tables.keep_labelled(found)
     known = predictions.TRAINED in found
     if known:
@@ -183,6 +188,22 @@ def labels(path: Path, table: tables.Table) -> tuple[np.ndarray, str]:
         refuse_rounded(keys, known.by, "the table to be labelled")
     matches = known.match(keys)
     return np.array([known.of.get(key, "") for key in keys], dtype=str), matches
+
+
+def find_queues(path: Path, table: tables.Table) -> dict[str, np.ndarray]:
+    """Return the column `screening.QUEUE` (N,) str if a table of labels has one.
+
+    A row that was drawn at random stays so, even if another queue showed it to a second person.
+    """
+    content = read_csv(path) if path.suffix == ".csv" else predictions.read(path)
+    columns = {name.strip().lower(): np.asarray(column).astype(str).tolist() for name, column in content.items()}
+    key = next((name for name in ("candid", "id") if name in columns and name in table), None)
+    if screening.QUEUE not in columns or key is None:
+        return {}
+    of: dict[str, str] = {}
+    for name, queue in zip(columns[key], columns[screening.QUEUE], strict=True):
+        of[name] = screening.RANDOM if screening.RANDOM in (queue, of.get(name)) else queue
+    return {screening.QUEUE: np.array([of.get(name, "") for name in table[key].astype(str).tolist()], dtype=str)}
 
 
 def find_naming(table: tables.Table) -> Naming:

@@ -149,11 +149,16 @@ def write_table_page(
     """Evaluate a table from elsewhere and write its page, figures and metrics.json into a folder.
 
     target: the class that has thresholds. classifier: see `foreign_table.pivot`.
-    Returns the path of the page and the notes of `foreign_table.read_with_notes`, which the page shows as well.
+    Returns the path of the page and the notes of `foreign_table.read_with_notes`, which the page shows as well, with
+    the purity of the rows that were drawn at random.
     """
     table, constants, notes = foreign_table.read_with_notes(source, labels, target, classifier)
     kind = Classification(target)
     judged = kind.judge(table, constants)
+    if purity := judged.get("screening", {}).get("shares", {}).get("purity"):
+        of, drawn = judged["screening"]["of"], judged["screening"]["n"]
+        value = page.number(purity["value"], purity["interval"])
+        notes.append(f"{of} purity {value} of {purity['n']:,} alerts classified as {of}, of {drawn:,} drawn at random.")
     folder.mkdir(parents=True, exist_ok=True)
     text = page.render(
         "table.html",

@@ -222,7 +222,7 @@ class Classifier:
         answered = finite & self.has_data(images)  # no answer rather than one that rests on nothing
         for name, column in table.items():
             table[name] = np.where(answered, column, "" if column.dtype.kind == "U" else np.nan).astype(column.dtype)
-        if self.embedding:
+        if self.embedding and embedding is not None:
             embedding = np.where(answered[:, None], embedding.clip(-HALF_MAX, HALF_MAX), np.nan)
             table[EMBEDDING] = embedding.astype(np.float16)
         missing = ~np.isfinite(metadata) | (metadata == MISSING)

@@ -34,8 +34,8 @@ class Graph(nn.Module):
     def __init__(self, deployed: Deployed):
         super().__init__()
         self.deployed = deployed
-        self.outputs = ("probabilities", "table") if deployed.chosen != deployed.columns else ("table",)
-        self.outputs += (EMBEDDING,) if deployed.width else ()
+        parts = {"probabilities": deployed.chosen != deployed.columns, "table": True, EMBEDDING: deployed.width > 0}
+        self.outputs = tuple(name for name, there in parts.items() if there)
 
     def forward(self, stamps: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, ...]:
         found = self.deployed.table(stamps, metadata)

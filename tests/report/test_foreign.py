@@ -9,6 +9,7 @@ import pytest
 
 from alerce_early.artifacts import predictions
 from alerce_early.errors import InputError
+from alerce_early.evaluation.intervals import wilson
 from alerce_early.report import foreign_table
 from alerce_early.report.__main__ import main
 from alerce_early.report.run_page import write_table_page
@@ -202,3 +203,36 @@ def test_a_table_is_reported_from_the_command_line(
     assert "is there already; give another --out, or --overwrite" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["report", str(path), "--overwrite"])
     main()
+
+
+def test_only_rows_drawn_at_random_give_purity_recall_and_workload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Known by hand: seven random rows at ranks 2 to 18 of 20, of which 2, 6, 9 and 15 are supernovae."""
+    rows = [f"{i},o{i},{1 - 0.045 * i:.3f},{0.045 * i:.3f}" for i in range(1, 21)]
+    table = written(tmp_path / "night.csv", "|".join(["candid,id,p_SN,p_rest", *rows]))
+    drawn = {2: "SN", 4: "rest", 6: "SN", 9: "SN", 12: "rest", 15: "SN", 18: "rest"}
+    labels = [f"{i},{name},ann,random" for i, name in drawn.items()]
+    labels += ["1,SN,ann,probable", "3,SN,ann,probable", "2,SN,bob,probable"]  # the last was drawn at random as well
+    file = written(tmp_path / "labels.csv", "|".join(["candid,label,who,queue", *labels]))
+    monkeypatch.setattr("sys.argv", ["report", str(table), "--labels", str(file)])
+    main()
+    found = json.loads((tmp_path / "night_report" / "metrics.json").read_text())["screening"]
+    assert (found["of"], found["labelled"], found["n"]) == ("SN", 9, 7)
+    shares = {name: (share["value"], share["n"]) for name, share in found["shares"].items()}
+    assert shares == {
+        "prevalence": (4 / 7, 7),
+        "purity": (3 / 4, 4),
+        "completeness": (3 / 4, 4),
+        "accuracy": (5 / 7, 7),
+        "recall_at_10": (3 / 4, 4),
+        "workload": (6 / 7, 4),
+    }
+    assert found["shares"]["purity"]["interval"] == pytest.approx(wilson(3, 4))
+    low, high = found["shares"]["workload"]["interval"]
+    assert 0 < low < 6 / 7 <= high <= 1
+    assert "SN purity 0.750" in capsys.readouterr().out
+    assert "drawn at random" in (tmp_path / "night_report" / "index.html").read_text()
+    plain = written(tmp_path / "plain.csv", "|".join(["candid,label", *(f"{i},{name}" for i, name in drawn.items())]))
+    write_table_page(table, tmp_path / "plain", plain)
+    assert "screening" not in json.loads((tmp_path / "plain" / "metrics.json").read_text())
