@@ -5,6 +5,7 @@ address, so that what the first decides (the run folder's name, whether to run a
 that Lightning starts itself come when the first has decided.
 """
 
+import atexit
 import json
 import os
 import sys
@@ -27,6 +28,18 @@ LAUNCHED = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", *COUNTS)  # one of them, if a
 LONGEST = 86400.0  # seconds that the first process may take to prepare the data
 
 _questions = count()
+
+
+@atexit.register
+def _leave_group() -> None:
+    """Destroy the process group before the interpreter ends.
+
+    A thread of gloo that frees a tensor while the interpreter ends would abort the process; destroying the group
+    joins these threads.
+    """
+    dist = sys.modules.get("torch.distributed")
+    if dist and dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def is_first() -> bool:

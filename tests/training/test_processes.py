@@ -191,6 +191,21 @@ def test_a_process_that_srun_did_not_start_is_alone(step: dict[str, str], stamps
     assert_every_row_once(folder)
 
 
+def test_no_thread_of_the_process_group_outlives_it() -> None:
+    """One that frees a tensor while the interpreter ends would abort the process, at a busy moment only."""
+    code = (
+        "import atexit, os, pathlib, torch.distributed as dist\n"
+        "def show(): print(*{file.read_text().strip() for file in pathlib.Path('/proc/self/task').glob('*/comm')})\n"
+        "atexit.register(show)\n"  # runs after what is registered later
+        "import alerce_early.training.processes\n"
+        "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
+        "show()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = done.stdout.splitlines()
+    assert "gloo" in before and "gloo" not in after and not done.stderr
+
+
 def test_an_unknown_launcher_is_refused(tmp_path: Path) -> None:
     process = command(f"outputs={tmp_path}", second=False, WORLD_SIZE="2", RANK="1")
     _, err = process.communicate(timeout=300)
