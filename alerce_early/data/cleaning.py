@@ -17,7 +17,7 @@ from alerce_early.data.recipe import Recipe, centre_crop
 from alerce_early.data.records import LARGEST, Records, has_data
 from alerce_early.errors import InputError
 
-CLEANING_VERSION = 2  # raised when a reader, a simulation or the recipe changes what a store holds
+CLEANING_VERSION = 3  # raised when a reader, a simulation or the recipe changes what a store holds
 CHUNK = 32  # stamps cleaned at once: 1.5 MB of raw float32, which stays in the processor's cache
 
 

@@ -90,7 +90,7 @@ class SkySigma(nn.Module):
         pixels = pixels - nanmedian(pixels)
         sigma = MAD_TO_SIGMA * nanmedian((pixels if self.each else pixels[:, :1]).abs())
         sigma = sigma.where(sigma > 0, torch.inf)
-        return (pixels / sigma).view_as(image)
+        return pixels.div_(sigma).view_as(image)
 
     def undo(self, image: Tensor) -> Tensor:
         return image
@@ -109,7 +109,10 @@ class Asinh(nn.Module):
         self.bend = bend
 
     def forward(self, image: Tensor) -> Tensor:
-        return (image / self.bend).asinh()
+        scaled = image / self.bend
+        if _by_numpy(scaled):  # its arcsinh is vectorised where the processor has AVX-512, and torch's nowhere
+            return torch.from_numpy(np.arcsinh(scaled.numpy(), out=scaled.numpy()))
+        return scaled.asinh()
 
     def undo(self, image: Tensor) -> Tensor:
         return self.bend * image.sinh()
@@ -175,8 +178,23 @@ class TwoScales(nn.Module):
 
 def nanmedian(values: Tensor) -> Tensor:
     """Median over the last axis, kept with length 1; the lower of two middle values. NaN is ignored."""
-    known = values.shape[-1] - values.isnan().sum(-1, keepdim=True)
-    return _ascending(values).gather(-1, (known - 1).clamp_min(0) // 2)
+    if not _by_numpy(values):
+        known = values.shape[-1] - values.isnan().sum(-1, keepdim=True)
+        return _ascending(values).gather(-1, (known - 1).clamp_min(0) // 2)
+    rows, middle = values.numpy(), (values.shape[-1] - 1) // 2
+    # selecting one value takes a third of the time of sorting, which the few rows with NaN need
+    found = np.partition(rows, middle, -1)[..., middle : middle + 1]
+    gaps = np.isnan(rows.sum(-1))
+    if gaps.any():
+        some = np.sort(rows[gaps], -1)  # NaN last
+        known = np.isfinite(some).sum(-1, keepdims=True)
+        found[gaps] = np.take_along_axis(some, np.maximum(known - 1, 0) // 2, -1)
+    return torch.from_numpy(found)
+
+
+def _by_numpy(values: Tensor) -> bool:
+    """Return whether numpy can compute with these values: not on a GPU, nor for gradients or an export."""
+    return values.is_cpu and not (values.requires_grad or torch.compiler.is_exporting())
 
 
 def _ascending(values: Tensor) -> Tensor:
@@ -184,8 +202,6 @@ def _ascending(values: Tensor) -> Tensor:
     if torch.compiler.is_exporting():  # to where NaN has no place in an order
         half = values.shape[-1] // 2 + 1
         return values.where(~values.isnan(), torch.inf).topk(half, -1, largest=False).values
-    if values.is_cpu:  # numpy's sort takes a seventh of the time of torch's nanmedian there, a sixtieth of its sort's
-        return torch.from_numpy(np.sort(values.numpy(), -1))
     return values.sort(-1).values
 
 

@@ -80,6 +80,8 @@ def test_asinh_bends_where_asked_to_and_back() -> None:
     bent = Asinh(bend=3.0)(image)
     assert bent.tolist() == pytest.approx(np.arcsinh([-10, 0, 0.1, 1e4]).tolist())
     assert Asinh(bend=3.0).undo(bent).tolist() == pytest.approx(image.tolist(), rel=1e-5)
+    by_torch = Asinh(bend=3.0)(image.requires_grad_())  # as in an export, on a GPU and for gradients
+    assert by_torch.requires_grad and by_torch.tolist() == pytest.approx(bent.tolist(), rel=5e-7)
 
 
 def test_mask_marks_pixels_missing_in_any_channel() -> None:
