@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from alerce_early import files
 from alerce_early.data import features as columns
+from alerce_early.data.normalised import RECIPES, find_normalised
 from alerce_early.data.recipe import Recipe, centre_crop
 from alerce_early.data.records import LARGEST, Records, has_data
 from alerce_early.errors import InputError
@@ -36,9 +37,7 @@ def write(folder: Path, records: Records, recipe: Recipe, min_share: float = 0.0
     except (IndexError, RuntimeError):  # a step that counts on another number of axes
         raise InputError(f"this recipe is not for {records.kind} of shape {usual}: {records.origin}.") from None
 
-    kept, counts = _write_images(
-        folder / "images.npy", records.images, np.flatnonzero(fits), recipe, finished[-1], min_share
-    )
+    kept, counts = _write_images(folder / "images.npy", records, np.flatnonzero(fits), recipe, finished[-1], min_share)
     if not len(kept):
         raise InputError(f"{records.origin}: of not one stamp do {min_share:.0%} of the central pixels hold data.")
     counts += sum((_count_missing(records.images[i]) for i in np.flatnonzero(~fits).tolist()), Counter())
@@ -98,21 +97,28 @@ def _count_missing(image: np.ndarray) -> Counter[str]:
 
 def _write_images(
     file: Path,
-    images: Sequence[np.ndarray] | np.ndarray,
+    records: Records,
     rows: np.ndarray,
     recipe: Recipe,
     size: int,
     min_share: float,
 ) -> tuple[np.ndarray, Counter[str]]:
-    """Run `Recipe.prepare` over these stamps, chunk by chunk on all cores, into one npy file.
+    """Run `Recipe.prepare` over these rows, chunk by chunk on all cores, into one npy file.
 
     Ordinary writes rather than a memory map: a full disk then is an error and not a crash.
     Returns which of the rows hold enough data, the only ones that are written, and counts: values that are no data,
-    and stamps written that hold a NaN in their central size x size pixels.
+    and stamps written that hold a NaN in their central size x size pixels. Raises InputError for a stamp that was
+    normalised before in a way that the recipe does not allow for.
     """
 
     def clean(start: int) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
-        raw = np.stack([images[i] for i in rows[start : start + CHUNK]]).astype(np.float32, copy=False)
+        raw = np.stack([records.images[i] for i in rows[start : start + CHUNK]]).astype(np.float32, copy=False)
+        if (known := find_normalised(raw, recipe.steps)).any():
+            first = int(np.flatnonzero(known)[0])
+            raise InputError(
+                f"{records.origin}: stamp {rows[start + first]} was normalised before: {known[first]}. "
+                f"Choose recipe={RECIPES[known[first]]}, which takes raw stamps as well."
+            )
         stamps = torch.from_numpy(raw).movedim(-1, 1).contiguous()
         # a sum is quicker than a mask of every pixel
         odd = np.flatnonzero(~(stamps.flatten(1).sum(1).abs() < LARGEST))

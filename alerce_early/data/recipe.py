@@ -72,6 +72,20 @@ class MinMax(nn.Module):
         return (image - lowest.where(usable, 0.0)).div_(span.where(usable, torch.inf))
 
 
+class UnitNorm(nn.Module):
+    """Divide each image and channel by its norm, the root of the sum of its squared pixels.
+
+    A channel that has norm 1 already stays as it is. Pixels without data are ignored and kept; a channel without any,
+    or of zeros alone, stays so.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        largest = image.abs().nan_to_num().amax((2, 3), keepdim=True)
+        image = image / largest.where(largest > 0, torch.inf)  # the squares of float32 reach no farther than 1e19
+        norm = image.nan_to_num().square().sum((2, 3), keepdim=True).sqrt()
+        return image / norm.where(norm > 0, torch.inf)
+
+
 class SkySigma(nn.Module):
     """Express all channels in units of the noise of the science image's sky, each from its own sky level.
 
@@ -223,6 +237,7 @@ class Recipe(nn.Module):
 
     def __init__(self, steps: Sequence[dict[str, Any]], margin: int = 0):
         super().__init__()
+        self.steps = list(steps)
         modules = [NoData(), *map(build, steps)]
         crops = [i for i, step in enumerate(modules) if isinstance(step, Crop)]
         if margin and not crops:

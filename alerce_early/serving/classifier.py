@@ -8,6 +8,7 @@ import numpy as np
 
 from alerce_early import files
 from alerce_early.artifacts.predictions import EMBEDDING
+from alerce_early.data.normalised import RECIPES, REFUSED, find_normalised
 from alerce_early.data.readers import stamps_file
 from alerce_early.data.readers.packets.fields import SURVEYS
 from alerce_early.data.records import MISSING, Records, to_numbers
@@ -113,7 +114,8 @@ class Classifier:
         missing; model. Of a redshift: predicted, and confidence if the network tells it. `EMBEDDING`, if asked for, is
         (N, D) float16. Where the network's output
         is not finite, or a row has too little data (`has_data`), predicted is "" and the rest NaN.
-        Raises InputError for another shape, for what is no number, or metadata that are lacking.
+        Raises InputError for another shape, for what is no number, stamps that were normalised before, or metadata
+        that are lacking.
         """
         try:
             rows = len(stamps)
@@ -130,11 +132,19 @@ class Classifier:
         except (TypeError, ValueError):
             raise InputError("stamps hold something that is no number; NaN is for where there is none.") from None
         images = images.reshape(rows, *self.shape)  # of no stamps at all too
+        if (known := self.find_normalised(images)).any():
+            first = int(np.flatnonzero(known)[0])
+            raise InputError(f"stamp {first}: {known[first]}.")
         return self._table(images, self._columns(metadata, rows, "metadata"))
 
     def has_data(self, images: np.ndarray) -> np.ndarray:
         """Tell which raw images (N, *shape) hold enough data for every network, (N,) bool; see `DataSpec.has_data`."""
         return np.all([member.spec.has_data(images) for member in self.members], axis=0)
+
+    def find_normalised(self, images: np.ndarray) -> np.ndarray:
+        """Return why images (N, *shape) that were normalised before would be misread, (N,) str, "" of raw ones."""
+        found = find_normalised(images, *(member.spec.recipe for member in self.members))
+        return np.array([REFUSED.format(kind, RECIPES[kind]) if kind else "" for kind in found.tolist()], dtype=str)
 
     def of_records(self, records: Records) -> Table:
         """Return the same table of records with dense images. Raises InputError for those of another survey."""

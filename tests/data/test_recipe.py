@@ -20,6 +20,7 @@ from alerce_early.data.recipe import (
     Renormalise,
     SkySigma,
     TwoScales,
+    UnitNorm,
     centre_crop,
     nanmedian,
 )
@@ -89,6 +90,26 @@ def test_mask_marks_pixels_missing_in_any_channel() -> None:
     assert masked.shape == (1, 3, 4, 4) and masked[0, 2].sum() == 1 and masked[0, 2, 2, 2] == 1
 
 
+def test_unit_norm_by_hand_and_twice() -> None:
+    image = torch.tensor([[[[3.0, nan], [-4.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 1e25], [nan, 0.0]]]])
+    scaled = UnitNorm()(image)
+    assert scaled[0, 0].nan_to_num(9.0).flatten().tolist() == pytest.approx([0.6, 9, -0.8, 0])
+    assert not scaled[0, 1].any() and scaled[0, 2].nan_to_num(9.0).flatten().tolist() == [0, 1, 9, 0]
+    assert torch.allclose(UnitNorm()(scaled), scaled, rtol=1e-6, equal_nan=True)
+
+
+def test_l2_makes_the_same_of_stamps_that_were_divided_by_their_norms(composed) -> None:
+    """As braai did, with float64, and zero where there is no data; but not as joint does, which compares channels."""
+    image = 200 + 20 * torch.randn(4, 3, 63, 63, generator=torch.Generator().manual_seed(0))
+    image[:, 2] -= 200
+    image[0, :, :9] = nan
+    known = image.nan_to_num().double()
+    before = (known / known.square().sum((2, 3), keepdim=True).sqrt()).float()
+    l2, joint = (Recipe(composed(f"recipe={name}").recipe.steps) for name in ("l2", "joint"))
+    assert torch.allclose(l2(before), l2(image), atol=1e-5)
+    assert not torch.allclose(joint(before[1:]), joint(image[1:]), atol=1)
+
+
 def test_two_scales_by_hand() -> None:
     image = torch.arange(36.0).view(1, 1, 6, 6)
     near, far = TwoScales(size=2, factor=3)(image)[0]
@@ -108,7 +129,7 @@ EDGES = {
 
 
 @pytest.mark.parametrize("image", EDGES.values(), ids=EDGES)
-@pytest.mark.parametrize("name", ("minmax", "crop_minmax", "joint", "two_scales", "two_fine_scales"))
+@pytest.mark.parametrize("name", ("minmax", "crop_minmax", "joint", "two_scales", "two_fine_scales", "l2"))
 def test_every_recipe_gives_finite_numbers(composed, name: str, image: Tensor) -> None:
     cleaned = Recipe(composed(f"recipe={name}").recipe.steps)(image)
     assert cleaned.isfinite().all() and cleaned.shape[2:] == (21, 21)
@@ -144,7 +165,10 @@ def test_no_data_is_nan_infinity_and_what_no_pixel_reaches() -> None:
 
 @pytest.mark.parametrize(
     ("name", "margin"),
-    (("minmax", 0), ("crop_minmax", 0), ("crop_minmax", 8), ("joint", 8), ("two_scales", 0), ("invertible", 8)),
+    (
+        *(("minmax", 0), ("crop_minmax", 0), ("crop_minmax", 8), ("joint", 8), ("two_scales", 0), ("invertible", 8)),
+        ("l2", 0),
+    ),
 )
 @pytest.mark.parametrize("value", (-torch.finfo(torch.float32).max, torch.inf, -torch.inf, 2e30))
 def test_every_recipe_takes_what_is_no_data_for_nan(composed, name: str, margin: int, value: float) -> None:

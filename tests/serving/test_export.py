@@ -33,7 +33,7 @@ def deployed(composed: Composed, *overrides: str, kind: str = "stamps") -> Deplo
     config = composed(*overrides)
     steps = to_plain(config.recipe.steps)
     raw = (2, 443) if kind == "spectra" else (3, 63, 63)
-    channels = {"joint": 4, "two_scales": 8}.get(str(overrides[0]).partition("=")[2], raw[0])
+    channels = {"joint": 4, "two_scales": 8, "l2": 6}.get(str(overrides[0]).partition("=")[2], raw[0])
     names = COLUMNS if "features=all" in overrides else ()
     shape = (1, 443) if kind == "spectra" else (channels, 21, 21)
     facts = spec(names, kind=kind, shape=shape, classes=CLASSES, recipe=tuple(steps), raw_shape=raw)
@@ -53,6 +53,7 @@ def session(content: bytes) -> onnxruntime.InferenceSession:
         ("recipe=joint", "model=preliminary_cnn"),
         ("recipe=two_scales", "model=stamp_classifier", "features=all"),
         ("recipe=crop_minmax", "model=preliminary_cnn"),
+        ("recipe=l2", "model=preliminary_cnn"),
     ],
     ids=lambda overrides: " ".join(overrides),
 )

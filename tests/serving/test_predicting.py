@@ -105,6 +105,24 @@ def test_an_alert_that_was_set_aside_may_come_again(tmp_path: Path) -> None:
     assert predictions.read(tmp_path / "out.parquet")["source"][0].endswith("b.avro")
 
 
+def test_stamps_that_were_normalised_before_are_rejected(tmp_path: Path) -> None:
+    """Row by row, unless the recipe makes the same of raw ones; from memory, as a mistake of the caller."""
+    raw = np.random.default_rng(0).normal((200, 100, 0), 20, (3, 63, 63, 3)).astype(np.float32)
+    raw[1] /= np.sqrt(np.square(raw[1]).sum((0, 1)))
+    raw[2] = (raw[2] - raw[2].min((0, 1))) / np.ptp(raw[2], (0, 1))
+    (tmp_path / "stamps.pkl").write_bytes(pickle.dumps({"images": raw, "labels": [0, 0, 0]}))
+    for step, kept in (("SkySigma", [0]), ("UnitNorm", [0, 1]), ("MinMax", [0, 1, 2])):
+        network = constant("SN", "rest", recipe=({"_target_": f"alerce_early.data.recipe.{step}"},))
+        out = tmp_path / f"{step}.parquet"
+        assert table_of(network, tmp_path / "stamps.pkl", out)["candid"].tolist() == [f"stamps.pkl:{i}" for i in kept]
+        rejected = rejected_of(out).read_text().splitlines()[1:] if len(kept) < 3 else []
+        assert len(rejected) == 3 - len(kept) and all("recipe=" in row for row in rejected)
+        assert network.predict(raw[kept])["predicted"].all()
+        if rejected:
+            with pytest.raises(InputError, match="recipe="):
+                network.predict(raw)
+
+
 @pytest.mark.parametrize("size", (1, 4, 99))
 def test_files_cut_into_chunks_give_each_row_once(size: int, tmp_path: Path) -> None:
     """Whatever the shards, and from wherever a stopped process has ended; one file is damaged and one stamp odd."""

@@ -67,6 +67,14 @@ def test_a_simulated_night_is_classified_by_name_alone(tmp_path: Path) -> None:
     assert np.allclose(sum(table[f"q_{name}"] for name in CLASSES), 1, atol=1e-5)
 
 
+def test_triplets_that_were_divided_by_their_norms_are_refused(tmp_path: Path, real_data: Path) -> None:
+    place, out = real_data / "cases" / "04-l2-normalised-triplets", tmp_path / "out.csv"
+    refused = Command("alerce_early.predict", "ztf_images.onnx", place / "l2.npz", "--out", out)
+    assert refused.wait() == 2 and "norm 1" in refused.stderr and "recipe=l2" in refused.stderr
+    assert Command("alerce_early.predict", "ztf_images.onnx", place / "raw.npz", "--out", out).wait() == 0
+    assert len(predictions.read(out)["candid"]) == 6
+
+
 def test_rubin_tells_real_packets(tmp_path: Path, real_data: Path) -> None:
     """By the command line, of the packets that its simulation was drawn beside; it saw none."""
     out = tmp_path / "rubin.parquet"

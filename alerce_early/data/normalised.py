@@ -1,0 +1,75 @@
+"""Stamps that were normalised before they were saved, as BTSbot, BOOM and braai keep them.
+
+Dividing each cutout by its norm, or scaling it to [0, 1], discards how bright one cutout is against another. A network
+that was trained on raw stamps misreads the result without an error, so such stamps are recognised by their values and
+refused, unless the recipe begins with a step that does the same to raw stamps.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from alerce_early.construct import PACKAGE
+from alerce_early.data.records import LARGEST
+
+TOLERANCE = 1e-3  # of a norm of 1: float16 files are off by 1e-4; the norms of raw cutouts are hundreds
+NORM, RANGE = "every cutout has norm 1", "all values are in [0, 1]"
+RECIPES = {NORM: "l2", RANGE: "minmax"}  # a recipe for such stamps, which takes raw ones as well
+REFUSED = "stamp was normalised before ({}); give raw stamps, or a network trained with recipe={}"
+SCALE_FREE = ("NanToZero", "Crop", "Mask", "TwoScales")  # steps that work alike at any scale of the image
+
+
+def find_normalised(images: np.ndarray, *recipes: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Find the stamps that were normalised before, in a way that one of these recipes does not allow for.
+
+    Parameters
+    ----------
+    images : ndarray
+        Stamps (N, H, W, C) as read; NaN, infinity and what reaches `LARGEST` are no data. Spectra are never found.
+    *recipes : sequence of mapping
+        The steps of each recipe as plain configs.
+
+    Returns
+    -------
+    ndarray
+        (N,) str, what was found, `NORM` or `RANGE`, "" of the other stamps. A stamp without data, and one whose pixels
+        are all equal, is not found.
+    """
+    found = np.full(len(images), "", dtype=f"U{max(map(len, RECIPES))}")
+    wanted = RECIPES.keys() - set.intersection(*map(_allowed, recipes))
+    if images.ndim != 4 or not wanted:
+        return found
+    # one line of pixels clears nearly all raw stamps
+    middle = np.abs(images[:, images.shape[1] // 2].astype(np.float32))
+    for row in np.flatnonzero(~((middle > 1 + TOLERANCE) & (middle < LARGEST)).any((1, 2))).tolist():
+        if (kind := _describe(images[row])) in wanted:
+            found[row] = kind
+    return found
+
+
+def _describe(image: np.ndarray) -> str:
+    """Return how a stamp (H, W, C) was normalised, "" if it was not."""
+    values = image.astype(np.float64)
+    present = np.abs(values) < LARGEST
+    values[~present] = 0
+    norms = np.sqrt(np.square(values).sum((0, 1)))
+    norms = norms[norms > 0]  # a cutout of zeros has nothing to divide by
+    if not len(norms) or np.ptp(values[present]) == 0:
+        return ""
+    if (np.abs(norms - 1) < TOLERANCE).all():
+        return NORM
+    return RANGE if values.min() >= 0 and values.max() <= 1 else ""
+
+
+def _allowed(steps: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the normalisations that change nothing of what a recipe makes of a stamp."""
+    for step in steps:
+        module, _, name = str(step["_target_"]).rpartition(".")
+        if not module.startswith(f"{PACKAGE}."):
+            break  # nobody but its author knows
+        if name == "UnitNorm":
+            return {NORM}
+        if name not in SCALE_FREE:
+            return {NORM, RANGE} if name == "MinMax" or step.get("each") else set()
+    return {NORM, RANGE}  # the network is trained on what the file holds
