@@ -24,7 +24,13 @@ from alerce_early.serving.output import rejected_of
 from alerce_early.serving.predict import find_stamps, predict
 from alerce_early.training import signals
 
-OF_TABLE = ("shard", "gallery", "html", "overwrite")  # which --engine, with a table for each file, does not take
+OF_TABLE = (
+    "shard",
+    "columns",
+    "gallery",
+    "html",
+    "overwrite",
+)  # which --engine, with a table for each file, does not take
 
 
 def illustrate(
@@ -90,7 +96,7 @@ def _classify(given: argparse.Namespace) -> None:
         raise InputError(f"--target-class {given.target_class}: choose from {', '.join(classifier.classes)}.")
     if given.embedding and given.out.suffix == ".csv":
         raise InputError(f"--embedding: {given.out} is a CSV, which holds no lists. Give --out a name in .parquet.")
-    source = inputs.find(given.input, classifier.spec, given.out, given.schemas)
+    source = inputs.find(given.input, classifier.spec, given.out, given.schemas, given.columns)
     if given.engine:
         from alerce_early.serving.cluster import classify_archive
 

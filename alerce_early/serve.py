@@ -52,7 +52,7 @@ def main() -> None:
         _follow(classifier, given)
     else:
         with suppress(signals.Stopped):
-            watch(classifier, Path(given.source), given.out, given.schemas)
+            watch(classifier, Path(given.source), given.out, given.schemas, given.columns)
 
 
 if __name__ == "__main__":

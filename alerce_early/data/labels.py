@@ -59,7 +59,7 @@ class Naming:
         classes: a list of the classes, beside which labels are left out; None: `CLASSES`, and those that `own` adds;
         `OF_LABELS`: those that the labels have. Raises InputError for options that do not fit together.
         """
-        own = dict(own or {})
+        own = {str(name): given for name, given in (own or {}).items()}
         targets = [name for name in dict.fromkeys(own.values()) if name]
         if classes is None:
             naming = cls(tuple(dict.fromkeys([*CLASSES, *targets])), own)

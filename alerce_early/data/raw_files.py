@@ -1,31 +1,20 @@
-"""The files a path stands for, one, those of a folder or those a pattern matches; and what their bytes say they are."""
+"""Files on disk: expand a path to them, find the CSV next to one, and the first bytes of their formats."""
 
-import tarfile
-from contextlib import suppress
+import re
 from glob import glob, has_magic
 from pathlib import Path
-
-from pyarrow import parquet
 
 from alerce_early.errors import InputError
 
 LABELS = "labels.csv"  # of a folder of packets: their classes
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".gz")
-PACKETS = (".avro", *ARCHIVES)  # how the names end of what is taken for alert packets without a look
+PACKETS = (".avro", *ARCHIVES, ".zip", ".json", ".jsonl", ".fits")  # endings of alert packets and single stamps
 LFS = b"version https://git-lfs"
 GZIP = b"\x1f\x8b"
 AVRO = b"Obj\x01"
 CONFLUENT = b"\0"
 PARQUET = b"PAR1"
-BEGINNINGS = (
-    (AVRO, "an Avro container"),
-    (GZIP, "gzip"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"SIMPLE  =", "a FITS file"),
-    (PARQUET, "a Parquet file"),
-    (LFS, "a git-lfs pointer; git lfs pull fetches the file"),
-)
+ZIP = b"PK\3\4"
 
 
 def matching(path: str | Path, ends: tuple[str, ...] = ("",), given: str = "with data.path=FILE") -> list[Path]:
@@ -48,35 +37,22 @@ def matching(path: str | Path, ends: tuple[str, ...] = ("",), given: str = "with
     return sorted(found)
 
 
-def describe_content(head: bytes) -> str:
-    """Return what kind of file begins with these bytes, in words that follow "is"."""
-    if not head.strip(b"\0"):
-        return "nothing but zeros" if head else "empty"
-    if head.startswith(CONFLUENT):
-        number = int.from_bytes(head[1:5], "big")
-        return f"a Confluent wire message without its schema (number {number}); --schemas FOLDER or URL tells it"
-    return next((what for start, what in BEGINNINGS if head.startswith(start)), "of another kind")
-
-
-def is_tar(head: bytes) -> bool:
-    """Tell by its first 512 bytes whether a file is a tar archive."""
-    try:
-        return bool(tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape"))
-    except tarfile.HeaderError:
-        return False
-
-
-def holds_packets(file: Path) -> bool:
-    """Tell by its first bytes, and of Parquet by its columns, whether a file could hold alert packets, or stands for
-    some that cannot be read here.
-    """
-    with suppress(OSError, ValueError), file.open("rb") as content:
-        head = content.read(tarfile.BLOCKSIZE)
-        if head.startswith(PARQUET):
-            return "cutoutScience" in parquet.read_schema(file).names
-        return head.startswith((AVRO, GZIP, CONFLUENT, LFS)) or is_tar(head)
-    return False
+def find_tables(path: Path) -> list[Path]:
+    """Return the CSV files named like a file of arrays, the likeliest first."""
+    stem = path.name.partition(".")[0]
+    own = [
+        stem,
+        f"{stem}_labels",
+        *(re.sub("triplets|images|stamps", word, stem) for word in ("labels", "candidates", "cand")),
+    ]
+    names = dict.fromkeys([*(f"{name}.csv" for name in own), LABELS])
+    return [file for name in names if (file := path.with_name(name)).is_file()]
 
 
 FREE = 64 << 20  # bytes any file may make of itself, however small it is
 GROWTH = 20  # bytes in memory that a byte of a file may become
+
+
+def most_bytes(size: int) -> int:
+    """Return the bytes that a compressed file of this size is allowed in memory."""
+    return FREE + GROWTH * size

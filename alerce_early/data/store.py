@@ -142,7 +142,10 @@ def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], marg
     facts = [cleaning.CLEANING_VERSION, plain, list(steps), margin, min_share]
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for path in paths.values():
-        digest.update(_sample(raw_files.matching(path)))
+        found = raw_files.matching(path)
+        digest.update(_sample(found))
+        if tables := [table for file in found if file.suffix == ".npy" for table in raw_files.find_tables(file)]:
+            digest.update(_sample(tables))
     for target in (str(one["_target_"]) for one in (source, *steps)):
         if not target.startswith(f"{PACKAGE}."):  # the user's own
             digest.update(Path(inspect.getfile(find(target))).read_bytes())

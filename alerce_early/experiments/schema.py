@@ -56,15 +56,20 @@ class DataAliases(Node):
         None, description="a file of that format for the training split only, e.g. generated stamps"
     )
     labels: str | None = Field(
-        None, description="a CSV of candid (or objectId) and label for alert packets; null: `labels.csv` in the folder"
+        None,
+        description="a CSV of candid (or objectId) and label for packets and stamps; null: `labels.csv` beside them",
     )
-    labels_map: dict[str, str | None] | None = Field(
+    labels_map: dict[str | int, str | None] | None = Field(
         None, description="classes of names in the labels, e.g. `{SN Ia: SN, TDE: null}`; null: of no class"
     )
     classes: list[str] | Literal["labels"] | None = Field(
         None,
         description="e.g. `[AGN,SN,VS,asteroid,bogus,satellite]`, or `labels`: those that the labels have; null: the "
         "first five and those that `labels_map` adds",
+    )
+    columns: dict[Literal["images", "labels", "ids", "metadata"], str | None] | None = Field(
+        None,
+        description="names of these columns in a stamps file, e.g. `{images: image_triplet}`; null: the usual names",
     )
     schemas: str | None = Field(
         None, description="of messages that come without: a folder of .avsc files, one of them, or a registry's URL"

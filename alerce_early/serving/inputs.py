@@ -1,12 +1,12 @@
 """What is to be classified, as a stream of chunks of rows: which reader takes which file is decided here.
 
 A network names the raw channels it was trained on; the readers that deliver these are the ones whose files it can
-take, and of them the ending of a file's name chooses; alert packets are known by their first bytes, too. A new format
-is one more line of `FORMATS`.
+take, and of them the content of a file chooses, see `readers.formats`, or else the ending of its name. A new kind of
+input is one more line of `FORMATS`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from glob import has_magic
 from itertools import groupby, islice, takewhile
@@ -18,6 +18,7 @@ import numpy as np
 from alerce_early.data import raw_files
 from alerce_early.data.labels import CLASSES, Naming, read_labels
 from alerce_early.data.readers import array_files, hits, sdss, stamps_file
+from alerce_early.data.readers.formats import look, may_hold_packets
 from alerce_early.data.readers.packets.fields import RUBIN, SNR, ZTF
 from alerce_early.data.readers.stamps_file import CHANNELS
 from alerce_early.data.records import Chunk, Records, Rejected
@@ -29,23 +30,27 @@ from alerce_early.serving.output import partial_of, rejected_of
 
 Shard = tuple[int, int]  # (i, n): the i-th of n parts, from 0
 Row = tuple[Records | None, Rejected]  # one row, None if unreadable; where it was and, of an unreadable one, why
+NO_METADATA = "has no metadata, which this network needs: take one trained with features=none, such as ztf_images"
+Columns = Mapping[str, str] | None  # names of images, ids and metadata in a file of arrays, see `stamps_file.load`
 COLUMNS = ("images", "labels", "ids", "features")
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file: what it holds, in words; the channels and the columns it can deliver; how its names end.
+    """One kind of input: its name; the channels and the columns it can deliver; how the names of its files end.
 
-    read: a function that reads a whole file for a network of this spec; None for alert packets, which are streamed.
-    survey: the survey whose networks take such files; "" for all.
+    kinds: keys of the formats of its files. read: a function that reads a whole file for a network of this spec, with
+    the names of its columns; None for alert packets, which are streamed. survey: the survey whose networks take such
+    files; "" for all.
     """
 
     name: str
     channels: tuple[str, ...]
     columns: tuple[str, ...]
     ends: tuple[str, ...]
-    read: Callable[[Path, DataSpec], Records] | None = None
+    read: Callable[[Path, DataSpec, Columns], Records] | None = None
     survey: str = ""
+    kinds: tuple[str, ...] = array_files.KINDS
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -59,7 +64,7 @@ class Source:
 
     labels: CSVs of the classes of packets among them. schemas: where those of messages are, see `schemas`. workers:
     processes that decode packets, see `packets.stream`. roots: beginnings of the files' paths that rows do not tell, so
-    that a table is the same wherever its input lay.
+    that a table is the same wherever its input lay. columns: names in files of arrays.
     """
 
     files: Sequence[Path]
@@ -69,6 +74,7 @@ class Source:
     schemas: str | None = None
     workers: int | None = None
     roots: Sequence[str] = ()
+    columns: Columns = None
 
     def chunks(self, size: int, shard: Shard = (0, 1), skip: int = 0, survey: str = "") -> Iterator[Chunk]:
         """Yield the rows in the order of the input, at most `size` at a time; those of one shard, after its `skip`.
@@ -96,16 +102,33 @@ class Source:
             )
         for chunk in chunks:
             sources = np.array([_strip(one, self.roots) for one in chunk.sources.tolist()], dtype=str)
-            rejected = tuple(replace(row, source=_strip(row.source, self.roots)) for row in chunk.rejected)
-            yield replace(chunk, sources=sources, rejected=rejected)
+            keys = np.array([_strip(one, self.roots) for one in chunk.keys.tolist()], dtype=str)
+            rejected = tuple(
+                replace(row, source=_strip(row.source, self.roots), key=_strip(row.key, self.roots))
+                for row in chunk.rejected
+            )
+            yield self._require_metadata(replace(chunk, keys=keys, sources=sources, rejected=rejected))
+
+    def _require_metadata(self, chunk: Chunk) -> Chunk:
+        """Reject packets without any metadata where the network takes metadata."""
+        if self.format.read or not chunk.records or not self.spec.features:
+            return chunk
+        lacking = np.isnan(chunk.records.features).all(1)
+        return chunk.set_aside(lacking, NO_METADATA) if lacking.any() else chunk
 
 
-def find(given: Iterable[str | Path], spec: DataSpec, out: Path | None = None, schemas: str | None = None) -> Source:
+def find(
+    given: Iterable[str | Path],
+    spec: DataSpec,
+    out: Path | None = None,
+    schemas: str | None = None,
+    columns: Columns = None,
+) -> Source:
     """Return the source of these files, folders and patterns: each file once, in the order given, a folder sorted.
 
     In a folder of alert packets every file that is not hidden is included except labels.csv, which labels them; in a
     folder of another format only files with its extensions. out: the output file, skipped if found among the inputs.
-    schemas: as of `Source`.
+    schemas, columns: as of `Source`.
     Raises InputError where there is nothing, or nothing that a network of this spec can take.
     """
     formats, paths = _formats(spec), [Path(str(path)) for path in given]
@@ -118,8 +141,10 @@ def find(given: Iterable[str | Path], spec: DataSpec, out: Path | None = None, s
     strange = [file for file in dict.fromkeys(paths) if file in chosen and chosen[file] is None]
     if not used or (strange and packets not in used.values()):
         wanted = " or ".join(f"{form.name} ({', '.join(form.ends)})" for form in formats)
+        first = (strange or list(chosen) or paths)[0]
+        seen = look(first, describe=True)[1]
         raise InputError(
-            f"{(strange or list(chosen) or paths)[0]} is not for this network, which takes {_describe(spec)}: "
+            f"{first} is {seen}. It is not for this network, which takes {_describe(spec)}: "
             f"{wanted or 'train it again'}."
         )
     if len(used) > 1:
@@ -129,7 +154,9 @@ def find(given: Iterable[str | Path], spec: DataSpec, out: Path | None = None, s
     roots = sorted({_root(path) for path in paths}, key=len, reverse=True)
     if len({_strip(str(file), roots) for file in files}) < len(files):
         roots = []  # two files would have one name
-    return Source(files, form, spec, beside, schemas, roots=roots)
+    if columns and form.read is not _read_stamps:
+        raise InputError(f"--columns: names the columns of stamps files, and the input is {form.name}. Leave it out.")
+    return Source(files, form, spec, beside, schemas, roots=roots, columns=columns)
 
 
 def _root(given: Path) -> str:
@@ -145,10 +172,15 @@ def _strip(source: str, roots: Sequence[str]) -> str:
 
 
 def _format(file: Path, formats: Sequence[Format]) -> Format | None:
-    """Return the format of one file, None where it is of none of them."""
-    named = (form for form in formats if file.name.lower().endswith(form.ends))
-    packets = (form for form in formats if not form.read and raw_files.holds_packets(file))
-    return next(named, None) or next(packets, None)
+    """Return the format of one file by its content, or else by the longest ending of its name; None for no match."""
+    found, _ = look(file)
+    for form in formats:
+        if found.key in form.kinds if form.read else may_hold_packets(file, found):
+            return form
+    if found.reader and found.key != "gzip":  # a sound file of another format, unless gzip is damaged
+        return None
+    named = {end: form for form in reversed(formats) for end in form.ends if file.name.lower().endswith(end)}
+    return named[max(named, key=len)] if named else None
 
 
 def _is_output(file: Path, out: Path | None) -> bool:
@@ -182,13 +214,13 @@ def _formats(spec: DataSpec) -> list[Format]:
 
 
 def _read_files(
-    source: Source, read: Callable[[Path, DataSpec], Records], size: int, shard: Shard, skip: int
+    source: Source, read: Callable[[Path, DataSpec, Columns], Records], size: int, shard: Shard, skip: int
 ) -> Iterator[Chunk]:
     """Yield chunks of files that are read whole. Shards divide the files, or the rows where there are fewer files."""
     (index, n), paths, names = shard, source.files, _names(source.files)
     by_file = len(paths) >= n
     chosen = paths[index::n] if by_file else paths
-    rows = (row for path in chosen for row in _read_rows(path, names[path], source.spec, read))
+    rows = (row for path in chosen for row in _read_rows(path, names[path], source, read))
     mine = islice(rows, skip, None) if by_file else islice(rows, index + skip * n, None, n)
     for _, alike in groupby(mine, lambda row: row[0]):
         while part := [row for _, row in islice(alike, size)]:
@@ -196,12 +228,12 @@ def _read_files(
 
 
 def _read_rows(
-    path: Path, name: str, spec: DataSpec, read: Callable[[Path, DataSpec], Records]
+    path: Path, name: str, given: Source, read: Callable[[Path, DataSpec, Columns], Records]
 ) -> Iterator[tuple[tuple[str, ...] | None, Row]]:
     """Yield the names of the columns and the rows of one file; one that cannot be read is one rejected row."""
-    source = to_printable(str(path))
+    source, spec = to_printable(str(path)), given.spec
     try:
-        records = read(path, spec)
+        records = read(path, spec, given.columns)
     except InputError as error:
         yield None, (None, Rejected(source, "", to_printable(str(error))))
         return
@@ -247,8 +279,8 @@ def find_naming(spec: DataSpec, labels: Sequence[Path] = ()) -> Naming:
     return replace(naming, classes=tuple(name for name in naming.classes if name in found)) if found else naming
 
 
-def _read_stamps(path: Path, spec: DataSpec) -> Records:
-    raw, naming = array_files.load(path, stamps_file.ENTRIES), find_naming(spec)
+def _read_stamps(path: Path, spec: DataSpec, columns: Columns = None) -> Records:
+    raw, naming = stamps_file.load(path, columns, labelled=False), find_naming(spec)
     return stamps_file.from_raw(raw, f"file {path.name}", labelled=False, naming=naming)
 
 
@@ -261,9 +293,27 @@ FORMATS = (
         raw_files.PACKETS,
         survey=RUBIN.survey,
     ),
-    Format("stamps files", CHANNELS, stamps_file.COLUMNS, array_files.ENDS, _read_stamps),
     Format(
-        "HiTS files", hits.CHANNELS, (), array_files.ENDS, lambda path, spec: hits.read(path, channels=spec.channels)
+        "stamps files",
+        CHANNELS,
+        stamps_file.COLUMNS,
+        stamps_file.ENDS,
+        _read_stamps,
+        kinds=(*array_files.KINDS, "npy"),
     ),
-    Format("spectra", sdss.CHANNELS, sdss.COLUMNS, (*sdss.ENDS, *array_files.ENDS), lambda path, _: sdss.read(path)),
+    Format(
+        "HiTS files",
+        hits.CHANNELS,
+        (),
+        array_files.ENDS,
+        lambda path, spec, _: hits.read(path, channels=spec.channels),
+    ),
+    Format(
+        "spectra",
+        sdss.CHANNELS,
+        sdss.COLUMNS,
+        (*sdss.ENDS, *array_files.ENDS),
+        lambda path, *_: sdss.read(path),
+        kinds=("fits", *array_files.KINDS),
+    ),
 )

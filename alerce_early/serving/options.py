@@ -25,8 +25,17 @@ def make_parser(verb: str, description: str | None) -> argparse.ArgumentParser:
     add("--survey", choices=["any"], help="take packets of any survey, for a network trained on several")
     add("--schemas", metavar="FOLDER|URL", help="the .avsc files, or the registry, of packets without their schema")
     add("--embedding", action="store_true", help="add a column with the output of the network's last hidden layer")
+    add("--columns", type=_columns, metavar="images=NAME,ids=NAME", help="names in npz, HDF5 and pickled stamps files")
     add("--runtime", help="how to run a checkpoint: torch (default), bfloat16, openvino")
     return parser
+
+
+def _columns(text: str) -> dict[str, str]:
+    """Return {"images": "image_triplet"} for "images=image_triplet"."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if any(not name or not mark for _, mark, name in pairs):
+        raise argparse.ArgumentTypeError(f"{text}: expected PART=NAME, such as images=image_triplet.")
+    return {part.strip(): name.strip() for part, _, name in pairs}
 
 
 def load_networks(given: argparse.Namespace) -> Classifier:

@@ -44,7 +44,9 @@ def arrivals(folder: Path, ends: tuple[str, ...], known: Callable[[Path], bool])
         time.sleep(PAUSE)
 
 
-def watch(classifier: Classifier, folder: Path, results: Path, schemas: str | None = None) -> None:
+def watch(
+    classifier: Classifier, folder: Path, results: Path, schemas: str | None = None, columns: inputs.Columns = None
+) -> None:
     """Classify the files of a folder as they arrive, FILE to results/FILE.parquet, until the process is stopped.
 
     A file with a result is done and stays so, whatever happens to it; one that a stopped process had begun is
@@ -71,7 +73,7 @@ def watch(classifier: Classifier, folder: Path, results: Path, schemas: str | No
         print(f"{classifier.model} waits for files in {folder}", flush=True)
         for file in chain(filter(Path.exists, begun), arrivals(folder, ends, done)):
             try:
-                source = inputs.find([file], classifier.spec, schemas=schemas)
+                source = inputs.find([file], classifier.spec, schemas=schemas, columns=columns)
                 outcome = predict(classifier, source, out(file), seen=seen)
                 print(f"{text.to_printable(file.name)}: {outcome}", flush=True)
                 outcome.warn_of_cuts()

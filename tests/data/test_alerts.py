@@ -172,7 +172,8 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
         stream.read(tmp_path / "other.csv")
     read = stream.read(tmp_path)
     assert read.labels.tolist() == records.labels.tolist()  # a labels.csv in the folder
-    assert read.set_aside == records.set_aside + Counter({"is of another kind, wanted an Avro container": 1})
+    (strange,) = read.set_aside.keys() - records.set_aside.keys()
+    assert "table without stamps" in strange and read.set_aside == records.set_aside + Counter({strange: 1})
     (chunk,) = stream.stream([tmp_path])  # as predict reads it
     assert chunk.records is not None and chunk.records.labels.tolist() == records.labels.tolist()
     labels = stream.read(tmp_path, tmp_path / "other.csv").labels

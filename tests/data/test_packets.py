@@ -122,7 +122,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "gzip cut short": (night.encode(with_stamp(STAMP[:-100])), "cutoutTemplate gzip is cut short"),
     "checksum": (night.encode(with_stamp(FLIPPED)), "cutoutTemplate gzip is damaged"),
     "bomb": (night.encode(with_stamp(BOMB)), "cutoutTemplate gzip is more than 1,048,576 bytes"),
-    "no FITS": (night.encode(with_stamp(gzip.compress(b"stamp" * 4000))), "cutoutTemplate is of another kind"),
+    "no FITS": (night.encode(with_stamp(gzip.compress(b"stamp" * 4000))), "cutoutTemplate is text"),
     "FITS cut short": (night.encode(with_stamp(gzip.compress(IMAGE[:9000]))), "FITS image is cut short"),
     "huge FITS": (night.encode(with_stamp(gzip.compress(HUGE))), "declares too much: 999999999999 x 63 pixels"),
     "integers": (night.encode(with_stamp(gzip.compress(fits_of(np.ones((63, 63), np.int16))))),

@@ -208,7 +208,7 @@ def test_a_bad_packet_is_set_aside_and_the_rest_is_read(channels: tuple[str, ...
     good = cutout()
     bad: dict[str, dict[str, Any]] = {
         "cutoutTemplate is missing": {"cutoutTemplate": None},
-        "cutoutTemplate is of another kind": {"cutoutTemplate": b"no picture"},
+        "cutoutTemplate is text": {"cutoutTemplate": b"no picture"},
         "cutoutTemplate FITS image is cut short": {"cutoutTemplate": good[:4000]},
         "cutoutTemplate FITS file holds no float32 image": {"cutoutTemplate": fits_of(np.ones((30, 30), np.int16))},
         "is not square: 30 x 32": dict.fromkeys(CUTOUTS.values(), wide),

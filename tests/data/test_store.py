@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alerce_early.data import cleaning
+from alerce_early.data import cleaning, raw_files
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.errors import InputError
@@ -183,11 +183,13 @@ def test_a_damaged_store_is_made_again_and_says_so(
     assert len(caplog.records) == 1
 
 
-def test_a_folder_is_no_stamps_file(raw_file: Path, tmp_path: Path, composed) -> None:
-    with pytest.raises(InputError, match=r"is a folder.*data=alerts"):
-        _ = make_data(
-            composed("data=alerce", "recipe=minmax", f"data.path={raw_file.parent}", f"outputs={tmp_path}/out")
-        ).store
+@pytest.mark.parametrize("names", (["a.avro"], ["a.avro", "b.avro"]))
+def test_a_folder_of_packets_holds_no_stamps_file(names: list[str], tmp_path: Path, composed) -> None:
+    (folder := tmp_path / "night").mkdir()
+    for name in names:
+        (folder / name).write_bytes(raw_files.AVRO)
+    with pytest.raises(InputError, match=r"Avro container.*data=alerts"):
+        _ = make_data(composed("data=alerce", "recipe=minmax", f"data.path={folder}", f"outputs={tmp_path}/out")).store
 
 
 def test_the_home_folder_is_known(raw_file: Path, tmp_path: Path, composed, monkeypatch) -> None:

@@ -1,10 +1,12 @@
-"""Files of arrays by name: pickled dicts, also gzipped, npz and HDF5. Nothing in them runs.
+"""Files of arrays: pickled dicts, npz and HDF5 of arrays by name, and npy of one, also gzipped. Nothing in them runs.
 
 Of an npz or HDF5 file only the entries that a reader asks for are read, and only if the sizes that the file declares
 fit its own: both compress, and a small file may declare any amount of zeros.
 """
 
 import gzip
+import io
+import math
 import pickle
 import re
 from collections import Counter, OrderedDict
@@ -16,38 +18,39 @@ import numpy as np
 
 from alerce_early.data import raw_files
 from alerce_early.data.raw_files import GZIP
+from alerce_early.data.readers import formats
+from alerce_early.data.readers.packets.compression import unzipped
 from alerce_early.errors import InputError, one_line, require_extra
 
 HDF5 = (".h5", ".hdf5")
+KINDS = ("pickle", "npz", "hdf5")  # keys of the formats of arrays by name
 ENDS = (".pkl", ".pickle", ".pkl.gz", ".pickle.gz", ".npz", *HDF5)
 N_TEXTS = 16  # texts of any length read at once: each may be as long as the file
 
 
 def load(path: str | Path, wanted: Collection[str]) -> Any:
-    """Return what a file holds: arrays by name, nested where a pickle or the groups of HDF5 are.
+    """Return the arrays of a file by name, nested where a pickle or the groups of HDF5 are; one array of npy.
+
+    The content decides on the format, or else the ending of the name.
 
     wanted: names of the entries to read, in lower case; of npz and HDF5 all others are None.
     Raises InputError if it cannot be read, is damaged, declares much more than its size, if a pickle names more than
     arrays and plain containers, or if data of an HDF5 file are not in the file itself.
     """
     path = Path(path)
-    if path.suffix not in (".npz", *HDF5):
+    form, _ = formats.look(path)
+    suffix = path.suffix.lower()
+    named = {".npz": "npz", ".npy": "npy", **dict.fromkeys(HDF5, "hdf5")}.get(suffix, "pickle")
+    key = form.key if form.reader == "arrays" else named
+    if key == "pickle":
+        if form.reader == "packets" and suffix not in (".pkl", ".pickle", ".gz"):
+            seen = formats.look(path, describe=True)[1]
+            raise InputError(f"{path}: is {seen}, not a file of arrays. Use data=alerts, or data=rubin for Rubin's.")
         return load_pickle(path)
     try:
-        most = raw_files.FREE + raw_files.GROWTH * path.stat().st_size
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                members = [(held.filename.removesuffix(".npy"), held.file_size) for held in archive.zip.infolist()]
-                _check_distinct((name for name, _ in members), str(path))
-                _check_size((size for name, size in members if name.lower() in wanted), most, path)
-                return {name: archive[name] if name.lower() in wanted else None for name in archive.files}
-        with require_extra(f"{path}", "hdf5"):
-            import h5py
-        with h5py.File(path, "r") as file:
-            found = _find(file, wanted, path)
-            parts = (part.values() if isinstance(part, dict) else [part] for part in found.values())
-            _check_size((held.nbytes for part in parts for held in part if held is not None), most, path)
-            return _plain(found, most)
+        most = raw_files.most_bytes(path.stat().st_size)
+        with path.open("rb") as raw, unzipped(raw) if raw.peek(2)[:2] == GZIP else raw as opened:
+            return _load(opened, key, wanted, most, path)
     except InputError:
         raise
     except FileNotFoundError:
@@ -57,7 +60,29 @@ def load(path: str | Path, wanted: Collection[str]) -> Any:
             raise InputError(f"{path} is damaged: {one_line(error)}.") from None
         raise InputError(f"{path} has arrays of objects; stamps of several shapes go into a pickled list.") from None
     except Exception as error:  # a damaged file may raise nearly anything
-        raise InputError(f"{path} is no {path.suffix} file of arrays, or is damaged: {one_line(error)}.") from None
+        raise InputError(f"{path} is no {key} file of arrays, or is damaged: {one_line(error)}.") from None
+
+
+def _load(file: Any, key: str, wanted: Collection[str], most: int, path: Path) -> Any:
+    if key == "npy":
+        shape, _, dtype = formats.read_npy_header(file)
+        _check_size([math.prod(shape) * dtype.itemsize], most, path)
+        file.seek(0)
+        plain = isinstance(file, io.BufferedReader)  # and not gzipped: rows are read when they are wanted
+        return np.load(path if plain else file, mmap_mode="r" if plain else None, allow_pickle=False)
+    if key == "npz":
+        with np.load(file, allow_pickle=False) as archive:
+            members = [(held.filename.removesuffix(".npy"), held.file_size) for held in archive.zip.infolist()]
+            _check_distinct((name for name, _ in members), str(path))
+            _check_size((size for name, size in members if name.lower() in wanted), most, path)
+            return {name: archive[name] if name.lower() in wanted else None for name in archive.files}
+    with require_extra(f"{path}", "hdf5"):
+        import h5py
+    with h5py.File(file, "r") as held:
+        found = _find(held, wanted, path)
+        parts = (part.values() if isinstance(part, dict) else [part] for part in found.values())
+        _check_size((one.nbytes for part in parts for one in part if one is not None), most, path)
+        return _plain(found, most)
 
 
 def find_entries(raw: Any, keys: Mapping[str, Sequence[str]], required: Collection[str], origin: str) -> dict[str, Any]:

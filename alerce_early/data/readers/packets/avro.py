@@ -8,7 +8,7 @@ from typing import Any
 
 from pyarrow import ipc
 
-from alerce_early.data.readers.packets import fields
+from alerce_early.data.readers.packets import exports, fields
 from alerce_early.data.readers.packets.compression import inflate
 from alerce_early.data.readers.packets.containers import ARROW, LARGEST_BLOCK, MESSAGE, Block
 from alerce_early.data.readers.packets.skip_history import Passed, may_be_passed
@@ -30,7 +30,10 @@ def records_of(block: Block, wanted: Sequence[int]) -> Iterator[tuple[int, dict[
         if block.codec == ARROW:
             rows = ipc.open_stream(block.data).read_all()  # not by `take`, which does not know every type
             for number in wanted:
-                yield number, rows.slice(number, 1).to_pylist()[0]
+                yield number, exports.to_packet(rows.slice(number, 1).to_pylist()[0], block.place(number))
+            return
+        if read := {exports.JSON: exports.read_json, exports.FITS: exports.read_fits}.get(block.codec):
+            yield 0, read(block.data, block.place(0))  # such a block is of one record
             return
         parts = _parts_of(block.schema)
         data = block.data

@@ -1,13 +1,16 @@
-"""Avro containers, Parquet, folders of them and archives, as the encoded blocks inside; no record is decoded here.
+"""Avro containers, Parquet, JSON, FITS, folders and archives of them, as encoded blocks; no record is decoded here.
 
-What a file is its first bytes say, not its name. An archive is read as a stream and nothing of it is written to disk.
+The format of a file is found by its first bytes, see `formats`, not by its name.
+An archive is read as a stream and nothing of it is written to disk.
 What is held of a file at once is bounded by the constants below, whatever lengths it declares.
 """
 
 import io
 import re
+import stat
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
@@ -17,7 +20,8 @@ import pyarrow
 from pyarrow import ipc, parquet, types
 
 from alerce_early.data import raw_files
-from alerce_early.data.readers.packets import fields
+from alerce_early.data.readers import formats
+from alerce_early.data.readers.packets import exports, fields
 from alerce_early.data.readers.packets.compression import DAMAGE, unzipped
 from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.data.records import CUT_SHORT, LOST_ROWS, UnreadableError
@@ -37,6 +41,7 @@ HIVE = re.compile(r"([^/=]+)=([^/]*)/")  # a column in the names of folders, whi
 MESSAGE, ARROW = "message", "arrow"  # the codecs of a block that is one record and ends with it, and of rows
 DEEPEST = 4  # files within files, as an .avro.gz in a .tar.gz
 PARQUET_ERRORS = (ValueError, OSError, MemoryError, NotImplementedError)  # pyarrow's own are of these
+ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError)
 BROKEN: tuple[type[Exception], ...] = (tarfile.TarError, ValueError, RecursionError, MemoryError, *DAMAGE)
 
 HEADER = parse_schema(HEADER_SCHEMA)  # of an Avro file
@@ -49,7 +54,7 @@ class Block:
     """Encoded records of one schema that lie together in a file, or the damage found instead of one.
 
     source: file, and member of an archive. first: number of the first record in its file. schema: JSON. codec: of
-    Avro, `MESSAGE`, or `ARROW`.
+    Avro, `MESSAGE`, `ARROW`, or of `exports`.
     """
 
     source: str
@@ -59,6 +64,10 @@ class Block:
     codec: str = "null"
     data: bytes = b""
     damage: str = ""
+
+    def place(self, number: int) -> str:
+        """Name the place of one of its records."""
+        return f"{self.source}#{self.first + number}" if self.first + number else self.source
 
 
 def find(paths: Sequence[str | Path], apart: Collection[Path] = ()) -> list[Path]:
@@ -92,28 +101,34 @@ def look_into(file: IO[bytes], source: str, schemas: Schemas | None = None, dept
     try:
         head = file.read(tarfile.BLOCKSIZE)
         file.seek(0)
-        if head.startswith(raw_files.AVRO):
-            yield from _container(io.BufferedReader(file) if isinstance(file, io.BytesIO) else file, source)
-        elif head.startswith(raw_files.PARQUET):
-            yield from _parquet(file, source)
-        elif depth == DEEPEST:
+        form = formats.recognise(head)
+        if form.key in SINGLE:
+            yield from SINGLE[form.key](file, source)
+        elif form.key in ARCHIVES and depth == DEEPEST:
             yield Block(source, damage=f"lies within more than {DEEPEST} archives")
-        elif head.startswith(raw_files.GZIP):
-            yield from look_into(unzipped(file), source, schemas, depth + 1)
-        elif raw_files.is_tar(head):
-            is_archive = True
-            yield from _members(file, source, schemas, depth + 1)
+        elif form.key in ARCHIVES:
+            is_archive |= form.key != "gzip"
+            yield from ARCHIVES[form.key](file, source, schemas, depth + 1)
         elif schemas and schemas.takes(head):
             schema, record = schemas.split(file.read(LARGEST_BLOCK))
             yield Block(source, schema=schema, codec=MESSAGE, data=record)
+        elif is_archive:
+            yield Block(source, damage=f"{CUT_SHORT}: it is {form.name}")
         else:
-            wanted = "" if ";" in (what := raw_files.describe_content(head)) else ", wanted an Avro container"
-            yield Block(source, damage=f"{CUT_SHORT}: it is {what}" if is_archive else f"is {what}{wanted}")
+            seen = formats.describe(file)
+            yield Block(source, damage=f"is {seen}" if ";" in seen else f"is {seen}{_advise(form)}")
     except UnreadableError as error:
         yield Block(source, damage=str(error))
     except BROKEN as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         yield Block(source, damage=f"{CUT_SHORT if is_archive else 'file cannot be read further'}: {reason}")
+
+
+def _advise(form: formats.Format) -> str:
+    """Name the formats to use instead of this one, or the command for it."""
+    if form.reader == "arrays":
+        return ", not an alert packet; train on it with data=alerce"
+    return ", wanted an Avro container, Parquet, JSON or FITS file, or an archive of them"
 
 
 class _Member(tarfile.TarInfo):
@@ -159,9 +174,60 @@ def _members(file: IO[bytes], source: str, schemas: Schemas | None, depth: int) 
                 yield from look_into(io.BytesIO(archive.extractfile(member).read()), inside, schemas, depth)
 
 
+def _zip_members(file: IO[bytes], source: str, schemas: Schemas | None, depth: int) -> Iterator[Block]:
+    """Yield the blocks of a zip archive, member by member; one that declares more than it may hold is refused."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            most = raw_files.most_bytes(file.seek(0, io.SEEK_END))
+            if (declared := sum(member.file_size for member in members)) > most:
+                raise ValueError(f"its members declare {declared:,} bytes, more than the {most:,} of one of its size")
+            for member in members:
+                inside = f"{source}/{to_printable(member.filename)}"
+                if Path(member.filename).name.startswith("."):
+                    continue
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    yield Block(inside, damage="is a link, a sparse or a special file of the archive")
+                elif member.flag_bits & 1:
+                    yield Block(inside, damage="is encrypted")
+                elif member.file_size > LARGEST_MEMBER:
+                    yield Block(inside, damage=f"is larger than a member may be: {member.file_size:,} bytes")
+                else:
+                    try:
+                        with archive.open(member) as opened:
+                            content = opened.read(LARGEST_MEMBER + 1)
+                    except (*ZIP_ERRORS, *BROKEN) as error:  # type: ignore[misc]  # the others may be whole
+                        yield Block(inside, damage=f"file cannot be read: {one_line(error)}")
+                        continue
+                    yield from look_into(io.BytesIO(content), inside, schemas, depth)
+    except ZIP_ERRORS as error:
+        raise ValueError(str(error)) from None
+
+
+def _json(file: IO[bytes], source: str) -> Iterator[Block]:
+    """Yield a block for each record of JSON; where it is damaged, the last has the damage named."""
+    number = 0
+    try:
+        records = (row for record in exports.split_json(file) for row in exports.find_rows(record))
+        for number, record in enumerate(records, 1):
+            yield Block(source, number - 1, codec=exports.JSON, data=record)
+        if not number:
+            yield Block(source, damage="JSON holds no record")
+    except UnreadableError as error:
+        yield Block(source, number, damage=str(error))
+
+
+def _fits(file: IO[bytes], source: str) -> Iterator[Block]:
+    content = file.read(exports.LARGEST + 1)
+    if len(content) > exports.LARGEST:
+        raise UnreadableError(f"FITS file is larger than {exports.LARGEST:,} bytes, so it is not one of stamps")
+    yield Block(source, codec=exports.FITS, data=content)
+
+
 def _container(file: Any, source: str) -> Iterator[Block]:
     """Yield the blocks of one Avro file; where it is damaged, the last is of one record with the damage named."""
     number = 0
+    file = io.BufferedReader(file) if isinstance(file, io.BytesIO) else file
     try:
         head = io.BytesIO(file.read(LARGEST_HEADER))
         header: Any = schemaless_reader(head, HEADER, None)
@@ -186,24 +252,36 @@ def _container(file: Any, source: str) -> Iterator[Block]:
 
 
 def pack(rows: pyarrow.RecordBatch | pyarrow.Table, source: str, first: int = 0) -> Iterator[Block]:
-    """Yield rows that are packets as blocks, a few each. Raises ValueError as of `_check_columns`."""
-    wanted = fields.of(rows.schema.names)
-    _check_columns(rows.schema, wanted)
-    names = [*wanted.needed, *({wanted.object} & {*rows.schema.names})]
+    """Yield rows that are packets as blocks, a few each. Raises ValueError as of `_find_columns`."""
+    _, names = _find_columns(rows.schema)
     for start in range(0, len(rows), PARQUET_ROWS):
         yield _block(rows.select(names).slice(start, PARQUET_ROWS), source, first + start)
 
 
-def _check_columns(schema: pyarrow.Schema, wanted: fields.Fields, elsewhere: Collection[str] = ()) -> None:
-    """Raise ValueError where a table of packets lacks a column, or has one of a type by which all rows would fail."""
-    if lacking := [name for name in wanted.needed if name not in schema.names and name not in elsewhere]:
-        raise ValueError(f"no column {', '.join(lacking)}")
-    for name in set(wanted.needed) & set(schema.names):
-        kind = schema.field(name).type
-        if name in wanted.names and (types.is_floating(kind) or types.is_nested(kind)):  # floats have lost digits
-            raise ValueError(f"column {name} is of type {kind}, expected whole numbers or text")
+def _find_columns(schema: pyarrow.Schema, elsewhere: Collection[str] = ()) -> tuple[fields.Fields, list[str]]:
+    """Return the fields of a table of packets and the columns that are read, in packets' layout or flat as Fink's.
+
+    elsewhere: columns that the names of its folders give. Raises ValueError where a column is lacking or of a type that
+    cannot be read.
+    """
+    plain = {formats.plain_name(name): name for name in schema.names}
+    flat = not {fields.ZTF.source, fields.RUBIN.source} & plain.keys() and bool(
+        {"candid", "diaSourceId"} & plain.keys()
+    )
+    wanted = fields.RUBIN if flat and "diaSourceId" in plain else fields.of(plain)
+    ids = wanted.context[:1] if flat and wanted is fields.RUBIN else wanted.names
+    needed = [*ids, *([] if flat else [wanted.source]), *fields.CUTOUTS.values()]
+    if lacking := [name for name in needed if name not in plain and name not in elsewhere]:
+        seen = "alerts" if any(map(formats.CUTOUT.search, schema.names)) else "a table without stamps"
+        raise ValueError(f"{seen}: no column {', '.join(lacking)}; columns {', '.join(schema.names)[:120]}")
+    for name in set(needed) & plain.keys():
+        kind = schema.field(plain[name]).type
+        if name in ids and (types.is_floating(kind) or types.is_nested(kind)):  # floats have lost digits
+            raise ValueError(f"column {plain[name]} is of type {kind}, expected whole numbers or text")
         if name == wanted.source and not (types.is_struct(kind) or types.is_null(kind)):
-            raise ValueError(f"column {name} is of type {kind}, expected a struct")
+            raise ValueError(f"column {plain[name]} is of type {kind}, expected a struct")
+    used = wanted.wanted if flat else {*needed, wanted.object}
+    return wanted, [column for name, column in plain.items() if name in used]
 
 
 def _block(rows: pyarrow.RecordBatch | pyarrow.Table, source: str, first: int) -> Block:
@@ -222,12 +300,11 @@ def _parquet(file: Any, source: str) -> Iterator[Block]:
     try:
         with parquet.ParquetFile(file) as held:
             present = held.schema_arrow.names
-            wanted = fields.of(present)
-            folders = {name: unquote(value) for name, value in HIVE.findall(source) if name in wanted.names}
-            _check_columns(held.schema_arrow, wanted, folders)
-            parts = [f"{wanted.source}.{name}" for name in (*wanted.columns, *wanted.context)]
-            parts += [f"{wanted.object}.{name}" for name in wanted.of_object]
-            names = [*(name for name in wanted.needed if name != wanted.source), *parts]
+            folders = {name: unquote(value) for name, value in HIVE.findall(source) if name in fields.ZTF.names}
+            wanted, columns = _find_columns(held.schema_arrow, folders)
+            records = {wanted.source: (*wanted.columns, *wanted.context), wanted.object: wanted.of_object}
+            names = [f"{column}.{part}" for column in columns for part in records.get(column, ())]
+            names += [column for column in columns if column not in records]
             end = 0
             for group in range(held.num_row_groups):
                 declared = held.metadata.row_group(group)
@@ -247,3 +324,16 @@ def _parquet(file: Any, source: str) -> Iterator[Block]:
                         yield Block(source, first, min(MOST_RECORDS, last - first), damage=damage)
     except PARQUET_ERRORS as error:
         yield Block(source, damage=f"Parquet file cannot be read as alerts: {one_line(error)}")
+
+
+SINGLE: dict[str, Callable[[Any, str], Iterator[Block]]] = {  # by the key of the format, what reads a file
+    "avro": _container,
+    "parquet": _parquet,
+    exports.JSON: _json,
+    exports.FITS: _fits,
+}
+ARCHIVES: dict[str, Callable[[Any, str, Schemas | None, int], Iterator[Block]]] = {
+    "gzip": lambda file, source, schemas, depth: look_into(unzipped(file), source, schemas, depth),
+    "tar": _members,
+    "zip": _zip_members,
+}

@@ -42,12 +42,17 @@ def decode_records(work: Work, survey: str = "", channels: Sequence[str] = CHANN
     found: list[Packet | Rejected] = []
     for block, wanted in work:
         for number, record in records_of(block, wanted):
-            source = f"{block.source}#{block.first + number}" if block.first + number else block.source
+            source = block.place(number)
             key = ""
             try:
                 if isinstance(record, UnreadableError):
                     raise record
                 held = fields.of(record)
+                if (
+                    not {fields.ZTF.source, fields.RUBIN.source} & record.keys()
+                ):  # stamps of which nothing else is known
+                    held = fields.SURVEYS.get(survey, held)
+                    record |= {held.source: {}}
                 name = held.survey
                 key = SURVEYS[name].key(record)
                 if survey and name != survey:

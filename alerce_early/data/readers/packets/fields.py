@@ -20,6 +20,7 @@ from alerce_early.data.records import UnreadableError
 
 CUTOUTS = {name: f"cutout{name.capitalize()}" for name in CHANNELS}
 SNR = "SNR"  # the channel of difference / sqrt(variance), of Rubin
+FILE, OBJECT = "file", "file_object"  # of a record without ids: names of the alert and its object, of its file's name
 NUMBER = (float, int, Decimal, NoneType)
 
 
@@ -93,6 +94,14 @@ def of(found: Collection[str]) -> Fields:
     return RUBIN if RUBIN.source in found else ZTF
 
 
+def object_by_file(record: Mapping[str, Any]) -> str:
+    """Return the object that the name of its file gives to a record without ids, else ""."""
+    name = str(record.get(OBJECT, ""))
+    if not text.sound(name):
+        raise UnreadableError(f"file name is not a name for an object: {name[:40]!a}")
+    return name
+
+
 def name_in(record: Mapping[str, Any], field: str, kind: type) -> str:
     """Return what names an alert or object; raises UnreadableError where it is missing or no name.
 
@@ -101,7 +110,7 @@ def name_in(record: Mapping[str, Any], field: str, kind: type) -> str:
     value = record.get(field)
     if value is None or value == "":
         raise UnreadableError(f"{field} is missing")
-    if kind is int and re.fullmatch(r"\d+", str(value), re.ASCII):
+    if kind is int and re.fullmatch(r"\d{1,99}", str(value), re.ASCII):
         value = int(str(value))
     if not isinstance(value, kind):
         raise UnreadableError(f"{field} is of type {type(value).__name__}, expected {kind.__name__}")
@@ -124,7 +133,10 @@ def numbers_in(source: Mapping[str, Any], fields: Collection[str]) -> np.ndarray
     for name, value in zip(fields, row, strict=True):
         if not isinstance(value, NUMBER):
             raise UnreadableError(f"{name} is no number: {str(value)[:20]!r}")
-    return np.array(row, np.float64)
+    try:
+        return np.array(row, np.float64)
+    except OverflowError:  # JSON has integers of any length
+        raise UnreadableError("a number of the detection is too large") from None
 
 
 def cutout_in(record: Mapping[str, Any], channel: str) -> bytes:
@@ -145,7 +157,7 @@ def pixels_in(record: Mapping[str, Any], channel: str) -> np.ndarray | None:
         return None
     try:
         pixels = np.array(content, np.float32)  # of None NaN
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UnreadableError(f"{field} is no image: its rows differ in length or hold no numbers") from None
     side = math.isqrt(pixels.size)
     if pixels.ndim == 1 and side**2 == pixels.size:

@@ -12,7 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from alerce_early.data.raw_files import GZIP, describe_content
+from alerce_early.data.raw_files import GZIP
+from alerce_early.data.readers.formats import recognise
 from alerce_early.data.readers.packets.compression import inflate
 from alerce_early.data.records import UnreadableError
 
@@ -72,7 +73,7 @@ def _read_header(header: bytes) -> Header | None:
     Raises UnreadableError if it is no FITS header or declares more than a cutout can hold.
     """
     if not header.startswith((b"SIMPLE", EXTENSION)):
-        raise UnreadableError(f"is {describe_content(header)}, wanted FITS")
+        raise UnreadableError(f"is {recognise(header).name}, wanted FITS")
     cards = [header[i : i + CARD].decode("latin1") for i in range(0, len(header), CARD)]
     values = {card[:8].rstrip(): card[10:].partition("/")[0].strip() for card in cards}
     try:

@@ -24,7 +24,7 @@ MJD = 2400000.5  # jd of mjd 0
 
 def key(record: Mapping[str, Any]) -> str:
     """Return the diaSourceId."""
-    return fields.name_in(fields.source_in(record, RUBIN.source), "diaSourceId", int)
+    return record.get(fields.FILE) or fields.name_in(fields.source_in(record, RUBIN.source), "diaSourceId", int)
 
 
 def read(record: Mapping[str, Any], channels: Sequence[str]) -> tuple[str, np.ndarray, np.ndarray]:
@@ -35,7 +35,9 @@ def read(record: Mapping[str, Any], channels: Sequence[str]) -> tuple[str, np.nd
     shape.
     """
     source = fields.source_in(record, RUBIN.source)
-    name = fields.name_in(source, "diaObjectId" if source.get("diaObjectId") else "ssObjectId", int)
+    name = fields.object_by_file(record) or fields.name_in(
+        source, "diaObjectId" if source.get("diaObjectId") else "ssObjectId", int
+    )
     if name == "0":
         raise UnreadableError("diaObjectId and ssObjectId are both 0")
     numbers = fields.numbers_in(source, (*COLUMNS, "midpointMjdTai"))
@@ -51,15 +53,16 @@ def _stamps(record: Mapping[str, Any], channels: Sequence[str]) -> np.ndarray:
     frame: tuple[slice, ...] = ()
     first: tuple[int, ...] = ()
     for stamp, channel in zip(stamps, channels, strict=True):
-        content = fields.cutout_in(record, CHANNELS[-1] if channel == SNR else channel)
         field = CUTOUTS[CHANNELS[-1] if channel == SNR else channel]
+        pixels = None if channel == SNR else fields.pixels_in(record, channel)
+        content = b"" if pixels is not None else fields.cutout_in(record, CHANNELS[-1] if channel == SNR else channel)
         try:
-            image = fits_cutout.image(content)
+            image = fits_cutout.image(content) if pixels is None else pixels
             if channel == SNR:
                 image = _in_sigmas(image, fits_cutout.image(content, fits_cutout.VARIANCE))
             if not first:
                 first = image.shape
-                frame, inside = _place(first, fits_cutout.source(content))
+                frame, inside = _place(first, fits_cutout.source(content) if content else None)
         except UnreadableError as error:
             raise UnreadableError(f"{field} {error}") from None
         if image.shape != first:
@@ -97,5 +100,5 @@ def _place(shape: tuple[int, ...], source: tuple[float, float] | None) -> tuple[
 
 
 def derive_columns(raw: np.ndarray) -> np.ndarray:
-    """Return (n, 9) float64 `COLUMNS`, -999 where missing, from those, NaN where missing."""
-    return np.where(np.isfinite(raw), raw, MISSING)
+    """Return (n, 9) float64 `COLUMNS`, -999 where missing, from those, NaN where missing; all NaN for stamps alone."""
+    return np.where(np.isfinite(raw) | np.isnan(raw).all(1, keepdims=True), raw, MISSING)

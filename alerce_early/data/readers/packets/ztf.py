@@ -19,7 +19,7 @@ CONTEXT = ZTF.context
 
 def key(record: Mapping[str, Any]) -> str:
     """Return the candid."""
-    return fields.name_in(record, "candid", int)
+    return record.get(fields.FILE) or fields.name_in(record, "candid", int)
 
 
 def read(record: Mapping[str, Any], channels: Sequence[str]) -> tuple[str, np.ndarray, np.ndarray]:
@@ -27,7 +27,7 @@ def read(record: Mapping[str, Any], channels: Sequence[str]) -> tuple[str, np.nd
 
     Raises UnreadableError where the packet lacks one of them.
     """
-    name = fields.name_in(record, "objectId", str)
+    name = fields.object_by_file(record) or fields.name_in(record, "objectId", str)
     candidate = dict(fields.source_in(record, ZTF.source))
     if (positive := candidate.get("isdiffpos")) is not None:
         candidate["isdiffpos"] = IS_POSITIVE.get(str(positive).lower())
@@ -57,10 +57,13 @@ def _stamps(record: Mapping[str, Any], channels: Sequence[str]) -> np.ndarray:
 
 
 def derive_columns(raw: np.ndarray) -> np.ndarray:
-    """Return (n, 26) float64 `stamps_file.COLUMNS`, -999 where missing, from (n, 21) raw fields, NaN where missing."""
+    """Return (n, 26) float64 `stamps_file.COLUMNS`, -999 where missing, from (n, 21) raw fields, NaN where missing.
+
+    All are NaN for an alert of which stamps alone are known.
+    """
     by_name = dict(zip(ZTF.columns, raw.T, strict=True))
     by_name["non_detections"] = by_name["ncovhist"] - by_name["ndethist"]
     by_name["ecl_long"], by_name["ecl_lat"] = to_ecliptic(by_name["ra"], by_name["dec"])
     by_name["gal_long"], by_name["gal_lat"] = to_galactic(by_name["ra"], by_name["dec"])
     columns = np.stack([by_name[name] for name in COLUMNS], axis=1)
-    return np.where(np.isfinite(columns), columns, MISSING)
+    return np.where(np.isfinite(columns) | np.isnan(raw).all(1, keepdims=True), columns, MISSING)
