@@ -29,6 +29,8 @@ CATALOGUE_LIMIT = 22.4  # mag; depth of the all-sky catalogue behind sgscore and
 SOUTHERN_LIMIT = -28.0  # degrees of declination that the telescope reaches
 
 MAX_SIGMAPSF = 0.217  # mag; the five sigma cut
+YOUNG = 5  # detections of an object on its first nights, at most
+YOUNG_VISITS = np.array([(650.0,), (1.0,)])  # of the position, median and scatter of the logarithm
 
 
 def draw_positions(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array, Array]:
@@ -106,6 +108,10 @@ def history(labels: NDArray[np.int64], setting: Setting, rng: np.random.Generato
     detections[repeated] = np.ceil(8 * np.exp(2 * rng.standard_normal(repeated.sum())))
     detections += (labels == ASTEROID) & (rng.random(n) < 0.04)
     median, scatter = setting.visits[labels].T
+    if setting.young:
+        young = (rng.random(n) < setting.young) & np.isin(labels, (AGN, SN, VS))
+        detections = np.where(young, rng.integers(1, YOUNG + 1, n), detections)
+        median, scatter = np.where(young, YOUNG_VISITS, (median, scatter))
     return detections, detections + np.floor(median * np.exp(scatter * rng.standard_normal(n)))
 
 

@@ -40,7 +40,9 @@ class Setting:
     Of its age. seeing: median fwhm in pixels. extended: share of the sources whose measured fwhm is a multiple of
     that. shallow: factor on the share of artefacts that come from shallow frames. masked: share of the stamps with a
     dead area. fainter: mag, added to what changes and to the star or nucleus it belongs to. real_bogus: score and its
-    scatter. detections, visits: so far at the position, median and scatter of the logarithm.
+    scatter. detections, visits: so far at the position, median and scatter of the logarithm. young: share of the AGN,
+    SN and VS that have at most five detections, at positions visited equally often in each class. cloudy: share of the
+    real sources that are observed in exposures as shallow as those of most artefacts.
 
     Of its camera. zoom: pixels per arcsec, in which angular sizes are drawn. profile: exponent of the Moffat profile.
     scatter: of the logarithm of the seeing; fwhm: its limits in pixels. template_fwhm: median, scatter and limits.
@@ -79,6 +81,8 @@ class Setting:
     real_bogus: np.ndarray
     detections: np.ndarray
     visits: np.ndarray
+    young: float = 0.0
+    cloudy: float = 0.0
 
     zoom: float = 1.0
     profile: int = 3

@@ -39,6 +39,7 @@ Array = NDArray[Any]
 Generator = np.random.Generator
 
 SHALLOW_ZERO_POINT = 23.2  # the same through clouds or in twilight, where most artefacts come from
+LOST_DEPTH = 2.5  # mag, in shallow exposures
 SKY_NOISE = 0.25  # variance of the sky (counts squared) a count of sky level
 SHALLOW_TEMPLATE = 1.8  # how much noisier the templates of shallow frames are than their scale explains
 
@@ -62,6 +63,8 @@ def draw_conditions(labels: Array, artefact: Array, setting: Setting, rng: Gener
     n = len(labels)
     ra, dec = draw_positions(labels, rng)
     shallow = (artefact >= 0) & (rng.random(n) < setting.shallow * SHALLOW_SHARES[artefact])
+    if setting.cloudy:
+        shallow |= (artefact < 0) & (rng.random(n) < setting.cloudy)
     level = np.where(labels == ASTEROID, *setting.level)  # asteroids are followed in dark time
     sky = np.maximum(level * np.exp(setting.level_scatter * rng.standard_normal(n)), setting.floor)
     noise = np.sqrt(SKY_NOISE * sky) * np.exp(0.1 * rng.standard_normal(n) + rng.exponential(0.08, n))
@@ -79,6 +82,7 @@ def draw_conditions(labels: Array, artefact: Array, setting: Setting, rng: Gener
         "ra": ra,
         "dec": dec,
         "gal_lat": to_galactic(ra, dec)[1],
+        "shallow": shallow,
         "sky": setting.sky * np.where(shallow, rng.uniform(5, 28, n), sky),
         "noise": np.where(shallow, shallow_noise, noise),
         "zero_point": np.where(shallow, shallow_point, zero_point),
@@ -156,6 +160,9 @@ def draw_counterparts(labels: Array, artefact: Array, c: dict[str, Array], setti
     kinds = [labels == AGN, labels == VS, artefact == WEAK_STAR, spoilt, saturated]
     mean, width = np.select(kinds, [17.9, 16.2, 14.0, 14.8, 12.9]), np.select(kinds, [0.95, 1.9, 0.8, 0.9, 0.6])
     mag = np.clip(mean + setting.fainter[labels] + width * rng.standard_normal(len(labels)), *setting.counterparts)
+    # a shallow exposure shows only the brighter stars and nuclei vary
+    lost = np.where(c["shallow"] & np.isin(labels, (AGN, VS)), LOST_DEPTH, 0)
+    mag = np.maximum(mag - lost, setting.counterparts[0])
     outburst = (labels == VS) & (rng.random(len(labels)) < 0.06)  # of a star too faint for most templates
     mag = np.where(outburst, rng.uniform(setting.outbursts, setting.outbursts + 4, len(labels)), mag)
     row = np.flatnonzero(mean)

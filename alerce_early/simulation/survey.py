@@ -48,11 +48,14 @@ def read(
     test_path: str | Path | None = None,
     extra_path: str | Path | None = None,
     counts: Counts = "as_file",
+    young: float = 0.0,
+    cloudy: float = 0.0,
 ) -> Records:
     """Return the simulated survey as records, through the same door as the real file; the paths: as there."""
     origin = f"simulated survey of {n:,} stamps, seed {seed}, epoch {epoch}"
     origin += ", as many of each class" if counts == "balanced" else ""
-    records = stamps_file.from_raw(simulate(n, seed, epoch, counts), origin)
+    origin += f", young {young:g}, cloudy {cloudy:g}" if young or cloudy else ""
+    records = stamps_file.from_raw(simulate(n, seed, epoch, counts, young, cloudy), origin)
     return stamps_file.join_files(records, test_path, extra_path)
 
 
@@ -98,10 +101,18 @@ def trim(stamp: Array, rng: Generator) -> Array:
     return (stamp[part] if rng.random() < 0.5 else stamp[:, part]).copy()
 
 
-def simulate(n: int = 52_244, seed: int = 0, epoch: str = "today", counts: Counts = "as_file") -> dict[str, Any]:
+def simulate(
+    n: int = 52_244,
+    seed: int = 0,
+    epoch: str = "today",
+    counts: Counts = "as_file",
+    young: float = 0.0,
+    cloudy: float = 0.0,
+) -> dict[str, Any]:
     """Return a survey of n alerts at one of `EPOCHS`, a pure function of its arguments.
 
-    n: by default the size of the ALeRCE training file. counts: "balanced" for as many of each class.
+    n: by default the size of the ALeRCE training file. counts: "balanced" for as many of each class. young, cloudy:
+    shares from 0 to 1, see `Setting`; with both, age and depth no longer identify artefacts.
 
     images: list of n (height, width, 3) float32 stamps in counts, science, template, difference; 63 x 63 but
     for about 1.2 %; NaN where the detector has no data, and in a few templates -3.4e38.
@@ -109,7 +120,10 @@ def simulate(n: int = 52_244, seed: int = 0, epoch: str = "today", counts: Count
     metadata: (n, 26) float64 in COLUMNS order, -999 where missing.
     oid: list of n str, one object an alert.
     """
-    setting = find_epoch(epoch)
+    for name, share in (("young", young), ("cloudy", cloudy)):
+        if not 0 <= share <= 1:
+            raise InputError(f"data.simulated.{name}={share}: expected a share. Give a number from 0 to 1.")
+    setting = replace(find_epoch(epoch), young=young, cloudy=cloudy)
     return draw_alerts(n, seed, replace(setting, counts=(1,) * len(CLASSES)) if counts == "balanced" else setting)
 
 

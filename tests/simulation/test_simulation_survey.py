@@ -247,6 +247,21 @@ def test_artefacts_look_like_what_they_are_called():
     assert np.median(lit) > 3 * np.median((np.abs(of_kind(settings.RESIDUAL)[:, away]) > 3).mean(axis=1))
 
 
+def test_age_and_depth_do_not_identify_artefacts() -> None:
+    """With `young` and `cloudy`, each class has new objects and shallow exposures; without, only artefacts do."""
+    usual, varied = (simulate(500, 7, counts="balanced", **shares) for shares in ({}, {"young": 0.5, "cloudy": 0.3}))
+    for label in (AGN, SN, VS):
+        old, new = (column(one, "ndethist")[one["labels"] == label] <= 5 for one in (usual, varied))
+        assert old.mean() < 0.1 and 0.35 < new.mean() < 0.65
+    for label in (AGN, SN, VS, ASTEROID):
+        deep, mixed = (column(one, "diffmaglim")[one["labels"] == label] < 18 for one in (usual, varied))
+        assert not deep.any() and 0.17 < mixed.mean() < 0.43
+    assert (column(varied, "magpsf") <= column(varied, "diffmaglim") + 0.3).all()
+    for share in ({"young": 1.5}, {"cloudy": -0.1}):
+        with pytest.raises(InputError, match=next(iter(share))):
+            simulate(10, **share)
+
+
 def test_the_epoch_of_the_published_file() -> None:
     """Means and scatters of its training columns (Carrasco-Davis et al. 2021), which today's survey is far from."""
     columns = {"fwhm": (10, 2.62, 1.63), "diffmaglim": (99, 20.22, 0.60), "magpsf": (99, 18.9, None)}
