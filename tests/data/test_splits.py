@@ -297,7 +297,7 @@ def test_no_object_and_no_night_is_in_two_parts(
     """Labelled, unlabelled, extra and simulated rows; by object alone nights are: the test can fail."""
     options = [f"data.path={observed['path']}", f"data.extra={observed['extra']}", f"outputs={tmp_path}"]
     options += ["data.simulated_share=0.5", "data.simulated_n=20"]
-    seen = []
+    seen, tested = [], []
     for fold in range(3):
         data = make_data(quick(*options, f"data.split={{validation:5,folds:3,fold:{fold},by:{by}}}"))
         assert data.store.night is not None
@@ -311,7 +311,9 @@ def test_no_object_and_no_night_is_in_two_parts(
             held = [set(column[rows].tolist()) for rows in data.parts.values()]
             seen.append(any(a & b for a, b in combinations(held, 2)))
         assert not seen[2 * fold]  # by object in any case
+        tested.append(set(data.store.night[data.parts["test"]].tolist()))
     assert any(seen[1::2]) == (by == "object")
+    assert any(a & b for a, b in combinations(tested, 2)) == (by == "object")  # nor in the test rows of two folds
 
 
 def test_nights_from_a_table_and_where_there_are_none(

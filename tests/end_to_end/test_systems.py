@@ -75,9 +75,9 @@ def test_every_model_trains_on_its_own_data(model: str, precision: Any, tiny: Ca
 
 
 @pytest.mark.parametrize("experiment", names("experiment"))
-def test_every_experiment_trains(experiment: str, tiny: Callable[..., DictConfig]) -> None:
-    simulated = ["data=simulated"] if experiment.startswith("ztf") else []  # of a file that the user has
-    trains_two_steps(tiny(f"experiment={experiment}", *simulated))
+def test_every_experiment_trains(experiment: str, tiny: Callable[..., DictConfig], stamps_file: Path) -> None:
+    of_a_file = [f"data.path={stamps_file}", "data.simulated_n=20"] if experiment.startswith("ztf") else []
+    trains_two_steps(tiny(f"experiment={experiment}", *of_a_file))
 
 
 def test_the_options_that_a_recipe_names_fit_it(tiny: Callable[..., DictConfig]) -> None:

@@ -164,6 +164,7 @@ def test_a_sweep_over_folds_ends_with_one_network(stamps_file: Path, tmp_path: P
     """Of a ready experiment, made small."""
     small = ("model=preliminary_cnn", "init_from=null", "trainer.max_epochs=1", "data.batches_per_epoch=2")
     options = (*small, f"data.path={stamps_file}", "trainer=cpu", "data.split.folds=2", "ensemble.trees=3")
+    options += ("data.simulated_n=40",)
     done = start("alerce_early.train", "experiment=ztf_robust", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (made,) = (tmp_path / "outputs" / "runs").iterdir()

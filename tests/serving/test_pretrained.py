@@ -15,7 +15,7 @@ from alerce_early.files import PRETRAINED
 from alerce_early.simulation.survey import simulate_rubin
 from tests.helpers.command import Command
 
-NAMES = ("ztf", "ztf_images", "ztf_simulated", "ztf_simulated_metadata")
+NAMES = ("ztf", "ztf_images", "ztf_aged", "ztf_simulated", "ztf_simulated_metadata")
 RUBIN = "rubin_images"
 
 
@@ -23,11 +23,11 @@ def test_each_has_a_card_and_they_are_small() -> None:
     card = (PRETRAINED / "README.md").read_text()
     assert {file.stem for file in PRETRAINED.glob("*.ckpt")} == {*NAMES, RUBIN}
     assert all(f"`{name}`" in card for name in (*NAMES, RUBIN))
-    assert {file.stem for file in PRETRAINED.glob("*.onnx")} == {"ztf", "ztf_images", RUBIN}
+    assert {file.stem for file in PRETRAINED.glob("*.onnx")} == {"ztf", "ztf_images", "ztf_aged", RUBIN}
     assert sum(file.stat().st_size for file in PRETRAINED.iterdir()) < 16e6
 
 
-@pytest.mark.parametrize("name", ["ztf", "ztf_images", RUBIN])
+@pytest.mark.parametrize("name", ["ztf", "ztf_images", "ztf_aged", RUBIN])
 def test_the_exported_file_is_the_checkpoint(name: str, survey: dict[str, Any]) -> None:
     square = [i for i, image in enumerate(survey["images"]) if image.shape == (63, 63, 3)][:64]
     metadata = dict(zip(COLUMNS, np.asarray(survey["metadata"])[square].T, strict=True))
