@@ -21,7 +21,7 @@ from alerce_early.evaluation import tables
 from alerce_early.experiments.compare import NOT_A_CHOICE
 from alerce_early.experiments.instantiate import make_data
 from alerce_early.experiments.run import columns_of, constants_of, describe_data, evaluate, fit_on_validation
-from alerce_early.models.ensemble import to_evidence
+from alerce_early.models.ensemble import clamped_log
 from alerce_early.report import run_page
 from alerce_early.tasks import restore
 
@@ -167,7 +167,7 @@ def _write(
 
 
 def _log(probabilities: np.ndarray) -> np.ndarray:
-    return to_evidence(torch.from_numpy(np.asarray(probabilities, dtype=np.float64))).numpy()
+    return clamped_log(torch.from_numpy(np.asarray(probabilities, dtype=np.float64))).numpy()
 
 
 def _metadata(data: AlertData, names: Sequence[str], rows: np.ndarray) -> np.ndarray:

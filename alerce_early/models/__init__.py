@@ -1,1 +1,1 @@
-"""Networks: plain torch modules that know nothing of training."""
+"""Networks: plain torch modules without any training code."""

@@ -1,4 +1,4 @@
-"""Several networks and a forest as one."""
+"""Several networks and a random forest as one network."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,15 +11,28 @@ from alerce_early.construct import build
 from alerce_early.data.spec import DataSpec
 from alerce_early.models.net import Net
 
-SMALLEST = 1e-4  # probability, below which a member is as sure as it may be: none saw enough rows to know of rarer ones
+MIN_PROBABILITY = 1e-4  # of a member: none has seen enough rows to know of anything rarer
 
 
 class Forest(nn.Module):
-    """A forest of decision trees in plain tensors, all nodes of all trees in one row.
+    """A random forest in plain tensors, with the nodes of all trees in one sequence.
 
-    column, below, above: (nodes,) int64, threshold: (nodes,) float32; a row goes on to `below` where its column is at
-    most the threshold; a leaf leads to itself. probabilities: (nodes, classes) float32 of a row that ends there.
-    root: (trees,) int64. depth: of the deepest tree.
+    Parameters
+    ----------
+    trees, nodes, depth, classes : int
+        Number of trees, nodes of all trees, levels of the deepest tree and classes.
+
+    Attributes
+    ----------
+    column, below, above : Tensor
+        (nodes,) int64. A row proceeds to `below` if its `column` is at most the threshold, else to `above`; a leaf
+        points to itself.
+    threshold : Tensor
+        (nodes,) float32.
+    probabilities : Tensor
+        (nodes, classes) float32, of the rows that end in each node.
+    root : Tensor
+        (trees,) int64, the first node of each tree.
     """
 
     column: Tensor
@@ -39,7 +52,7 @@ class Forest(nn.Module):
         self.register_buffer("root", torch.zeros(trees, dtype=torch.int64))
 
     def forward(self, columns: Tensor) -> Tensor:
-        """(B, F) float32 -> (B, classes), the mean over the trees."""
+        """Average the trees' probabilities: (B, F) float32 -> (B, classes)."""
         at = self.root.expand(columns.shape[0], -1)
         for _ in range(self.depth):
             below = columns.gather(1, self.column[at]) <= self.threshold[at]
@@ -48,9 +61,16 @@ class Forest(nn.Module):
 
 
 class Member(nn.Module):
-    """A network that sees some of the columns, by its own spec; puts out the logarithms of its probabilities.
+    """A network of an ensemble, which sees the metadata columns of its own training.
 
-    net: its config; features, feature_mean, feature_std: as in the `DataSpec` of its training.
+    Parameters
+    ----------
+    spec : DataSpec
+        Of the ensemble.
+    net : dict
+        Config of the network.
+    features, feature_mean, feature_std : sequence
+        As in the `DataSpec` of the network's training.
     """
 
     def __init__(
@@ -67,16 +87,29 @@ class Member(nn.Module):
         self.columns = [spec.features.index(name) for name in features]
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return log probabilities (B, classes), clamped from below."""
         own = batch | {"features": batch["features"][:, self.columns]} if self.columns else batch
-        return to_evidence(self.net(own).softmax(1))
+        return clamped_log(self.net(own).softmax(1))
 
 
 class Ensemble(Net):
-    """The mean of the members' logarithms of probabilities, plus those of a forest on the metadata.
+    """Mean log probability of the members, plus the log probability of a random forest on the metadata.
 
-    The sum takes networks and forest for witnesses that err apart (Hinton 2002, product of experts); calibration
-    undoes what they have in common. members: the options of each `Member` but spec; forest: the options of `Forest`
-    but classes, or None. Made of trained pieces, see `alerce_early.experiments.ensemble`.
+    The sum treats networks and forest as independent experts; calibration corrects for what they have in common.
+    `alerce_early.experiments.ensemble` assembles it from trained pieces.
+
+    Parameters
+    ----------
+    spec : DataSpec
+        Shape, classes and metadata columns of the data.
+    members : sequence of dict
+        Arguments of each `Member`, except the spec.
+    forest : dict, optional
+        Arguments of `Forest`, except the classes.
+
+    References
+    ----------
+    Hinton 2002, Neural Computation 14, 1771 (product of experts).
     """
 
     def __init__(self, spec: DataSpec, members: Sequence[dict[str, Any]], forest: dict[str, int] | None = None):
@@ -85,11 +118,11 @@ class Ensemble(Net):
         self.forest = Forest(**forest, classes=len(spec.classes)) if forest else None
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Take a batch as any `Net`; returns (B, classes) logits."""
-        found = torch.stack([member(batch) for member in self.members]).mean(0)
-        return found if self.forest is None else found + to_evidence(self.forest(batch["features"]))
+        """Compute logits (B, classes) from a batch with what any member needs."""
+        log_mean = torch.stack([member(batch) for member in self.members]).mean(0)
+        return log_mean if self.forest is None else log_mean + clamped_log(self.forest(batch["features"]))
 
 
-def to_evidence(probabilities: Tensor) -> Tensor:
-    """Return the logarithms of probabilities, none of which is nothing."""
-    return probabilities.clamp_min(SMALLEST).log()
+def clamped_log(probabilities: Tensor) -> Tensor:
+    """Return log probabilities, with probabilities below `MIN_PROBABILITY` raised to it."""
+    return probabilities.clamp_min(MIN_PROBABILITY).log()

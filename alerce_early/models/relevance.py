@@ -1,9 +1,9 @@
-"""Layer-wise relevance propagation: how much of a logit each input value accounts for.
+"""Layer-wise relevance propagation: the contribution of each input value to a logit.
 
-Bach et al. 2015; as used for stamps by Reyes et al. 2018. Autograd carries relevance divided by the value it belongs
-to. In these units whatever only moves, picks or averages values (turns, padding, pooling, the mean over turns,
-ReLU, side by side) propagates relevance by its ordinary gradient, a mean as average pooling does, so that only
-layers that weigh their inputs need a rule, and any network made of them can be explained.
+Bach et al. 2015, used for stamps by Reyes et al. 2018. Autograd propagates relevance divided by the value it belongs
+to. In these units every operation that only moves, selects or averages values (rotation, padding, pooling, ReLU,
+concatenation) propagates relevance by its ordinary gradient. So only layers with weights need a rule, and any network
+made of these operations can be explained.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,15 +20,27 @@ from alerce_early.errors import InputError
 ALPHA, BETA = 2.0, 1.0
 EPSILON = 1e-6
 
-WEIGHTED = (nn.Conv2d, nn.Linear)
-PASSED_ON = (nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.ZeroPad2d, nn.Flatten, nn.Dropout, nn.Identity)
+WEIGHTED_LAYERS = (nn.Conv2d, nn.Linear)
+GRADIENT_LAYERS = (nn.ReLU, nn.LeakyReLU, nn.MaxPool2d, nn.ZeroPad2d, nn.Flatten, nn.Dropout, nn.Identity)
 
 Rule = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Relevance:
-    """Of one logit a row: predicted (B,) int64 says of which; logit and biases (B,); parts in the inputs' shapes."""
+    """Relevance of the inputs for one logit per row.
+
+    Parameters
+    ----------
+    logit : Tensor
+        (B,) float32, of the predicted class.
+    predicted : Tensor
+        (B,) int64, the predicted class.
+    parts : mapping of str to Tensor
+        Relevance of each input, in its shape.
+    biases : Tensor
+        (B,) float32, relevance of the layers' biases.
+    """
 
     logit: Tensor
     predicted: Tensor
@@ -39,38 +51,61 @@ class Relevance:
 def explain(
     net: nn.Module, batch: Mapping[str, Tensor], rule: str = "alpha_beta", neutral: Mapping[str, Tensor] | None = None
 ) -> Relevance:
-    """Relevance of the inputs of a batch, row by row, for the logit of the predicted class.
+    """Compute the relevance of each input value for the logit of the predicted class.
 
-    net: in eval mode, made of the layers of `WEIGHTED`, `PASSED_ON` and BatchNorm1d; batch: its inputs, float32;
-    rule: of `RULES`; neutral: the value of an input that counts as none of it, by name, zero where not given.
-    parts + biases sum to the logit, up to what epsilon takes: under 1e-3 of it. Biases are relevance that no input
-    accounts for; they come from every layer. Raises InputError for a layer without a rule or a rule not known.
+    Parameters
+    ----------
+    net : nn.Module
+        In eval mode, made of `WEIGHTED_LAYERS`, `GRADIENT_LAYERS` and BatchNorm1d.
+    batch : mapping of str to Tensor
+        Inputs of the network, float32, with B rows.
+    rule : {"alpha_beta", "epsilon"}
+        Rule of the layers with weights.
+    neutral : mapping of str to Tensor, optional
+        Input values that carry no information; zero for the inputs that are not named.
+
+    Returns
+    -------
+    Relevance
+        Parts and biases sum to the logit within 1e-3 of it, the share lost to epsilon.
+
+    Raises
+    ------
+    InputError
+        If the rule is unknown, or there is none for a layer of the network.
+
+    References
+    ----------
+    Bach et al. 2015, PLoS ONE 10, e0130140.
     """
     if rule not in RULES:
-        raise InputError(f"--rule {rule} is unknown; wanted one of {', '.join(RULES)}.")
+        raise InputError(f"--rule {rule}: unknown rule. Choose from {', '.join(RULES)}.")
     leaves = [module for module in net.modules() if not list(module.children())]
-    strange = {type(m).__name__ for m in leaves if not isinstance(m, (*WEIGHTED, *PASSED_ON, nn.BatchNorm1d))}
-    if strange:
-        raise InputError(f"relevance has no rule for {', '.join(sorted(strange))} of {type(net).__name__}.")
-    assert not net.training, "dropout and batch statistics would be explained instead"
+    known_layers = (*WEIGHTED_LAYERS, *GRADIENT_LAYERS, nn.BatchNorm1d)
+    unknown = {type(leaf).__name__ for leaf in leaves if not isinstance(leaf, known_layers)}
+    if unknown:
+        raise InputError(f"{type(net).__name__}: relevance has no rule for {', '.join(sorted(unknown))}.")
+    assert not net.training, "dropout and batch statistics would distort the relevance"
 
     inputs = {name: value.detach().requires_grad_() for name, value in batch.items()}
     rows = len(next(iter(inputs.values())))
     biases = torch.zeros(rows)
 
-    def account(of_bias: Tensor) -> None:
-        # a layer sees the turns of a stamp as a larger batch, all rows of turn 0 first
-        biases.add_(of_bias.detach().cpu().flatten(1).sum(1).unflatten(0, (-1, rows)).sum(0))
+    def account(bias_relevance: Tensor) -> None:
+        # a layer sees the rotations of a stamp as a larger batch, in the order of `rotate_quarters`
+        biases.add_(bias_relevance.detach().cpu().flatten(1).sum(1).unflatten(0, (-1, rows)).sum(0))
 
     hooks = [
-        leaf.register_forward_hook(partial(_hook, RULES[rule] if isinstance(leaf, WEIGHTED) else epsilon, account))
+        leaf.register_forward_hook(
+            partial(_hook, RULES[rule] if isinstance(leaf, WEIGHTED_LAYERS) else epsilon, account)
+        )
         for leaf in leaves
-        if isinstance(leaf, (*WEIGHTED, nn.BatchNorm1d))
+        if isinstance(leaf, (*WEIGHTED_LAYERS, nn.BatchNorm1d))
     ]
     try:
         logit, predicted = net(inputs).max(1)
     finally:
-        for hook in hooks:  # before the backward pass, in which rules call the layers once more
+        for hook in hooks:  # before the backward pass, in which the rules call the layers again
             hook.remove()
     gradients = torch.autograd.grad(logit.sum(), list(inputs.values()), allow_unused=True)
     parts = {}
@@ -81,10 +116,23 @@ def explain(
 
 
 def epsilon(layer: Any, x: Tensor, z: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Each input by its share of what the output sums up, softened by epsilon where that is about zero.
+    """Propagate relevance in proportion to each input's share of the output, damped where the output is near zero.
 
-    layer: any affine one. x: its input; z: its output; relevance: of z. Returns relevance / x, in the shape of x, and
-    the relevance of the bias, in the shape of z.
+    Parameters
+    ----------
+    layer : nn.Module
+        An affine layer.
+    x, z : Tensor
+        Input and output of the layer.
+    relevance : Tensor
+        Relevance of the output, in the shape of `z`.
+
+    Returns
+    -------
+    relevance_per_input : Tensor
+        Relevance of the input divided by the input, in the shape of `x`.
+    bias_relevance : Tensor
+        Relevance of the bias, in the shape of `z`.
     """
     share = relevance / (z + EPSILON * torch.where(z < 0, -1.0, 1.0))
     with torch.enable_grad():
@@ -94,10 +142,10 @@ def epsilon(layer: Any, x: Tensor, z: Tensor, relevance: Tensor) -> tuple[Tensor
 
 
 def alpha_beta(layer: Any, x: Tensor, z: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what speaks for and what against the output, apart: alpha = 2 of the one, minus beta = 1 of the other.
+    """Propagate positive and negative contributions separately, with weights alpha = 2 and -beta = -1.
 
-    Where nothing speaks against (or for), all of the relevance goes to the rest, so that none is made or lost.
-    Arguments and result as those of `epsilon`.
+    Where one of the two is missing, all relevance goes to the other, so that the total is conserved. Parameters and
+    return values as for `epsilon`.
     """
     weight, bias = layer.weight, layer.bias if layer.bias is not None else torch.zeros(len(layer.weight))
     shape = (-1, *[1] * (z.ndim - 2)) if z.ndim > 2 else (-1,)
@@ -108,23 +156,23 @@ def alpha_beta(layer: Any, x: Tensor, z: Tensor, relevance: Tensor) -> tuple[Ten
     up, down = weight.detach().clamp(min=0), weight.detach().clamp(max=0)
     with torch.enable_grad():
         positive, negative = (x.detach().clamp(**side).requires_grad_() for side in ({"min": 0}, {"max": 0}))
-        speaks_for = linear(positive, up) + linear(negative, down)
-        speaks_against = linear(positive, down) + linear(negative, up)
-        bias_for, bias_against = (bias.detach().clamp(**side).view(shape) for side in ({"min": 0}, {"max": 0}))
-        total_for, total_against = speaks_for.detach() + bias_for, speaks_against.detach() + bias_against
-        alpha = torch.where(total_against == 0, 1.0, torch.where(total_for == 0, 0.0, ALPHA))
+        z_plus = linear(positive, up) + linear(negative, down)
+        z_minus = linear(positive, down) + linear(negative, up)
+        bias_plus, bias_minus = (bias.detach().clamp(**side).view(shape) for side in ({"min": 0}, {"max": 0}))
+        total_plus, total_minus = z_plus.detach() + bias_plus, z_minus.detach() + bias_minus
+        alpha = torch.where(total_minus == 0, 1.0, torch.where(total_plus == 0, 0.0, ALPHA))
         beta = alpha - 1
-        share_for = torch.where(total_for == 0, 0.0, alpha * relevance / total_for)
-        share_against = torch.where(total_against == 0, 0.0, -beta * relevance / total_against)
-        passed = torch.autograd.grad((speaks_for, speaks_against), (positive, negative), (share_for, share_against))
-    return torch.where(x > 0, passed[0], passed[1]), share_for * bias_for + share_against * bias_against
+        share_plus = torch.where(total_plus == 0, 0.0, alpha * relevance / total_plus)
+        share_minus = torch.where(total_minus == 0, 0.0, -beta * relevance / total_minus)
+        gradients = torch.autograd.grad((z_plus, z_minus), (positive, negative), (share_plus, share_minus))
+    return torch.where(x > 0, gradients[0], gradients[1]), share_plus * bias_plus + share_minus * bias_minus
 
 
 RULES: dict[str, Rule] = {"alpha_beta": alpha_beta, "epsilon": epsilon}
 
 
 class _Weighted(torch.autograd.Function):
-    """The identity on a layer's output, whose backward pass is a rule for the layer."""
+    """Identity on a layer's output, with the layer's rule as backward pass."""
 
     @staticmethod
     def forward(
@@ -137,9 +185,9 @@ class _Weighted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, z = ctx.saved_tensors
-        passed, of_bias = ctx.rule(ctx.layer, x, z, gradients[0] * z)
-        ctx.account(of_bias)
-        return passed, None, None, None, None
+        relevance_per_input, bias_relevance = ctx.rule(ctx.layer, x, z, gradients[0] * z)
+        ctx.account(bias_relevance)
+        return relevance_per_input, None, None, None, None
 
 
 def _hook(rule: Rule, account: Callable[[Tensor], None], layer: nn.Module, inputs: tuple[Tensor], z: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Off-the-shelf rival: torchvision's ResNet-18 (He et al. 2016) with a stem for small stamps."""
+"""Torchvision's ResNet-18 (He et al. 2016) with a stem for small stamps: the off-the-shelf baseline."""
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ from alerce_early.models.net import Net
 
 
 class ResNet18(Net):
-    """ResNet-18 from scratch; its first convolution is 3 x 3 of stride 1 and there is no pooling after it.
+    """ResNet-18 without pretrained weights, whose stem keeps the resolution of small stamps.
 
-    The usual stem halves the image twice before the first block, which leaves little of 21 x 21 pixels.
-    11,171,397 parameters for 3 channels and 5 classes.
+    The first convolution is 3 x 3 with stride 1, without pooling: the usual stem halves the image twice before the
+    first block, which leaves little of 21 x 21 pixels. 11,171,397 parameters for 3 channels and 5 classes.
     """
 
     def __init__(self, spec: DataSpec):
@@ -23,5 +23,5 @@ class ResNet18(Net):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """image (B, C, S, S) float32 -> (B, classes) logits."""
+        """Compute logits (B, classes) from ``image`` (B, C, S, S) float32."""
         return self.resnet(batch["image"].contiguous(memory_format=torch.channels_last))

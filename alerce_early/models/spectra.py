@@ -1,4 +1,4 @@
-"""Convolutional networks for spectra: one trunk, a class or a redshift at its end."""
+"""Convolutional networks that predict the class or the redshift of a spectrum."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,22 @@ from alerce_early.models.net import Net
 
 
 class SpectraTrunk(nn.Sequential):
-    """Valid convolutions of kernel 10 and stride 2, each with ReLU and a maximum over 2 pixels, then flat.
+    """Convolutions of kernel 10 and stride 2, each with ReLU and max pooling: (B, C, L) -> (B, width).
 
-    (B, C, L) -> (B, width). The pooling has stride 1: for L = 443 the lengths are 217, 216, 104, 103, 47, 46,
-    19, 18, so `width` is 18 times the last of `filters`.
+    The pooling is over 2 pixels with stride 1: for L = 443 the lengths are 217, 216, 104, 103, 47, 46, 19, 18, so
+    `width` is 18 times the last number of filters.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Channels and length (C, L) of a spectrum.
+    filters : sequence of int
+        Filters of each convolution.
+
+    Attributes
+    ----------
+    width : int
+        Length of the flattened output.
     """
 
     def __init__(self, shape: tuple[int, ...], filters: Sequence[int]):
@@ -26,12 +38,15 @@ class SpectraTrunk(nn.Sequential):
         with torch.no_grad():
             x = torch.zeros(1, *shape)
             for layer in self:
-                x = x if isinstance(layer, nn.ReLU) else layer(x)  # see `stamp_cnn._put_out`
+                x = x if isinstance(layer, nn.ReLU) else layer(x)  # see `stamp_cnn._infer_output`
         self.width = x.shape[1]
 
 
 class SpectraClass(Net):
-    """STAR, GALAXY, QSO or QSO_BAL: 330,316 parameters for 443 pixels and 4 classes."""
+    """Classifier of spectra: star, galaxy, QSO or broad-absorption-line QSO.
+
+    330,316 parameters for 443 pixels and 4 classes.
+    """
 
     kind = "spectra"
 
@@ -46,12 +61,15 @@ class SpectraClass(Net):
         )
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """image (B, 1, L) float32, weighted mean 0 and rms 1 -> (B, classes) logits."""
+        """Compute logits (B, classes) from ``image`` (B, 1, L) float32 with weighted mean 0 and rms 1."""
         return self.head(self.trunk(batch["image"]))
 
 
 class SpectraRedshift(Net):
-    """The redshift itself, by direct regression: 1,658,593 parameters for 443 pixels."""
+    """Direct regression of the redshift.
+
+    1,658,593 parameters for 443 pixels.
+    """
 
     kind = "spectra"
 
@@ -67,5 +85,5 @@ class SpectraRedshift(Net):
         )
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """image (B, 1, L) float32, weighted mean 0 and rms 1 -> (B,) redshift."""
+        """Compute redshifts (B,) from ``image`` (B, 1, L) float32 with weighted mean 0 and rms 1."""
         return self.head(self.trunk(batch["image"])).squeeze(1)

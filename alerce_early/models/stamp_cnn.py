@@ -1,4 +1,4 @@
-"""Plain convolutional networks for stamps, written as a list of layers in their yaml."""
+"""Plain convolutional networks for stamps, given as a list of layers in their yaml."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
-from alerce_early.models.net import Net, glorot
+from alerce_early.models.net import Net, init_glorot
 
 
 def _convolution(x: Tensor, filters: str, side: str, padding: str = "valid") -> nn.Module:
@@ -16,12 +16,11 @@ def _convolution(x: Tensor, filters: str, side: str, padding: str = "valid") -> 
         return convolution
     if padding != "same":
         raise ValueError(padding)
-    before, after = (int(side) - 1) // 2, int(side) // 2  # as Keras: an even kernel's odd pixel is below and right
+    before, after = (int(side) - 1) // 2, int(side) // 2  # as in Keras, even kernels pad more below and right
     return nn.Sequential(nn.ZeroPad2d((before, after, before, after)), convolution)
 
 
-# What a layer's first word stands for; the words after it are the arguments. Before them comes what the layer is given,
-# which tells the number of its inputs.
+# The first word of a layer names its function here, which gets the layer's input and the remaining words.
 LAYERS: dict[str, Callable[..., nn.Module]] = {
     "conv": _convolution,
     "pool": lambda x, side="2": nn.MaxPool2d(int(side)),
@@ -34,12 +33,22 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
 
 
 class StampCNN(Net):
-    """The layers of a list, one after the other, and a dense layer to the classes.
+    """A sequence of layers, followed by a dense layer to the classes.
 
-    layers: each a few words, e.g. "conv 32 3" (filters, side of the kernel; "conv 32 3 same" keeps the size),
-    "pool" (maximum over 2 x 2), "flatten", "dense 90", "dropout", "relu", "sigmoid". dropout: the share of a
-    "dropout" that names none. Raises InputError for a layer that is not of this form, or stamps too small for
-    the list.
+    Parameters
+    ----------
+    spec : DataSpec
+        Shape and classes of the data.
+    layers : sequence of str
+        Each a few words: "conv 32 3" (filters and side of the kernel; "conv 32 3 same" keeps the size), "pool"
+        (maximum over 2 x 2 pixels), "flatten", "dense 90", "dropout", "relu", "sigmoid".
+    dropout : float
+        Probability of each "dropout" without a number of its own, in [0, 1).
+
+    Raises
+    ------
+    InputError
+        If a layer is not of this form, or the stamps are too small for the sequence.
     """
 
     def __init__(self, spec: DataSpec, layers: Sequence[str], dropout: float = 0.5):
@@ -49,23 +58,23 @@ class StampCNN(Net):
         try:
             for words in (*described, f"dense {len(spec.classes)}"):
                 self.layers.append(layer := _layer(words, x))
-                x = _put_out(layer, x)
+                x = _infer_output(layer, x)
         except RuntimeError as error:
             raise InputError(f"layers: {', '.join(layers)} do not fit stamps of {spec.shape}: {error}") from None
-        glorot(self)
+        init_glorot(self)
         self.to(memory_format=torch.channels_last)  # a seventh faster in training on a CPU
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """image (B, C, S, S) float32 -> (B, classes) logits."""
+        """Compute logits (B, classes) from ``image`` (B, C, S, S) float32."""
         return self.layers(batch["image"])
 
 
 @torch.no_grad()
-def _put_out(layer: nn.Module, x: Tensor) -> Tensor:
-    """Something of the shape that a layer makes of x.
+def _infer_output(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return a tensor of the layer's output shape.
 
-    The layers whose shapes are plain do not run: of a tensor without data, with which an opened checkpoint is first
-    tried, torch would for these import its compiler, which takes an eighth of a gibibyte.
+    Layers with an obvious output shape are not run: for a meta tensor, with which a checkpoint is opened first, torch
+    would import its compiler, at a cost of 128 MiB.
     """
     if isinstance(layer, nn.Linear):
         return x.new_zeros(*x.shape[:-1], layer.out_features)
@@ -78,5 +87,5 @@ def _layer(words: str, x: Tensor) -> nn.Module:
         return LAYERS[name](x, *arguments)
     except (KeyError, TypeError, ValueError):
         raise InputError(
-            f"layers: {words!r} is no layer; wanted {', '.join(LAYERS)} and their numbers, e.g. 'conv 32 3 same'."
+            f"layers: {words!r} is not a layer. Choose from {', '.join(LAYERS)}, with numbers: 'conv 32 3 same'."
         ) from None

@@ -10,20 +10,25 @@ from alerce_early.data.spec import DataSpec
 from alerce_early.models.net import Net
 
 LOG_SQRT_2_PI = math.log(2 * math.pi) / 2
-NOISE_AT_FIRST = -2.0  # log noise, near that of a sky in the units of recipe=invertible, where learning is quick
-QUIETEST = -5.0  # lowest log noise: a channel that is constant must not give an unbounded likelihood
-DRAWN = 0.35  # of the decoder's own errors, in a new stamp: the share that makes its pixels as rough as real ones
-FORGETTING = 0.01  # of the codes' moments, a training step
+INITIAL_LOG_NOISE = -2.0  # about the noise of the sky in the units of recipe=invertible: training converges quickly
+MIN_LOG_NOISE = -5.0  # bounds the likelihood of a constant channel
+SAMPLE_NOISE_SCALE = 0.35  # share of the decoder's errors in a generated stamp that makes it as rough as a real one
+MOMENT_RATE = 0.01  # of the codes' running moments, per training step
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """A normal distribution over the C channels of every pixel, independent from pixel to pixel.
+    """A normal distribution over the C channels of each pixel; pixels are independent of each other.
 
-    x_c = mean_c + scale_c * (e_c + sum over j < c of mix_cj * e_j), e standard normal. The mixing is what makes
-    the noise of a difference image that of its science image, as in any real subtraction.
+    x_c = mean_c + scale_c * (e_c + sum over j < c of mix_cj * e_j), with e standard normal. The mixing correlates the
+    noise of difference and science image, as a real subtraction does.
 
-    mean, scale: (B, C, S, S) float32, in the units of the image; mix: (B, C (C - 1) / 2, S, S), row by row.
+    Parameters
+    ----------
+    mean, scale : Tensor
+        (B, C, S, S) float32, in the units of the image.
+    mix : Tensor
+        (B, C (C - 1) / 2, S, S) float32, the lower triangle row by row.
     """
 
     mean: Tensor
@@ -31,7 +36,7 @@ class Pixels:
     mix: Tensor
 
     def nll(self, image: Tensor) -> Tensor:
-        """Negative log likelihood (B,), nats per pixel and channel; pixels that lack a channel (NaN) are left out."""
+        """Return the negative log likelihood (B,) in nats per pixel and channel, without pixels that have a NaN."""
         present = image.isfinite().all(1)
         scaled = (image.nan_to_num() - self.mean) / self.scale
         noise: list[Tensor] = []
@@ -41,48 +46,66 @@ class Pixels:
         return each.where(present, 0).sum((1, 2)) / present.sum((1, 2)).clamp(min=1)
 
     def sample(self) -> Tensor:
-        """One draw (B, C, S, S)."""
+        """Draw one image (B, C, S, S) from the distribution."""
         noise = list(torch.randn_like(self.mean).unbind(1))
         mixed = [noise[channel] + self._shared(channel, noise) for channel in range(len(noise))]
         return self.mean + self.scale * torch.stack(mixed, 1)
 
     def _shared(self, channel: int, noise: list[Tensor]) -> Tensor:
-        """Return what a channel's noise takes over from the channels before it, (B, S, S)."""
+        """Return the noise (B, S, S) that a channel shares with the channels before it."""
         first = channel * (channel - 1) // 2
         parts = [self.mix[:, first + j] * noise[j] for j in range(channel)]
         return torch.stack(parts).sum(0) if parts else torch.zeros_like(self.mean[:, 0])
 
 
 @dataclass(frozen=True)
-class Coded:
-    """What the autoencoder makes of a batch: the code's posterior, normal and independent, and the pixels."""
+class Encoding:
+    """Posterior of the codes of a batch, normal with independent components, and the decoded pixels.
 
-    mean: Tensor  # (B, D)
-    log_variance: Tensor  # (B, D)
+    Parameters
+    ----------
+    mean, log_variance : Tensor
+        (B, D) float32.
+    pixels : Pixels
+        Decoded from one code per stamp.
+    """
+
+    mean: Tensor
+    log_variance: Tensor
     pixels: Pixels
 
     def kl(self) -> Tensor:
-        """Divergence of the posterior from the standard normal prior (B,), nats, in closed form."""
+        """Return the Kullback-Leibler divergence (B,) of the posterior from the standard normal prior, in nats."""
         return 0.5 * (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance).sum(1)
 
 
 class StampVAE(Net):
-    """Encoder and decoder of three halvings each, both given the class; `latent` numbers between them.
+    """Class-conditional variational autoencoder: encoder and decoder halve and double the resolution three times.
 
     The finest halving folds 2 x 2 pixels into channels: half the work at the same detail.
 
-    Most pixels are sky, and a decoder of means alone gives stamps without any. Here the code also gives each
-    channel's noise, as a function of brightness and not pixel by pixel: a free noise for every pixel is the
-    easier explanation of a star, and was what the network learnt. The units of recipe=invertible, asinh, decide
-    the form: sky noise fades as 1 / cosh of the mean, relative errors of bright pixels grow as tanh.
+    Most pixels are sky, and a decoder that returns only means generates stamps without noise. Here the code also
+    determines the noise of each channel, as a function of brightness rather than pixel by pixel: with a free noise
+    per pixel the network learned to explain stars as noise. The asinh units of recipe=invertible set the form: sky
+    noise falls as 1 / cosh of the mean, relative errors of bright pixels grow as tanh.
 
-    Real codes do not fill the prior evenly, so new ones are drawn from what the training rows' codes looked like:
-    a normal distribution for each class with their running mean and covariance (Ghosh et al. 2020, section 4).
+    Codes of real stamps do not fill the prior evenly, so new codes are drawn from a normal distribution per class
+    with the running mean and covariance of the training codes (Ghosh et al. 2020, section 4).
 
-    In mixed precision the layers alone are of fewer digits; code, likelihood and moments are float32.
+    In mixed precision only the layers use fewer digits; code, likelihood and moments are float32.
 
-    forward: image (B, C, S, S), NaN allowed; label (B,) -> `Coded`, from a random code in training and the
-    posterior's mean otherwise.
+    Parameters
+    ----------
+    spec : DataSpec
+        Shape and classes of the data.
+    latent : int
+        Length D of the code.
+    width : int
+        Filters at the finest resolution.
+
+    References
+    ----------
+    Kingma & Welling 2014, arXiv:1312.6114; Sohn et al. 2015, NeurIPS 28; Ghosh et al. 2020, arXiv:1903.12436.
     """
 
     def __init__(self, spec: DataSpec, latent: int = 32, width: int = 32):
@@ -113,22 +136,26 @@ class StampVAE(Net):
             nn.PixelShuffle(2),
         )
         self.noise = nn.Linear(latent + self.classes, 2 * self.channels + self.channels * (self.channels - 1) // 2)
-        nn.init.constant_(self.noise.bias[: 2 * self.channels], NOISE_AT_FIRST)
+        nn.init.constant_(self.noise.bias[: 2 * self.channels], INITIAL_LOG_NOISE)
         self.register_buffer("code_mean", torch.zeros(self.classes, latent))
         self.register_buffer("code_square", torch.eye(latent).repeat(self.classes, 1, 1))
         self.code_mean: Tensor
         self.code_square: Tensor
 
-    def forward(self, batch: dict[str, Tensor]) -> Coded:  # type: ignore[override]
+    def forward(self, batch: dict[str, Tensor]) -> Encoding:  # type: ignore[override]
+        """Encode ``image`` (B, C, S, S), NaN allowed, and decode it for the classes ``label`` (B,).
+
+        The decoded code is a sample of the posterior in training and its mean otherwise.
+        """
         mean, log_variance = self.encode(batch["image"], batch["label"])
         code = mean
         if self.training:
             code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-            self._remember(code.detach(), batch["label"])
-        return Coded(mean, log_variance, self.decode(code, batch["label"]))
+            self._update_moments(code.detach(), batch["label"])
+        return Encoding(mean, log_variance, self.decode(code, batch["label"]))
 
     def encode(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance (B, latent) of the code."""
+        """Return mean and log variance of the codes, each (B, D), of images (B, C, S, S) with classes (B,)."""
         around = 8 * self.side - self.size
         image = nn.functional.pad(image.nan_to_num(), (around // 2, around - around // 2) * 2)
         folded = nn.functional.pixel_unshuffle(image, 2)
@@ -137,10 +164,23 @@ class StampVAE(Net):
         return mean, log_variance
 
     def decode(self, code: Tensor, label: Tensor, size: int | None = None, error: float = 1.0) -> Pixels:
-        """Return the pixels' distribution for codes (B, latent) of these classes (B,) int64.
+        """Return the distribution of the pixels of codes.
 
-        size: of the stamps if it is not that of the training stamps; sky goes all around. error: share of the
-        noise of bright pixels to keep, most of which is what the decoder gets wrong.
+        Parameters
+        ----------
+        code : Tensor
+            (B, D) float32.
+        label : Tensor
+            (B,) int64, the classes.
+        size : int, optional
+            Side of the stamps in pixels, if larger than the training stamps; the border is sky.
+        error : float
+            Share of the noise of bright pixels to keep, in [0, 1]; most of that noise is the decoder's own error.
+
+        Returns
+        -------
+        Pixels
+            Of stamps (B, C, S, S).
         """
         known = torch.cat([code, self._one_hot(label)], 1)
         around = (8 * self.side - self.size) // 2
@@ -150,24 +190,38 @@ class StampVAE(Net):
             mean = nn.functional.pad(mean, (before, size - self.size - before) * 2)
         noise = self.noise(known).float()[:, :, None, None]
         sky, bright, mix = noise.split([self.channels, self.channels, self._mixes], 1)
-        at = mean.detach()  # a pixel's brightness must not be chosen for the noise that comes with it
-        scale = torch.hypot(sky.clamp(min=QUIETEST).exp() / at.cosh(), bright.exp() * at.tanh() * error)
-        # sky noise is shared between channels, the errors of bright pixels are not
+        at = mean.detach()  # the noise must not pull the brightness of a pixel
+        scale = torch.hypot(sky.clamp(min=MIN_LOG_NOISE).exp() / at.cosh(), bright.exp() * at.tanh() * error)
+        # sky noise is shared between channels, errors of bright pixels are not
         return Pixels(mean, scale, mix / at.square().amax(1, keepdim=True).sqrt().cosh())
 
     def generate(self, label: Tensor, size: int | None = None) -> Tensor:
-        """Stamps (B, C, S, S) of these classes (B,) int64: a new code, then noise for its pixels; size as above."""
+        """Generate stamps: draw a code for each class, decode it and draw its pixels.
+
+        Parameters
+        ----------
+        label : Tensor
+            (B,) int64, the classes.
+        size : int, optional
+            As in `decode`.
+
+        Returns
+        -------
+        Tensor
+            (B, C, S, S) float32, in the units of the recipe.
+        """
         covariance = self.code_square - self.code_mean[:, :, None] * self.code_mean[:, None, :]
         root = torch.linalg.cholesky(covariance + 1e-4 * torch.eye(self.latent, device=label.device))
         code = torch.randn(len(label), self.latent, 1, device=label.device)
-        return self.decode(self.code_mean[label] + (root[label] @ code).squeeze(2), label, size, DRAWN).sample()
+        code = self.code_mean[label] + (root[label] @ code).squeeze(2)
+        return self.decode(code, label, size, SAMPLE_NOISE_SCALE).sample()
 
     @torch.no_grad()
-    def _remember(self, code: Tensor, label: Tensor) -> None:
-        """Let the running moments of each class in the batch move towards those of its codes (B, latent)."""
+    def _update_moments(self, code: Tensor, label: Tensor) -> None:
+        """Update the running moments of each class in the batch with its codes (B, D)."""
         one_hot = self._one_hot(label)
         counts = one_hot.sum(0).clamp(min=1)
-        rate = FORGETTING * (one_hot.sum(0) > 0)
+        rate = MOMENT_RATE * (one_hot.sum(0) > 0)
         with torch.autocast(code.device.type, enabled=False):
             mean = one_hot.T @ code / counts[:, None]
             square = torch.einsum("bk,bi,bj->kij", one_hot, code, code) / counts[:, None, None]

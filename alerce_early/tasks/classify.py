@@ -229,7 +229,7 @@ class BayesTask(ClassifyTask):
         return {"loss": fit + weight * self.kl_weight * kl, "cross_entropy": fit, "kl": kl}
 
     def outputs(self, z: Tensor, batch: Batch) -> dict[str, Tensor]:
-        draws = self._probabilities(self.net.draws(batch, self.draws))
+        draws = self._probabilities(self.net.logit_samples(batch, self.draws))
         mean, std = draws.mean(0), draws.std(0, correction=0)
         votes = torch.nn.functional.one_hot(draws.argmax(2), draws.shape[2]).float().mean(0)
         entropy, expected = special.entr(mean).sum(1), special.entr(draws).sum(2).mean(0)
@@ -250,7 +250,7 @@ class BayesTask(ClassifyTask):
             return None
         rows = labelled[:: -(-len(labelled) // MOST_DRAWN)]
         image = self.recipe.finish(torch.from_numpy(data.store.images[rows])).to(self.device)
-        return rows, self._probabilities(self.net.draws({"image": image}, self.draws)).cpu().numpy()
+        return rows, self._probabilities(self.net.logit_samples({"image": image}, self.draws)).cpu().numpy()
 
     @torch.no_grad()
     def describe_posterior(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alerce_early.errors import InputError
-from alerce_early.models.vae import Coded, StampVAE
+from alerce_early.models.vae import Encoding, StampVAE
 from alerce_early.tasks.base import Batch, Task
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class GenerateTask(Task):
             raise InputError(f"GenerateTask needs a net that generates; {type(self.net).__name__} does not.")
         self.beta, self.anneal_steps = beta, anneal_steps
 
-    def losses(self, z: Coded, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, z: Encoding, batch: Batch) -> dict[str, Tensor]:
         nll, kl = z.pixels.nll(batch["image"]).mean(), z.kl().mean()
         weight = min(1.0, self.global_step / self.anneal_steps) if self.anneal_steps and self.training else 1.0
         return {"loss": nll + weight * self.beta * kl / batch["image"][0].numel(), "nll": nll, "kl": kl}
 
-    def outputs(self, z: Coded, batch: Batch) -> dict[str, Tensor]:
+    def outputs(self, z: Encoding, batch: Batch) -> dict[str, Tensor]:
         error = (z.pixels.mean - batch["image"]).flatten(1)
         return {
             "reconstruction": error.square().nanmean(1).sqrt(),

@@ -5,7 +5,7 @@ import torch
 from sklearn.ensemble import RandomForestClassifier
 
 from alerce_early.experiments.ensemble import to_tensors
-from alerce_early.models.ensemble import Ensemble, Forest, to_evidence
+from alerce_early.models.ensemble import Ensemble, Forest, clamped_log
 from tests.helpers.tiny import spec
 
 LINEAR = {"_target_": "alerce_early.models.stamp_cnn.StampCNN", "layers": ["flatten"]}
@@ -53,7 +53,7 @@ def test_a_forest_adds_its_logarithms() -> None:
     weights = {name: torch.tensor(values) for name, values in {**known, "probabilities": shares, "root": [0]}.items()}
     net.forest.load_state_dict(weights)
     batch = {"image": torch.randn(2, 1, 4, 4), "features": torch.tensor([[2.0], [2.1]])}
-    wanted = net.members[0].net(batch).log_softmax(1) + to_evidence(torch.tensor(shares[1:]))
+    wanted = net.members[0].net(batch).log_softmax(1) + clamped_log(torch.tensor(shares[1:]))
     assert torch.allclose(net(batch), wanted, atol=1e-5)
 
 

@@ -92,9 +92,9 @@ def test_gradients_vary_less_than_with_one_draw_for_the_batch() -> None:
 def test_draws_do_not_depend_on_the_batch() -> None:
     net = FlipoutMLP(SPEC).eval()
     image = torch.rand(7, 2, 5, 5)
-    whole = net.draws({"image": image}, 5)
+    whole = net.logit_samples({"image": image}, 5)
     assert whole.shape == (5, 7, 2) and whole.std(0).min() > 0
-    halves = [net.draws({"image": part}, 5) for part in (image[:3], image[3:])]
+    halves = [net.logit_samples({"image": part}, 5) for part in (image[:3], image[3:])]
     assert torch.allclose(torch.cat(halves, 1), whole, atol=1e-6)
 
 
@@ -112,7 +112,7 @@ def test_columns_of_the_task() -> None:
         torch.nn.init.constant_(part.rho, 0.0)  # draws that disagree
     batch = {"image": torch.rand(9, 2, 5, 5)}
     with torch.no_grad():
-        draws = made.net.draws(batch, 50).softmax(2)
+        draws = made.net.logit_samples(batch, 50).softmax(2)
         columns = made.outputs(made.net(batch), batch)
     assert torch.allclose(columns["p_real"], draws[..., 1].mean(0))
     assert torch.allclose(columns["std_real"], draws[..., 1].std(0, correction=0))

@@ -6,7 +6,7 @@ import torch
 
 from alerce_early.errors import InputError
 from alerce_early.experiments.instantiate import make_data
-from alerce_early.models.rotinv import TURNS, DeepHiTS, RotInv, cyclic_mean, rotate_quarters
+from alerce_early.models.rotinv import N_ROTATIONS, DeepHiTS, RotInv, cyclic_mean, rotate_quarters
 from alerce_early.models.stamp_classifier import StampClassifier
 from alerce_early.models.stamp_cnn import StampCNN
 from tests.helpers.tiny import spec
@@ -21,7 +21,7 @@ def test_rotinv_is_invariant_under_quarter_turns(kernel: int, size: int, filters
     image = torch.rand(8, 3, size, size)
     z = net({"image": image})
     assert z.std(0).min() > 1e-3  # not invariant by ignoring its input
-    for turn in range(1, TURNS):
+    for turn in range(1, N_ROTATIONS):
         assert (net({"image": image.rot90(turn, (2, 3))}) - z).abs().max() <= 1e-5
 
 
@@ -67,7 +67,7 @@ def test_deep_hits_sees_the_four_turns_side_by_side_through_leaky_layers() -> No
     torch.manual_seed(0)
     net = DeepHiTS(spec()).eval()
     image = torch.rand(3, 3, 21, 21)
-    turns = [net.trunk(image.rot90(turn, (2, 3))) for turn in range(TURNS)]
+    turns = [net.trunk(image.rot90(turn, (2, 3))) for turn in range(N_ROTATIONS)]
     assert torch.allclose(net({"image": image}), net.head(torch.cat(turns, 1)), atol=1e-5)
     kinds = [type(layer).__name__ for layer in net.modules()]
     assert kinds.count("LeakyReLU") == 7 and "ReLU" not in kinds
@@ -130,7 +130,7 @@ def test_same_padding_of_even_kernels_is_below_and_right_as_in_keras() -> None:
 
 @pytest.mark.parametrize("layer", ("convolution 3", "conv 3", "conv 8 3 full", "dense many", "relu 3"))
 def test_a_misspelt_layer_is_refused_by_name(layer: str) -> None:
-    with pytest.raises(InputError, match=f"'{layer}' is no layer"):
+    with pytest.raises(InputError, match=f"layers: '{layer}'"):
         StampCNN(spec(), [layer])
 
 
@@ -155,17 +155,17 @@ def test_orbit_and_mean_keep_rows_apart() -> None:
 
 
 def test_a_wrong_pair_fails_at_the_door() -> None:
-    with pytest.raises(InputError, match=r"a test holds spectra, and RotInv.*model=spectra_class"):
+    with pytest.raises(InputError, match=r"a test contains spectra, but RotInv.*model=spectra_class"):
         RotInv(spec(kind="spectra"))
 
 
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        (("model=rotinv", "data=sdss"), "data=sdss holds spectra, and RotInv needs stamps.*model=spectra_class"),
+        (("model=rotinv", "data=sdss"), "data=sdss contains spectra, but RotInv needs stamps.*model=spectra_class"),
         (
             ("model=spectra_class", "data=alerce"),
-            "data=alerce holds stamps, and SpectraClass needs spectra.*model=rotinv",
+            "data=alerce contains stamps, but SpectraClass needs spectra.*model=rotinv",
         ),
     ],
 )

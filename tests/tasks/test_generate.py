@@ -19,7 +19,7 @@ from alerce_early.errors import InputError
 from alerce_early.experiments import generate as generation
 from alerce_early.experiments.instantiate import make_data, make_task
 from alerce_early.experiments.run import train
-from alerce_early.models.vae import Coded, Pixels, StampVAE
+from alerce_early.models.vae import Encoding, Pixels, StampVAE
 from tests.helpers.tiny import spec
 
 
@@ -51,7 +51,7 @@ def test_the_divergence_is_that_of_torch() -> None:
     posterior = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
     expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(1)
     zero = torch.zeros(4, 1, 2, 2)
-    assert torch.allclose(Coded(mean, log_variance, Pixels(zero, zero, zero)).kl(), expected, atol=1e-5)
+    assert torch.allclose(Encoding(mean, log_variance, Pixels(zero, zero, zero)).kl(), expected, atol=1e-5)
 
 
 def pixels(n: int) -> tuple[Pixels, torch.distributions.MultivariateNormal]:
