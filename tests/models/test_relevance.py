@@ -136,9 +136,9 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(InputError, match="--rule gradient: .*alpha_beta, epsilon"):
+    with pytest.raises(InputError, match=r"--rule gradient: .*alpha_beta, epsilon"):
         explain(network(NETS[0]), batch(), "gradient")
-    with pytest.raises(InputError, match="no rule for Sigmoid of Sequential"):
+    with pytest.raises(InputError, match="Sequential: relevance has no rule for Sigmoid"):
         explain(nn.Sequential(nn.Linear(3, 3), nn.Sigmoid()).eval(), {"image": torch.ones(1, 3)})
 
 
