@@ -1,4 +1,4 @@
-"""What could be had without a network: the majority class, and a forest on metadata alone."""
+"""Baselines without images: the majority class, and a random forest on the metadata."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -10,10 +10,10 @@ from alerce_early.evaluation import comparison, drift, tables
 from alerce_early.evaluation.comparison import Outcome
 from alerce_early.evaluation.kinds import Classification
 
-TREES = 100
+N_TREES = 100
 
-# Columns from which the labels of some classes were made: whoever may see them need not look at the sky.
-GIVES_AWAY = {
+# Columns from which the labels of some classes were made: with them a classifier need not look at the sky.
+LEAKS = {
     "rb": {"bogus"},
     "z": {"STAR", "GALAXY", "QSO", "QSO_BAL"},
     "z_conf": {"STAR", "GALAXY", "QSO", "QSO_BAL"},
@@ -31,15 +31,34 @@ def evaluate_baselines(
     seed: int = 0,
     taught: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Train baselines on training rows and judge them on the rows of a table; returns plain values.
+    """Train the baselines on the training rows and evaluate them on the rows of a table.
 
-    table: the judged rows of a run (M,), columns id, row, label and p_<class>; for a table without classes there is
-    nothing. columns: (M, F) their metadata called names (F,); train_labels: (N,) int64, train_columns: (N, F).
-    present: the classes of the file that these rows are of, before any grouping. taught: (M, classes) probabilities of
-    the network that taught this one, or None. Returns {"majority", "teacher" if there is one, "metadata": {"n",
-    "values", "intervals"}, "importances": {column: share of the impurity it removed}, "left_out": columns that give
-    labels away, "paired": {test: p} of run against forest, "drift": see `drift.find_drift`}; without usable columns
-    "skipped" says why and only "majority" is there.
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        Evaluated rows of a run (M,): columns ``id``, ``row``, ``label`` and ``p_<class>``.
+    columns : ndarray
+        (M, F) metadata of these rows.
+    train_labels : ndarray
+        (N,) int64.
+    train_columns : ndarray
+        (N, F) metadata of the training rows.
+    names : sequence of str
+        The F column names.
+    present : collection of str
+        Classes of the file, before any grouping.
+    seed : int
+        Seed of the forest.
+    taught : ndarray, optional
+        (M, classes) probabilities of the network that this one was distilled from.
+
+    Returns
+    -------
+    dict
+        Plain values: "majority", "metadata" and, if `taught` is given, "teacher", each {"n", "values", "intervals"};
+        "importances", {column: share of the removed impurity}; "left_out", columns that leak labels; "paired",
+        {test: p} of run against forest; "drift", see `drift.find_drift`. Without usable columns "skipped" gives the
+        reason; empty for a table without classes.
     """
     classes = tables.classes_of(table)
     if not classes:
@@ -48,30 +67,30 @@ def evaluate_baselines(
     result: dict[str, Any] = {"majority": _summarise(_as_table(table, classes, np.tile(shares, (len(columns), 1))))}
     if taught is not None:
         result["teacher"] = _summarise(_as_table(table, classes, taught))
-    result["left_out"] = [name for name in names if GIVES_AWAY.get(name, set()) & set(present)]
+    result["left_out"] = [name for name in names if LEAKS.get(name, set()) & set(present)]
     used = [i for i, name in enumerate(names) if name not in result["left_out"]]
     if not used:
-        return result | {"skipped": "These data have no metadata that a model without images could use."}
+        return result | {"skipped": "These data have no metadata columns that a random forest could use."}
 
     train, test = (np.asarray(values, dtype=np.float32)[:, used] for values in (train_columns, columns))
-    forest = RandomForestClassifier(TREES, class_weight="balanced", random_state=seed, n_jobs=-1)
+    forest = RandomForestClassifier(N_TREES, class_weight="balanced", random_state=seed, n_jobs=-1)
     forest.fit(train, train_labels)
-    guessed = _as_table(table, classes, forest.predict_proba(test))
-    kept = [names[i] for i in used]
+    predicted = _as_table(table, classes, forest.predict_proba(test))
+    used_names = [names[i] for i in used]
     return result | {
-        "metadata": _summarise(guessed),
-        "importances": dict(zip(kept, forest.feature_importances_.tolist(), strict=True)),
-        "paired": comparison.compare_paired(Outcome.of([table]), Outcome.of([guessed])),
-        "drift": drift.find_drift(train, test, kept),
+        "metadata": _summarise(predicted),
+        "importances": dict(zip(used_names, forest.feature_importances_.tolist(), strict=True)),
+        "paired": comparison.compare_paired(Outcome.of([table]), Outcome.of([predicted])),
+        "drift": drift.find_drift(train, test, used_names),
     }
 
 
 def _as_table(table: tables.Table, classes: tuple[str, ...], probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the rows of a table with other probabilities (N, C)."""
+    """Return the table with its probabilities replaced by (N, C) others."""
     columns = {f"p_{name}": probabilities[:, i] for i, name in enumerate(classes)}
     return {name: table[name] for name in ("id", "object", "row", "label") if name in table} | columns
 
 
 def _summarise(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    judged = Classification().summarise(table)
-    return {name: judged[name] for name in ("n", "values", "intervals")}
+    evaluated = Classification().summarise(table)
+    return {name: evaluated[name] for name in ("n", "values", "intervals")}

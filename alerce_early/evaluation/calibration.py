@@ -1,7 +1,7 @@
-"""Probabilities that mean what they say: a temperature fitted on validation rows, and how far to believe them.
+"""Temperature scaling, fitted on validation rows, and calibration metrics.
 
-A fit is {"temperature", "kept"}: q = softmax(log p / temperature) (Guo et al. 2017, section 4.2; log-probabilities are
-the logits up to a constant of each row, which the softmax removes).
+q = softmax(log p / temperature) (Guo et al. 2017, section 4.2). Log probabilities are logits up to a constant per row,
+which the softmax removes.
 """
 
 import logging
@@ -17,26 +17,41 @@ from alerce_early.evaluation import intervals, metrics, tables
 
 log = logging.getLogger(__name__)
 
-HOTTEST = 5.0  # natural logarithm of the largest temperature; the smallest is its inverse
-FOLDS = 5  # over which a temperature must pay before it is used
-UNMOVED = 1e-6  # of a probability that is only written in another precision
+LOG_T_MAX = 5.0  # natural logarithm of the largest temperature; the smallest is its inverse
+N_FOLDS = 5  # over which a temperature must lower the log loss before it is used
+UNCHANGED_TOLERANCE = 1e-6  # largest change of a probability that is only written in another precision
 
 
 def fit(table: tables.Table, method: str) -> dict[str, Any] | None:
-    """Return the temperature with the lowest log loss on a table of labelled validation rows, as plain values.
+    """Fit the temperature with the lowest log loss on labelled validation rows.
 
-    method: "temperature" or "none". Few rows may teach a temperature that makes other rows worse. So it is first fitted
-    on all but one of `FOLDS` folds of objects and tried on that one, in turn; where that does not lower the mean log
-    loss, the probabilities stay as they are. Returns {"temperature", "kept": why it stays 1, or None}; None where the
-    method is "none", or the table has no rows or no probabilities, as one of redshifts.
+    A temperature fitted to few rows may make other rows worse, so it is cross-validated over `N_FOLDS` folds of
+    objects first: if that does not lower the mean log loss, the probabilities stay unchanged.
+
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        Validation rows: ``label`` and ``p_<class>``.
+    method : {"temperature", "none"}
+        Method of calibration.
+
+    Returns
+    -------
+    dict or None
+        {"temperature": float above 0, "kept": why it is 1, or None}. None for the method "none", and for a table
+        without rows or without probabilities.
+
+    References
+    ----------
+    Guo et al. 2017, arXiv:1706.04599.
     """
     classes = tables.classes_of(table)
     if method == "none" or not classes or not len(table["label"]):
         return None
     labels, logits = tables.label_indices(table, classes), _logits(tables.probabilities(table, classes))
-    folds, scaled = min(FOLDS, len(np.unique(tables.find_objects(table)))), logits.copy()
-    for others, held in GroupKFold(folds).split(logits, groups=tables.find_objects(table)) if folds > 1 else ():
-        scaled[held] = logits[held] / _fit_temperature(labels[others], logits[others])
+    folds, scaled = min(N_FOLDS, len(np.unique(tables.find_objects(table)))), logits.copy()
+    for others, held_out in GroupKFold(folds).split(logits, groups=tables.find_objects(table)) if folds > 1 else ():
+        scaled[held_out] = logits[held_out] / _fit_temperature(labels[others], logits[others])
     before, after = _log_loss(labels, logits), _log_loss(labels, scaled)
     if after < before:
         return {"temperature": _fit_temperature(labels, logits), "kept": None}
@@ -44,17 +59,17 @@ def fit(table: tables.Table, method: str) -> dict[str, Any] | None:
         f"a temperature, cross-fitted over {len(labels):,} validation rows, would take their log loss from "
         f"{before:.4f} to {after:.4f}"
     )
-    log.info("probabilities stay as they are: %s", kept)
+    log.info("probabilities are not calibrated: %s", kept)
     return {"temperature": 1.0, "kept": kept}
 
 
 def apply(fitted: Mapping[str, Any], probabilities: np.ndarray) -> np.ndarray:
-    """Return the calibrated probabilities, (N, C) float64, of (N, C) in [0, 1]."""
+    """Return calibrated probabilities (N, C) float64, given probabilities (N, C) in [0, 1]."""
     return softmax(_logits(probabilities) / fitted["temperature"], axis=1)
 
 
 def calibrate_columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, np.ndarray]:
-    """Return the columns q_<class> (N,) of a table of any rows; none where nothing was fitted."""
+    """Return the calibrated columns q_<class> (N,) of a table, or none if nothing was fitted."""
     if fitted is None:
         return {}
     classes = tables.classes_of(table)
@@ -63,22 +78,30 @@ def calibrate_columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> 
 
 
 def find_probabilities(table: tables.Table) -> dict[str, np.ndarray]:
-    """Return the columns p_<class> as "p" and, where they are there, q_<class> as "q", each (N, C) float64."""
+    """Return the columns p_<class> as "p" and, if present, q_<class> as "q", each (N, C) float64."""
     classes = tables.classes_of(table)
-    there = ["p", *(["q"] if all(f"q_{name}" in table for name in classes) else [])]
-    return {prefix: tables.probabilities(table, classes, prefix) for prefix in there}
+    prefixes = ["p", *(["q"] if all(f"q_{name}" in table for name in classes) else [])]
+    return {prefix: tables.probabilities(table, classes, prefix) for prefix in prefixes}
 
 
 def judge(table: tables.Table) -> dict[str, Any]:
-    """Return how far the probabilities of a table can be believed, uncalibrated, "p", and calibrated, "q".
+    """Compute calibration metrics of a table with labels.
 
-    Each is {"n", "values": log_loss, brier, and the calibration errors of `metrics.CalibrationErrors`, "intervals":
-    {name: [low, high]}, "unmoved": whether the probabilities are those of p_<class>}.
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        ``label``, ``p_<class>`` and, if calibrated, ``q_<class>``.
+
+    Returns
+    -------
+    dict
+        For "p" and, if present, "q": {"n", "values": log loss, Brier score and the calibration errors of
+        `metrics.CalibrationErrors`, "intervals": {name: [low, high]}, "unmoved": whether calibration changed nothing}.
     """
     labels, found = tables.label_indices(table, tables.classes_of(table)), find_probabilities(table)
     return {
         prefix: _summarise(labels, probabilities, tables.find_objects(table))
-        | {"unmoved": bool(np.abs(probabilities - found["p"]).max() < UNMOVED)}
+        | {"unmoved": bool(np.abs(probabilities - found["p"]).max() < UNCHANGED_TOLERANCE)}
         for prefix, probabilities in found.items()
     }
 
@@ -105,7 +128,7 @@ def _log_loss(labels: np.ndarray, logits: np.ndarray) -> float:
 def _fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     """Return the temperature with the lowest log loss of (N, C) logits."""
     found = minimize_scalar(
-        lambda x: _log_loss(labels, logits / np.exp(x)), bounds=(-HOTTEST, HOTTEST), options={"xatol": 1e-6}
+        lambda x: _log_loss(labels, logits / np.exp(x)), bounds=(-LOG_T_MAX, LOG_T_MAX), options={"xatol": 1e-6}
     )
     return float(np.exp(found.x))
 

@@ -1,8 +1,9 @@
-"""Sets of classes that hold the true one as often as promised: split conformal prediction.
+"""Split conformal prediction: sets of classes that include the true one with a nominal coverage.
 
-Thresholds come from the validation rows, on the uncalibrated probabilities. The score of a row and class is one minus
-its probability (Sadinle et al. 2019), which gives the smallest sets. The promise holds on average over all rows with
-one threshold for all classes ("marginal"), and for the rows of every class with one for each ("class-conditional").
+Thresholds are fitted to the uncalibrated probabilities of the validation rows. The nonconformity score of a class is
+one minus its probability, which gives the smallest sets (Sadinle et al. 2019, JASA 114, 223). With one threshold for
+all classes coverage holds on average over all rows ("marginal"), with one per class for the rows of every class
+("class-conditional").
 """
 
 from collections.abc import Mapping
@@ -14,25 +15,40 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import intervals, tables
 from alerce_early.files import JOINED
 
-COVERAGE = "set_coverage"  # the constant of a table with the coverage that its sets promise
-# By column of the predictions table; the first is the one to use: it does not give up rare classes.
+COVERAGE = "set_coverage"  # name of the nominal coverage among the constants of a table
+# By column of the predictions table. The first is the recommended one: it does not sacrifice rare classes.
 KINDS = {"set": "class-conditional", "set_marginal": "marginal"}
-# Added to a threshold, which is the score of one of the rows: another runtime gives that row a score that differs by
-# rounding, at most by as much as exported files are allowed to, and must not drop its class for that.
-SLACK = 1e-5
+# Added to a threshold, which equals the score of one validation row: in another runtime that score may differ by
+# rounding, at most by the tolerance of exported files, and must not drop the row's class.
+ROUNDING_MARGIN = 1e-5
 
 
 def check(coverage: float) -> None:
-    """Raise InputError for a coverage that none can promise."""
+    """Raise InputError for a coverage outside (0, 1)."""
     if not 0 < coverage < 1:
-        raise InputError(f"coverage={coverage} cannot be promised; wanted a number between 0 and 1, such as 0.9.")
+        raise InputError(f"coverage={coverage}: expected a number between 0 and 1, such as 0.9.")
 
 
 def fit(table: tables.Table, coverage: float) -> dict[str, Any] | None:
-    """Return the thresholds of a table of labelled validation rows, as plain values.
+    """Fit the thresholds of both kinds of sets on labelled validation rows.
 
-    coverage: in (0, 1). Returns {"coverage", "thresholds": {name of `KINDS`: C floats}}, None where the table
-    has no rows or no probabilities. A class with too few rows for the promise has threshold 1: it is in every set.
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        Validation rows: ``label`` and ``p_<class>``.
+    coverage : float
+        Nominal coverage, in (0, 1).
+
+    Returns
+    -------
+    dict or None
+        {"coverage", "thresholds": {column of `KINDS`: C floats}}. A class with too few rows for the coverage has
+        threshold 1 and is in every set. None for a table without rows or without probabilities.
+
+    Raises
+    ------
+    InputError
+        If `coverage` is outside (0, 1).
     """
     check(coverage)
     classes = tables.classes_of(table)
@@ -46,18 +62,18 @@ def fit(table: tables.Table, coverage: float) -> dict[str, Any] | None:
 
 
 def threshold(scores: np.ndarray, coverage: float) -> float:
-    """Return the ceil((n + 1) coverage)-th smallest of scores (n,) in [0, 1], plus `SLACK`; 1 of too few scores."""
+    """Return the ceil((n + 1) coverage)-th smallest of n scores plus `ROUNDING_MARGIN`, or 1 if n is too small."""
     rank = int(np.ceil((len(scores) + 1) * coverage))
-    return min(1.0, float(np.sort(scores)[rank - 1]) + SLACK) if rank <= len(scores) else 1.0
+    return min(1.0, float(np.sort(scores)[rank - 1]) + ROUNDING_MARGIN) if rank <= len(scores) else 1.0
 
 
 def sets(thresholds: list[float], probabilities: np.ndarray) -> np.ndarray:
-    """Return (N, C) bool, the classes in the set of each row, of uncalibrated probabilities (N, C)."""
+    """Return which classes are in the set of each row, (N, C) bool, given uncalibrated probabilities (N, C)."""
     return 1 - probabilities <= np.array(thresholds)
 
 
 def set_columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[str, np.ndarray]:
-    """Return the columns of `KINDS` of a table of any rows, classes joined by "|"; none where nothing was fitted."""
+    """Return the columns of `KINDS`, class names joined by "|", or none if nothing was fitted."""
     if fitted is None:
         return {}
     classes = tables.classes_of(table)
@@ -66,22 +82,32 @@ def set_columns(fitted: Mapping[str, Any] | None, table: tables.Table) -> dict[s
 
 
 def list_constants(fitted: Mapping[str, Any] | None) -> dict[str, float | None]:
-    """Return the promised coverage as a constant of a table; none where nothing was fitted."""
+    """Return the nominal coverage as a constant of a table, or none if nothing was fitted."""
     return {COVERAGE: fitted["coverage"]} if fitted else {}
 
 
 def _join_names(inside: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """(N,) str of (N, C) bool; few different sets, so each is joined once."""
-    different, which = np.unique(inside, axis=0, return_inverse=True)
-    names = [JOINED.join(name for name, there in zip(classes, row, strict=True) if there) for row in different]
+    """Join the class names of sets (N, C) bool to strings (N,), each distinct set once."""
+    distinct, which = np.unique(inside, axis=0, return_inverse=True)
+    names = [JOINED.join(name for name, is_in in zip(classes, row, strict=True) if is_in) for row in distinct]
     return np.array(names)[which.reshape(-1)]
 
 
 def judge(table: tables.Table, constants: tables.Constants) -> dict[str, Any]:
-    """Return how often the sets of a table hold the true class, and how large they are; {} where it has none.
+    """Compute the empirical coverage and the mean size of the sets of a table.
 
-    Returns {"wanted": coverage, "sets": {name of `KINDS`: {"all" or class: {"n", "coverage", "interval": [low, high]
-    (Wilson), "size": mean}}}}.
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        ``label`` and the columns of `KINDS`.
+    constants : mapping
+        Constants of the table, with its nominal coverage.
+
+    Returns
+    -------
+    dict
+        {"wanted": nominal coverage, "sets": {column of `KINDS`: {"all" or class: {"n", "coverage", "interval": Wilson
+        [low, high], "size": mean}}}}; empty for a table without sets.
     """
     if constants.get(COVERAGE) is None or not all(name in table for name in KINDS):
         return {}
@@ -91,21 +117,21 @@ def judge(table: tables.Table, constants: tables.Constants) -> dict[str, Any]:
     judged: dict[str, Any] = {"wanted": constants[COVERAGE], "sets": {}}
     for name in KINDS:
         inside = _split_names(table[name], classes)
-        held = inside[np.arange(len(labels)), labels]
-        judged["sets"][name] = {part: _summarise(held[of], inside[of]) for part, of in rows.items() if of.any()}
+        covered = inside[np.arange(len(labels)), labels]
+        judged["sets"][name] = {part: _summarise(covered[at], inside[at]) for part, at in rows.items() if at.any()}
     return judged
 
 
-def _summarise(held: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
+def _summarise(covered: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
     return {
-        "n": len(held),
-        "coverage": float(held.mean()),
-        "interval": list(intervals.wilson(int(held.sum()), len(held))),
+        "n": len(covered),
+        "coverage": float(covered.mean()),
+        "interval": list(intervals.wilson(int(covered.sum()), len(covered))),
         "size": float(inside.sum(1).mean()),
     }
 
 
 def _split_names(joined: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """(N, C) bool of (N,) str."""
+    """Invert `_join_names`: strings (N,) to sets (N, C) bool."""
     names, which = np.unique(joined.astype(str), return_inverse=True)
     return np.array([[name in text.split(JOINED) for name in classes] for text in names])[which]

@@ -1,4 +1,4 @@
-"""Which metadata columns are distributed otherwise in one set of rows than in another."""
+"""Metadata columns whose distribution differs between two samples."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,15 +6,27 @@ from typing import Any
 import numpy as np
 from scipy.stats import ks_2samp
 
-BINS = 10
-ALPHA = 0.05  # for all columns together
+N_BINS = 10
+ALPHA = 0.05  # significance level for all columns together
 
 
 def find_drift(reference: np.ndarray, other: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the columns that differ, the most different first: {"column", "ks", "p", "psi", "median", "other_median"}.
+    """Find the columns whose distribution differs by a Kolmogorov-Smirnov test.
 
-    reference: (N, F), other: (M, F) float; names: (F,). A column is listed where the Kolmogorov-Smirnov test gives
-    p < 0.05 / F (Bonferroni), be it for another mix of classes; psi is the population stability index, see `psi`.
+    The test compares whole samples: a different mix of classes is drift, too.
+
+    Parameters
+    ----------
+    reference, other : ndarray
+        (N, F) and (M, F) float.
+    names : sequence of str
+        The F column names.
+
+    Returns
+    -------
+    list of dict
+        {"column", "ks", "p", "psi", "median", "other_median"} of each column with p < 0.05 / F (Bonferroni), largest
+        KS statistic first.
     """
     if not len(reference) or not len(other):
         return []
@@ -36,12 +48,13 @@ def find_drift(reference: np.ndarray, other: np.ndarray, names: Sequence[str]) -
 
 
 def psi(reference: np.ndarray, other: np.ndarray) -> float:
-    """Return the population stability index of two samples, in bins that each hold a tenth of the reference.
+    """Compute the population stability index of two samples (N,) and (M,).
 
-    Sum of (q - p) ln(q / p) over bins, half a row added to each; by custom below 0.1 is little, above 0.25 much.
+    Sum of (q - p) ln(q / p) over deciles of the reference, with half a row added to each bin. By convention a value
+    below 0.1 is small and one above 0.25 large.
     """
-    edges = np.unique(np.quantile(reference, np.linspace(0, 1, BINS + 1)[1:-1], method="lower"))
-    edges = edges[edges > reference.min()]  # no bin without a row of the reference
+    edges = np.unique(np.quantile(reference, np.linspace(0, 1, N_BINS + 1)[1:-1], method="lower"))
+    edges = edges[edges > reference.min()]  # every bin has a row of the reference
     p, q = (_shares(values, edges) for values in (reference, other))
     return float(((q - p) * np.log(q / p)).sum())
 

@@ -1,4 +1,4 @@
-"""How far a number can be trusted: 95 % intervals."""
+"""95 % confidence intervals: Wilson's of proportions, and bootstraps over objects."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 LEVEL = 0.95
-ROUNDING = 1e-9  # of a share
+ROUNDING = 1e-9  # tolerance of a share
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson score interval of a proportion, in [0, 1]; (0, 1) where there were no trials."""
-    from scipy.stats import binomtest  # half a second and 40 MB, which who only predicts can spare
+    """Return Wilson's score interval of a proportion, in [0, 1]; (0, 1) without trials."""
+    from scipy.stats import binomtest  # half a second and 40 MB that prediction does not need
 
     if trials == 0:
         return 0.0, 1.0
@@ -20,11 +20,23 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 
 def share(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of the fraction of hits (n,) bool.
+    """Return the 95 % interval of a fraction.
 
-    Wilson's, or a bootstrap over objects if several rows belong to one object, as groups (n,) tell. Where all rows or
-    none are hits, every bootstrap draw is identical and its interval would have no width: Wilson's is used then, with
-    one trial per object.
+    It is Wilson's, or a bootstrap over objects if several rows belong to one object. If all rows or none are hits,
+    all bootstrap draws are identical and their interval would have no width: Wilson's is used, with one trial per
+    object.
+
+    Parameters
+    ----------
+    hits : ndarray
+        (n,) bool.
+    groups : ndarray
+        (n,) object of each row.
+
+    Returns
+    -------
+    tuple of float
+        Low and high, in [0, 1].
     """
     objects = len(np.unique(groups))
     if objects == len(groups) or hits.all() or not hits.any():
@@ -33,10 +45,21 @@ def share(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
 
 
 def widen(value: float, bounds: Sequence[float], groups: Iterable[np.ndarray]) -> list[float]:
-    """Return a bootstrap's interval of a number in [0, 1], or where it has no width Wilson's, with a trial per object.
+    """Replace a bootstrap interval of zero width at 0 or 1 by Wilson's, with one trial per object.
 
-    groups: the objects of the rows that the number is about; of several such sets of rows it is taken for the mean of
-    their numbers. Where all draws are 0 or all are 1, the bootstrap knows nothing of the rows that were not drawn.
+    Parameters
+    ----------
+    value : float
+        The estimate, in [0, 1].
+    bounds : sequence of float
+        Low and high of the bootstrap.
+    groups : iterable of ndarray
+        Objects of the rows of the estimate; for a mean over several sets of rows, one array for each.
+
+    Returns
+    -------
+    list of float
+        Low and high.
     """
     if bounds[1] - bounds[0] > ROUNDING or min(abs(value), abs(1 - value)) > ROUNDING:
         return list(bounds)
@@ -50,10 +73,23 @@ def judge_rows(
     rows: np.ndarray | None = None,
     shares: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return {"n", "values": {name: number}, "intervals": {name: [low, high]}} of the rows (n,), or all.
+    """Compute the numbers of a statistic with their bootstrap intervals.
 
-    statistic: takes how often each row counts, (N,) float64, and returns named numbers; groups: see `resamples`;
-    shares: names of those numbers that are shares of the rows, whose interval is `widen`'s.
+    Parameters
+    ----------
+    statistic : callable
+        Takes row weights (N,) float64 and returns named numbers.
+    groups : ndarray
+        (N,) object of each row, see `resamples`.
+    rows : ndarray, optional
+        Indices of the rows to use; all by default.
+    shares : collection of str
+        Names of the numbers that are fractions of rows, whose intervals `widen` corrects.
+
+    Returns
+    -------
+    dict
+        {"n": rows, "values": {name: number}, "intervals": {name: [low, high]}}.
     """
     rows = np.arange(len(groups)) if rows is None else rows
 
@@ -74,7 +110,7 @@ def judge_by_class(
     labels: np.ndarray,
     shares: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return `judge_rows` of all rows, with "by_class": the same of the rows of each of labels (N,)."""
+    """Return `judge_rows` of all rows and, as "by_class", of the rows with each label; parameters as there."""
     names = labels.astype(str)
     by_class = {
         str(name): judge_rows(statistic, groups, np.flatnonzero(names == name), shares) for name in np.unique(names)
@@ -85,9 +121,14 @@ def judge_by_class(
 def bootstrap(
     statistic: Callable[[np.ndarray], dict[str, float]], groups: np.ndarray, draws: int = 500
 ) -> dict[str, tuple[float, float]]:
-    """Return (low, high) of each number of a statistic: percentile bootstrap, see `judge_rows` and `resamples`.
+    """Compute percentile bootstrap intervals of the numbers of a statistic.
 
-    A number that is undefined in some draws has the interval of the others.
+    A number that a draw leaves undefined is taken from the other draws. Parameters as in `judge_rows`.
+
+    Returns
+    -------
+    dict of str to tuple of float
+        Low and high of each number.
     """
     values = [statistic(times) for times in resamples(groups, draws)]
     tails = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
@@ -97,21 +138,48 @@ def bootstrap(
 
 
 def resamples(groups: np.ndarray, draws: int) -> Iterator[np.ndarray]:
-    """Draw as many objects as there are, with replacement; yield how often each row was drawn, (N,) float64.
+    """Yield bootstrap weights of the rows, resampling whole objects with replacement.
 
-    groups: (N,) the object of each row; rows of one object are drawn together, since they are no independent evidence.
+    Rows of one object are not independent, so they are drawn together.
+
+    Parameters
+    ----------
+    groups : ndarray
+        (N,) object of each row.
+    draws : int
+        Number of resamples.
+
+    Yields
+    ------
+    ndarray
+        (N,) float64, how often each row was drawn.
     """
     rng = np.random.default_rng(0)
     objects, group = np.unique(groups, return_inverse=True)
     for _ in range(draws):
-        drawn = rng.integers(len(objects), size=len(objects))
-        yield np.bincount(drawn, minlength=len(objects))[group].astype(np.float64)
+        sample = rng.integers(len(objects), size=len(objects))
+        yield np.bincount(sample, minlength=len(objects))[group].astype(np.float64)
 
 
 def reflect_interval(value: float, bounds: Sequence[float]) -> list[float]:
-    """Return the basic bootstrap interval, not below 0, of a number that every draw inflates, as a calibration error.
+    """Return the basic bootstrap interval, clipped at 0, of a number that resampling inflates.
 
-    bounds: of the percentile bootstrap, which counts the inflation twice; here its draws about the value stand
-    for the value about the truth (Davison and Hinkley 1997, section 5.2.1).
+    A calibration error is such a number; the percentile interval would count the inflation twice.
+
+    Parameters
+    ----------
+    value : float
+        The estimate, at least 0.
+    bounds : sequence of float
+        Low and high of the percentile bootstrap.
+
+    Returns
+    -------
+    list of float
+        Low and high.
+
+    References
+    ----------
+    Davison & Hinkley 1997, Bootstrap Methods and their Application, section 5.2.1.
     """
     return [max(0.0, 2 * value - bounds[1]), max(0.0, 2 * value - bounds[0])]

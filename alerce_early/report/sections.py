@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alerce_early.evaluation import calibration, comparison, conformal, metrics, tables, thresholds, uncertainty
-from alerce_early.evaluation.baselines import TREES
+from alerce_early.evaluation.baselines import N_TREES
 from alerce_early.evaluation.kinds import Classification, Generation, Kind, Regression
 from alerce_early.report import figures, pictures
 from alerce_early.report.page import numbers
@@ -90,7 +90,7 @@ def describe(kind: Kind, judged: Judged, table: Table, images: Images | None = N
         "prefixes": PREFIXES,
         "few": thresholds.FEW,
         "catastrophic": metrics.CATASTROPHIC,
-        "n_trees": TREES,
+        "n_trees": N_TREES,
         "verdict": comparison.verdict,
     }
 

@@ -23,8 +23,11 @@ def test_scores_and_thresholds_by_hand() -> None:
     p = np.array([[0.5, 0.2, 0.3], [0.1, 0.9, 0.0]])
     assert conformal.sets([0.5, 0.75, 1.0], p).tolist() == [[True, False, True], [False, True, True]]
     scores = np.arange(1, 20) / 100  # 19: the 18th is the threshold for 0.9
-    assert conformal.threshold(scores, 0.9) == 0.18 + conformal.SLACK and conformal.threshold(scores[:8], 0.9) == 1
-    assert conformal.threshold(scores[:9], 0.9) == 0.09 + conformal.SLACK  # of 9 the last: 10 x 0.9
+    assert (
+        conformal.threshold(scores, 0.9) == 0.18 + conformal.ROUNDING_MARGIN
+        and conformal.threshold(scores[:8], 0.9) == 1
+    )
+    assert conformal.threshold(scores[:9], 0.9) == 0.09 + conformal.ROUNDING_MARGIN  # of 9 the last: 10 x 0.9
     assert conformal.threshold(np.ones(19), 0.9) == 1
     assert conformal.threshold(np.empty(0), 0.9) == 1
 
@@ -91,7 +94,7 @@ def test_a_class_that_could_not_be_told_apart_in_a_set_is_refused() -> None:
 
 def test_what_cannot_be_promised() -> None:
     for coverage in (90, 1, 0, -0.5):
-        with pytest.raises(InputError, match=f"coverage={coverage} "):
+        with pytest.raises(InputError, match=f"coverage={coverage}: "):
             conformal.fit(simulated(10, seed=0), coverage)
     assert conformal.fit({"label": np.array(["a"]), "true": np.array([0.1])}, 0.9) is None
     assert conformal.set_columns(None, simulated(10, seed=0)) == {} == conformal.judge(simulated(10, seed=0), {})

@@ -39,9 +39,9 @@ def test_any_channels_and_size(shape: tuple[int, ...]) -> None:
 def test_moments_of_codes_are_exact_in_mixed_precision() -> None:
     code, label = torch.randn(60, 5), torch.arange(60) % 3
     nets = [StampVAE(spec(), latent=5, width=4) for _ in range(2)]
-    nets[0]._remember(code, label)
+    nets[0]._update_moments(code, label)
     with torch.autocast("cpu", torch.bfloat16):
-        nets[1]._remember(code, label)
+        nets[1]._update_moments(code, label)
     assert torch.equal(nets[0].code_mean, nets[1].code_mean)
     assert torch.equal(nets[0].code_square, nets[1].code_square)
 
@@ -91,7 +91,7 @@ def test_codes_are_remembered_by_class() -> None:
     label = torch.arange(256) % 2
     centre = torch.tensor([[3.0, 0.0], [-3.0, 1.0]])
     for _ in range(800):
-        net._remember(centre[label] + 0.5 * torch.randn(256, 2), label)
+        net._update_moments(centre[label] + 0.5 * torch.randn(256, 2), label)
     assert (net.code_mean - centre).abs().max() < 0.1
     covariance = net.code_square - net.code_mean[:, :, None] * net.code_mean[:, None, :]
     assert (covariance - 0.25 * torch.eye(2)).abs().max() < 0.1
