@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test engines check format board systems bench clean
+.PHONY: help setup train test engines check format board systems docs bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -50,6 +50,10 @@ board: $(READY)  ## TensorBoard over all runs
 systems: $(READY)  ## every system briefly on simulated data, and one table of them
 	$(RUN) -m alerce_early.train sweep=systems $(ARGS)
 	$(RUN) -m alerce_early.compare outputs/sweeps/systems
+
+docs: $(READY)  ## build the documentation site in outputs/docs; a broken link is an error
+	$(VENV)/bin/uv pip install --quiet --python $(RUN) --constraint versions.txt --editable '.[docs]'
+	$(VENV)/bin/mkdocs build --strict --quiet --config-file .mkdocs.yml
 
 bench: $(READY)  ## speed and memory, as ratios against a rival measured in the same run
 	$(RUN) -m tests.bench $(ARGS)
