@@ -1,1 +1,1 @@
-"""What is learnt and how it is judged: loss, outputs and report for one kind of problem each."""
+"""Tasks: LightningModules with the loss, outputs and metrics of one kind of problem each."""

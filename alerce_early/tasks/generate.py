@@ -1,4 +1,4 @@
-"""Generation: what else could there be of this class?"""
+"""Training and sampling of the variational autoencoder that generates stamps."""
 
 from __future__ import annotations
 
@@ -16,39 +16,51 @@ from alerce_early.tasks.base import Batch, Task
 if TYPE_CHECKING:
     from alerce_early.data.datamodule import AlertData
 
-SHOWN = 4  # stamps of each class and kind
-AT_ONCE = 256  # stamps generated together; bounds memory
+N_EXAMPLES = 4  # stamps of each class and kind
+GENERATION_BATCH = 256  # stamps generated together; bounds memory
 
 
 class GenerateTask(Task):
-    """The negative evidence lower bound, nats per pixel and channel, with the divergence's weight annealed.
+    """Minimise the negative evidence lower bound in nats per pixel and channel, with annealed KL weight.
 
-    beta: weight of the divergence from the prior (Higgins et al. 2017; 1 is the bound itself); anneal_steps:
-    training steps over which it grows to that from 0, lest the code be given up before it is of use (Bowman
-    et al. 2016).
+    The outputs are computed from the posterior mean of the code: ``reconstruction``, the root mean square error in
+    the units of the image, which includes the sky noise; ``nll``, the negative log likelihood in nats per pixel and
+    channel; ``kl``, the divergence of the code from its prior in nats.
 
-    Columns: reconstruction, root mean square error of the reconstruction in the units of the image, of which
-    sky noise is a part that no code can tell; nll, negative log likelihood, nats per pixel and channel; kl,
-    divergence of the code from its prior, nats. All three are of the code's posterior mean.
+    Parameters
+    ----------
+    *args, **options
+        See `Task`.
+    beta : float
+        Weight of the KL divergence; 1 is the evidence lower bound (Higgins et al. 2017).
+    anneal_steps : int
+        Training steps over which the weight grows from 0, so that the code is not abandoned early (Bowman et al. 2016).
+
+    Raises
+    ------
+    InputError
+        If the network does not generate.
     """
 
     net: StampVAE
-    deployable = False  # the code is that of a stamp of a known class
+    deployable = False  # the code depends on the label
     lower_is_better = frozenset({"loss", "reconstruction", "nll", "kl"})
     shown = ("reconstruction", "kl")
 
     def __init__(self, *args: Any, beta: float = 1.0, anneal_steps: int = 500, **options: Any):
         super().__init__(*args, **options)
         if not isinstance(self.net, StampVAE):
-            raise InputError(f"GenerateTask needs a net that generates; {type(self.net).__name__} does not.")
+            raise InputError(f"model.net: {type(self.net).__name__} does not generate stamps. Choose model=stamp_vae.")
         self.beta, self.anneal_steps = beta, anneal_steps
 
     def losses(self, z: Encoding, batch: Batch) -> dict[str, Tensor]:
+        """Return "loss", "nll" and "kl"."""
         nll, kl = z.pixels.nll(batch["image"]).mean(), z.kl().mean()
         weight = min(1.0, self.global_step / self.anneal_steps) if self.anneal_steps and self.training else 1.0
         return {"loss": nll + weight * self.beta * kl / batch["image"][0].numel(), "nll": nll, "kl": kl}
 
     def outputs(self, z: Encoding, batch: Batch) -> dict[str, Tensor]:
+        """Return the columns "reconstruction", "nll" and "kl"."""
         error = (z.pixels.mean - batch["image"]).flatten(1)
         return {
             "reconstruction": error.square().nanmean(1).sqrt(),
@@ -57,27 +69,39 @@ class GenerateTask(Task):
         }
 
     def report(self, table: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Means over the rows."""
+        """Return the means over the rows."""
         return {name: float(table[name].mean()) for name in ("reconstruction", "nll", "kl")}
 
     @torch.no_grad()
     def generate(self, labels: np.ndarray, size: int | None = None, seed: int = 0) -> Tensor:
-        """Stamps (N, C, S, S) float32 of these classes (N,) int64, in the units of the recipe.
+        """Generate stamps of the given classes.
 
-        size: of the stamps, with sky around, if not that of the training stamps.
+        Parameters
+        ----------
+        labels : ndarray
+            (N,) int64.
+        size : int, optional
+            Side in pixels, if larger than the training stamps; the border is sky.
+        seed : int
+            Fixes codes and noise.
+
+        Returns
+        -------
+        Tensor
+            (N, C, S, S) float32, in the units of the recipe.
         """
         self.eval()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            parts = torch.from_numpy(labels).to(self.device).split(AT_ONCE)
+            parts = torch.from_numpy(labels).to(self.device).split(GENERATION_BATCH)
             return torch.cat([self.net.generate(part, size) for part in parts]).cpu()
 
     @torch.no_grad()
     def examples(self, data: AlertData) -> dict[str, np.ndarray]:
-        """Return real test stamps of each class, what the code keeps of them (noise drawn anew), and generated ones."""
+        """Return real, reconstructed (with new noise) and generated stamps of each class."""
         self.eval()
         test = data.parts["test"]
-        rows = np.concatenate([np.resize(test[data.labels[test] == i], SHOWN) for i in range(len(data.classes))])
+        rows = np.concatenate([np.resize(test[data.labels[test] == i], N_EXAMPLES) for i in range(len(data.classes))])
         labels = data.labels[rows]
         real = self.recipe.finish(torch.from_numpy(data.store.images[rows]))
         batch = {"image": real.to(self.device), "label": torch.from_numpy(labels).to(self.device)}
@@ -86,4 +110,4 @@ class GenerateTask(Task):
             "reconstructed": self.net(batch).pixels.sample().cpu(),
             "generated": self.generate(labels),
         }
-        return {name: stamps.numpy().reshape(-1, SHOWN, *stamps.shape[1:]) for name, stamps in blocks.items()}
+        return {name: stamps.numpy().reshape(-1, N_EXAMPLES, *stamps.shape[1:]) for name, stamps in blocks.items()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from alerce_early.construct import construct, library_class
 from alerce_early.errors import InputError, one_line
 
-ENDLESS = 1 << 62  # steps: more than any training takes
+MAX_STEPS = 1 << 62  # more than any finite training takes
 
 
 def configure(optim: Mapping[str, Any], net: nn.Module, count_steps: Callable[[], float]) -> Any:
@@ -40,21 +40,23 @@ def configure(optim: Mapping[str, Any], net: nn.Module, count_steps: Callable[[]
         return optimizer
     schedule = dict(optim["schedule"])
     if "total_steps" in schedule and schedule["total_steps"] is None:
-        if not (steps := count_steps()) < ENDLESS:
-            raise InputError("this schedule needs an end: give trainer.max_epochs, or another one, as optim=adam.")
+        if not (steps := count_steps()) < MAX_STEPS:
+            raise InputError(
+                "optim.schedule: this schedule needs a last step. Set trainer.max_epochs, or choose optim=adam."
+            )
         schedule["total_steps"] = int(steps)
     try:
         scheduler = _construct(schedule, torch.optim.lr_scheduler.LRScheduler, optimizer)
-    except ZeroDivisionError:  # of one cycle, whose rise would take a single step
+    except ZeroDivisionError:  # in OneCycleLR, if its rise takes a single step
         raise InputError(
-            f"{schedule.get('total_steps')} steps are too few for this schedule. Give more with "
-            "trainer.max_epochs or data.batches_per_epoch, or choose another one, as optim=adam."
+            f"optim.schedule: {schedule.get('total_steps')} steps are too few for this schedule. Increase "
+            "trainer.max_epochs or data.batches_per_epoch, or choose optim=adam."
         ) from None
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def group_parameters(optim: Mapping[str, Any], net: nn.Module) -> list[dict[str, Any]]:
-    """Return the parameter groups: first all parameters that ``groups`` does not name, then one for each name."""
+    """Return the optimiser's parameter groups: parameters that ``groups`` does not name, then a group per name."""
     groups = optim.get("groups") or {}
     named: dict[str, list[Tensor]] = {name: [] for name in groups}
     rest: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Rebuild a task from a checkpoint, or start one from its weights."""
+"""Restore a task from a checkpoint, or initialise one with its weights."""
 
 from __future__ import annotations
 
@@ -11,30 +11,63 @@ from alerce_early.tasks.base import Task
 
 
 def task(path: str | Path, held: Checkpoint | None = None) -> Task:
-    """Return the task of a checkpoint, in eval mode on the CPU; held: its content, if it was read already.
+    """Restore the task of a checkpoint.
 
-    Raises `InputError` as `read`, and for a checkpoint whose weights do not fit its own net.
+    Parameters
+    ----------
+    path : str or Path
+        The checkpoint, a run or the name of a pretrained network.
+    held : Checkpoint, optional
+        Its content, if it was read already.
+
+    Returns
+    -------
+    Task
+        In eval mode, on the CPU.
+
+    Raises
+    ------
+    InputError
+        As `read`, and if the weights do not fit the network or are not finite.
     """
     held = read(path) if held is None else held
     try:
         made = module_class(held["task"])
         if not issubclass(made, Task):
-            raise InputError(f"{held['task']} is no task.")
+            raise InputError(f"{held['task']} is not a task.")
         restored = made(**held["hyper_parameters"])
         restored.load_state_dict(held["state_dict"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:
-        raise InputError(f"{path}: its weights do not fit the net it describes: {one_line(error)}.") from None
+        raise InputError(f"{path}: the weights do not fit the network that it describes: {one_line(error)}.") from None
     check_weights(restored, path)
     return restored.eval()
 
 
 def start_from(task: Task, path: str | Path) -> tuple[str, list[str]]:
-    """Give a task those weights of a checkpoint that have the name and shape of one of its own.
+    """Copy the weights of a checkpoint into a task, where name and shape agree.
 
-    Of several networks joined, a task of one network takes the first. Returns what was taken, in words, and the names
-    of the task's other weights, which stay as they were. Raises `InputError` as `read`, and where next to none fit.
+    From an ensemble, a task with a single network takes the first member.
+
+    Parameters
+    ----------
+    task : Task
+        Changed in place.
+    path : str or Path
+        The checkpoint, a run or the name of a pretrained network.
+
+    Returns
+    -------
+    summary : str
+        What was copied, for the log.
+    missing : list of str
+        Names of the task's other weights, which keep their initial values.
+
+    Raises
+    ------
+    InputError
+        As `read`, and if fewer than `LEAST_SHARE` of the weights agree.
     """
     found, own = read(path), task.state_dict()
     first = "net.members.0."
@@ -47,12 +80,12 @@ def start_from(task: Task, path: str | Path) -> tuple[str, list[str]]:
         fitting = {name: held[name] for name, one in own.items() if name in held and held[name].shape == one.shape}
         net = " ".join(f"{key}={value}" for key, value in options.items()).replace("_target_=", "")
     except (AttributeError, KeyError, TypeError, IndexError) as error:
-        raise InputError(f"init_from={path}: it does not describe its network ({one_line(error)}).") from None
+        raise InputError(f"init_from={path}: the checkpoint has no network config ({one_line(error)}).") from None
     share = sum(own[name].numel() for name in fitting) / sum(weight.numel() for weight in own.values())
     if share < LEAST_SHARE:
         raise InputError(
-            f"init_from={path}: {share:.0%} of the weights of {type(task.net).__name__} would come from it. "
-            f"Choose the network and the options that it was made with ({net}), or another start."
+            f"init_from={path}: only {share:.0%} of the weights of {type(task.net).__name__} agree in name and shape. "
+            f"Choose the network and the options that it was trained with ({net}), or another init_from."
         )
     task.load_state_dict(fitting, strict=False)
     check_weights(task, path)
@@ -60,7 +93,7 @@ def start_from(task: Task, path: str | Path) -> tuple[str, list[str]]:
 
 
 def check_weights(task: Task, path: str | Path) -> None:
-    """Raise `InputError` where a task's weights, read from `path`, are not all finite: its answers would be NaN."""
+    """Raise InputError if a weight of the task, read from `path`, is not finite."""
     for name, weight in task.state_dict().items():
         if not weight.isfinite().all():
-            raise InputError(f"{path}: {name} is not finite, so it can tell nothing. Train again, or take another one.")
+            raise InputError(f"{path}: {name} has values that are not finite. Train again, or use another checkpoint.")

@@ -93,7 +93,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -
     ("changes", "message"),
     (
         ({"task": "os.system"}, "_target_ 'os.system'"),
-        ({"task": "alerce_early.models.rotinv.RotInv"}, "is no task"),
+        ({"task": "alerce_early.models.rotinv.RotInv"}, "RotInv"),
         ({"task": 7}, "_target_|'int'"),
         ({"state_dict": {}}, "Missing key"),
         ({"state_dict": None}, "no net with its weights|NoneType"),
