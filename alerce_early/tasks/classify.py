@@ -50,7 +50,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 def find_loss(name: str) -> Callable[..., Tensor]:
-    """Return the loss with a name of `LOSSES`, or the user's function with a dotted name; raise InputError otherwise."""
+    """Return the loss of a name in `LOSSES`, or the user's function of a dotted name; InputError otherwise."""
     if "." in name:
         try:
             return function(name)
