@@ -1,7 +1,7 @@
-"""Bring the config.yaml of an older run folder to what the schema of `experiments.schema` asks for today.
+"""Migrate the config.yaml of older run folders to the current schema (`experiments.schema`).
 
-A change that older folders need becomes a function at the end of `MIGRATIONS`; its place there is the number that a
-folder made since then holds as `format`. Folders without a number are of format 0.
+To add a migration, append a function to `MIGRATIONS`. A new run folder records the number of migrations as its
+`format`; a folder without that number is of format 0.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Config = dict[str, Any]
 
 
 def add_keys(config: Config) -> None:
-    """Write what a run did before these keys were there."""
+    """Add keys that did not exist when the run was made, with the values that reproduce its behaviour."""
     config |= {key: config.get(key) for key in ("callbacks", "ema", "init_from", "distil")}
     config.setdefault("ensemble", {"features": None, "trees": 200, "leaf": 2})
     config.setdefault("metrics", [])
@@ -29,7 +29,7 @@ def add_keys(config: Config) -> None:
 
 
 def name_loggers(config: Config) -> None:
-    """Make the one logger, {name, make}, a mapping from names to loggers, as callbacks are."""
+    """Turn a single logger, {name, make}, into a mapping of names to loggers."""
     logger = config.get("logger") or {}
     if logger.keys() <= {"name", "make"}:
         made = logger.get("make")
@@ -41,7 +41,7 @@ FORMAT = len(MIGRATIONS)
 
 
 def migrate(config: Config) -> Config:
-    """Return the config of a run folder in today's format, without its number."""
+    """Return the config of a run folder in the current format, without its number."""
     for change in MIGRATIONS[config.pop("format", 0) :]:
         change(config)
     return config

@@ -1,9 +1,9 @@
-"""Run folders: what each holds and how it is written.
+"""Contents of a run folder, and how they are read and written.
 
-config.yaml overrides.yaml versions.json [code.diff] train.log events.out.tfevents.*   from the start
-history.jsonl checkpoints/{best,last}.ckpt                  after each epoch
-predictions.parquet [predictions.csv] confusion.svg ... report/        at the end
-metrics.json                                                last: its presence means finished
+At the start: config.yaml, overrides.yaml, versions.json, code.diff if the checkout has changes, train.log and the
+logger's files. After each epoch: history.jsonl and checkpoints/{best,last}.ckpt. At the end: predictions.parquet,
+predictions.csv for unlabelled rows, confusion.svg, curves.svg and report/. metrics.json comes last: a run that has it
+is finished.
 """
 
 import json
@@ -29,9 +29,9 @@ from alerce_early import files
 from alerce_early.artifacts import migrations
 from alerce_early.errors import InputError, one_line
 
-# Keys of a config that cannot change a result.
-FREE = ("outputs", "name", "resume", "logger", "ensemble", "hydra", "format")
-GROUPS = (  # of a whole config; one that was cut short lacks some
+# Keys of a config that cannot change the result.
+IRRELEVANT_KEYS = ("outputs", "name", "resume", "logger", "ensemble", "hydra", "format")
+REQUIRED_KEYS = (  # a truncated config lacks some
     *("seed", "data.batch_size", "data.source", "recipe.steps", "augment.steps", "features", "optim.optimizer"),
     *("trainer", "model.net", "model.task", "data.split", "data.sampling"),
 )
@@ -41,21 +41,27 @@ LIBRARIES = ("alerce-early", "torch", "torchvision", "lightning", "hydra-core", 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder."""
+    """A run folder.
+
+    Parameters
+    ----------
+    path : Path
+        The folder; it need not exist yet.
+    """
 
     path: Path
 
     @classmethod
     def find(cls, path: str | Path) -> "Run":
-        """Return an existing run folder; raises InputError if it is none."""
+        """Return an existing run folder; raise InputError if it has no config.yaml."""
         run = cls(Path(path))
         if not run.config_file.exists():
-            raise InputError(f"{path} is no run folder: there is no config.yaml in it.")
+            raise InputError(f"{path} is not a run folder: it has no config.yaml.")
         return run
 
     @classmethod
     def new(cls, path: Path) -> "Run":
-        """Return a new run folder of this name, or of the first free name after it, that no other process has got."""
+        """Create a run folder with this name, or with a number appended if it is already claimed."""
         name, number = path.name, 1
         with files.translate_refusals(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,12 +74,12 @@ class Run:
                     path = path.with_name(f"{name}+{number}")
 
     def alone(self) -> AbstractContextManager[None]:
-        """Hold the folder while writing in it; raises `files.BusyError` if another process does."""
+        """Lock the folder for writing; raise `files.BusyError` if another process holds the lock."""
         return files.hold_lock(self.path / ".lock", patience=0)
 
     @contextmanager
     def log(self, level: int | str = logging.INFO) -> Iterator[None]:
-        """Write to train.log what is logged, and to standard output unless the caller has set up logging."""
+        """Log to train.log, and to standard output unless the caller has set up logging."""
         self.path.mkdir(parents=True, exist_ok=True)
         root = logging.getLogger()
         handlers: list[logging.Handler] = [logging.FileHandler(self.path / "train.log", delay=True)]
@@ -91,56 +97,61 @@ class Run:
                 handler.close()
 
     def discard_if_unused(self) -> None:
-        """Remove the folder if nothing but a log is in it: a command did not begin to train."""
+        """Remove the folder if it contains only a log, because the command failed before training."""
         if self.path.is_dir() and {file.name for file in self.path.iterdir()} <= {"train.log", ".lock"}:
             shutil.rmtree(self.path)
-            with suppress(OSError):  # other runs are beside it
+            with suppress(OSError):  # not empty: it contains other runs
                 self.path.parent.rmdir()
 
     @property
     def finished(self) -> bool:
+        """Whether the run has written its metrics."""
         return (self.path / "metrics.json").exists()
 
     @property
     def cut(self) -> bool:
-        """Ended too early, with a checkpoint to continue from."""
+        """Whether the run was interrupted and has a checkpoint to resume from."""
         return self.last.exists() and not self.finished
 
     @property
     def config_file(self) -> Path:
+        """Path of the composed config."""
         return self.path / "config.yaml"
 
     @property
     def best(self) -> Path:
+        """Path of the checkpoint with the best validation metric."""
         return self.path / "checkpoints" / "best.ckpt"
 
     def trained(self) -> Path:
-        """Return the best checkpoint; raises InputError if there is none yet."""
+        """Return the path of the best checkpoint; raise InputError if it does not exist yet."""
         if not self.best.exists():
             raise InputError(f"{self.path} has no checkpoint yet.")
         return self.best
 
     @property
     def last(self) -> Path:
+        """Path of the checkpoint of the last complete epoch."""
         return self.path / "checkpoints" / "last.ckpt"
 
     @property
     def predictions(self) -> Path:
+        """Path of the table of labelled validation and test rows."""
         return self.path / "predictions.parquet"
 
     @property
     def blind_predictions(self) -> Path:
-        """Of the rows without a label, where there are any."""
+        """Path of the table of unlabelled test rows, if there are any."""
         return self.path / "predictions.csv"
 
     @property
     def result(self) -> dict[str, Any]:
-        """The content of metrics.json."""
+        """Content of metrics.json."""
         return self.read_json("metrics.json")
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The content of metrics.json in one level: "test/recall/SN", "test/intervals/recall/SN", "epochs", ..."""
+        """Content of metrics.json as a flat dict: "test/recall/SN", "test/intervals/recall/SN", "epochs", ..."""
 
         def flatten(key: str, value: Any) -> Iterator[tuple[str, Any]]:
             if not isinstance(value, dict):
@@ -153,33 +164,34 @@ class Run:
 
     @property
     def pictures(self) -> Path:
-        """What the task drew of the finished network, an SVG for each; its name is the caption."""
+        """Folder of SVGs drawn by the task; each file name is a caption."""
         return self.path / "pictures"
 
     @property
     def page(self) -> Path:
+        """Path of the HTML report."""
         return self.path / "report" / "index.html"
 
     def config(self) -> DictConfig:
-        """Return the config in today's format; raises InputError if it is damaged or holds references."""
+        """Return the config in the current format; raise InputError if it is damaged or contains references."""
         try:
             loaded = OmegaConf.load(self.config_file)
-            if "${" in repr(OmegaConf.to_container(loaded)):  # before anything is resolved: a run may come from anyone
+            if "${" in repr(OmegaConf.to_container(loaded)):  # checked before resolving: a run may come from anyone
                 raise InputError(
-                    f"{self.config_file}: a value refers to something else by ${{...}}, which no run writes. Write the "
-                    "value itself, or train again."
+                    f"{self.config_file}: a value has a reference, ${{...}}, which no run writes. Replace it by the "
+                    "value, or train again."
                 )
-            lacking = [name for name in GROUPS if OmegaConf.select(cast(DictConfig, loaded), name) is None]
-            if isinstance(loaded, DictConfig) and not lacking:
+            missing = [name for name in REQUIRED_KEYS if OmegaConf.select(cast(DictConfig, loaded), name) is None]
+            if isinstance(loaded, DictConfig) and not missing:
                 loaded = OmegaConf.create(migrations.migrate(cast(dict[str, Any], OmegaConf.to_container(loaded))))
         except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError, OmegaConfBaseException) as error:
             raise InputError(f"{self.config_file} is damaged: {one_line(error)}.") from None
-        if not isinstance(loaded, DictConfig) or lacking:
-            raise InputError(f"{self.config_file} is damaged: it has no {', '.join(lacking)}.")
+        if not isinstance(loaded, DictConfig) or missing:
+            raise InputError(f"{self.config_file} is damaged: it has no {', '.join(missing)}.")
         return loaded
 
     def expect(self, config: DictConfig) -> None:
-        """Raise InputError, naming the keys that differ, if what the folder holds was made with another config."""
+        """Raise InputError, naming the keys that differ, if the folder's run has another config."""
         if not (self.cut or self.finished):
             return
         here, given = flatten_config(self.config()), flatten_config(config)
@@ -189,73 +201,97 @@ class Run:
 
     @property
     def overrides(self) -> list[str]:
-        """The options that the run began with, as typed."""
+        """Command-line options of the run, as typed."""
         file = self.path / "overrides.yaml"
         try:
             return [str(option) for option in yaml.safe_load(file.read_text()) or ()] if file.exists() else []
         except (ValueError, TypeError, yaml.YAMLError) as error:
-            raise InputError(f"{file} is damaged: {one_line(error)}. Without it the page shows no options.") from None
+            raise InputError(
+                f"{file} is damaged: {one_line(error)}. Remove it, or restore it."
+            ) from None
 
     def begin(self, config: DictConfig, overrides: Sequence[str] = ()) -> None:
-        """Write what made the run: its config, with all references resolved, versions, and the code of a checkout.
+        """Write the resolved config, the options, versions and the checkout's changes; clean up partial files.
 
-        overrides: the options as typed. What a killed process left half written goes.
+        Parameters
+        ----------
+        config : DictConfig
+            The composed config.
+        overrides : sequence of str
+            Command-line options, as typed.
         """
-        for left in self.path.rglob(".*.partial"):
-            left.unlink()
+        for partial in self.path.rglob(".*.partial"):  # of a killed process
+            partial.unlink()
         if self.cut:
             return
         text = OmegaConf.to_yaml(config, resolve=True)
         files.write_text(self.config_file, f"format: {migrations.FORMAT}\n{text}")
         files.write_text(self.path / "overrides.yaml", yaml.safe_dump(list(overrides), allow_unicode=True))
         commit, diff = describe_code()
-        commit += ", with the changes of code.diff" if diff else ""
+        commit += ", with the changes in code.diff" if diff else ""
         files.write_text(self.path / "versions.json", json.dumps(collect_versions() | {"commit": commit}, indent=1))
         if diff:
             files.write_text(self.path / "code.diff", diff)
 
     def history(self) -> list[dict[str, Any]]:
-        """Return one dict per epoch: its numbers as logged, and as "losses" those of its steps."""
+        """Return one dict per epoch: the logged numbers, and as "losses" the losses of its steps."""
         file = self.path / "history.jsonl"
         try:
             rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
             if not all(isinstance(row, dict) and "epoch" in row for row in rows):
-                raise ValueError("a line is no epoch")
+                raise ValueError("a line is not an epoch")
         except ValueError as error:
-            raise InputError(f"{file} is damaged: {one_line(error)}. Without it the page has no curves.") from None
+            raise InputError(f"{file} is damaged: {one_line(error)}. Remove it to get a page without curves.") from None
         return rows
 
     def read_json(self, name: str) -> dict[str, Any]:
+        """Return the content of a JSON file; raise InputError if it is missing or damaged."""
         try:
             found = json.loads((self.path / name).read_text())
             if not isinstance(found, dict):
-                raise ValueError("it holds no names with values")
+                raise ValueError("it is not an object")
         except FileNotFoundError:
             raise InputError(f"{self.path} has no {name}: the run has not finished.") from None
         except ValueError as error:
-            advice = f"Remove it, and train with resume={self.path} to have it again"
+            advice = f"Remove it, and train with resume={self.path} to recreate it"
             raise InputError(f"{self.path / name} is damaged: {one_line(error)}. {advice}.") from None
         return found
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a JSON file atomically."""
         files.write_text(self.path / name, json.dumps(values, indent=1))
 
 
 def checkpoint_of(path: Path) -> Path:
-    """Return the best checkpoint of a run folder, the file itself, or the pretrained network of this name.
+    """Resolve a run, a checkpoint or a pretrained network to a checkpoint file.
 
-    Raises InputError where there is none.
+    Parameters
+    ----------
+    path : Path
+        A run folder, a file, or the name of a pretrained network.
+
+    Returns
+    -------
+    Path
+        The run's best checkpoint, the file itself, or the bundled file.
+
+    Raises
+    ------
+    InputError
+        If there is no such run, file or network.
     """
     if path.exists():
         return path if path.is_file() else Run.find(path).trained()
     shipped = {file.stem: file for file in sorted(files.PRETRAINED.glob("*.ckpt"))}
     if str(path) not in shipped:
-        raise InputError(f"{path} is no run folder, checkpoint or pretrained network; those are {', '.join(shipped)}.")
+        raise InputError(
+            f"{path}: no such run folder, checkpoint or pretrained network. Pretrained are {', '.join(shipped)}."
+        )
     return shipped[str(path)]
 
 
 def flatten_config(config: DictConfig) -> dict[str, Any]:
-    """Return dotted key to plain value, of the keys that can change a result."""
+    """Return the keys that can change the result, as dotted names with plain values."""
 
     def leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict) and value:
@@ -265,11 +301,11 @@ def flatten_config(config: DictConfig) -> dict[str, Any]:
             yield key, value
 
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    return dict(chain.from_iterable(leaves(key, value) for key, value in plain.items() if key not in FREE))
+    return dict(chain.from_iterable(leaves(key, value) for key, value in plain.items() if key not in IRRELEVANT_KEYS))
 
 
 def logs_inside(config: DictConfig) -> bool:
-    """Return whether the loggers of a whole config can only write into the run folder."""
+    """Return whether all loggers of the config write only to the run folder."""
     made = [dict(options) for options in (config.logger or {}).values()]
     return all(
         options.pop("_target_") in LOCAL_LOGGERS
@@ -279,17 +315,14 @@ def logs_inside(config: DictConfig) -> bool:
 
 
 def describe_differences(keys: Sequence[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Return in words how two flat configs differ: "model.name rotinv there, preliminary_cnn here; ...".
-
-    keys: those that differ.
-    """
+    """Describe how two flat configs differ in these keys: "model.name rotinv there, preliminary_cnn here; ..."."""
     return "; ".join(f"{key} {there.get(key)} there, {here.get(key)} here" for key in keys)
 
 
 def describe_code(root: Path = files.PACKAGE.parent) -> tuple[str, str]:
-    """Return the commit of the checkout that this package is, and how code and configs differ from it, new files too.
+    """Return the commit of the checkout and the diff of code and configs, including new files.
 
-    Both are empty of an installed package, or where there is no git.
+    Both are empty for an installed package and without git.
     """
     if not (root / ".git").exists() or not shutil.which("git"):
         return "", ""
@@ -305,7 +338,7 @@ def describe_code(root: Path = files.PACKAGE.parent) -> tuple[str, str]:
 
 
 def collect_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that decide a result."""
+    """Return the versions of Python and of the libraries that can change a result."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

@@ -43,7 +43,7 @@ def test_the_code_of_a_checkout_is_kept_with_what_is_not_committed(
     (tmp_path / "notes.txt").write_text("c = 4\n")
     diff = describe_code(tmp_path)[1]
     assert "\n+a = 2" in diff and "\n+b = 3" in diff and "c = 4" not in diff
-    assert begun("changed") == (f"{commit}, with the changes of code.diff", diff)
+    assert begun("changed") == (f"{commit}, with the changes in code.diff", diff)
     git("checkout", "--", ".")
     (undo := tmp_path / "code.diff").write_text(diff)
     (package / "new.py").unlink()

@@ -96,7 +96,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -
         ({"task": "alerce_early.models.rotinv.RotInv"}, "RotInv"),
         ({"task": 7}, "_target_|'int'"),
         ({"state_dict": {}}, "Missing key"),
-        ({"state_dict": None}, "no net with its weights|NoneType"),
+        ({"state_dict": None}, "no network config or no weights|NoneType"),
         ({"hyper_parameters": []}, "must be a mapping|list"),
         (
             {"hyper_parameters": hyper(net={"_target_": "subprocess.Popen", "args": "true"})},
@@ -193,7 +193,7 @@ def test_damaged_and_foreign_files_say_so(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     for content in (b"", b"id,label\n", whole[:100], whole[:-100], whole[:3000] + whole[3100:], pickle.dumps({"a": 1})):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"is no checkpoint, or is damaged|cannot be read"):
+        with pytest.raises(InputError, match=r"is damaged or not a checkpoint|cannot be read"):
             restore.task(path)
     with pytest.raises(InputError, match="cannot be read: No such file"):
         checkpoints.read(tmp_path / "none.ckpt")

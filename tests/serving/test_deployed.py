@@ -108,10 +108,10 @@ def test_mistakes_are_told(quick: Callable[..., DictConfig], tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"none\.ckpt cannot be read"):
         Deployed.load(tmp_path / "none.ckpt")
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
-    with pytest.raises(InputError, match="is no checkpoint"):
+    with pytest.raises(InputError, match="not a checkpoint"):
         Deployed.load(tmp_path / "text.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(InputError, match="is no checkpoint"):
+    with pytest.raises(InputError, match="not a checkpoint"):
         Deployed.load(tmp_path / "other.ckpt")
     deployed = Deployed(make_task(quick("model=stamp_classifier"), spec(("fwhm",), raw_shape=(3, 63, 63))))
     with pytest.raises(InputError, match=r"\(3, 60, 63\).*wants \(3, 63, 63\)"):

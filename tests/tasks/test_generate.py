@@ -245,7 +245,7 @@ def test_mistakes_end_with_one_line(
     def said(*arguments: str) -> str:
         return ask(monkeypatch, capsys, *arguments, "--out", str(out))
 
-    assert "is no run folder" in said(str(tmp_path))
+    assert "no such run folder" in said(str(tmp_path))
     assert said(run, "--class", "planet").endswith("this generator knows AGN, SN, VS, asteroid, bogus.")
     assert "--n 0: wanted 1 or more" in said(run, "--n", "0")
     assert not out.exists()
