@@ -206,9 +206,7 @@ class Run:
         try:
             return [str(option) for option in yaml.safe_load(file.read_text()) or ()] if file.exists() else []
         except (ValueError, TypeError, yaml.YAMLError) as error:
-            raise InputError(
-                f"{file} is damaged: {one_line(error)}. Remove it, or restore it."
-            ) from None
+            raise InputError(f"{file} is damaged: {one_line(error)}. Remove it, or restore it.") from None
 
     def begin(self, config: DictConfig, overrides: Sequence[str] = ()) -> None:
         """Write the resolved config, the options, versions and the checkout's changes; clean up partial files.

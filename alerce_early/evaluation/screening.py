@@ -61,6 +61,6 @@ def judge(table: tables.Table, constants: tables.Constants, target: str) -> dict
             enough = int((targets >= COMPLETENESS * targets[-1] - intervals.ROUNDING).argmax())
             return {"workload": float(rows[enough] / rows[-1])}
 
-        value, bounds = workload(np.ones(len(own)))["workload"], intervals.bootstrap(workload, objects)["workload"]
-        found["shares"]["workload"] = {"n": int(own.sum()), "value": value, "interval": list(bounds)}
+        value, interval = workload(np.ones(len(own)))["workload"], intervals.bootstrap(workload, objects)["workload"]
+        found["shares"]["workload"] = {"n": int(own.sum()), "value": value, "interval": list(interval)}
     return found
