@@ -55,7 +55,7 @@ def main() -> None:
     logging.getLogger(__package__).setLevel(logging.ERROR)
     with require_extra("label", "label"):
         from alerce_early.labelling import server
-    from alerce_early.labelling.session import open_session  # with torch, which --help need not wait for
+    from alerce_early.labelling.session import open_session  # imports torch, so --help does without
 
     listening, keys = server.listen(given.host, given.port), server.Keys()
     session = open_session(
@@ -63,8 +63,8 @@ def main() -> None:
     )
     if given.host not in LOOPBACK:
         print(
-            f"--host {given.host}: whoever reaches this machine and has the address below can look at these alerts "
-            f"and label as {session.labels.who}; it is not encrypted"
+            f"--host {given.host}: anyone who can reach this machine and has the address below can view these "
+            f"alerts and label as {session.labels.who}; the connection is not encrypted"
         )
     left = session.progress()["left"]
     print(f"{len(session.keys):,} alerts, {left:,} to label: {server.address_of(listening, keys.token)}", flush=True)

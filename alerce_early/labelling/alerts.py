@@ -1,4 +1,4 @@
-"""The alerts of a session in memory: what networks say of them, what people want to know, and small stamps."""
+"""Alerts in memory for labelling: predictions, metadata for people, and compact stamps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ class Night:
         """(N, D) float: the network's last hidden layer if the table has it, or the logarithms of probabilities."""
         if predictions.EMBEDDING in self.table:
             return np.asarray(self.table[predictions.EMBEDDING], np.float64)
-        return np.log(np.maximum(self.probabilities.mean(0), 1e-4))  # of a class at 0 the rest tells no more
+        return np.log(np.maximum(self.probabilities.mean(0), 1e-4))  # below it, logarithms are noise
 
     def take(self, rows: np.ndarray) -> "Night":
         """Return some alerts; rows: (n,) numbers."""
@@ -114,13 +114,13 @@ def open_network(model: str) -> Classifier:
 
 
 def classify(models: Sequence[Classifier], source: Source) -> Night:
-    """Classify all alerts of a source; what cannot be read or used is left out, as in `predict`.
+    """Classify all alerts of a source; rejects the rows that `predict` rejects.
 
-    Raises InputError if no alert is left, or the networks do not tell the same classes of stamps.
+    Raises InputError if no alert is left, or the networks differ in classes or stamps.
     """
     first = models[0]
     if not first.classes or first.spec.kind != "stamps":
-        raise InputError("--model: labels are for networks that tell the classes of stamps.")
+        raise InputError("--model: not a classifier of stamps. Give one.")
     for other in models[1:]:
         if (other.classes, other.shape, other.spec.channels) != (first.classes, first.shape, first.spec.channels):
             raise InputError(f"--model: {first!r} and {other!r} differ. Give networks of the same classes and stamps.")
@@ -154,7 +154,7 @@ def classify(models: Sequence[Classifier], source: Source) -> Night:
 
 
 def read_table(path: Path, packets: Sequence[str]) -> Night:
-    """Read a predictions table, and find the packets it was made of. Raises InputError if it tells no classes."""
+    """Read a predictions table and find its packets. Raises InputError if it has no class probabilities."""
     table = predictions.read(path)
     classes = tables.classes_of(table)
     if not classes or "candid" not in table or "id" not in table or not len(table["candid"]):
@@ -199,7 +199,7 @@ def shrink(stamp: np.ndarray) -> np.ndarray:
 
 
 def find_levels(stamp: np.ndarray) -> dict[str, list[tuple[float, float]]]:
-    """Return which values of a stamp (C, H, W) are black and white, by stretch: of all channels, then of each.
+    """Find the black and white levels of a stamp (C, H, W) for each stretch: common to all channels, then per channel.
 
     Z-scale is IRAF's, by astropy.
     """
@@ -215,7 +215,7 @@ def find_levels(stamp: np.ndarray) -> dict[str, list[tuple[float, float]]]:
 
 
 def describe(table: tables.Table, row: int) -> list[tuple[str, str]]:
-    """Return what is known of an alert as names and values for people; what is unknown is left out."""
+    """List the known metadata of an alert as names and values in words."""
     known = {
         name: float(table[name][row])
         for name in (*tables.PLACE, *tables.METADATA)

@@ -91,7 +91,7 @@ class LabelsFile:
         return {row["candid"]: row["label"] for row in self._read() if row["who"] == self.who}
 
     def summarise(self) -> str:
-        """Return how many rows this person has given, by label, in words."""
+        """Describe this person's rows: their number, and the count of each label."""
         counts = Counter(self.mine().values())
         listed = ", ".join(f"{name} {n:,}" for name, n in counts.most_common()) or "none"
         return f"{counts.total():,} rows by {self.who} in {self.path}: {listed}"

@@ -44,13 +44,13 @@ PAGE = Path(__file__).with_name("templates") / "label.html"
 
 
 class Keys:
-    """Secrets that open the page: `token` always, and `once` one time, in place of which it sets the cookie."""
+    """Secrets that open the page: `token` at any time, `once` only for the first request that uses it."""
 
     def __init__(self) -> None:
         self.token, self.once = secrets.token_urlsafe(), secrets.token_urlsafe()
 
     def fit(self, given: str) -> bool:
-        """Return whether a token is valid; `once` is valid no more."""
+        """Check a token, and replace `once` if it was used."""
         if secrets.compare_digest(given.encode(), self.once.encode()):
             self.once = secrets.token_urlsafe()
             return True
@@ -58,7 +58,7 @@ class Keys:
 
 
 class Guard:
-    """Lets through requests for this host with the token; those that change something must come from its own page.
+    """Middleware that requires this host and the token, and for changes the page's own origin.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ class Guard:
     keys : Keys
         Expected as ``token`` in the page's address, as the cookie, or as ``token ...`` in a header Authorization.
     host : str
-        The address that the server listens at. Beside loopback names, requests may name it; where it stands for all
-        of the machine's addresses, any numeric one and the machine's own name.
+        The address that the server listens at. Requests may use it or a loopback name; with a wildcard such as
+        0.0.0.0, also the machine's name and any numeric address.
     """
 
     def __init__(self, app: ASGIApp, keys: Keys, host: str):
@@ -125,7 +125,7 @@ def cookie_of(request: Request) -> str:
 
 
 def make_app(session: Session, keys: Keys, host: str = LOOPBACK) -> ASGIApp:
-    """Return the application: the page, what it asks for, and what it sends."""
+    """Build the application with the page and its endpoints."""
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(PAGE.read_text())
 
     async def page(request: Request) -> Response:
@@ -136,7 +136,7 @@ def make_app(session: Session, keys: Keys, host: str = LOOPBACK) -> ASGIApp:
         return response
 
     def answer(work: Callable[[Request, Any], Any]) -> Callable[[Request], Awaitable[Response]]:
-        """Return what answers a request with the plain values, or the bytes, of a function of it and its body."""
+        """Make an endpoint from a function of the request and its body that returns plain values or bytes."""
 
         async def respond(request: Request) -> Response:
             body = await _read_json(request) if request.method == "POST" else None

@@ -1,4 +1,4 @@
-"""One person's session: which alert comes next, what the page shows of it, and what is given back."""
+"""One person's session: the queue of alerts, the data of the page, and the labels."""
 
 import getpass
 import threading
@@ -59,12 +59,12 @@ class Session:
 
     @property
     def data(self) -> str:
-        """The choice of data that trains on alerts like these with a table of labels; "" if there is none."""
+        """The value of ``data=`` for training on these alerts with a table of labels, or ""."""
         survey = self.night.source.format.survey
         return SURVEYS[survey].data if survey else ""
 
     def describe(self) -> dict[str, Any]:
-        """Return what the page needs once, as plain values."""
+        """Describe the session for the page, as plain values."""
         colours = looks(self.classes)
         return {
             "classes": [{"name": name, "colour": colours[name].colour} for name in self.classes],
@@ -83,7 +83,7 @@ class Session:
         }
 
     def progress(self) -> dict[str, Any]:
-        """Return how far the labels have come, and how well they agree with those of others."""
+        """Count the labels, and compare them with other people's."""
         mine = self.labels.mine()
         given = [label for label in mine.values() if label in self.classes]
         return {
@@ -127,7 +127,7 @@ class Session:
         return f"{SIMILAR} {self.keys[target]}" if strategy == SIMILAR else strategy
 
     def show(self, row: int) -> dict[str, Any]:
-        """Return what the page shows of an alert beside its stamps."""
+        """Describe an alert for the page, except its stamps."""
         self._check(row)
         return {
             "row": row,
@@ -158,7 +158,7 @@ class Session:
         return self.progress()
 
     def undo(self) -> dict[str, Any]:
-        """Withdraw the last label; returns its row, None if there is none, and `progress`."""
+        """Withdraw the last label; returns its row, or None, and `progress`."""
         candid = self.labels.undo(self.keys)
         return {"row": None if candid is None else self._rows[candid], **self.progress()}
 
@@ -173,7 +173,7 @@ class Session:
 
 
 def list_strategies(n_networks: int) -> list[str]:
-    """Return the queues that a session of so many networks may begin with."""
+    """List the queues available for a number of networks."""
     return [name for name in queues.FROM_START if name != DISAGREE or n_networks > 1]
 
 
@@ -199,7 +199,7 @@ def open_session(
     out : Path
         The CSV of labels.
     who : str, optional
-        Whose labels are added; by default those of the login name.
+        Who labels; the login name by default.
     queue : str, optional
         Where to begin: a name of `list_strategies`, ``probable`` with ``:CLASS``.
     share : float in [0, 1]
@@ -208,7 +208,7 @@ def open_session(
     Raises
     ------
     InputError
-        If a network, a file, the queue or the CSV is not what it should be.
+        If a network, a file, the queue or the CSV is invalid.
     """
     networks = [alerts.open_network(model) for model in models]
     night = alerts.read_table(Path(given[0]), packets) if packets else None

@@ -133,7 +133,7 @@ BODY = {"row": 3, "label": "SN", "strategy": "uncertain", "target": 0}
 
 
 class Client:
-    """Requests with the token, but for what is said otherwise."""
+    """Sends requests with the token and the usual headers, which arguments override."""
 
     def __init__(self, address: str):
         parts = urlsplit(address)
@@ -176,7 +176,7 @@ def test_requests_name_the_machine_that_listens(
     from alerce_early.labelling.server import Keys, make_app
 
     keys = Keys()
-    app = make_app(None, keys, listens)  # type: ignore[arg-type]  # the page itself asks no session
+    app = make_app(None, keys, listens)  # type: ignore[arg-type]  # GET / does not use it
 
     def status(host: str) -> int:
         sent = []
@@ -225,7 +225,7 @@ def test_ten_hostile_tries_change_nothing(night: Path, tmp_path: Path) -> None:
             "a look at what only changes": (405, ask("GET", "/undo")),
         }
         huge, _ = tries.pop("a huge body")[1]
-        assert huge in (400, 0)  # it may hang up on what it will not read
+        assert huge in (400, 0)  # the server may close the connection while the body is still being sent
         wrong = {name: got for name, (wanted, got) in tries.items() if got[0] != wanted}
         assert not wrong and not any(b"AGN" in got or b"root" in got for _, (_, got) in tries.items())
         assert out.read_bytes() == before and [one for one in tmp_path.iterdir() if one.name[0] != "."] == [out]

@@ -1,4 +1,4 @@
-"""Alerts in memory: what is read, kept, shown and offered next."""
+"""A labelling session: reading alerts, their metadata and stamps, and the order of its queue."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ N = 60
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a night's archive, and a table of its predictions beside it."""
+    """A folder with a night's archive and its predictions table."""
     path = tmp_path_factory.mktemp("session")
     packets.write(path / "night.tar.gz", N, seed=6)
     network = load("ztf_simulated")
