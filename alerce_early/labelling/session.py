@@ -217,6 +217,7 @@ def open_session(
     known = list_strategies(len(networks))
     if strategy not in known or (name not in classes if strategy == PROBABLE else name):
         of = f"{', '.join(known)}; {PROBABLE} with {', '.join(f':{one}' for one in classes)}"
+        of += f"; {DISAGREE} with two networks as --model"
         raise InputError(f"--queue {queue}: not a queue of these alerts. Choose from {of}.")
     target = classes.index(name) if strategy == PROBABLE else 0
     share = 1.0 if strategy == RANDOM else share
