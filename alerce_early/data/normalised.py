@@ -17,7 +17,7 @@ TOLERANCE = 1e-3  # of a norm of 1: float16 files are off by 1e-4; the norms of 
 NORM, RANGE = "every cutout has norm 1", "all values are in [0, 1]"
 RECIPES = {NORM: "l2", RANGE: "minmax"}  # a recipe for such stamps, which takes raw ones as well
 REFUSED = "stamp was normalised before ({}); give raw stamps, or a network trained with recipe={}"
-SCALE_FREE = ("NanToZero", "Crop", "Mask", "TwoScales")  # steps that work alike at any scale of the image
+SCALE_FREE = ("NanToZero", "Crop", "Mask", "TwoScales")  # steps that commute with a change of scale
 
 
 def find_normalised(images: np.ndarray, *recipes: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -26,15 +26,15 @@ def find_normalised(images: np.ndarray, *recipes: Sequence[Mapping[str, Any]]) -
     Parameters
     ----------
     images : ndarray
-        Stamps (N, H, W, C) as read; NaN, infinity and what reaches `LARGEST` are no data. Spectra are never found.
+        Stamps (N, H, W, C) as read; NaN, infinity and values from `LARGEST` on mark missing pixels. Arrays of other
+        dimensions, such as spectra, pass.
     *recipes : sequence of mapping
         The steps of each recipe as plain configs.
 
     Returns
     -------
     ndarray
-        (N,) str, what was found, `NORM` or `RANGE`, "" of the other stamps. A stamp without data, and one whose pixels
-        are all equal, is not found.
+        (N,) str: `NORM`, `RANGE`, or "" for a raw stamp. A stamp without valid pixels, or with only one value, is raw.
     """
     found = np.full(len(images), "", dtype=f"U{max(map(len, RECIPES))}")
     wanted = RECIPES.keys() - set.intersection(*map(_allowed, recipes))
@@ -49,7 +49,7 @@ def find_normalised(images: np.ndarray, *recipes: Sequence[Mapping[str, Any]]) -
 
 
 def _describe(image: np.ndarray) -> str:
-    """Return how a stamp (H, W, C) was normalised, "" if it was not."""
+    """Return the normalisation of a stamp (H, W, C), "" for a raw one."""
     values = image.astype(np.float64)
     present = np.abs(values) < LARGEST
     values[~present] = 0
@@ -67,7 +67,7 @@ def _allowed(steps: Sequence[Mapping[str, Any]]) -> set[str]:
     for step in steps:
         module, _, name = str(step["_target_"]).rpartition(".")
         if not module.startswith(f"{PACKAGE}."):
-            break  # nobody but its author knows
+            break  # the user's own step: the user decides
         if name == "UnitNorm":
             return {NORM}
         if name not in SCALE_FREE:

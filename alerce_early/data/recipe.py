@@ -75,8 +75,7 @@ class MinMax(nn.Module):
 class UnitNorm(nn.Module):
     """Divide each image and channel by its norm, the root of the sum of its squared pixels.
 
-    A channel that has norm 1 already stays as it is. Pixels without data are ignored and kept; a channel without any,
-    or of zeros alone, stays so.
+    A channel of norm 1 is unchanged. NaN is ignored and kept; a channel of zeros or NaN is unchanged.
     """
 
     def forward(self, image: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ class Classifier:
         return np.all([member.spec.has_data(images) for member in self.members], axis=0)
 
     def find_normalised(self, images: np.ndarray) -> np.ndarray:
-        """Return why images (N, *shape) that were normalised before would be misread, (N,) str, "" of raw ones."""
+        """Return the reasons to reject images (N, *shape) that were normalised before, (N,) str, "" for the others."""
         found = find_normalised(images, *(member.spec.recipe for member in self.members))
         return np.array([REFUSED.format(kind, RECIPES[kind]) if kind else "" for kind in found.tolist()], dtype=str)
 
