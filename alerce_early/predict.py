@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,13 +25,8 @@ from alerce_early.serving.output import rejected_of
 from alerce_early.serving.predict import find_stamps, predict
 from alerce_early.training import signals
 
-OF_TABLE = (
-    "shard",
-    "columns",
-    "gallery",
-    "html",
-    "overwrite",
-)  # which --engine, with a table for each file, does not take
+# what --engine, with a table for each file, does not take
+OF_TABLE = ("shard", "columns", "gallery", "html", "overwrite", "pad_edges")
 
 
 def illustrate(
@@ -73,6 +69,7 @@ def main() -> None:
     add("input", nargs="+", metavar="INPUT", help="alert packets, archives of them, stamps or HiTS files, spectra")
     add("--out", type=Path, required=True, metavar="FILE", help="the .parquet or .csv to write; a folder of --engine")
     add("--overwrite", action="store_true", help="replace what is there")
+    add("--pad-edges", action="store_true", help="take ZTF cutouts that the edge of a chip has cut by up to 20 pixels")
     add("--shard", type=_shard, default=(0, 1), metavar="i/n", help="classify the i-th of n parts of the input")
     add("--gallery", type=Path, metavar="PNG", help="draw the most confident stamps of each class")
     add("--html", type=Path, metavar="PAGE", help="write a page of the most probable supernovae, with their stamps")
@@ -81,7 +78,9 @@ def main() -> None:
     given = parser.parse_intermixed_args()  # options may stand anywhere
     for name in OF_TABLE if given.engine else ():
         if getattr(given, name) != parser.get_default(name):
-            raise InputError(f"--engine {given.engine}: classifies each file, whole. Leave out --{name}.")
+            raise InputError(
+                f"--engine {given.engine}: classifies each file, whole. Leave out --{name.replace('_', '-')}."
+            )
     logging.getLogger(__package__).setLevel(logging.ERROR)  # rejected rows go to a file
     _classify(given)
 
@@ -96,7 +95,8 @@ def _classify(given: argparse.Namespace) -> None:
         raise InputError(f"--target-class {given.target_class}: choose from {', '.join(classifier.classes)}.")
     if given.embedding and given.out.suffix == ".csv":
         raise InputError(f"--embedding: {given.out} is a CSV, which holds no lists. Give --out a name in .parquet.")
-    source = inputs.find(given.input, classifier.spec, given.out, given.schemas, given.columns)
+    found = inputs.find(given.input, classifier.spec, given.out, given.schemas, given.columns)
+    source = replace(found, pad_edges=given.pad_edges)
     if given.engine:
         from alerce_early.serving.cluster import classify_archive
 

@@ -74,6 +74,11 @@ class DataAliases(Node):
     schemas: str | None = Field(
         None, description="of messages that come without: a folder of .avsc files, one of them, or a registry's URL"
     )
+    pad_edges: bool | None = Field(
+        None,
+        description="of ZTF packets: keep cutouts that the edge of a chip has cut by up to 20 pixels, with no data for "
+        "what is missing, instead of dropping them",
+    )
     channels: list[str] | None = Field(None, description="images of each stamp to use, by name")
     n: int | None = Field(None, ge=1, description="rows of simulated data")
     seed: int | None = Field(None, ge=0, description="of simulated data")

@@ -64,7 +64,7 @@ class Source:
 
     labels: CSVs of the classes of packets among them. schemas: where those of messages are, see `schemas`. workers:
     processes that decode packets, see `packets.stream`. roots: beginnings of the files' paths that rows do not tell, so
-    that a table is the same wherever its input lay. columns: names in files of arrays.
+    that a table is the same wherever its input lay. columns: names in files of arrays. pad_edges: as of `packets.stream`.
     """
 
     files: Sequence[Path]
@@ -75,6 +75,7 @@ class Source:
     workers: int | None = None
     roots: Sequence[str] = ()
     columns: Columns = None
+    pad_edges: bool = False
 
     def chunks(self, size: int, shard: Shard = (0, 1), skip: int = 0, survey: str = "") -> Iterator[Chunk]:
         """Yield the rows in the order of the input, at most `size` at a time; those of one shard, after its `skip`.
@@ -99,6 +100,7 @@ class Source:
                 survey=survey,
                 channels=self.spec.channels,
                 naming=find_naming(self.spec, self.labels),
+                pad_edges=self.pad_edges,
             )
         for chunk in chunks:
             sources = np.array([_strip(one, self.roots) for one in chunk.sources.tolist()], dtype=str)

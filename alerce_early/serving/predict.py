@@ -180,13 +180,19 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
         **({predictions.EMBEDDING: True} if classifier.embedding else {}),
         **({} if classifier.find_trained(NOTHING.keys) is None else {"column": TRAINED}),
         **({"schemas": source.schemas} if source.schemas else {}),
+        **({"pad_edges": True} if source.pad_edges else {}),
     }
 
 
 def keep_usable(classifier: Classifier, chunk: Chunk) -> Chunk:
-    """Return the chunk without the rows that hold too little data, which are set aside."""
+    """Return the chunk without the rows that hold too little data or were normalised before, which are rejected."""
     if chunk.records and not (enough := classifier.has_data(np.asarray(chunk.records.images))).all():
-        return chunk.set_aside(~enough, TOO_LITTLE)
+        chunk = chunk.set_aside(~enough, TOO_LITTLE)
+    if chunk.records:
+        reasons = classifier.find_normalised(np.asarray(chunk.records.images))
+        for reason in np.unique(reasons[reasons != ""]).tolist():
+            chunk = chunk.set_aside(reasons == reason, reason)
+            reasons = reasons[reasons != reason]
     return chunk
 
 

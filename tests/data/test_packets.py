@@ -19,7 +19,7 @@ import pytest
 from astropy.io import fits
 
 from alerce_early.data import raw_files
-from alerce_early.data.readers.packets import containers, stream
+from alerce_early.data.readers.packets import containers, stream, ztf
 from alerce_early.data.readers.packets.compression import inflate
 from alerce_early.data.readers.packets.fields import CUTOUTS as FIELDS
 from alerce_early.data.readers.packets.fits_cutout import LARGEST, image
@@ -260,6 +260,33 @@ def test_every_form_of_a_cutout_and_of_its_sign_is_read() -> None:
         chunk = stream.decode([written(row, candidate(kind)) for row in rows])
         assert chunk.records is not None
         assert chunk.records.features[:, COLUMNS.index("isdiffpos")].tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("source", "place"),
+    (
+        ((1500.0, 1500.0), (slice(0, 63), slice(0, 63))),
+        ((12.91, 1340.0), (slice(19, 63), slice(0, 63))),  # these four as real alerts have them
+        ((3055.17, 1107.98), (slice(0, 57), slice(0, 63))),
+        ((75.65, 3049.4), (slice(0, 63), slice(0, 55))),
+        ((2999.3, 3059.9), (slice(0, 63), slice(0, 44))),
+        ((12.91, 20.2), (slice(19, 63), slice(12, 63))),
+    ),
+)
+def test_what_the_edge_of_a_chip_cut_off_is_no_data(source: tuple[float, float], place: tuple[slice, slice]) -> None:
+    whole = np.arange(63 * 63, dtype=np.float32).reshape(63, 63)
+    cutout = {"stampData": night.gzipped_fits(whole[place])}
+    position = dict(zip(("ypos", "xpos"), source, strict=True))
+    record = GOOD[1] | dict.fromkeys(FIELDS.values(), cutout) | {"candidate": GOOD[1]["candidate"] | position}
+    _, _, stamps = ztf.read(record, tuple(FIELDS), pad_edges=True)
+    assert np.array_equal(stamps[0][place], whole[place])
+    assert np.isnan(stamps).sum() == 3 * (63 * 63 - whole[place].size)
+    elsewhere = record | {"candidate": record["candidate"] | {"xpos": source[1] + 100, "ypos": source[0] + 100}}
+    lost = record | {"candidate": record["candidate"] | {"xpos": None, "ypos": None}}
+    for odd, pad in ((record, False), (elsewhere, True), (lost, True)):
+        if whole[place].shape != whole.shape:
+            with pytest.raises(UnreadableError, match="63 x 63"):
+                ztf.read(odd, tuple(FIELDS), pad_edges=pad)
 
 
 def images() -> Iterator[tuple[str, bytes]]:

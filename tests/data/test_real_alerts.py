@@ -47,6 +47,19 @@ def test_real_packets(real_data: Path) -> None:
     assert np.bincount(labelled.labels[labelled.labels >= 0]).tolist() == [10, 10, 10, 10, 9]
 
 
+def test_cutouts_that_an_edge_of_a_chip_has_cut_are_padded_where_it_was(real_data: Path) -> None:
+    """The source of each stays in the middle: the difference image, made of two others, peaks there."""
+    (whole,), (padded,) = (stream.stream([real_data / "alerts"], pad_edges=pad) for pad in (False, True))
+    assert padded.records is not None and whole.records is not None and not padded.rejected
+    added = ~np.isin(padded.keys, whole.keys)
+    images = np.asarray(padded.records.images)
+    assert images[~added].tobytes() == np.asarray(whole.records.images).tobytes() and added.sum() == 6
+    lacking = np.isnan(images[added]).all(-1)
+    assert ((lacking.all(1) | lacking.all(2)).any(1)).all()
+    middle = np.abs(images[added][:, 26:37, 26:37, 2]).reshape(6, -1)
+    assert np.abs(np.stack(np.unravel_index(middle.argmax(1), (11, 11))) - 5).max() <= 1
+
+
 def test_real_packets_of_a_pipeline_s_own_samples(real_data: Path) -> None:
     """42 alerts in one container, its blocks packed with Snappy, its cutouts plain FITS."""
     (chunk,) = stream.stream([real_data / "ztf_snappy.avro"])

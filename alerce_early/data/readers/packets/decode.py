@@ -37,8 +37,13 @@ class Packet:
     stamps: np.ndarray
 
 
-def decode_records(work: Work, survey: str = "", channels: Sequence[str] = CHANNELS) -> list[Packet | Rejected]:
-    """Decode these records of each block, in order. survey: the one whose packets are wanted; "": any."""
+def decode_records(
+    work: Work, survey: str = "", channels: Sequence[str] = CHANNELS, pad_edges: bool = False
+) -> list[Packet | Rejected]:
+    """Decode these records of each block, in order.
+
+    survey: the one whose packets are wanted; "": any. pad_edges: as of `ztf.read`.
+    """
     found: list[Packet | Rejected] = []
     for block, wanted in work:
         for number, record in records_of(block, wanted):
@@ -57,7 +62,7 @@ def decode_records(work: Work, survey: str = "", channels: Sequence[str] = CHANN
                 key = SURVEYS[name].key(record)
                 if survey and name != survey:
                     raise UnreadableError(f"packet of {name}, wanted {survey}; {held.takers}")
-                of, raw, stamps = SURVEYS[name].read(record, channels)
+                of, raw, stamps = SURVEYS[name].read(record, channels, pad_edges)
                 found.append(Packet(name, key, of, source, raw, stamps))
             except UnreadableError as error:
                 reason = text.to_printable(" ".join(str(error).split()))

@@ -32,7 +32,8 @@ class Fields:
     train. source: the record of the detection, which no other survey's packets have. names: what else there
     is of the packet beside its cutouts. columns: numbers of the source that networks may take. context: more of the
     source, for people, and what names it. object: the record of the object, which may be absent, and of_object: what is
-    read of it. needed: whatever a table of packets must have.
+    read of it. position: names of the row and column of the source on its chip, in pixels from 1. needed: whatever a
+    table of packets must have.
     """
 
     survey: str
@@ -44,6 +45,7 @@ class Fields:
     context: tuple[str, ...]
     object: str = ""
     of_object: tuple[str, ...] = ()
+    position: tuple[str, ...] = ()
 
     @property
     def takers(self) -> str:
@@ -57,7 +59,8 @@ class Fields:
     @property
     def wanted(self) -> frozenset[str]:
         """All of them, of the packet and of records in it."""
-        return frozenset((*self.needed, *self.columns, *self.context, self.object, *self.of_object, "stampData"))
+        of_source = (*self.columns, *self.context, *self.position)
+        return frozenset((*self.needed, *of_source, self.object, *self.of_object, "stampData"))
 
 
 DERIVED = ("ecl_lat", "ecl_long", "gal_lat", "gal_long", "non_detections")  # of ZTF's columns, not from the packet
@@ -69,6 +72,7 @@ ZTF = Fields(
     names=("objectId", "candid"),
     columns=tuple(name for name in COLUMNS if name not in DERIVED),
     context=("jd", "fid"),
+    position=("ypos", "xpos"),
 )
 RUBIN = Fields(
     survey="Rubin",

@@ -27,7 +27,9 @@ def key(record: Mapping[str, Any]) -> str:
     return record.get(fields.FILE) or fields.name_in(fields.source_in(record, RUBIN.source), "diaSourceId", int)
 
 
-def read(record: Mapping[str, Any], channels: Sequence[str]) -> tuple[str, np.ndarray, np.ndarray]:
+def read(
+    record: Mapping[str, Any], channels: Sequence[str], pad_edges: bool = False
+) -> tuple[str, np.ndarray, np.ndarray]:
     """Return the object, (12,) float64 of the source, NaN where missing, and stamps (C, 63, 63) float32.
 
     The object is diaObjectId, or ssObjectId of what is known to move. The numbers are `COLUMNS` and `CONTEXT`. Stamps

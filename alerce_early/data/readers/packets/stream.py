@@ -46,6 +46,7 @@ def stream(
     survey: str = "",
     channels: Sequence[str] = CHANNELS,
     naming: Naming | None = None,
+    pad_edges: bool = False,
 ) -> Iterator[Chunk]:
     """Read packets, `size` in each chunk (the last may have fewer), in the same order whatever the number of workers.
 
@@ -55,7 +56,8 @@ def stream(
     they do not name, or give no class, is unlabelled. naming: the classes they name. schemas: of files that are
     messages without, see `schemas`.
     survey: "ZTF" or "Rubin", whose packets are wanted; "": any, and a chunk ends before the first of another. channels:
-    the images of a stamp, in order; of Rubin also "SNR".
+    the images of a stamp, in order; of Rubin also "SNR". pad_edges: take cutouts that the edge of a chip has cut, with
+    NaN for what is missing, see `ztf.read`.
     Raises InputError where a path has no file, none of them holds a packet or labels are of another form.
     """
     if not 0 <= shard[0] < shard[1]:
@@ -70,7 +72,7 @@ def stream(
     origin = f"packets of {to_printable(found[0].name)}" + (
         f" and {len(found) - 1:,} more files" if len(found) > 1 else ""
     )
-    decode_batch = partial(decode_records, survey=survey, channels=tuple(channels))
+    decode_batch = partial(decode_records, survey=survey, channels=tuple(channels), pad_edges=pad_edges)
     rows = decode_all(decode_batch, _batches(_select_records(found, shard, skip, schemas)), workers)
     return (_chunk(part, origin, known, channels, naming.classes) for part in _cut(rows, size))
 
@@ -138,11 +140,12 @@ def read(
     channels: Sequence[str] = CHANNELS,
     classes: Sequence[str] | str | None = None,
     labels_map: Mapping[str, str | None] | None = None,
+    pad_edges: bool = False,
 ) -> Records:
     """Read all packets of a file, folder, pattern or archive at once, to train on or be judged on.
 
-    labels_path: as one of `stream`'s. schemas: a place of `schemas.Schemas`. survey, channels: as of `stream`.
-    classes, labels_map: as of `labels.Naming.of`. A packet
+    labels_path: as one of `stream`'s. schemas: a place of `schemas.Schemas`. survey, channels, pad_edges: as of
+    `stream`. classes, labels_map: as of `labels.Naming.of`. A packet
     that cannot be read is set aside, logged and counted by reason. Raises InputError if nothing can be read, the
     labels are of another form, or none of them belongs to a packet.
     """
@@ -151,7 +154,7 @@ def read(
     labels_paths = find_labels([path]) if labels_path is None else [Path(labels_path)]
     given = [find_label_column(read_csv(file)) or [] for file in labels_paths if classes == OF_LABELS]
     naming = Naming.of(classes, labels_map, chain.from_iterable(given))
-    options: dict[str, Any] = {"survey": survey, "channels": channels, "naming": naming}
+    options: dict[str, Any] = {"survey": survey, "channels": channels, "naming": naming, "pad_edges": pad_edges}
     known = Schemas(schemas) if schemas else None
     chunks = list(stream([path], labels_paths=labels_paths, schemas=known, **options))
     rejected = [packet for chunk in chunks for packet in chunk.rejected]

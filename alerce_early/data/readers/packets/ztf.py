@@ -13,6 +13,8 @@ from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.records import MISSING, UnreadableError
 
 SIDE = 63  # pixels of a cutout that is not cut by a chip's edge
+CHIP = (3080, 3072)  # rows and columns of a readout channel, whose edges cut cutouts
+MAX_MISSING = 20  # rows or columns to pad: the central 21 x 21 pixels, which networks see in full, are all there
 IS_POSITIVE = {"t": 0.0, "true": 0.0, "1": 0.0, "f": 1.0, "false": 1.0, "0": 1.0}  # as the training file has it
 CONTEXT = ZTF.context
 
@@ -22,9 +24,12 @@ def key(record: Mapping[str, Any]) -> str:
     return record.get(fields.FILE) or fields.name_in(record, "candid", int)
 
 
-def read(record: Mapping[str, Any], channels: Sequence[str]) -> tuple[str, np.ndarray, np.ndarray]:
+def read(
+    record: Mapping[str, Any], channels: Sequence[str], pad_edges: bool = False
+) -> tuple[str, np.ndarray, np.ndarray]:
     """Return the objectId, (23,) float64 of the candidate, NaN where missing, and stamps (C, 63, 63) float32.
 
+    pad_edges: pad cutouts at the edge of a chip with NaN, see `_place`.
     Raises UnreadableError where the packet lacks one of them.
     """
     name = fields.object_by_file(record) or fields.name_in(record, "objectId", str)
@@ -33,11 +38,11 @@ def read(record: Mapping[str, Any], channels: Sequence[str]) -> tuple[str, np.nd
         candidate["isdiffpos"] = IS_POSITIVE.get(str(positive).lower())
         if candidate["isdiffpos"] is None:
             raise UnreadableError(f"isdiffpos is neither t nor f: {str(positive)[:20]!r}")
-    return name, fields.numbers_in(candidate, (*ZTF.columns, *CONTEXT)), _stamps(record, channels)
+    return name, fields.numbers_in(candidate, (*ZTF.columns, *CONTEXT)), _stamps(record, channels, pad_edges)
 
 
-def _stamps(record: Mapping[str, Any], channels: Sequence[str]) -> np.ndarray:
-    planes = np.empty((len(channels), SIDE, SIDE), np.float32)
+def _stamps(record: Mapping[str, Any], channels: Sequence[str], pad_edges: bool) -> np.ndarray:
+    planes = np.full((len(channels), SIDE, SIDE), np.nan, np.float32)
     for plane, channel in zip(planes, channels, strict=True):
         if channel not in CUTOUTS:
             raise UnreadableError(f"packet of {ZTF.survey} has no image {channel}")
@@ -48,12 +53,27 @@ def _stamps(record: Mapping[str, Any], channels: Sequence[str]) -> np.ndarray:
                 stamp = image(content)
             except UnreadableError as error:
                 raise UnreadableError(f"{CUTOUTS[channel]} {error}") from None
-        if stamp.shape != plane.shape:
+        place = _place(stamp.shape, fields.numbers_in(record[ZTF.source], ZTF.position)) if pad_edges else None
+        if place is None and stamp.shape != plane.shape:
             raise UnreadableError("stamp is {} x {}, wanted {} x {}".format(*stamp.shape, *plane.shape))
-        plane[:] = stamp
+        plane[place or ...] = stamp
     if not np.isfinite(planes).any():
         raise UnreadableError("no cutout holds data")
     return planes
+
+
+def _place(shape: tuple[int, ...], position: np.ndarray) -> tuple[slice, ...] | None:
+    """Locate a cutout within the whole stamp; position: row and column of the source on the chip, counted from 1.
+
+    Returns None if the chip's edges do not explain the shape, or more than `MAX_MISSING` rows or columns are missing.
+    """
+    place = []
+    for length, source, side in zip(shape, np.floor(position + 0.5).tolist(), CHIP, strict=True):
+        first, after = max(0, SIDE // 2 + 1 - source), min(SIDE, side - source + SIDE // 2 + 1)  # NaN: a whole stamp
+        if after - first != length or SIDE - length > MAX_MISSING:
+            return None
+        place.append(slice(int(first), int(after)))
+    return tuple(place)
 
 
 def derive_columns(raw: np.ndarray) -> np.ndarray:
