@@ -201,11 +201,14 @@ def has_data(images: np.ndarray, size: int, share: float) -> np.ndarray:
 def with_extra(records: Records, extra: Records, name: str = "extra") -> Records:
     """Return records with more rows for training only, e.g. generated ones; the others are split as without.
 
-    The rows may lack metadata, which then is NaN, or have more columns. name: their part, "extra" or "simulated"; of
-    simulated ones the origin does not speak, since all that is judged is as without. Raises InputError where kind,
-    classes, columns or the usual shape differ.
+    The rows may lack metadata, which then is NaN, have more columns, or be of some of the classes only. name: their
+    part, "extra" or "simulated"; of simulated ones the origin does not speak, since all that is judged is as without.
+    Raises InputError where kind, classes, columns or the usual shape differ.
     """
     names = records.feature_names
+    if set(extra.classes) <= set(records.classes):
+        number = np.array([*map(records.classes.index, extra.classes), UNLABELLED])  # the last is of UNLABELLED
+        extra = replace(extra, labels=number[extra.labels], classes=records.classes)
     if not extra.feature_names:
         unknown = np.full((len(extra), len(names)), np.nan)
         extra = replace(extra, features=unknown, feature_names=names)

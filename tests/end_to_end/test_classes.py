@@ -2,15 +2,22 @@
 
 import csv
 import json
+import pickle
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from alerce_early.artifacts import predictions
+from alerce_early.errors import InputError
+from alerce_early.experiments.instantiate import make_data
 from alerce_early.simulation import packets
+from alerce_early.simulation import survey as simulation
 from tests.helpers.command import run
 
 SIX = ("AGN", "SN", "VS", "asteroid", "bogus", "satellite")
+USUAL = ("AGN", "SN", "VS", "asteroid", "bogus")
 OTHERS = {"AGN": "QSO", "SN": "SN Ia", "VS": "EB*", "bogus": "satellite"}  # every second row is called so
 
 
@@ -55,3 +62,32 @@ def test_a_sixth_class_trains_calibrates_predicts_exports_and_is_reported(tmp_pa
     assert judged["classes"] == list(SIX) and judged["thresholds"]["of"] == "satellite"
     refused = run("alerce_early.train", "data=alerts", "data.path=night", "target_class=comet", *quick, cwd=tmp_path)
     assert refused.returncode and "target_class=comet" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_simulated_stamps_are_of_those_classes_that_are_simulated(
+    survey: dict[str, Any], quick, tmp_path: Path
+) -> None:
+    """In another order than theirs, with a sixth class: its real rows alone train it."""
+    names = ["satellite" if i % 5 == 0 else USUAL[label] for i, label in enumerate(survey["labels"])]
+    file = tmp_path / "six.pkl"
+    file.write_bytes(pickle.dumps({"images": survey["images"], "labels": names}))
+    classes = f"data.classes=[satellite,{','.join(reversed(USUAL))}]"
+    shared = ("data.simulated_share=0.5", "data.simulated_n=20", "data.split={validation:0.2,test:0.2}")
+    data = make_data(quick(f"data.path={file}", classes, *shared, f"outputs={tmp_path}"))
+    sizes = data.part_sizes()
+    assert sizes["simulated"]["satellite"] == 0 < sizes["train"]["satellite"]
+    assert sum(sizes["simulated"].values()) == len(data.simulated_rows) > 15
+    raw = simulation.simulate(20, 1000, counts="balanced")
+    ids = data.store.ids[data.simulated_rows].tolist()
+    found = dict(zip(ids, np.array(data.classes)[data.labels[data.simulated_rows]].tolist(), strict=True))
+    wanted = {name: USUAL[label] for name, label in zip(raw["oid"], raw["labels"], strict=True)}
+    assert found.items() <= wanted.items()
+    data.setup("fit")
+    for batch in data.train_dataloader():
+        rows, label = batch["row"].numpy(), batch["label"].numpy()
+        simulated = np.isin(rows, data.simulated_rows)
+        assert simulated.sum() == 8 and "satellite" not in np.array(data.classes)[label[simulated]]
+    with pytest.raises(InputError, match="classes"):
+        make_data(
+            quick(f"data.path={file}", "data.classes=[satellite,SN]", *shared, f"outputs={tmp_path}")
+        ).prepare_data()
