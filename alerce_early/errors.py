@@ -26,6 +26,15 @@ class InputError(Exception):
         super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
+class MissingExtraError(InputError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, lacking: str, extra: str = ""):
+        super().__init__(
+            f"{lacking} is not installed. Try {INSTALL.format(f'[{extra}]' * bool(extra))}, in the checkout."
+        )
+
+
 def one_line(error: BaseException) -> str:
     """Return a library's own words for an error in one line, not long, without a full stop."""
     words = " ".join(str(error).split()) or type(error).__name__
@@ -43,8 +52,7 @@ def require_extra(what: str, name: str = "") -> Iterator[None]:
     except ImportError as error:
         if not (isinstance(error, ModuleNotFoundError) and error.name):
             raise InputError(f"{what}: {one_line(error)}.") from None
-        install = INSTALL.format(f"[{name}]" if name else "")
-        raise InputError(f"{what}: {error.name} is not installed. Try {install}, in the checkout.") from None
+        raise MissingExtraError(f"{what}: {error.name}", name) from None
 
 
 def exit_on_input_error(command: Callable[P, T]) -> Callable[P, T]:

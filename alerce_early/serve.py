@@ -46,6 +46,8 @@ def main() -> None:
         raise InputError(f"{given.source}: a stream has a group of consumers. Add --group NAME.")
     if not streamed and (given.group or given.to or given.kafka):
         raise InputError(f"{given.source}: not a stream. Leave out --group, --to and --kafka, or give {STREAM}...")
+    if not (streamed or Path(given.source).is_dir()):
+        raise InputError(f"{given.source}: not a folder. Give one to watch, or a stream as {STREAM}HOST:PORT/TOPIC.")
     logging.getLogger(__package__).setLevel(logging.ERROR)  # rejected rows go to a file
     classifier = load_networks(given)
     if streamed:

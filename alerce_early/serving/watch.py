@@ -10,7 +10,7 @@ from pathlib import Path
 from alerce_early import files
 from alerce_early.artifacts import predictions
 from alerce_early.data import text
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, MissingExtraError
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.output import partial_of, rejected_of
@@ -52,7 +52,7 @@ def watch(
     A file with a result is done and stays so, whatever happens to it; one that a stopped process had begun is
     continued first. So each row is classified exactly once, and one that came in an earlier file is a duplicate.
     A file that is not for the network is named and tried again at the next start.
-    Raises InputError if another process watches for these results.
+    Raises InputError if another process watches for these results, or a file needs an extra that is not installed.
     """
 
     def out(file: Path) -> Path:
@@ -77,6 +77,8 @@ def watch(
                 outcome = predict(classifier, source, out(file), seen=seen)
                 print(f"{text.to_printable(file.name)}: {outcome}", flush=True)
                 outcome.warn_of_cuts()
+            except MissingExtraError:  # the next file would lack it as well
+                raise
             except InputError as error:
                 print(f"error: {error}", file=sys.stderr, flush=True)
 

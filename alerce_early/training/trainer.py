@@ -1,19 +1,20 @@
 """The trainer of a run: Lightning's, with the callbacks that keep, show and stop it."""
 
 import signal
+from inspect import signature
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, Checkpoint, EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from alerce_early.artifacts import checkpoints
 from alerce_early.artifacts.run_folder import Run
-from alerce_early.construct import construct, library_class
-from alerce_early.errors import INSTALL, InputError, one_line
+from alerce_early.construct import check, construct, library_class
+from alerce_early.errors import InputError, MissingExtraError, one_line
 from alerce_early.tasks.base import Task
 from alerce_early.training import processes, signals
 from alerce_early.training.callbacks import (
@@ -55,11 +56,16 @@ def make_loggers(config: DictConfig, run: Run, purge: int) -> list[Logger]:
             options["purge_step"] = purge
         try:
             made.append(kind(save_dir=str(run.path), **options))
+            if kind is WandbLogger:  # it takes any option, for a function that is called in the middle of the start
+                import wandb
+
+                check(wandb.init, **{key: options[key] for key in options.keys() - signature(kind).parameters.keys()})
         except TypeError as error:
             raise InputError(f"logger.{name}: {one_line(error)}.") from None
+        except InputError as error:
+            raise InputError(f"logger.{name}: {error}") from None
         except ImportError:
-            lacking = f"logger={name} is not installed"
-            raise InputError(f"{lacking}. Try {INSTALL.format('[loggers]')}, in the checkout.") from None
+            raise MissingExtraError(f"logger={name}", "loggers") from None
     return made
 
 

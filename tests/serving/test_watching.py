@@ -76,6 +76,22 @@ def test_what_watch_finds_in_its_way(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert err.count("\n") == 1
 
 
+def test_what_no_file_can_mend_ends_the_watch(finished_run: Run, tmp_path: Path) -> None:
+    """A folder that is not there, before anything else; without fastavro, the first of two files of packets."""
+    missing = Command("alerce_early.serve", finished_run.path, "nowhere", "--out", "done", cwd=tmp_path)
+    assert missing.wait() == 2 and not missing.stdout and "nowhere" in missing.stderr
+    (tmp_path / "in").mkdir()
+    ((packet, _),) = packets.alerts(1)
+    for name in ("a.avro", "b.avro"):
+        (tmp_path / "in" / name).write_bytes(packets.encode(packet))
+    forget = (
+        "[sys.modules.pop(name) for name in [*sys.modules] if name.startswith('alerce_early.data.readers.packets')]"
+    )
+    before = f"import sys; {forget}; sys.modules['fastavro'] = None"
+    without = Command("alerce_early.serve", finished_run.path, "in", "--out", "done", cwd=tmp_path, before=before)
+    assert without.wait() == 2 and without.stderr.count("\n") == 1 and "[alerts]" in without.stderr
+
+
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != ".watch")  # the lock
 

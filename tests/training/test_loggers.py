@@ -43,3 +43,9 @@ def test_wandb_keeps_a_run_on_this_machine(quick, tmp_path: Path) -> None:
     wandb.finish()  # as at the end of the process: it writes when all is sent
     (kept,) = run.path.glob("wandb/offline-run-*/*.wandb")
     assert b"test/balanced_accuracy" in kept.read_bytes()
+
+
+def test_a_misspelt_option_of_wandb_is_one_line(quick, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    with pytest.raises(InputError, match=r"logger\.wandb.*projct"):
+        train(quick("logger=wandb", "logger.wandb.offline=true", "+logger.wandb.projct=x"), tmp_path / "run")
