@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,16 @@ def illustrate(
         print(given.html)
 
 
+def _find_target(model: Path) -> str:
+    """Return the target class of a run folder; SN of another network, whose file does not record it."""
+    if model.is_dir():
+        from alerce_early.artifacts.run_folder import Run
+
+        with suppress(InputError):  # of a folder with checkpoints alone
+            return str(Run.find(model).config().target_class)
+    return "SN"
+
+
 def _shard(text: str) -> Shard:
     """Return (1, 4) for "2/4"."""
     numbers = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -73,7 +84,7 @@ def main() -> None:
     add("--shard", type=_shard, default=(0, 1), metavar="i/n", help="classify the i-th of n parts of the input")
     add("--gallery", type=Path, metavar="PNG", help="draw the most confident stamps of each class")
     add("--html", type=Path, metavar="PAGE", help="write a page of the most probable supernovae, with their stamps")
-    add("--target-class", default="SN", metavar="CLASS", help="the class that --html shows")
+    add("--target-class", metavar="CLASS", help="the class that --html shows; default: the run's, or SN")
     add("--engine", choices=("ray",), help="classify each file on a core of a Ray cluster, into a table of its own")
     given = parser.parse_intermixed_args()  # options may stand anywhere
     for name in OF_TABLE if given.engine else ():
@@ -91,8 +102,9 @@ def _classify(given: argparse.Namespace) -> None:
         raise InputError("--html: shows the stamps of the most probable supernovae; this network takes or tells none.")
     if given.gallery and not classifier.classes:
         raise InputError("--gallery: shows the most confident of each class; this network tells no classes.")
-    if given.target_class not in (*classifier.classes, "SN"):
-        raise InputError(f"--target-class {given.target_class}: choose from {', '.join(classifier.classes)}.")
+    target = given.target_class or _find_target(Path(given.model))
+    if target not in (*classifier.classes, "SN"):
+        raise InputError(f"--target-class {target}: choose from {', '.join(classifier.classes)}.")
     if given.embedding and given.out.suffix == ".csv":
         raise InputError(f"--embedding: {given.out} is a CSV, which holds no lists. Give --out a name in .parquet.")
     found = inputs.find(given.input, classifier.spec, given.out, given.schemas, given.columns)
@@ -115,7 +127,7 @@ def _classify(given: argparse.Namespace) -> None:
         print(note)
     if given.gallery or given.html:
         title = f"By {given.model}, model {classifier.model}: {outcome}."
-        illustrate(given, classifier.classes, source, title, given.target_class)
+        illustrate(given, classifier.classes, source, title, target)
     if outcome.cut:
         outcome.warn_of_cuts()
         sys.exit(1)
