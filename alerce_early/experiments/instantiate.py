@@ -1,6 +1,7 @@
 """What is built from a whole config: data module and task; and whether each of its classes takes its options."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,11 +11,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from alerce_early import construct
-from alerce_early.construct import build, library_class, module_class
+from alerce_early.construct import build, function, library_class, module_class
 from alerce_early.data.datamodule import AlertData
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError, one_line
+from alerce_early.experiments import schema
 from alerce_early.experiments.config import to_plain
 from alerce_early.models.net import Net
 from alerce_early.tasks.base import Task
@@ -22,14 +24,20 @@ from alerce_early.training.processes import make_plugin
 from alerce_early.training.trainer import choose_precision, make_callbacks
 
 
-def check(config: DictConfig) -> None:
-    """Raise InputError for an option that its class or function does not take, before any data are read."""
+def check(config: DictConfig, overrides: Sequence[str] = ()) -> None:
+    """Raise InputError for an option that its class or function does not take, before any data are read.
+
+    overrides: the options as typed; the message names the option or the yaml to correct.
+    """
     plain = to_plain(config)
     Recipe(plain["recipe"]["steps"], plain["augment"]["margin"])
+    with _located("data.source", plain, overrides):
+        source = dict(plain["data"]["source"])
+        construct.check(function(source.pop("_target_")), **source)
     net, task = dict(plain["model"]["net"]), dict(plain["model"]["task"])
-    with _named("model.net"):
+    with _located("model.net", plain, overrides):
         construct.check(module_class(net.pop("_target_")), None, **net)
-    with _named("model.task"):
+    with _located("model.task", plain, overrides):
         task_class = module_class(task.pop("_target_"))
         construct.check(task_class, {}, {}, {}, {}, **task)
     if issubclass(task_class, Task):
@@ -41,11 +49,12 @@ def check(config: DictConfig) -> None:
     make_callbacks(config)
     trainer = {**plain["trainer"], "logger": False, "plugins": [make_plugin()]}
     trainer["precision"] = choose_precision(trainer)
-    try:
-        for own in ({}, *plain["optim"]["groups"].values()):  # of a group torch takes any option, and ignores it
-            construct.construct(optimizer_class, [torch.nn.Parameter(torch.zeros(1))], **{**optimizer, **own})
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"optim: {one_line(error)}.") from None
+    with _located("optim.optimizer", plain, overrides):
+        try:
+            for own in ({}, *plain["optim"]["groups"].values()):  # of a group torch takes any option, and ignores it
+                construct.construct(optimizer_class, [torch.nn.Parameter(torch.zeros(1))], **{**optimizer, **own})
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{one_line(error)}.") from None
     try:
         construct.construct(L.Trainer, **trainer)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
@@ -53,12 +62,15 @@ def check(config: DictConfig) -> None:
 
 
 @contextmanager
-def _named(key: str) -> Iterator[None]:
-    """Begin the message of an InputError with the key that it is about."""
+def _located(key: str, plain: dict[str, Any], overrides: Sequence[str]) -> Iterator[None]:
+    """Prefix the message of an InputError with the option or yaml, and the key, to correct."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{key}: {error}") from None
+        group, name = key.split(".")
+        given = [one for one in plain[group][name] if re.search(rf"'{re.escape(one)}'|\b{re.escape(one)}=", str(error))]
+        where = schema.locate((group, name, *given[:1]), overrides)
+        raise InputError(f"{'' if where.startswith(key) else f'{where}: '}{key}: {error}") from None
 
 
 def make_data(config: DictConfig) -> AlertData:

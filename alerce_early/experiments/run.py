@@ -78,7 +78,7 @@ def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence
         If another process works in the folder.
     """
     silence_libraries()
-    instantiate.check(config)
+    instantiate.check(config, overrides)
     find_metrics(config.metrics)
     run = Run(folder)
     with claim(run, config) as finished:

@@ -304,6 +304,8 @@ def check(config: DictConfig, options: Sequence[str] = (), file: Path | None = N
     if errors := [error for error in errors if error["type"] != "extra_forbidden"]:
         at, asked = explain(errors)
         key, where = ".".join(map(str, at)), str(file or locate(at, options))
+        if errors[0]["type"] == "list_type" and isinstance(errors[0]["input"], str):
+            asked = f"should be a list. Write {key}=[{errors[0]['input']}]"
         given = key if errors[0]["type"] == "missing" else f"{key}={str(errors[0]['input'])[:60]}"
         raise InputError(f"{'' if where in (key, given) else f'{where}: '}{given}: {asked}.")
     for key in filter(plain["trainer"].__contains__, RESERVED):

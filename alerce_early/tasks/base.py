@@ -15,7 +15,8 @@ from alerce_early.construct import build
 from alerce_early.data.augment import Augment, Redraw
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
-from alerce_early.tasks.optim import configure
+from alerce_early.errors import InputError
+from alerce_early.tasks.optim import ENDLESS, configure
 
 if TYPE_CHECKING:
     from alerce_early.data.datamodule import AlertData
@@ -175,6 +176,16 @@ class Task(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the format and the task's class, which opening the file needs; Lightning adds `hparams`."""
         checkpoint |= {"format": FORMAT, "task": f"{type(self).__module__}.{type(self).__qualname__}"}
+
+    def on_train_start(self) -> None:
+        """Raise InputError if a resumed run has more steps than its stored learning-rate schedule."""
+        for config in self.trainer.lr_scheduler_configs:
+            known, steps = getattr(config.scheduler, "total_steps", None), self.trainer.estimated_stepping_batches
+            if self.trainer.ckpt_path and known and known < steps < ENDLESS:
+                raise InputError(
+                    f"trainer.max_epochs={self.trainer.max_epochs}: {steps} steps, and the schedule of this run ends "
+                    f"after {known}. Set its config.yaml back, or train longer in a new run, with init_from=."
+                )
 
     def on_train_epoch_start(self) -> None:
         """Discard the losses of the epoch before."""

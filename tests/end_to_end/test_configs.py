@@ -173,6 +173,7 @@ def test_every_yaml_fits_the_schema(file: Path) -> None:
         *(("coverage=1", "coverage"), ("calibration=hot", "calibration"), ("ema=2", "ema"), ("data.n=1.5", r"data\.n")),
         *(("optim.optimizer.lr=nan", "lr"), ("data.split={validation: many}", r"data\.split\.validation")),
         *(("data.path=x", r"data\.path.*data=simulated"), ("+logger.mine={a: 1}", r"logger\.mine\._target_")),
+        ("metrics=my_package.f", r"metrics=\[my_package\.f\]"),
     ),
 )
 def test_a_value_outside_of_its_range_is_refused_by_its_key(option: str, key: str) -> None:

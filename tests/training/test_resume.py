@@ -96,6 +96,14 @@ def test_another_config_is_refused_by_its_keys(quick, finished_run: Run) -> None
     assert run.predictions.stat().st_mtime_ns == before  # finished: nothing was done again
 
 
+def test_more_epochs_by_hand_than_the_schedule_has_are_refused(quick, tmp_path: Path) -> None:
+    run = train(quick("optim=one_cycle", "trainer.max_epochs=2"), tmp_path / "run")
+    (run.path / "metrics.json").unlink()
+    run.config_file.write_text(run.config_file.read_text().replace("max_epochs: 2", "max_epochs: 4"))
+    with pytest.raises(InputError, match=r"trainer\.max_epochs=4"):
+        train(quick("optim=one_cycle", "trainer.max_epochs=4"), run.path)
+
+
 def test_a_folder_without_a_checkpoint_starts_anew(quick, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     run.begin(quick("seed=8"))
