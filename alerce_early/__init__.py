@@ -21,10 +21,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 def load(*runs: str | Path, runtime: str | None = None, embedding: bool = False) -> "Classifier":
     """Return the classifier of a run folder, a checkpoint or an exported .onnx file; of several, their mean.
 
-    runtime: what computes a run: torch (the default), bfloat16 or openvino; an exported file needs none of these.
-    embedding: whether its tables have a column with the output of the network's last hidden layer. The classifier has
-    `predict(stamps, metadata=None)`, `classes` and `features`; see `serving.classifier.Classifier`. Raises
-    `errors.InputError` if it is missing.
+    runtime: what computes a run: auto (the default), torch, float32, mixed, bfloat16 or openvino; an exported file
+    needs none of these. embedding: whether its tables have a column with the output of the network's last hidden layer.
+    The classifier has `predict(stamps, metadata=None)`, `classes` and `features`; see `serving.classifier.Classifier`.
+    Raises `errors.InputError` if it is missing.
     """
     from alerce_early.serving.classifier import load  # brings numpy and pyarrow, which a version number must not
 

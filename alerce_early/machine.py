@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
 from typing import TypeVar
 
 from alerce_early.errors import InputError
 
 STOPS = (signal.SIGTERM, signal.SIGINT)  # the signals that ask a process to end
+CPU_FACTS = Path("/proc/cpuinfo")  # of Linux
 IN_FLIGHT = 3  # pieces of work for each process: one at work, one before it and one behind
 
 T = TypeVar("T")  # the 3.12 syntax for generics would shut out Python 3.11
@@ -32,6 +34,14 @@ def threads() -> int:
     """
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(asked) if asked.isdecimal() and int(asked) else cores()
+
+
+def multiplies_bfloat16() -> bool:
+    """Return whether the processor computes networks faster in bfloat16 than in float32: by AMX alone.
+
+    With the instructions that AVX-512 has for it, a step of training and a prediction take 1.4 times as long.
+    """
+    return CPU_FACTS.exists() and "amx_bf16" in CPU_FACTS.read_text()
 
 
 def map_in_processes(function: Callable[[T], R], work: Iterable[T], workers: int) -> Iterator[R]:

@@ -183,7 +183,7 @@ class Trainer(Node):
     accelerator: str = Field(description="`gpu`, `cpu` or `auto`; with `+`, any other option of Lightning's Trainer")
     devices: int | str | list[int] = Field(description="how many, or which")
     precision: str | int = Field(
-        description="auto: `bf16-mixed` where bfloat16 is multiplied in hardware, else `32-true`; judged in float32"
+        description="auto: `bf16-mixed` where bfloat16 is faster (AMX, a GPU), else `32-true`; judged in float32"
     )
     max_epochs: int | None = Field(ge=-1, description="epochs of training at most")
 

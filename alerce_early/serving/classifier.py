@@ -1,6 +1,7 @@
 """A trained network, or several as one, ready for raw input: from a run folder or file to tables."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from alerce_early.data.text import is_hashed
 from alerce_early.errors import InputError, require_extra
 from alerce_early.evaluation import conformal, metrics, tables
 from alerce_early.machine import threads
-from alerce_early.serving.runtimes import BATCH, ONNX, RUNTIMES, Facts, Runtime, open_exported
+from alerce_early.serving.runtimes import BATCH, ONNX, RUNTIMES, Facts, Runtime, choose, open_exported
 
 Table = dict[str, np.ndarray]
 HALF_MAX = float(np.finfo(np.float16).max)
@@ -26,14 +27,23 @@ ALIKE = ("classes", "features", "raw_shape", "channels", "kind", "survey")  # of
 def load(*sources: str | Path, runtime: str | None = None, embedding: bool = False) -> "Classifier":
     """Return the classifier of a run folder, a checkpoint or an exported .onnx file; of several, their mean.
 
-    runtime: what computes, one of `runtimes.RUNTIMES`, by default torch; an exported file runs with onnx alone, and
-    nothing here imports torch then. embedding: see `Classifier`. Raises InputError if a network is missing, or if
-    several do not belong together.
+    runtime: what computes, one of `runtimes.RUNTIMES`, by default or of "auto" what `runtimes.choose` chooses; an
+    exported file runs with onnx alone, and nothing here imports torch then. embedding: see `Classifier`. Raises
+    InputError if a network is missing, or if several do not belong together.
     """
-    paths = [Path(source) for source in sources]
-    names = [runtime or ("onnx" if path.suffix == ONNX else "torch") for path in paths]
+    paths, asked = [Path(source) for source in sources], "" if runtime == "auto" else runtime
+    if not asked and (default := choose(len(paths))) == "float32" and not embedding:
+        paths = list(map(_prefer_exported, paths))
+    names = [asked or ("onnx" if path.suffix == ONNX else default) for path in paths]
     members = [_open(path, name, embedding) for path, name in zip(paths, names, strict=True)]
     return Classifier(members, "+".join(dict.fromkeys(names)), embedding)
+
+
+def _prefer_exported(path: Path) -> Path:
+    """Return the exported file of a bundled network, where onnxruntime is installed: it starts seconds earlier."""
+    exported = Path(f"{path}{ONNX}")
+    bundled = path.name == str(path) and not path.exists() and (files.PRETRAINED / exported).exists()
+    return exported if bundled and find_spec("onnxruntime") else path
 
 
 def _open(path: Path, runtime: str, embedding: bool) -> tuple[Facts, Runtime]:
@@ -51,7 +61,7 @@ def _open(path: Path, runtime: str, embedding: bool) -> tuple[Facts, Runtime]:
     if runtime == "onnx":
         raise InputError(f"--runtime onnx runs exported files; write one: python -m alerce_early.export {path}.")
     if runtime not in RUNTIMES:
-        raise InputError(f"--runtime {runtime} is unknown; there are {', '.join(RUNTIMES)}.")
+        raise InputError(f"--runtime {runtime} is unknown; there are auto, {', '.join(RUNTIMES)}.")
     with require_extra(f"{path} is no exported file"):  # torch, which who has an exported file need not have
         from alerce_early.artifacts.run_folder import checkpoint_of
         from alerce_early.serving.deployed import Deployed

@@ -26,7 +26,7 @@ def make_parser(verb: str, description: str | None) -> argparse.ArgumentParser:
     add("--schemas", metavar="FOLDER|URL", help="the .avsc files, or the registry, of packets without their schema")
     add("--embedding", action="store_true", help="add a column with the output of the network's last hidden layer")
     add("--columns", type=_columns, metavar="images=NAME,ids=NAME", help="names in npz, HDF5 and pickled stamps files")
-    add("--runtime", help="how to run a checkpoint: torch (default), bfloat16, openvino")
+    add("--runtime", help="how to run a checkpoint: auto (default), float32, mixed, bfloat16, torch, openvino")
     return parser
 
 

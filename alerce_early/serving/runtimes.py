@@ -24,7 +24,7 @@ from alerce_early.data import text
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError, one_line, require_extra
 from alerce_early.evaluation import conformal
-from alerce_early.machine import threads
+from alerce_early.machine import multiplies_bfloat16, threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # of what a deployed network takes and returns
 LICENCE = "MIT"
 ONNX = ".onnx"  # how the name of an exported file ends
+CLOSE = 0.05  # lead of a probability over the next, below which bfloat16 might change the class
 BATCH = 32  # rows per core through the network at once, 1.5 MB of raw stamps: what is in between stays in the cache
 
 # Raw stamps (B, C, H, W) float32, NaN where there is no data, and metadata (B, F) float32 or None, to all
@@ -110,9 +111,50 @@ def eager(deployed: Deployed) -> Runtime:
     return run
 
 
+def float32(deployed: Deployed) -> Runtime:
+    """Return torch in float32, part by part."""
+    return _by_torch(deployed, deployed)
+
+
 def bfloat16(deployed: Deployed) -> Runtime:
     """Return torch in mixed precision, see `Deployed.to_mixed`."""
-    network = deployed.to_mixed().without_recipe()
+    return _by_torch(deployed, deployed.to_mixed())
+
+
+def mixed(deployed: Deployed) -> Runtime:
+    """Return bfloat16, and float32 for the rows whose class its rounding could change.
+
+    On real stamps probabilities change by no more than .007, so the class of a row is safe where its probability
+    leads by `CLOSE`. Where there are no classes, all is float32.
+    """
+    exact = float32(deployed)
+    if not deployed.facts.classes:
+        return exact
+    quick = bfloat16(deployed)
+
+    def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        found = quick(stamps, metadata)
+        ordered = np.sort(np.stack([found[f"p_{name}"] for name in deployed.facts.classes]), 0)
+        if (close := ordered[-1] - ordered[-2] < CLOSE).any():
+            again = exact(stamps[close], None if metadata is None else metadata[close])
+            for name, column in again.items():
+                found[name][close] = column
+        return found
+
+    return run
+
+
+def choose(networks: int) -> str:
+    """Return the name of the fastest runtime that gives the classes of float32, for so many networks on average.
+
+    The class of a mean may change where that of no network does, so several networks are computed in float32.
+    """
+    return "mixed" if networks == 1 and multiplies_bfloat16() else "float32"
+
+
+def _by_torch(deployed: Deployed, computed: Deployed) -> Runtime:
+    """Return a runtime of the recipe of one network and what comes after it in another, part by part."""
+    network = computed.without_recipe()
 
     def part(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
         return network(*deployed.prepare(stamps, metadata)).numpy()
@@ -158,7 +200,7 @@ def openvino(deployed: Deployed) -> Runtime:
     return _in_parts(part, deployed.columns)
 
 
-RUNTIMES = {"torch": eager, "bfloat16": bfloat16, "openvino": openvino}
+RUNTIMES = {"torch": eager, "float32": float32, "mixed": mixed, "bfloat16": bfloat16, "openvino": openvino}
 
 
 def _in_parts(part: Part, names: Sequence[str]) -> Runtime:

@@ -15,6 +15,7 @@ from alerce_early.artifacts import checkpoints
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.construct import check, construct, library_class
 from alerce_early.errors import InputError, MissingExtraError, one_line
+from alerce_early.machine import multiplies_bfloat16
 from alerce_early.tasks.base import Task
 from alerce_early.training import processes, signals
 from alerce_early.training.callbacks import (
@@ -36,13 +37,13 @@ UNFIT = {
 
 
 def choose_precision(options: dict[str, Any]) -> str:
-    """Return the precision of the trainer's options; of auto, bfloat16 where the device multiplies it in hardware."""
+    """Return the precision of the trainer's options; of auto, bfloat16 where the device is faster in it."""
     if (asked := options.get("precision", "32-true")) != "auto":
         return asked
     if options.get("accelerator") in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         quick = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        quick = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        quick = multiplies_bfloat16()
     return "bf16-mixed" if quick else "32-true"
 
 

@@ -189,7 +189,7 @@ def test_a_run_is_exported_first(run: Path, file: Path, monkeypatch: pytest.Monk
 def test_an_ensemble_mixes_files_and_runs(run: Path, file: Path) -> None:
     stamps, metadata = np.random.default_rng(0).normal(size=(5, 63, 63, 3)), np.ones((5, 2))
     both = alerce_early.load(file, run)
-    assert both.runtime == "onnx+torch" and both.model.count("+") == 1
+    assert both.runtime == "onnx+float32" and both.model.count("+") == 1
     alone = alerce_early.load(run).predict(stamps, metadata)
     assert both.predict(stamps, metadata)["q_SN"] == pytest.approx(alone["q_SN"], abs=1e-5)
 

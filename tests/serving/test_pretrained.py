@@ -31,7 +31,7 @@ def test_each_has_a_card_and_they_are_small() -> None:
 def test_the_exported_file_is_the_checkpoint(name: str, survey: dict[str, Any]) -> None:
     square = [i for i, image in enumerate(survey["images"]) if image.shape == (63, 63, 3)][:64]
     metadata = dict(zip(COLUMNS, np.asarray(survey["metadata"])[square].T, strict=True))
-    classifiers = [alerce_early.load(file) for file in (name, f"{name}.onnx")]
+    classifiers = [alerce_early.load(name, runtime="torch"), alerce_early.load(f"{name}.onnx")]
     of_checkpoint, of_file = (one.predict([survey["images"][i] for i in square], metadata) for one in classifiers)
     assert classifiers[0].model == classifiers[1].model and classifiers[1].runtime == "onnx"
     assert all(np.allclose(of_checkpoint[f"q_{cls}"], of_file[f"q_{cls}"], atol=1e-5) for cls in CLASSES)

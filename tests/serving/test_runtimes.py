@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,17 +11,19 @@ from omegaconf import DictConfig
 
 import alerce_early
 from alerce_early import machine
+from alerce_early.artifacts.run_folder import checkpoint_of
 from alerce_early.data.readers.stamps_file import CLASSES
 from alerce_early.errors import InputError
 from alerce_early.experiments.config import to_plain
 from alerce_early.experiments.instantiate import make_task
-from alerce_early.serving import export
+from alerce_early.serving import export, inputs
 from alerce_early.serving.deployed import Deployed
-from alerce_early.serving.runtimes import BATCH, RUNTIMES
+from alerce_early.serving.runtimes import BATCH, CLOSE, RUNTIMES
+from alerce_early.training.trainer import choose_precision
 from tests.helpers.tiny import spec
 
 NAMES = ("distnr", "ra", "ndethist")
-ALLOWED = {"torch": 0.0}  # the others: mixed precision
+ALLOWED = {"torch": 0.0, "float32": 1e-6}  # the others: mixed precision
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,40 @@ def test_gives_what_the_checkpoint_gives(name: str, deployed: Deployed) -> None:
         largest = max(float(np.abs(found[column] - wanted[column].numpy()).max()) for column in deployed.columns)
         assert largest <= ALLOWED.get(name, 0.01)
     assert np.ptp(found["p_SN"]) > 0.05  # else a shuffled batch would pass
+
+
+def test_mixed_computes_in_float32_where_bfloat16_might_change_the_class(deployed: Deployed) -> None:
+    rows = export.edge_cases(deployed, 2 * BATCH, seed=1)
+    found, quick, exact = (RUNTIMES[name](deployed)(*rows.values()) for name in ("mixed", "bfloat16", "float32"))
+    ordered = np.sort([quick[f"p_{name}"] for name in CLASSES], 0)
+    close = ordered[-1] - ordered[-2] < CLOSE
+    assert 0 < close.sum() < len(close)
+    for name in deployed.columns:
+        assert np.abs(found[name] - np.where(close, exact[name], quick[name])).max() < 1e-6
+        assert np.abs(found[name] - exact[name]).max() > 1e-5  # else nothing was quicker
+    predicted, expected = (np.argmax([one[f"p_{name}"] for name in CLASSES], 0) for one in (found, exact))
+    assert (predicted == expected).all()
+
+
+def test_auto_follows_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without AMX a bundled network comes from its exported file, where there is one."""
+    monkeypatch.setattr(machine, "CPU_FACTS", facts := tmp_path / "cpuinfo")
+    for flags, of_each, precision in (("amx_bf16", "mixed mixed", "bf16-mixed"), ("bf16", "onnx float32", "32-true")):
+        facts.write_text(f"flags: avx512_bf16 {flags}")
+        assert [alerce_early.load(name).runtime for name in ("ztf_images", "ztf_simulated")] == of_each.split()
+        assert choose_precision({"precision": "auto", "accelerator": "cpu"}) == precision
+    assert alerce_early.load("ztf_simulated", "ztf_images", runtime="auto").runtime == "float32+onnx"
+
+
+def test_real_stamps_get_the_classes_of_float32(real_data: Path) -> None:
+    net = Deployed.load(checkpoint_of(Path("ztf_simulated")))
+    source = inputs.find([real_data / "ztf_first_night.pkl"], net.spec)
+    records = next(chunk.records for chunk in source.chunks(256) if chunk.records)
+    stamps = np.ascontiguousarray(np.moveaxis(np.asarray(records.images), -1, 1))
+    found, exact = (RUNTIMES[name](net)(stamps, None) for name in ("mixed", "torch"))
+    predicted, expected = (np.argmax([one[f"p_{name}"] for name in net.classes], 0) for one in (found, exact))
+    assert (predicted == expected).all() and len(stamps) > 50
+    assert 1e-5 < max(np.abs(found[f"q_{name}"] - exact[f"q_{name}"]).max() for name in net.classes) < 0.01
 
 
 @pytest.mark.parametrize("model", ["rotinv", "resnet18", "hits_two_conv"])
@@ -83,7 +120,7 @@ def test_threads_are_as_many_as_asked_for(asked: str, count: int | None, monkeyp
 
 
 def test_mistakes_are_told(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="--runtime tensorrt is unknown; there are torch, bfloat16, openvino"):
+    with pytest.raises(InputError, match="--runtime tensorrt is unknown; there are auto, torch, float32, mixed"):
         alerce_early.load("ztf", runtime="tensorrt")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(InputError, match=r"openvino.*\[fast\]"):
