@@ -153,6 +153,9 @@ def test_a_loss_that_explodes_at_once_ends_all_processes_in_one_line(stamps_file
     assert "epoch 1" in err and "optim.optimizer.lr" in err
 
 
+ALLOCATION = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "jupyter", "SLURM_NTASKS": "4", "SLURM_NNODES": "1"}
+
+
 def tasks(*arguments: str) -> list[tuple[int, list[str], list[str]]]:
     """Start this command twice, as srun does; status, output and error lines of both."""
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "early", "SLURM_NODELIST": "127.0.0.1"}
@@ -180,15 +183,23 @@ def test_a_mistake_that_the_first_process_sees_ends_all(tmp_path: Path) -> None:
     assert first == second == 2 and message == also and len(message) == 1 and "nowhere" in message[0]
 
 
-@pytest.mark.parametrize("step", ({}, {"SLURM_STEP_NUM_TASKS": "1"}), ids=("sbatch or salloc", "its interactive step"))
-def test_a_process_that_srun_did_not_start_is_alone(step: dict[str, str], stamps_file: Path, tmp_path: Path) -> None:
-    """It may still start others itself, as on any machine."""
-    allocation = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "jupyter", "SLURM_NTASKS": "4", "SLURM_NNODES": "1"}
+def test_a_process_that_srun_did_not_start_is_alone(stamps_file: Path, tmp_path: Path) -> None:
+    """As in a script of sbatch; it may still start others itself, as on any machine."""
     mine = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
-    process = command(*SHORT, *TWO, f"data.path={stamps_file}", f"outputs={tmp_path}", **allocation, **mine, **step)
+    process = command(*SHORT, *TWO, f"data.path={stamps_file}", f"outputs={tmp_path}", **ALLOCATION, **mine)
     assert process.wait(timeout=500) == 0, process.stderr
     (folder,) = finished(tmp_path)
     assert_every_row_once(folder)
+
+
+def test_the_interactive_step_of_an_allocation_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (ALLOCATION | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(processes.OURS, "")  # which it sets, of this process
+    assert processes.environment() is None
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
+    assert processes.environment() is not None  # a step of all tasks
 
 
 def test_no_thread_of_the_process_group_outlives_it() -> None:
