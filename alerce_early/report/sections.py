@@ -41,18 +41,17 @@ class Images:
     def encode(self, rows: np.ndarray) -> list[list[tuple[str, list[str], str]]]:
         """Return the images of some rows: scale, names of channels and data URI, for each scale."""
         images = self.find(rows)
-        used = [i for i in range(images.shape[1]) if np.ptp(np.nan_to_num(images[:, i]))]  # no mask that is empty
-        names = [*self.channels, *(f"channel {i + 1}" for i in range(len(self.channels), images.shape[1]))]
-        scales: dict[str, list[int]] = {}
-        for i in used:
-            scales.setdefault(names[i].partition(", ")[2], []).append(i)
         if images.ndim != 4:
             return [[("", [], pictures.encode_figure(figures.spectrum(image[0])))] for image in images]
-        heads = {scale: [names[i].partition(", ")[0] for i in of_scale] for scale, of_scale in scales.items()}
-        words = {scale: scale or ("centre" if len(scales) > 1 else "") for scale in scales}
+        names = [*self.channels, *(f"channel {i + 1}" for i in range(len(self.channels), images.shape[1]))]
+        scales: dict[str, list[int]] = {}
+        for i in range(images.shape[1]):
+            if np.ptp(np.nan_to_num(images[:, i])):  # no mask that is empty
+                scales.setdefault(names[i].partition(", ")[2], []).append(i)
+        heads = {scale: [names[i].partition(", ")[0] for i in which] for scale, which in scales.items()}
+        centre = "centre" if len(scales) > 1 else ""
         return [
-            [(words[one], heads[one], pictures.encode(image[which])) for one, which in scales.items()]
-            for image in images
+            [(one or centre, heads[one], pictures.encode(image[scales[one]])) for one in scales] for image in images
         ]
 
 
