@@ -228,7 +228,6 @@ ERRORS: dict[str, tuple[Any, str]] = {
     "no images": ({"labels": [1]}, "no images"),
     "no rows": (raw(images=[], labels=[], metadata=[]), "holds no rows"),
     "a list": ([1, 2], "a list"),
-    "channels first": (raw(images=[stamp().transpose(2, 0, 1)] * 5), r"images.*\(3, 63, 63\)"),
     "not arrays": (raw(images=["a"] * 5), "images.*str"),
     "text pixels": (raw(images=[np.full((63, 63, 3), "a")] * 5), "images.*<U1"),
     "columns": (raw(metadata=np.zeros((5, 24))), r"metadata.*\(5, 24\)"),

@@ -224,10 +224,12 @@ def test_arrays_without_names(tmp_path: Path) -> None:
         records = stamps_file.read(tmp_path / "train_triplets.npy")
         assert np.array_equal(records.images, images, equal_nan=True)
         assert records.labels.tolist() == [1, 0, UNLABELLED, 1, 2] and records.ids.tolist() == [*"ABCAD"]
-    (tmp_path / "labels.csv").write_text("label\nSN\n")
+    (tmp_path / "other.csv").write_text("label\nSN\n")
     with pytest.raises(InputError, match=r"data\.labels"):
-        stamps_file.read(tmp_path / "train_triplets.npy", labels_path=tmp_path / "labels.csv")
+        stamps_file.read(tmp_path / "train_triplets.npy", labels_path=tmp_path / "other.csv")
     np.save(tmp_path / "one.npy", images[0])
+    with pytest.raises(InputError, match=r"data\.labels"):
+        stamps_file.read(tmp_path / "one.npy")
     spec = constant("AGN", "SN", survey="ZTF").spec
     (chunk,) = inputs.find([tmp_path / "one.npy"], spec).chunks(9)
     assert chunk.keys.tolist() == ["one.npy:0"] and chunk.records and chunk.records.labels.tolist() == [UNLABELLED]
@@ -249,14 +251,17 @@ def test_arrays_under_other_names(tmp_path: Path) -> None:
     found = stamps_file.read(tmp_path / "a.npz", columns=columns, labels_map=numbered)
     assert found.labels.tolist() == [0, 1, 2, 1, 4] and found.ids.tolist() == [*"01234"]
     assert np.array_equal(found.images, images, equal_nan=True)
-    for options, word in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"columns": columns}, "labels_map"),
         ({"columns": {"images": "Z"}}, r"data\.columns\.images=Z"),
         ({"columns": {"pictures": "X"}}, r"data\.columns"),
-    ):
+    )
+    for options, word in wrong:
         with pytest.raises(InputError, match=word):
             stamps_file.read(tmp_path / "a.npz", **options)
     spec = constant("AGN", "SN", survey="ZTF").spec
+    (chunk,) = inputs.find([tmp_path / "a.npz"], spec).chunks(9)
+    assert "--columns" in chunk.rejected[0].reason and "X 5 x 3 x 63 x 63" in chunk.rejected[0].reason
     (chunk,) = inputs.find([tmp_path / "a.npz"], spec, columns={"images": "X"}).chunks(9)
     assert chunk.records and np.array_equal(chunk.records.images, images, equal_nan=True)
     with pytest.raises(InputError, match="--columns"):
@@ -270,7 +275,7 @@ def test_arrays_under_other_names(tmp_path: Path) -> None:
             file["OBJECT_ID_"] = np.array([f"ZTF{i // 2}" for i in range(5)][rows], "S")
             file["type"] = names[rows].astype("S")
     found = stamps_file.read(tmp_path / "sky", columns={"labels": "type"})
-    assert np.array_equal(np.stack(found.images), images, equal_nan=True) and found.part is None
+    assert np.array_equal(np.stack(list(found.images)), images, equal_nan=True) and found.part is None
     assert found.labels.tolist() == [0, 1, 2, 1, 4] and found.ids.tolist() == ["ZTF0", "ZTF0", "ZTF1", "ZTF1", "ZTF2"]
 
 

@@ -173,8 +173,10 @@ def _describe_text(file: IO[bytes]) -> str:
 def _describe_fits(file: IO[bytes]) -> str:
     from astropy.io import fits
 
-    with warnings.catch_warnings(), fits.open(file, memmap=False, disable_image_compression=True) as units:
-        warnings.simplefilter("ignore")
+    with (
+        warnings.catch_warnings(action="ignore"),
+        fits.open(file, memmap=False, disable_image_compression=True) as units,
+    ):
         images = [unit.shape for unit in units if unit.is_image and unit.shape]
         tables = [unit.name or "unnamed" for unit in units if not unit.is_image]
     shapes = dict.fromkeys(" x ".join(map(str, shape)) for shape in images)

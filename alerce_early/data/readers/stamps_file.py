@@ -143,6 +143,14 @@ def load(
         return raw  # which `from_raw` refuses
     if given:
         raw = _rename(raw, {} if alone else given, str(path))
+    held = {str(name).lower() for name, value in raw.items() if value is not None}
+    if not held & {*KEYS["images"], *PARTS}:
+        seen = look(path, describe=True)[1]
+        there = "" if ":" in seen else f" of {', '.join(str(name)[:20] for name in list(raw)[:20])}"
+        raise InputError(
+            f"{path}: is {seen}{there}; it has no images. Name them with data.columns.images=NAME, in predict with "
+            "--columns images=NAME."
+        )
     if "labels" in given and not alone and not labelled:
         raw.pop("labels")  # which may number classes that nobody names
     elif "labels" in given and not alone:
@@ -150,6 +158,11 @@ def load(
     table = Path(labels_path) if labels_path else None
     if alone and not table:
         table = next((one for one in raw_files.find_tables(path) if labelled or one.name != raw_files.LABELS), None)
+    if alone and labelled and not table:
+        raise InputError(
+            f"{path}: is an npy file of images, without labels. Give a CSV of one row per stamp, in the same order, "
+            f"with data.labels=FILE, or as {path.name.partition('.')[0]}.csv beside it."
+        )
     if not table:
         return raw
     found = _labels_by_table(raw, table, given.get("labels"), str(path))

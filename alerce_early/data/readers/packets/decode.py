@@ -53,9 +53,7 @@ def decode_records(
                 if isinstance(record, UnreadableError):
                     raise record
                 held = fields.of(record)
-                if (
-                    not {fields.ZTF.source, fields.RUBIN.source} & record.keys()
-                ):  # stamps of which nothing else is known
+                if fields.FILE in record and held.source not in record:  # stamps of which nothing else is known
                     held = fields.SURVEYS.get(survey, held)
                     record |= {held.source: {}}
                 name = held.survey

@@ -122,7 +122,7 @@ def to_packet(record: Mapping[str, Any], source: str) -> dict[str, Any]:
 
     Its columns may lie flat, with or without the prefixes of Fink. source: where it was, which names what has no id.
     """
-    flat = {formats.plain_name(name): value for name, value in record.items()}
+    flat = {formats.plain_name(name): value for name, value in record.items() if name not in (FILE, OBJECT)}
     named = {name.lower(): name for name in flat}
     held = {field: _decode(flat[named[field.lower()]], field) for field in CUTOUTS.values() if field.lower() in named}
     if {ZTF.source, RUBIN.source} & flat.keys():
@@ -162,10 +162,9 @@ def read_fits(content: bytes, source: str) -> dict[str, Any]:
 
     try:
         with (
-            warnings.catch_warnings(),
+            warnings.catch_warnings(action="ignore"),
             fits.open(io.BytesIO(content), memmap=False, disable_image_compression=True) as units,
         ):
-            warnings.simplefilter("ignore")
             tables = {unit.name.upper(): unit for unit in units if isinstance(unit, fits.BinTableHDU)}
             images = [unit for unit in units if unit.is_image and unit.shape]
             record = {CUTOUTS[name]: _to_file(*one) for name, one in _pick(images).items()}

@@ -20,7 +20,7 @@ from alerce_early.data.records import UnreadableError
 
 CUTOUTS = {name: f"cutout{name.capitalize()}" for name in CHANNELS}
 SNR = "SNR"  # the channel of difference / sqrt(variance), of Rubin
-FILE, OBJECT = "file", "file_object"  # of a record without ids: names of the alert and its object, of its file's name
+FILE, OBJECT = "#file", "#object"  # of a record without ids: names of the alert and its object, of its file's name
 NUMBER = (float, int, Decimal, NoneType)
 
 
