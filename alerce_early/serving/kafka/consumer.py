@@ -178,7 +178,7 @@ class Stream:
             plain = {name: None if value != value else value for name, value in row.items()}  # JSON has no NaN
             self.producer.produce(
                 self.topic,
-                json.dumps(plain).encode(),
+                json.dumps(plain, default=float).encode(),  # some pyarrow leave float16 as numpy has it
                 key=row["id"],
                 on_delivery=lambda error, _: failed.append(error) if error else None,
             )
