@@ -14,6 +14,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m alerce_early.compare", description=__doc__)
     parser.add_argument("--version", action="version", version=f"alerce-early {files.VERSION}")
     parser.add_argument("folder", nargs="+", help="a run folder, or one with runs below it")
+    parser.add_argument(
+        "--labels", type=Path, metavar="FILE", help="labels of the label command: compare on its random rows"
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, a number a column")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the table there as a page")
     asked = parser.parse_args()
@@ -21,7 +24,7 @@ def main() -> None:
     from alerce_early.experiments.compare import find, join
 
     finished, unfinished = find(asked.folder)
-    entries, said = join(finished)
+    entries, said = join(finished, asked.labels)
     said += [f"not finished: {folder}" for folder in unfinished]
     if entries:
         print(compare.as_text(rows := compare.rank(entries)))

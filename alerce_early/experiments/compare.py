@@ -22,8 +22,10 @@ from alerce_early.evaluation import comparison, tables
 from alerce_early.evaluation.comparison import Outcome
 from alerce_early.evaluation.kinds import Kind, choose_kind
 from alerce_early.evaluation.metrics import TARGET
+from alerce_early.evaluation.screening import QUEUE, RANDOM
 from alerce_early.experiments.metrics import add_metrics
 from alerce_early.report import page, sections
+from alerce_early.report.foreign_table import find_queues
 from alerce_early.report.page import number
 
 NOT_A_CHOICE = {"seed", "data.split.fold", "metrics"}  # may differ between runs of one entry
@@ -134,8 +136,10 @@ def find(paths: Iterable[str]) -> tuple[list[Finished], list[Path]]:
     return finished, unfinished
 
 
-def join(finished: Iterable[Finished]) -> tuple[list[Entry], list[str]]:
+def join(finished: Iterable[Finished], labels: Path | None = None) -> tuple[list[Entry], list[str]]:
     """Return the entries, grouped by test rows with the best first, and notes on excluded runs.
+
+    labels: a table of labels with a column queue, whose rows drawn at random are compared alone; by default all are.
 
     The folds of a seed are judged as one table; a seed that lacks one is left out, and so is a second run of the
     same config, seed and fold.
@@ -158,10 +162,15 @@ def join(finished: Iterable[Finished]) -> tuple[list[Entry], list[str]]:
             said.append(f"{runs[0].choices['model']}, seed {seed}: {len(runs)} of {wanted} folds; left out.")
             continue
         table = tables.join_tables([run.table for run in runs])
+        if labels:
+            table = _keep_drawn(table, labels, runs[0].run.path)
         groups.setdefault((choices, _rows(table, runs[0].result["origin"])), []).append((runs, table))
     entries = [
         Entry(
-            [run for runs, _ in seeds for run in runs], [table for _, table in seeds], list(map(_values, seeds)), rows
+            [run for runs, _ in seeds for run in runs],
+            [table for _, table in seeds],
+            [_values(seed, anew=labels is not None) for seed in seeds],
+            rows,
         )
         for (_, rows), seeds in groups.items()
     ]
@@ -174,10 +183,19 @@ def _target(run: Finished) -> str:
     return str(run.result.get("target_class", TARGET))
 
 
-def _values(seed: tuple[list[Finished], Mapping[str, np.ndarray]]) -> Mapping[str, float]:
+def _keep_drawn(table: tables.Table, labels: Path, run: Path) -> dict[str, np.ndarray]:
+    """Return the rows of the objects that a table of labels drew at random; raises InputError if none was."""
+    queue = find_queues(labels, {"id": table["id"]}).get(QUEUE, np.full(len(table["id"]), ""))
+    if not (queue == RANDOM).any():
+        raise InputError(f"--labels {labels}: none of its random rows is a test row of {run}. Label more at random.")
+    return tables.take_rows(table, queue == RANDOM)
+
+
+def _values(seed: tuple[list[Finished], Mapping[str, np.ndarray]], anew: bool = False) -> Mapping[str, float]:
     (run, *more), table = seed
-    judged = choose_kind(table, _target(run)).judge(table) if more else run.result[run.result["judged"]]
-    if more:
+    anew = anew or bool(more)
+    judged = choose_kind(table, _target(run)).judge(table) if anew else run.result[run.result["judged"]]
+    if anew:
         with suppress(InputError):  # of code that is gone, or that nobody trusts
             judged = add_metrics(judged, _own_metrics(run).values(), table)
     return judged["values"]

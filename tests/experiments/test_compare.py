@@ -113,6 +113,22 @@ def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[s
     assert f"sure {sure(entry.tables[0]):.3f}" in row.cells["test result"] and "sure_mean" in row.values
 
 
+def test_labels_drawn_at_random_are_compared_alone(folds: Path, tmp_path: Path) -> None:
+    (whole,), _ = join(find([str(folds)])[0])
+    ids = whole.tables[0]["id"].tolist()
+    drawn = {name: "random" if i % 3 == 0 else "uncertain" for i, name in enumerate(ids)}
+    lines = [f"{name},SN,{queue}" for name, queue in drawn.items()]
+    (file := tmp_path / "labels.csv").write_text("\n".join(["id,label,queue", *lines]))
+    (entry,), _ = join(find([str(folds)])[0], file)
+    kept = np.array([drawn[name] == "random" for name in ids])
+    right = whole.tables[0]["label"] == whole.tables[0]["predicted"]
+    assert 0 < kept.sum() < len(ids) and entry.tables[0]["id"].tolist() == [n for n in ids if drawn[n] == "random"]
+    assert entry.values[0]["accuracy"] == pytest.approx(right[kept].mean())
+    file.write_text("id,label,queue\nnobody,SN,random\n")
+    with pytest.raises(InputError, match="--labels"):
+        join(find([str(folds)])[0], file)
+
+
 def test_a_repeated_run_counts_once(sweep: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         shutil.copytree(sweep / "minmax0", tmp_path / name)
