@@ -130,7 +130,10 @@ class Data(DataAliases):
     )
     simulated_n: int = Field(ge=1, description="how many simulated stamps there are to draw from")
     simulated_seed: int = Field(ge=0, description="of these; the pretrained networks saw those of seed 0")
-    simulated: Target | None = Field(description="what simulates them: the data of ZTF and Rubin have it")
+    simulated: Target | None = Field(
+        description="what simulates them, for the data of ZTF and Rubin; ZTF's takes `young` and `cloudy`, the "
+        "shares of new objects and of shallow exposures in each class"
+    )
 
 
 class RecipeAliases(Node):

@@ -36,7 +36,8 @@ def tiny(composed: Callable[..., DictConfig], common: Path) -> Callable[..., Dic
 
     def tiny(*overrides: str) -> DictConfig:
         config = composed(f"outputs={common}", *overrides)
-        OmegaConf.update(config, "data.n", TINY)
+        if "n" in config.data:  # it is simulated
+            config.data.n = TINY
         return config
 
     return tiny
