@@ -5,10 +5,16 @@ split ("validation" or "test"), label and predicted (class names), p_<class> for
 calibrated, the sets of classes of `conformal.KINDS`, and what of `METADATA` the store has. The label of an unlabelled
 row is empty. A parquet file may hold `EMBEDDING` as well, a list of numbers per row.
 
+A table of `predict` has no row and split, and also candid, source, model, entropy, imputed, trained and is_<class>.
+Read back from either format, p_<class>, q_<class>, entropy, confidence and a predicted redshift are float32; jd, ra,
+dec, magpsf, sigmapsf and snr float64; imputed, fid and ndethist int64 (float64 where some are unknown); trained and
+is_<class> bool; the rest is text.
+
 What holds for all rows, such as the coverage that the sets promise, is in the table's metadata: in the schema of a
 parquet file, in a hidden JSON file beside a CSV. Tables from before have it as columns.
 """
 
+import csv as lines
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,8 +39,18 @@ EXTENSIONS = (".parquet", ".csv")
 EMBEDDING = "embedding"  # the column of `predict --embedding`, (N, D) float16
 TRAINED = "trained"  # the column that tells whether a row is of an object that trained or chose the network
 # Of any format: a CSV does not tell text from numbers, nor whole numbers from others.
-TEXTS = ("candid", "id", "object", "source", "label", "predicted", "set", "set_marginal", "split", "model")
+TEXTS = (
+    *("candid", "id", "object", "source", "label", "predicted", "set", "set_marginal", "split", "model"),
+    *("first_call", "last_call"),  # of a table of objects
+)
 WHOLE = ("fid", "ndethist")  # whole numbers where they are known
+# Of a CSV of `predict`, which has a column model; a table from elsewhere may hold anything under these names.
+DTYPES = {
+    **dict.fromkeys((*WHOLE, "imputed"), pyarrow.int64()),
+    **dict.fromkeys(("jd", "ra", "dec", "magpsf", "sigmapsf", "snr"), pyarrow.float64()),
+    **{TRAINED: pyarrow.bool_(), "entropy": pyarrow.float32(), "confidence": pyarrow.float32()},
+}
+PREFIXES = {"p_": pyarrow.float32(), "q_": pyarrow.float32(), "is_": pyarrow.bool_()}
 LARGEST_WHOLE = 2.0**53  # beyond it floats skip some
 
 
@@ -111,10 +127,15 @@ def read(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray
 
 def _csv(path: Path, names: Sequence[str] | None) -> pyarrow.Table:
     with path.open("rb") as file:
-        columns = file.readline(1 << 20).count(b",") + 1
-    if columns > COLUMNS:
+        header = file.readline(1 << 20)
+    if (columns := header.count(b",") + 1) > COLUMNS:
         raise ValueError(f"it has {columns:,} columns, more than {COLUMNS:,}")
-    options = csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(TEXTS, pyarrow.string()))
+    types = dict.fromkeys(TEXTS, pyarrow.string())
+    if "model" in (held := next(lines.reader([header.decode(errors="replace")]), [])):
+        types |= {name: kind for name in held for prefix, kind in PREFIXES.items() if name.startswith(prefix)} | DTYPES
+        if not any(name.startswith("p_") for name in held):
+            types["predicted"] = pyarrow.float32()  # a redshift
+    options = csv.ConvertOptions(include_columns=names, column_types=types)
     return csv.read_csv(path, convert_options=options)
 
 

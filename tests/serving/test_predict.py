@@ -200,10 +200,16 @@ def test_a_page_shows_the_most_probable_supernovae_first(
 
 def test_columns_have_the_same_types_in_both_formats(classifier: Classifier, night: Path, tmp_path: Path) -> None:
     found = [table_of(classifier, night, tmp_path / f"out.{end}") for end in ("csv", "parquet")]
-    kinds = [{name: column.dtype.kind for name, column in table.items()} for table in found]
-    assert kinds[0] == kinds[1] and kinds[0]["candid"] == "O" and kinds[0]["fid"] == "i"
+    found += [table_of(classifier, night, tmp_path / f"none.{end}", shard=(99, 100)) for end in ("csv", "parquet")]
+    kinds = [{name: column.dtype for name, column in table.items()} for table in found]
+    assert kinds[0] == kinds[1] == kinds[3] and kinds[0]["candid"] == "O" and kinds[0]["fid"] == "i8"
+    assert kinds[2] == kinds[3] and not len(found[2]["candid"])
+    assert kinds[0]["p_SN"] == kinds[0]["entropy"] == np.float32 and kinds[0]["jd"] == np.float64
     assert found[0]["candid"].tolist() == found[1]["candid"].tolist() and found[0]["candid"][0].isdigit()
     assert parquet.read_schema(tmp_path / "out.parquet").field("fid").type == "int64"
+    redshift = {"model": np.array(["a"]), "predicted": np.array([0.1], np.float32)}
+    predictions.write(tmp_path / "redshift.csv", redshift)
+    assert predictions.read(tmp_path / "redshift.csv")["predicted"].tolist() == redshift["predicted"].tolist()
     unknown = predictions.to_arrow({"fid": np.array([1.0, np.nan])})
     assert unknown["fid"].to_pylist() == [1, None]
 
