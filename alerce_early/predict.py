@@ -113,7 +113,7 @@ def _classify(given: argparse.Namespace) -> None:
         from alerce_early.serving.cluster import classify_archive
 
         networks = (given.model, *given.ensemble), given.runtime, classifier.survey
-        if not classify_archive(*networks, source, given.out, given.embedding):
+        if not classify_archive(*networks, source, given.out, given.embedding, given.threshold):
             sys.exit(1)
         return
     outcome = predict(classifier, source, given.out, given.shard, given.overwrite)

@@ -1,9 +1,9 @@
 """Safe reading and atomic writing of checkpoints.
 
 A checkpoint contains `format`, the name of its `task` class, `hyper_parameters` as plain values (network, spec with
-the recipe, ...) and `state_dict`. That of a finished run also contains `calibration`, `conformal` and `trained_on`, the
-hashes of the objects used in training or model selection (see `text.hash_objects`; missing from old files).
-`alerce_early.tasks.restore` rebuilds the task.
+the recipe, ...) and `state_dict`. That of a finished run also contains `calibration`, `conformal`, `operating_points`
+(of `thresholds.fit_percents`) and `trained_on`, the hashes of the objects used in training or model selection (see
+`text.hash_objects`); old files lack some of these. `alerce_early.tasks.restore` rebuilds the task.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a threshold on the probability of one class buys: how pure, how complete, how many are missed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ FEW = 30  # rows of the class, below which a threshold promises nothing
 PREFIX = "threshold_"  # of the constants of a table that `list_constants` returns
 CHOSEN_BY = f"{PREFIX}rows"  # the constant that tells how many of them chose the thresholds
 WANTED = (0.9, 0.95)  # completeness or purity for which the page gives the threshold
+PERCENTS = tuple(percent / 100 for percent in range(1, 101))  # for which a checkpoint has it
 
 
 def looked_for(classes: tuple[str, ...], target: str = metrics.TARGET) -> str | None:
@@ -28,7 +29,7 @@ def purity_completeness(own: np.ndarray, score: np.ndarray) -> tuple[np.ndarray,
     return ranking.thresholds, hits / (hits + others), hits / hits[-1]
 
 
-def operating_points(own: np.ndarray, score: np.ndarray) -> list[dict[str, Any]]:
+def operating_points(own: np.ndarray, score: np.ndarray, levels: Sequence[float] = WANTED) -> list[dict[str, Any]]:
     """For each wanted completeness the highest threshold that gives it, for each wanted purity the lowest.
 
     own, score: see `purity_completeness`. Returns [{"wanted", "level", "threshold", "purity", "completeness"}];
@@ -37,7 +38,7 @@ def operating_points(own: np.ndarray, score: np.ndarray) -> list[dict[str, Any]]
     threshold, purity, completeness = purity_completeness(own, score)
     points = []
     for wanted, values, pick in (("completeness", completeness, 0), ("purity", purity, -1)):
-        for level in WANTED:
+        for level in levels:
             enough = np.flatnonzero(values >= level)
             of = {"threshold": threshold, "purity": purity, "completeness": completeness}
             found = {name: float(column[enough[pick]]) if len(enough) else None for name, column in of.items()}
@@ -60,6 +61,29 @@ def fit(table: tables.Table, target: str = metrics.TARGET) -> dict[str, Any] | N
         "rows": int(own.sum()),
         "thresholds": {_point(p["wanted"], p["level"]): p["threshold"] for p in points},
     }
+
+
+def fit_percents(table: tables.Table) -> dict[str, dict[str, Any]]:
+    """Find the threshold for each whole percent of completeness and of purity, for every class.
+
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        Labelled validation rows with ``p_<class>``.
+
+    Returns
+    -------
+    dict
+        Of each class that has rows: ``rows``, how many, and ``completeness`` and ``purity``, each 100 thresholds on
+        ``p_<class>`` for 0.01 to 1, None where none gives it; see `operating_points`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in tables.classes_of(table):
+        if (own := table["label"] == name).any():
+            points = operating_points(own, find_score(table, name), PERCENTS)
+            by_kind = {k: [p["threshold"] for p in points if p["wanted"] == k] for k in ("completeness", "purity")}
+            found[name] = {"rows": int(own.sum()), **by_kind}
+    return found
 
 
 def list_constants(fitted: Mapping[str, Any] | None) -> dict[str, float | None]:

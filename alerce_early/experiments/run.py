@@ -98,7 +98,9 @@ def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence
             fits = fit_on_validation(table, config)
             table |= columns_of(fits, table)
             constants = constants_of(fits)
-            checkpoints.add(run.best, fits | {"trained_on": hash_trained(data, config.init_from)})
+            points = thresholds.fit_percents(tables.select_judged(table, "validation"))
+            seen = {"operating_points": points, "trained_on": hash_trained(data, config.init_from)}
+            checkpoints.add(run.best, fits | seen)
             write_predictions(run, table, constants)
             result = {
                 "origin": data.spec.origin,

@@ -17,6 +17,7 @@ from alerce_early.data.text import is_hashed
 from alerce_early.errors import InputError, require_extra
 from alerce_early.evaluation import conformal, metrics, tables
 from alerce_early.machine import threads
+from alerce_early.serving.flags import Flag, find
 from alerce_early.serving.runtimes import BATCH, ONNX, RUNTIMES, Facts, Runtime, choose, open_exported
 
 Table = dict[str, np.ndarray]
@@ -77,7 +78,8 @@ class Classifier:
     network; those of an ensemble are joined by "+". spec: all facts of the training data. survey: the one whose alerts
     it takes, by default that of its training data; "" is any, for a network that was trained for several. runtime: the
     name of what computes. embedding: whether tables have the column `EMBEDDING`, the output of the last hidden layer;
-    several networks give that of the first, because the coordinates of two networks are unrelated.
+    several networks give that of the first, because the coordinates of two networks are unrelated. flags: columns
+    is_<class> to add, see `flag`.
     """
 
     def __init__(self, members: Sequence[tuple[Facts, Runtime]], runtime: str, embedding: bool = False):
@@ -86,6 +88,7 @@ class Classifier:
         self._runs = [run for _, run in members]
         first = self.members[0]
         self.spec, self.features, self.classes = first.spec, first.spec.features, first.classes
+        self.flags: tuple[Flag, ...] = ()
         if not first.spec.raw_shape:
             raise InputError(f"model {first.model_id} does not tell the shape of raw stamps. Train again.")
         self.shape = (*first.spec.raw_shape[1:], first.spec.raw_shape[0])
@@ -180,6 +183,18 @@ class Classifier:
         """What holds for all rows of a table: set_coverage, the coverage that its sets promise, where it has any."""
         return conformal.list_constants(self.members[0].conformal if len(self.members) == 1 else None)
 
+    def flag(self, text: str) -> None:
+        """Add a column is_<class> (N,) bool to tables: by ``SN:purity=.9`` or ``SN:completeness=.9``, see `flags.find`.
+
+        Raises InputError for an ensemble, whose mean has no operating points, and for a second one of a class.
+        """
+        if len(self.members) > 1:
+            raise InputError(f"--threshold {text}: the mean of several networks has none. Leave out --ensemble.")
+        new = find(text, self.members[0])
+        if new.column in (flag.column for flag in self.flags):
+            raise InputError(f"--threshold {text}: there is one of {new.name} already. Give one per class.")
+        self.flags += (new,)
+
     def find_trained(self, ids: np.ndarray) -> np.ndarray | None:
         """Return which objects (N,) str trained or chose one of the networks, (N,) bool; None if none tells it."""
         known = [member.trained_on for member in self.members if member.trained_on is not None]
@@ -246,7 +261,8 @@ class Classifier:
             embedding = np.where(answered[:, None], embedding.clip(-HALF_MAX, HALF_MAX), np.nan)
             table[EMBEDDING] = embedding.astype(np.float16)
         missing = ~np.isfinite(metadata) | (metadata == MISSING)
-        return {**table, "imputed": missing.sum(1), "model": np.full(len(images), self.model)}
+        flags = {flag.column: table[f"p_{flag.name}"] >= flag.threshold for flag in self.flags}  # no answer: False
+        return {**table, **flags, "imputed": missing.sum(1), "model": np.full(len(images), self.model)}
 
     def _run_network(self, run: Runtime, images: np.ndarray, metadata: np.ndarray) -> Table:
         """Return all columns of one network, batch by batch."""

@@ -22,11 +22,20 @@ class Worker:
     """One core with the network: a batch of files to what became of each. Made by Ray, on whichever machine."""
 
     def __init__(
-        self, runs: Sequence[str], runtime: str | None, survey: str, out: str, schemas: str | None, embedding: bool
+        self,
+        runs: Sequence[str],
+        runtime: str | None,
+        survey: str,
+        out: str,
+        schemas: str | None,
+        embedding: bool,
+        flags: Sequence[str],
     ):
         self.classifier = load(*runs, runtime=runtime, embedding=embedding)
         self.out, self.schemas = Path(out), schemas
         self.classifier.survey = survey
+        for text in flags:
+            self.classifier.flag(text)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         said = [self._classify(Path(file)) for file in batch["item"].tolist()]
@@ -51,11 +60,17 @@ def output_of(file: Path, out: Path) -> Path:
 
 
 def classify_archive(
-    runs: Sequence[str], runtime: str | None, survey: str, source: Source, out: Path, embedding: bool = False
+    runs: Sequence[str],
+    runtime: str | None,
+    survey: str,
+    source: Source,
+    out: Path,
+    embedding: bool = False,
+    flags: Sequence[str] = (),
 ) -> bool:
     """Classify every file of a source into a table of its own in `out`; True if none had a problem.
 
-    runs, runtime, survey, embedding: of `classifier.load` and the `Classifier`, by which a machine finds the network;
+    runs, runtime, survey, embedding, flags: of `classifier.load` and the `Classifier`, to load the network anywhere;
     files and `out`, too, are where all of them see them. A row is a duplicate within its file alone. The same command
     goes on after a kill.
     Raises InputError where two files would have the same table.
@@ -69,7 +84,7 @@ def classify_archive(
     cores = max(1, min(int(ray.cluster_resources().get("CPU", 1)), len(files)))
     work = ray.data.from_items([str(file) for file in files], override_num_blocks=len(files)).map_batches(
         Worker,
-        fn_constructor_args=[where, runtime, survey, str(out.absolute()), source.schemas, embedding],
+        fn_constructor_args=[where, runtime, survey, str(out.absolute()), source.schemas, embedding, flags],
         batch_size=1,
         num_cpus=1,
         compute=ActorPoolStrategy(size=cores),

@@ -40,6 +40,7 @@ class Deployed(nn.Module):
         calibration: Mapping[str, Any] | None = None,
         conformal: Mapping[str, Any] | None = None,
         trained_on: str | None = None,
+        operating_points: Mapping[str, Any] | None = None,
         embedding: bool = False,
     ):
         """Raise InputError for a task that predicts nothing, and for fits that are none of its classes."""
@@ -60,7 +61,9 @@ class Deployed(nn.Module):
             self.columns += tuple(f"q_{name}" for name in self.classes)
         self.model_id = self._hash()
         fits = {"calibration": self.calibration, "conformal": self.conformal, "trained_on": trained_on}
-        self.facts = construct(Facts, self.model_id, self.spec, self.columns, **fits)
+        self.facts = construct(
+            Facts, self.model_id, self.spec, self.columns, **fits, operating_points=operating_points or None
+        )
         self.calibrate = Calibrate(self.calibration) if self.calibration else None
         best = "q" if self.calibration else "p"
         self.chosen = tuple(f"{best}_{name}" for name in self.facts.classes) or self.columns
@@ -72,7 +75,8 @@ class Deployed(nn.Module):
         held = checkpoints.read(checkpoint)
         task = restore.task(checkpoint, held)
         try:
-            return cls(task, held.get("calibration"), held.get("conformal"), held.get("trained_on"), embedding)
+            fits = (held.get(name) for name in ("calibration", "conformal", "trained_on", "operating_points"))
+            return cls(task, *fits, embedding)
         except Exception as error:  # nonsense may raise nearly anything
             raise InputError(f"{checkpoint}: {one_line(error)}.") from None
 

@@ -147,7 +147,8 @@ def to_checkpoint(deployed: Deployed) -> tuple[bytes, Check]:
         for name, tensor in task.state_dict().items()
     }
     fits: dict[str, Any] = {"calibration": deployed.calibration, "conformal": deployed.conformal}
-    fits |= {} if deployed.facts.trained_on is None else {"trained_on": deployed.facts.trained_on}
+    kept = {"trained_on": deployed.facts.trained_on, "operating_points": deployed.facts.operating_points}
+    fits |= {name: value for name, value in kept.items() if value is not None}
     held = {"hyper_parameters": dict(task.hparams), "state_dict": small, **fits}
     task.on_save_checkpoint(held)
     torch.save(held, file)

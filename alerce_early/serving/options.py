@@ -26,6 +26,14 @@ def make_parser(verb: str, description: str | None) -> argparse.ArgumentParser:
     add("--schemas", metavar="FOLDER|URL", help="the .avsc files, or the registry, of packets without their schema")
     add("--embedding", action="store_true", help="add a column with the output of the network's last hidden layer")
     add("--columns", type=_columns, metavar="images=NAME,ids=NAME", help="names in npz, HDF5 and pickled stamps files")
+    add(
+        "--threshold",
+        action="append",
+        default=[],
+        metavar="CLASS:purity=LEVEL",
+        help="""add a column is_CLASS by the
+        run's operating point for a purity, or a completeness, such as SN:purity=.9""",
+    )
     add("--runtime", help="how to run a checkpoint: auto (default), float32, mixed, bfloat16, torch, openvino")
     return parser
 
@@ -43,6 +51,8 @@ def load_networks(given: argparse.Namespace) -> Classifier:
     classifier = load(given.model, *given.ensemble, runtime=given.runtime, embedding=given.embedding)
     if given.survey:
         classifier.survey = ""
+    for text in given.threshold:
+        classifier.flag(text)
     return classifier
 
 

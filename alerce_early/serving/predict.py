@@ -39,6 +39,7 @@ class Outcome:
     of a damaged row group. finished: this very command had ended before.
     labels: how many labels of each table of them belong to a row, in words. trained: rows of objects that
     trained or chose the network; None where it does not tell. calibration: see `Classifier.calibration_note`.
+    flags: the thresholds of the columns is_<class>, in words.
     """
 
     classified: int
@@ -51,6 +52,7 @@ class Outcome:
     labels: tuple[str, ...] = ()
     trained: int | None = None
     calibration: str = ""
+    flags: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.finished:
@@ -65,6 +67,7 @@ class Outcome:
         said = list(self.labels)
         if self.trained:
             said.append(f"{self.trained:,} {of} are of objects that trained or chose the network (column {TRAINED})")
+        said += self.flags if self.classified else ()
         return said + ([self.calibration] if self.calibration and self.classified else [])
 
     def warn_of_cuts(self) -> None:
@@ -124,8 +127,8 @@ def predict(
                 trained = sum(int(column.sum()) for column in parts.column(TRAINED))
             parts.finish()
     seconds = time.perf_counter() - started
-    counts = parts.counts["rows"], parts.counts["rejected"]
-    return Outcome(*counts, before, seconds, first, cut, parts.finished, tuple(labels), trained, calibration)
+    counts, flags = (parts.counts["rows"], parts.counts["rejected"]), tuple(map(str, classifier.flags))
+    return Outcome(*counts, before, seconds, first, cut, parts.finished, tuple(labels), trained, calibration, flags)
 
 
 def _describe_labels(file: Path, parts: Parts, spec: DataSpec) -> str:
@@ -178,6 +181,7 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
         **classifier.constants,
         **({} if classifier.survey else {"survey": "any"}),
         **({predictions.EMBEDDING: True} if classifier.embedding else {}),
+        **({flag.column: flag.threshold for flag in classifier.flags}),
         **({} if classifier.find_trained(NOTHING.keys) is None else {"column": TRAINED}),
         **({"schemas": source.schemas} if source.schemas else {}),
         **({"pad_edges": True} if source.pad_edges else {}),

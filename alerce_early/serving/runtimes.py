@@ -51,6 +51,7 @@ class Facts:
     model_id: 12 hex digits, of the weights and of all else that decides what comes out. spec: what it was trained
     on, with the recipe. columns: names of all it returns, as in the predictions table. calibration, conformal:
     the fits of the validation rows as plain values, or None. trained_on: see `text.hash_objects`; None if unknown.
+    operating_points: see `thresholds.fit_percents`; None if unknown.
 
     Raises InputError for names that a table must not hold, and for values that cannot be applied to a stamp.
     """
@@ -61,6 +62,7 @@ class Facts:
     calibration: Mapping[str, Any] | None = None
     conformal: Mapping[str, Any] | None = None
     trained_on: str | None = None
+    operating_points: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         text.check_names([*self.spec.classes, *self.columns], "classes and columns", "it")
@@ -68,8 +70,10 @@ class Facts:
             np.empty((1, *self.spec.raw_shape))
             _ = self.calibration and float(self.calibration["temperature"])
             conformal.set_columns(self.conformal, {f"p_{name}": np.ones(1) for name in self.classes})
+            for points in (self.operating_points or {}).values():
+                np.array([points["completeness"], points["purity"]], dtype=np.float64).reshape(2, 100)
         except Exception as error:  # nonsense may raise nearly anything
-            raise InputError(f"raw_shape, calibration or conformal cannot be applied: {one_line(error)}") from None
+            raise InputError(f"its raw_shape, calibration, conformal or operating_points: {one_line(error)}") from None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -80,6 +84,7 @@ class Facts:
         """As an exported file holds them, by name; lists and dicts as JSON. Classes and features are in `spec` too."""
         words = {"format_version": str(FORMAT), "model_id": self.model_id, "licence": LICENCE}
         words |= {} if self.trained_on is None else {"trained_on": self.trained_on}
+        words |= {} if self.operating_points is None else {"operating_points": json.dumps(self.operating_points)}
         plain: dict[str, Any] = {"classes": self.spec.classes, "features": self.spec.features, "columns": self.columns}
         plain |= {"spec": self.spec.plain(), "calibration": self.calibration, "conformal": self.conformal}
         return words | {name: json.dumps(value) for name, value in plain.items()}
@@ -94,7 +99,10 @@ class Facts:
         try:
             read = {name: json.loads(texts[name]) for name in ("spec", "columns", "calibration", "conformal")}
             read |= {"spec": DataSpec.from_plain(read["spec"]), "columns": tuple(read["columns"])}
-            return construct(cls, texts["model_id"], **read, trained_on=texts.get("trained_on"))
+            points = json.loads(texts.get("operating_points", "null"))
+            return construct(
+                cls, texts["model_id"], **read, trained_on=texts.get("trained_on"), operating_points=points
+            )
         except Exception as error:  # nonsense may raise nearly anything
             raise InputError(f"what it tells of itself is damaged: {one_line(error)}.") from None
 

@@ -31,6 +31,16 @@ def test_the_threshold_for_what_is_wanted() -> None:
     assert thresholds.operating_points(~OWN, SCORE)[2]["threshold"] is None  # never 90 % pure
 
 
+def test_every_class_has_a_threshold_for_each_percent() -> None:
+    labels = np.where(OWN, "SN", "rest")
+    found = thresholds.fit_percents({"label": labels, "p_SN": SCORE, "p_rest": 1 - SCORE, "p_none": 0 * SCORE})
+    assert list(found) == ["SN", "rest"] and found["SN"]["rows"] == 4
+    assert {len(found[name][wanted]) for name in found for wanted in ("purity", "completeness")} == {100}
+    assert [found["SN"]["completeness"][percent - 1] for percent in (50, 75, 90)] == [0.8, 0.6, 0.3]
+    assert [found["SN"]["purity"][percent - 1] for percent in (50, 51, 90)] == [0.1, 0.2, 0.8]
+    assert found["rest"]["purity"][99] == pytest.approx(0.8)
+
+
 def test_which_class_is_looked_for() -> None:
     assert thresholds.looked_for(("AGN", "SN", "VS")) == "SN" == thresholds.looked_for(("SN", "rest"))
     assert thresholds.looked_for(("bogus", "real")) == "real" and thresholds.looked_for(("a", "b", "c")) is None
