@@ -1,4 +1,4 @@
-"""Alerts of one object together: how often it was seen, and what was said of it first, last and on average."""
+"""Group alerts by object: number of alerts, mean log-odds, first and last predicted class."""
 
 import numpy as np
 
@@ -13,8 +13,8 @@ def summarize(table: tables.Table, target: str = metrics.TARGET) -> dict[str, np
     Parameters
     ----------
     table : mapping of str to ndarray
-        Predictions (N,): ``id`` or ``object``, ``predicted``, ``p_<class>`` or ``q_<class>``; ``jd``, by which alerts
-        are in order, or else they are in the order of the rows.
+        Predictions (N,): ``id`` or ``object``, ``predicted``, ``p_<class>`` or ``q_<class>``; alerts are
+        ordered by ``jd``, or without it by row.
     target : str
         Class whose log-odds are averaged, in a table without it the last class.
 

@@ -3,6 +3,7 @@
 python -m alerce_early.report RUN
 python -m alerce_early.report FOLDER
 python -m alerce_early.report TABLE.csv|TABLE.parquet [--labels FILE] [--out FOLDER]
+python -m alerce_early.report TABLE.csv|TABLE.parquet --by object [--out TABLE]
 """
 
 import argparse
@@ -28,6 +29,7 @@ def main() -> None:
         help="a run folder, a .csv or .parquet table, or a folder of runs",
     )
     parser.add_argument("--out", type=Path, help="folder for the page of a table; default: TABLE_report beside it")
+    parser.add_argument("--by", choices=["object"], help="write a table and a page with one row per object of a TABLE")
     parser.add_argument("--labels", type=Path, help="a table of candid (or id) and label, for a TABLE without labels")
     parser.add_argument("--target-class", metavar="CLASS", help="of a TABLE's thresholds; default: its run's, or SN")
     parser.add_argument("--classifier", metavar="NAME", help="of several in ALeRCE's table of oid, class, probability")
@@ -38,8 +40,15 @@ def main() -> None:
     from alerce_early.evaluation.metrics import TARGET
     from alerce_early.experiments.compare import write_index
     from alerce_early.experiments.run import write_page
+    from alerce_early.report.night_page import write_objects
     from alerce_early.report.run_page import write_table_page
 
+    if given.by:
+        if given.source.suffix not in predictions.EXTENSIONS or given.labels or given.classifier:
+            raise InputError("--by object: takes a .csv or .parquet TABLE, and no --labels and no --classifier.")
+        out = given.out or given.source.with_name(f"{given.source.stem}_objects{given.source.suffix}")
+        print(*write_objects(given.source, out, given.target_class, given.overwrite), sep="\n")
+        return
     if given.source.suffix in predictions.EXTENSIONS:
         folder = given.out or given.source.with_name(f"{given.source.stem}_report")
         if folder.exists() and not given.overwrite:

@@ -107,6 +107,24 @@ def read_with_notes(
     return judged, constants | thresholds.list_constants(fitted), notes
 
 
+def read_alerts(path: Path) -> dict[str, np.ndarray]:
+    """Read a table of classifications that needs no labels: id and p_<class>.
+
+    Returns its columns (N,), with ``q_<class>`` and ``predicted`` filled in from p_<class> if they are missing. Raises
+    InputError naming missing columns and values outside [0, 1].
+    """
+    found = predictions.read(path)
+    classes = tables.classes_of(found)
+    if missing := [name for name, there in (("id", "id" in found), ("p_<class>", bool(classes))) if not there]:
+        raise InputError(f"{path}: lacks the columns {', '.join(missing)}. Give a table of predict.")
+    probabilities = _check_probabilities(path, {f"p_{name}": found[f"p_{name}"] for name in classes})
+    names = {name: text.check_names(found[name], f"{name}s", str(path)) for name in ("id", "object") if name in found}
+    known = {name: _numbers(path, name, found[name]) for name in tables.PLACE if name in found}
+    predicted = np.array(classes)[np.stack(list(probabilities.values()), 1).argmax(1)]
+    calibrated = {f"q_{name}": probabilities[f"p_{name}"] for name in classes}
+    return calibrated | {"predicted": predicted} | found | probabilities | names | known | _read_known(path, found)
+
+
 def pivot(
     path: Path, found: dict[str, np.ndarray], classifier: str | None = None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -227,7 +245,7 @@ def _numbers(path: Path, name: str, column: np.ndarray) -> np.ndarray:
     try:
         return column.astype(np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"{path}: column {name} holds no numbers; wanted probabilities.") from None
+        raise InputError(f"{path}: column {name} holds no numbers. Give numbers.") from None
 
 
 def _of_score(path: Path, found: tables.Table, target: str) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Where an alert is known elsewhere: pages of brokers by the name of its object, catalogues by its position."""
+"""Links from an alert to brokers, by the name of its object, and to catalogues, by its position."""
 
 import math
 import re
@@ -45,9 +45,9 @@ def find(object_id: str, ra: float = math.nan, dec: float = math.nan) -> dict[st
     Parameters
     ----------
     object_id : str
-        ZTF's objectId or Rubin's diaObjectId; another name has no page of a broker.
+        ZTF's objectId or Rubin's diaObjectId; brokers have no page for other names.
     ra, dec : float
-        Degrees; NaN if unknown, and then there is no page by position.
+        Degrees; NaN if unknown, which leaves out the pages by position.
     """
     known, place = math.isfinite(ra) and math.isfinite(dec), {"ra": f"{ra:.6f}", "dec": f"{dec:.6f}"}
     return {

@@ -1,12 +1,13 @@
-"""Page of a night: alerts as stamps, by the probability of one class, with filters, a sky map and links elsewhere.
+"""Page of a night: alerts as stamps, by the probability of one class, with filters, a sky map and links to brokers.
 
 All alerts are in the page as columns of JSON, and those most probable of the class have their stamps; the script of
-`templates/night.js` draws only what is looked at, so that ten thousand alerts are no more work than a hundred.
+`templates/night.js` draws 60 of them at a time, so a page of ten thousand alerts stays responsive.
 """
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from jinja2.utils import htmlsafe_json_dumps
 from PIL import Image
 
 from alerce_early import files
+from alerce_early.artifacts import predictions
 from alerce_early.data.records import LARGEST
-from alerce_early.evaluation import objects, tables
+from alerce_early.errors import InputError
+from alerce_early.evaluation import metrics, objects, tables
 from alerce_early.evaluation.metrics import TARGET
-from alerce_early.report import links, page, palette
+from alerce_early.report import foreign_table, links, page, palette
 from alerce_early.report.pictures import GAP, stretch
 
 SHOWN = 600  # alerts with stamps, 5 kB each
@@ -59,7 +62,7 @@ def write(
     channels : sequence of str
         Names of the channels.
     view : {"gallery", "table", "objects"}
-        What is shown at first.
+        The view that is open at first.
     """
     first = _first(table, target)
     classes = tables.classes_of(table)
@@ -115,6 +118,41 @@ def write(
     )
 
 
+def write_objects(source: Path, out: Path, target: str | None = None, overwrite: bool = False) -> tuple[Path, Path]:
+    """Write one row per object of a table of alerts, see `objects.summarize`, and a page with the same name.
+
+    Parameters
+    ----------
+    source, out : Path
+        Tables, .csv or .parquet.
+    target : str, optional
+        Class whose log-odds are averaged; by default `TARGET`, or the last of a table without it.
+
+    Returns
+    -------
+    tuple of Path
+        The table and the page.
+
+    Raises
+    ------
+    InputError
+        If there is no such table or class, or a file is there already.
+    """
+    table, written = foreign_table.read_alerts(source), out.with_suffix(".html")
+    classes = tables.classes_of(table)
+    if target is not None and target not in classes:
+        raise InputError(f"--target-class {target}: there is no such class. Choose from {', '.join(classes)}.")
+    for path in (out, written):
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} is there already; give another --out, or --overwrite to replace it.")
+    name = metrics.positive(classes, target or TARGET)
+    found = objects.summarize(table, name)
+    predictions.write(out, found)
+    said = f"{len(table['id']):,} alerts of {len(found['id']):,} objects"
+    files.write_text(written, write(table, {}, source.name, said, name, view="objects"))
+    return out, written
+
+
 def _first(table: tables.Table, target: str) -> str:
     """Return the class to show, of a network without the target its first."""
     classes = tables.classes_of(table)
@@ -143,7 +181,7 @@ def _encode(stamp: np.ndarray) -> str:
 
 
 def _crop(stamp: np.ndarray) -> np.ndarray:
-    """Return a stamp (C, H, W) without what is beyond its data on all four sides; the centre stays the centre."""
+    """Crop a stamp (C, H, W) to the smallest square around its centre that contains all its data."""
     there = (np.abs(stamp) < LARGEST).any(0)
     centre = np.array(there.shape) // 2
     reach = int(np.abs(np.argwhere(there) - centre).max(initial=0)) if there.any() else int(centre.max())

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alerce_early.artifacts import predictions
+from alerce_early.evaluation import objects
 from alerce_early.report import night_page
+from alerce_early.report.__main__ import main
 from tests.helpers.browser import cut_off, needs_browser, open_page
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ CELLS = "[...document.querySelectorAll('#shown tbody tr')].map(row => row.cells[
 
 
 def night(n: int = len(IDS)) -> dict[str, np.ndarray]:
-    """Six alerts, of which the fifth is of VS and the last of the first one's object, and more below them."""
+    """Six alerts of five objects, the fifth a VS, and more of low probability."""
     more = n - len(IDS)
     score = np.array([*SN, *np.linspace(0.1, 0, more)], np.float32)
     return {
@@ -101,7 +104,7 @@ def test_what_is_less_probable_is_folded_away_and_a_page_at_a_time(page: "Page")
 )
 def test_alerts_are_filtered_and_sorted(page: "Page", control: str, value: str, wanted: list[int]) -> None:
     page.fill("#least", "0.1")
-    page.evaluate("night.rows.id.length = 6; every.length = 6")  # without those that only fill pages
+    page.evaluate("night.rows.id.length = 6; every.length = 6")  # without the alerts that only fill pages
     field = page.locator(control)
     field.select_option(value) if field.evaluate("field => field.tagName") == "SELECT" else field.fill(value)
     assert page.evaluate(CARDS) == [IDS[i] for i in wanted]
@@ -172,3 +175,72 @@ def test_a_long_night_lists_its_most_probable_alerts_and_says_so(monkeypatch: py
     text = night_page.write(night(), {}, "a night", "")
     assert data_of(text)["rows"]["id"] == IDS[:3] and data_of(text)["stamps"] == []
     assert "The page has the 3 most probable of 6 alerts" in " ".join(text.split())
+
+
+def test_objects_are_what_a_loop_over_them_finds() -> None:
+    rng = np.random.default_rng(0)
+    n, classes = 300, np.array(["SN", "VS"])
+    score = np.append(rng.random(n - 2), [0, 1]).astype(np.float32)
+    table = {
+        "id": rng.integers(40, size=n).astype(str),
+        "p_SN": score,
+        "p_VS": 1 - score,
+        "jd": rng.permutation(n) + 0.5,
+    }
+    table |= {"predicted": classes[(score < 0.5).astype(int)], "q_SN": score, "q_VS": 1 - score}
+    found = objects.summarize(table)
+    assert sorted(found["id"].tolist()) == sorted(set(table["id"].tolist())) and found["alerts"].sum() == n
+    assert (np.diff(found["log_odds_SN"]) <= 0).all()
+    for row, name in enumerate(found["id"]):
+        mine = np.flatnonzero(table["id"] == name)
+        first, last = mine[np.argsort(table["jd"][mine])][[0, -1]]
+        q = np.clip(score[mine].astype(float), objects.SURE, 1 - objects.SURE)
+        assert found["alerts"][row] == len(mine)
+        assert found["log_odds_SN"][row] == pytest.approx(np.log(q / (1 - q)).mean())
+        for end, at in (("first", first), ("last", last)):
+            assert found[f"{end}_jd"][row] == table["jd"][at] and found[f"{end}_call"][row] == table["predicted"][at]
+
+
+@pytest.mark.parametrize("end", predictions.EXTENSIONS)
+def test_a_table_is_reported_by_object(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = {name: column for name, column in night().items() if name not in ("predicted", "label")}
+    predictions.write(source := tmp_path / "night.parquet", table | {"id": np.array(["a", "b", "a", "b", "c", "007"])})
+    monkeypatch.setattr("sys.argv", ["report", str(source), "--by", "object", "--out", str(tmp_path / f"objects{end}")])
+    main()
+    assert capsys.readouterr().out.split() == [str(tmp_path / f"objects{end}"), str(tmp_path / "objects.html")]
+    found = predictions.read(tmp_path / f"objects{end}")
+    assert found["id"].tolist() == ["a", "b", "c", "007"] and found["alerts"].tolist() == [2, 2, 1, 1]
+    assert found["first_call"].tolist() == ["SN", "SN", "VS", "VS"] == found["last_call"].tolist()
+    assert found["last_jd"].tolist() == [2460237.5, 2460238.5, 2460239.5, 2460240.5]
+    data = data_of((tmp_path / "objects.html").read_text())
+    assert data["view"] == "objects" and data["objects"]["id"] == found["id"].tolist()
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "named"),
+    (
+        ({"name": np.array(["a"]), "p_SN": np.ones(1)}, (), "id"),
+        ({"id": np.array(["a"])}, (), "p_<class>"),
+        ({"id": np.array(["a"]), "p_SN": np.array([2.0])}, (), "p_SN"),
+        ({"id": np.array(["a"]), "p_SN": np.ones(1)}, ("--target-class", "TDE"), "--target-class TDE"),
+        ({"id": np.array(["a"]), "p_SN": np.ones(1)}, ("--labels", "l.csv"), "--labels"),
+    ),
+)
+def test_what_has_no_objects_is_refused_by_name(
+    table: dict[str, np.ndarray],
+    options: tuple[str, ...],
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    predictions.write(source := tmp_path / "night.parquet", table)
+    monkeypatch.setattr("sys.argv", ["report", str(source), "--by", "object", *options])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert named in capsys.readouterr().err and list(tmp_path.iterdir()) == [source]

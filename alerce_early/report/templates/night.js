@@ -1,5 +1,5 @@
 "use strict";
-// Draws what the page of a night shows, from the columns of JSON in #data. Texts reach the page as text nodes only.
+// Draws the page of a night from the columns of JSON in #data. Texts become text nodes, never HTML.
 const night = JSON.parse(document.getElementById("data").textContent), rows = night.rows, AT_ONCE = 60;
 const at = id => document.getElementById(id), every = rows.id.map((_, row) => row);
 const SVG = new Set(["svg", "path", "line", "rect", "text", "title"]);
@@ -22,7 +22,7 @@ function addresses(id, ra, dec) {
     make("a", {href: url.replaceAll("{id}", encodeURIComponent(id)).replaceAll("{ra}", ra).replaceAll("{dec}", dec), rel: "noreferrer", target: "_blank"}, name));
 }
 
-// A column: its name, its value in a row, by which rows are sorted, and what a cell holds.
+// A column: its name, the value of a row, used for sorting, and the children of its cell.
 const column = (name, value, cell = row => [value(row) ?? ""]) => ({name, value, cell});
 const number = (name, values, digits) => column(name, row => values[row], row => [values[row] === null ? "" : values[row].toFixed(digits)]);
 const text = (name, values, cell) => column(name, row => values[row] || null, row => values[row] ? cell(values[row]) : []);
@@ -76,7 +76,7 @@ function card(row) {
     rows.fid?.[row] != null && (night.filters[rows.fid[row]] ?? rows.fid[row]), rows.jd?.[row] != null && `${DATE(rows.jd[row])} UTC`,
     rows.ndethist?.[row] != null && `${rows.ndethist[row]} detection${rows.ndethist[row] === 1 ? "" : "s"}`, rows.trained?.[row] && "trained the network"].filter(Boolean);
   const of = +at("of").value, label = rows.label?.[row];
-  element.append(make("div", {class: "says"},
+  element.append(make("div", {class: "facts"},
     make("div", {}, make("b", {title: rows.candid ? `candid ${rows.candid[row]}` : null}, id), make("b", {}, `${night.classes[of]} ${q(row, of).toFixed(3)}`)),
     make("div", {}, make("span", {}, "predicted ", named(rows.predicted[row])), label ? make("span", {class: label === rows.predicted[row] ? null : "wrong"}, "label ", named(label)) : "",
       rows.set ? make("span", {}, `set {${rows.set[row].replaceAll("{{ joined }}", ", ")}}`) : ""),
@@ -200,7 +200,7 @@ function draw() {
   const fill = () => folded.open ? show(folded.querySelector("div"), below) : folded.querySelector("div").replaceChildren();
   folded.ontoggle = fill;
   fill();
-  document.dispatchEvent(new Event("toggle"));  // a table that scrolls says so
+  document.dispatchEvent(new Event("toggle"));  // to update the hints of tables that scroll
 }
 
 document.addEventListener("DOMContentLoaded", () => {
