@@ -75,8 +75,8 @@ class Deployed(nn.Module):
         held = checkpoints.read(checkpoint)
         task = restore.task(checkpoint, held)
         try:
-            fits = (held.get(name) for name in ("calibration", "conformal", "trained_on", "operating_points"))
-            return cls(task, *fits, embedding)
+            fits = {name: held.get(name) for name in ("calibration", "conformal", "trained_on", "operating_points")}
+            return cls(task, **fits, embedding=embedding)
         except Exception as error:  # nonsense may raise nearly anything
             raise InputError(f"{checkpoint}: {one_line(error)}.") from None
 

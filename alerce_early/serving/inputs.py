@@ -64,7 +64,8 @@ class Source:
 
     labels: CSVs of the classes of packets among them. schemas: where those of messages are, see `schemas`. workers:
     processes that decode packets, see `packets.stream`. roots: beginnings of the files' paths that rows do not tell, so
-    that a table is the same wherever its input lay. columns: names in files of arrays. pad_edges: as of `packets.stream`.
+    that a table is the same wherever its input lay. columns: names in files of arrays. pad_edges: as in
+    `packets.stream`.
     """
 
     files: Sequence[Path]

@@ -16,7 +16,7 @@ from alerce_early.data.augment import Augment, Redraw
 from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
-from alerce_early.tasks.optim import ENDLESS, configure
+from alerce_early.tasks.optim import MAX_STEPS, configure
 
 if TYPE_CHECKING:
     from alerce_early.data.datamodule import AlertData
@@ -181,7 +181,7 @@ class Task(L.LightningModule):
         """Raise InputError if a resumed run has more steps than its stored learning-rate schedule."""
         for config in self.trainer.lr_scheduler_configs:
             known, steps = getattr(config.scheduler, "total_steps", None), self.trainer.estimated_stepping_batches
-            if self.trainer.ckpt_path and known and known < steps < ENDLESS:
+            if self.trainer.ckpt_path and known and known < steps < MAX_STEPS:
                 raise InputError(
                     f"trainer.max_epochs={self.trainer.max_epochs}: {steps} steps, and the schedule of this run ends "
                     f"after {known}. Set its config.yaml back, or train longer in a new run, with init_from=."
