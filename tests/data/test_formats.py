@@ -235,7 +235,7 @@ def test_arrays_without_names(tmp_path: Path) -> None:
     assert chunk.keys.tolist() == ["one.npy:0"] and chunk.records and chunk.records.labels.tolist() == [UNLABELLED]
     np.save(tmp_path / "small.npy", images[:, :3, :, :])
     (chunk,) = inputs.find([tmp_path / "small.npy"], spec).chunks(9)
-    assert "channels" in chunk.rejected[0].reason and chunk.records is None
+    assert "3 x 63 x 3" in chunk.rejected[0].reason and chunk.records is None
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     (chunk,) = inputs.find([tmp_path / "objects.npy"], spec).chunks(9)
     assert chunk.read == len(chunk.rejected) == 1 and "objects" in chunk.rejected[0].reason

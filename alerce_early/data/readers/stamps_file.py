@@ -309,19 +309,15 @@ def to_raw(images: np.ndarray, labels: Sequence[str], ids: Sequence[str]) -> dic
 
 
 def _put_channels_last(images: Any, origin: str) -> Any:
-    """Return stamps (H, W, 3) of those (3, H, W). Raises InputError where either could be meant."""
+    """Return stamps as (H, W, 3), given (H, W, 3) or (3, H, W)."""
     if isinstance(images, np.ndarray):
         at, shape = images.ndim - 3, images.shape[-3:]
     elif isinstance(images, list | tuple) and all(isinstance(image, np.ndarray) for image in images):
         return [_put_channels_last(image, origin) for image in images]
     else:
         return images
-    if len(shape) < 3 or shape[0] != len(CHANNELS):
+    if len(shape) < 3 or shape[0] != len(CHANNELS) or shape[2] == len(CHANNELS):  # the usual order, if both fit
         return images
-    if shape[2] == len(CHANNELS):
-        raise InputError(
-            f"{origin}: images of {' x '.join(map(str, shape))}: channels may be first or last. Give larger ones."
-        )
     return np.moveaxis(images, at, -1)
 
 
