@@ -264,13 +264,18 @@ def read_by_libraries(archive: Path) -> Iterator[np.ndarray]:
 
 
 def start_against_imports(folder: Path) -> None:
-    """Seconds to each verb's help, and of a run of one step up to its page, against importing torch and Lightning."""
+    """Seconds to each verb's help, of a first prediction and of a run of one step, against importing what runs use."""
+    from alerce_early.simulation import packets  # needs what the extra `alerts` installs
+
     python = (sys.executable, "-m")
     small = ("data.n=100", "data.split.validation=.2", "data.split.test=.2", f"outputs={folder}")
     commands: dict[str, tuple[str, ...]] = {
         f"{verb} --help": (*python, f"alerce_early.{verb}", "--help") for verb in VERBS
     }
     step = ("model=preliminary_cnn", "data.batches_per_epoch=1", "trainer.max_epochs=1")
+    night, _ = packets.write(folder / "night.tar.gz", 256)
+    to_table = ("--out", str(folder / "night.parquet"), "--overwrite")
+    commands["predict ztf, 256 alerts"] = (*python, "alerce_early.predict", "ztf", str(night), *to_table)
     commands["train, one step"] = (*python, "alerce_early.train", *small, *step)
     rival = (sys.executable, "-c", "import torch, lightning")
     for what, command in commands.items():
