@@ -17,7 +17,7 @@ from alerce_early.data.datamodule import AlertData
 from alerce_early.data.records import MISSING
 from alerce_early.data.text import hash_objects
 from alerce_early.errors import InputError
-from alerce_early.evaluation import tables
+from alerce_early.evaluation import tables, thresholds
 from alerce_early.experiments.compare import NOT_A_CHOICE
 from alerce_early.experiments.instantiate import make_data
 from alerce_early.experiments.run import columns_of, constants_of, describe_data, evaluate, fit_on_validation
@@ -148,7 +148,8 @@ def _write(
     config.model.net, config.data.split.fold = checkpoint["hyper_parameters"]["net"], None
     run.begin(config)
     run.best.parent.mkdir()
-    checkpoints.save({**kept, **fits, "trained_on": trained_on}, run.best)
+    points = thresholds.fit_percents(table)
+    checkpoints.save({**kept, **fits, "operating_points": points, "trained_on": trained_on}, run.best)
     predictions.write(run.predictions, table, constants)
     result = {
         **{name: members[0].result[name] for name in ("origin", "epochs", "best_epoch", "precision")},

@@ -64,6 +64,7 @@ def test_each_row_is_judged_by_the_member_that_never_saw_it(
     wanted = mean / mean.sum(1, keepdims=True)
     assert np.allclose(columns(classifier.predict(stamps), classifier.classes), wanted, atol=2e-3)
     assert made.metrics["test/n"] == len(table["row"])
+    assert checkpoints.read(made.best)["operating_points"]["SN"]["rows"] == (table["label"] == "SN").sum()
     held = [checkpoints.read(run.best)["trained_on"] for run in (*folds, made)]
     assert held[2] == hash_objects([], *held[:2])
     assert "into 2 folds, each judged by what was trained without it" in made.page.read_text()
