@@ -31,7 +31,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in ("alerce_early", "conf"):
         shutil.copytree(CHECKOUT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     named = r"```(?:python|yaml)\n((?:# @package _global_\n)?# ((?:alerce_early|conf)/\S+)\n.*?)```"
-    pages = (CHECKOUT / "README.md", CHECKOUT / "alerce_early/data/readers/README.md")
+    pages = (CHECKOUT / ".github/CONTRIBUTING.md", CHECKOUT / "alerce_early/data/readers/README.md")
     blocks = re.findall(named, "\n".join(page.read_text() for page in pages), re.DOTALL)
     assert {Path(name).parent.name for _, name in blocks} == {"models", "model", "readers", "data"}
     for content, name in blocks:
