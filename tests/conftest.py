@@ -1,6 +1,6 @@
-"""Tiny raw files in the real formats, and runs from composed configs.
+"""Fixtures shared by all tests: small raw files, composed configs and a trained run.
 
-What takes seconds to import is imported by the fixtures: the process that only deals out the tests needs none of it.
+Slow imports are inside the fixtures, because the pytest-xdist controller, which only distributes tests, needs none.
 """
 
 import os
@@ -16,19 +16,19 @@ from omegaconf import DictConfig
 if TYPE_CHECKING:
     from alerce_early.artifacts.run_folder import Run
 
-# of the workers, one a core, and of the processes that tests start; more threads than cores wait for each other
+# There is one worker per core, and tests start processes of their own: more threads would only compete for cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that hold slow tests, so that no worker is left with one when the others have ended."""
+    """Run files with slow tests first, so that none is left for a single worker at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
 def survey() -> dict[str, Any]:
-    """400 simulated stamps as the raw dict of a stamps file."""
+    """Return 400 simulated stamps as the dict of a stamps file."""
     from alerce_early.simulation.survey import simulate
 
     return simulate(n=400, seed=1)
@@ -36,13 +36,14 @@ def survey() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all workers of the suite share."""
+    """Return a folder shared by all pytest-xdist workers."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
 def stamps_file(survey: dict[str, Any], common: Path) -> Path:
+    """Return the path of a stamps file that contains the survey."""
     from alerce_early import files
 
     with files.hold_lock(common / "stamps.lock", 600):
@@ -53,7 +54,7 @@ def stamps_file(survey: dict[str, Any], common: Path) -> Path:
 
 @pytest.fixture(scope="session", name="composed")
 def composed_() -> Callable[..., DictConfig]:
-    """Compose train.yaml with overrides, as the command line does."""
+    """Return a function that composes train.yaml with overrides, as the command line does."""
     from alerce_early.experiments.config import compose_config
 
     return compose_config
@@ -61,7 +62,7 @@ def composed_() -> Callable[..., DictConfig]:
 
 @pytest.fixture(scope="session")
 def quick(stamps_file: Path, common: Path) -> Callable[..., DictConfig]:
-    """A config for the tiny stamps file: two epochs of three small batches. Its store is that of other tests."""
+    """Return a function that composes a config of two epochs of three small batches; all tests share its store."""
     from tests.helpers.tiny import quick_config
 
     return partial(quick_config, stamps_file, common)
@@ -69,7 +70,7 @@ def quick(stamps_file: Path, common: Path) -> Callable[..., DictConfig]:
 
 @pytest.fixture(scope="session")
 def finished_run(quick: Callable[..., DictConfig], common: Path) -> "Run":
-    """A run of one such epoch, of stamps and two columns, for tests that need any and leave it as it is."""
+    """Return a run of one epoch on stamps and two metadata columns; tests must not modify it."""
     from alerce_early import files
     from alerce_early.experiments.run import train
     from tests.helpers.tiny import TWO_COLUMNS
@@ -80,8 +81,8 @@ def finished_run(quick: Callable[..., DictConfig], common: Path) -> "Run":
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of real stamps, alerts and spectra, which are no part of the project."""
+    """Return the folder of real stamps, alerts and spectra, which the repository does not include."""
     folder = os.environ.get("ALERCE_EARLY_REAL_DATA")
     if not folder:
-        pytest.skip("ALERCE_EARLY_REAL_DATA names no folder of real data")
+        pytest.skip("ALERCE_EARLY_REAL_DATA is not set")
     return Path(folder)

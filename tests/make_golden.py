@@ -1,7 +1,7 @@
 """Make the golden checkpoints of end_to_end/test_checkpoints.py: `python -m tests.make_golden FORMAT_FOLDER`.
 
-One small run of each task, its best checkpoint without the optimiser's state, a raw input and what came out. Run
-it only when `FORMAT` is raised, into a new folder: the old ones are the proof that old checkpoints still open.
+Train one small run of each task and save its best checkpoint without optimiser state, a raw input and the outputs.
+Run this only after increasing `FORMAT`, and into a new folder: the old folders prove that old checkpoints still open.
 """
 
 import sys
@@ -45,7 +45,20 @@ PLAIN = ("format", "task", "hyper_parameters", "state_dict", "calibration", "con
 
 
 def outputs(path: Path, raw: np.ndarray) -> dict[str, np.ndarray]:
-    """All columns that a checkpoint gives for raw images (B, H, W, C) or (B, L, C), from the file alone."""
+    """Predict with a checkpoint, without its run folder.
+
+    Parameters
+    ----------
+    path : Path
+        The checkpoint.
+    raw : ndarray (B, H, W, C) or (B, L, C) of float32
+        Raw stamps or spectra.
+
+    Returns
+    -------
+    dict of str to ndarray
+        All output columns, each with B rows, and `generated` samples if the network is generative.
+    """
     held = checkpoints.read(path)
     task = restore.task(path, held)
     batch = {
@@ -64,6 +77,7 @@ def outputs(path: Path, raw: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def make(name: str, overrides: list[str], folder: Path) -> None:
+    """Train a small run and write its checkpoint and golden outputs into a folder."""
     with tempfile.TemporaryDirectory() as place:
         config = compose_config(*overrides, f"outputs={place}")
         run = train(config, Path(place) / "run")

@@ -1,1 +1,1 @@
-"""Shared by the tests: tiny raw files, commands in processes of their own, constant networks, a broker."""
+"""Helpers shared by the tests: small inputs, commands in subprocesses, constant classifiers, a browser and a broker."""

@@ -1,4 +1,4 @@
-"""The machine's own Chromium, for the tests that read pages as people do."""
+"""Open pages in the system's Chromium."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,24 +17,24 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this
 
 @contextmanager
 def open_page(address: str, width: int = 1300, height: int = 900) -> Iterator["Page"]:
-    """Open an address, fail on what its console calls an error, and close it.
+    """Open a page in a browser, and fail if it logs an error.
 
     Parameters
     ----------
     address : str
-        What the browser opens: ``path.as_uri()`` of a file, or of a server.
+        URL of a server, or ``path.as_uri()`` of a file.
     width, height : int
-        Of the window, in CSS pixels: 1300 is a desk, 390 a telephone.
+        Size of the window in CSS pixels; a width of 390 is a phone.
 
     Yields
     ------
     Page
-        Of playwright.
+        The page, as a Playwright object.
 
     Raises
     ------
     AssertionError
-        At the end, with every error of the page's console and every exception of its scripts.
+        On exit, if the page logged errors or its scripts raised exceptions.
     """
     from playwright.sync_api import sync_playwright
 
@@ -53,7 +53,7 @@ def open_page(address: str, width: int = 1300, height: int = 900) -> Iterator["P
 
 
 def cut_off(page: "Page") -> list[str]:
-    """List the elements that reach beyond the window's right edge, except inside what scrolls."""
+    """List the elements that extend past the right edge of the window, except those inside scrollable elements."""
     return page.evaluate(
         """() => [...document.body.querySelectorAll("*")].filter(element => {
             if (element.getBoundingClientRect().right <= window.innerWidth + 1) return false;

@@ -1,4 +1,4 @@
-"""Commands of the package, each in a process of its own, forked from one that has imported what all of them import."""
+"""Run commands of the package in processes forked from a server that has already made the slow imports."""
 
 import json
 import multiprocessing
@@ -25,9 +25,27 @@ _SERVER.set_forkserver_preload(
 
 
 class Command:
-    """`python -m module arguments`, or of the module "-c" a code, begun; its output, and its exit status at the end.
+    """A running `python -m MODULE ARGUMENTS`, with most of the interface of `subprocess.Popen`.
 
-    before: code that runs in the process first. second: the first `python -m` that it starts itself is forked too.
+    Parameters
+    ----------
+    module : str
+        Module to run, or "-c" if the first argument is code.
+    *arguments : object
+        Arguments of the command, converted to str.
+    cwd : Path, optional
+        Working directory; default: the current one.
+    env : mapping of str to str, optional
+        Environment; default: the current one.
+    before : str, optional
+        Code to run in the process before the command.
+    second : bool, optional
+        Also fork the first `python -m` that the command itself starts.
+
+    Attributes
+    ----------
+    files : list of Path
+        Files that standard output and standard error are written to.
     """
 
     def __init__(
@@ -48,19 +66,22 @@ class Command:
 
     @property
     def pid(self) -> int:
+        """Process id."""
         assert self.process.pid
         return self.process.pid
 
     @property
     def stdout(self) -> str:
+        """Standard output so far."""
         return self.files[0].read_text() if self.files[0].exists() else ""
 
     @property
     def stderr(self) -> str:
+        """Standard error so far."""
         return self.files[1].read_text() if self.files[1].exists() else ""
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines of its output as they come."""
+        """Yield the complete lines of standard output as they are written."""
         read = 0
         while True:
             ended = self.poll() is not None
@@ -74,28 +95,35 @@ class Command:
 
     @property
     def returncode(self) -> int | None:
+        """Exit status, or None while the command runs."""
         return self.process.exitcode
 
     def poll(self) -> int | None:
+        """Return the exit status, or None while the command runs."""
         return self.process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end and return the exit status; raise TimeoutExpired after `timeout` seconds."""
         self.process.join(timeout)
         if self.process.exitcode is None:
             raise subprocess.TimeoutExpired(self.arguments, timeout or 0)
         return self.process.exitcode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the end and return standard output and standard error."""
         self.wait(timeout)
         return self.stdout, self.stderr
 
     def send_signal(self, number: int) -> None:
+        """Send a signal to the process."""
         os.kill(self.pid, number)
 
     def kill(self) -> None:
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
     def terminate(self) -> None:
+        """Send SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def __enter__(self) -> "Command":
@@ -108,13 +136,14 @@ class Command:
 
 
 def run(module: str, *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Command:
-    """Return the command when it has ended."""
+    """Run a command to its end and return it."""
     command = Command(module, *arguments, cwd=cwd, env=env)
     command.wait()
     return command
 
 
 def running(pid: int) -> bool:
+    """Return whether a process exists and is not a zombie."""
     try:
         return " Z " not in Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -122,14 +151,15 @@ def running(pid: int) -> bool:
 
 
 def _run(arguments: list[str], folder: str, env: dict[str, str], files: list[Path], before: str, second: bool) -> None:
+    """Become the command, in the forked process."""
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     if second:
-        arguments, folder, env = _waited() or (arguments, folder, env)
+        arguments, folder, env = _wait_for_second() or (arguments, folder, env)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
-    rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0  # which Lightning reads when it is imported
+    rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0  # Lightning sets this at import, in the server
     sys.argv, sys.path[:0] = arguments, [folder]
     exec(before, {})
     if arguments[0] == "-c":
@@ -138,8 +168,8 @@ def _run(arguments: list[str], folder: str, env: dict[str, str], files: list[Pat
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 
-def _waited() -> tuple[list[str], str, dict[str, str]] | None:
-    """Fork; None at once in the first process, in the second what the first starts, when it does."""
+def _wait_for_second() -> tuple[list[str], str, dict[str, str]] | None:
+    """Fork; return None in the parent and, in the child, the command that the parent starts later."""
     ours, theirs = os.pipe()
     if child := os.fork():
         os.close(ours)
@@ -147,15 +177,15 @@ def _waited() -> tuple[list[str], str, dict[str, str]] | None:
         subprocess.Popen = _Second  # type: ignore[misc]
         return None
     os.close(theirs)
-    with open(ours) as told:
-        if not (said := told.read()):
-            os._exit(0)  # it started none
-    arguments, folder, env = json.loads(said)
+    with open(ours) as pipe:
+        if not (content := pipe.read()):
+            os._exit(0)  # the parent started no command
+    arguments, folder, env = json.loads(content)
     return arguments, folder, env
 
 
 class _Second(subprocess.Popen[Any]):
-    """What starts programs, but for the first `python -m`, which a process that waits becomes."""
+    """A `Popen` that hands its first `python -m` to the waiting fork."""
 
     waiting: list[tuple[int, int]]
 
@@ -164,7 +194,7 @@ class _Second(subprocess.Popen[Any]):
             super()._execute_child(args, *options)  # type: ignore[misc]
             return
         _, _, _, _, cwd, env, *_ = options
-        self.pid, told = self.waiting.pop()
+        self.pid, pipe = self.waiting.pop()
         self._child_created = True
-        with open(told, "w") as file:
+        with open(pipe, "w") as file:
             json.dump((list(args[2:]), str(cwd or Path.cwd()), dict(os.environ if env is None else env)), file)

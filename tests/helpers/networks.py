@@ -1,4 +1,4 @@
-"""A network that finds every class as probable, and tables of predictions."""
+"""Classifiers with constant outputs, and tables of their predictions."""
 
 import time
 from pathlib import Path
@@ -14,16 +14,30 @@ from alerce_early.serving.predict import predict
 from alerce_early.serving.runtimes import Facts
 from tests.helpers.tiny import spec
 
-SIZE = 40  # rows of a chunk: ten chunks of the stamps file
+SIZE = 40  # rows per chunk: the stamps file has ten chunks
 
 
 def table_of(classifier: Classifier, given: Any, out: Path, **options: Any) -> dict[str, np.ndarray]:
+    """Classify files and return the table written to `out`."""
     predict(classifier, inputs.find([given], classifier.spec), out, **{"size": SIZE} | options)
     return predictions.read(out)
 
 
 def constant(*classes: str, **of: Any) -> Classifier:
-    """A network that finds every class as probable."""
+    """Make a classifier that assigns the same probability to every class.
+
+    Parameters
+    ----------
+    *classes : str
+        Names of the classes.
+    **of : Any
+        Fields of the `DataSpec` that differ from raw stamps of 63 x 63 pixels.
+
+    Returns
+    -------
+    Classifier
+        The classifier, with `torch` as the name of its runtime.
+    """
     facts = spec(**{"classes": classes, "raw_shape": (3, 63, 63), "channels": stamps_file.CHANNELS} | of)
     columns = tuple(f"p_{name}" for name in classes)
 
@@ -34,11 +48,13 @@ def constant(*classes: str, **of: Any) -> Classifier:
 
 
 def nothing_left(folder: Path) -> bool:
+    """Return whether a folder has no temporary files."""
     return not [path for path in folder.iterdir() if path.name.endswith(".partial")]
 
 
 def wait_for(happened: Any, seconds: float = 600) -> None:
+    """Wait until a function returns true; fail after so many seconds."""
     until = time.monotonic() + seconds
     while not happened():
-        assert time.monotonic() < until, "it took too long"
+        assert time.monotonic() < until, f"not true after {seconds} s"
         time.sleep(0.02)
