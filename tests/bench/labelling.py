@@ -1,11 +1,12 @@
-"""How many labels each queue of `label` needs, simulated on stamps whose labels are known.
+"""Simulate labelling with each queue of `label`, to measure how many labels it needs.
 
     python -m tests.bench.labelling STAMPS.pkl --folds 5
     python -m tests.bench.labelling STAMPS.pkl --nights NIGHTS.csv
     python -m tests.bench.labelling STAMPS.pkl --learner network --folds 2 --counts 25 50 100 200
 
-Each fold of objects (and nights) is held out in turn. A queue requests labels from the other folds in batches. After
-each batch a learner is fitted to the labelled rows and evaluated on the held-out fold.
+The labels of the stamps are known. Each fold of objects (or nights) is held out in turn. A queue requests labels from
+the other folds in batches. After each batch, a learner is fitted to the labelled rows and evaluated on the held-out
+fold.
 """
 
 import argparse
@@ -30,17 +31,33 @@ from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.predict import classify_chunk
 
 QUEUES = ("random", "probable", "uncertain", "margin", "disagree", "unlike", "diverse")
-TOLERANCE = 0.01  # below the score with all labels, which counts as reaching it
+TOLERANCE = 0.01  # a curve this close to the score with all labels counts as having reached it
 TARGET = "SN"
-STAMPS = "stamps"  # (N, C, H, W) float32, beside the columns of a table
-STEPS, BATCH, SMOOTHING = 60, 32, 0.05  # of fine-tuning
+STAMPS = "stamps"  # key of the stamps, (N, C, H, W) float32, in a table
+STEPS, BATCH, SMOOTHING = 60, 32, 0.05  # fine-tuning
 Table = dict[str, np.ndarray]
 
 
 class Regression:
-    """Multinomial logistic regression on embeddings and logarithms of probabilities, which starts from nothing.
+    """Multinomial logistic regression on embeddings and log-probabilities, starting from zero weights.
 
-    strength: of the penalty on the squared weights. offset: (N, K) logits to which the regression adds.
+    Parameters
+    ----------
+    model : str
+        Name of the network that made the table; not used here.
+    table : dict of str to ndarray
+        Predictions of N rows, with embeddings.
+    strength : float
+        L2 penalty on the weights.
+
+    Attributes
+    ----------
+    offset : ndarray (N, K) of float64
+        Logits that the regression adds to.
+    probabilities : ndarray (N, K) of float64
+        Current class probabilities of all rows.
+    embeddings : ndarray (N, D) of float64
+        Embeddings of all rows.
     """
 
     columns: tuple[str, ...] = (EMBEDDING, "logarithms")
@@ -55,10 +72,11 @@ class Regression:
         self.embeddings, self.probabilities = table[EMBEDDING].astype(np.float64), softmax(self.offset, axis=1)
 
     def start(self, logarithms: np.ndarray) -> np.ndarray:
+        """Return the initial logits (N, K), given the log-probabilities of the network."""
         return np.zeros_like(logarithms)
 
     def fit(self, rows: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
-        """Fit to the labels (n,) of rows (n,), and set `probabilities` (N, K) of all rows."""
+        """Fit to the labels (n,) of rows (n,), and update `probabilities` of all rows."""
         x, offset, wanted = self.x[rows], self.offset[rows], np.eye(self.offset.shape[1])[labels]
 
         def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -73,16 +91,34 @@ class Regression:
 
 
 class Head(Regression):
-    """The output layer of the network, fine-tuned from its own weights."""
+    """Output layer of the network, fine-tuned from the trained weights."""
 
     columns = (EMBEDDING,)
 
     def start(self, logarithms: np.ndarray) -> np.ndarray:
+        """Return the log-probabilities of the network."""
         return logarithms
 
 
 class Network:
-    """The whole network, fine-tuned from its own weights with balanced batches, flips and label smoothing."""
+    """Whole network, fine-tuned from the trained weights with balanced batches, flips and label smoothing.
+
+    Parameters
+    ----------
+    model : str
+        Name, run folder or checkpoint of the network.
+    table : dict of str to ndarray
+        Predictions of N rows, with stamps.
+    strength : float
+        Not used; it is here for the signature of `Regression`.
+
+    Attributes
+    ----------
+    probabilities : ndarray (N, K) of float64
+        Current class probabilities of all rows.
+    embeddings : ndarray (N, D) of float64
+        Current embeddings of all rows.
+    """
 
     def __init__(self, model: str, table: Table, strength: float):
         self.first = Deployed.load(checkpoint_of(Path(model)), embedding=True)
@@ -90,7 +126,7 @@ class Network:
         self._classify(self.first)
 
     def fit(self, rows: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
-        """Fit to the labels (n,) of rows (n,), and set `probabilities` (N, K) and `embeddings` (N, D) of all rows."""
+        """Fit to the labels (n,) of rows (n,), and update `probabilities` and `embeddings` of all rows."""
         torch.manual_seed(int(rng.integers(2**31)))
         tuned = copy.deepcopy(self.first)
         net = tuned.task.net.requires_grad_(True).train()
@@ -125,7 +161,7 @@ LEARNERS: dict[str, Callable[[str, Table, float], Regression | Network]] = {
 
 
 def classify(model: str, path: Path) -> Table:
-    """Return the table of a network, with embeddings and stamps, of the labelled rows of a stamps file."""
+    """Classify the labelled rows of a stamps file; the table includes embeddings and stamps."""
     classifier = alerce_early.load(model, embedding=True)
     source, parts = inputs.find([path], classifier.spec), list[Table]()
     for chunk in source.chunks(256, (0, 1)):
@@ -145,7 +181,30 @@ def simulate(
     target: int,
     rng: np.random.Generator,
 ) -> list[np.ndarray]:
-    """Return the predicted classes (n,) of the held rows after each number of labels."""
+    """Simulate labelling of one fold with one queue.
+
+    Parameters
+    ----------
+    learners : sequence of Regression or Network
+        Learners to fit; the first one is evaluated, and the queue "disagree" needs two.
+    labels : ndarray (N,) of int
+        Class indices.
+    held : ndarray (N,) of bool
+        Rows held out for evaluation.
+    queue : str
+        Name of the queue.
+    counts : sequence of int
+        Numbers of labels after which to fit, in increasing order.
+    target : int
+        Index of the target class.
+    rng : Generator
+        Source of randomness.
+
+    Returns
+    -------
+    list of ndarray (n,) of int
+        Predicted classes of the held-out rows after each number of labels.
+    """
     pool, chosen, predicted = np.flatnonzero(~held), np.array([], dtype=np.int64), []
     for n in counts:
         if more := min(n, len(pool)) - len(chosen):
@@ -159,14 +218,14 @@ def simulate(
     return predicted
 
 
-def judge(labels: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
-    """Return accuracy and balanced accuracy."""
+def score(labels: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """Return the accuracy and the balanced accuracy."""
     right = labels == predicted
     return float(right.mean()), float(np.mean([right[labels == one].mean() for one in np.unique(labels)]))
 
 
 def labels_needed(counts: Sequence[int], curve: np.ndarray, wanted: float) -> float:
-    """Return after how many labels a curve first reaches a value, by linear interpolation."""
+    """Return the number of labels at which a curve first reaches a value, by linear interpolation."""
     reached = int((curve >= wanted).argmax())
     if not reached:
         return float(counts[0])
@@ -175,35 +234,39 @@ def labels_needed(counts: Sequence[int], curve: np.ndarray, wanted: float) -> fl
 
 
 def show(counts: Sequence[int], curves: dict[str, np.ndarray]) -> None:
-    """Print curves (seeds, counts, 2), and the labels that each queue needs: mean and standard deviation over seeds."""
+    """Print curves (seeds, counts, 2) and the labels that each queue needs, as mean and sd over seeds."""
     shown = [
         i for i, n in enumerate(counts) if n in (0, 20, 25, 40, 50, 60, 100, 160, 200, 300) or i + 1 == len(counts)
     ]
     for k, name in enumerate(("accuracy", "balanced accuracy")):
-        of_all = np.mean([of[:, -1, k].mean() for of in curves.values()])
-        print(f"\n{name} by number of labels; needed: to come within {TOLERANCE} of all labels ({of_all:.3f})")
+        with_all = np.mean([curve[:, -1, k].mean() for curve in curves.values()])
+        print(
+            f"\n{name} by number of labels; needed: to come within {TOLERANCE} of the score with all ({with_all:.3f})"
+        )
         print(f"{'':10}", *(f"{counts[i]:>11}" for i in shown), f"{'needed':>15}")
-        for queue, of in curves.items():
-            cells = [f"{of[:, i, k].mean():.3f}+-{of[:, i, k].std(ddof=min(1, len(of) - 1)):.3f}" for i in shown]
-            needed = [labels_needed(counts, seed[:, k], of_all - TOLERANCE) for seed in of]
-            spread = np.std(needed, ddof=min(1, len(of) - 1))
+        for queue, curve in curves.items():
+            scores, ddof = curve[:, :, k], min(1, len(curve) - 1)
+            cells = [f"{scores[:, i].mean():.3f}+-{scores[:, i].std(ddof=ddof):.3f}" for i in shown]
+            needed = [labels_needed(counts, seed, with_all - TOLERANCE) for seed in scores]
+            spread = np.std(needed, ddof=ddof)
             print(f"{queue:10}", *(f"{cell:>11}" for cell in cells), f"{np.mean(needed):7.0f} +- {spread:.0f}")
 
 
 @exit_on_input_error
 def main() -> None:
+    """Simulate labelling for each seed, queue and fold, and print the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("path", type=Path, metavar="STAMPS", help="a stamps file with labels")
-    add("--nights", type=Path, help="a CSV of objectId and night, to hold out whole nights")
+    add("path", type=Path, metavar="STAMPS", help="stamps file with labels")
+    add("--nights", type=Path, help="CSV with columns objectId and night, to hold out whole nights")
     add("--learner", default="regression", choices=LEARNERS)
     add("--models", nargs=2, default=("ztf_simulated", "ztf_simulated_metadata"), metavar="MODEL")
     add("--queues", nargs="+", default=QUEUES, choices=QUEUES, metavar="QUEUE")
-    add("--seeds", type=int, nargs="+", default=range(5), metavar="SEED", help="of the folds and of the draws")
+    add("--seeds", type=int, nargs="+", default=range(5), metavar="SEED", help="seeds of the folds and the queues")
     add("--folds", type=int, default=5)
-    add("--counts", type=int, nargs="+", default=[*range(20, 420, 20)], help="labels after which to fit")
-    add("--strength", type=float, default=10.0, help="of the penalty on the weights of a regression")
-    add("--save", type=Path, metavar="NPZ", help="write the curves there, or join them to those of other seeds")
+    add("--counts", type=int, nargs="+", default=[*range(20, 420, 20)], help="numbers of labels after which to fit")
+    add("--strength", type=float, default=10.0, help="L2 penalty of a regression (default: %(default)s)")
+    add("--save", type=Path, metavar="NPZ", help="write the curves to this file, or append them to its curves")
     given = parser.parse_args()
     found = [classify(model, given.path) for model in given.models]
     both = np.intersect1d(found[0]["candid"], found[1]["candid"])
@@ -226,7 +289,7 @@ def main() -> None:
                 learners = [LEARNERS[given.learner](*network, given.strength) for network in networks]
                 rng, held = np.random.default_rng([seed, which, number]), fold == which
                 predicted[:, held] = simulate(learners, labels, held, queue, counts, classes.index(TARGET), rng)
-            curves.setdefault(queue, []).append(np.array([judge(labels, one) for one in predicted]))
+            curves.setdefault(queue, []).append(np.array([score(labels, one) for one in predicted]))
     joined = {queue: np.array(of) for queue, of in curves.items()}
     if given.save:
         if given.save.exists():

@@ -1,4 +1,4 @@
-"""What `make bench` measures. Ours and the rival's take turns, and the median ratio of the rounds counts."""
+"""Measures of `make bench`. This package and a baseline run alternately; the result is the median ratio over rounds."""
 
 import argparse
 import gzip
@@ -35,23 +35,25 @@ from alerce_early.training.callbacks import silence_libraries
 from alerce_early.training.trainer import choose_precision
 
 ROUNDS = 3
-BATCH = 256  # stamps that a runtime is given at once
-BY_RIVAL = 512  # packets; it takes them one by one
+BATCH = 256  # stamps per call of a runtime
+N_BASELINE_PACKETS = 512  # packets for the baseline of reading, which is slow
 CUTOUTS = ("Science", "Template", "Difference")
 
 
 def announce() -> None:
+    """Print the number of threads and the header of the table."""
     silence_libraries()
     print(f"{torch.get_num_threads()} threads, median of {ROUNDS} rounds")
-    print(f"{'':44} {'ours':>16} {'rival':>32} {'ratio':>8}   aim")
+    print(f"{'':44} {'ours':>16} {'baseline':>32} {'ratio':>8}   aim")
 
 
 def show(what: str, ours: str, rival: str, ratio: float, aim: str) -> None:
+    """Print one row of the table."""
     print(f"{what:44} {ours:>16} {rival:>32} {ratio:8.2f}   {aim}", flush=True)
 
 
 def measure_seconds(work: Callable[[], Any], least: float = 0) -> float:
-    """Return the seconds that the work takes; with least, its mean over as many times as fill these seconds."""
+    """Return the seconds per call, averaged over calls that take at least `least` seconds in total."""
     started, times = time.perf_counter(), 0
     while not times or time.perf_counter() - started < least:
         work()
@@ -60,8 +62,21 @@ def measure_seconds(work: Callable[[], Any], least: float = 0) -> float:
 
 
 def run_alone(code: str, *arguments: object) -> dict[str, float]:
-    """Run Python in a process of its own; returns the `seconds` that it measures and its `peak` memory in GiB."""
-    # not getrusage: its peak starts from that of the parent process
+    """Run code in a new process and measure its memory.
+
+    Parameters
+    ----------
+    code : str
+        Python code that sets `seconds`.
+    *arguments : object
+        Command-line arguments of the code, converted to str.
+
+    Returns
+    -------
+    dict of str to float
+        `seconds` as set by the code and `peak`, the peak memory in GiB.
+    """
+    # getrusage would include the peak of the parent process
     code += "\npeak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))"
     code += "\nimport json; print(json.dumps({'seconds': seconds, 'peak': int(peak.split()[1]) / (1 << 20)}))"
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, check=True)
@@ -69,24 +84,55 @@ def run_alone(code: str, *arguments: object) -> dict[str, float]:
 
 
 class TakingTurns(Callback):
-    """Before each epoch of a real run, its rivals do as many batches with a net of the same kind."""
+    """Run baselines before each epoch of a training run, on the same number of batches.
+
+    Parameters
+    ----------
+    rivals : dict of str to callable
+        Baselines by name; each trains for one epoch.
+
+    Attributes
+    ----------
+    rounds : list of dict of str to float
+        Seconds per epoch of each baseline and of the run ("ours").
+    """
 
     def __init__(self, rivals: dict[str, Callable[[], object]]):
         self.rivals, self.rounds = rivals, list[dict[str, float]]()
         self.started = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Run and time the baselines."""
         self.rounds.append({name: measure_seconds(rival) for name, rival in self.rivals.items()})
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.is_last_batch:  # validation, which the rivals have not, is left out
+        """Store the duration of the epoch after its last batch."""
+        if trainer.is_last_batch:  # before validation, which the baselines lack
             self.rounds[-1]["ours"] = time.perf_counter() - self.started
 
 
 def train_against_loops(model: str, batches: int, folder: Path, *options: str) -> Run:
-    """Throughput of `train` against loops that do the same to a batch without a trainer: to whole batches, in its
-    precision and in float32, and to what a DataLoader puts together row by row.
+    """Compare the throughput of `train` with training loops without a Trainer.
+
+    The loops apply the same training step: to whole batches in the precision of the run and in float32, and to
+    batches that a DataLoader collates row by row.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model's config.
+    batches : int
+        Batches per epoch.
+    folder : Path
+        Folder for the run.
+    *options : str
+        Further overrides of the config.
+
+    Returns
+    -------
+    Run
+        The finished run.
     """
     overrides = [f"model={model}", "data.n=2000", *options, f"data.batches_per_epoch={batches}", f"outputs={folder}"]
     config = compose_config(*overrides, "patience=100", f"trainer.max_epochs={ROUNDS + 1}")
@@ -124,7 +170,7 @@ def train_against_loops(model: str, batches: int, folder: Path, *options: str) -
     turns = TakingTurns(rivals | {"DataLoader of rows": by_rows})
     run = train(config, folder / "run", turns)
     for name in turns.rivals:
-        rounds = turns.rounds[1:]  # the first epoch warms all up
+        rounds = turns.rounds[1:]  # the first epoch is a warm-up
         ours, rival = (sum(map(len, order)) / median(r[k] for r in rounds) for k in ("ours", name))
         ratio = median(r[name] / r["ours"] for r in rounds)
         show(f"train {model}", f"{ours:.0f} stamps/s", f"{rival:.0f} {name}", ratio, ">= 0.97")
@@ -132,7 +178,7 @@ def train_against_loops(model: str, batches: int, folder: Path, *options: str) -
 
 
 def train_as_it_grows(batches: int, folder: Path) -> None:
-    """Throughput of `train` with more rows, larger crops and two processes, against the first of each."""
+    """Measure how the throughput of `train` scales with rows, pixels and processes."""
     usual = ("model=rotinv", f"data.batches_per_epoch={batches}", "trainer.max_epochs=3", "data.n=1000")
     for what, *each in (
         ("rows", "data.n=1000", "data.n=10000", "data.n=52244"),
@@ -154,7 +200,7 @@ start = time.perf_counter()
 held = pickle.load(open(sys.argv[1], 'rb'))
 seconds = time.perf_counter() - start
 """
-# The modules that clean and no others, so that the peak memory is theirs; no pictures are drawn.
+# Only the modules needed for cleaning are imported, so that the peak memory is theirs.
 CLEAN = """
 import json, sys, time
 from alerce_early.data.readers import stamps_file
@@ -168,12 +214,12 @@ seconds = time.perf_counter() - start
 
 
 def clean_against_pickle(n: int, folder: Path) -> None:
-    """Measure reading and cleaning a stamps file against `pickle.load` of it: time and peak memory."""
+    """Compare reading and cleaning a stamps file with `pickle.load`, in time and peak memory."""
     file = folder / "stamps.pkl"
     with file.open("wb") as out:
         pickle.dump(simulate(n), out, protocol=4)
     steps = json.dumps(to_plain(compose_config().recipe.steps))
-    run_alone(LOAD, file)  # once before it counts, so that both find the file in the page cache
+    run_alone(LOAD, file)  # warm-up, so that the file is in the page cache
     rounds = [(run_alone(CLEAN, file, folder / str(i), steps), run_alone(LOAD, file)) for i in range(ROUNDS)]
     size = f"{n:,} stamps, {file.stat().st_size / (1 << 30):.2f} GiB"
     for what, key, unit, aim in ((f"clean {size}", "seconds", "s", "<= 1.5"), ("  memory", "peak", "GiB", "<= 1.3")):
@@ -183,14 +229,16 @@ def clean_against_pickle(n: int, folder: Path) -> None:
 
 
 def classify_against_net(checkpoint: Path, seconds: float) -> None:
-    """Raw stamps/s of every runtime against the network alone, in torch and from cleaned stamps."""
-    from alerce_early.serving import export  # needs what the extra `export` installs
+    """Compare the throughput of each runtime on raw stamps with the bare torch network on cleaned stamps."""
+    from alerce_early.serving import export  # needs the extra `export`
     from alerce_early.serving.deployed import Deployed
     from alerce_early.serving.runtimes import RUNTIMES, open_exported
 
     whole = Deployed.load(checkpoint)
     if whole.spec.raw_shape != (3, 63, 63) or whole.features:
-        raise InputError(f"--run {checkpoint} is no network of 63 x 63 stamps alone, which are what is simulated here.")
+        raise InputError(
+            f"--run {checkpoint}: the network needs other inputs than 63 x 63 stamps. Choose a run without metadata."
+        )
     images = [image for image in simulate(2 * BATCH, seed=5)["images"] if image.shape == (63, 63, 3)][:BATCH]
     stamps = np.ascontiguousarray(np.moveaxis(np.stack(images).astype(np.float32), -1, 1))
     batch = {"image": whole.task.recipe(torch.from_numpy(stamps)), "features": torch.zeros(len(stamps), 0)}
@@ -220,8 +268,20 @@ seconds = time.perf_counter() - start
 
 
 def classify_archive(checkpoint: Path, n: int, folder: Path) -> None:
-    """Measure an archive of packets to a table against `--runtime torch`, and reading it against what tutorials do."""
-    from alerce_early.data.readers.packets import stream  # needs what the extra `alerts` installs
+    """Measure reading and classifying an archive of alert packets.
+
+    The baseline of reading is a loop with fastavro and astropy; the baseline of classifying is `--runtime torch`.
+
+    Parameters
+    ----------
+    checkpoint : Path
+        Network to classify with.
+    n : int
+        Number of packets.
+    folder : Path
+        Folder for the archive and its table.
+    """
+    from alerce_early.data.readers.packets import stream  # needs the extra `alerts`
     from alerce_early.simulation import packets
 
     archive, _ = packets.write(folder / "night.tar.gz", n)
@@ -236,7 +296,7 @@ def classify_archive(checkpoint: Path, n: int, folder: Path) -> None:
     def by_libraries() -> None:
         deque(read_by_libraries(archive), maxlen=0)
 
-    taken = min(n, BY_RIVAL)
+    taken = min(n, N_BASELINE_PACKETS)
     rounds = [(n / measure_seconds(by_us), taken / measure_seconds(by_libraries)) for _ in range(ROUNDS)]
     mine, rival = (median(r[i] for r in rounds) for i in range(2))
     size = f"{n:,} packets, {archive.stat().st_size / (1 << 30):.2f} GiB"
@@ -251,12 +311,12 @@ def classify_archive(checkpoint: Path, n: int, folder: Path) -> None:
 
 
 def read_by_libraries(archive: Path) -> Iterator[np.ndarray]:
-    """Yield the cutouts (3, H, W) of the first packets, one after the other."""
+    """Yield the cutouts (3, H, W) of the first packets, read with fastavro and astropy."""
     import fastavro
     from astropy.io import fits
 
     with tarfile.open(archive, "r|gz") as members:
-        for member in islice(members, BY_RIVAL):
+        for member in islice(members, N_BASELINE_PACKETS):
             content: Any = members.extractfile(member)
             packet: Any = next(fastavro.reader(content))
             stamps = (gzip.decompress(packet[f"cutout{name}"]["stampData"]) for name in CUTOUTS)
@@ -264,8 +324,8 @@ def read_by_libraries(archive: Path) -> Iterator[np.ndarray]:
 
 
 def start_against_imports(folder: Path) -> None:
-    """Seconds to each verb's help, of a first prediction and of a run of one step, against importing what runs use."""
-    from alerce_early.simulation import packets  # needs what the extra `alerts` installs
+    """Compare the start-up of `--help`, a first prediction and a one-step run with importing torch and lightning."""
+    from alerce_early.simulation import packets  # needs the extra `alerts`
 
     python = (sys.executable, "-m")
     small = ("data.n=100", "data.split.validation=.2", "data.split.test=.2", f"outputs={folder}")
@@ -287,18 +347,20 @@ def start_against_imports(folder: Path) -> None:
 
 
 def measure_training(options: argparse.Namespace, folder: Path) -> None:
+    """Measure the training of a large and a small network, and its scaling."""
     train_against_loops("rotinv", options.batches, folder / "rotinv")
     train_against_loops("preliminary_cnn", 4 * options.batches, folder / "preliminary_cnn")
     train_as_it_grows(options.batches, folder)
 
 
 def measure_classifying(options: argparse.Namespace, folder: Path) -> None:
+    """Measure the runtimes and the classification of an archive, with the network of `--run` or a new one."""
     run = Run.find(options.run) if options.run else train_against_loops("rotinv", options.batches, folder)
     classify_against_net(run.trained(), options.seconds)
     classify_archive(run.trained(), options.packets, folder)
 
 
-# Milliseconds from a key of the label page until the next alert is drawn, and of a request that does nothing.
+# Milliseconds from a key press until the label page shows the next alert, and of a request that does nothing.
 KEY_TO_ALERT = """async n => {
     const body = document.body, ours = [], rival = [];
     for (let i = 0; i < n; i++) {
@@ -318,7 +380,7 @@ KEY_TO_ALERT = """async n => {
 
 
 def label_against_requests(n: int, folder: Path) -> None:
-    """Milliseconds from a key to the next alert, labels being written, against a request of the same browser."""
+    """Compare the time from a key press to the next alert on the label page with the time of a bare request."""
     from alerce_early.simulation import packets
     from tests.helpers.browser import open_page
     from tests.helpers.command import Command
@@ -332,7 +394,7 @@ def label_against_requests(n: int, folder: Path) -> None:
             ours, rival = (median(found) for found in page.evaluate(KEY_TO_ALERT, n))
         server.terminate()
         server.wait()
-    show("label, key to next alert", f"{ours:.0f} ms", f"{rival:.0f} ms a request", ours / rival, "<= 200 ms")
+    show("label, key to next alert", f"{ours:.0f} ms", f"{rival:.0f} ms per request", ours / rival, "<= 200 ms")
 
 
 MEASURES: dict[str, Callable[[argparse.Namespace, Path], Any]] = {

@@ -1,6 +1,6 @@
-"""Draw the figure of the README: the confusion matrix of a simulated night by `ztf_simulated`, and some stamps.
+"""Draw the figure of the README: confusion matrix and stamps of a simulated night, classified by `ztf_simulated`.
 
-python -m tests.bench.readme_figure
+Run it with `python -m tests.bench.readme_figure`.
 """
 
 import csv
@@ -20,9 +20,9 @@ from alerce_early.serving import inputs
 from alerce_early.serving.predict import find_stamps, predict
 from alerce_early.simulation import packets
 
-N, SEED = 1_500, 2026  # alerts of the night
-SHOWN = 4  # of each class, the first of the night
-CENTRE = slice(10, 53)  # pixels shown of 63
+N, SEED = 1_500, 2026  # number of alerts
+N_STAMPS = 4  # stamps per class, the first of the night
+CENTRE = slice(10, 53)  # pixels to show, of 63
 EXAMPLE = Path(page.__file__).with_name("example.png")
 
 
@@ -30,7 +30,24 @@ EXAMPLE = Path(page.__file__).with_name("example.png")
 def draw(
     table: dict[str, np.ndarray], labels: dict[str, str], stamps: dict[str, np.ndarray], rows: np.ndarray
 ) -> Figure:
-    """Return the figure; rows (classes, SHOWN) of the table are drawn with their stamps by candid."""
+    """Draw the confusion matrix and example stamps.
+
+    Parameters
+    ----------
+    table : dict of str to ndarray
+        Predictions of the night.
+    labels : dict of str to str
+        True class by candid.
+    stamps : dict of str to ndarray (C, H, W)
+        Stamps by candid, at least of `rows`.
+    rows : ndarray (classes, N_STAMPS) of int
+        Rows of the table to show, by predicted class.
+
+    Returns
+    -------
+    Figure
+        The figure.
+    """
     true = np.array([labels[key] for key in table["candid"].astype(str).tolist()])
     numbers = [
         np.array([CLASSES.index(name) for name in names]) for names in (true.tolist(), table["predicted"].tolist())
@@ -41,7 +58,7 @@ def draw(
     figures.draw_confusion(left.add_subplot(), counts, CLASSES)
     left.suptitle(f"{len(true):,} simulated alerts of one night", fontsize=11)
     right.suptitle("science, template and difference, with class and probability", fontsize=11)
-    for name, line, of_class in zip(CLASSES, right.subplots(len(CLASSES), SHOWN), rows, strict=True):
+    for name, line, of_class in zip(CLASSES, right.subplots(len(CLASSES), N_STAMPS), rows, strict=True):
         for axes, row in zip(line, of_class, strict=True):
             pictures.mosaic(axes, stamps[str(table["candid"][row])][None, :3, CENTRE, CENTRE])
             wrong = f" (true: {true[row]})" if true[row] != name else ""
@@ -50,6 +67,7 @@ def draw(
 
 
 def main() -> None:
+    """Simulate and classify a night, and write the figure to the report folder."""
     with tempfile.TemporaryDirectory() as folder:
         night, out = Path(folder) / "night.tar.gz", Path(folder) / "night.parquet"
         _, file = packets.write(night, N, seed=SEED)
@@ -59,7 +77,7 @@ def main() -> None:
         source = inputs.find([str(night)], classifier.spec, out, None)
         predict(classifier, source, out, (0, 1), False)
         table = predictions.read(out)
-        rows = np.array([np.flatnonzero(table["predicted"] == name)[:SHOWN] for name in CLASSES])
+        rows = np.array([np.flatnonzero(table["predicted"] == name)[:N_STAMPS] for name in CLASSES])
         stamps = find_stamps(source, (0, 1), table["candid"][rows.ravel()].astype(str).tolist())
         pictures.save(draw(table, labels, stamps, rows), EXAMPLE)
         Image.open(EXAMPLE).convert("RGB").quantize(48).save(EXAMPLE, optimize=True)

@@ -143,7 +143,7 @@ def run(module: str, *arguments: object, cwd: Path | None = None, env: Mapping[s
 
 
 def running(pid: int) -> bool:
-    """Return whether a process exists and is not a zombie."""
+    """Return True if a process exists and is not a zombie."""
     try:
         return " Z " not in Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -48,12 +48,12 @@ def constant(*classes: str, **of: Any) -> Classifier:
 
 
 def nothing_left(folder: Path) -> bool:
-    """Return whether a folder has no temporary files."""
+    """Return True if a folder has no temporary files."""
     return not [path for path in folder.iterdir() if path.name.endswith(".partial")]
 
 
 def wait_for(happened: Any, seconds: float = 600) -> None:
-    """Wait until a function returns true; fail after so many seconds."""
+    """Wait until a function returns True; fail after `seconds`."""
     until = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < until, f"not true after {seconds} s"
