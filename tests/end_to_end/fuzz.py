@@ -1,9 +1,8 @@
-"""Coverage-guided fuzzing of everything that reads files of others: `python -m tests.end_to_end.fuzz TARGET`.
+"""Coverage-guided fuzzing of the file readers: `python -m tests.end_to_end.fuzz TARGET`.
 
-A target reads bytes that a mutated valid file holds. It may refuse them with `InputError` and nothing else, must
-not run what they name, and must end soon; a pickle may ask for memory, which `ulimit -v` bounds.
-test_hostile.py does the same for a few hundred fixed inputs. Needs atheris (extra `fuzz`), which steers the
-mutations by the branches they reach.
+A target reads mutated copies of valid files. It may raise only `InputError`, must not execute code from the file and
+must finish quickly. A pickle may request much memory; limit it with `ulimit -v`. test_hostile.py runs a few hundred
+fixed mutations of the same files. Needs atheris (extra `fuzz`), which chooses mutations by the branches they reach.
 """
 
 import argparse
@@ -29,7 +28,7 @@ try:
 except ImportError:
     atheris = None
 
-# Steered by the branches of these, as far as nothing has imported them yet.
+# Modules whose branches guide the mutations, unless something has already imported them.
 GUIDED = ["alerce_early", "pickle", "zipfile", "tarfile"]
 guided = __name__ == "__main__" and atheris is not None
 with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
@@ -52,12 +51,13 @@ with atheris.instrument_imports(include=GUIDED) if guided else nullcontext():
     from alerce_early.simulation import packets
     from alerce_early.tasks import restore
 
-TOLD_EVERY = 200  # inputs
-SLOW = 10.0  # seconds of processor time that an input of a few kilobytes may take
+REPORT_INTERVAL = 200  # inputs
+SLOW = 10.0  # seconds of processor time per input of a few kilobytes
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def _stamps(**changes: Any) -> dict[str, Any]:
+    """Return the dict of a stamps file with two stamps."""
     rng = np.random.default_rng(0)
     held = {
         "images": [rng.normal(size=(3, 3, 3)).astype("f4") for _ in range(2)],
@@ -68,20 +68,24 @@ def _stamps(**changes: Any) -> dict[str, Any]:
     return held | changes
 
 
-def _course(n: int = 2) -> dict[str, Any]:
+def _hits(n: int = 2) -> dict[str, Any]:
+    """Return the dict of a HiTS file."""
     return {f"{name}_images": np.ones((n, 9)) for name in hits.CHANNELS} | {"labels": [0, 1], "ID": np.arange(n)}
 
 
 def _spectra() -> dict[str, Any]:
+    """Return the dict of a file with one SDSS spectrum."""
     held = np.ones((1, 2 * PIXELS), "f2")
     return {"spectra": held, "class": np.array(["QSO"]), "z": np.array([2.0]), "Z_CONF_PERSON": [3]}
 
 
 def _pickled(*held: Any) -> list[bytes]:
+    """Pickle each object with several protocols."""
     return [pickle.dumps(one, protocol) for one in held for protocol in (0, 2, 4, 5)]
 
 
 def _fits() -> bytes:
+    """Return the FITS file of a spectrum."""
     loglam = np.linspace(3.56, 3.9, 20)
     spectrum = [fits.Column(name, "E", array=loglam) for name in ("flux", "loglam", "ivar")]
     facts = [fits.Column("CLASS", "6A", array=["QSO"]), fits.Column("Z", "E", array=[2.0])]
@@ -92,6 +96,7 @@ def _fits() -> bytes:
 
 
 def _npz() -> bytes:
+    """Return an NPZ file with one spectrum."""
     file = io.BytesIO()
     np.savez(file, **_spectra() | {"Z_CONF_PERSON": np.array([3])})
     return file.getvalue()
@@ -101,6 +106,7 @@ CSV = (b"id,label,p_SN,p_rest\na,SN,.9,.1\nb,rest,.2,.8\n", b"id,label,score,spl
 
 
 def _parquet() -> list[bytes]:
+    """Return the tables of `CSV` as Parquet files."""
     made = []
     for text, squeeze in ((CSV[0], "snappy"), (CSV[1], "none")):
         file = pyarrow.BufferOutputStream()
@@ -109,13 +115,14 @@ def _parquet() -> list[bytes]:
     return made
 
 
-def _judged(path: Path) -> Any:
+def _evaluate_table(path: Path) -> Any:
+    """Read and evaluate a table of predictions."""
     return Classification().judge(foreign_table.read(path))
 
 
 @cache
 def _packets() -> tuple[bytes, ...]:
-    """Avro files of one packet: with a schema cut down to what is read, plain and deflated."""
+    """Return Avro files of one packet, one per codec; the schema has only the fields that are read."""
     packet = next(packets.alerts(1, seed=0))[0]
     rows = ({"name": "stampData", "type": "bytes"},)
     cutout = {"type": "record", "name": "cutout", "fields": [*rows]}
@@ -135,12 +142,14 @@ def _packets() -> tuple[bytes, ...]:
 
 
 def _rubin() -> list[bytes]:
+    """Return Avro files of Rubin packets."""
     from tests.data.test_rubin import container, packet
 
     return [container(packet(i)) for i in range(2)]
 
 
 def _tar(zipped: bool) -> bytes:
+    """Return a tar archive of packets whose members have hostile names, and a symbolic link."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz" if zipped else "w") as archive:
         for name in ("a.avro", "../../b.avro", "c\n" * 60 + ".avro"):
@@ -154,66 +163,85 @@ def _tar(zipped: bool) -> bytes:
 
 
 def _cutout(dtype: str, extended: bool = False) -> bytes:
+    """Return the FITS file of a cutout, in the primary HDU or in an extension."""
     file, pixels = io.BytesIO(), np.ones((4, 4), dtype)
     units = [fits.PrimaryHDU(), fits.ImageHDU(pixels)] if extended else [fits.PrimaryHDU(pixels)]
     fits.HDUList(units).writeto(file)
     return file.getvalue()
 
 
-def _image(path: Path) -> None:
+def _read_cutout(path: Path) -> None:
+    """Read a FITS cutout; raise InputError if it cannot be read."""
     try:
         fits_cutout.image(path.read_bytes())
     except records.UnreadableError as error:
         raise InputError(one_line(error)) from None
 
 
-def _decoded(path: Path) -> None:
-    """What `packets.stream` does in its workers, here in this process; what is no packet must say so in one line."""
+def _decode_packets(path: Path) -> None:
+    """Decode packets as the workers of `packets.stream` do; reasons of rejection must be a single line."""
     for block in containers.read_blocks([path]):
         for row in decode_records([(block, range(min(block.count, 4)))]):
             message = (row.id, row.key, row.source) if isinstance(row, Packet) else (row.source, row.reason)
             assert all(words.isprintable() for words in message), message
 
 
-# Each: the ending of its files, valid ones to begin with, and what reads them.
+# Per target: file suffix, function that makes valid files, and reader.
 TARGETS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[Path], Any]]] = {
     "pickles": (
         ".pkl",
-        lambda: _pickled(_stamps(), _course(), {"a": (1, b"x", 2.5, None, np.float32(1))}),
+        lambda: _pickled(_stamps(), _hits(), {"a": (1, b"x", 2.5, None, np.float32(1))}),
         load_pickle,
     ),
     "stamps": (".pkl", lambda: _pickled(_stamps(), {"Train": _stamps(), "Test": _stamps(oid=None)}), stamps_file.read),
-    "hits": (".pkl", lambda: _pickled(_course()), hits.read),
+    "hits": (".pkl", lambda: _pickled(_hits()), hits.read),
     "spectra": (".pkl", lambda: _pickled(_spectra()), sdss.read),
     "npz": (".npz", lambda: [_npz()], sdss.read),
     "fits": (".fits", lambda: [_fits()], sdss.read),
-    "csv": (".csv", lambda: list(CSV), _judged),
-    "parquet": (".parquet", _parquet, _judged),
-    "avro": (".avro", lambda: list(_packets()), _decoded),
-    "rubin": (".avro", _rubin, _decoded),
-    "tar": (".tar", lambda: [_tar(False)], _decoded),
-    "targz": (".tar.gz", lambda: [_tar(True)], _decoded),
-    "cutouts": (".fits", lambda: [_cutout(">f4"), _cutout(">f8"), _cutout(">f4", True)], _image),
+    "csv": (".csv", lambda: list(CSV), _evaluate_table),
+    "parquet": (".parquet", _parquet, _evaluate_table),
+    "avro": (".avro", lambda: list(_packets()), _decode_packets),
+    "rubin": (".avro", _rubin, _decode_packets),
+    "tar": (".tar", lambda: [_tar(False)], _decode_packets),
+    "targz": (".tar.gz", lambda: [_tar(True)], _decode_packets),
+    "cutouts": (".fits", lambda: [_cutout(">f4"), _cutout(">f8"), _cutout(">f4", True)], _read_cutout),
     "checkpoints": (".ckpt", lambda: [path.read_bytes() for path in GOLDEN.rglob("classify.ckpt")], restore.task),
 }
 
 
 class Trial:
-    """Gives bytes to a target and holds it to what it promises."""
+    """Feed inputs to a target and check its promises.
+
+    Parameters
+    ----------
+    name : str
+        Name of the target.
+    folder : Path
+        Folder for the input file.
+
+    Attributes
+    ----------
+    tried, accepted : int
+        Number of inputs, and number that were read without an error.
+    slowest : float
+        Longest processor time of an input, in seconds.
+    refusals : set of str
+        Beginnings of distinct error messages.
+    """
 
     def __init__(self, name: str, folder: Path):
         self.ending, self.seeds, self.read = TARGETS[name]
-        self.path, self.tried, self.read_whole, self.slowest = folder / f"input{self.ending}", 0, 0, 0.0
+        self.path, self.tried, self.accepted, self.slowest = folder / f"input{self.ending}", 0, 0, 0.0
         self.refusals: set[str] = set()
 
     def __call__(self, content: bytes) -> None:
-        """Raises whatever the target raises, if it is no `InputError` in one printable line."""
+        """Read an input; fail unless it is read, or refused with an `InputError` of one printable line."""
         self.path.write_bytes(content)
         self.tried += 1
         started = time.process_time()
         try:
             self.read(self.path)
-            self.read_whole += 1
+            self.accepted += 1
         except InputError as error:
             assert str(error).isprintable() and len(str(error)) < 1000, f"message: {error!s:.2000}"
             self.refusals.add("".join(c for c in str(error) if not c.isdigit())[:60])
@@ -222,15 +250,16 @@ class Trial:
         assert took < SLOW, f"took {took:.1f} s"
 
     def message(self) -> str:
+        """Summarise the inputs so far in one line."""
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
         return (
-            f"{self.tried:,} inputs, {self.read_whole:,} read, {len(self.refusals)} kinds of refusal, "
+            f"{self.tried:,} inputs, {self.accepted:,} read, {len(self.refusals)} kinds of refusal, "
             f"slowest {self.slowest:.2f} s, peak {memory:,} MiB"
         )
 
 
-def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """Truncated, spliced, with bits flipped or numbers made huge, a few times over."""
+def mutate(content: bytes, rng: np.random.Generator) -> bytes:
+    """Apply one to four random mutations: truncations, repetitions, deletions, flipped bits, huge numbers, odd text."""
     data = bytearray(content)
     for _ in range(rng.integers(1, 5)):
         at, end = sorted(rng.integers(0, len(data) + 1, 2).tolist())
@@ -252,30 +281,35 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def main() -> None:
+    """Fuzz one target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=120)
-    parser.add_argument("--out", type=Path, default=Path("outputs/fuzz"), help="where inputs that fail are kept")
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/fuzz"), help="folder for inputs that fail (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
     if atheris is None:
-        sys.exit(f"error: fuzzing by branches needs atheris: {INSTALL.format('[fuzz]')}.")
+        sys.exit(f"error: coverage-guided fuzzing needs atheris: {INSTALL.format('[fuzz]')}.")
     logging.disable()
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as place:
-        trial = Trial(asked.target, Path(place))
-        corpus = Path(place, "corpus")
+    with tempfile.TemporaryDirectory() as scratch:
+        trial = Trial(arguments.target, Path(scratch))
+        corpus = Path(scratch, "corpus")
         corpus.mkdir()
         for i, seed in enumerate(trial.seeds()):
             (corpus / str(i)).write_bytes(seed)
-        asked.out.mkdir(parents=True, exist_ok=True)
-        options = [f"-max_total_time={asked.seconds}", "-rss_limit_mb=3000", "-timeout=30", "-max_len=40000"]
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        options = [f"-max_total_time={arguments.seconds}", "-rss_limit_mb=3000", "-timeout=30", "-max_len=40000"]
 
-        def once(content: bytes) -> None:
+        def try_input(content: bytes) -> None:
             trial(content)
-            if trial.tried % TOLD_EVERY == 0:  # the fuzzer ends the process itself
-                print(f"{asked.target}: {trial.message()}", flush=True)
+            if trial.tried % REPORT_INTERVAL == 0:  # atheris exits the process, so nothing can be printed at the end
+                print(f"{arguments.target}: {trial.message()}", flush=True)
 
-        atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={asked.out}/{asked.target}-", str(corpus)], once)
+        atheris.Setup(
+            [sys.argv[0], *options, f"-artifact_prefix={arguments.out}/{arguments.target}-", str(corpus)], try_input
+        )
         atheris.Fuzz()
 
 

@@ -1,7 +1,7 @@
-"""Consumers of one group killed at random moments, or held up until others have their partitions.
+"""Kill or pause consumers of one Kafka group at random moments, and check that no message is lost or repeated.
 
-`OMP_NUM_THREADS=1 python -m tests.end_to_end.stream_kills RUN 100000 50` by hand: 100,000 messages,
-two consumers, no kill and then 50; the suite takes a few. More options are those of `serve`.
+`OMP_NUM_THREADS=1 python -m tests.end_to_end.stream_kills RUN 100000 50` has two consumers classify 100,000 messages,
+first without kills and then with 50; the test suite uses fewer. Further options are passed to `serve`.
 """
 
 import json
@@ -29,12 +29,12 @@ from tests.helpers.command import Command
 from tests.helpers.networks import wait_for
 
 PARTITIONS = 4
-HELD = 2.5  # seconds that a consumer is stopped for: longer than its session, so that it loses its partitions
+PAUSE_SECONDS = 2.5  # longer than the session timeout, so that a paused consumer loses its partitions
 
 
 @cache
 def _draw_packets() -> list[dict[str, Any]]:
-    """Return 30 packets. Simulating them forks, which a process that has had a consumer may not survive."""
+    """Return 30 packets; cached, because simulating them forks, which is unsafe once this process had a consumer."""
     survey, pool = simulate(30, 0), [packet for packet, _ in packets.alerts(30)]
     for packet, image in zip(pool, survey["images"], strict=True):
         rounded = np.round(np.asarray(image) / 5) * 5
@@ -45,7 +45,7 @@ def _draw_packets() -> list[dict[str, Any]]:
 
 
 def messages(first: int = 1) -> Iterator[bytes]:
-    """Packets with candids that count up, of 10 kB: without their history, and pixels rounded to 5."""
+    """Yield packets of about 10 kB with consecutive candids; no history, and pixels rounded to multiples of 5."""
     pool = _draw_packets()
     while True:
         yield packets.encode({**pool[first % len(pool)], "candid": first})
@@ -53,22 +53,46 @@ def messages(first: int = 1) -> Iterator[bytes]:
 
 
 def rows_in(out: Path) -> pyarrow.Table:
-    """Return the rows of all parts, which are one dataset."""
+    """Read the rows of all parts as one table."""
     there = any(out.glob("*/*.parquet"))
     return parquet.read_table(out) if there else pyarrow.table({"candid": pyarrow.array([], pyarrow.string())})
 
 
 def count_rows(out: Path) -> int:
+    """Count the rows of all parts from their metadata."""
     return sum(parquet.read_metadata(part).num_rows for part in out.glob("*/[0-9]*.parquet"))
 
 
 def consume(
     where: str, run: object, folder: Path, n: int, kills: int, pause: float, *more: str, seed: int = 0
 ) -> dict[str, Any]:
-    """Let two consumers classify n messages, and meanwhile kill one of them, or hold it up, `kills` times.
+    """Classify messages with two consumers while killing or pausing one of them at random.
 
-    pause: seconds between two kills, on average. Returns what there is to judge: how often each candid is there, the
-    seconds from the first part to the last row, and the exit status of both when they are asked to stop.
+    Parameters
+    ----------
+    where : str
+        Address of the broker, HOST:PORT.
+    run : path-like
+        Run folder of the network.
+    folder : Path
+        Folder for the output.
+    n : int
+        Number of messages.
+    kills : int
+        Number of kills and pauses together.
+    pause : float
+        Mean time between them, in seconds.
+    *more : str
+        Further options of `serve`.
+    seed : int, optional
+        Seed of the random times and choices.
+
+    Returns
+    -------
+    dict of str to Any
+        Number of messages, rows, distinct offsets and rejected rows; numbers of kills and pauses; seconds from the
+        first part to the last row; up to ten candids that are lost or appear twice; exit statuses and standard error
+        of both consumers.
     """
     rng, topic, out = random.Random(seed), f"kills{kills}", folder / f"out{kills}"
     make_topic(where, topic, PARTITIONS)
@@ -89,16 +113,16 @@ def consume(
                 i = rng.randrange(2)
                 if rng.random() < 0.2:
                     running[i].send_signal(signal.SIGSTOP)
-                    time.sleep(HELD)
+                    time.sleep(PAUSE_SECONDS)
                     running[i].send_signal(signal.SIGCONT)
-                    done["held up"] += 1
+                    done["paused"] += 1
                 else:
-                    running[i].__exit__()  # with SIGKILL
+                    running[i].__exit__()  # sends SIGKILL
                     running[i] = start()
                     done["killed"] += 1
         seconds = time.monotonic() - began
         for one in running:
-            wait_for(lambda one=one: one.stdout)  # one that has just begun heeds no signal yet
+            wait_for(lambda one=one: one.stdout)  # before its first output it may not yet handle SIGTERM
             one.terminate()
         statuses = [one.wait(60) for one in running]
     finally:

@@ -1,4 +1,4 @@
-"""Checkpoints for years: golden ones of each format open bare and say the same; hostile and broken ones say so."""
+"""Golden checkpoints of each format give the same outputs; damaged and hostile ones are refused with a clear error."""
 
 import pickle
 import zipfile
@@ -26,20 +26,20 @@ CLASSIFY = next(path for path in GOLDEN if path.stem == "classify")
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_golden_checkpoint_opens_bare_and_gives_the_outputs_it_gave(path: Path) -> None:
+def test_a_golden_checkpoint_alone_reproduces_its_outputs(path: Path) -> None:
     with np.load(path.with_suffix(".npz")) as held:
         golden = {name: held[name] for name in held.files}
     found = outputs(path, golden.pop("raw"))
     assert set(found) == set(golden)
     for name, column in found.items():
         if column.dtype.kind == "f":
-            # not bit for bit: other processors and later torch sum the same terms in another order
+            # other processors and versions of torch sum in another order
             assert np.allclose(column, golden[name], rtol=1e-4, atol=1e-5, equal_nan=True), name
         else:
             assert (column == golden[name]).all(), name
 
 
-def test_what_predicting_needs_is_in_the_file() -> None:
+def test_a_checkpoint_contains_everything_prediction_needs() -> None:
     held = torch.load(CLASSIFY, weights_only=True)
     assert held["format"] == checkpoints.FORMAT
     assert held["calibration"] and held["conformal"] and held["hyper_parameters"]["spec"]["recipe"]
@@ -48,23 +48,25 @@ def test_what_predicting_needs_is_in_the_file() -> None:
 
 
 def changed(path: Path, **changes: Any) -> Path:
+    """Write a copy of a golden checkpoint with some entries replaced."""
     torch.save(torch.load(CLASSIFY, weights_only=True) | changes, path)
     return path
 
 
 def hyper(**changes: Any) -> dict[str, Any]:
+    """Return the hyper-parameters of a golden checkpoint with some entries replaced."""
     held = torch.load(CLASSIFY, weights_only=True)
     return {**held["hyper_parameters"], **changes}
 
 
 @pytest.mark.parametrize("other", (None, 0, checkpoints.FORMAT + 1, "new"))
 def test_another_format_is_refused(other: object, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"has format {other}; this version reads format {checkpoints.FORMAT}"):
+    with pytest.raises(InputError, match=rf"format {other}\b.*\b{checkpoints.FORMAT}\b"):
         checkpoints.read(changed(tmp_path / "a.ckpt", format=other))
 
 
 def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
-    """Where it changes nothing it lies in what nobody reads, such as the time of a part or what fills up to 64."""
+    """A flip without effect is in bytes that are not read, such as timestamps of the zip archive or padding."""
     whole, path, refused = CLASSIFY.read_bytes(), tmp_path / "a.ckpt", 0
     places = range(0, len(whole), 211)
     wanted = checkpoints.read(CLASSIFY)
@@ -85,7 +87,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -
     weights = torch.load(CLASSIFY, weights_only=True)["state_dict"]
     name = list(weights)[-1]
     weights[name].view(-1)[-1] = value
-    with pytest.raises(InputError, match=rf"a\.ckpt: {name} is not finite"):
+    with pytest.raises(InputError, match=rf"a\.ckpt.*{name}.*not finite"):
         alerce_early.load(changed(tmp_path / "a.ckpt", state_dict=weights))
 
 
@@ -112,7 +114,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, tmp_path: Path) -
         ),
     ),
 )
-def test_what_does_not_fit_says_so_in_one_line(changes: dict, message: str, tmp_path: Path) -> None:
+def test_an_inconsistent_checkpoint_gives_a_one_line_error(changes: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message) as error:
         restore.task(changed(tmp_path / "a.ckpt", **changes))
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
@@ -134,33 +136,33 @@ SETS = {name: [0.5] * 5 for name in ("set", "set_marginal")}
         ({"conformal": {"coverage": 0.9, "thresholds": SETS | {"set": [0.5] * 4}}}, "conformal"),
     ),
 )
-def test_fits_that_are_none_say_so_in_one_line(changes: dict, message: str, tmp_path: Path) -> None:
+def test_an_invalid_calibration_gives_a_one_line_error(changes: dict, message: str, tmp_path: Path) -> None:
     path = changed(tmp_path / "a.ckpt", **changes)
     with pytest.raises(InputError, match=rf"^{path}: .*{message}") as error:
         Deployed.load(path)
     assert "\n" not in str(error.value)
 
 
-def test_a_checkpoint_that_does_not_tell_the_shape_of_stamps_says_so(tmp_path: Path) -> None:
-    untold = hyper()["spec"] | {"raw_shape": ()}
-    with pytest.raises(InputError, match=r"does not tell the shape of raw stamps\. Train again"):
-        alerce_early.load(changed(tmp_path / "a.ckpt", hyper_parameters=hyper(spec=untold)))
+def test_a_checkpoint_without_the_shape_of_raw_stamps_is_refused(tmp_path: Path) -> None:
+    incomplete = hyper()["spec"] | {"raw_shape": ()}
+    with pytest.raises(InputError, match=r"raw stamps"):
+        alerce_early.load(changed(tmp_path / "a.ckpt", hyper_parameters=hyper(spec=incomplete)))
 
 
 @pytest.mark.parametrize("former", RENAMED)
-def test_what_configs_of_before_name_is_found(former: str) -> None:
+def test_former_names_of_classes_and_functions_are_found(former: str) -> None:
     name = former if former.endswith(".read") else f"{former}.{'DeepHiTS' if 'models' in former else 'read'}"
     assert callable(find(name))
 
 
-def test_a_network_under_its_former_name_opens(tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_former_network_name_opens(tmp_path: Path) -> None:
     former = {"_target_": "alerce_early.models.deep_hits.DeepHiTS"}
     weights = ClassifyTask(**hyper(net={"_target_": "alerce_early.models.rotinv.DeepHiTS"})).state_dict()
     path = changed(tmp_path / "a.ckpt", hyper_parameters=hyper(net=former), state_dict=weights)
     assert isinstance(restore.task(path).net, DeepHiTS)
 
 
-def test_a_tuple_of_fixed_length_is_one_of_its_own_types() -> None:
+def test_types_and_length_of_a_tuple_argument_are_checked() -> None:
     def named(pair: tuple[int, str]) -> tuple[int, str]:
         return pair
 
@@ -175,7 +177,7 @@ def test_a_tuple_of_fixed_length_is_one_of_its_own_types() -> None:
     ((bytearray, (10**11,)), (torch.Tensor, (10**11,)), (eval, ("1",)), (print, ("x",))),
     ids=lambda c: str(c[0]),
 )
-def test_names_that_a_checkpoint_has_no_use_for_are_refused(call: tuple, tmp_path: Path) -> None:
+def test_a_pickle_that_calls_other_functions_is_refused(call: tuple, tmp_path: Path) -> None:
     class Calls:
         def __reduce__(self) -> tuple:
             return call
@@ -184,21 +186,21 @@ def test_names_that_a_checkpoint_has_no_use_for_are_refused(call: tuple, tmp_pat
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", pickle.dumps(OrderedDict(a=Calls()), protocol=2))
         archive.writestr("a/version", "3\n")
-    with pytest.raises(InputError, match="Refused before any of it ran"):
+    with pytest.raises(InputError, match=rf"a\.ckpt.*\.{call[0].__name__}'"):
         checkpoints.read(path)
 
 
-def test_damaged_and_foreign_files_say_so(tmp_path: Path) -> None:
+def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     whole = CLASSIFY.read_bytes()
     path = tmp_path / "a.ckpt"
     for content in (b"", b"id,label\n", whole[:100], whole[:-100], whole[:3000] + whole[3100:], pickle.dumps({"a": 1})):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"is damaged or not a checkpoint|cannot be read"):
+        with pytest.raises(InputError, match=r"a\.ckpt"):
             restore.task(path)
-    with pytest.raises(InputError, match="cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"none\.ckpt"):
         checkpoints.read(tmp_path / "none.ckpt")
     torch.save({"weights": torch.zeros(2)}, path)
-    with pytest.raises(InputError, match="no checkpoint of alerce_early"):
+    with pytest.raises(InputError, match=r"a\.ckpt.*not a checkpoint"):
         checkpoints.read(path)
     with zipfile.ZipFile(CLASSIFY) as stored, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as squeezed:
         for entry in stored.namelist():
@@ -208,7 +210,7 @@ def test_damaged_and_foreign_files_say_so(tmp_path: Path) -> None:
 
 
 def test_a_storage_larger_than_its_bytes_is_refused(tmp_path: Path) -> None:
-    """Torch takes a storage's size from the pickle; past its bytes lies somebody else's memory."""
+    """Torch trusts the size in the pickle and would read memory past the end of the storage."""
     path = tmp_path / "a.ckpt"
     torch.save({"hyper_parameters": {}, "state_dict": {"w": torch.zeros(258)}}, tmp_path / "small.ckpt")
     with zipfile.ZipFile(tmp_path / "small.ckpt") as stored, zipfile.ZipFile(path, "w") as forged:

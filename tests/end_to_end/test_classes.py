@@ -1,4 +1,4 @@
-"""Classes of the user's own, from a CSV of labels to a report, by the commands as the README writes them."""
+"""User-defined classes, from a CSV of labels to a report, with the commands of the README."""
 
 import csv
 import json
@@ -18,11 +18,11 @@ from tests.helpers.command import run
 
 SIX = ("AGN", "SN", "VS", "asteroid", "bogus", "satellite")
 USUAL = ("AGN", "SN", "VS", "asteroid", "bogus")
-OTHERS = {"AGN": "QSO", "SN": "SN Ia", "VS": "EB*", "bogus": "satellite"}  # every second row is called so
+OTHERS = {"AGN": "QSO", "SN": "SN Ia", "VS": "EB*", "bogus": "satellite"}  # new class of every second row
 
 
 @pytest.mark.slow
-def test_a_sixth_class_trains_calibrates_predicts_exports_and_is_reported(tmp_path: Path) -> None:
+def test_a_sixth_class_works_in_every_command(tmp_path: Path) -> None:
     night = tmp_path / "night"
     night.mkdir()
     _, labels = packets.write(night / "night.tar.gz", 400, seed=3)
@@ -64,10 +64,8 @@ def test_a_sixth_class_trains_calibrates_predicts_exports_and_is_reported(tmp_pa
     assert refused.returncode and "target_class=comet" in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_simulated_stamps_are_of_those_classes_that_are_simulated(
-    survey: dict[str, Any], quick, tmp_path: Path
-) -> None:
-    """In another order than theirs, with a sixth class: its real rows alone train it."""
+def test_simulated_stamps_have_only_classes_of_the_simulation(survey: dict[str, Any], quick, tmp_path: Path) -> None:
+    """The classes are in another order, and a sixth class is trained on real rows only."""
     names = ["satellite" if i % 5 == 0 else USUAL[label] for i, label in enumerate(survey["labels"])]
     file = tmp_path / "six.pkl"
     file.write_bytes(pickle.dumps({"images": survey["images"], "labels": names}))
@@ -80,8 +78,8 @@ def test_simulated_stamps_are_of_those_classes_that_are_simulated(
     raw = simulation.simulate(20, 1000, counts="balanced")
     ids = data.store.ids[data.simulated_rows].tolist()
     found = dict(zip(ids, np.array(data.classes)[data.labels[data.simulated_rows]].tolist(), strict=True))
-    wanted = {name: USUAL[label] for name, label in zip(raw["oid"], raw["labels"], strict=True)}
-    assert found.items() <= wanted.items()
+    expected = {name: USUAL[label] for name, label in zip(raw["oid"], raw["labels"], strict=True)}
+    assert found.items() <= expected.items()
     data.setup("fit")
     for batch in data.train_dataloader():
         rows, label = batch["row"].numpy(), batch["label"].numpy()

@@ -1,4 +1,4 @@
-"""What is mistyped on the command line is refused in one line that names what there is."""
+"""Wrong options and config keys are refused with one line that names the key and the nearest valid one."""
 
 import shutil
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from tests.helpers.command import run
         ("data.groups={SN:[SN]", "data.groups={SN:[SN] is no option; wanted KEY=VALUE"),
     ),
 )
-def test_a_misspelt_option_is_told_with_what_there_is(
+def test_the_error_for_a_wrong_option_lists_the_choices(
     composed: Callable[..., DictConfig], option: str, message: str
 ) -> None:
     with pytest.raises(InputError) as error, translate_errors():
@@ -55,11 +55,11 @@ def test_a_value_may_hold_an_equals_sign(composed: Callable[..., DictConfig], te
         *("data.groups={SN:[SN],rest:[AGN]}", "+hydra.job.name=x", "++seed=3", "+data.keep.z_conf=[3]"),
     ),
 )
-def test_what_something_reads_may_be_added(composed: Callable[..., DictConfig], option: str) -> None:
+def test_keys_that_some_code_reads_may_be_added(composed: Callable[..., DictConfig], option: str) -> None:
     composed(option)
 
 
-def test_names_of_labels_and_classes_are_the_user_s(composed: Callable[..., DictConfig]) -> None:
+def test_names_of_labels_and_classes_may_be_any_text(composed: Callable[..., DictConfig]) -> None:
     given = composed("data=alerts", "data.labels_map={SN Ia: SN, TDE: null}", "data.classes=[SN,AGN]")
     assert given.data.source.labels_map == {"SN Ia": "SN", "TDE": None} and given.data.source.classes == ["SN", "AGN"]
     assert composed("data=alerts", "+data.labels_map.star=VS").data.source.labels_map == {"star": "VS"}
@@ -68,13 +68,13 @@ def test_names_of_labels_and_classes_are_the_user_s(composed: Callable[..., Dict
             composed("data=alerts", option)
 
 
-def test_callbacks_are_chosen_by_name_and_several_at_once(composed: Callable[..., DictConfig]) -> None:
+def test_several_callbacks_may_be_chosen_by_name(composed: Callable[..., DictConfig]) -> None:
     assert composed().callbacks is None
     one = composed("callbacks=[ema,timer]", "callbacks.ema.decay=0.5", "+callbacks.mine._target_=my_package.Mine")
     assert set(one.callbacks) == {"ema", "timer", "mine"} and one.callbacks.ema.decay == 0.5
 
 
-def test_the_command_tells_it_in_one_line() -> None:
+def test_the_command_prints_a_one_line_error() -> None:
     done = run("alerce_early.train", "modle=x")
     assert done.returncode == 2
     assert done.stderr.startswith("error: modle: ") and "model?" in done.stderr
@@ -82,7 +82,7 @@ def test_the_command_tells_it_in_one_line() -> None:
 
 
 def yaml_of(folder: Path, name: str, text: str) -> str:
-    """Write a yaml of the user's own; returns its file as a message names it."""
+    """Write a yaml file and return its path as messages print it."""
     (file := folder / f"{name}.yaml").parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"# @package _global_\n{text}\n")
     return str(file)
@@ -102,7 +102,7 @@ def yaml_of(folder: Path, name: str, text: str) -> str:
         ("hydra: {sweeper: {params: {model.task.entropi: '0,1', seeds: '0,1'}}}", "seeds", "seed"),
     ),
 )
-def test_a_misspelt_key_of_a_yaml_is_refused_with_its_file(text: str, key: str, near: str, tmp_path: Path) -> None:
+def test_the_error_for_a_wrong_key_names_its_yaml_file(text: str, key: str, near: str, tmp_path: Path) -> None:
     file = yaml_of(tmp_path, "experiment/mine", text)
     found = f"hydra.searchpath=['file://{tmp_path}']"
     with pytest.raises(InputError) as error:
@@ -110,15 +110,15 @@ def test_a_misspelt_key_of_a_yaml_is_refused_with_its_file(text: str, key: str, 
     assert all(word in str(error.value) for word in (file, key, near))
 
 
-def test_a_yaml_without_its_package_is_told_what_it_lacks(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_package_line_names_the_line(tmp_path: Path) -> None:
     file = Path(yaml_of(tmp_path, "experiment/mine", "seed: 1"))
     file.write_text("seed: 1\n")
     with pytest.raises(InputError, match="@package _global_"):
         compose_config(f"hydra.searchpath=['file://{tmp_path}']", "experiment=mine", hydra=True)
 
 
-def test_a_key_is_refused_wherever_it_stands(finished_run: Run, tmp_path: Path) -> None:
-    """In a command and its --config-dir, at the start of a sweep, in Python, and in the folder of a run to resume."""
+def test_an_unknown_key_is_refused_in_every_entry_point(finished_run: Run, tmp_path: Path) -> None:
+    """Command line, yaml in --config-dir, sweep, Python and the config of a run to resume."""
     file = yaml_of(tmp_path, "experiment/mine", "data: {batchsize: 64}")
     own = ("--config-dir", str(tmp_path), f"outputs={tmp_path}", "experiment=mine")
     for words in (own, (*own, "sweep=seeds"), ("+data.batchsize=64", f"outputs={tmp_path}")):
@@ -128,7 +128,7 @@ def test_a_key_is_refused_wherever_it_stands(finished_run: Run, tmp_path: Path) 
         assert where in done.stderr and "data.batch_size?" in done.stderr
     with pytest.raises(InputError, match=r"\+data\.batchsize=64: .*data\.batch_size\?"):
         alerce_early.run("+data.batchsize=64", f"outputs={tmp_path}")
-    with pytest.raises(InputError, match="sweep=seeds"):  # of which Python would make one run
+    with pytest.raises(InputError, match="sweep=seeds"):  # Python would run only one of them
         alerce_early.run("sweep=seeds", f"outputs={tmp_path}")
     shutil.copytree(finished_run.path, folder := tmp_path / "cut")
     (folder / "metrics.json").unlink()
@@ -139,25 +139,27 @@ def test_a_key_is_refused_wherever_it_stands(finished_run: Run, tmp_path: Path) 
     assert not [path for path in tmp_path.rglob("train.log") if path.parent != folder]
 
 
-def test_a_key_of_ones_own_is_one_that_another_value_refers_to(tmp_path: Path) -> None:
+def test_a_new_key_is_accepted_only_if_a_value_refers_to_it(tmp_path: Path) -> None:
     found = f"hydra.searchpath=['file://{tmp_path}']"
     steps = "[{_target_: alerce_early.data.recipe.Crop, size: '${recipe.mine}'}]"
     yaml_of(tmp_path, "experiment/mine", f"recipe: {{mine: 33, steps: {steps}}}")
     config = compose_config(found, "experiment=mine", "recipe.mine=21")
-    assert config.recipe.steps[0].size == 21 and "mine" not in config.recipe  # so that its run resumes
+    assert (
+        config.recipe.steps[0].size == 21 and "mine" not in config.recipe
+    )  # removed after resolution, so that the run can be resumed
     yaml_of(tmp_path, "experiment/mine", "recipe: {mine: 33}")
     with pytest.raises(InputError, match=r"recipe\.mine"):
         compose_config(found, "experiment=mine")
     file = yaml_of(tmp_path, "experiment/mine", "defaults: [override /data: alerce]\ndata: {epoch: today}")
     with pytest.raises(InputError, match=rf"{file}: .*data\.epoch .*data=alerce"):
         compose_config(found, "experiment=mine")
-    compose_config("recipe=minmax", "recipe.steps=[]")  # recipe.size is that of the yaml
+    compose_config("recipe=minmax", "recipe.steps=[]")  # recipe.size stays, although nothing refers to it now
 
 
 @pytest.mark.parametrize(
     "file", sorted(Path(CONF).glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}={file.stem}"
 )
-def test_every_yaml_fits_the_schema(file: Path) -> None:
+def test_every_config_matches_the_schema(file: Path) -> None:
     config = compose_config(f"{file.parent.name}={file.stem}", hydra=True)
     params = [f"{key}={values}" for key, values in (config.hydra.sweeper.get("params") or {}).items()]
     for option in OverridesParser.create().parse_overrides(params):
@@ -176,6 +178,6 @@ def test_every_yaml_fits_the_schema(file: Path) -> None:
         ("metrics=my_package.f", r"metrics=\[my_package\.f\]"),
     ),
 )
-def test_a_value_outside_of_its_range_is_refused_by_its_key(option: str, key: str) -> None:
+def test_the_error_for_a_value_out_of_range_names_its_key(option: str, key: str) -> None:
     with pytest.raises(InputError, match=key):
         compose_config(option)

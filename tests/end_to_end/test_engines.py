@@ -1,4 +1,4 @@
-"""The tables of Ray, Dask and Spark, as the README has them, are those of `predict`."""
+"""Ray, Dask and Spark, run as in the README, give the same tables as `predict`."""
 
 import os
 import re
@@ -31,13 +31,14 @@ page = (CHECKOUT / "alerce_early/serving/README.md").read_text()
 
 
 def block(engine: str) -> str:
+    """Return the code example of an engine."""
     (code,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if engine in code]
     return code
 
 
 @pytest.fixture(scope="module")
 def place(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a RUN and an archive, some of whose rows cannot be used."""
+    """Return a folder with a run and an archive that includes unusable rows."""
     folder = tmp_path_factory.mktemp("place")
     (folder / "RUN").symlink_to(finished_run.path)
     (folder / "archive").mkdir()
@@ -52,14 +53,15 @@ def place(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wanted(place: Path) -> dict[str, list[Any]]:
+def expected(place: Path) -> dict[str, list[Any]]:
+    """Return the rows that `predict` classifies."""
     network = alerce_early.load(place / "RUN")
-    predict(network, inputs.find([place / "archive"], network.spec), place / "wanted.parquet")
-    return rows_of([place / "wanted.parquet"])
+    predict(network, inputs.find([place / "archive"], network.spec), place / "expected.parquet")
+    return rows_of([place / "expected.parquet"])
 
 
 def rows_of(files: list[Path]) -> dict[str, list[Any]]:
-    """Return the rows that were classified, by candid, with what all tables have."""
+    """Read the classified rows, sorted by candid, with the columns that all engines write."""
     rows = pyarrow.concat_tables([parquet.read_table(file).replace_schema_metadata(None) for file in files])
     if "rejected" in rows.column_names:
         assert len(rows) == FILES * ROWS
@@ -68,17 +70,20 @@ def rows_of(files: list[Path]) -> dict[str, list[Any]]:
     return rows.sort_by("candid").to_pydict()
 
 
-def check(found: dict[str, list[Any]], wanted: dict[str, list[Any]]) -> None:
-    assert list(found) == list(wanted) and FILES * ROWS / 2 < len(wanted["candid"]) < FILES * ROWS
+def check(found: dict[str, list[Any]], expected: dict[str, list[Any]]) -> None:
+    """Compare columns, probabilities up to rounding."""
+    assert list(found) == list(expected) and FILES * ROWS / 2 < len(expected["candid"]) < FILES * ROWS
     for name, column in found.items():
-        if isinstance(wanted[name][0], str):
-            assert column == wanted[name]
+        if isinstance(expected[name][0], str):
+            assert column == expected[name]
         else:
-            assert np.allclose(np.array(column, float), np.array(wanted[name], float), atol=1e-6, equal_nan=True), name
+            assert np.allclose(np.array(column, float), np.array(expected[name], float), atol=1e-6, equal_nan=True), (
+                name
+            )
 
 
 def needs(engine: str) -> pytest.MarkDecorator:
-    """Skip where the engine is not installed, or Spark has no Java."""
+    """Return a mark that skips a test if the engine, or Java for Spark, is not installed."""
     missing = [name for name in (engine, "pandas") if not find_spec(name)]
     if engine == "pyspark" and not shutil.which("java"):
         missing.append("java")
@@ -87,31 +92,31 @@ def needs(engine: str) -> pytest.MarkDecorator:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", [pytest.param(name, marks=needs(name)) for name in ("ray", "dask", "pyspark")])
-def test_the_table_is_that_of_predict(engine: str, place: Path, wanted: dict[str, list[Any]]) -> None:
+def test_the_table_equals_that_of_predict(engine: str, place: Path, expected: dict[str, list[Any]]) -> None:
     shutil.rmtree(place / "OUT", ignore_errors=True)
     run(RAY if engine == "ray" else ("-c", block(engine)), place)
-    check(rows_of(sorted((place / "OUT").glob("*.parquet"))), wanted)
+    check(rows_of(sorted((place / "OUT").glob("*.parquet"))), expected)
 
 
 @needs("ray")
 @pytest.mark.slow
-def test_killed_and_resumed_under_ray(place: Path, wanted: dict[str, list[Any]]) -> None:
+def test_a_killed_ray_job_resumes(place: Path, expected: dict[str, list[Any]]) -> None:
     out = place / "OUT"
     shutil.rmtree(out, ignore_errors=True)
     begun = subprocess.Popen([sys.executable, *RAY], cwd=place, env=environment(), start_new_session=True)
     wait_for(lambda: any(out.glob("*.parquet")), 300)
     os.killpg(begun.pid, signal.SIGKILL)
     begun.wait()
-    time.sleep(5)  # Ray ends the workers of a driver that is gone
+    time.sleep(5)  # Ray stops the workers of a dead driver
     before = {file: file.stat().st_mtime_ns for file in out.glob("*.parquet")}
     run(RAY, place)
-    check(rows_of(sorted(out.glob("*.parquet"))), wanted)
-    assert all(file.stat().st_mtime_ns == before[file] for file in before)  # done is done
+    check(rows_of(sorted(out.glob("*.parquet"))), expected)
+    assert all(file.stat().st_mtime_ns == before[file] for file in before)  # finished files are not rewritten
 
 
 @needs("ray")
-def test_two_files_never_share_a_table(place: Path, tmp_path: Path) -> None:
-    """Night after night has files of the same names; nothing is written before they are told apart."""
+def test_input_files_of_the_same_name_are_refused(place: Path, tmp_path: Path) -> None:
+    """Both would be written to the same table."""
     from alerce_early.serving.cluster import classify_archive
 
     for night in ("a", "b"):
@@ -124,9 +129,11 @@ def test_two_files_never_share_a_table(place: Path, tmp_path: Path) -> None:
 
 
 def run(arguments: tuple[str, ...], place: Path) -> None:
+    """Run Python in a folder."""
     done = subprocess.run([sys.executable, *arguments], cwd=place, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def environment() -> dict[str, str]:
+    """Return the environment in which engines import this checkout."""
     return {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", "PYSPARK_PYTHON": sys.executable}

@@ -1,4 +1,4 @@
-"""A disk that is full, refuses or holds half files: one clear line, and afterwards the same command does it."""
+"""Full or read-only disks and damaged files give a one-line error, and the same command works afterwards."""
 
 import importlib
 import resource
@@ -29,7 +29,7 @@ from alerce_early.report import __main__ as report
 from alerce_early.report import pictures
 from alerce_early.serving.output import Parts
 from alerce_early.train import main
-from tests.end_to_end.kills import differences, trained
+from tests.end_to_end.kills import differences, run_results
 
 ROWS = {"id": np.arange(5000).astype(str), "p_SN": np.random.default_rng(0).random(5000)}
 WRITERS: dict[str, Callable[[Path], None]] = {
@@ -42,8 +42,8 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 
 
 @contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let the operating system refuse to any file of this process more than so many bytes, as a quota would."""
+def limit_file_size(size: int) -> Iterator[None]:
+    """Limit the size of files that this process writes, in bytes, as a disk quota does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -54,11 +54,11 @@ def largest_file(size: int) -> Iterator[None]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 12 MB in memory."""
+    """Mount a file system of 12 MB in memory."""
     path = tmp_path / "disk"
     path.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", path], capture_output=True).returncode:
-        pytest.skip("this user may not mount a small disk")
+        pytest.skip("mounting a small disk needs root")
     try:
         yield path
     finally:
@@ -66,34 +66,32 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_file_that_does_not_fit_leaves_the_one_before(name: str, tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(name: str, tmp_path: Path) -> None:
     path, write = tmp_path / name, WRITERS[name]
     path.write_bytes(b"before")
-    with largest_file(200), pytest.raises(InputError, match=rf"^disk full: {path} cannot be written .*outputs=FOLDER"):
+    with limit_file_size(200), pytest.raises(InputError, match=rf"^disk full: {path} .*outputs=FOLDER"):
         write(path)
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
     write(path)
     assert path.stat().st_size > 200
 
 
-def test_a_disk_full_at_a_checkpoint(quick, small_disk: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_after_a_disk_was_full(quick, small_disk: Path, tmp_path: Path) -> None:
     config = quick()
-    store = make_data(config).store  # elsewhere
+    store = make_data(config).store  # on another disk
     filler = small_disk / "filler"
-    filler.write_bytes(bytes(9_000_000))  # leaves room for one checkpoint of 1.8 MB and not for two
+    filler.write_bytes(bytes(9_000_000))  # leaves space for one checkpoint of 1.8 MB but not two
     run = Run(small_disk / "run")
-    with pytest.raises(
-        InputError, match=r"^disk full: .*\.ckpt cannot be written \(No space left on device\), 1\.\d MB"
-    ):
+    with pytest.raises(InputError, match=r"^disk full: .*\.ckpt .*No space left on device.* 1\.\d MB"):
         train(config, run.path)
     assert not list(run.path.rglob("*.partial")) and not run.finished
     filler.unlink()
     train(config, run.path)
     train(config, tmp_path / "clean" / "run")
-    assert differences(trained(small_disk), trained(tmp_path / "clean")) == [] and store.path.exists()
+    assert differences(run_results(small_disk), run_results(tmp_path / "clean")) == [] and store.path.exists()
 
 
-def test_a_store_that_does_not_fit_is_told_before_the_work(quick, small_disk: Path) -> None:
+def test_a_store_too_large_for_the_disk_is_refused_at_once(quick, small_disk: Path) -> None:
     filler = small_disk / "filler"
     filler.write_bytes(bytes(11_000_000))
     data = make_data(quick(f"outputs={small_disk}"))
@@ -104,19 +102,17 @@ def test_a_store_that_does_not_fit_is_told_before_the_work(quick, small_disk: Pa
     assert len(data.store.images) == len(data.store.labels)
 
 
-def test_a_read_only_disk_is_told_before_the_work(quick, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_read_only_disk_is_reported_at_once(quick, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(SystemExit, match="2"):
         run_folder(None, f"{small_disk}/runs/new")
     err = capsys.readouterr().err
-    assert (
-        err.startswith(f"error: {small_disk}/runs cannot be written: Read-only file system.") and err.count("\n") == 1
-    )
-    with pytest.raises(InputError, match=r"cannot be written: Read-only file system.*outputs=FOLDER"):
+    assert err.startswith(f"error: {small_disk}/runs") and "Read-only file system" in err and err.count("\n") == 1
+    with pytest.raises(InputError, match=r"Read-only file system.*outputs=FOLDER"):
         _ = make_data(quick(f"outputs={small_disk}")).store
 
 
-def test_a_file_in_place_of_the_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_named_like_the_outputs_folder_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "outputs").touch()
     with pytest.raises(SystemExit, match="2"):
         run_folder(None, f"{tmp_path}/outputs/runs/new")
@@ -125,7 +121,7 @@ def test_a_file_in_place_of_the_outputs(tmp_path: Path, capsys: pytest.CaptureFi
     )
 
 
-def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(quick, tmp_path: Path) -> None:
+def test_only_temporary_files_of_dead_processes_are_removed(quick, tmp_path: Path) -> None:
     stores = tmp_path / "stores"
     for name in ("dead", "alive"):
         (stores / f".{name}.partial").mkdir(parents=True)
@@ -134,7 +130,7 @@ def test_leftovers_of_dead_processes_go_and_of_living_ones_stay(quick, tmp_path:
     assert [path.name for path in stores.glob(".*.partial")] == [".alive.partial"]
 
 
-def test_a_library_that_is_there_and_does_not_load_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_broken_library_states_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, content in (
         ("broken_a", 'raise ImportError("libgomp.so.1: cannot open")'),
         ("broken_b", "import nowhere"),
@@ -152,7 +148,7 @@ def test_a_library_that_is_there_and_does_not_load_says_why(tmp_path: Path, monk
 
 @pytest.fixture
 def train_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    """The real train command in this process, in an empty folder; returns its exit status."""
+    """Return a function that runs the train command in an empty folder and returns its exit status."""
     handlers = {number: signal.getsignal(number) for number in STOPS}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
@@ -200,10 +196,10 @@ def train_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
         ("model=spectra_class data=simulated", "data=sdss_simulated"),
     ),
 )
-def test_a_mistake_is_one_line_and_leaves_no_run(
+def test_a_wrong_option_gives_a_one_line_error_and_no_run(
     train_command: Callable[..., int], option: str, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Before any work: no data are simulated either."""
+    """The error comes before any work: no data are simulated either."""
     assert train_command("model=preliminary_cnn", *option.split()) == 2
     err = capfd.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1 and message in err
@@ -211,7 +207,7 @@ def test_a_mistake_is_one_line_and_leaves_no_run(
 
 
 @pytest.mark.parametrize("option", ("-m seed=0,1 +max_epochs=7", "-m +max_epochs=7,8"))
-def test_a_sweep_of_a_mistake_is_not_begun(
+def test_a_sweep_with_a_wrong_option_does_not_start(
     train_command: Callable[..., int], option: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert train_command(*option.split()) == 2
@@ -219,17 +215,17 @@ def test_a_sweep_of_a_mistake_is_not_begun(
     assert not list(tmp_path.iterdir())
 
 
-def test_data_that_are_not_there_leave_no_run(train_command: Callable[..., int], tmp_path: Path) -> None:
+def test_missing_data_leave_no_run(train_command: Callable[..., int], tmp_path: Path) -> None:
     assert train_command("data=alerce", "data.path=none.pkl") == 2
     assert not list(tmp_path.rglob("train.log"))
 
 
 @pytest.mark.parametrize("content", (b"", b"\x80\xff\x00garbage", b"[1, 2]", None), ids=str)
 @pytest.mark.parametrize("name", ("config.yaml", "metrics.json", "history.jsonl", "predictions.parquet"))
-def test_a_damaged_run_folder_is_one_line(
+def test_a_damaged_run_folder_gives_a_one_line_error(
     name: str, content: bytes | None, finished_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """content: None for the first two thirds of what is there."""
+    """A `content` of None truncates the file to two thirds."""
     shutil.copytree(finished_run.path, run := tmp_path / "run")
     whole = (run / name).read_bytes()
     (run / name).write_bytes(whole[: len(whole) * 2 // 3] if content is None else content)
@@ -241,11 +237,11 @@ def test_a_damaged_run_folder_is_one_line(
             except SystemExit as ended:
                 err = capsys.readouterr().err
                 assert ended.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and name in err
-            else:  # compare shows no curves, and a history may be empty
+            else:  # compare shows no curves; an empty history is valid
                 assert name == "history.jsonl" and (verb is compare or content == b"")
 
 
-def test_a_config_that_is_cut_short_anywhere_is_told(finished_run: Run, tmp_path: Path) -> None:
+def test_a_truncated_config_is_reported(finished_run: Run, tmp_path: Path) -> None:
     whole = (finished_run.path / "config.yaml").read_text()
     last = whole.index("\nmodel:")
     for end in range(0, last, 29):
@@ -254,23 +250,23 @@ def test_a_config_that_is_cut_short_anywhere_is_told(finished_run: Run, tmp_path
             Run(tmp_path).config()
 
 
-def test_a_table_where_no_folder_can_be() -> None:
-    with pytest.raises(InputError, match=r"/proc/nowhere.* cannot be written: .*--out"):
+def test_an_impossible_output_folder_is_reported() -> None:
+    with pytest.raises(InputError, match=r"/proc/nowhere.*--out"):
         Parts(Path("/proc/nowhere/out.parquet"), {})
 
 
-def test_a_disk_full_in_the_middle_of_a_table(tmp_path: Path) -> None:
+def test_a_table_continues_after_a_disk_was_full(tmp_path: Path) -> None:
     out, rows = tmp_path / "out.parquet", {"candid": np.arange(64).astype(str)}
     with Parts(out, {}) as parts:
         parts.add(rows, [], 64)
-        message = r"^disk full: .*000001\.parquet cannot be written .* continue from here with the same command"
-        with largest_file(200), pytest.raises(InputError, match=message):
+        message = r"^disk full: .*000001\.parquet .*same command"
+        with limit_file_size(200), pytest.raises(InputError, match=message):
             parts.add(rows, [], 64)
     with Parts(out, {}) as parts:
         assert parts.counts["read"] == 64 and not list(parts.folder.glob(".*"))
 
 
-def test_a_lock_that_its_holder_removes_is_no_lock(tmp_path: Path) -> None:
+def test_a_waiting_process_locks_again_if_the_lock_file_is_removed(tmp_path: Path) -> None:
     lock = tmp_path / "out.partial" / "lock"
     waits, goes = threading.Event(), threading.Event()
 
@@ -282,7 +278,7 @@ def test_a_lock_that_its_holder_removes_is_no_lock(tmp_path: Path) -> None:
     waiter = threading.Thread(target=wait)
     with files.hold_lock(lock):
         waiter.start()
-        time.sleep(0.3)  # it has the file open and waits
+        time.sleep(0.3)  # until it has opened the file and waits
         shutil.rmtree(lock.parent)
     assert waits.wait(10)
     try:

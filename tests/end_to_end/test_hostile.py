@@ -1,4 +1,4 @@
-"""Files of others: what fuzzing found once, bombs, and a few hundred fixed mutations a reader."""
+"""Untrusted files: bugs found by fuzzing, decompression bombs, and fixed mutations for each reader."""
 
 import os
 import pickle
@@ -27,7 +27,7 @@ from alerce_early.errors import InputError
 from alerce_early.report import __main__ as report
 from alerce_early.report import foreign_table
 from alerce_early.serving import inputs
-from tests.end_to_end.fuzz import TARGETS, Trial, mutated
+from tests.end_to_end.fuzz import TARGETS, Trial, mutate
 
 QUICK = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 QUICK = settings(QUICK, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -41,9 +41,9 @@ def test_mutated_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
     seeds = trial.seeds()
     for seed in seeds:
         trial(seed)
-    assert trial.read_whole == len(seeds)  # else nothing but the refusal of a bad beginning would be tested
+    assert trial.accepted == len(seeds)  # mutations of an invalid file would test little
     for _ in range(MUTATIONS):
-        trial(mutated(seeds[rng.integers(len(seeds))], rng))
+        trial(mutate(seeds[rng.integers(len(seeds))], rng))
 
 
 PLAIN = st.recursive(
@@ -67,7 +67,7 @@ ARRAYS = st.builds(
     ),
 )
 @pytest.mark.filterwarnings("ignore")
-def test_whatever_the_entries_are_a_reader_names_them(read: Callable, keys: tuple[str, ...]) -> None:
+def test_readers_refuse_entries_of_any_type_with_a_clear_error(read: Callable, keys: tuple[str, ...]) -> None:
     @QUICK
     @given(st.fixed_dictionaries({}, optional=dict.fromkeys(keys, PLAIN | ARRAYS)))
     def reads(raw: dict[str, Any]) -> None:
@@ -81,7 +81,7 @@ def test_whatever_the_entries_are_a_reader_names_them(read: Callable, keys: tupl
 
 @QUICK
 @given(st.lists(st.text(max_size=8) | st.integers() | st.none() | st.floats(), max_size=5))
-def test_names_are_one_printable_line_and_no_formula(given: list[Any]) -> None:
+def test_names_are_one_printable_line_and_not_a_formula(given: list[Any]) -> None:
     try:
         found = names.check_names(given, "ids", "a test").tolist()
     except InputError as error:
@@ -93,13 +93,13 @@ def test_names_are_one_printable_line_and_no_formula(given: list[Any]) -> None:
 @pytest.mark.parametrize(
     "name", ("=cmd|'/C calc'!A0", "@SUM(1)", "+1+cmd|'x'", "-2+3+cmd()", "a\nb", "\u202egnp", "$\\x$")
 )
-def test_such_ids_are_refused_everywhere(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="oid include"):
+def test_ids_with_formulas_or_control_characters_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="oid"):
         stamps_file.from_raw({"images": np.zeros((1, 3, 3, 3)), "labels": [0], "oid": [name]}, "a test")
     parquet.write_table(
         pyarrow.table({"id": [name], "label": ["a"], "p_a": [1.0], "p_b": [0.0]}), tmp_path / "t.parquet"
     )
-    with pytest.raises(InputError, match="ids include"):
+    with pytest.raises(InputError, match="ids"):
         foreign_table.read(tmp_path / "t.parquet")
 
 
@@ -108,7 +108,7 @@ def test_ordinary_ids_are_kept() -> None:
     assert names.check_names(given, "ids", "a test").tolist() == [*given[:-1], "7"]
 
 
-def test_file_names_that_are_no_text_are_shown_and_stay_distinct(tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf_8_stay_distinct(tmp_path: Path) -> None:
     spec = DataSpec("stamps", (3, 9, 9), ("a",), (), (), (), (), 0, 1, "", "", (3, 9, 9), stamps_file.CHANNELS)
     for name in (b"caf\xe9.pkl", b"caf\xe8.pkl", b"\xe9/caf\xe9.pkl", b"bad\xff.pkl", b"a\xe9.avro", b"b\xe9.tar"):
         path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
@@ -120,10 +120,10 @@ def test_file_names_that_are_no_text_are_shown_and_stay_distinct(tmp_path: Path)
     packets = inputs.find([*tmp_path.rglob("*.avro"), *tmp_path.rglob("*.tar")], spec).chunks(99)
     rejected = [row for chunk in (*chunks, *packets) for row in chunk.rejected]
     assert len(rejected) == 3 and all(row.source.isprintable() and row.reason.isprintable() for row in rejected)
-    assert "".join([*keys, *sources]).encode()  # as a table does
+    assert "".join([*keys, *sources]).encode()  # as when a table is written
 
 
-# --- bombs: the file is small, and what it asks for is not ------------------------------------------------------
+# --- decompression bombs: small files that expand to huge ones --------------------------------------------------
 
 
 def test_table_bombs_are_refused(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_table_bombs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "long.csv").write_bytes(b"id,label,p_a,p_b\n" + b"x" * 100_000 + b",a,1,0\n" + b"y,b,0,1\n" * 5000)
     parquets = (("parquet", "rows.parquet"), ("parquet", "lists.parquet"))
     for target, name in (*parquets, ("csv", "columns.csv"), ("csv", "long.csv")):
-        with pytest.raises(InputError, match=r"too many for its size|more than|text of 100,000 bytes"):
+        with pytest.raises(InputError, match=name):
             TARGETS[target][2](tmp_path / name)
 
 
@@ -144,21 +144,21 @@ TEXT = "x" * 1_000_000
 
 
 @pytest.mark.parametrize("kind", (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()), ids=str)
-def test_a_long_text_that_repeats_is_refused(kind: pyarrow.DataType, tmp_path: Path) -> None:
-    """Which is told only of texts that are read once: written out, few bytes of a file take any memory."""
+def test_a_repeated_long_text_is_refused(kind: pyarrow.DataType, tmp_path: Path) -> None:
+    """Encoded as a dictionary, it takes few bytes in the file and much memory when decoded."""
     rows = pyarrow.table({"id": pyarrow.array([TEXT] * 50, kind)})
     parquet.write_table(rows, tmp_path / "long.parquet", compression="zstd")
     assert (tmp_path / "long.parquet").stat().st_size < 1000
-    with pytest.raises(InputError, match="column id has a text of 1,000,000 bytes"):
+    with pytest.raises(InputError, match=r"column id .*1,000,000 bytes"):
         predictions.read(tmp_path / "long.parquet")
 
 
-def test_text_of_any_writer_is_read(tmp_path: Path) -> None:
+def test_text_columns_of_any_arrow_type_are_read(tmp_path: Path) -> None:
     for kind in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
         parquet.write_table(pyarrow.table({"id": pyarrow.array(["a", "b", "a"], kind)}), tmp_path / "t.parquet")
         assert predictions.read(tmp_path / "t.parquet")["id"].tolist() == ["a", "b", "a"]
     parquet.write_table(pyarrow.table({"id": [b"a"]}), tmp_path / "t.parquet")
-    with pytest.raises(InputError, match="column id is of binary, neither numbers nor text"):
+    with pytest.raises(InputError, match=r"column id .*binary"):
         predictions.read(tmp_path / "t.parquet")
 
 
@@ -168,12 +168,12 @@ def test_text_of_any_writer_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "target", ("os.system", "subprocess.Popen", "alerce_early.data.store.shutil", "alerce_early", "")
 )
-def test_a_reader_is_a_function_of_this_package(target: str) -> None:
+def test_only_functions_of_this_package_may_be_readers(target: str) -> None:
     with pytest.raises(InputError, match="_target_"):
         construct.function(target)
 
 
-def test_a_foreign_run_folder_runs_nothing(composed: Callable, tmp_path: Path) -> None:
+def test_a_config_cannot_run_other_functions(composed: Callable, tmp_path: Path) -> None:
     from alerce_early.experiments.instantiate import make_data
 
     config = composed("data=simulated", f"outputs={tmp_path}")
@@ -184,7 +184,7 @@ def test_a_foreign_run_folder_runs_nothing(composed: Callable, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("value", ("${oc.env:CANARY}", "\\${oc.env:CANARY}", '"\\x24{run_folder:null,canary}"'))
-def test_references_in_the_config_of_a_foreign_run_are_refused(
+def test_interpolations_in_the_config_of_a_run_are_refused(
     value: str, finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished_run.path, run := tmp_path / "run")
@@ -214,7 +214,7 @@ OUTSIDE = {
 
 
 @pytest.mark.parametrize("options", OUTSIDE.values(), ids=OUTSIDE)
-def test_a_resumed_run_logs_into_its_folder_alone(options: dict[str, str], finished_run: Run, tmp_path: Path) -> None:
+def test_a_resumed_run_logs_only_into_its_folder(options: dict[str, str], finished_run: Run, tmp_path: Path) -> None:
     shutil.copytree(finished_run.path, (cut := Run(tmp_path / "runs" / "run")).path)
     (cut.path / "metrics.json").unlink()
     config = cut.config()
@@ -238,7 +238,9 @@ def test_a_resumed_run_logs_into_its_folder_alone(options: dict[str, str], finis
         (["augment.margin=wide"], "margin=wide"),
     ),
 )
-def test_a_value_of_another_type_is_named(changes: list[str], message: str, composed: Callable, tmp_path: Path) -> None:
+def test_the_error_for_a_value_of_another_type_names_its_key(
+    changes: list[str], message: str, composed: Callable, tmp_path: Path
+) -> None:
     from alerce_early.experiments.instantiate import make_data
 
     with pytest.raises(InputError, match=message):
@@ -246,7 +248,7 @@ def test_a_value_of_another_type_is_named(changes: list[str], message: str, comp
 
 
 @pytest.mark.parametrize("target", ("subprocess.Popen", "os.system", "torch.optim.Nothing", "torch.nn.Linear", ""))
-def test_an_optimiser_is_one_of_torch(target: str) -> None:
+def test_only_optimisers_of_torch_are_accepted(target: str) -> None:
     import torch
 
     with pytest.raises(InputError, match="_target_"):

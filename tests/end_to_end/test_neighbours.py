@@ -1,4 +1,4 @@
-"""The alerts that look most like one: nearest first, of other objects alone."""
+"""`neighbours` lists the alerts most similar to a given one, nearest first, of other objects only."""
 
 from pathlib import Path
 
@@ -17,6 +17,7 @@ ROWS = {  # candid: id, embedding
 
 
 def write_table(path: Path) -> Path:
+    """Write a table of predictions with embeddings."""
     ids, points = zip(*ROWS.values(), strict=True)
     texts = {
         "candid": list(ROWS),
@@ -29,7 +30,7 @@ def write_table(path: Path) -> Path:
     return path
 
 
-def test_lists_the_nearest_of_other_objects(tmp_path: Path) -> None:
+def test_the_nearest_alerts_of_other_objects_are_listed(tmp_path: Path) -> None:
     table = write_table(tmp_path / "night.parquet")
     done = run("alerce_early.neighbours", "ZTFa", "--in", table, "--n", 2)
     assert [line.split() for line in done.stdout.splitlines()[1:]] == [
@@ -39,7 +40,7 @@ def test_lists_the_nearest_of_other_objects(tmp_path: Path) -> None:
     ]
 
 
-def test_says_what_is_missing(tmp_path: Path) -> None:
+def test_an_unknown_object_or_missing_embeddings_are_named(tmp_path: Path) -> None:
     table = write_table(tmp_path / "night.parquet")
     plain = {name: column for name, column in predictions.read(table).items() if name != "embedding"}
     predictions.write(tmp_path / "plain.parquet", plain)

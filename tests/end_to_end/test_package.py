@@ -1,4 +1,4 @@
-"""The wheel: carries configs, templates and pretrained networks and works in an empty folder."""
+"""The wheel contains configs, templates and pretrained networks, and works without a checkout."""
 
 import subprocess
 import sys
@@ -28,13 +28,13 @@ def test_a_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
     assert networks and networks <= set(packed.namelist())
     templates = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "alerce_early").rglob("*.html")}
     assert templates and templates <= set(packed.namelist())
-    packed.extractall(tmp_path / "site")  # what installing a pure Python wheel does
+    packed.extractall(tmp_path / "site")  # equivalent to installing a pure Python wheel
 
     empty = tmp_path / "empty"
     empty.mkdir()
     alone = {"cwd": empty, "env": {"PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}}
     where = python("-c", "from alerce_early.experiments.config import CONF; print(CONF)", **alone).strip()
     assert where == str(tmp_path / "site" / "alerce_early" / "conf")
-    told = python("-c", "import alerce_early; print(alerce_early.load('ztf').classes)", **alone)
-    assert "asteroid" in told
+    classes = python("-c", "import alerce_early; print(alerce_early.load('ztf').classes)", **alone)
+    assert "asteroid" in classes
     assert "alerce_early.models.rotinv.RotInv" in python("-m", "alerce_early.train", "--cfg", "job", **alone)

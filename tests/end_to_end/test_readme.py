@@ -1,4 +1,4 @@
-"""What the README files show how to add, added as they say in a copy of the project and run."""
+"""Run the code examples of the README files in a copy of the project."""
 
 import importlib
 import re
@@ -26,7 +26,7 @@ SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2")
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with every file that the README files write out, by the name it begins with."""
+    """Return a copy of the project with the example files of the README files; each begins with its file name."""
     copy = tmp_path_factory.mktemp("copy")
     for folder in ("alerce_early", "conf"):
         shutil.copytree(CHECKOUT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -40,8 +40,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def test_what_the_readme_adds_runs(extended: Path) -> None:
-    """The model on the data that it adds."""
+def test_the_model_and_data_added_in_the_readme_train(extended: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "alerce_early.train", "data=night", "model=linear", "data.n=300", *SHORT],
         cwd=extended,
@@ -55,8 +54,8 @@ def test_what_the_readme_adds_runs(extended: Path) -> None:
     assert made.parent.name == "night-linear"
 
 
-def test_this_package_is_installed_by_its_folder() -> None:
-    """Its name is in no index: whoever took it there would get what installs it by name."""
+def test_install_instructions_never_use_the_name_of_the_package() -> None:
+    """It is not registered on PyPI: a stranger could register it and have their code installed instead."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     pages = [CHECKOUT / "Makefile", *CHECKOUT.glob("*.md")]
     pages += [file for part in ("alerce_early", "conf", "tests") for file in (CHECKOUT / part).rglob("*.*")]
@@ -70,8 +69,8 @@ def test_this_package_is_installed_by_its_folder() -> None:
 
 
 @pytest.mark.slow
-def test_code_outside_of_the_checkout_runs_as_written(survey: dict[str, Any], tmp_path: Path) -> None:
-    """A network with and without a yaml, a recipe step, a loss, a metric, a callback and a reader, one command each."""
+def test_examples_of_user_code_run_outside_the_checkout(survey: dict[str, Any], tmp_path: Path) -> None:
+    """Covers a network with and without a yaml, a recipe step, a loss, a metric, a callback and a reader."""
     page = (CHECKOUT / "conf/README.md").read_text()
     for content, name in re.findall(
         r"```(?:python|yaml)\n((?:# @package _global_\n)?# (my_\S+)\n.*?)```", page, re.DOTALL
@@ -100,11 +99,11 @@ def test_code_outside_of_the_checkout_runs_as_written(survey: dict[str, Any], tm
     assert (tmp_path / "diary.txt").read_text().startswith("0 ")
     assert checkpoints.read(read.best)["hyper_parameters"]["spec"]["classes"] == ("other", "SN")
 
-    # a probability is at most 1 from the truth, where the logarithm of one is not bounded
+    # the example's loss is bounded by 1; cross-entropy is not
     assert 0 < lost.history()[0]["val/loss"] < 1 < by_yaml.history()[0]["val/loss"]
     np.savez(tmp_path / "new.npz", images=stamps[:9], labels=labels[:9].astype(int))
     done = run("alerce_early.predict", lost.path, "new.npz", "--out", "night.csv", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr  # which needs no loss
+    assert done.returncode == 0, done.stderr  # prediction does not need the loss
 
     table = tables.select_judged(predictions.read(judged.predictions), "test")
     called = table["predicted"] == "SN"

@@ -1,6 +1,6 @@
-"""Every system as its yaml says: composed, of the published size, and able to train.
+"""Every model and experiment config composes, trains, and has the published number of parameters.
 
-The folders are walked, so that a new yaml is tested without a word here.
+The tests list the config folders, so a new yaml is tested automatically.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,27 +16,28 @@ from alerce_early.data.readers.stamps_file import COLUMNS, PUBLISHED_COLUMNS
 from alerce_early.experiments.config import CONF
 from alerce_early.experiments.instantiate import make_data, make_task
 
-TINY = 600  # rows of a simulated data set: enough to give the rarest class a row in each split
+TINY = 600  # simulated rows; enough for at least one row of the rarest class in each split
 
 
 def names(folder: str) -> list[str]:
+    """List the choices of a config group."""
     return sorted(file.stem for file in (Path(CONF) / folder).glob("*.yaml"))
 
 
 @pytest.mark.parametrize("group", ("augment", "data", "features", "model", "optim", "recipe"))
-def test_a_choice_is_called_as_its_file(group: str) -> None:
+def test_the_name_of_a_config_is_its_file_name(group: str) -> None:
     for name in names(group):
         choice = OmegaConf.load(Path(CONF) / group / f"{name}.yaml")
-        assert choice.get(group, choice).name == name  # some choices bring others along
+        assert choice.get(group, choice).name == name  # some configs select others, too
 
 
 @pytest.fixture(scope="module")
 def tiny(composed: Callable[..., DictConfig], common: Path) -> Callable[..., DictConfig]:
-    """A whole config on little simulated data; stores are shared by the tests."""
+    """Return a function that composes a config with little simulated data; tests share the stores."""
 
     def tiny(*overrides: str) -> DictConfig:
         config = composed(f"outputs={common}", *overrides)
-        if "n" in config.data:  # it is simulated
+        if "n" in config.data:  # simulated data
             config.data.n = TINY
         return config
 
@@ -44,6 +45,7 @@ def tiny(composed: Callable[..., DictConfig], common: Path) -> Callable[..., Dic
 
 
 def trains_two_steps(config: DictConfig, precision: Literal["32-true", "bf16-mixed"] = "32-true") -> None:
+    """Train for two steps and check that the weights change and stay finite."""
     L.seed_everything(0, verbose=False)
     config.data.batch_size = 8
     data = make_data(config)
@@ -77,15 +79,15 @@ def test_every_model_trains_on_its_own_data(model: str, precision: Any, tiny: Ca
 
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_trains(experiment: str, tiny: Callable[..., DictConfig], stamps_file: Path) -> None:
-    of_a_file = [f"data.path={stamps_file}", "data.simulated_n=20"] if experiment.startswith("ztf") else []
-    trains_two_steps(tiny(f"experiment={experiment}", *of_a_file))
+    stamps = [f"data.path={stamps_file}", "data.simulated_n=20"] if experiment.startswith("ztf") else []
+    trains_two_steps(tiny(f"experiment={experiment}", *stamps))
 
 
-def test_the_options_that_a_recipe_names_fit_it(tiny: Callable[..., DictConfig]) -> None:
+def test_carrasco2021_trains_with_all_features_and_another_kernel(tiny: Callable[..., DictConfig]) -> None:
     trains_two_steps(tiny("experiment=carrasco2021", "features=all", "model.net.kernel=3"))
 
 
-def test_bal_quasars_alone(tiny: Callable[..., DictConfig]) -> None:
+def test_bal_quasars_are_the_only_class_of_their_experiment(tiny: Callable[..., DictConfig]) -> None:
     data = make_data(tiny("experiment=spectra_redshift_bal"))
     assert data.classes == ("QSO_BAL",) and data.left_out.keys() == {"STAR", "GALAXY", "QSO"}
 

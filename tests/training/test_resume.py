@@ -20,7 +20,7 @@ from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.experiments.run import train
 from alerce_early.tasks.classify import ClassifyTask
-from tests.end_to_end.kills import differences, trained
+from tests.end_to_end.kills import differences, run_results
 from tests.helpers.command import Command, run
 from tests.helpers.tiny import TWO_COLUMNS, trained_weights
 
@@ -66,7 +66,7 @@ def test_a_cut_run_ends_bit_equal(hard: DictConfig, tmp_path: Path, callbacks: d
     shutil.move(cut.path.parent, moved.path.parent)
     train(hard, moved.path)
     assert moved.finished and not moved.cut
-    assert differences(trained(tmp_path / "clean"), trained(moved.path.parent)) == []
+    assert differences(run_results(tmp_path / "clean"), run_results(moved.path.parent)) == []
     events = EventAccumulator(str(moved.path)).Reload()
     assert [event.step for event in events.Scalars("val/loss")] == [1, 3, 5, 7]  # no step twice
 
@@ -74,14 +74,14 @@ def test_a_cut_run_ends_bit_equal(hard: DictConfig, tmp_path: Path, callbacks: d
 def test_a_run_that_had_stopped_early_trains_no_more(quick, tmp_path: Path) -> None:
     config = quick("trainer.max_epochs=9", "patience=1", "optim.optimizer.lr=1e-9")
     run = train(config, tmp_path / "a" / "run")
-    wanted = trained(run.path.parent)
+    wanted = run_results(run.path.parent)
     assert len(run.history()) < 9
     seconds = run.read_json("metrics.json")["training_seconds"]
     (run.path / "metrics.json").unlink()  # as if killed at the last moment before it was written
     run.predictions.unlink()
     assert run.cut
     train(config, run.path)
-    assert differences(wanted, trained(run.path.parent)) == []
+    assert differences(wanted, run_results(run.path.parent)) == []
     assert run.read_json("metrics.json")["training_seconds"] == seconds
 
 
