@@ -1,4 +1,8 @@
-"""Labels that come in a table of their own: which rows they belong to, and which of our classes they name."""
+"""Labels from a separate table: matching them to rows, and translating their names to classes.
+
+`Naming` translates names of classes, with class_names.csv as the table of names that surveys and catalogues use.
+`join_labels` matches the labels of a table to rows by candid or id.
+"""
 
 import csv
 import re
@@ -15,35 +19,35 @@ from alerce_early.data.records import UNLABELLED, list_labels, to_label_numbers
 from alerce_early.data.text import check_classes, check_names
 from alerce_early.errors import InputError
 
-CLASSES = ("AGN", "SN", "VS", "asteroid", "bogus")  # where the user names no others
-OF_LABELS = "labels"  # for a list of classes: those that the labels have
+CLASSES = ("AGN", "SN", "VS", "asteroid", "bogus")  # default classes
+OF_LABELS = "labels"  # value of data.classes that takes the classes from the labels
 CLASS_NAMES = Path(__file__).with_name("class_names.csv")
-# Columns of a label: ours, and those of BTS, TNS, SIMBAD, ALeRCE and Gaia.
+# Columns with labels, as named by this package, BTS, TNS, SIMBAD, ALeRCE and Gaia.
 LABEL = ("label", "class", "type", "obj. type", "otype", "class_name", "best_class_name")
-SEVERAL = ("internal_names", "disc. internal name")  # of TNS: what each survey calls an object, by comma
-JOINS = (  # what names rows, and its column
+SEVERAL = ("internal_names", "disc. internal name")  # TNS: names of an object in several surveys, separated by commas
+JOINS = (  # kind of identifier, and a column with it
     *(("candid", name) for name in ("candid", "diasourceid")),
     *(("id", name) for name in ("ztfid", *SEVERAL, "id", "objectid", "oid")),
 )
-# How a float is written, with a point or a comma, and a cell too narrow for its number.
+# A float with a decimal point or comma, or the ### of a spreadsheet column that was too narrow.
 ROUNDED = re.compile(r"\d*[.,]\d*(e[+-]?\d+)?|\d+e[+-]\d+|#+", re.IGNORECASE | re.ASCII)
-DATE = re.compile(r"\d{4}-\d\d-\d\d\b")  # of the first line of TNS's daily table, above the names of the columns
-SUPERNOVA = re.compile(r"(sl)?sn-?i{1,2}([abcn]|[^a-z]|$)")  # a plain name, of a type that the table does not list
+DATE = re.compile(r"\d{4}-\d\d-\d\d\b")  # in TNS's daily table, a line above the column names
+SUPERNOVA = re.compile(r"(sl)?sn-?i{1,2}([abcn]|[^a-z]|$)")  # supernova types that are not in the table, as normalised
 
 
 @dataclass(frozen=True)
 class Naming:
-    """The classes that labels may be of, and what becomes of other names.
+    """Translation of label names to classes.
 
     Parameters
     ----------
     classes : tuple of str
-        The classes to tell apart, in label order.
+        Class names in label order.
     own : mapping of str to str or None
-        The user's names for them; None for a name of no class.
+        Additional names defined by the user and their classes; None drops labels of this name.
     others : {"refuse", "leave_out", "keep"}
-        What becomes of a name that neither these nor `CLASS_NAMES` know: an error, no label, or the label itself. A
-        name that `CLASS_NAMES` knows for another class is no label.
+        Treatment of names found neither here nor in class_names.csv: raise an error, drop the label, or use the name as
+        the class. Names that class_names.csv assigns to a class not in `classes` are dropped.
     """
 
     classes: tuple[str, ...] = CLASSES
@@ -54,10 +58,27 @@ class Naming:
     def of(
         cls, classes: Sequence[str] | str | None, own: Mapping[str, str | None] | None, names: Iterable[Any]
     ) -> "Naming":
-        """Return the naming of the options data.classes and data.labels_map, for the labels of a data set.
+        """Build a naming from the options data.classes and data.labels_map.
 
-        classes: a list of the classes, beside which labels are left out; None: `CLASSES`, and those that `own` adds;
-        `OF_LABELS`: those that the labels have. Raises InputError for options that do not fit together.
+        Parameters
+        ----------
+        classes : sequence of str, "labels" or None
+            Classes to use, dropping labels of others; "labels" for the classes found in `names`; None for `CLASSES`
+            and the classes that `own` adds.
+        own : mapping of str to str or None, optional
+            The user's names, as in data.labels_map.
+        names : iterable
+            Labels of the data set; values other than str are ignored.
+
+        Returns
+        -------
+        Naming
+            The naming.
+
+        Raises
+        ------
+        InputError
+            If `classes` is not a list of at least two distinct names, or `own` refers to a class that is not in it.
         """
         own = {str(name): given for name, given in (own or {}).items()}
         targets = [name for name in dict.fromkeys(own.values()) if name]
@@ -66,7 +87,7 @@ class Naming:
         elif classes == OF_LABELS:
             naming = cls(_list_classes(own, {name for name in names if isinstance(name, str)}), own)
         elif isinstance(classes, str) or len(set(classes)) < max(2, len(classes)):
-            raise InputError(f"data.classes={classes}: not a list of different classes. Give two or more, or labels.")
+            raise InputError(f"data.classes={classes}: expected a list of at least two distinct classes, or labels.")
         elif strange := [name for name in targets if name not in classes]:
             raise InputError(f"data.labels_map: {strange[0]} is not one of data.classes={list(classes)}. Add it there.")
         else:
@@ -75,7 +96,25 @@ class Naming:
         return naming
 
     def translate(self, names: Collection[str], origin: str) -> dict[str, str]:
-        """Return the class of each name, "" for none; raises InputError where one is refused."""
+        """Translate names to classes.
+
+        Parameters
+        ----------
+        names : collection of str
+            Names of labels, in any capitalisation.
+        origin : str
+            Source of the labels, for messages.
+
+        Returns
+        -------
+        dict of str to str
+            Class of each name, "" for a dropped label.
+
+        Raises
+        ------
+        InputError
+            If a name is unknown and `others` is "refuse".
+        """
         own = {name.casefold(): given or "" for name, given in self.own.items()}
         known = {_plain(name): name for name in self.classes} | {name.casefold(): name for name in self.classes} | own
         found: dict[str, str | None] = {}
@@ -86,21 +125,21 @@ class Naming:
         if unknown := sorted(name for name, given in found.items() if given is None):
             raise InputError(
                 f"{origin}: unknown label {', '.join(unknown[:5])[:200]}. Give one of {', '.join(self.classes)}; or "
-                f"say what it is with 'data.labels_map={{{unknown[0][:40]}: CLASS}}'; or name your own classes with "
-                "data.classes=[...], or data.classes=labels for those that the labels have."
+                f"map it to one with 'data.labels_map={{{unknown[0][:40]}: CLASS}}'; or choose other classes with "
+                "data.classes=[...], or the classes of the labels with data.classes=labels."
             )
         return {name: given or "" for name, given in found.items()}
 
     def number(self, labels: Any, origin: str) -> np.ndarray:
-        """Return labels, a list or array of numbers and names, as (N,) int64 indices into the classes."""
-        held = list_labels(labels, origin)
-        found = self.translate({name for name in held if isinstance(name, str)}, origin)
-        held = [(found[name] or UNLABELLED) if isinstance(name, str) else name for name in held]
-        return to_label_numbers(held, self.classes, origin)
+        """Convert labels, a list or array of numbers and names, to (N,) int64 indices into the classes."""
+        values = list_labels(labels, origin)
+        found = self.translate({name for name in values if isinstance(name, str)}, origin)
+        values = [(found[name] or UNLABELLED) if isinstance(name, str) else name for name in values]
+        return to_label_numbers(values, self.classes, origin)
 
 
 def _list_classes(own: Mapping[str, str | None], names: Collection[str]) -> tuple[str, ...]:
-    """Return the classes that labels of these names have, as they are written but for the user's own names."""
+    """Return the classes found in these names, spelled as they are unless the user or `CLASSES` names them."""
     known = {_plain(name): name for name in CLASSES}
     given = {name.casefold(): value for name, value in own.items()}
     kept = {name: "" if find_usual(name) == "" else known.setdefault(_plain(name), name) for name in sorted(names)}
@@ -109,9 +148,17 @@ def _list_classes(own: Mapping[str, str | None], names: Collection[str]) -> tupl
 
 
 def find_usual(name: Any) -> str | None:
-    """Return the class that a survey or catalogue means by this name, "" for none in particular; None if unknown.
+    """Look up the class of a name used by a survey or catalogue.
 
-    Several names, as in VSX's EA/RS or Gaia's DSCT|GDOR, are one class if they all are.
+    Parameters
+    ----------
+    name : object
+        A name; several joined ones, as VSX's EA/RS or Gaia's DSCT|GDOR, count as a class that they all belong to.
+
+    Returns
+    -------
+    str or None
+        The class, "" if the name stands for no class, or None if it is unknown or not a str.
     """
     if not isinstance(name, str):
         return None
@@ -123,23 +170,35 @@ def find_usual(name: Any) -> str | None:
 
 
 def _plain(name: str) -> str:
-    """Return a name without what surveys write differently: capitals, spaces and the mark of a doubtful class."""
+    """Normalise a name: remove spaces, underscores and the marks of a doubtful class, and fold the case."""
     return re.sub(r"[\s_]+", "", name).casefold().rstrip("?:")
 
 
 @cache
 def _read_class_names() -> dict[str, str]:
+    """Read class_names.csv: the class of each normalised name."""
     columns = read_csv(CLASS_NAMES)
     return dict(zip(map(_plain, columns["name"]), columns["class"], strict=True))
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of one table.
+    """Labels of one table.
 
-    by: what names rows, "candid" or "id". of: the class of each row that has one, by each of its names. first: the
-    first name of a row, by each. left_out: how many labels are of no class here, by label. origin: for messages.
-    disputed: how many rows have no label because people gave them different ones.
+    Parameters
+    ----------
+    by : {"candid", "id"}
+        Kind of identifier by which rows are named.
+    of : mapping of str to str
+        Class by identifier; a row with several identifiers has several entries.
+    first : mapping of str to str
+        First identifier of the same row, by identifier.
+    left_out : mapping of str to int
+        Number of dropped labels, by name.
+    origin : str
+        Source of the table, for messages.
+    disputed : int
+        Number of rows without a label because people labelled them differently.
     """
 
     by: str
@@ -153,11 +212,11 @@ class Labels:
         return len(set(self.first.values()))
 
     def count(self, keys: Collection[str]) -> int:
-        """Return how many of the labels belong to one of these rows."""
+        """Count the labels that match one of these identifiers."""
         return len({self.first[key] for key in self.of.keys() & set(keys)})
 
     def describe(self, keys: Collection[str]) -> str:
-        """Return how many labels belong to a row and how many rows have one, in words; keys: the rows' candid or id."""
+        """Describe in a sentence how many labels match the rows with these identifiers, and how many rows have none."""
         without = sum(key not in self.of for key in keys)
         words = (
             f"{self.origin}: {self.count(keys):,} of {len(self):,} labels name a row by {self.by}; "
@@ -166,40 +225,56 @@ class Labels:
         if self.left_out:
             some = ", ".join(f"{name} {n:,}" for name, n in Counter(self.left_out).most_common(5))
             more = ", ..." if len(self.left_out) > 5 else ""
-            words += f"; {sum(self.left_out.values()):,} labels are of no class here ({some}{more})"
+            words += f"; {sum(self.left_out.values()):,} labels belong to none of the classes ({some}{more})"
         if self.disputed:
-            words += f"; {self.disputed:,} more have different labels by different people and count as unlabelled"
+            words += f"; {self.disputed:,} more were labelled differently by different people and count as unlabelled"
         return words
 
     def match(self, keys: Collection[str]) -> str:
-        """Return `describe`; raises InputError if there are labels and not one of them belongs to a row."""
+        """Return `describe(keys)`; raise InputError if there are labels and none of them matches a row."""
         if self.of and keys and not self.count(keys):
             raise InputError(
-                f"{self.origin}: not one of its {len(self):,} labels names one of the {len(keys):,} rows by "
-                f"{self.by}; it names {next(iter(self.of))}, the rows {next(iter(keys))}. Give the labels of these "
-                "rows, with ids of the same kind, all digits as they were: a spreadsheet keeps 15."
+                f"{self.origin}: no label of {len(self):,} matches one of the {len(keys):,} rows by {self.by}: the "
+                f"labels have {next(iter(self.of))}, the rows {next(iter(keys))}. Give labels of these rows, with the "
+                "same kind of id and all its digits; a spreadsheet keeps only 15."
             )
         return self.describe(keys)
 
 
 def read_csv(file: Path) -> dict[str, list[str]]:
-    """Return the columns (N,) of a CSV as text, with or without a byte order mark; raises InputError if it is none."""
+    """Read the columns of a CSV as text.
+
+    Parameters
+    ----------
+    file : Path
+        A UTF-8 file, with or without a byte order mark.
+
+    Returns
+    -------
+    dict of str to list of str
+        N stripped values by column.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read as CSV.
+    """
     try:
         with file.open(newline="", encoding="utf-8-sig") as text:
             rows = [row for row in csv.reader(text) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file} is no readable CSV: {error}.") from None
+        raise InputError(f"{file} cannot be read as CSV: {error}.") from None
     names, *rows = rows[1:] if len(rows) > 1 and len(rows[0]) == 1 and DATE.match(rows[0][0]) else rows or [[]]
     return {name: [row[i].strip() if i < len(row) else "" for row in rows] for i, name in enumerate(names)}
 
 
 def read_labels(file: Path, naming: Naming) -> Labels:
-    """Return the labels of a CSV for packets, as of `join_labels`."""
+    """Read the labels of packets, named by candid or id, from a CSV; see `join_labels`."""
     return join_labels(read_csv(file), ("candid", "id"), str(file), naming)
 
 
 def find_label_column(table: Mapping[str, Any]) -> Any:
-    """Return the column of labels, whatever its name and capitals; None where there is none."""
+    """Return the first column whose name is one of `LABEL`, ignoring case, or None."""
     columns = {name.strip().lower(): column for name, column in table.items()}
     return next((columns[name] for name in LABEL if name in columns), None)
 
@@ -207,12 +282,30 @@ def find_label_column(table: Mapping[str, Any]) -> Any:
 def join_labels(
     table: Mapping[str, np.ndarray | Sequence[str]], named_by: Collection[str], origin: str, naming: Naming
 ) -> Labels:
-    """Return the labels of a table for rows that are named by candid, id or both.
+    """Extract the labels from a table that names rows by candid or id.
 
-    table: columns (N,) of any capitalisation: one of `LABEL`, and candid (or diaSourceId), or else id (or objectId,
-    oid, ZTFID, or TNS's names); a row without a label does not count. If there is a column ``who``, rows that
-    people label differently have no label. Raises InputError where it has them not, gives one row two classes, or
-    names rows by fractions or powers of ten, as spreadsheets and float columns make of whole numbers.
+    Parameters
+    ----------
+    table : mapping of str to sequence of str
+        Columns (N,), with names in any capitalisation: one of `LABEL`, and candid (or diaSourceId) or else id (or
+        objectId, oid, ZTFID, or the names of TNS). Rows without a label are ignored. With a column ``who``, rows that
+        people label differently are left unlabelled.
+    named_by : collection of {"candid", "id"}
+        Kinds of identifier that the rows to be labelled have.
+    origin : str
+        Source of the table, for messages.
+    naming : Naming
+        Translation of the labels to classes.
+
+    Returns
+    -------
+    Labels
+        The labels by identifier.
+
+    Raises
+    ------
+    InputError
+        If columns are missing, a row has conflicting labels, or identifiers were rounded by a spreadsheet.
     """
     columns = {name.strip().lower(): column for name, column in table.items()}
     label = find_label_column(table)
@@ -220,7 +313,7 @@ def join_labels(
     if label is None or join is None:
         there = ", ".join(columns)[:200]
         raise InputError(
-            f"{origin} has the columns {there}; wanted candid (or diaSourceId, id, objectId) and label (or class)."
+            f"{origin}: expected columns candid (or diaSourceId, id, objectId) and label (or class); found {there}."
         )
     keys = np.asarray(columns[join[1]]).astype(str).tolist()
     pairs = {(key, str(name)) for key, name in zip(keys, label, strict=True) if name and key not in ("", "nan")}
@@ -236,7 +329,10 @@ def join_labels(
     disputed = twice.keys() if "who" in columns else ()
     if twice and not disputed:
         key, other = min(twice.items())
-        raise InputError(f"{origin} gives {key} two labels, {of[key]} and {other} ({len(twice):,} such).")
+        raise InputError(
+            f"{origin}: {key} has two labels, {of[key]} and {other} ({len(twice):,} such rows). "
+            "Keep one, or add a column who."
+        )
     for key in disputed:
         del of[key], first[key]
     left_out = Counter(name for _, name in pairs if not found[name])
@@ -244,9 +340,9 @@ def join_labels(
 
 
 def refuse_rounded(keys: Iterable[str], column: str, origin: str) -> None:
-    """Raise InputError for ids that are written as a number with a fraction or a power of ten."""
+    """Raise InputError for ids written as floats, as spreadsheets and float columns write large integers."""
     if rounded := sorted(key for key in keys if ROUNDED.fullmatch(key)):
         raise InputError(
-            f"{origin}: column {column} holds {rounded[0]} ({len(rounded):,} such), which a spreadsheet or a column "
-            "of floats has rounded, so its last digits are lost. Write the ids as text, from where they came."
+            f"{origin}: column {column} holds {rounded[0]} ({len(rounded):,} such values), which was rounded by a "
+            "spreadsheet or a column of floats. Export the ids from their source again, as text."
         )

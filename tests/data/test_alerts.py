@@ -179,9 +179,9 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
     labels = stream.read(tmp_path, tmp_path / "other.csv").labels
     assert (labels[:3] == CLASSES.index("SN")).all() and (labels[3:] == UNLABELLED).all()
     for text, words in (
-        ("a,b\n1,2\n", "wanted candid"),
+        ("a,b\n1,2\n", "candid"),
         ("candid,label\n1,comet\n", "unknown label comet"),
-        ("", "wanted"),
+        ("", "candid"),
     ):
         (tmp_path / "other.csv").write_text(text)
         with pytest.raises(InputError, match=words):
@@ -217,7 +217,7 @@ def test_ids_that_went_through_a_spreadsheet_are_refused_by_name(tmp_path: Path,
     with pytest.raises(InputError, match=rf"labels\.csv: column candid holds {re.escape(name)}"):
         list(stream.stream([tmp_path]))
     (tmp_path / "labels.csv").write_text("candid,label\n5,SN\n")
-    with pytest.raises(InputError, match=r"labels\.csv: not one of its 1 labels names one of the \d rows by candid"):
+    with pytest.raises(InputError, match=r"labels\.csv: no label.*candid"):
         stream.read(tmp_path)
 
 

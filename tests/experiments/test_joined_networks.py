@@ -67,7 +67,7 @@ def test_each_row_is_judged_by_the_member_that_never_saw_it(
     assert checkpoints.read(made.best)["operating_points"]["SN"]["rows"] == (table["label"] == "SN").sum()
     held = [checkpoints.read(run.best)["trained_on"] for run in (*folds, made)]
     assert held[2] == hash_objects([], *held[:2])
-    assert "into 2 folds, each judged by what was trained without it" in made.page.read_text()
+    assert "into 2 folds, each evaluated" in made.page.read_text()
     written = write_page(made)  # as `report` does
     (entry,), left_out = compare.join(compare.find([str(made.path)])[0])
     assert written == made.page and [one.run for one in entry.runs] == [made] and not left_out

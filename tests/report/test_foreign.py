@@ -40,9 +40,9 @@ def test_labels_that_contradict_each_other_or_name_others_are_refused(tmp_path: 
         "a",
         "b",
     ]
-    with pytest.raises(InputError, match=r"gives 7 two labels, a and b \(1 such\)\."):
+    with pytest.raises(InputError, match="7 has two labels, a and b"):
         foreign_table.read(table, written(tmp_path / "l.csv", "candid,label|7,a|7,b|8,b"))
-    with pytest.raises(InputError, match=r"by candid; it names 10, the rows 7\."):
+    with pytest.raises(InputError, match=r"by candid.* 10, the rows 7\."):
         foreign_table.read(table, written(tmp_path / "l.csv", "candid,label|9,a|10,b"))
 
 
