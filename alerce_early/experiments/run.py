@@ -169,14 +169,14 @@ def prepare(config: DictConfig, teachers: Sequence[Path]) -> AlertData:
     data = make_data(config)
     agree(data.prepare_data)
     if teachers:
-        data.teach(ask_teachers(teachers, data))
+        data.set_soft_labels(ask_teachers(teachers, data))
     return data
 
 
 def build(config: DictConfig, data: AlertData, start: Path | None) -> Task:
     """Return the task of a config, with the weights of a checkpoint as far as they fit."""
     task = make_task(config, data.spec)
-    if data.taught is not None and not isinstance(task, ClassifyTask):
+    if data.soft_labels is not None and not isinstance(task, ClassifyTask):
         raise InputError(f"distil: model={config.model.name} tells no classes that could be taught.")
     if config.data.sampling != "as_is" and getattr(task, "class_weights", None) is not None:
         log.warning("model.task.class_weights: data.sampling=%s weighs classes too; try as_is", config.data.sampling)
@@ -305,7 +305,7 @@ def evaluate_baselines(data: AlertData, judged: tables.Table, seed: int) -> dict
         names=data.store.meta["features"],
         present=data.find_classes(np.concatenate([train, test])),
         seed=seed,
-        taught=None if data.taught is None else data.taught[test],
+        taught=None if data.soft_labels is None else data.soft_labels[test],
     )
 
 

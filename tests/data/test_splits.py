@@ -301,7 +301,7 @@ def test_no_object_and_no_night_is_in_two_parts(
     for fold in range(3):
         data = make_data(quick(*options, f"data.split={{validation:5,folds:3,fold:{fold},by:{by}}}"))
         assert data.store.night is not None
-        data.teach(np.full((len(data.store.ids), 5), 0.2, np.float32))  # so that unlabelled rows train
+        data.set_soft_labels(np.full((len(data.store.ids), 5), 0.2, np.float32))  # so that unlabelled rows train
         extra = data.store.part == "extra"
         assert extra.any() and (data.store.labels[data.parts["train"]] == -1).any()
         assert extra[data.parts["train"]].sum() > 5 and not extra[data.parts["validation"]].any()

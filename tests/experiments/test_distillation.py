@@ -66,7 +66,7 @@ def test_rows_without_a_label_train_by_what_the_teacher_says(quick, unlabelled: 
     alone, taught = make_data(config), make_data(config)
     taught.prepare_data()
     probabilities = np.random.default_rng(0).dirichlet(np.ones(5), len(taught.store.ids)).astype(np.float32)
-    taught.teach(probabilities)
+    taught.set_soft_labels(probabilities)
     taught.setup()
     new = np.setdiff1d(taught.parts["train"], alone.parts["train"])
     held_out = survey["oid"][0] in taught.store.ids[np.concatenate([taught.parts["test"], taught.parts["validation"]])]
