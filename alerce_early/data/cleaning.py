@@ -15,7 +15,7 @@ from alerce_early import files
 from alerce_early.data import features as columns
 from alerce_early.data.normalised import RECIPES, find_normalised
 from alerce_early.data.recipe import Recipe, centre_crop
-from alerce_early.data.records import LARGEST, Records, has_data
+from alerce_early.data.records import MAX_PIXEL_VALUE, Records, has_data
 from alerce_early.errors import InputError
 
 CLEANING_VERSION = 3  # raised when a reader, a simulation or the recipe changes what a store holds
@@ -92,7 +92,7 @@ def _usual_shape(shapes: Sequence[tuple[int, ...]], records: Records) -> tuple[i
 def _count_missing(image: np.ndarray) -> Counter[str]:
     """Count the values of raw images that are no data: those that are NaN, and the others."""
     nan = int(np.isnan(image).sum())
-    return Counter(nan_values=nan, odd_values=int((~(np.abs(image) < LARGEST)).sum()) - nan)
+    return Counter(nan_values=nan, odd_values=int((~(np.abs(image) < MAX_PIXEL_VALUE)).sum()) - nan)
 
 
 def _write_images(
@@ -121,7 +121,7 @@ def _write_images(
             )
         stamps = torch.from_numpy(raw).movedim(-1, 1).contiguous()
         # a sum is quicker than a mask of every pixel
-        odd = np.flatnonzero(~(stamps.flatten(1).sum(1).abs() < LARGEST))
+        odd = np.flatnonzero(~(stamps.flatten(1).sum(1).abs() < MAX_PIXEL_VALUE))
         enough = np.ones(len(raw), dtype=bool)
         enough[odd] = has_data(raw[odd], size, min_share)
         counts = _count_missing(raw[odd])

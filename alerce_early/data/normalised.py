@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alerce_early.construct import PACKAGE
-from alerce_early.data.records import LARGEST
+from alerce_early.data.records import MAX_PIXEL_VALUE
 
 TOLERANCE = 1e-3  # of a norm of 1: float16 files are off by 1e-4; the norms of raw cutouts are hundreds
 NORM, RANGE = "every cutout has norm 1", "all values are in [0, 1]"
@@ -26,7 +26,7 @@ def find_normalised(images: np.ndarray, *recipes: Sequence[Mapping[str, Any]]) -
     Parameters
     ----------
     images : ndarray
-        Stamps (N, H, W, C) as read; NaN, infinity and values from `LARGEST` on mark missing pixels. Arrays of other
+        Stamps (N, H, W, C) as read; NaN, infinity and values from `MAX_PIXEL_VALUE` on are invalid. Arrays of other
         dimensions, such as spectra, pass.
     *recipes : sequence of mapping
         The steps of each recipe as plain configs.
@@ -42,7 +42,7 @@ def find_normalised(images: np.ndarray, *recipes: Sequence[Mapping[str, Any]]) -
         return found
     # one line of pixels clears nearly all raw stamps
     middle = np.abs(images[:, images.shape[1] // 2].astype(np.float32))
-    for row in np.flatnonzero(~((middle > 1 + TOLERANCE) & (middle < LARGEST)).any((1, 2))).tolist():
+    for row in np.flatnonzero(~((middle > 1 + TOLERANCE) & (middle < MAX_PIXEL_VALUE)).any((1, 2))).tolist():
         if (kind := _describe(images[row])) in wanted:
             found[row] = kind
     return found
@@ -51,7 +51,7 @@ def find_normalised(images: np.ndarray, *recipes: Sequence[Mapping[str, Any]]) -
 def _describe(image: np.ndarray) -> str:
     """Return the normalisation of a stamp (H, W, C), "" for a raw one."""
     values = image.astype(np.float64)
-    present = np.abs(values) < LARGEST
+    present = np.abs(values) < MAX_PIXEL_VALUE
     values[~present] = 0
     norms = np.sqrt(np.square(values).sum((0, 1)))
     norms = norms[norms > 0]  # a cutout of zeros has nothing to divide by

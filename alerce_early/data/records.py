@@ -1,4 +1,4 @@
-"""What every reader returns: raw stamps or spectra with their ids, labels and columns, nothing cleaned yet."""
+"""Records: the raw stamps or spectra that every reader returns, with ids, labels and metadata, before cleaning."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,38 +7,62 @@ from typing import Any
 
 import numpy as np
 
-from alerce_early.data.text import LONGEST, check_names
+from alerce_early.data.text import MAX_NAME_LENGTH, check_names
 from alerce_early.errors import InputError
 
 UNLABELLED = -1
-CUT_SHORT = "archive cannot be read further"  # how the reason begins of what stands for an archive's missing rest
-LOST_ROWS = "Parquet file cannot be read in row group"  # how the reason begins of each row of a damaged one
-TOO_LITTLE = "too few central pixels hold data"  # why rows that lack `has_data` are set aside
-MISSING = -999.0  # a metadata value that is not known
-N_EXAMPLES = 4  # raw rows of each class that a store keeps to be shown
-LARGEST = 2.0**100  # 1.3e30; no pixel reaches it, and -3.4e38 stands for no data in some of the survey's templates
+CUT_SHORT = "archive cannot be read further"  # start of the reason for the unreadable rest of an archive
+LOST_ROWS = "Parquet file cannot be read in row group"  # start of the reason for each row of a damaged row group
+TOO_LITTLE = "too few central pixels hold data"  # reason for rows rejected by `has_data`
+MISSING = -999.0  # an unknown metadata value
+N_EXAMPLES = 4  # raw rows of each class that a store keeps for figures
+# 1.3e30. Values from here on are invalid pixels: some templates of ZTF use -3.4e38 as a fill value.
+MAX_PIXEL_VALUE = 2.0**100
 
 
 @dataclass(frozen=True)
 class Records:
-    """N raw rows of one file or survey.
+    """N raw rows of a file or survey.
 
-    kind: "stamps", or "spectra".
-    images: N arrays (H, W, C), or one dense array (N, H, W, C); (L, C) and (N, L, C) for spectra; any float
-        dtype and byte order, NaN allowed.
-    labels: (N,) int64, an index into `classes`, or `UNLABELLED`.
-    ids: (N,) str, the object a row belongs to; rows of one object are never split.
-    features: (N, F) float64 columns named by `feature_names`; F may be 0.
-    part: (N,) str, the split the file itself prescribes ("train", "validation", "test"; "extra" is
-        for training and nothing else, "simulated" for a share of each training batch, "" leaves it to the data
-        module), or None.
-    origin: in words, for people: which file or which simulation this is.
-    survey: whose alerts they are, "" if unknown or of no matter.
-    channels: names of the raw images' last axis.
-    set_aside: how many rows of the raw data the reader could not use, by reason.
-    unmatched_labels: how many labels, of a table of labels, belong to none of the rows.
-    context: columns (N,) for who looks at the rows, and for no network: when, through which filter, how often detected.
-    night: (N,) int64, the night of each row as `nights.find_nights` numbers them, or None if no row's is known.
+    Parameters
+    ----------
+    images : sequence of ndarray, or ndarray
+        N stamps (H, W, C) or spectra (L, C), or one array (N, H, W, C) or (N, L, C); any float dtype and byte order.
+        NaN is allowed.
+    labels : ndarray
+        (N,) int64 indices into `classes`, or `UNLABELLED`.
+    ids : ndarray
+        (N,) str: object of each row. Rows of one object are in the same part of a split.
+    features : ndarray
+        (N, F) float64 metadata; F may be 0.
+    feature_names : tuple of str
+        Names of the F metadata columns.
+    classes : tuple of str
+        Class names in label order.
+    origin : str
+        The file or simulation, for messages and reports.
+    part : ndarray, optional
+        (N,) str: the split that the file prescribes: "train", "validation", "test", "extra" (training only),
+        "simulated" (a share of each training batch) or "" (drawn by the data module).
+    kind : {"stamps", "spectra"}
+        Kind of the rows.
+    channels : tuple of str
+        Names of the C channels.
+    survey : str
+        Survey of the alerts, "" if unknown or irrelevant.
+    set_aside : mapping of str to int
+        Number of rows that the reader rejected, by reason.
+    unmatched_labels : int
+        Number of labels in a separate table that match no row.
+    context : mapping of str to ndarray
+        Columns (N,) for display only, such as time, filter and number of detections.
+    night : ndarray, optional
+        (N,) int64: night of each row as returned by `nights.find_nights`; None if none is known.
+
+    Raises
+    ------
+    InputError
+        If there are no rows, or images, labels, ids and features differ in length.
     """
 
     images: Sequence[np.ndarray] | np.ndarray
@@ -66,15 +90,15 @@ class Records:
         }
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{count:,} {name}" for name, count in lengths.items())
-            raise InputError(f"{self.origin}: every row needs one of each, but there are {counts}.")
+            raise InputError(f"{self.origin}: expected one of each per row, found {counts}.")
         if not len(self.images):
-            raise InputError(f"{self.origin}: holds no rows.")
+            raise InputError(f"{self.origin}: the file holds no rows.")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def take(self, rows: np.ndarray) -> "Records":
-        """Return some rows of records with dense images; rows: (n,) numbers, or (N,) bool."""
+        """Return the records of these rows, (n,) int or (N,) bool; images must be one array."""
         columns: dict[str, Any] = {
             name: np.asarray(getattr(self, name))[rows] for name in ("images", "labels", "ids", "features")
         }
@@ -84,11 +108,25 @@ class Records:
 
 
 def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
-    """Concatenate records that are to be parts of one data set, e.g. {"train": ..., "test": ...}.
+    """Concatenate records into one data set, each as a part of its split.
 
-    A part's name ("train", "validation" or "test") becomes `part` of all its rows, whatever split it holds
-    itself. Where no part is for validation, the data module takes those rows from training. Raises
-    InputError where kind, classes or columns differ.
+    Parameters
+    ----------
+    parts : mapping of str to Records
+        Records by the name of their part, e.g. {"train": ..., "test": ...}, which replaces their own `part`. If none
+        is "validation", the data module draws those rows from the training rows.
+    origin : str, optional
+        Origin of the result; by default a list of those of the parts.
+
+    Returns
+    -------
+    Records
+        All rows, in the order of `parts`.
+
+    Raises
+    ------
+    InputError
+        If kind, classes, metadata columns or channels differ.
     """
     origin = origin or ", ".join(f"{name}: {part.origin}" for name, part in parts.items())
     for what, values in (
@@ -98,7 +136,7 @@ def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
         ("channels", {part.channels for part in parts.values()}),
     ):
         if len(values) > 1:
-            raise InputError(f"{origin}: the parts differ in their {what}: {' against '.join(map(str, values))}.")
+            raise InputError(f"{origin}: the parts differ in their {what}: {' and '.join(map(str, values))}.")
     first = next(iter(parts.values()))
     set_aside: Counter[str] = Counter()
     for part in parts.values():
@@ -107,7 +145,7 @@ def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
     return Records(
         images=[image for part in parts.values() for image in part.images],
         labels=np.concatenate([part.labels for part in parts.values()]),
-        ids=np.concatenate([_tell_apart(name, part.ids) for name, part in parts.items()]),
+        ids=np.concatenate([_prefix_row_ids(name, part.ids) for name, part in parts.items()]),
         features=np.concatenate([part.features for part in parts.values()]),
         feature_names=first.feature_names,
         classes=first.classes,
@@ -130,10 +168,32 @@ def take(
     kind: type[float] | type[str] | tuple[str, ...] = float,
     missing: Any = np.nan,
 ) -> np.ndarray:
-    """Return an entry of a file as an array of this shape, filled with `missing` if it is not there.
+    """Return an entry of a file as an array of known type and shape.
 
-    shape: length of each axis, None if any will do. kind: float for numbers, str for names, or the names of classes for
-    labels, see `to_label_numbers`. Raises InputError for values of another kind or shape.
+    Parameters
+    ----------
+    entries : mapping of str to object
+        Entries of the file.
+    name : str
+        Name of the entry.
+    shape : tuple of int or None
+        Expected length of each axis; None allows any length.
+    origin : str
+        The file, for messages.
+    kind : {float, str} or tuple of str
+        float for numbers, str for names, or class names for labels (see `to_label_numbers`).
+    missing : object
+        Fill value of the array returned if there is no such entry.
+
+    Returns
+    -------
+    ndarray
+        float64, str or int64, depending on `kind`.
+
+    Raises
+    ------
+    InputError
+        If the entry has another type or shape.
     """
     if name not in entries:
         return np.full([side or 0 for side in shape], missing)
@@ -144,38 +204,55 @@ def take(
     found = found.reshape(-1) if len(shape) == 1 else found
     if found.ndim != len(shape) or any(side not in (None, n) for side, n in zip(shape, found.shape, strict=True)):
         expected = str(shape).replace("None", "N")
-        raise InputError(f"{origin}: {name} has shape {found.shape}. Give one of shape {expected}.")
+        raise InputError(f"{origin}: {name} has shape {found.shape}, expected {expected}.")
     return found
 
 
 def to_label_numbers(labels: Any, classes: Sequence[str], origin: str) -> np.ndarray:
-    """(N,) int64 indices into classes from a list or array of them, -1 for no label, or of names in any capitalisation.
+    """Convert labels to indices into the classes.
 
-    Raises InputError for a label that is neither.
+    Parameters
+    ----------
+    labels : array_like
+        N indices, -1 for no label, or class names in any capitalisation.
+    classes : sequence of str
+        Class names in label order.
+    origin : str
+        Source of the labels, for messages.
+
+    Returns
+    -------
+    ndarray
+        (N,) int64.
+
+    Raises
+    ------
+    InputError
+        If a label is neither a class nor its index.
     """
     known: dict[Any, int] = {i: i for i in range(UNLABELLED, len(classes))}
     known |= {name.lower(): i for i, name in enumerate(classes)}
     values = list_labels(labels, origin)
     numbers = [known.get(value.lower() if isinstance(value, str) else value) for value in values]
     if None in numbers:
-        unknown = sorted({str(value)[:LONGEST] for value, n in zip(values, numbers, strict=True) if n is None})
+        unknown = sorted({str(value)[:MAX_NAME_LENGTH] for value, n in zip(values, numbers, strict=True) if n is None})
         raise InputError(f"{origin}: unknown label {', '.join(unknown[:5])}. Give one of {', '.join(classes)}.")
     return np.array(numbers, dtype=np.int64)
 
 
 def list_labels(labels: Any, origin: str) -> list[Any]:
-    """Return labels as a flat list of numbers and names; raises InputError for what is no list of them."""
+    """Return labels as a flat list of numbers and names; raise InputError if they are not a list."""
     try:
         values = np.asarray(labels, dtype=object).ravel().tolist()
         values = [value.decode("latin1") if isinstance(value, bytes) else value for value in values]
-        set(values)  # what cannot be looked up is no label
+        set(values)  # raises TypeError for unhashable values
     except (TypeError, ValueError):
-        raise InputError(f"{origin}: labels are no list. Give a number or name per row.") from None
+        raise InputError(f"{origin}: labels are not a list. Give a number or name per row.") from None
     return values
 
 
 def to_numbers(values: Any, what: str, origin: str) -> np.ndarray:
-    """float64 array of what a file holds as numbers, in any nesting; raises InputError where it is no numbers."""
+    """Convert nested numbers of a file to a float64 array; raise InputError if they are not numbers."""
     try:
         found = np.asarray(values)
         if found.dtype.kind in "biufSUO":
@@ -186,28 +263,57 @@ def to_numbers(values: Any, what: str, origin: str) -> np.ndarray:
 
 
 def has_data(images: np.ndarray, size: int, share: float) -> np.ndarray:
-    """Tell which rows hold data, in all channels at once, in at least this share of their central pixels.
+    """Return a mask of rows with enough valid central pixels.
 
-    images: raw stamps (N, H, W, C), whose central size x size pixels count, or spectra (N, L, C), all of them.
-    Returns (N,) bool. NaN, infinity and what reaches `LARGEST` is no data.
+    Parameters
+    ----------
+    images : ndarray
+        Raw stamps (N, H, W, C) or spectra (N, L, C). NaN, infinity and values from `MAX_PIXEL_VALUE` on are invalid.
+    size : int
+        Side in pixels of the central square that counts; of spectra all pixels count.
+    share : float
+        Required fraction of pixels that are valid in all channels, in [0, 1].
+
+    Returns
+    -------
+    ndarray
+        (N,) bool.
     """
     if images.ndim == 4:
         top, left = ((side - size) // 2 for side in images.shape[1:3])
         images = images[:, top : top + size, left : left + size]
-    present = (np.abs(images) < LARGEST).all(-1)
+    present = (np.abs(images) < MAX_PIXEL_VALUE).all(-1)
     return present.mean(tuple(range(1, present.ndim))) >= share
 
 
 def with_extra(records: Records, extra: Records, name: str = "extra") -> Records:
-    """Return records with more rows for training only, e.g. generated ones; the others are split as without.
+    """Append rows that are only used for training, without changing the split of the others.
 
-    The rows may lack metadata, which then is NaN, have more columns, or be of some of the classes only. name: their
-    part, "extra" or "simulated"; of simulated ones the origin does not speak, since all that is judged is as without.
-    Raises InputError where kind, classes, columns or the usual shape differ.
+    Parameters
+    ----------
+    records : Records
+        The data set.
+    extra : Records
+        Rows to append. They may have no metadata (filled with NaN), additional columns (dropped), or a subset of the
+        classes.
+    name : {"extra", "simulated"}
+        Part of the appended rows. The origin of simulated rows is not recorded, because they are never evaluated.
+
+    Returns
+    -------
+    Records
+        All rows, the appended ones last.
+
+    Raises
+    ------
+    InputError
+        If kind, classes, metadata columns, channels or the most common image shape differ.
     """
     names = records.feature_names
     if set(extra.classes) <= set(records.classes):
-        number = np.array([*map(records.classes.index, extra.classes), UNLABELLED])  # the last is of UNLABELLED
+        number = np.array(
+            [*map(records.classes.index, extra.classes), UNLABELLED]
+        )  # index -1, for UNLABELLED, is the last
         extra = replace(extra, labels=number[extra.labels], classes=records.classes)
     if not extra.feature_names:
         unknown = np.full((len(extra), len(names)), np.nan)
@@ -217,7 +323,7 @@ def with_extra(records: Records, extra: Records, name: str = "extra") -> Records
         extra = replace(extra, features=columns, feature_names=names)
     shapes = [Counter(np.shape(image) for image in part.images).most_common(1)[0][0] for part in (records, extra)]
     if shapes[0] != shapes[1]:
-        raise InputError(f"{extra.origin}: its images are {shapes[1]}, those of {records.origin} {shapes[0]}.")
+        raise InputError(f"{extra.origin}: its images are {shapes[1]}, but {shapes[0]} in {records.origin}.")
     own = np.full(len(records), "") if records.part is None else records.part
     origin = f"{records.origin}, with {len(extra):,} more from {extra.origin}" if name == "extra" else records.origin
     joined = join({"": records, name: extra}, origin)
@@ -225,25 +331,31 @@ def with_extra(records: Records, extra: Records, name: str = "extra") -> Records
 
 
 def number_rows(n: int) -> np.ndarray:
-    """(n,) ids row0, row1, ... for rows that name no object: each counts as its own."""
+    """Return ids row0, row1, ..., (n,) str, for rows without an id, each of which counts as an object."""
     return np.char.add("row", np.arange(n).astype(str))
 
 
-def _tell_apart(name: str, ids: np.ndarray) -> np.ndarray:
-    """Ids made from row numbers repeat from part to part; the part's name keeps the objects apart."""
+def _prefix_row_ids(name: str, ids: np.ndarray) -> np.ndarray:
+    """Prefix ids of `number_rows` with the name of their part, so that they differ between parts."""
     return np.char.add(f"{name}/", ids) if name and ids[0] == "row0" else ids
 
 
 class UnreadableError(Exception):
-    """Why one packet cannot be used, in one line."""
+    """A packet cannot be used; the message is the reason, in one line."""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """One row that could not be read or is not wanted.
+    """A row that was rejected.
 
-    source: file, member of an archive, number of the record where it is not the first. key: its candid, "" if
-    unknown. reason: in one line; what follows its first colon is about this row alone.
+    Parameters
+    ----------
+    source : str
+        File, member of an archive, and number of the record unless it is the first.
+    key : str
+        Candid of the row, "" if unknown.
+    reason : str
+        Reason in one line; details of this row follow the first colon.
     """
 
     source: str
@@ -255,8 +367,18 @@ class Rejected:
 class Chunk:
     """Consecutive rows of the input.
 
-    records: the readable ones in order, with dense images; None if there is none. keys: (n,) str that name the
-    rows, of packets their candids. sources: (n,) str, where each was. rejected: the others. read: rows in all.
+    Parameters
+    ----------
+    records : Records or None
+        The n readable rows in order, with images as one array; None for n = 0.
+    keys : ndarray
+        (n,) str: identifier of each readable row, such as the candid of a packet.
+    sources : ndarray
+        (n,) str: source of each readable row, as in `Rejected`.
+    rejected : tuple of Rejected
+        The other rows.
+    read : int
+        Number of all rows.
     """
 
     records: Records | None
@@ -265,8 +387,8 @@ class Chunk:
     rejected: tuple[Rejected, ...]
     read: int
 
-    def set_aside(self, rows: np.ndarray, reason: str) -> "Chunk":
-        """Return the chunk with more of its readable rows, (n,) bool, rejected for this reason."""
+    def reject(self, rows: np.ndarray, reason: str) -> "Chunk":
+        """Return the chunk without these readable rows, (n,) bool, which are rejected for this reason."""
         places = zip(self.sources[rows].tolist(), self.keys[rows].tolist(), strict=True)
         rejected = (*self.rejected, *(Rejected(source, key, reason) for source, key in places))
         records = self.records.take(~rows) if self.records and not rows.all() else None

@@ -10,7 +10,7 @@ import numpy as np
 from alerce_early.errors import InputError
 from alerce_early.files import JOINED
 
-LONGEST = 100  # characters; no survey's ids have half of it
+MAX_NAME_LENGTH = 100  # characters; no survey's ids have half of it
 # Spreadsheets run cells that begin so, and figures set text between $ as formulae; no object is called that.
 FORMULA = re.compile(r"[=@]|[+-](?![\w.+-]*$)|[^$]*\$")
 
@@ -22,7 +22,7 @@ DIGITS = 12  # of an object's hash: of 40,000 objects and a million rows two sha
 
 def sound(name: str) -> bool:
     """Is this a name that may go anywhere: not long, printable on one line, and no formula?"""
-    return len(name) <= LONGEST and name.isprintable() and not FORMULA.match(name)
+    return len(name) <= MAX_NAME_LENGTH and name.isprintable() and not FORMULA.match(name)
 
 
 def to_printable(path: str) -> str:
@@ -43,7 +43,7 @@ def check_names(values: Any, what: str, origin: str) -> np.ndarray:
     for name in set(names):
         if not sound(name):
             raise InputError(
-                f"{origin}: {what} include {name[:LONGEST]!r}. Give names of at most {LONGEST} printable characters, "
+                f"{origin}: {what} include {name[:MAX_NAME_LENGTH]!r}. Give names of at most {MAX_NAME_LENGTH} printable characters, "
                 "without $ and no formulae."
             )
     return np.array(names, dtype=str)
@@ -71,7 +71,7 @@ def _hash(name: str) -> str:
 def check_classes(classes: Sequence[str]) -> None:
     """Raise InputError for class names that could not be told apart in a set of classes."""
     if joined := [name for name in classes if JOINED in name]:
-        raise InputError(f"class {joined[0][:LONGEST]!r} has a {JOINED}, which stands between the classes of a set.")
+        raise InputError(f"class {joined[0][:MAX_NAME_LENGTH]!r} has a {JOINED}, which stands between the classes of a set.")
 
 
 def _text(name: Any, what: str, origin: str) -> str:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from alerce_early.artifacts import predictions
 from alerce_early.data.readers.stamps_file import CHANNELS
-from alerce_early.data.records import LARGEST
+from alerce_early.data.records import MAX_PIXEL_VALUE
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError, require_extra
 from alerce_early.evaluation import tables
@@ -131,7 +131,7 @@ def classify(models: Sequence[Classifier], source: Source) -> Night:
             for model in models:
                 chunk = keep_usable(model, chunk)
             if (repeated := find_repeated(chunk.keys, seen)).any():
-                chunk = chunk.set_aside(repeated, DUPLICATE)
+                chunk = chunk.reject(repeated, DUPLICATE)
             seen.update(map(hash, chunk.keys.tolist()))
             rejected += len(chunk.rejected)
             if chunk.records is None:
@@ -190,7 +190,7 @@ def shrink(stamp: np.ndarray) -> np.ndarray:
 
     Pixels without data become NaN. The unit is the channels' median scatter, by the median absolute deviation.
     """
-    planes = np.where(np.abs(stamp) < LARGEST, stamp, np.nan).astype(np.float64)
+    planes = np.where(np.abs(stamp) < MAX_PIXEL_VALUE, stamp, np.nan).astype(np.float64)
     known = [plane[np.isfinite(plane)] for plane in planes]
     medians = np.array([np.median(pixels) if pixels.size else 0 for pixels in known])
     scatter = [1.4826 * np.median(np.abs(p - m)) for p, m in zip(known, medians, strict=True) if p.size]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from alerce_early import files
 from alerce_early.artifacts import predictions
-from alerce_early.data.records import LARGEST
+from alerce_early.data.records import MAX_PIXEL_VALUE
 from alerce_early.errors import InputError
 from alerce_early.evaluation import metrics, objects, tables
 from alerce_early.evaluation.metrics import TARGET
@@ -182,7 +182,7 @@ def _encode(stamp: np.ndarray) -> str:
 
 def _crop(stamp: np.ndarray) -> np.ndarray:
     """Crop a stamp (C, H, W) to the smallest square around its centre that contains all its data."""
-    there = (np.abs(stamp) < LARGEST).any(0)
+    there = (np.abs(stamp) < MAX_PIXEL_VALUE).any(0)
     centre = np.array(there.shape) // 2
     reach = int(np.abs(np.argwhere(there) - centre).max(initial=0)) if there.any() else int(centre.max())
     top, left = np.maximum(centre - reach, 0)

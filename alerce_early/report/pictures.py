@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from alerce_early.data.records import LARGEST, N_EXAMPLES
+from alerce_early.data.records import MAX_PIXEL_VALUE, N_EXAMPLES
 from alerce_early.data.spectral_grid import CENTRES
 from alerce_early.files import hold_lock, whole
 from alerce_early.report.palette import looks
@@ -95,7 +95,7 @@ def bars(counts: Sequence[int], names: Sequence[str], title: str, what: str = "s
 
 def stretch(tiles: np.ndarray) -> np.ndarray:
     """Scale each tile of (..., H, W) to [0, 1] between its 1st and 99.5th percentile; missing pixels become NaN."""
-    tiles = np.where(np.abs(tiles) < LARGEST, tiles, np.nan).astype(np.float64)
+    tiles = np.where(np.abs(tiles) < MAX_PIXEL_VALUE, tiles, np.nan).astype(np.float64)
     blank = np.isnan(tiles).all((-2, -1), keepdims=True)
     low, high = np.nanpercentile(np.where(blank, 0, tiles), [1, 99.5], axis=(-2, -1), keepdims=True)
     return np.clip((tiles - low) / np.where(high > low, high - low, 1), 0, 1)

@@ -117,7 +117,7 @@ class Source:
         if self.format.read or not chunk.records or not self.spec.features:
             return chunk
         lacking = np.isnan(chunk.records.features).all(1)
-        return chunk.set_aside(lacking, NO_METADATA) if lacking.any() else chunk
+        return chunk.reject(lacking, NO_METADATA) if lacking.any() else chunk
 
 
 def find(

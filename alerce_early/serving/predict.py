@@ -111,7 +111,7 @@ def predict(
             for chunk in () if parts.finished else source.chunks(size, shard, before, classifier.survey):
                 chunk = keep_usable(classifier, chunk)  # what has too little data may come again
                 if (repeated := find_repeated(chunk.keys, seen)).any():
-                    chunk = chunk.set_aside(repeated, DUPLICATE)
+                    chunk = chunk.reject(repeated, DUPLICATE)
                 table, rejected = classify_chunk(classifier, chunk, shown)
                 parts.add(table, rejected, chunk.read)
                 seen.update(map(hash, table["candid"].tolist()))  # now that they are on disk
@@ -191,11 +191,11 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
 def keep_usable(classifier: Classifier, chunk: Chunk) -> Chunk:
     """Return the chunk without the rows that hold too little data or were normalised before, which are rejected."""
     if chunk.records and not (enough := classifier.has_data(np.asarray(chunk.records.images))).all():
-        chunk = chunk.set_aside(~enough, TOO_LITTLE)
+        chunk = chunk.reject(~enough, TOO_LITTLE)
     if chunk.records:
         reasons = classifier.find_normalised(np.asarray(chunk.records.images))
         for reason in np.unique(reasons[reasons != ""]).tolist():
-            chunk = chunk.set_aside(reasons == reason, reason)
+            chunk = chunk.reject(reasons == reason, reason)
             reasons = reasons[reasons != reason]
     return chunk
 

@@ -5,7 +5,7 @@ import pytest
 
 from alerce_early.data.coordinates import to_ecliptic, to_galactic
 from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
-from alerce_early.data.records import LARGEST
+from alerce_early.data.records import MAX_PIXEL_VALUE
 from alerce_early.errors import InputError
 from alerce_early.simulation import settings, sky
 from alerce_early.simulation.camera import observe
@@ -96,7 +96,7 @@ def test_some_stamps_are_cut_by_the_chips_edge(survey):
 
 
 def test_some_stamps_hold_masked_pixels_the_same_in_all_channels(full):
-    dead = ~(np.abs(full[0]) < LARGEST)
+    dead = ~(np.abs(full[0]) < MAX_PIXEL_VALUE)
     assert 0.05 < dead.any(axis=(1, 2, 3)).mean() < 0.14
     assert 0.015 < dead[:, 21:42, 21:42].any(axis=(1, 2, 3)).mean() < 0.07
     assert (dead[..., 0] == dead[..., 2]).all() and (dead[..., 0] == dead[..., 1]).all()
