@@ -1,4 +1,4 @@
-"""Raw records through the recipe into the arrays of a store, chunk by chunk on all cores."""
+"""Cleaning: apply the recipe to raw records and write the arrays of a store, in chunks on all cores."""
 
 import math
 from collections import Counter
@@ -18,28 +18,49 @@ from alerce_early.data.recipe import Recipe, centre_crop
 from alerce_early.data.records import MAX_PIXEL_VALUE, Records, has_data
 from alerce_early.errors import InputError
 
-CLEANING_VERSION = 3  # raised when a reader, a simulation or the recipe changes what a store holds
-CHUNK = 32  # stamps cleaned at once: 1.5 MB of raw float32, which stays in the processor's cache
+CLEANING_VERSION = 3  # increased when a reader, simulation or recipe changes the content of stores
+CHUNK = 32  # stamps cleaned at once: 1.5 MB of raw float32, which fits into the cache of a processor
 
 
 def write(folder: Path, records: Records, recipe: Recipe, min_share: float = 0.0) -> tuple[dict[str, Any], np.ndarray]:
-    """Clean all records into the arrays of a store.
+    """Clean all records and write the arrays of a store.
 
-    Rows whose shape differs from the most common one are dropped, and so are stamps with data in less than a fraction
-    min_share of their central pixels. Returns the summary counts (those of the 2020 report) as plain values, and the
-    indices of the records that were kept.
+    Parameters
+    ----------
+    folder : Path
+        Existing folder of the store.
+    records : Records
+        Raw records. Rows whose shape is not the most common one are dropped.
+    recipe : Recipe
+        Cleaning recipe.
+    min_share : float
+        Required fraction of valid central pixels, in [0, 1]; other rows are dropped.
+
+    Returns
+    -------
+    counts : dict
+        Summary for meta.json as plain values, including the counts of the 2020 report.
+    kept : ndarray
+        (n,) int64: indices of the records that were kept.
+
+    Raises
+    ------
+    InputError
+        If the recipe does not fit the records, stamps are already normalised, or no row remains.
     """
     shapes = [image.shape for image in records.images]
     usual = _usual_shape(shapes, records)
     fits = np.array([shape == usual for shape in shapes])
     try:
         finished = recipe(torch.zeros(1, usual[-1], *usual[:-1])).shape[1:]
-    except (IndexError, RuntimeError):  # a step that counts on another number of axes
-        raise InputError(f"this recipe is not for {records.kind} of shape {usual}: {records.origin}.") from None
+    except (IndexError, RuntimeError):  # a step expects another number of axes
+        raise InputError(f"{records.origin}: this recipe is not for {records.kind} of shape {usual}.") from None
 
     kept, counts = _write_images(folder / "images.npy", records, np.flatnonzero(fits), recipe, finished[-1], min_share)
     if not len(kept):
-        raise InputError(f"{records.origin}: of not one stamp do {min_share:.0%} of the central pixels hold data.")
+        raise InputError(
+            f"{records.origin}: no stamp has {min_share:.0%} valid central pixels. Lower recipe.min_share."
+        )
     counts += sum((_count_missing(records.images[i]) for i in np.flatnonzero(~fits).tolist()), Counter())
     lacking = fits.copy()
     lacking[kept] = False
@@ -74,8 +95,8 @@ def write(folder: Path, records: Records, recipe: Recipe, min_share: float = 0.0
         "metadata": len(records.features),
         "without_metadata": int(np.isnan(records.features).all(1).sum()) if records.feature_names else 0,
         "set_aside": dict(records.set_aside),
-        **{name: by_class(of) for name, of in groups.items()},
-        "unlabelled": {name: int((of < 0).sum()) for name, of in groups.items()},
+        **{name: by_class(labels) for name, labels in groups.items()},
+        "unlabelled": {name: int((labels < 0).sum()) for name, labels in groups.items()},
         "raw_shape": list(usual),
         **{name: counts[name] for name in ("nan_values", "odd_values", "kept_with_nan_after_crop")},
     }, kept
@@ -85,12 +106,14 @@ def _usual_shape(shapes: Sequence[tuple[int, ...]], records: Records) -> tuple[i
     """Return the most common shape, (H, W, C) or (L, C); a stamp must be square."""
     counted = Counter(shape for shape in shapes if records.kind != "stamps" or shape[0] == shape[1])
     if not counted:
-        raise InputError(f"{records.origin}: not one stamp is square; most are {Counter(shapes).most_common(1)[0][0]}.")
+        raise InputError(
+            f"{records.origin}: no stamp is square; most have shape {Counter(shapes).most_common(1)[0][0]}."
+        )
     return counted.most_common(1)[0][0]
 
 
 def _count_missing(image: np.ndarray) -> Counter[str]:
-    """Count the values of raw images that are no data: those that are NaN, and the others."""
+    """Count the NaN and the other invalid values of raw images."""
     nan = int(np.isnan(image).sum())
     return Counter(nan_values=nan, odd_values=int((~(np.abs(image) < MAX_PIXEL_VALUE)).sum()) - nan)
 
@@ -103,24 +126,23 @@ def _write_images(
     size: int,
     min_share: float,
 ) -> tuple[np.ndarray, Counter[str]]:
-    """Run `Recipe.prepare` over these rows, chunk by chunk on all cores, into one npy file.
+    """Apply `Recipe.prepare` to these rows and write those with enough valid central pixels to a npy file.
 
-    Ordinary writes rather than a memory map: a full disk then is an error and not a crash.
-    Returns which of the rows hold enough data, the only ones that are written, and counts: values that are no data,
-    and stamps written that hold a NaN in their central size x size pixels. Raises InputError for a stamp that was
-    normalised before in a way that the recipe does not allow for.
+    The file is not a memory map, for which a full disk would be a crash instead of an error. Returns the rows that were
+    written, and counts of invalid values and of stamps with NaN in their central `size` x `size` pixels. Raises
+    InputError for stamps that were normalised before in a way that the recipe does not allow.
     """
 
     def clean(start: int) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
         raw = np.stack([records.images[i] for i in rows[start : start + CHUNK]]).astype(np.float32, copy=False)
-        if (known := find_normalised(raw, recipe.steps)).any():
-            first = int(np.flatnonzero(known)[0])
+        if (found := find_normalised(raw, recipe.steps)).any():
+            first = int(np.flatnonzero(found)[0])
             raise InputError(
-                f"{records.origin}: stamp {rows[start + first]} was normalised before: {known[first]}. "
-                f"Choose recipe={RECIPES[known[first]]}, which takes raw stamps as well."
+                f"{records.origin}: stamp {rows[start + first]} was normalised before: {found[first]}. "
+                f"Choose recipe={RECIPES[found[first]]}, which accepts raw stamps, too."
             )
         stamps = torch.from_numpy(raw).movedim(-1, 1).contiguous()
-        # a sum is quicker than a mask of every pixel
+        # a sum is faster than a mask of all pixels
         odd = np.flatnonzero(~(stamps.flatten(1).sum(1).abs() < MAX_PIXEL_VALUE))
         enough = np.ones(len(raw), dtype=bool)
         enough[odd] = has_data(raw[odd], size, min_share)
@@ -131,14 +153,14 @@ def _write_images(
         return recipe.prepare(stamps).numpy()[enough], enough, counts
 
     def write_header(n: int, shape: tuple[int, ...]) -> None:
-        # of the same length for every n: numpy leaves room for the first axis to grow
+        # has the same length for every n, since numpy reserves space for the first axis to grow
         np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": (n, *shape)})
 
     starts = range(0, len(rows), CHUNK)
     kept: list[np.ndarray] = []
     totals: Counter[str] = Counter()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # whole chunks in parallel beat parallel loops within one
+    torch.set_num_threads(1)  # parallel chunks are faster than parallel loops within one
     pool = ThreadPoolExecutor(threads)
     try:
         with file.open("wb") as out:
@@ -156,6 +178,6 @@ def _write_images(
             out.seek(0)
             write_header(sum(map(len, kept)), shape)
     finally:
-        pool.shutdown(cancel_futures=True)  # on a full disk or a signal there is no use in cleaning the rest
+        pool.shutdown(cancel_futures=True)  # do not clean the rest after an error or a signal
         torch.set_num_threads(threads)
     return np.concatenate(kept), totals

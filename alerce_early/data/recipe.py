@@ -299,7 +299,7 @@ class Recipe(nn.Module):
         if margin and not crops:
             raise InputError(
                 "recipe: this augmentation needs a margin of sky around the crop, but the recipe has no Crop. "
-                "Choose augment=flips, or recipe=minmax, crop_minmax or joint."
+                "Try augment=flips, or recipe=minmax, crop_minmax or joint."
             )
         seam = crops[-1] if margin else len(modules)
         stored = [Crop(modules[seam].size + 2 * margin)] if margin else []

@@ -1,9 +1,9 @@
-"""The store: what cleaning leaves on disk, named by a fingerprint of raw file, recipe and cleaning version.
+"""Store: the cleaned arrays on disk, named by a fingerprint of the raw file, recipe and cleaning version.
 
     <root>/<name>-<fingerprint>/images.npy labels.npy ids.npy features.npy [part.npy night.npy] examples.npz meta.json
 
-It is written under a temporary name, synced and renamed when complete; one that was damaged later is made again.
-A lock keeps a second process from doing the same work; the operating system frees it when its holder is killed.
+A store is written under a temporary name, synced to disk and renamed when complete; a damaged one is prepared again.
+A lock keeps other processes from doing the same work. The operating system releases it if its holder is killed.
 """
 
 import hashlib
@@ -30,22 +30,23 @@ from alerce_early.errors import InputError
 
 log = logging.getLogger(__name__)
 
-SAMPLED_BLOCKS, BLOCK = 64, 1 << 16  # how much of a raw file its fingerprint reads
+SAMPLED_BLOCKS, BLOCK_BYTES = 64, 1 << 16  # part of a raw file that its fingerprint depends on
 
 
 @dataclass(frozen=True)
 class Store:
-    """A finished store; arrays are memory-mapped, so opening one costs nothing.
+    """A complete store with N rows, whose arrays are loaded on first access.
 
-    images: (N, C, S, S) float32, what `Recipe.prepare` returned. labels: (N,) int64. ids: (N,) str.
-    features: (N, F) float64, clipped. part: (N,) str or None. night: (N,) int64 or None. meta: counts and facts, plain
-    values.
+    Parameters
+    ----------
+    path : Path
+        Folder of the store.
     """
 
     path: Path
 
     def find_damage(self) -> str | None:
-        """Return which file is missing or not as long as it was written, None if all are whole."""
+        """Return the name of a file that is missing or has another size than when it was written, or None."""
         try:
             sizes = dict(self.meta["sizes"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -55,39 +56,47 @@ class Store:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
+        """Counts and description of the data, as returned by `cleaning.write`, and the options of the store."""
         return json.loads((self.path / "meta.json").read_text())
 
     @cached_property
     def images(self) -> np.ndarray:
+        """Output of `Recipe.prepare`, (N, C, S, S) or (N, C, L) float32, memory-mapped."""
         return np.load(self.path / "images.npy", mmap_mode="r")
 
     @cached_property
     def labels(self) -> np.ndarray:
+        """Labels, (N,) int64, -1 for unlabelled rows."""
         return np.load(self.path / "labels.npy")
 
     @cached_property
     def ids(self) -> np.ndarray:
+        """Object of each row, (N,) str."""
         return np.load(self.path / "ids.npy")
 
     @cached_property
     def features(self) -> np.ndarray:
+        """Clipped metadata, (N, F) float64, -999 for missing values."""
         return np.load(self.path / "features.npy")
 
     @cached_property
     def examples(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the store (n,) int64, `N_EXAMPLES` of each class, and their raw images (n, H, W, C)."""
+        """Row numbers (n,) int64 of `N_EXAMPLES` rows of each class, and their raw images (n, H, W, C)."""
         with np.load(self.path / "examples.npz") as held:
             return held["rows"], held["raw"]
 
     @cached_property
     def part(self) -> np.ndarray | None:
+        """Prescribed split, (N,) str, or None; see `Records`."""
         return self._optional("part")
 
     @cached_property
     def night(self) -> np.ndarray | None:
+        """Night of each row, (N,) int64, or None; see `Records`."""
         return self._optional("night")
 
     def _optional(self, name: str) -> np.ndarray | None:
+        """Load an array, or return None if the store does not have it."""
         file = self.path / f"{name}.npy"
         return np.load(file) if file.exists() else None
 
@@ -101,10 +110,34 @@ def open_or_prepare(
     margin: int,
     min_share: float = 0.0,
 ) -> Store:
-    """Open the store of this source and recipe, preparing it first if there is none.
+    """Open the store of a source and recipe, preparing it first if it is missing or damaged.
 
-    source: the plain config of `read`, which names the raw file. Raises InputError where the source or the disk do
-    not allow it.
+    Parameters
+    ----------
+    root : str or Path
+        Folder of all stores.
+    name : str
+        Name of the data set, the first part of the name of the store.
+    source : mapping
+        Plain config of the reader, which has the paths of the raw files.
+    read : callable
+        Function without arguments that returns the records.
+    steps : sequence of dict
+        Steps of the recipe as plain configs.
+    margin : int
+        Pixels kept around the crop.
+    min_share : float
+        Required fraction of valid central pixels, in [0, 1].
+
+    Returns
+    -------
+    Store
+        The complete store.
+
+    Raises
+    ------
+    InputError
+        If the source cannot be used or the store cannot be written.
     """
     key = fingerprint(source, steps, margin, min_share)
     path = Path(root) / f"{name}-{key}"
@@ -114,9 +147,9 @@ def open_or_prepare(
     _clear(path.parent)
     with files.translate_refusals(path), files.hold_lock(_lock(partial)):
         damage = Store(path).find_damage() if path.exists() else ""
-        if damage is not None:  # else another process made it while this one waited
+        if damage is not None:  # otherwise another process prepared it in the meantime
             if damage:
-                log.warning("%s: %s is damaged; the store is made again.", path, damage)
+                log.warning("%s: %s is damaged; preparing the store again", path, damage)
             _prepare(partial, key, read(), steps, margin, min_share)
             shutil.rmtree(path, ignore_errors=True)
             partial.rename(path)
@@ -124,17 +157,26 @@ def open_or_prepare(
 
 
 def choose_examples(labels: np.ndarray) -> np.ndarray:
-    """Return the first `N_EXAMPLES` rows of each class, or of all rows if none has a label, (n,) int64."""
+    """Return the first `N_EXAMPLES` row numbers of each class, or of all rows if none is labelled, (n,) int64."""
     by_class = [np.flatnonzero(labels == label)[:N_EXAMPLES] for label in np.unique(labels[labels >= 0])]
     return np.concatenate(by_class) if by_class else np.arange(min(N_EXAMPLES, len(labels)))
 
 
 def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], margin: int, min_share: float) -> str:
-    """Twelve hex digits that change with the raw file, the recipe, `CLEANING_VERSION` or code of the user's own.
+    """Return 12 hexadecimal digits that depend on the raw files, the recipe, `CLEANING_VERSION` and user-defined code.
 
     A file is identified by its size, modification time and `SAMPLED_BLOCKS` evenly spaced blocks of its content, so
-    that a store of many gigabytes opens immediately; the files in a folder by name, size and modification time.
-    Raises InputError if a file named in source does not exist.
+    that opening the store of a large file takes no time; the files of a folder by name, size and modification time.
+
+    Parameters
+    ----------
+    source, steps, margin, min_share
+        As in `open_or_prepare`.
+
+    Raises
+    ------
+    InputError
+        If a file in `source` does not exist or cannot be read.
     """
     digest = hashlib.sha256()
     paths = {key: value for key, value in source.items() if key.endswith("path") and value}
@@ -147,12 +189,13 @@ def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], marg
         if tables := [table for file in found if file.suffix == ".npy" for table in raw_files.find_tables(file)]:
             digest.update(_sample(tables))
     for target in (str(one["_target_"]) for one in (source, *steps)):
-        if not target.startswith(f"{PACKAGE}."):  # the user's own
+        if not target.startswith(f"{PACKAGE}."):  # defined by the user
             digest.update(Path(inspect.getfile(find(target))).read_bytes())
     return digest.hexdigest()[:12]
 
 
 def _sample(found: Sequence[Path]) -> bytes:
+    """Return a digest of sizes, modification times and, for a single file, sampled content."""
     digest = hashlib.sha256()
     for path in found:
         try:
@@ -161,16 +204,18 @@ def _sample(found: Sequence[Path]) -> bytes:
             if len(found) > 1:
                 continue
             with path.open("rb") as file:
-                for start in sorted({i * max(size - BLOCK, 0) // (SAMPLED_BLOCKS - 1) for i in range(SAMPLED_BLOCKS)}):
+                for start in sorted(
+                    {i * max(size - BLOCK_BYTES, 0) // (SAMPLED_BLOCKS - 1) for i in range(SAMPLED_BLOCKS)}
+                ):
                     file.seek(start)
-                    digest.update(file.read(BLOCK))
+                    digest.update(file.read(BLOCK_BYTES))
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}. Give the file with data.path=FILE.") from None
     return digest.digest()
 
 
 def _sync(path: Path) -> None:
-    """Have the operating system write a file or folder to the disk now, lest a crash leave its name without content."""
+    """Write a file or folder to disk now, so that a crash cannot leave an empty file."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -179,13 +224,14 @@ def _sync(path: Path) -> None:
 
 
 def _clear(root: Path) -> None:
-    """Remove what killed processes left; what a living one works on is locked."""
+    """Remove partial stores of killed processes; those of running ones are locked."""
     for partial in root.glob(".*.partial"):
         with suppress(files.BusyError), files.hold_lock(_lock(partial), patience=0):
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def _lock(partial: Path) -> Path:
+    """Return the lock file of a partial store."""
     return partial.with_suffix(".lock")
 
 
@@ -197,7 +243,8 @@ def _prepare(
     margin: int,
     min_share: float,
 ) -> None:
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed while this one waited for it
+    """Write a store to a temporary folder; remove it again on any error."""
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed while this one waited
     partial.mkdir()
     try:
         counts, kept = cleaning.write(partial, records, Recipe(steps, margin), min_share)

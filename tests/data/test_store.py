@@ -1,4 +1,4 @@
-"""The store: its counts by hand, its name, and that it is whole or not there."""
+"""Stores: counts, fingerprints, and preparation after damage."""
 
 import ast
 import pickle
@@ -26,7 +26,7 @@ OTHER_CODE = {"augment", "datamodule", "sampling", "spec", "splits", "store"}
 
 
 def raw() -> dict[str, Any]:
-    """Twelve stamps: one misshaped SN, NaN in a corner of one and in the centre of another."""
+    """Return twelve stamps: one SN that is not square, one with NaN in a corner and one with NaN in the centre."""
     images = [stamp(i) + np.arange(63, dtype=np.float32)[:, None, None] for i in range(12)]
     images[1] = images[1][:, :50]
     images[1][0, 0] = np.nan  # 3 values in a stamp that is dropped
@@ -57,12 +57,12 @@ def test_the_counts_of_the_course_report(data: AlertData) -> None:
     assert meta["nan_values"] == 8 and meta["odd_values"] == 0 and meta["kept_with_nan_after_crop"] == 1
 
 
-def test_stamps_with_too_little_data_at_the_centre_are_dropped_and_counted(tmp_path: Path, composed) -> None:
+def test_stamps_with_few_valid_central_pixels_are_dropped(tmp_path: Path, composed) -> None:
     content = raw()
     for i, nothing in ((4, np.nan), (5, np.inf), (6, LOWEST)):
         content["images"][i][:] = nothing
-    content["images"][7][21:37, 21:42, 1] = np.nan  # of 21 lines 5 are left in the template, a share of .238
-    content["images"][8][21:36, 21:42, 1] = np.nan  # and 6 here, .286
+    content["images"][7][21:37, 21:42, 1] = np.nan  # 5 of 21 lines of the template are left, 23.8 %
+    content["images"][8][21:36, 21:42, 1] = np.nan  # and 6 here, 28.6 %
     path = tmp_path / "raw.pkl"
     path.write_bytes(pickle.dumps(content))
     store = make_data(composed("data=alerce", "recipe=minmax", f"data.path={path}", f"outputs={tmp_path}")).store
@@ -80,7 +80,7 @@ def test_stamps_with_too_little_data_at_the_centre_are_dropped_and_counted(tmp_p
         _ = make_data(composed("data=alerce", "recipe=minmax", f"data.path={path}", f"outputs={tmp_path}")).store
 
 
-def test_rows_stay_together(data: AlertData) -> None:
+def test_arrays_of_a_store_are_in_the_same_order(data: AlertData) -> None:
     store = data.store
     assert store.images.shape == (11, 3, 21, 21) and store.images.dtype == np.float32
     assert store.labels.tolist() == [0, 2, 3, 4, 0, 1, 2, 3, 4, 1, 1]
@@ -107,22 +107,22 @@ def test_features_are_clipped_and_missing_becomes_minus_one(tmp_path: Path, comp
     assert columns["sgscore1"] == -1 and columns["ndethist"] == 20 and columns["fwhm"] == -999
 
 
-def test_code_that_decides_what_stores_hold_does_not_change_without_its_version() -> None:
-    """After a change of the code put its digest here, and raise the version if a store may change.
+def test_cleaning_code_does_not_change_without_its_version() -> None:
+    """Update the digest after a change of the code, and increase the version if stores may change.
 
-    Comments, layout and docstrings do not count.
+    Comments, layout and docstrings are ignored.
     """
     digest = sha256()
     for file in sorted([*PACKAGE.glob("data/**/*.py"), *PACKAGE.glob("simulation/*.py")]):
         for node in ast.walk(ast.parse(file.read_text())) if file.stem not in OTHER_CODE else ():
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-                node.value.value = ""  # a docstring; `walk` comes to it later
+                node.value.value = ""  # a docstring, which `walk` visits later
             values = [value for _, value in ast.iter_fields(node) if not isinstance(value, list | ast.AST)]
             digest.update(repr((type(node).__name__, values)).encode())
     assert (cleaning.CLEANING_VERSION, digest.hexdigest()[:12]) == (3, "b469dd2329f7")
 
 
-def test_the_name_follows_file_recipe_margin_and_version(
+def test_the_fingerprint_depends_on_file_recipe_margin_and_version(
     raw_file: Path, tmp_path: Path, composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def name(*overrides: str) -> str:
@@ -142,7 +142,7 @@ def test_the_name_follows_file_recipe_margin_and_version(
     assert name() != first
 
 
-def test_opening_again_reads_no_raw_file(data: AlertData, composed, raw_file: Path, monkeypatch) -> None:
+def test_opening_a_store_does_not_read_the_raw_file(data: AlertData, composed, raw_file: Path, monkeypatch) -> None:
     path = data.store.path
 
     def fails(*_: object) -> None:
@@ -170,7 +170,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_store_is_made_again_and_says_so(
+def test_a_damaged_store_is_prepared_again_with_a_warning(
     data: AlertData, raw_file: Path, tmp_path: Path, composed, name: str, caplog
 ) -> None:
     file = data.store.path / name
@@ -184,7 +184,7 @@ def test_a_damaged_store_is_made_again_and_says_so(
 
 
 @pytest.mark.parametrize("names", (["a.avro"], ["a.avro", "b.avro"]))
-def test_a_folder_of_packets_holds_no_stamps_file(names: list[str], tmp_path: Path, composed) -> None:
+def test_a_folder_of_packets_is_not_a_stamps_file(names: list[str], tmp_path: Path, composed) -> None:
     (folder := tmp_path / "night").mkdir()
     for name in names:
         (folder / name).write_bytes(raw_files.AVRO)
@@ -192,7 +192,7 @@ def test_a_folder_of_packets_holds_no_stamps_file(names: list[str], tmp_path: Pa
         _ = make_data(composed("data=alerce", "recipe=minmax", f"data.path={folder}", f"outputs={tmp_path}/out")).store
 
 
-def test_the_home_folder_is_known(raw_file: Path, tmp_path: Path, composed, monkeypatch) -> None:
+def test_the_home_folder_is_expanded(raw_file: Path, tmp_path: Path, composed, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(raw_file.parent))
     quoted = composed("data=alerce", "recipe=minmax", f"data.path='~/{raw_file.name}'", f"outputs={tmp_path}")
     assert len(make_data(quoted).store.images) == 11
@@ -201,7 +201,7 @@ def test_the_home_folder_is_known(raw_file: Path, tmp_path: Path, composed, monk
     assert done.returncode == 0, done.stderr
 
 
-def test_columns_of_data_without_any_are_refused_with_a_way_out(raw_file: Path, tmp_path: Path, composed) -> None:
+def test_columns_of_data_without_metadata_are_an_error(raw_file: Path, tmp_path: Path, composed) -> None:
     raw_file.write_bytes(pickle.dumps(raw() | {"metadata": None}))
     with pytest.raises(InputError, match=r"no metadata.*features=none"):
         _ = make_data(
@@ -211,7 +211,7 @@ def test_columns_of_data_without_any_are_refused_with_a_way_out(raw_file: Path, 
         ).spec
 
 
-def test_packets_without_labels_say_which_flag_gives_them(real_data: Path, tmp_path: Path, composed) -> None:
+def test_unlabelled_packets_are_an_error_that_names_data_labels(real_data: Path, tmp_path: Path, composed) -> None:
     packet = next((real_data / "alerts").glob("*.avro"))
     with pytest.raises(InputError, match=r"label.*data\.labels="):
         _ = make_data(composed("data=alerts", f"data.path={packet}", f"outputs={tmp_path}")).labels
@@ -240,20 +240,20 @@ def test_classes_can_be_grouped_and_left_out(raw_file: Path, tmp_path: Path, com
         ).labels
 
 
-def test_not_one_square_stamp(tmp_path: Path, composed) -> None:
+def test_a_file_without_square_stamps_is_an_error(tmp_path: Path, composed) -> None:
     path = tmp_path / "raw.pkl"
     path.write_bytes(pickle.dumps(raw() | {"images": [stamp(i, 63, 50) for i in range(12)]}))
-    with pytest.raises(InputError, match=r"not one stamp is square; most are \(63, 50, 3\)"):
+    with pytest.raises(InputError, match=r"square.*\(63, 50, 3\)"):
         _ = make_data(composed("data=alerce", "recipe=minmax", f"data.path={path}", f"outputs={tmp_path}")).store
 
 
-def test_a_file_that_is_not_there(tmp_path: Path, composed) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path, composed) -> None:
     data = make_data(composed("data=alerce", "recipe=minmax", f"data.path={tmp_path}/none.pkl", f"outputs={tmp_path}"))
     with pytest.raises(InputError, match=r"none\.pkl cannot be read: No such file.*data\.path=FILE"):
         _ = data.store
 
 
-def test_the_real_stamps(real_data: Path, tmp_path: Path, composed) -> None:
+def test_counts_of_the_real_stamps(real_data: Path, tmp_path: Path, composed) -> None:
     meta = make_data(
         composed("data=alerce", "recipe=minmax", f"data.path={real_data}/ztf_public_stamps.pkl", f"outputs={tmp_path}")
     ).store.meta
@@ -274,7 +274,7 @@ READER = "from alerce_early.data.readers import stamps_file\n\n\ndef read(path):
     ),
     ids=("step", "reader"),
 )
-def test_a_store_is_made_again_when_code_of_the_users_own_changes(
+def test_a_store_is_prepared_again_when_user_code_changes(
     own: str, options: tuple[str, ...], raw_file: Path, tmp_path: Path, composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)

@@ -103,7 +103,7 @@ def test_what_the_recipe_does_can_be_undone(composed: Any, survey: dict[str, Any
     recipe = Recipe(composed("recipe=invertible", "recipe.size=63").recipe.steps)
     seen = recipe(raw)
     assert (recipe(recipe.undo(seen)) - seen).abs().max() < 1e-3
-    with pytest.raises(InputError, match=r"MinMax cannot be undone.*recipe=invertible"):
+    with pytest.raises(InputError, match=r"MinMax.*recipe=invertible"):
         Recipe(composed("recipe=minmax").recipe.steps).undo(seen)
 
 
