@@ -1,1 +1,1 @@
-"""From raw files to batches: read, clean, store, split, sample."""
+"""Data pipeline from raw files to batches: readers, cleaning, stores, splits and sampling."""

@@ -1,4 +1,4 @@
-"""Positions on the sky: ecliptic and galactic coordinates, and which rows are of one object."""
+"""Sky positions: ecliptic and galactic coordinates, and matching rows to objects."""
 
 from typing import Any
 
@@ -19,19 +19,19 @@ def unit_vectors(longitude: Array, latitude: Array) -> Array:
 
 
 def angles(vectors: Array) -> tuple[Array, Array]:
-    """Longitude in [0, 360) and latitude in [-90, 90], both in degrees, of unit vectors (..., 3)."""
+    """Return longitude in [0, 360) and latitude in [-90, 90], in degrees, of unit vectors (..., 3)."""
     longitude = np.rad2deg(np.arctan2(vectors[..., 1], vectors[..., 0])) % 360
     return longitude, np.rad2deg(np.arcsin(np.clip(vectors[..., 2], -1, 1)))
 
 
 def ecliptic_rotation() -> Array:
-    """(3, 3) matrix that turns equatorial unit vectors into ecliptic ones."""
+    """Return the matrix (3, 3) that rotates equatorial to ecliptic unit vectors."""
     c, s = np.cos(OBLIQUITY), np.sin(OBLIQUITY)
     return np.array([[1, 0, 0], [0, c, s], [0, -s, c]])
 
 
 def galactic_rotation() -> Array:
-    """(3, 3) matrix that turns equatorial unit vectors into galactic ones: rows are the galactic axes."""
+    """Return the matrix (3, 3) that rotates equatorial to galactic unit vectors; its rows are the galactic axes."""
     pole = unit_vectors(*GALACTIC_POLE)
     # The celestial pole, seen from the galactic pole, lies at galactic longitude GALACTIC_NODE.
     towards = np.array([0.0, 0.0, 1.0]) - pole[2] * pole
@@ -42,44 +42,69 @@ def galactic_rotation() -> Array:
 
 
 def rotate(vectors: Array, matrix: Array) -> Array:
-    """matrix (3, 3) applied to vectors (..., 3), in an order of sums that does not depend on threads."""
+    """Apply a matrix (3, 3) to vectors (..., 3); the order of summation does not depend on threads."""
     return np.einsum("ij,...j->...i", matrix, vectors)
 
 
 def to_ecliptic(ra: Array, dec: Array) -> tuple[Array, Array]:
-    """Ecliptic longitude and latitude (degrees, J2000) of ra, dec in degrees."""
+    """Convert equatorial ra and dec to ecliptic longitude and latitude, all in degrees, J2000."""
     return angles(rotate(unit_vectors(np.deg2rad(ra), np.deg2rad(dec)), ecliptic_rotation()))
 
 
 def to_galactic(ra: Array, dec: Array) -> tuple[Array, Array]:
-    """Galactic longitude and latitude (degrees) of ra, dec (degrees, J2000)."""
+    """Convert ra and dec (J2000) to galactic longitude and latitude, all in degrees."""
     return angles(rotate(unit_vectors(np.deg2rad(ra), np.deg2rad(dec)), galactic_rotation()))
 
 
 def match_objects(ids: np.ndarray, ra: np.ndarray, dec: np.ndarray, radius: float) -> np.ndarray:
-    """Return the object of each row, (N,) str: the first of all ids that share a place on the sky.
+    """Identify the object of each row by id and position.
 
-    A survey may name one source twice, and a file may name none. ids: (N,) str; ra, dec: (N,) degrees, or anything
-    that is no angle where they are unknown, as -999; radius: arcsec within which two places are one. Places and names
-    chain: where a is near b, b near c, and c has the name of d, all four are one object.
+    Surveys sometimes give one source two ids, and some files have no ids. Rows belong to one object if they have the
+    same id or are close to each other (friends of friends), so that a chain of such pairs is one object, too.
+
+    Parameters
+    ----------
+    ids : ndarray
+        (N,) str.
+    ra, dec : ndarray
+        (N,) degrees; values outside the range of angles, such as -999, mark unknown positions.
+    radius : float
+        Linking length in arcsec.
+
+    Returns
+    -------
+    ndarray
+        (N,) str: the alphabetically first id of the object of each row.
     """
-    from scipy.spatial import cKDTree  # what astropy's search_around_sky searches; who only predicts can spare it
+    from scipy.spatial import cKDTree  # slow to import, and prediction does not need it
 
     names, name = np.unique(ids, return_inverse=True)
     known = (np.abs(ra) <= 360) & (np.abs(dec) <= 90)
-    # equal places are one node of the graph: a file that fills in one position for all has 10^9 pairs of rows
+    # equal positions are one node of the graph, since a file with the same position in all rows has 10^9 pairs
     vectors = unit_vectors(np.deg2rad(ra[known]), np.deg2rad(dec[known]))
-    places, place = np.unique(vectors, axis=0, return_inverse=True)
+    positions, position = np.unique(vectors, axis=0, return_inverse=True)
     chord = 2 * np.sin(np.deg2rad(radius / 3600) / 2)
-    near = len(names) + cKDTree(places).query_pairs(chord, output_type="ndarray")
-    ends = np.concatenate([np.stack([name[known], len(names) + place.ravel()], 1), near]).T
-    return names[first_of_component(len(names), len(names) + len(places), ends)][name]
+    near = len(names) + cKDTree(positions).query_pairs(chord, output_type="ndarray")
+    ends = np.concatenate([np.stack([name[known], len(names) + position.ravel()], 1), near]).T
+    return names[first_of_component(len(names), len(names) + len(positions), ends)][name]
 
 
 def first_of_component(n: int, nodes: int, ends: np.ndarray) -> np.ndarray:
-    """Return, of the first n nodes of a graph, the first that each is connected with, (n,) int64.
+    """Find the connected component of each of the first nodes of a graph.
 
-    ends: (2, edges) int64 below `nodes`, the two ends of each edge.
+    Parameters
+    ----------
+    n : int
+        Number of nodes to look up.
+    nodes : int
+        Number of all nodes.
+    ends : ndarray
+        (2, edges) int64: nodes at both ends of each edge, in [0, `nodes`).
+
+    Returns
+    -------
+    ndarray
+        (n,) int64: the lowest node of the component of each node.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -1,4 +1,4 @@
-"""Metadata columns: the clips of the published model, before standardisation by training statistics."""
+"""Metadata: ranges to which columns are clipped before they are standardised."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from alerce_early.data.records import MISSING
 
-# Carrasco-Davis et al. 2021: lower and upper bound; -1 stands for missing (-999) where a column has a floor.
+# Bounds of Carrasco-Davis et al. 2021, AJ 162, 231. With a lower bound of -1, missing values (-999) become -1.
 CLIPS: dict[str, tuple[float, float]] = {
     **{f"sgscore{i}": (-1.0, torch.inf) for i in (1, 2, 3)},
     **{f"distpsnr{i}": (-1.0, torch.inf) for i in (1, 2, 3)},
@@ -24,10 +24,15 @@ CLIPS: dict[str, tuple[float, float]] = {
 
 
 class Clip(nn.Module):
-    """Raw columns of these names to their physical ranges; NaN and what is infinite in float32 count as missing (-999).
+    """Clip metadata columns to their ranges; NaN, and values that are infinite in float32, count as missing (-999).
 
-    (B, F) of any float dtype -> the same. Columns without a known range pass unchanged. All bounds are exact in
-    float32, so it makes no difference whether columns are clipped before or after they become float32.
+    Columns that are not in `CLIPS` have no range. All bounds are exact in float32, so columns can be clipped before or
+    after conversion to float32.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of the F columns.
     """
 
     low: Tensor
@@ -40,10 +45,11 @@ class Clip(nn.Module):
         self.register_buffer("high", bounds[:, 1].contiguous(), persistent=False)
 
     def forward(self, columns: Tensor) -> Tensor:
+        """Return clipped columns (B, F), with the dtype of the argument."""
         known = columns.where(columns.float().isfinite(), MISSING)
         return known.clamp(self.low.to(columns.dtype), self.high.to(columns.dtype))
 
 
 def clip(columns: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """`Clip` for an array (N, F) float64; returns a new one."""
+    """Return a clipped copy of columns (N, F) float64; see `Clip`."""
     return Clip(names)(torch.from_numpy(np.ascontiguousarray(columns))).numpy()

@@ -1,4 +1,4 @@
-"""Files on disk: expand a path to them, find the CSV next to one, and the first bytes of their formats."""
+"""Raw files: expanding paths, finding label tables, and the first bytes of file formats."""
 
 import re
 from glob import glob, has_magic
@@ -6,9 +6,16 @@ from pathlib import Path
 
 from alerce_early.errors import InputError
 
-LABELS = "labels.csv"  # of a folder of packets: their classes
+LABELS = "labels.csv"  # label table in a folder of packets
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".gz")
-PACKETS = (".avro", *ARCHIVES, ".zip", ".json", ".jsonl", ".fits")  # endings of alert packets and single stamps
+PACKETS = (
+    ".avro",
+    *ARCHIVES,
+    ".zip",
+    ".json",
+    ".jsonl",
+    ".fits",
+)  # file name endings of alert packets and single stamps
 LFS = b"version https://git-lfs"
 GZIP = b"\x1f\x8b"
 AVRO = b"Obj\x01"
@@ -17,11 +24,27 @@ PARQUET = b"PAR1"
 ZIP = b"PK\3\4"
 
 
-def matching(path: str | Path, ends: tuple[str, ...] = ("",), given: str = "with data.path=FILE") -> list[Path]:
-    """Return sorted files; of a folder all inside it, at any depth, whose names end in one of `ends`, if not hidden.
+def expand_path(path: str | Path, ends: tuple[str, ...] = ("",), given: str = "with data.path=FILE") -> list[Path]:
+    """Expand a file, folder or glob pattern to a sorted list of files.
 
-    ends: in lower case; capitals make no difference. A single file is returned whatever its name. given: how such a
-    path is given. Raises InputError if there is none.
+    Parameters
+    ----------
+    path : str or Path
+        A file, which may have any name, a folder, which is searched at any depth except for hidden files, or a pattern.
+    ends : tuple of str
+        File name endings to find in a folder, in lower case; the case of names is ignored.
+    given : str
+        How the user gives the path, for messages.
+
+    Returns
+    -------
+    list of Path
+        The files.
+
+    Raises
+    ------
+    InputError
+        If there are none.
     """
     place = Path(str(path))
     if place.is_file():
@@ -38,7 +61,7 @@ def matching(path: str | Path, ends: tuple[str, ...] = ("",), given: str = "with
 
 
 def find_tables(path: Path) -> list[Path]:
-    """Return the CSV files named like a file of arrays, the likeliest first."""
+    """Return the CSV files that may have the labels of a file of arrays, by their names, the most likely first."""
     stem = path.name.partition(".")[0]
     own = [
         stem,
@@ -49,10 +72,10 @@ def find_tables(path: Path) -> list[Path]:
     return [file for name in names if (file := path.with_name(name)).is_file()]
 
 
-FREE = 64 << 20  # bytes any file may make of itself, however small it is
-GROWTH = 20  # bytes in memory that a byte of a file may become
+MIN_LIMIT_BYTES = 64 << 20  # decompressed size allowed for any file
+MAX_EXPANSION = 20  # further decompressed bytes allowed per byte of a file
 
 
 def most_bytes(size: int) -> int:
-    """Return the bytes that a compressed file of this size is allowed in memory."""
-    return FREE + GROWTH * size
+    """Return the number of bytes to which a compressed file of `size` bytes may be decompressed."""
+    return MIN_LIMIT_BYTES + MAX_EXPANSION * size

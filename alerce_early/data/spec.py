@@ -1,4 +1,4 @@
-"""What a model must know of the data, in plain values that travel inside the checkpoint."""
+"""Description of the training data for the model, as plain values that are saved in the checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,24 +13,45 @@ from alerce_early.data.records import has_data
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The facts of one data set, as seen by a network.
+    """Description of a data set for a network.
 
-    kind: "stamps" or "spectra".
-    shape: what the recipe delivers, (C, H, W) or (C, L).
-    classes: class names in label order.
-    features: names of the metadata columns in a batch, with their training-split mean and standard deviation.
-    recipe: the cleaning steps as plain configs, in order.
-    margin: pixels of sky the store keeps around the crop for augmentation.
-    n_train: rows of the training split.
-    fingerprint: of raw file, recipe and cleaning version; names the store.
-    origin: in words, which file or simulation this was.
-    raw_shape: what the recipe is given, (C, H, W) or (C, L); () if unknown.
-    channels: names of the raw channels; they tell which reader's files the network can take.
-    min_share: of a raw row's central pixels, as many as the network sees, the share that must hold data.
-    survey: whose alerts these were; "" if unknown or of no matter.
-    class_counts: labelled rows of the training split by class, in label order; () if unknown.
+    Parameters
+    ----------
+    kind : {"stamps", "spectra"}
+        Kind of the rows.
+    shape : tuple of int
+        Shape after the recipe, (C, H, W) or (C, L).
+    classes : tuple of str
+        Class names in label order.
+    features : tuple of str
+        Names of the F metadata columns in a batch.
+    feature_mean, feature_std : tuple of float
+        Means and standard deviations of these columns in the training split.
+    recipe : tuple of dict
+        Cleaning steps as plain configs, in order.
+    margin : int
+        Pixels of sky that the store keeps around the crop for augmentation.
+    n_train : int
+        Number of rows of the training split.
+    fingerprint : str
+        Fingerprint of raw file, recipe and cleaning version, as in the name of the store.
+    origin : str
+        The file or simulation, for messages and reports.
+    raw_shape : tuple of int
+        Shape before the recipe, (C, H, W) or (C, L); () if unknown.
+    channels : tuple of str
+        Names of the raw channels, which determine the input formats that the network accepts.
+    min_share : float
+        Required fraction of valid central pixels, in [0, 1], in the area that the network sees.
+    survey : str
+        Survey of the alerts, "" if unknown or irrelevant.
+    class_counts : tuple of int
+        Number of labelled training rows by class, in label order; () if unknown.
 
-    Raises InputError for a class name that has a "|".
+    Raises
+    ------
+    InputError
+        If a class name contains "|".
     """
 
     kind: str
@@ -54,18 +75,31 @@ class DataSpec:
         text.check_classes(self.classes)
 
     def has_data(self, images: np.ndarray) -> np.ndarray:
-        """Tell which raw images (N, H, W, C) or (N, L, C) hold enough data, (N,) bool; the others are set aside."""
+        """Return a mask (N,) of the raw images (N, H, W, C) or (N, L, C) with enough valid central pixels."""
         return has_data(images, self.shape[-1], self.min_share)
 
     def plain(self) -> dict[str, Any]:
-        """As a dict of plain values."""
+        """Return the attributes as a dict of plain values."""
         return asdict(self)
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "DataSpec":
-        """From `plain()`, also after a round trip through JSON or a checkpoint.
+        """Create a spec from the result of `plain`, or a copy of it from JSON or a checkpoint.
 
-        Raises InputError for a value that is missing, unknown or of another type.
+        Parameters
+        ----------
+        values : mapping of str to object
+            Attributes by name.
+
+        Returns
+        -------
+        DataSpec
+            The spec.
+
+        Raises
+        ------
+        InputError
+            If an attribute is missing, unknown or of another type.
         """
         frozen: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return construct(cls, **frozen)

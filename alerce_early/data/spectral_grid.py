@@ -1,6 +1,6 @@
-"""The grid all spectra are brought to: 443 pixels of equal width in log10(wavelength / angstrom).
+"""Wavelength grid of all spectra: 443 pixels of equal width in log10(wavelength / angstrom).
 
-On it a redshift is a shift, by log10(1 + z) / STEP pixels, and nothing else.
+On this grid a redshift z is a shift by log10(1 + z) / STEP pixels.
 """
 
 import math
@@ -16,10 +16,19 @@ CENTRES = 10 ** (FIRST + STEP * (np.arange(PIXELS) + 0.5))  # angstrom
 
 
 def rebin(loglam: np.ndarray, flux: np.ndarray, ivar: np.ndarray) -> np.ndarray:
-    """One spectrum on the grid: the mean flux of each pixel, weighted by ivar, and the summed ivar.
+    """Rebin a spectrum to the grid, as the mean flux weighted by inverse variance.
 
-    loglam: (M,) log10 of angstrom; flux, ivar: (M,). Values that are not finite and samples outside the grid
-    do not count. Returns (PIXELS, 2) float32: flux and its inverse variance, both 0 where nothing is known.
+    Parameters
+    ----------
+    loglam : ndarray
+        (M,) log10 of the wavelengths in angstrom; samples outside the grid are ignored.
+    flux, ivar : ndarray
+        (M,) flux and inverse variance; samples that are not finite, or have no positive `ivar`, are ignored.
+
+    Returns
+    -------
+    ndarray
+        (PIXELS, 2) float32: flux and inverse variance, both 0 in pixels without samples.
     """
     pixel = np.floor((np.asarray(loglam, np.float64) - FIRST) / STEP)
     usable = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0) & (pixel >= 0) & (pixel < PIXELS)

@@ -184,7 +184,7 @@ def fingerprint(source: Mapping[str, Any], steps: Sequence[dict[str, Any]], marg
     facts = [cleaning.CLEANING_VERSION, plain, list(steps), margin, min_share]
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for path in paths.values():
-        found = raw_files.matching(path)
+        found = raw_files.expand_path(path)
         digest.update(_sample(found))
         if tables := [table for file in found if file.suffix == ".npy" for table in raw_files.find_tables(file)]:
             digest.update(_sample(tables))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alerce_early import files
-from alerce_early.data.text import sound
+from alerce_early.data.text import is_safe_name
 from alerce_early.errors import InputError
 
 UNSURE, SKIP = "unsure", "skip"  # answers without a class; `class_names.csv` lists them
@@ -54,7 +54,7 @@ class LabelsFile:
     """
 
     def __init__(self, path: Path, who: str, classes: Sequence[str]):
-        if not who or not sound(who):
+        if not who or not is_safe_name(who):
             raise InputError(f"--who {who[:40]}: not a name. Give one of at most 100 printable characters.")
         self.path, self.who, self.classes = path, who, tuple(classes)
         self.header = (*COLUMNS, *(f"p_{name}" for name in classes))

@@ -9,7 +9,7 @@ import numpy as np
 
 from alerce_early import files
 from alerce_early.artifacts.predictions import EMBEDDING
-from alerce_early.data.normalised import RECIPES, REFUSED, find_normalised
+from alerce_early.data.normalised import RECIPES, REJECTION, find_normalised
 from alerce_early.data.readers import stamps_file
 from alerce_early.data.readers.packets.fields import SURVEYS
 from alerce_early.data.records import MISSING, Records, to_numbers
@@ -157,7 +157,7 @@ class Classifier:
     def find_normalised(self, images: np.ndarray) -> np.ndarray:
         """Return the reasons to reject images (N, *shape) that were normalised before, (N,) str, "" for the others."""
         found = find_normalised(images, *(member.spec.recipe for member in self.members))
-        return np.array([REFUSED.format(kind, RECIPES[kind]) if kind else "" for kind in found.tolist()], dtype=str)
+        return np.array([REJECTION.format(kind, RECIPES[kind]) if kind else "" for kind in found.tolist()], dtype=str)
 
     def of_records(self, records: Records) -> Table:
         """Return the same table of records with dense images. Raises InputError for those of another survey."""

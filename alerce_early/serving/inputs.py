@@ -138,7 +138,7 @@ def find(
     packets = next((form for form in formats if not form.read), None)
     ends = ("",) if packets else endings(spec)
     beside = [file for path in paths if packets and (file := path / raw_files.LABELS).is_file()]
-    found = dict.fromkeys(file for path in paths for file in raw_files.matching(path, ends, "as INPUT"))
+    found = dict.fromkeys(file for path in paths for file in raw_files.expand_path(path, ends, "as INPUT"))
     chosen = {file: _format(file, formats) for file in found if not (file in beside or _is_output(file, out))}
     used = {form.name: form for form in chosen.values() if form}
     strange = [file for file in dict.fromkeys(paths) if file in chosen and chosen[file] is None]

@@ -1,4 +1,4 @@
-"""Augmentation: exact views, no invented corner, whole batches."""
+"""Augmentation: exact views, and no extrapolated pixels in the crop."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def views(image: torch.Tensor) -> list[torch.Tensor]:
     return [turned for k in range(4) for turned in (image.rot90(k, (1, 2)), image.rot90(k, (1, 2)).flip(2))]
 
 
-def test_flips_give_exactly_the_eight_views_evenly() -> None:
+def test_flips_show_the_eight_views_equally_often() -> None:
     torch.manual_seed(0)
     image = torch.rand(1, 3, 5, 5)
     seen = Flips()(image.expand(4000, -1, -1, -1))
@@ -21,7 +21,7 @@ def test_flips_give_exactly_the_eight_views_evenly() -> None:
     assert sum(counts) == 4000 and min(counts) > 420  # 500 expected each, standard deviation 21
 
 
-def test_rotation_invents_no_corner(composed) -> None:
+def test_rotations_extrapolate_no_corner(composed) -> None:
     augment = composed("augment=rotations").augment
     size, margin = 21, augment.margin
     stored = torch.ones(500, 1, size + 2 * margin, size + 2 * margin)
@@ -30,18 +30,16 @@ def test_rotation_invents_no_corner(composed) -> None:
 
 
 @pytest.mark.parametrize(("degrees", "pixels", "needed"), ((180, 2, 8), (45, 2, 8), (5, 0, 2), (0, 3, 4)))
-def test_too_small_a_margin_is_refused_and_the_smallest_invents_nothing(
-    degrees: float, pixels: float, needed: int
-) -> None:
+def test_a_margin_that_is_too_small_is_an_error(degrees: float, pixels: float, needed: int) -> None:
     step = {"_target_": "alerce_early.data.augment.RotateShift", "degrees": degrees, "pixels": pixels}
     for margin in (3, needed - 1) if needed > 3 else (needed - 1,):
-        with pytest.raises(InputError, match=rf"augment\.margin={margin} .* need {needed}\."):
+        with pytest.raises(InputError, match=rf"augment\.margin={margin}:.* {needed}\."):
             Augment([step], margin=margin)
     stored = torch.ones(500, 1, 21 + 2 * needed, 21 + 2 * needed)
     assert torch.allclose(centre_crop(Augment([step], needed)(stored), 21), torch.ones(()))
 
 
-def test_a_rotation_by_ninety_degrees_is_the_exact_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rotation_by_ninety_degrees_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.ones(*shape))
     image = torch.rand(2, 3, 9, 9)
     turned = RotateShift(degrees=90)(image)
@@ -57,13 +55,13 @@ def test_a_shift_moves_by_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert moved[0, 0, 2, 2] == pytest.approx(1, abs=1e-5)
 
 
-def test_every_stamp_has_an_angle_and_a_shift_of_its_own_either_way() -> None:
+def test_angles_and_shifts_are_uniform_and_independent() -> None:
     torch.manual_seed(0)
     image = torch.zeros(500, 1, 41, 41)
     image[:, :, 20, 30] = 1  # ten pixels to the right of the middle
 
     def places(step: RotateShift) -> torch.Tensor:
-        """Where the bright pixel went, from the middle, (500, 2): right and down."""
+        """Return the position of the bright pixel relative to the centre, (500, 2): right and down."""
         moved, axis = step(image)[:, 0], torch.arange(-20.0, 21)
         return torch.stack([moved.sum(1) @ axis, moved.sum(2) @ axis], 1) / moved.sum((1, 2))[:, None]
 
@@ -78,7 +76,7 @@ def test_every_stamp_has_an_angle_and_a_shift_of_its_own_either_way() -> None:
     assert torch.corrcoef(torch.stack([uniform["x"], uniform["y"]]))[0, 1].abs() < 0.2
 
 
-def test_redrawn_columns_are_of_one_other_row_in_half_of_the_rows() -> None:
+def test_half_of_the_rows_get_columns_of_another_row() -> None:
     torch.manual_seed(0)
     rows = torch.arange(1000.0)
     columns = torch.stack([rows, rows + 1000, rows + 2000], 1)
@@ -89,7 +87,7 @@ def test_redrawn_columns_are_of_one_other_row_in_half_of_the_rows() -> None:
         Redraw(("fwhm",), ["ndet"])
 
 
-def test_columns_are_redrawn_in_training_alone(quick) -> None:
+def test_columns_are_redrawn_only_in_training(quick) -> None:
     config = quick("features.names=[fwhm,ndethist]", "augment.redraw=[ndethist]", "model=stamp_classifier")
     data = make_data(config)
     data.setup()

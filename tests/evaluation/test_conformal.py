@@ -88,7 +88,7 @@ def test_the_promise_is_kept_over_small_validation_sets() -> None:
 
 
 def test_a_class_that_could_not_be_told_apart_in_a_set_is_refused() -> None:
-    with pytest.raises(InputError, match=r"class 'a\|b' has a \|, which stands between the classes of a set"):
+    with pytest.raises(InputError, match=r"class 'a\|b'"):
         spec(classes=("a|b", "c"))
 
 

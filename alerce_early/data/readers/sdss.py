@@ -56,7 +56,7 @@ def read(path: str | Path | None, test_path: str | Path | None = None) -> Record
         raise InputError("data=sdss needs spectra: data.path=FOLDER, 'PATTERN*' or FILE, or SDSS_SPECTRA set.")
     if test_path is not None:
         return join({"train": read(path), "test": read(test_path)})
-    found = raw_files.matching(path, ENDS)
+    found = raw_files.expand_path(path, ENDS)
     if len(found) == 1 and not found[0].name.lower().endswith(ENDS):
         return from_raw(array_files.load(found[0], ENTRIES), origin=f"file {found[0].name}")
     return _from_fits(found, origin=f"{len(found):,} files of {Path(path).name}")

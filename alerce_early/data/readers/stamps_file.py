@@ -95,7 +95,7 @@ def read(
 
 def _find(path: str | Path) -> list[Path]:
     """Return the files of arrays among those of a path; raises InputError where it has none."""
-    files = raw_files.matching(path)
+    files = raw_files.expand_path(path)
     found = [file for file in files if file.name.lower().endswith(ENDS) or look(file)[0].reader == "arrays"]
     if not found and len(files) > 1:
         seen = look(files[0], describe=True)[1]

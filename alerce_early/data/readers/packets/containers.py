@@ -76,7 +76,7 @@ def find(paths: Sequence[str | Path], apart: Collection[Path] = ()) -> list[Path
     apart: files to leave out as well. Raises InputError where a path has none.
     """
     left_out = {Path(path) / raw_files.LABELS for path in paths} | set(apart)
-    found = dict.fromkeys(file for path in paths for file in raw_files.matching(path) if file not in left_out)
+    found = dict.fromkeys(file for path in paths for file in raw_files.expand_path(path) if file not in left_out)
     if not found:
         raise InputError(f"{paths[0]}: holds no alert packet.")
     return list(found)

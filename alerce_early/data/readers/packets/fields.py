@@ -101,7 +101,7 @@ def of(found: Collection[str]) -> Fields:
 def object_by_file(record: Mapping[str, Any]) -> str:
     """Return the object that the name of its file gives to a record without ids, else ""."""
     name = str(record.get(OBJECT, ""))
-    if not text.sound(name):
+    if not text.is_safe_name(name):
         raise UnreadableError(f"file name is not a name for an object: {name[:40]!a}")
     return name
 
@@ -118,7 +118,7 @@ def name_in(record: Mapping[str, Any], field: str, kind: type) -> str:
         value = int(str(value))
     if not isinstance(value, kind):
         raise UnreadableError(f"{field} is of type {type(value).__name__}, expected {kind.__name__}")
-    if not text.sound(str(value)):
+    if not text.is_safe_name(str(value)):
         raise UnreadableError(f"{field} is no name: {str(value)[:40]!a}")
     return str(value)
 
