@@ -15,7 +15,7 @@ MAX_NAME_LENGTH = 100  # characters; ids of surveys are less than half as long
 FORMULA = re.compile(r"[=@]|[+-](?![\w.+-]*$)|[^$]*\$")
 # Ids that do not identify an object on the sky: row numbers, and simulated objects, which recur in every simulation.
 NO_OBJECT = re.compile(r"(\w+/)?row\d+|SIM\d+", re.ASCII)
-# Hexadecimal digits of an object's hash. Between 40,000 objects and a million rows, collisions have a chance of 1/7,000.
+# Hexadecimal digits of a hash. Between 40,000 objects and a million rows, collisions have a chance of 1/7,000.
 HASH_DIGITS = 12
 
 
