@@ -1,4 +1,4 @@
-"""Stamps that were normalised before they came here: which are found, and what training says of them."""
+"""Detection of stamps that were normalised before, and their rejection in training."""
 
 import pickle
 from pathlib import Path
@@ -19,17 +19,17 @@ def steps(*names: str) -> list[dict[str, str]]:
     return [{"_target_": f"alerce_early.data.recipe.{name}"} for name in names]
 
 
-def test_both_kinds_are_found_and_raw_stamps_are_not() -> None:
-    """Whatever pixels or cutouts are missing, and in half precision."""
+def test_both_normalisations_are_found_and_raw_stamps_pass() -> None:
+    """Include stamps with missing pixels or cutouts, and stamps in half precision."""
     holes = UNIT.copy()
     holes[0, :, :, 1], holes[1, :, :, 1], holes[2, 0] = 0, np.nan, 0
     raw = [RAW, -RAW, 1e-3 * RAW, 1e12 * RAW, np.full_like(RAW, np.nan), np.zeros_like(RAW), np.full_like(RAW, 0.5)]
-    for wanted, images in (
+    for kind, images in (
         *((NORM, images) for images in (UNIT, -UNIT, UNIT.astype(np.float16), holes[:2])),
         *((RANGE, images) for images in (SCALED, SCALED.astype(np.float16), np.where(SCALED > 0.1, SCALED, np.nan))),
         *(("", images) for images in (*raw, SCALED - 0.1)),
     ):
-        assert find_normalised(images, steps("SkySigma")).tolist() == [wanted] * len(images)
+        assert find_normalised(images, steps("SkySigma")).tolist() == [kind] * len(images)
     mixed = find_normalised(np.stack([RAW[0], UNIT[0], SCALED[0]]), steps("SkySigma"))
     assert mixed.tolist() == ["", NORM, RANGE]
 
@@ -45,15 +45,15 @@ def test_both_kinds_are_found_and_raw_stamps_are_not() -> None:
         ((), []),
     ),
 )
-def test_recipes_that_normalise_raw_stamps_likewise_take_them(recipe: list[dict[str, str]], found: list[str]) -> None:
+def test_recipes_with_the_same_normalisation_accept_them(recipe: list[dict[str, str]], found: list[str]) -> None:
     assert [one for one in find_normalised(np.stack([UNIT[0], SCALED[0]]), recipe) if one] == found
 
 
-def test_what_one_of_several_recipes_would_misread_is_found() -> None:
+def test_stamps_must_be_allowed_by_all_recipes() -> None:
     assert find_normalised(UNIT, steps("MinMax"), steps("SkySigma")).all()
 
 
-def test_training_refuses_them_unless_the_recipe_takes_them(tmp_path: Path, composed) -> None:
+def test_training_rejects_them_unless_the_recipe_allows_them(tmp_path: Path, composed) -> None:
     file = tmp_path / "unit.pkl"
     file.write_bytes(pickle.dumps({"images": np.concatenate([RAW[:1], UNIT]), "labels": [0, 1, 2, 3]}))
     options = ("data=alerce", f"data.path={file}", f"outputs={tmp_path}")

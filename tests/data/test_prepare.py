@@ -1,4 +1,4 @@
-"""The command that prepares a store: two at once, one that is killed, a disk that is full."""
+"""Command that prepares a store: concurrent processes, a killed process and a full disk."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def assert_whole(store: Path) -> None:
     assert len(np.load(store / "images.npy")) == sum(meta["kept_by_class"]) == len(np.load(store / "labels.npy"))
 
 
-def test_two_processes_at_once_end_with_one_good_store(stamps_file: Path, tmp_path: Path) -> None:
+def test_two_concurrent_processes_write_one_complete_store(stamps_file: Path, tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     outputs.mkdir()
     both = [prepare(stamps_file, outputs) for _ in range(2)]
@@ -36,10 +36,10 @@ def test_two_processes_at_once_end_with_one_good_store(stamps_file: Path, tmp_pa
     assert_whole(store)
 
 
-def test_a_killed_prepare_leaves_nothing_that_looks_finished(stamps_file: Path, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_no_store(stamps_file: Path, tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     outputs.mkdir()
-    # stop at the last moment before the rename, so that the kill surely falls into the work
+    # wait before the rename, so that the process is killed before the store is complete
     wait = "import pathlib, time; pathlib.Path.rename = lambda *_: (print('ready', flush=True), time.sleep(60))"
     process = prepare(stamps_file, outputs, wait)
     assert any("ready" in line for line in process.lines()), process.stderr
@@ -54,10 +54,10 @@ def test_a_killed_prepare_leaves_nothing_that_looks_finished(stamps_file: Path, 
     assert not list((outputs / "stores").glob(".*.partial"))
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(stamps_file: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_no_store(stamps_file: Path, tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     outputs.mkdir()
-    # the operating system refuses to let any file grow beyond 100 kB, as a quota would
+    # limit the size of files to 100 kB, as a quota would
     process = prepare(
         stamps_file, outputs, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)"
     )

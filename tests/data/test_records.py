@@ -1,4 +1,4 @@
-"""Joining records into the parts of one data set, and taking validation rows where no part is for them."""
+"""Joining records into one data set with a prescribed split."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def records(n: int, classes: tuple[str, ...] = ("a", "b"), **options) -> Records
     )
 
 
-def test_join_names_the_part_of_each_row_and_keeps_numbered_ids_apart():
+def test_join_sets_the_part_of_each_row_and_prefixes_row_ids():
     joined = join({"train": records(3, set_aside={"bad": 1}), "test": records(2, set_aside={"bad": 2, "odd": 1})})
     assert joined.part.tolist() == ["train"] * 3 + ["test"] * 2
     assert joined.features[:, 0].tolist() == [0, 1, 2, 0, 1]
@@ -36,12 +36,12 @@ def test_join_keeps_real_ids():
     assert joined.ids.tolist() == ["x", "y"]
 
 
-def test_join_refuses_other_classes():
+def test_join_requires_the_same_classes():
     with pytest.raises(InputError, match="classes"):
         join({"train": records(2), "test": records(2, classes=("a", "c"))})
 
 
-def test_validation_rows_come_out_of_training_where_none_are_prescribed():
+def test_validation_rows_are_drawn_from_training_if_none_are_prescribed():
     joined = join({"train": records(100), "test": records(20)})
     part = splits.apply_prescribed(
         joined.part, joined.labels, joined.ids, joined.classes, validation=10, test=50, seed=0
