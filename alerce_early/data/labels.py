@@ -23,14 +23,14 @@ CLASSES = ("AGN", "SN", "VS", "asteroid", "bogus")  # default classes
 OF_LABELS = "labels"  # value of data.classes that takes the classes from the labels
 CLASS_NAMES = Path(__file__).with_name("class_names.csv")
 # Columns with labels, as named by this package, BTS, TNS, SIMBAD, ALeRCE and Gaia.
-LABEL = ("label", "class", "type", "obj. type", "otype", "class_name", "best_class_name")
-SEVERAL = ("internal_names", "disc. internal name")  # TNS: names of an object in several surveys, separated by commas
-JOINS = (  # kind of identifier, and a column with it
+LABEL_COLUMNS = ("label", "class", "type", "obj. type", "otype", "class_name", "best_class_name")
+NAME_LIST_COLUMNS = ("internal_names", "disc. internal name")  # TNS: names in several surveys
+ID_COLUMNS = (  # pairs of a kind of identifier and a column, in order of precedence
     *(("candid", name) for name in ("candid", "diasourceid")),
-    *(("id", name) for name in ("ztfid", *SEVERAL, "id", "objectid", "oid")),
+    *(("id", name) for name in ("ztfid", *NAME_LIST_COLUMNS, "id", "objectid", "oid")),
 )
 # A float with a decimal point or comma, or the ### of a spreadsheet column that was too narrow.
-ROUNDED = re.compile(r"\d*[.,]\d*(e[+-]?\d+)?|\d+e[+-]\d+|#+", re.IGNORECASE | re.ASCII)
+ROUNDED_ID = re.compile(r"\d*[.,]\d*(e[+-]?\d+)?|\d+e[+-]\d+|#+", re.IGNORECASE | re.ASCII)
 DATE = re.compile(r"\d{4}-\d\d-\d\d\b")  # in TNS's daily table, a line above the column names
 SUPERNOVA = re.compile(r"(sl)?sn-?i{1,2}([abcn]|[^a-z]|$)")  # supernova types that are not in the table, as normalised
 
@@ -119,7 +119,7 @@ class Naming:
         known = {_plain(name): name for name in self.classes} | {name.casefold(): name for name in self.classes} | own
         found: dict[str, str | None] = {}
         for name in names:
-            usual = find_usual(name)
+            usual = find_class(name)
             other = {"leave_out": "", "keep": name}.get(self.others) if usual is None else known.get(_plain(usual), "")
             found[name] = known.get(name.casefold(), known.get(_plain(name), other))
         if unknown := sorted(name for name, given in found.items() if given is None):
@@ -142,12 +142,12 @@ def _list_classes(own: Mapping[str, str | None], names: Collection[str]) -> tupl
     """Return the classes found in these names, spelled as they are unless the user or `CLASSES` names them."""
     known = {_plain(name): name for name in CLASSES}
     given = {name.casefold(): value for name, value in own.items()}
-    kept = {name: "" if find_usual(name) == "" else known.setdefault(_plain(name), name) for name in sorted(names)}
+    kept = {name: "" if find_class(name) == "" else known.setdefault(_plain(name), name) for name in sorted(names)}
     found = {given.get(name.casefold(), usual) for name, usual in kept.items()} - {"", None}
     return tuple(sorted(map(str, found), key=[*CLASSES, *sorted(map(str, found))].index)) or CLASSES
 
 
-def find_usual(name: Any) -> str | None:
+def find_class(name: Any) -> str | None:
     """Look up the class of a name used by a survey or catalogue.
 
     Parameters
@@ -189,9 +189,9 @@ class Labels:
     ----------
     by : {"candid", "id"}
         Kind of identifier by which rows are named.
-    of : mapping of str to str
+    class_by_key : mapping of str to str
         Class by identifier; a row with several identifiers has several entries.
-    first : mapping of str to str
+    first_key : mapping of str to str
         First identifier of the same row, by identifier.
     left_out : mapping of str to int
         Number of dropped labels, by name.
@@ -202,22 +202,22 @@ class Labels:
     """
 
     by: str
-    of: Mapping[str, str]
-    first: Mapping[str, str]
+    class_by_key: Mapping[str, str]
+    first_key: Mapping[str, str]
     left_out: Mapping[str, int]
     origin: str
     disputed: int = 0
 
     def __len__(self) -> int:
-        return len(set(self.first.values()))
+        return len(set(self.first_key.values()))
 
     def count(self, keys: Collection[str]) -> int:
         """Count the labels that match one of these identifiers."""
-        return len({self.first[key] for key in self.of.keys() & set(keys)})
+        return len({self.first_key[key] for key in self.class_by_key.keys() & set(keys)})
 
     def describe(self, keys: Collection[str]) -> str:
         """Describe in a sentence how many labels match the rows with these identifiers, and how many rows have none."""
-        without = sum(key not in self.of for key in keys)
+        without = sum(key not in self.class_by_key for key in keys)
         words = (
             f"{self.origin}: {self.count(keys):,} of {len(self):,} labels name a row by {self.by}; "
             f"{without:,} of {len(keys):,} rows have no label"
@@ -232,11 +232,11 @@ class Labels:
 
     def match(self, keys: Collection[str]) -> str:
         """Return `describe(keys)`; raise InputError if there are labels and none of them matches a row."""
-        if self.of and keys and not self.count(keys):
+        if self.class_by_key and keys and not self.count(keys):
             raise InputError(
                 f"{self.origin}: no label of {len(self):,} matches one of the {len(keys):,} rows by {self.by}: the "
-                f"labels have {next(iter(self.of))}, the rows {next(iter(keys))}. Give labels of these rows, with the "
-                "same kind of id and all its digits; a spreadsheet keeps only 15."
+                f"labels have {next(iter(self.class_by_key))}, the rows {next(iter(keys))}. Give labels of these rows, "
+                "with the same kind of id and all its digits; a spreadsheet keeps only 15."
             )
         return self.describe(keys)
 
@@ -274,9 +274,9 @@ def read_labels(file: Path, naming: Naming) -> Labels:
 
 
 def find_label_column(table: Mapping[str, Any]) -> Any:
-    """Return the first column whose name is one of `LABEL`, ignoring case, or None."""
+    """Return the first column whose name is one of `LABEL_COLUMNS`, ignoring case, or None."""
     columns = {name.strip().lower(): column for name, column in table.items()}
-    return next((columns[name] for name in LABEL if name in columns), None)
+    return next((columns[name] for name in LABEL_COLUMNS if name in columns), None)
 
 
 def join_labels(
@@ -287,9 +287,9 @@ def join_labels(
     Parameters
     ----------
     table : mapping of str to sequence of str
-        Columns (N,), with names in any capitalisation: one of `LABEL`, and candid (or diaSourceId) or else id (or
-        objectId, oid, ZTFID, or the names of TNS). Rows without a label are ignored. With a column ``who``, rows that
-        people label differently are left unlabelled.
+        Columns (N,), with names in any capitalisation: one of `LABEL_COLUMNS`, and candid (or diaSourceId) or else id
+        (or objectId, oid, ZTFID, or the names of TNS). Rows without a label are ignored. With a column ``who``, rows
+        that people label differently are left unlabelled.
     named_by : collection of {"candid", "id"}
         Kinds of identifier that the rows to be labelled have.
     origin : str
@@ -309,7 +309,7 @@ def join_labels(
     """
     columns = {name.strip().lower(): column for name, column in table.items()}
     label = find_label_column(table)
-    join = next((pair for pair in JOINS if pair[0] in named_by and pair[1] in columns), None)
+    join = next((pair for pair in ID_COLUMNS if pair[0] in named_by and pair[1] in columns), None)
     if label is None or join is None:
         there = ", ".join(columns)[:200]
         raise InputError(
@@ -319,29 +319,29 @@ def join_labels(
     pairs = {(key, str(name)) for key, name in zip(keys, label, strict=True) if name and key not in ("", "nan")}
     refuse_rounded((key for key, _ in pairs), join[1], origin)
     found = naming.translate({name for _, name in pairs}, origin)
-    of, first, twice = dict[str, str](), dict[str, str](), dict[str, str]()
+    class_by_key, first_key, twice = dict[str, str](), dict[str, str](), dict[str, str]()
     for key, given in sorted((key, found[name]) for key, name in pairs if found[name]):
-        names = [name for name in map(str.strip, key.split(",")) if name] if join[1] in SEVERAL else [key]
+        names = [name for name in map(str.strip, key.split(",")) if name] if join[1] in NAME_LIST_COLUMNS else [key]
         for name in names:
-            first.setdefault(name, names[0])
-            if of.setdefault(name, given) != given:
+            first_key.setdefault(name, names[0])
+            if class_by_key.setdefault(name, given) != given:
                 twice[name] = given
     disputed = twice.keys() if "who" in columns else ()
     if twice and not disputed:
         key, other = min(twice.items())
         raise InputError(
-            f"{origin}: {key} has two labels, {of[key]} and {other} ({len(twice):,} such rows). "
+            f"{origin}: {key} has two labels, {class_by_key[key]} and {other} ({len(twice):,} such rows). "
             "Keep one, or add a column who."
         )
     for key in disputed:
-        del of[key], first[key]
+        del class_by_key[key], first_key[key]
     left_out = Counter(name for _, name in pairs if not found[name])
-    return Labels(join[0], of, first, left_out, origin, len(disputed))
+    return Labels(join[0], class_by_key, first_key, left_out, origin, len(disputed))
 
 
 def refuse_rounded(keys: Iterable[str], column: str, origin: str) -> None:
     """Raise InputError for ids written as floats, as spreadsheets and float columns write large integers."""
-    if rounded := sorted(key for key in keys if ROUNDED.fullmatch(key)):
+    if rounded := sorted(key for key in keys if ROUNDED_ID.fullmatch(key)):
         raise InputError(
             f"{origin}: column {column} holds {rounded[0]} ({len(rounded):,} such values), which was rounded by a "
             "spreadsheet or a column of floats. Export the ids from their source again, as text."

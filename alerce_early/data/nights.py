@@ -72,7 +72,7 @@ def read_nights(file: str | Path, survey: str) -> dict[str, set[int]]:
         If a column is missing or does not hold numbers.
     """
     table = {name.lower(): column for name, column in labels.read_csv(Path(file)).items()}
-    ids = next((table[name] for by, name in labels.JOINS if by == "id" and name in table), None)
+    ids = next((table[name] for by, name in labels.ID_COLUMNS if by == "id" and name in table), None)
     try:
         numbers = {name: np.array([value or "nan" for value in table[name]], float) for name in TIMES if name in table}
     except ValueError as error:

@@ -10,7 +10,7 @@ import numpy as np
 
 from alerce_early.artifacts import predictions
 from alerce_early.data import text
-from alerce_early.data.labels import CLASSES, LABEL, Naming, join_labels, read_csv, refuse_rounded
+from alerce_early.data.labels import CLASSES, LABEL_COLUMNS, Naming, join_labels, read_csv, refuse_rounded
 from alerce_early.errors import InputError
 from alerce_early.evaluation import conformal, metrics, screening, tables, thresholds
 
@@ -199,13 +199,15 @@ def labels(path: Path, table: tables.Table) -> tuple[np.ndarray, str]:
     names not one of the rows.
     """
     content = read_csv(path) if path.suffix == ".csv" else predictions.read(path)
-    named = {k: _labels(path, column) if k.strip().lower() in LABEL else column for k, column in content.items()}
+    named = {
+        k: _labels(path, column) if k.strip().lower() in LABEL_COLUMNS else column for k, column in content.items()
+    }
     known = join_labels(named, table, str(path), find_naming(table))
     keys = table[known.by].astype(str).tolist()
-    if known.of:
+    if known.class_by_key:
         refuse_rounded(keys, known.by, "the table to be labelled")
     matches = known.match(keys)
-    return np.array([known.of.get(key, "") for key in keys], dtype=str), matches
+    return np.array([known.class_by_key.get(key, "") for key in keys], dtype=str), matches
 
 
 def find_queues(path: Path, table: tables.Table) -> dict[str, np.ndarray]:

@@ -278,7 +278,7 @@ def find_naming(spec: DataSpec, labels: Sequence[Path] = ()) -> Naming:
     """
     first, second = (spec.classes, CLASSES) if set(CLASSES) <= set(spec.classes) else (CLASSES, spec.classes)
     naming = Naming(tuple(dict.fromkeys([*first, *second])), others="leave_out")
-    found = {name for file in labels for name in read_labels(file, naming).of.values()}
+    found = {name for file in labels for name in read_labels(file, naming).class_by_key.values()}
     return replace(naming, classes=tuple(name for name in naming.classes if name in found)) if found else naming
 
 

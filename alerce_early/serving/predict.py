@@ -135,7 +135,7 @@ def _describe_labels(file: Path, parts: Parts, spec: DataSpec) -> str:
     """Return how many labels of a table belong to one of the classified rows, in words."""
     table = read_labels(file, find_naming(spec))
     words = table.describe([str(key) for column in parts.column(table.by) for key in column])
-    lacking = sorted(set(table.of.values()) - set(spec.classes))
+    lacking = sorted(set(table.class_by_key.values()) - set(spec.classes))
     return words + (f"; the network lacks {', '.join(lacking)}, so the column label is empty" if lacking else "")
 
 

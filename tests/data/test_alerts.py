@@ -257,7 +257,7 @@ def test_each_name_of_the_table_stands_once_with_those_who_use_it() -> None:
     assert len(set(plain)) == len(plain) and {"AGN", "SN", "VS", "asteroid", "bogus"} <= set(columns["class"])
     kinds = {"SN Ia-made-up": "SN", "EA/RS": "VS", "DSCT|GDOR": "VS", "AGN|SN": None, "SN impostor": None, "?": ""}
     kinds |= dict.fromkeys(("Ia", "NA", "no", "M"))  # which mean other things elsewhere
-    assert {name: labels.find_usual(name) for name in kinds} == kinds
+    assert {name: labels.find_class(name) for name in kinds} == kinds
 
 
 def test_the_classes_are_those_that_are_named_or_those_that_labels_have(

@@ -16,7 +16,7 @@ import numpy as np
 
 from alerce_early.data import raw_files
 from alerce_early.data.labels import CLASSES as CLASSES
-from alerce_early.data.labels import LABEL, OF_LABELS, Naming, find_label_column, join_labels, read_csv
+from alerce_early.data.labels import LABEL_COLUMNS, OF_LABELS, Naming, find_label_column, join_labels, read_csv
 from alerce_early.data.nights import TIMES, find_nights
 from alerce_early.data.readers import array_files
 from alerce_early.data.readers.formats import look
@@ -201,7 +201,7 @@ def _labels_by_table(raw: Mapping[str, Any], table: Path, column: str | None, or
     if labels is None:
         there = ", ".join(found)[:200]
         raise InputError(
-            f"{table}: has no column {column or ' or '.join(LABEL[:3])}, only {there}. Name it with "
+            f"{table}: has no column {column or ' or '.join(LABEL_COLUMNS[:3])}, only {there}. Name it with "
             "data.columns.labels=NAME."
         )
     held = {str(name).lower(): value for name, value in raw.items()}
@@ -210,11 +210,11 @@ def _labels_by_table(raw: Mapping[str, Any], table: Path, column: str | None, or
     if ids is not None:
         naming = Naming(tuple(dict.fromkeys(filter(None, labels))), others="keep")
         known = join_labels(
-            {"label": labels, **{n: c for n, c in found.items() if n not in LABEL}}, ("id",), str(table), naming
+            {"label": labels, **{n: c for n, c in found.items() if n not in LABEL_COLUMNS}}, ("id",), str(table), naming
         )
         names = [str(name) for name in take(dict(oid=ids), "oid", (None,), origin, str)]
         log.info(known.match(names))
-        return {"labels": [known.of.get(name, UNLABELLED) for name in names]}
+        return {"labels": [known.class_by_key.get(name, UNLABELLED) for name in names]}
     if len(labels) != len(images):
         raise InputError(
             f"{table}: has {len(labels):,} rows, {origin} {len(images):,} stamps without ids. Give one row per stamp "

@@ -242,7 +242,11 @@ def _chunk(
         number = {name: i for i, name in enumerate(classes)}
         numbers = [
             next(
-                (number[one.of[name]] for one in given if (name := p.key if one.by == "candid" else p.id) in one.of),
+                (
+                    number[one.class_by_key[name]]
+                    for one in given
+                    if (name := p.key if one.by == "candid" else p.id) in one.class_by_key
+                ),
                 UNLABELLED,
             )
             for p in packets
