@@ -1,4 +1,7 @@
-"""A trained network that teaches another (Hinton et al. 2015, distillation), also rows without a label."""
+"""Distillation: train a network on the probabilities of another, also for unlabelled rows.
+
+Hinton, Vinyals & Dean 2015, arXiv:1503.02531.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,34 +21,67 @@ from alerce_early.tasks.classify import ClassifyTask
 
 
 def find_teachers(path: Path, split: Mapping[str, Any]) -> list[Path]:
-    """Return the checkpoint of a run or a name, or those of a sweep's runs that held out the same rows.
+    """Find the checkpoints of the teachers.
 
-    split: `data.split` of the run that is taught. Raises InputError where there is none.
+    Parameters
+    ----------
+    path : Path
+        A run folder, a checkpoint, the name of a pretrained network, or the folder of a sweep.
+    split : mapping of str
+        `data.split` of the run to train. Of a sweep, only runs with the same split are teachers, so that the test rows
+        are unseen by all networks.
+
+    Returns
+    -------
+    list of Path
+        One or more checkpoints.
+
+    Raises
+    ------
+    InputError
+        If there is no checkpoint, or no run of the sweep has this split.
     """
     if not (path / "multirun.yaml").exists():
         return [checkpoint_of(path)]
     runs = [Run(file.parent) for file in sorted(path.glob("*/metrics.json"))]
     found = [run.trained() for run in runs if run.config().data.split == split]
     if not found:
-        raise InputError(f"distil: no run of {path} is finished and has this run's data.split.")
+        raise InputError(
+            f"distil={path}: no finished run of this sweep has the same data.split. Run the sweep with this data.split."
+        )
     return found
 
 
 def ask_teachers(paths: Sequence[Path], data: AlertData) -> np.ndarray:
-    """Return the mean of networks' probabilities (N, classes) float32 of all rows of a store.
+    """Predict all rows of a store with the teachers and average their probabilities.
 
-    Each is calibrated where it can be. Raises InputError where one tells other classes, or sees other stamps than
-    those of the store.
+    Parameters
+    ----------
+    paths : sequence of Path
+        Checkpoints of classifiers. Calibrated probabilities are used if a checkpoint has a calibration.
+    data : AlertData
+        The data module of the run to train.
+
+    Returns
+    -------
+    ndarray
+        Mean probabilities, (N, classes) float32.
+
+    Raises
+    ------
+    InputError
+        If a teacher is not a classifier, or has other classes or another recipe than the data.
     """
     return np.mean([_ask(path, data) for path in paths], axis=0)
 
 
 def _ask(path: Path, data: AlertData) -> np.ndarray:
+    """Return the probabilities of one teacher, (N, classes) float32."""
     held = checkpoints.read(path)
     teacher = restore.task(path, held)
     spec = teacher.spec
     if not isinstance(teacher, ClassifyTask):
-        raise InputError(f"distil: {path} tells no classes.")
+        raise InputError(f"distil={path}: not a classifier. Choose a run with model.task=classify.")
     for what, its, own in (
         ("classes", spec.classes, data.classes),
         ("recipe", [*spec.recipe], data.steps),
@@ -53,15 +89,15 @@ def _ask(path: Path, data: AlertData) -> np.ndarray:
     ):
         if its != own:
             raise InputError(
-                f"distil: {path} has another {what} than this run, {its} against {own}. Choose data, recipe and "
-                "augment as they were when it was trained."
+                f"distil={path}: different {what}, {its} there and {own} here. Choose data, recipe and augment as in "
+                "the run of the teacher."
             )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher.to(device)
     images, features = data.store.images, data.find_columns("distil", spec.features)
     parts: list[dict[str, torch.Tensor]] = []
     with torch.inference_mode():
-        for start in tqdm(range(0, len(images), EVALUATION_BATCH), "asking the teacher", disable=None):
+        for start in tqdm(range(0, len(images), EVALUATION_BATCH), "predicting with the teacher", disable=None):
             rows = slice(start, start + EVALUATION_BATCH)
             image = teacher.recipe.finish(torch.from_numpy(np.array(images[rows])).to(device))
             batch = {"image": image, "features": torch.from_numpy(features[rows]).to(device)}

@@ -1,4 +1,4 @@
-"""The runs of a sweep over folds as one network: each row is judged by the members that never saw it."""
+"""Combine the networks of a sweep over folds into one, evaluated on rows that the predicting members have not seen."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from alerce_early.errors import InputError
 from alerce_early.evaluation import tables, thresholds
 from alerce_early.experiments.compare import NOT_A_CHOICE
 from alerce_early.experiments.instantiate import make_data
-from alerce_early.experiments.run import columns_of, constants_of, describe_data, evaluate, fit_on_validation
+from alerce_early.experiments.run import describe_data, evaluate, fit_on_validation, make_constants, make_fit_columns
 from alerce_early.models.ensemble import clamped_log
 from alerce_early.report import run_page
 from alerce_early.tasks import restore
@@ -29,43 +29,44 @@ log = logging.getLogger(__name__)
 
 
 def join(runs: Sequence[Run], folder: Path, features: Sequence[str] = (), trees: int = 200, leaf: int = 2) -> Run:
-    """Join the networks of a sweep over folds to one, perhaps with a random forest on metadata.
+    """Combine the networks of a sweep over folds into one, optionally with a random forest on metadata.
+
+    The logarithms of the members' probabilities are averaged, and the logarithm of the forest's probability is added.
 
     Parameters
     ----------
     runs : sequence of Run
-        Finished runs that differ in their test fold, and perhaps in their seed.
+        Finished runs that differ only in their test fold and their seed.
     folder : Path
-        Of the new run, or of the first free name after it.
+        Folder of the new run; a number is appended if it exists.
     features : sequence of str
-        Metadata columns of the forest; without any there is none. It is grown on simulated rows too where the networks
-        were trained on them.
+        Metadata columns of the forest; empty for no forest. If the networks were trained on simulated rows, so is the
+        forest.
     trees, leaf : int
-        Trees of the forest, and the fewest rows in a leaf.
+        Number of trees, and minimum number of rows in a leaf.
 
     Returns
     -------
     Run
-        Its predictions table holds each row as networks and a forest judge it that did not train on it; calibration
-        and sets are fitted to that table.
+        The new run. Its predictions are out of fold, and calibration and prediction sets are fitted to them.
 
     Raises
     ------
     InputError
-        If a fold is missing, or the runs do not belong together.
+        If a fold is missing, or the runs have different options or data.
     """
     options = [flatten_config(run.config()) for run in runs]
     differ = {key for one in options for key in one if one[key] != options[0].get(key)} - NOT_A_CHOICE
     if differ:
-        told = ", ".join(sorted(differ))
-        raise InputError(f"the runs in {runs[0].path.parent} differ in {told}. Give each sweep a name of its own.")
+        keys = ", ".join(sorted(differ))
+        raise InputError(f"{runs[0].path.parent}: its runs differ in {keys}. Give each sweep its own name=.")
     held = [checkpoints.read(run.best) for run in runs]
     config = runs[0].config()
     seen = [name for one in held for name in one["hyper_parameters"]["spec"]["features"]]
     config.features.names = list(dict.fromkeys([*seen, *features]))
     data = make_data(config)
     if any(one["hyper_parameters"]["spec"]["fingerprint"] != data.spec.fingerprint for one in held):
-        raise InputError(f"the runs in {runs[0].path.parent} were trained on different data.")
+        raise InputError(f"{runs[0].path.parent}: its runs were trained on different data. Run the sweep again.")
     table, fold = _judge_out_of_fold(runs, data)
     evidence = _log(tables.probabilities(table, data.classes))
     net: dict[str, Any] = {"_target_": "alerce_early.models.ensemble.Ensemble"}
@@ -78,7 +79,7 @@ def join(runs: Sequence[Run], folder: Path, features: Sequence[str] = (), trees:
         fresh = data.simulated_rows
 
         def grow(chosen: np.ndarray) -> RandomForestClassifier:
-            """Grow a forest on these rows and all simulated ones, which weigh as much as in a batch."""
+            """Grow a forest on these rows and all simulated rows, weighted as in a training batch."""
             forest = RandomForestClassifier(n_estimators=trees, min_samples_leaf=leaf, random_state=config.seed)
             rows, labels, weights = columns[chosen], truth[chosen], compute_sample_weight("balanced", truth[chosen])
             if len(fresh):
@@ -103,23 +104,23 @@ def join(runs: Sequence[Run], folder: Path, features: Sequence[str] = (), trees:
 
 
 def _describe(checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:
-    """Return the options of `models.ensemble.Member` but spec."""
+    """Return the options of `models.ensemble.Member`, without spec."""
     options = checkpoint["hyper_parameters"]
     columns = {name: list(options["spec"][name]) for name in ("features", "feature_mean", "feature_std")}
     return {"net": options["net"], **columns}
 
 
 def _judge_out_of_fold(runs: Sequence[Run], data: AlertData) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return one table of all rows that the runs had for test, over runs the mean of logarithms; and their folds (N,).
+    """Return a table of the test rows of all runs and their folds (N,); over runs, log probabilities are averaged.
 
-    Raises InputError where a labelled row was not.
+    Raises InputError if a labelled row is in no test split.
     """
     parts = [tables.keep_labelled(tables.select_split(predictions.read(run.predictions), "test")) for run in runs]
     judged = np.concatenate([part["row"] for part in parts])
     own = True if data.store.part is None else ~np.isin(data.store.part, ("extra", "simulated"))
     if lacking := len(np.setdiff1d(np.flatnonzero(own & (data.labels >= 0)), judged)):
         folder = runs[0].path.parent
-        raise InputError(f"{folder}: {lacking} labelled rows are in no fold's test split. Run all folds.")
+        raise InputError(f"{folder}: {lacking} labelled rows are in no test split. Run all folds.")
     rows, first, at = np.unique(judged, return_index=True, return_inverse=True)
     kept = [name for name in parts[0] if name in ("id", "object", "row", "split", "label", *tables.METADATA)]
     table = {name: np.concatenate([part[name] for part in parts])[first] for name in kept}
@@ -138,10 +139,10 @@ def _write(
     members: Sequence[Run],
     data: AlertData,
 ) -> Run:
-    """Write the joined network as a finished run."""
+    """Write the combined network as a finished run."""
     fits = fit_on_validation({**table, "split": np.full(len(table["row"]), "validation")}, config)
-    table |= columns_of(fits, table)
-    constants = constants_of(fits)
+    table |= make_fit_columns(fits, table)
+    constants = make_constants(fits)
     trained_on = hash_objects([], *(checkpoints.read(one.best).get("trained_on") or "" for one in members))
     kept = {name: checkpoint[name] for name in ("format", "task", "hyper_parameters", "state_dict")}
     run = Run.new(folder)
@@ -168,11 +169,12 @@ def _write(
 
 
 def _log(probabilities: np.ndarray) -> np.ndarray:
+    """Return the logarithm of clamped probabilities, float64."""
     return clamped_log(torch.from_numpy(np.asarray(probabilities, dtype=np.float64))).numpy()
 
 
 def _metadata(data: AlertData, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    """(N, F) float32, what a deployed network is given: the store's columns, -999 where a value is missing."""
+    """Return metadata columns (N, F) float32 as in deployment, with -999 for missing values."""
     found = data.metadata(names, rows)
     return np.nan_to_num(np.stack([found[name] for name in names], 1), nan=MISSING).astype(np.float32)
 
@@ -180,9 +182,21 @@ def _metadata(data: AlertData, names: Sequence[str], rows: np.ndarray) -> np.nda
 def to_tensors(
     forest: RandomForestClassifier, columns: Sequence[int]
 ) -> tuple[dict[str, int], dict[str, torch.Tensor]]:
-    """Return the options of `models.ensemble.Forest` but classes, and its tensors by name.
+    """Convert a random forest to the options and tensors of `models.ensemble.Forest`.
 
-    columns: of the features of a network, those that the forest was grown on.
+    Parameters
+    ----------
+    forest : RandomForestClassifier
+        A fitted forest.
+    columns : sequence of int
+        Index, among the features of the network, of each feature of the forest.
+
+    Returns
+    -------
+    options : dict of str to int
+        Number of trees and nodes, and depth.
+    tensors : dict of str to Tensor
+        One entry per node, over all trees: column, threshold, children and class probabilities; and the roots.
     """
     trees = [estimator.tree_ for estimator in forest.estimators_]
     starts = np.cumsum([0, *(tree.node_count for tree in trees)])
@@ -194,7 +208,7 @@ def to_tensors(
 
     threshold = np.concatenate([tree.threshold for tree in trees])
     rounded = threshold.astype(np.float32)
-    # downwards: of float32 columns none lies between, so that each goes where it went
+    # round down: no float32 value lies between the two thresholds, so every row takes the same branch as before
     rounded = np.where(rounded > threshold, np.nextafter(rounded, np.float32(-np.inf)), rounded)
     tensors = {
         "column": np.where(inner, np.take(columns, np.concatenate([tree.feature for tree in trees]), mode="clip"), 0),

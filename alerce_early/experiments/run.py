@@ -1,4 +1,4 @@
-"""The steps of a run: prepare, fit, predict, evaluate, report."""
+"""Steps of a training run: prepare, fit, predict, evaluate and report."""
 
 import logging
 import shlex
@@ -45,25 +45,25 @@ from alerce_early.training.trainer import make_trainer
 log = logging.getLogger(__name__)
 
 FINISHED = "finished"
-SINGLE = 10  # test rows whose distribution over draws is drawn
+N_EXAMPLE_DRAWS = 10  # test rows shown with the distribution of their probabilities over draws of the weights
 
 
 def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence[str] = ()) -> Run:
     """Prepare, fit, predict, evaluate and report one run.
 
-    An interrupted run continues from its last checkpoint and ends as it would have uninterrupted; a finished one is
-    returned as it is.
+    An interrupted run resumes from its last checkpoint, with the same result as an uninterrupted one. A finished run is
+    returned unchanged.
 
     Parameters
     ----------
     config : DictConfig
-        The whole composed config.
+        The composed config.
     folder : Path
-        The run folder, new or of an earlier run of the same config.
+        A new run folder, or the folder of an earlier run with the same config.
     *more : lightning.pytorch.Callback
-        Extra callbacks.
+        Additional callbacks.
     overrides : sequence of str
-        The options as typed, for a new run to keep.
+        Command-line options as typed; a new run records them.
 
     Returns
     -------
@@ -73,9 +73,9 @@ def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence
     Raises
     ------
     InputError
-        If an option does not fit, or the folder holds a run of another config.
+        If an option is invalid, or the folder belongs to a run with another config.
     files.BusyError
-        If another process works in the folder.
+        If another process is using the folder.
     """
     silence_libraries()
     instantiate.check(config, overrides)
@@ -85,10 +85,10 @@ def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence
         if finished:
             log.info("finished already: %s", run.page)
             return run
-        start, teachers = find_networks(config, run)
+        start, teachers = find_checkpoints(config, run)
         L.seed_everything(config.seed, verbose=False)
         data = prepare(config, teachers)
-        task = build(config, data, start)
+        task = build_task(config, data, start)
         trainer, best = make_trainer(config, task, run, Board(figures.gallery, figures.confusion), *more)
         if trainer.is_global_zero:
             begin(run, config, overrides, data, task, trainer)
@@ -96,8 +96,8 @@ def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence
         table, rate = predict(task, data, best)
         if trainer.is_global_zero:
             fits = fit_on_validation(table, config)
-            table |= columns_of(fits, table)
-            constants = constants_of(fits)
+            table |= make_fit_columns(fits, table)
+            constants = make_constants(fits)
             points = thresholds.fit_percents(tables.select_judged(table, "validation"))
             seen = {"operating_points": points, "trained_on": hash_trained(data, config.init_from)}
             checkpoints.add(run.best, fits | seen)
@@ -127,10 +127,28 @@ def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence
 
 @contextmanager
 def claim(run: Run, config: DictConfig) -> Iterator[bool]:
-    """Hold a run folder for this config; yields whether the run has finished already.
+    """Lock a run folder for this config.
 
-    Within, a stop names the command that continues the run. Raises InputError if the folder holds a run of another
-    config, and `files.BusyError` if another process works in it.
+    If the process is stopped inside the block, its message gives the command that resumes the run.
+
+    Parameters
+    ----------
+    run : Run
+        The run folder.
+    config : DictConfig
+        The composed config.
+
+    Yields
+    ------
+    bool
+        Whether the run has already finished.
+
+    Raises
+    ------
+    InputError
+        If the folder belongs to a run with another config.
+    files.BusyError
+        If another process is using the folder.
     """
     with ExitStack() as held:
 
@@ -141,7 +159,7 @@ def claim(run: Run, config: DictConfig) -> Iterator[bool]:
                 return str(busy)
             return FINISHED if run.finished else ""
 
-        found = agree(begin)  # the first process holds the folder and writes for all
+        found = agree(begin)  # the first process locks the folder and writes for all
         if found not in (FINISHED, ""):
             raise files.BusyError(found)
         run.expect(config)
@@ -153,10 +171,28 @@ def claim(run: Run, config: DictConfig) -> Iterator[bool]:
             yield found == FINISHED
 
 
-def find_networks(config: DictConfig, run: Run) -> tuple[Path | None, list[Path]]:
-    """Return the checkpoint that a new run starts from, None for fresh weights, and those of its teachers.
+def find_checkpoints(config: DictConfig, run: Run) -> tuple[Path | None, list[Path]]:
+    """Find the checkpoint of the initial weights and the checkpoints of the teachers.
 
-    Raises InputError where one is missing or damaged, also the run's own best one: before training, not after it.
+    Parameters
+    ----------
+    config : DictConfig
+        The composed config, with `init_from` and `distil`.
+    run : Run
+        The run folder. The best checkpoint of a resumed run is read here, so that a damaged one is reported before
+        training.
+
+    Returns
+    -------
+    start : Path or None
+        Checkpoint of the initial weights; None for random weights and for a resumed run.
+    teachers : list of Path
+        Checkpoints of the teachers; empty without distillation.
+
+    Raises
+    ------
+    InputError
+        If a checkpoint is missing or damaged.
     """
     if run.cut:
         checkpoints.read(run.best)
@@ -165,7 +201,20 @@ def find_networks(config: DictConfig, run: Run) -> tuple[Path | None, list[Path]
 
 
 def prepare(config: DictConfig, teachers: Sequence[Path]) -> AlertData:
-    """Return the data module of a config with its store made, and with the teachers' probabilities if there are any."""
+    """Prepare the data of a run.
+
+    Parameters
+    ----------
+    config : DictConfig
+        The composed config.
+    teachers : sequence of Path
+        Checkpoints whose mean probabilities become soft labels; empty without distillation.
+
+    Returns
+    -------
+    AlertData
+        The data module; its store is on disk.
+    """
     data = make_data(config)
     agree(data.prepare_data)
     if teachers:
@@ -173,27 +222,53 @@ def prepare(config: DictConfig, teachers: Sequence[Path]) -> AlertData:
     return data
 
 
-def build(config: DictConfig, data: AlertData, start: Path | None) -> Task:
-    """Return the task of a config, with the weights of a checkpoint as far as they fit."""
+def build_task(config: DictConfig, data: AlertData, start: Path | None) -> Task:
+    """Build the task of a run and load its initial weights.
+
+    Parameters
+    ----------
+    config : DictConfig
+        The composed config.
+    data : AlertData
+        The data module of the run.
+    start : Path or None
+        Checkpoint whose matching weights are loaded.
+
+    Returns
+    -------
+    Task
+        The task. Layers that do not match the checkpoint keep their random weights and are logged.
+
+    Raises
+    ------
+    InputError
+        If the task cannot learn from teachers, or the target class is not in the data.
+    """
     task = make_task(config, data.spec)
     if data.soft_labels is not None and not isinstance(task, ClassifyTask):
-        raise InputError(f"distil: model={config.model.name} tells no classes that could be taught.")
+        raise InputError(
+            f"distil: model={config.model.name} is not a classifier. Choose another model, or leave distil out."
+        )
     if config.data.sampling != "as_is" and getattr(task, "class_weights", None) is not None:
-        log.warning("model.task.class_weights: data.sampling=%s weighs classes too; try as_is", config.data.sampling)
+        log.warning(
+            "model.task.class_weights: data.sampling=%s also reweights classes. Try as_is.", config.data.sampling
+        )
     if (target := config.target_class) not in (*data.classes, TARGET):
-        raise InputError(f"target_class={target}: there is no such class. Choose from {', '.join(data.classes)}.")
+        raise InputError(f"target_class={target}: not a class of the data. Choose from {', '.join(data.classes)}.")
     if isinstance(task, ClassifyTask):
         task.look_for(target)
     if start:
         taken, fresh = restore.start_from(task, start)
-        (log.warning if fresh else log.info)("init_from: %s; fresh ones: %s", taken, ", ".join(fresh) or "none")
+        (log.warning if fresh else log.info)(
+            "init_from: %s; randomly initialised: %s", taken, ", ".join(fresh) or "none"
+        )
     return task
 
 
 def begin(
     run: Run, config: DictConfig, overrides: Sequence[str], data: AlertData, task: Task, trainer: L.Trainer
 ) -> None:
-    """Write what made the run into its folder, and log it with what was read."""
+    """Record the config, the options and the code in the run folder, and log a summary of data and model."""
     run.begin(config, overrides)
     counts = data_summary.format_parts(data.part_sizes(), data.left_out)
     log.info("%s\n%s\n%s", data_summary.format_summary(data.store.meta), counts, data.describe_epoch())
@@ -202,27 +277,64 @@ def begin(
 
 
 def fit(trainer: L.Trainer, task: Task, data: AlertData, best: ModelCheckpoint, last: Path | None) -> str | None:
-    """Train, from a last checkpoint on if there is one.
+    """Train the task.
 
-    Returns why it ended early, where a non-finite loss did that; the best checkpoint is kept. Raises InputError where
-    there is none.
+    Parameters
+    ----------
+    trainer : lightning.Trainer
+        The trainer of the run.
+    task : Task
+        The task to train, in place.
+    data : AlertData
+        The data module.
+    best : ModelCheckpoint
+        Callback that saves the best checkpoint.
+    last : Path or None
+        Checkpoint of the last complete epoch, to resume from.
+
+    Returns
+    -------
+    str or None
+        The error message if a non-finite loss ended training early; the best checkpoint is kept.
+
+    Raises
+    ------
+    InputError
+        If training ends without a checkpoint.
     """
     try:
         trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
     except NonFiniteLossError as error:
         if not best.best_model_path:
             if not (trainer.is_global_zero or is_launched()):
-                sys.exit()  # it stops all processes alike; the one that started this one says so
-            raise InputError(f"{error} There is no checkpoint yet to fall back on.") from None
+                sys.exit()  # all processes stop; the one that started this one reports the error
+            raise InputError(f"{error} No checkpoint was saved before.") from None
         log.error("stopped: %s The best checkpoint so far is kept.", error)
         return str(error)
     if not best.best_model_path:
-        raise InputError("no epoch was trained. Let trainer.max_epochs or another limit of the trainer allow one.")
+        raise InputError("no epoch was trained. Raise trainer.max_epochs or another limit of the trainer.")
     return None
 
 
 def predict(task: Task, data: AlertData, best: ModelCheckpoint) -> tuple[dict[str, np.ndarray], float]:
-    """Return the predictions table over validation and test rows by the best checkpoint, and its rows per second."""
+    """Predict the validation and test rows with the best checkpoint.
+
+    Parameters
+    ----------
+    task : Task
+        The trained task; the best weights are loaded into it.
+    data : AlertData
+        The data module.
+    best : ModelCheckpoint
+        Callback that has saved the best checkpoint.
+
+    Returns
+    -------
+    table : dict of str to ndarray
+        One row per stamp or spectrum: ids, split, label, outputs and metadata.
+    rate : float
+        Rows per second, including reading the data.
+    """
     started = time.perf_counter()
     task.load_state_dict(checkpoints.read(best.best_model_path)["state_dict"])
     restore.check_weights(task, best.best_model_path)
@@ -240,24 +352,37 @@ def predict(task: Task, data: AlertData, best: ModelCheckpoint) -> tuple[dict[st
 
 
 def write_predictions(run: Run, table: tables.Table, constants: tables.Constants) -> None:
-    """Write the table of a run, and that of its unlabelled rows if there are any."""
+    """Write the predictions table of a run, and a table of its unlabelled test rows unless it is empty."""
     predictions.write(run.predictions, table, constants)
     if n := len((blind := tables.keep_unlabelled(table))["row"]):
         predictions.write(run.blind_predictions, blind, constants)
-        log.info("%d test rows have no label; their predictions: %s", n, run.blind_predictions)
+        log.info("wrote predictions of %d unlabelled test rows to %s", n, run.blind_predictions)
 
 
 def hash_trained(data: AlertData, start: str | None) -> str:
-    """Return the hashes of the objects that train or choose a network, also of the one it starts from."""
+    """Hash the names of the training and validation objects, also of the initial network."""
     rows = np.concatenate([data.parts["train"], data.parts["validation"]])
     before = None
-    with suppress(InputError):  # what a run began with may be gone when it ends
+    with suppress(InputError):  # the checkpoint may have been deleted during training
         before = checkpoints.read(checkpoint_of(Path(start))).get("trained_on") if start else None
     return text.hash_objects(data.store.ids[rows].tolist(), before or "")
 
 
 def fit_on_validation(table: tables.Table, config: DictConfig) -> dict[str, Any]:
-    """Return what the validation rows alone teach about the probabilities, as plain values."""
+    """Fit calibration, conformal thresholds and operating points on the validation split.
+
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        Predictions with `split` and `label`.
+    config : DictConfig
+        The composed config, with `calibration`, `coverage` and `target_class`.
+
+    Returns
+    -------
+    dict
+        Plain values under "calibration", "conformal" and "thresholds".
+    """
     validation = tables.keep_labelled(tables.select_split(table, "validation"))
     return {
         "calibration": calibration.fit(validation, config.calibration),
@@ -266,23 +391,37 @@ def fit_on_validation(table: tables.Table, config: DictConfig) -> dict[str, Any]
     }
 
 
-def columns_of(fits: dict[str, Any], table: tables.Table) -> dict[str, np.ndarray]:
-    """Return the columns that these fits add to a table of any rows."""
+def make_fit_columns(fits: dict[str, Any], table: tables.Table) -> dict[str, np.ndarray]:
+    """Compute the columns of calibrated probabilities and prediction sets for a table, from `fit_on_validation`."""
     columns = calibration.calibrate_columns(fits["calibration"], table)
     return columns | conformal.set_columns(fits["conformal"], table)
 
 
-def constants_of(fits: dict[str, Any]) -> dict[str, float | None]:
-    """Return what these fits promise for all rows of a table."""
+def make_constants(fits: dict[str, Any]) -> dict[str, float | None]:
+    """Return the nominal coverage and the operating points, which are the same for all rows of a table."""
     return conformal.list_constants(fits["conformal"]) | thresholds.list_constants(fits["thresholds"])
 
 
 def evaluate(
     table: tables.Table, constants: tables.Constants, target: str = TARGET, metrics: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Evaluate each labelled split, None for another, and name the one to report.
+    """Evaluate each labelled split and name the one to report.
 
-    target: the class that has thresholds. metrics: the user's own.
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        Predictions with `split` and `label`.
+    constants : mapping of str to float or None
+        Nominal coverage and operating points, see `make_constants`.
+    target : str
+        Class with operating points.
+    metrics : sequence of str
+        Dotted names of the user's own metrics.
+
+    Returns
+    -------
+    dict
+        Results of "test" and "validation", None for a split without labels; "judged" names the split to report.
     """
     parts = {split: tables.keep_labelled(tables.select_split(table, split)) for split in ("test", "validation")}
     judge = choose_kind(table, target).judge
@@ -294,7 +433,7 @@ def evaluate(
 
 
 def evaluate_baselines(data: AlertData, judged: tables.Table, seed: int) -> dict[str, Any]:
-    """Return what could be had without a network, on the judged rows of a table; see `baselines`."""
+    """Evaluate the baselines (majority class, random forest on metadata) on the judged rows; see `baselines`."""
     train, test = data.parts["train"], judged["row"]
     train = train[data.labels[train] >= 0]
     return baselines.evaluate_baselines(
@@ -310,13 +449,15 @@ def evaluate_baselines(data: AlertData, judged: tables.Table, seed: int) -> dict
 
 
 def draw_pictures(task: Task, data: AlertData, run: Run) -> None:
-    """Draw what only the network can show; the page calls a picture by the name of its file."""
+    """Draw the figures that need the network; the page uses a figure's file name as its caption."""
     if blocks := task.examples(data):
         pictures.save(figures.side_by_side(blocks, data.classes), run.pictures / f"{', '.join(blocks)} stamps.svg")
     if drawn := task.draw_predictions(data):
         rows, draws = drawn
         labels, words = data.labels[rows], f"over {len(draws)} draws of the weights"
-        of_each = [np.flatnonzero(labels == i)[: SINGLE // len(data.classes)] for i in range(len(data.classes))]
+        of_each = [
+            np.flatnonzero(labels == i)[: N_EXAMPLE_DRAWS // len(data.classes)] for i in range(len(data.classes))
+        ]
         few = np.concatenate(of_each)
         by_class = figures.draws_by_class(draws, labels, data.classes)
         by_stamp = figures.draws_by_stamp(data.store.images[rows[few]], draws[:, few], labels[few], data.classes)
@@ -327,12 +468,12 @@ def draw_pictures(task: Task, data: AlertData, run: Run) -> None:
 
 
 def count_parameters(task: Task) -> int:
-    """Return how many parameters the network has."""
+    """Return the number of parameters of the network."""
     return sum(p.numel() for p in task.net.parameters())
 
 
 def describe_data(data: AlertData) -> run_page.ShownData:
-    """Return what the page of a run shows of its data."""
+    """Collect the example stamps and row counts for the page of a run."""
     recipe, images = Recipe(data.spec.recipe, data.spec.margin), data.store.images
 
     def finish(rows: np.ndarray) -> np.ndarray:
@@ -340,13 +481,15 @@ def describe_data(data: AlertData) -> run_page.ShownData:
 
     channels = name_channels(data.store.meta["channels"], recipe)
     rows, raw = data.store.examples
-    names = np.array([*data.store.meta["classes"], ""])[data.store.labels[rows]]  # the last one of those without
+    names = np.array([*data.store.meta["classes"], ""])[
+        data.store.labels[rows]
+    ]  # the last name is for rows without a label
     shown = run_page.sections.Images(finish, channels), (rows, names, raw)
     return run_page.ShownData(data.store.path.name, data.store.meta, data.part_sizes(), data.left_out, *shown)
 
 
 def write_page(run: Run) -> Path:
-    """Write the page of a finished run again, from what its folder holds; returns the page's path."""
+    """Write the page of a finished run again, from the files in its folder, and return its path."""
     config, result = run.config(), run.result
     data = make_data(config)
     table, weights = predictions.read(run.predictions), checkpoints.read(run.best)["state_dict"]
@@ -354,7 +497,7 @@ def write_page(run: Run) -> Path:
 
 
 def log_result(trainer: L.Trainer, config: DictConfig, result: dict[str, Any]) -> None:
-    """Log hyper-parameters and final metrics; in TensorBoard, they are its HPARAMS page."""
+    """Log hyper-parameters and final metrics, for example for the HPARAMS tab of TensorBoard."""
     if warning := result["posterior"].get("warning"):
         log.warning(warning)
     choices = {

@@ -1,7 +1,7 @@
-"""Schema of the whole composed config: its keys, types, ranges and choices.
+"""Schema of the composed config: keys, types, ranges and choices.
 
-`python -m alerce_early.experiments.schema` writes the table of these options into conf/README.md again. What a
-`_target_` names takes the options of its signature, which are checked when it is built (`instantiate.check`).
+`python -m alerce_early.experiments.schema` rewrites the table of options in conf/README.md. A class or function named
+by a `_target_` takes the options of its signature; `instantiate.check` checks them.
 """
 
 import ast
@@ -23,267 +23,324 @@ from pydantic.fields import FieldInfo
 from alerce_early.construct import explain
 from alerce_early.errors import InputError
 
-# Options of Lightning's Trainer that the run sets, so that it resumes exactly and keeps everything in its folder.
+# Trainer options set by the run itself, so that it resumes exactly and writes only to its folder.
 RESERVED = (
     *("callbacks", "logger", "plugins", "default_root_dir", "use_distributed_sampler"),
     *("num_sanity_val_steps", "enable_model_summary", "enable_progress_bar"),
 )
-Place = Sequence[Any]  # the names, and numbers in lists, that lead to a key
+Place = Sequence[Any]  # path of a key: names, and indices of lists
 Name = str | int | float
 
 
 class Node(BaseModel):
+    """A mapping whose keys are all known."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Target(Node):
-    """A class or function by its dotted name, and any options of it."""
+    """A class or function, given by its dotted name and any of its options."""
 
     model_config = ConfigDict(extra="allow")
     target: str = Field(alias="_target_", description="dotted name of a class or function, also of your own package")
 
 
 class Optimizer(Target):
+    """An optimiser of torch.optim."""
+
     lr: float = Field(ge=0, description="learning rate; a schedule may change it")
 
 
 class DataAliases(Node):
-    """Keys that `data.source` refers to; a data yaml has those that its reader takes."""
+    """Keys that `data.source` refers to; a data yaml has only the keys that its reader accepts."""
 
-    path: str | None = Field(None, description="the raw file or folder; `ALERCE_STAMPS`, `SDSS_SPECTRA` name defaults")
-    test_path: str | None = Field(None, description="another file of that format, to be judged on")
+    path: str | None = Field(
+        None,
+        description="raw file or folder; the environment variables `ALERCE_STAMPS` and `SDSS_SPECTRA` set defaults",
+    )
+    test_path: str | None = Field(None, description="another file of the same format, used as the test split")
     extra: str | None = Field(
-        None, description="a file of that format for the training split only, e.g. generated stamps"
+        None, description="a file of the same format whose rows are used for training only, e.g. generated stamps"
     )
     labels: str | None = Field(
         None,
-        description="a CSV of candid (or objectId) and label for packets and stamps; null: `labels.csv` beside them",
+        description="labels of packets and stamps: a CSV with columns candid (or objectId) and label; null: "
+        "`labels.csv` in the same folder",
     )
     labels_map: dict[str | int, str | None] | None = Field(
-        None, description="classes of names in the labels, e.g. `{SN Ia: SN, TDE: null}`; null: of no class"
+        None, description="class of each name in the labels, e.g. `{SN Ia: SN, TDE: null}`, where null means unlabelled"
     )
     classes: list[str] | Literal["labels"] | None = Field(
         None,
-        description="e.g. `[AGN,SN,VS,asteroid,bogus,satellite]`, or `labels`: those that the labels have; null: the "
-        "first five and those that `labels_map` adds",
+        description="list of classes, e.g. `[AGN,SN,VS,asteroid,bogus,satellite]`; `labels`: all names in the labels; "
+        "null: AGN, SN, VS, asteroid, bogus and the classes added by `labels_map`",
     )
     columns: dict[Literal["images", "labels", "ids", "metadata"], str | None] | None = Field(
         None,
-        description="names of these columns in a stamps file, e.g. `{images: image_triplet}`; null: the usual names",
+        description="column names in a stamps file, e.g. `{images: image_triplet}`; null: the usual names",
     )
     schemas: str | None = Field(
-        None, description="of messages that come without: a folder of .avsc files, one of them, or a registry's URL"
+        None,
+        description="Avro schemas of messages without an embedded one: an .avsc file, a folder of them, or the URL of "
+        "a schema registry",
     )
     pad_edges: bool | None = Field(
         None,
-        description="of ZTF packets: keep cutouts that the edge of a chip has cut by up to 20 pixels, with no data for "
-        "what is missing, instead of dropping them",
+        description="ZTF packets: keep cutouts with up to 20 pixels missing at the edge of a chip, marked as no data, "
+        "instead of dropping them",
     )
-    channels: list[str] | None = Field(None, description="images of each stamp to use, by name")
-    n: int | None = Field(None, ge=1, description="rows of simulated data")
-    seed: int | None = Field(None, ge=0, description="of simulated data")
-    epoch: Name | None = Field(None, description="of simulated alerts: `today`, or 2020, that of the published file")
+    channels: list[str] | None = Field(None, description="names of the images of each stamp to use")
+    n: int | None = Field(None, ge=1, description="number of rows of simulated data")
+    seed: int | None = Field(None, ge=0, description="random seed of simulated data")
+    epoch: Name | None = Field(
+        None,
+        description="epoch of the survey that simulated alerts imitate: `today`, or `2020` as in the published file",
+    )
     counts: Literal["as_file", "balanced"] | None = Field(
-        None, description="`as_file`: classes as frequent as in `ALERCE_stamps_2020.pkl`; `balanced`: as many of each"
+        None,
+        description="class frequencies of simulated data: `as_file`, as in `ALERCE_stamps_2020.pkl`, or `balanced`",
     )
 
 
 class Split(Node):
-    validation: float = Field(ge=0, description="rows of each class, or, below 1, their share; objects stay together")
-    test: float = Field(ge=0, description="likewise")
-    seed: int = Field(ge=0, description="of the random split")
-    folds: int | None = Field(description="the test rows are one of so many folds, whatever `test` says")
-    fold: int | None = Field(description="which of them, from 0")
+    """How rows are divided into training, validation and test splits."""
+
+    validation: float = Field(
+        ge=0,
+        description="validation rows per class, or a fraction if below 1; all rows of an object go to the same split",
+    )
+    test: float = Field(ge=0, description="test rows per class, or a fraction if below 1")
+    seed: int = Field(ge=0, description="random seed of the split")
+    folds: int | None = Field(
+        description="number of folds for cross-validation; the test split is one fold and `test` is ignored"
+    )
+    fold: int | None = Field(description="index of the fold used as the test split, starting at 0")
     by: Literal["object", "night"] = Field(
-        description="`night`: all rows that an object, a position or an observing night connects are in one part. Rows "
-        "of a night share weather, fields and artefacts, and a network recognises a night that it was trained on"
+        description="unit of the split. `object`: all rows of an object go to the same split; `night`: also all rows "
+        "of an observing night, which share weather, fields and artefacts that a network can learn to recognise"
     )
 
 
 class Data(DataAliases):
-    name: str = Field(description="of the data, in folders and tables")
-    kind: Literal["stamps", "spectra"] = Field(description="what the reader returns")
+    """The data set, its splits and its sampling."""
+
+    name: str = Field(description="name of the data in folders and tables")
+    kind: Literal["stamps", "spectra"] = Field(description="type of the inputs that the reader returns")
     source: Target = Field(description="the reader and its options")
-    batch_size: int = Field(ge=1, description="rows per step, of all processes together")
-    batches_per_epoch: int | None = Field(ge=1, description="null: as many as show every training row once")
+    batch_size: int = Field(ge=1, description="rows per step, over all processes")
+    batches_per_epoch: int | None = Field(
+        ge=1, description="batches per epoch; null: one full pass over the training split"
+    )
     sampling: Literal["balanced", "as_is", "undersample", "oversample"] = Field(
-        description="as many rows of each class, every row once, or every class cut or repeated to the same size"
+        description="how training rows are drawn. `balanced`: classes equally often; `as_is`: every row once per "
+        "epoch; `undersample`, `oversample`: classes reduced or repeated to the same size"
     )
     groups: dict[str, list[str] | None] | None = Field(
-        description="new classes, e.g. `{SN: [SN], rest: [AGN, VS]}`; classes in no group are left out and counted"
+        description="merge classes, e.g. `{SN: [SN], rest: [AGN, VS]}`; rows of other classes are dropped and counted"
     )
-    keep: dict[str, list[float]] | None = Field(description="only rows with these values, e.g. `{z_conf: [3]}`")
-    target: str | None = Field(description="the column to predict, for regression")
+    keep: dict[str, list[float]] | None = Field(description="keep only rows with these values, e.g. `{z_conf: [3]}`")
+    target: str | None = Field(description="column to predict, for regression")
     match_radius: float | None = Field(
-        ge=0, le=3600, description="arcsec within which rows are of one object; null: by name alone"
+        ge=0,
+        le=3600,
+        description="radius in arcsec within which rows belong to the same object; null: match by name only",
     )
     split: Split
     nights: str | None = Field(
-        description="for `split.by=night` where the data do not say when they were observed, as packets do: a CSV of "
-        "objectId and `jd`, `mjd`, `candid` (of ZTF) or `night`"
+        description="observing times for `data.split.by=night`, if the data do not contain them: a CSV with objectId "
+        "and `jd`, `mjd`, `candid` (ZTF) or `night`"
     )
     simulated_share: float | None = Field(
         ge=0,
         lt=1,
-        description="e.g. 0.5 with few real stamps: so much of each training batch are simulated stamps, as many of "
-        "each class, with metadata where the network takes them; they train and are never judged",
+        description="fraction of each training batch that is simulated, e.g. 0.5 if there are few real stamps; classes "
+        "are balanced, and simulated stamps are never used for validation or test",
     )
-    simulated_n: int = Field(ge=1, description="how many simulated stamps there are to draw from")
-    simulated_seed: int = Field(ge=0, description="of these; the pretrained networks saw those of seed 0")
+    simulated_n: int = Field(ge=1, description="number of simulated stamps to draw from")
+    simulated_seed: int = Field(
+        ge=0, description="random seed of the simulated stamps; the pretrained networks used seed 0"
+    )
     simulated: Target | None = Field(
-        description="what simulates them, for the data of ZTF and Rubin; ZTF's takes `young` and `cloudy`, the "
-        "shares of new objects and of shallow exposures in each class"
+        description="simulator of ZTF or Rubin stamps and its options; for ZTF `young` and `cloudy` are the fractions "
+        "of new objects and of shallow exposures in each class"
     )
 
 
 class RecipeAliases(Node):
     """Keys that `recipe.steps` refers to."""
 
-    size: int | None = Field(None, ge=1, description="pixels on a side that the network sees")
-    factor: int | None = Field(None, ge=2, description="the wider view is so many times as wide as the centre")
-    wide: int | None = Field(None, ge=1, description="pixels that are cut out first: size x factor")
-    each: bool | None = Field(None, description="every channel in a unit of its own")
+    size: int | None = Field(None, ge=1, description="side of the network's input in pixels")
+    factor: int | None = Field(None, ge=2, description="width of the outer view relative to the central one")
+    wide: int | None = Field(None, ge=1, description="side in pixels of the first crop: size x factor")
+    each: bool | None = Field(None, description="scale each channel separately")
 
 
 class Recipe(RecipeAliases):
-    name: str = Field(description="of the recipe")
+    """Preprocessing of each stamp or spectrum."""
+
+    name: str = Field(description="name of the recipe")
     min_share: float = Field(
-        ge=0, le=1, description="of the central pixels that must hold data; other rows are set aside"
+        ge=0, le=1, description="minimum fraction of central pixels with data; other rows are rejected"
     )
-    steps: list[Target] = Field(description="what is done to a stamp or spectrum, in order")
+    steps: list[Target] = Field(description="preprocessing steps, in order")
 
 
 class Augment(Node):
-    name: str = Field(description="of the augmentation")
-    margin: int = Field(ge=0, description="pixels of real sky that the store keeps around the crop")
-    steps: list[Target] = Field(description="what is done to each training batch, in order")
+    """Random changes to each training batch."""
+
+    name: str = Field(description="name of the augmentation")
+    margin: int = Field(ge=0, description="pixels of sky kept around the crop, for shifts and rotations")
+    steps: list[Target] = Field(description="augmentation steps of each training batch, in order")
     redraw: list[str] = Field(
-        description="metadata columns that half of the training rows take from another row of the batch, all together, "
-        "e.g. `[ndethist,ncovhist,non_detections]`: where young objects are all of one class, age must not become it"
+        description="metadata columns that half of the training rows copy, all together, from another row of the "
+        "batch, e.g. `[ndethist,ncovhist,non_detections]`, so that the network cannot infer the class from them"
     )
 
 
 class Features(Node):
-    name: str = Field(description="of the choice")
+    """Metadata columns given to the network."""
+
+    name: str = Field(description="name of this choice of metadata columns")
     names: list[str] | None = Field(description="metadata columns for the network, e.g. `[fwhm,rb]`; null: all")
 
 
 class Forest(Features):
+    """Metadata columns given to the random forest of an ensemble."""
+
+    name: str = Field(description="name of this choice of metadata columns for the forest")
     names: list[str] | None = Field(description="metadata columns that `ensemble.features` refers to")
 
 
 class Optim(Node):
-    name: str = Field(description="of the choice")
-    optimizer: Optimizer = Field(description="one of torch.optim and its options")
+    """Optimiser and learning-rate schedule."""
+
+    name: str = Field(description="name of this choice of optimiser and schedule")
+    optimizer: Optimizer = Field(description="class of torch.optim and its options")
     groups: dict[str, dict[str, Any]] = Field(
-        description="options of their own for parameters of one name, e.g. `+optim.groups.bias.weight_decay=0`"
+        description="other options for the parameters with a name, e.g. `+optim.groups.bias.weight_decay=0`"
     )
-    schedule: Target | None = Field(description="one of torch.optim.lr_scheduler, stepped with every batch")
+    schedule: Target | None = Field(
+        description="class of torch.optim.lr_scheduler and its options, stepped after every batch"
+    )
 
 
 class Trainer(Node):
+    """Options of Lightning's Trainer."""
+
     model_config = ConfigDict(extra="allow")
-    accelerator: str = Field(description="`gpu`, `cpu` or `auto`; with `+`, any other option of Lightning's Trainer")
-    devices: int | str | list[int] = Field(description="how many, or which")
+    accelerator: str = Field(description="`gpu`, `cpu` or `auto`; other options of Lightning's Trainer need a `+`")
+    devices: int | str | list[int] = Field(description="number of devices, or a list of indices")
     precision: str | int = Field(
-        description="auto: `bf16-mixed` where bfloat16 is faster (AMX, a GPU), else `32-true`; judged in float32"
+        description="precision of training. `auto`: `bf16-mixed` if bfloat16 is faster (AMX, GPU), else `32-true`. "
+        "Validation and test always use float32"
     )
-    max_epochs: int | None = Field(ge=-1, description="epochs of training at most")
+    max_epochs: int | None = Field(ge=-1, description="maximum number of epochs; -1 for no limit")
 
 
 class ModelAliases(Node):
     """Keys that `model.net` and `model.task` refer to."""
 
-    filters: int | None = Field(None, ge=1, description="of the convolution of `model=hits_shallow`")
+    filters: int | None = Field(None, ge=1, description="number of convolution filters of `model=hits_shallow`")
 
 
 class Model(ModelAliases):
-    name: Name = Field(description="of the model, in folders and tables")
-    published: str | None = Field(None, description="the published result to compare with")
-    net: Target = Field(description="the network and its options")
-    task: Target = Field(description="loss, outputs and numbers, and their options: the group `task`")
+    """Network and task."""
+
+    name: Name = Field(description="name of the model in folders and tables")
+    published: str | None = Field(None, description="published result to compare with")
+    net: Target = Field(description="class of the network and its options")
+    task: Target = Field(description="class that defines loss, outputs and metrics, and its options; see group `task`")
 
 
 class Ensemble(Node):
+    """How the networks of a sweep over folds are combined into one."""
+
     features: list[str] | None = Field(
-        description="a list joins the networks of a sweep over folds to one, in `outputs/runs/NAME`, with a random "
-        "forest on these metadata columns; `[]`: without a forest"
+        description="combine the networks of a sweep over folds into one, in `outputs/runs/NAME`, with a random forest "
+        "on these metadata columns; `[]`: without a forest; null: do not combine them"
     )
-    trees: int = Field(ge=1, description="of the forest")
-    leaf: int = Field(ge=1, description="rows at least in a leaf of it")
+    trees: int = Field(ge=1, description="number of trees of the forest")
+    leaf: int = Field(ge=1, description="minimum number of rows in a leaf of the forest")
 
 
 class Config(Node):
-    seed: int = Field(ge=0, le=2**32 - 1, description="fixes weights, batch order, augmentation and dropout")
+    """The composed config."""
+
+    seed: int = Field(ge=0, le=2**32 - 1, description="random seed of weights, batch order, augmentation and dropout")
     data: Data
     recipe: Recipe
     augment: Augment
     features: Features
-    forest: Forest | None = None  # of the group `features`, under another name
+    forest: Forest | None = None  # another choice of the group `features`
     model: Model
     optim: Optim
     trainer: Trainer
-    callbacks: dict[str, Target] | None = Field(description="`ema`, `timer`, or any of Lightning's or your own by name")
+    callbacks: dict[str, Target] | None = Field(
+        description="`ema`, `timer`, or any callback of Lightning or your own, by name"
+    )
     logger: dict[str, Target] | None = Field(
         description="`tensorboard`, `csv`, `wandb`, `mlflow`, `none`, or several: `[tensorboard,csv]`"
     )
-    monitor: str | None = Field(description="validation number that chooses the checkpoint; null: the last epoch")
-    patience: int = Field(ge=0, description="validations without a better one that end the run")
+    monitor: str | None = Field(description="validation metric that selects the checkpoint; null: keep the last epoch")
+    patience: int = Field(ge=0, description="stop after this many validations without improvement")
     ema: float | None = Field(
         ge=0,
         le=1,
-        description="e.g. 0.99: judged and kept is the running mean of the weights; each step keeps that share of it",
+        description="decay per step of an exponential moving average of the weights, e.g. 0.99; the averaged weights "
+        "are evaluated and saved",
     )
     init_from: str | None = Field(
-        description="a run, checkpoint or pretrained network whose weights the run begins with; of joined ones the "
-        "first. Those that do not fit stay fresh and are logged; fewer than a tenth that fit are refused"
+        description="initial weights: a run, a checkpoint or a pretrained network (of an ensemble, its first member). "
+        "Layers that do not match keep random weights and are logged; it is an error if less than a tenth matches"
     )
     distil: str | None = Field(
-        description="a run, checkpoint, pretrained network or sweep over folds that teaches: labels become the mean "
-        "with its probabilities, rows without one have these alone. Of a sweep those teach that held out the rows"
+        description="teacher for distillation: a run, a checkpoint, a pretrained network or a sweep over folds (its "
+        "runs with the same split). Labels are averaged with the teacher's probabilities; unlabelled rows use these "
+        "alone"
     )
     calibration: Literal["temperature", "none"] = Field(
-        description="of the probabilities, on the validation rows; not used where it would not lower their log loss"
+        description="calibration of the probabilities on the validation split; skipped if it would not lower log loss"
     )
     target_class: str = Field(
-        description="the class of thresholds, headlines and the first row of tables; of two classes without it the last"
+        description="class for operating points and headline metrics; if two classes do not include it, the second"
     )
-    coverage: float = Field(gt=0, lt=1, description="of the conformal prediction sets")
+    coverage: float = Field(gt=0, lt=1, description="nominal coverage of the conformal prediction sets")
     metrics: list[str] = Field(
-        description="your own, on page and in `compare`: dotted names of functions from a predictions table to a number"
+        description="your own metrics, for the report and `compare`: dotted names of functions that take a predictions "
+        "table and return a number"
     )
     ensemble: Ensemble
-    outputs: str = Field(description="where runs, stores and sweeps go")
-    resume: str | None = Field(description="the folder of a cut run to continue with, by its own config")
-    name: Name = Field(description="of a sweep's folder")
+    outputs: str = Field(description="folder for runs, stores and sweeps")
+    resume: str | None = Field(description="folder of an interrupted run to resume with its own config")
+    name: Name = Field(description="name of a sweep's folder")
 
 
 ALIASES: dict[str, type[Node]] = {"data": DataAliases, "recipe": RecipeAliases, "model": ModelAliases}
 
 
 def check(config: DictConfig, options: Sequence[str] = (), file: Path | None = None) -> None:
-    """Check a composed config: every key is known and read, and every value is of its type and within its range.
+    """Check that every key of a composed config is known and used, and that every value has a valid type and range.
 
-    A key of one's own in data, recipe or model that a value of the config refers to has served once it is resolved,
-    and goes.
+    User-defined keys in data, recipe or model are allowed if another value refers to them. They are removed after the
+    references have been resolved.
 
     Parameters
     ----------
     config : DictConfig
-        The composed config; Hydra's own part of it is not looked at.
+        The composed config; the part for Hydra itself is ignored.
     options : sequence of str
-        Overrides that it was composed with.
+        Overrides that the config was composed with.
     file : Path, optional
-        The config.yaml of a run folder that it was read from, where nothing refers to anything any more.
+        The config.yaml of a run folder that the config was read from; its references are already resolved.
 
     Raises
     ------
     InputError
-        If not, naming the key, the nearest known one, and the yaml file or option that it stands in.
+        If a key or value is invalid; the message names the key, the nearest known key, and its option or yaml file.
     """
     plain: dict[str, Any] = {}
     for name in config:
-        if name != "hydra":  # which makes folders as it is resolved
+        if name != "hydra":  # resolving it creates folders
             node = config[name]
             plain[str(name)] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     try:
@@ -313,7 +370,7 @@ def check(config: DictConfig, options: Sequence[str] = (), file: Path | None = N
         raise InputError(f"{'' if where in (key, given) else f'{where}: '}{given}: {asked}.")
     for key in filter(plain["trainer"].__contains__, RESERVED):
         instead = f"Choose with {key}=." if key in plain else "Leave it out."
-        raise InputError(f"trainer.{key}: decided by the run itself. {instead}")
+        raise InputError(f"trainer.{key}: set by the run itself. {instead}")
     if own and not file:
         with flag_override(config, ["struct", "readonly"], False):
             for group, node in plain.items():
@@ -323,27 +380,41 @@ def check(config: DictConfig, options: Sequence[str] = (), file: Path | None = N
 
 
 def refuse(path: Place, config: DictConfig, where: str | Path) -> InputError:
-    """Return the error for a key that nothing reads, with the nearest key there is."""
+    """Build the error for an unused key, with a suggestion.
+
+    Parameters
+    ----------
+    path : sequence
+        Path of the key.
+    config : DictConfig
+        The composed config, whose keys are suggested as well.
+    where : str or Path
+        Option or file that sets the key.
+
+    Returns
+    -------
+    InputError
+        The error, not raised.
+    """
     key, group, known = ".".join(map(str, path)), str(path[0]), list_fields()
     if any("." in str(name) for name in path):
-        return InputError(f"{where}: {key} is one name with dots. In a yaml, write each part below the one before.")
+        return InputError(f"{where}: {key} is one name with dots. In a yaml, nest the parts.")
     if group in ("experiment", "sweep", "search"):
         return InputError(f"{where}: {group} is a group, not a key. Begin its yaml with `# @package _global_`.")
     if key in known:
         choice = OmegaConf.select(config, f"{group}.name")
-        return InputError(
-            f"{where}: nothing reads {key} with {group}={choice}. Choose another {group}, or leave it out."
-        )
+        return InputError(f"{where}: {key} is not used with {group}={choice}. Choose another {group}, or leave it out.")
     there = [name for name in _list_keys(OmegaConf.to_container(config)) if not f"{name}.".startswith(f"{key}.")]
     options = [f"trainer.{name}" for name in trainer_options().difference(RESERVED)]
     if near := _find_nearest(key, [*dict.fromkeys([*there, *known, *options])]):
         advice = f"Did you mean {'' if near in there or near in known else '+'}{near}?"
     else:
-        advice = f"Let a value refer to it by ${{{key}}}, or leave it out." if group in ALIASES else "Leave it out."
-    return InputError(f"{where}: {'' if str(where) == key else f'{key} is '}not a key that anything reads. {advice}")
+        advice = f"Refer to it as ${{{key}}} in a value, or leave it out." if group in ALIASES else "Leave it out."
+    return InputError(f"{where}: {'' if str(where) == key else f'{key} is '}not a known key. {advice}")
 
 
 def _find_nearest(key: str, known: Sequence[str]) -> str | None:
+    """Return the known key most similar to this one, or None."""
     last = {name: name.rpartition(".")[2] for name in known}
     wanted = key.rpartition(".")[2]
     near = [name for name in known if last[name] == wanted] or get_close_matches(key, known, n=1)
@@ -352,7 +423,7 @@ def _find_nearest(key: str, known: Sequence[str]) -> str | None:
 
 
 def _list_keys(config: Any, above: str = "") -> list[str]:
-    """All dotted keys, but for Hydra's own."""
+    """Return all dotted keys, without the `hydra` node."""
     if not isinstance(config, dict):
         return []
     names = [name for name in map(str, config) if above or name != "hydra"]
@@ -360,7 +431,7 @@ def _list_keys(config: Any, above: str = "") -> list[str]:
 
 
 def find_unread(paths: Sequence[Place], config: DictConfig, options: Sequence[str]) -> list[Place]:
-    """Return the keys that nothing refers to, neither in the config nor in a yaml where a later value replaced it."""
+    """Return the keys without a reference in the config or in any of its yaml files, including replaced values."""
 
     def left(paths: Sequence[Place], text: str) -> list[Place]:
         names = re.findall(r"\$\{(\.*[\w.]+)", text)
@@ -372,30 +443,31 @@ def find_unread(paths: Sequence[Place], config: DictConfig, options: Sequence[st
 
 
 def _refers(name: str, key: str) -> bool:
-    if name.startswith("."):  # relative to where it stands
+    """Return True if the name in a reference stands for a key or a part of it."""
+    if name.startswith("."):  # relative to the node that contains it
         return f".{key}".endswith(f".{name.lstrip('.')}")
     return f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}.")
 
 
 def _find_unknown_params(config: DictConfig, plain: dict[str, Any]) -> Iterator[Place]:
-    """Yield the keys that a yaml sweeps over and no config has."""
+    """Yield the keys of a sweep in a yaml that are in no config."""
     for key in map(str, OmegaConf.select(config, "hydra.sweeper.params") or ()):
         if re.fullmatch(r"[\w.]+", key) and not knows(key) and key not in _list_keys(plain):
             yield key.split(".")
 
 
 def knows(key: str) -> bool:
-    """Return whether a dotted key is in the schema, or below one that takes any options."""
+    """Return True if a dotted key is in the schema or belongs to a key that accepts any option."""
     known = [*list_fields(), *(f"trainer.{name}" for name in trainer_options())]
     return any(f"{key}.".startswith(f"{name}.") for name in known)
 
 
 def locate(path: Place, options: Sequence[str]) -> str:
-    """Return the option or else the yaml file that sets this key, or the key where none is known."""
+    """Return the option or the yaml file that sets a key, or the key itself if neither is known."""
     key = ".".join(map(str, path))
     for option in reversed(OverridesParser.create().parse_overrides(list(options))):
         typed = option.key_or_group
-        within = "." in typed or isinstance(option.value(), dict)  # else a group's choice
+        within = "." in typed or isinstance(option.value(), dict)  # not the choice of a group
         if typed == key or (within and f"{key}.".startswith(f"{typed}.")) or typed.startswith(f"{key}."):
             return option.input_line or key
     for file, package, content in _read_yamls(options):
@@ -405,13 +477,14 @@ def locate(path: Place, options: Sequence[str]) -> str:
 
 
 def _holds(content: Any, path: Place) -> bool:
+    """Return True if nested mappings contain the key at this path."""
     if not path or isinstance(content, list):
         return True
     return isinstance(content, dict) and path[0] in content and _holds(content[path[0]], path[1:])
 
 
 def _read_yamls(options: Sequence[str]) -> Iterator[tuple[str, list[str], Any]]:
-    """Yield each yaml of a composition, the last first: its file, the package of its keys, and its content."""
+    """Yield the file, the package of the keys and the content of each yaml of a composition, last one first."""
     if GlobalHydra.instance().is_initialized():
         loader: Any = GlobalHydra.instance().config_loader()
         _, repository = loader._parse_overrides_and_create_caching_repo("train", list(options))  # with hydra.searchpath
@@ -422,7 +495,7 @@ def _read_yamls(options: Sequence[str]) -> Iterator[tuple[str, list[str], Any]]:
 
 
 def trainer_options() -> set[str]:
-    """Return the options of Lightning's Trainer, read from its source: to import it takes seconds."""
+    """Return the options of Lightning's Trainer, read from its source because importing it takes seconds."""
     folder = find_spec("lightning").submodule_search_locations[0]  # type: ignore[union-attr, index]
     tree = ast.parse(Path(folder, "pytorch", "trainer", "trainer.py").read_text())
     trainer = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Trainer")
@@ -431,7 +504,7 @@ def trainer_options() -> set[str]:
 
 
 def list_fields(node: type[Node] = Config, above: str = "") -> dict[str, FieldInfo]:
-    """Return each dotted key of the schema that holds a value, or any options, with what is known of it."""
+    """Return the field of each dotted key in the schema that has a value or accepts any option."""
     fields: dict[str, FieldInfo] = {}
     for name, field in node.model_fields.items():
         kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
@@ -443,12 +516,27 @@ def list_fields(node: type[Node] = Config, above: str = "") -> dict[str, FieldIn
 
 
 def describe(config: DictConfig) -> Iterator[tuple[str, str | None, str]]:
-    """Yield each key of the schema, its value, None where the config lacks it, and its meaning, range and choices."""
+    """Describe each key of the schema.
+
+    Parameters
+    ----------
+    config : DictConfig
+        The composed config that has the values.
+
+    Yields
+    ------
+    key : str
+        Dotted key.
+    value : str or None
+        Its value in the config; "" for null, None if the config lacks the key.
+    meaning : str
+        What the key means, its range and its choices.
+    """
     there = _list_keys(OmegaConf.to_container(config))
-    words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     for key, field in list_fields().items():
         value = OmegaConf.select(config, key)
-        if OmegaConf.is_config(value):  # several by name, of which each has its own yaml
+        if OmegaConf.is_config(value):  # entries by name, each from its own yaml
             value = ", ".join(map(str, value)) if isinstance(value, DictConfig) and "_target_" not in value else None
         shown = json.dumps(value).strip('"') if value is not None else "" if key in there else None
         limits = [
@@ -458,11 +546,11 @@ def describe(config: DictConfig) -> Iterator[tuple[str, str | None, str]]:
             if hasattr(one, name)
         ]
         limits += [f"one of {', '.join(get_args(field.annotation))}"] if get_origin(field.annotation) is Literal else []
-        yield key, shown, f"{field.description}{'; ' if limits else ''}{' '.join(limits)}"
+        yield key, shown, f"{field.description}{'; ' if limits else ''}{', '.join(limits)}"
 
 
 def update_table(text: str, config: DictConfig) -> str:
-    """Return the text of conf/README.md with the table of options as the schema and a config's defaults have it."""
+    """Return the text of conf/README.md with its table of options updated from the schema and a config's defaults."""
     rows = [f"| `{key}` | {value or ''} | {meaning} |" for key, value, meaning in describe(config)]
     table = "\n".join(["| option | default | meaning |", "|---|---|---|", *rows])
     begin, end = "<!-- options -->", "<!-- end of options -->"

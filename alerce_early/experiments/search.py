@@ -1,4 +1,7 @@
-"""A search with Optuna: a study beside its trials' runs, shared by processes and continued after any end."""
+"""Hyper-parameter search with Optuna.
+
+The study is a file in the folder of its runs. Several processes can share it, and it can be resumed at any time.
+"""
 
 import logging
 import shlex
@@ -26,23 +29,46 @@ from alerce_early.experiments.run import train
 
 log = logging.getLogger(__name__)
 
-STARTUP, WARMUP = 5, 2  # trials, and epochs of each, before the median prunes
+N_STARTUP_TRIALS = 5  # before the first trial is pruned
+N_WARMUP_EPOCHS = 2  # of each trial, before it may be pruned
 
 
 class Pruner(Callback):
-    """Tells the study what was reached after each epoch, and ends a trial that lies behind the others."""
+    """Report the monitored metric to the study after each epoch, and end a trial that is worse than the others.
+
+    Parameters
+    ----------
+    trial : optuna.Trial
+        The trial that is being trained.
+    monitor : str
+        Name of the logged metric, e.g. "val/balanced_accuracy".
+    """
 
     def __init__(self, trial: Trial, monitor: str):
         self.trial, self.monitor = trial, monitor
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report the metric; raise `optuna.TrialPruned` if the study prunes the trial."""
         self.trial.report(float(trainer.callback_metrics[self.monitor]), trainer.current_epoch)
         if self.trial.should_prune():
-            raise optuna.TrialPruned(f"behind the median of the others after epoch {trainer.current_epoch + 1}")
+            raise optuna.TrialPruned(
+                f"worse than the median of the other trials after epoch {trainer.current_epoch + 1}"
+            )
 
 
 class Search:
-    """One study and the options it is about."""
+    """A study and the options that it searches.
+
+    Parameters
+    ----------
+    options : sequence of str
+        Options as for a sweep: fixed values, and choices, ranges or intervals to search.
+
+    Raises
+    ------
+    InputError
+        If an option is invalid, none is to be searched, or the study on disk has other options.
+    """
 
     def __init__(self, options: Sequence[str]):
         fixed, self.space = parse_options(options)
@@ -50,23 +76,23 @@ class Search:
         if not self.space:
             raise InputError("nothing to search. Give a range: search=optimiser or data.batch_size=32,64.")
         config = compose_config(*self.fixed)
-        # a wrong key is refused now, not by every trial
-        compose_config(*self.fixed, *(f"{key}={one_of(values)}" for key, values in self.space.items()))
+        # so that an unknown key is reported once, not by every trial
+        compose_config(*self.fixed, *(f"{key}={any_value(values)}" for key, values in self.space.items()))
         if config.trainer.devices != 1:
             raise InputError(
-                f"trainer.devices={config.trainer.devices}: a trial trains on one. "
-                "Start the same command once for each device: they share the study."
+                f"trainer.devices={config.trainer.devices}: a trial uses one device. "
+                "Start the same command once per device; the processes share the study."
             )
         if not config.monitor:
-            raise InputError("monitor=null: a search needs the validation number that it looks for the best of.")
+            raise InputError("monitor=null: a search needs a metric to optimise. Give monitor=METRIC.")
         task: Any = module_class(config.model.task["_target_"])
         self.monitor, self.seed = f"val/{config.monitor}", config.seed
         self.sign = -1 if task.best_is_lowest(config.monitor) else 1
         self.folder = Path(config.outputs) / "searches" / config.name
-        self.study = self._opened(config.name)
+        self.study = self._open_study(config.name)
 
-    def _opened(self, name: str) -> optuna.Study:
-        """Return the study on disk, new or as it was left; raises InputError if that was of other options."""
+    def _open_study(self, name: str) -> optuna.Study:
+        """Create or load the study on disk; raise InputError if it has other options."""
         with files.translate_refusals(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with files.hold_lock(self.folder / ".lock"):
@@ -74,57 +100,59 @@ class Search:
                     storage=JournalStorage(JournalFileBackend(str(self.folder / "study.log"))),
                     study_name=name,
                     direction="maximize" if self.sign > 0 else "minimize",
-                    pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=WARMUP),
+                    pruner=optuna.pruners.MedianPruner(
+                        n_startup_trials=N_STARTUP_TRIALS, n_warmup_steps=N_WARMUP_EPOCHS
+                    ),
                     load_if_exists=True,
                 )
                 options = [*self.fixed, *(f"{key} of {values}" for key, values in self.space.items())]
                 before = study.user_attrs.get("options", options)
                 if differ := sorted(set(before) ^ set(options)):
                     raise InputError(
-                        f"{self.folder} is a search with other options ({'; '.join(differ)}). "
-                        "Give this one another name with name=..."
+                        f"{self.folder}: a search with other options ({'; '.join(differ)}). "
+                        "Choose another name for this one with name=NAME."
                     )
                 study.set_user_attr("options", options)
         return study
 
     def run(self, trials: int) -> None:
-        """Go on until the study has so many trials; those that a killed process left are brought to their end."""
+        """Train until the study has this number of trials, and finish the trials of killed processes."""
         while True:
-            for begun in self._open():
-                self._try(begun)
-            trial = self._asked(trials)
+            for begun in self._running_trials():
+                self._run_trial(begun)
+            trial = self._ask_trial(trials)
             if trial is None:
                 break
-            self._try(trial)
+            self._run_trial(trial)
 
-    def _open(self) -> list[Trial]:
-        """Trials that have begun and not ended, of living processes and of dead ones: their runs' locks tell which."""
-        with files.hold_lock(self.folder / ".lock"):  # nobody is just choosing options
+    def _running_trials(self) -> list[Trial]:
+        """Return the unfinished trials of all processes; the lock of each run shows whether its process is alive."""
+        with files.hold_lock(self.folder / ".lock"):  # no other process is sampling parameters
             begun = self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
             for frozen in begun:
-                if frozen.params.keys() != self.space.keys():  # killed while choosing
+                if frozen.params.keys() != self.space.keys():  # killed while sampling
                     self.study.tell(frozen.number, state=TrialState.FAIL)
             return [
                 Trial(self.study, frozen._trial_id) for frozen in begun if frozen.params.keys() == self.space.keys()
             ]
 
-    def _asked(self, trials: int) -> Trial | None:
-        """Return a new trial with its options chosen, or None if there are enough."""
+    def _ask_trial(self, trials: int) -> Trial | None:
+        """Return a new trial with sampled parameters, or None if the study has enough trials."""
         with files.hold_lock(self.folder / ".lock"):
             number = len(self.study.get_trials(deepcopy=False))
             if number >= trials:
                 return None
-            # seeded by number: a search that continues must not draw again what it began with
+            # a new seed for each trial, so that a resumed search does not repeat its first parameters
             self.study.sampler = optuna.samplers.TPESampler(seed=self.seed * 100_000 + number, constant_liar=True)
             return self.study.ask(self.space)
 
-    def _try(self, trial: Trial) -> None:
-        """Train one trial and tell the study; one that another process trains is left to it."""
+    def _run_trial(self, trial: Trial) -> None:
+        """Train a trial and report its result to the study, unless another process is training it."""
         run = Run((self.folder / f"trial-{trial.number:03d}").absolute())
         try:
-            options = [*self.fixed, *_options_of(trial)]
+            options = [*self.fixed, *_trial_options(trial)]
             with run.log():
-                log.info("trial %d: %s", trial.number, " ".join(_options_of(trial)))
+                log.info("trial %d: %s", trial.number, " ".join(_trial_options(trial)))
                 train(compose_config(*options), run.path, Pruner(trial, self.monitor), overrides=options)
             value, state = _read_score(run, self.monitor), TrialState.COMPLETE
         except files.BusyError:
@@ -140,7 +168,7 @@ class Search:
         self.study.tell(trial.number, value, state=state, skip_if_finished=True)
 
     def summary(self) -> str:
-        """How the trials ended, and the best one with the command that trains it."""
+        """Return the number of trials by outcome, and the best trial with the command that trains it."""
         trials = self.study.get_trials(deepcopy=False)
         states = [trial.state for trial in trials]
         words = {
@@ -154,14 +182,27 @@ class Search:
         if TrialState.COMPLETE in states:
             best = self.study.best_trial
             lines += [
-                f"best: trial {best.number}, {self.monitor} {best.value:.4f} with {' '.join(_options_of(best))}",
-                f"  {shlex.join(['python', '-m', 'alerce_early.train', *self.fixed, *_options_of(best)])}",
+                f"best: trial {best.number}, {self.monitor} {best.value:.4f} with {' '.join(_trial_options(best))}",
+                f"  {shlex.join(['python', '-m', 'alerce_early.train', *self.fixed, *_trial_options(best)])}",
             ]
         return "\n".join(lines)
 
 
 def parse_options(options: Sequence[str]) -> tuple[dict[str, str | None], dict[str, BaseDistribution]]:
-    """Return what is fixed and what is to be searched, by key, of the command line and its yamls' sweeps."""
+    """Split options into fixed values and distributions to search.
+
+    Parameters
+    ----------
+    options : sequence of str
+        Options from the command line. A yaml of `search` or `sweep` named in them adds its own.
+
+    Returns
+    -------
+    fixed : dict of str to str or None
+        Value by key; None if the key is deleted (`~key`).
+    space : dict of str to optuna.distributions.BaseDistribution
+        Distribution by key.
+    """
     given = _overrides(options)
     config = compose_config(*[o.input_line or "" for o in given if not o.is_sweep_override()], hydra=True)
     params = to_plain(config.hydra.sweeper.get("params")) or {}
@@ -174,18 +215,19 @@ def parse_options(options: Sequence[str]) -> tuple[dict[str, str | None], dict[s
     return fixed, {key: _distribution(o) for key, o in named.items() if o.is_sweep_override()}
 
 
-def one_of(values: BaseDistribution) -> Any:
-    """Any value of a distribution."""
+def any_value(values: BaseDistribution) -> Any:
+    """Return some value of a distribution."""
     return values.choices[0] if isinstance(values, CategoricalDistribution) else values.low  # type: ignore[attr-defined]
 
 
 def _overrides(options: Sequence[str]) -> list[Override]:
+    """Parse options; raise InputError for a syntax error."""
     with translate_errors():
         return OverridesParser.create().parse_overrides(quote_options(options))
 
 
 def _distribution(override: Override) -> BaseDistribution:
-    """Hydra's sweep as Optuna's distribution: intervals and ranges are ordered, all else are names."""
+    """Convert a sweep of Hydra to a distribution of Optuna: intervals and ranges are ordered, the rest categorical."""
     sweep = override.value()
     if isinstance(sweep, IntervalSweep):
         kind: Any = IntDistribution if isinstance(sweep.start, int) else FloatDistribution
@@ -198,11 +240,11 @@ def _distribution(override: Override) -> BaseDistribution:
 
 
 def _read_score(run: Run, monitor: str) -> float:
-    """Return what is searched for: the monitored number of the best epoch."""
+    """Return the monitored metric at the best epoch."""
     return run.history()[run.result["best_epoch"] - 1][monitor]
 
 
-def _options_of(trial: Trial | optuna.trial.FrozenTrial) -> list[str]:
-    """Return the options of a trial, numbers to four digits: that is what it trains with and what its command says."""
+def _trial_options(trial: Trial | optuna.trial.FrozenTrial) -> list[str]:
+    """Return the options of a trial, with numbers rounded to four digits for training and for display alike."""
     short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.params.items()}
     return [f"{key}={value}" for key, value in short.items()]

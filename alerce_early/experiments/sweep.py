@@ -1,6 +1,6 @@
-"""A sweep's jobs: none runs twice, the others continue after one fails, and the end says what came of each.
+"""Jobs of a sweep: no job runs twice, a failed job does not stop the others, and a summary lists the outcomes.
 
-A job may run in another process or on another machine (submitit), so what came of it is read from its folder.
+A job may run in another process or on another machine (submitit), so its outcome is read from its folder.
 """
 
 import subprocess
@@ -23,16 +23,24 @@ from alerce_early.experiments import schema
 from alerce_early.training import signals
 from alerce_early.training.processes import is_first, is_launched
 
-FAILURE = "failed.txt"  # of the last attempt at a job, in its folder
+FAILURE = "failed.txt"  # error of the last attempt at a job, in its folder
 
 
 def run(job: Callable[[DictConfig], None], config: DictConfig) -> None:
-    """Run one job of a sweep, unless it has finished or another process runs it; keep its error in its folder."""
+    """Run a job of a sweep, unless it has finished or another process is running it.
+
+    Parameters
+    ----------
+    job : callable
+        Takes the config.
+    config : DictConfig
+        The composed config of the job. An error is written to failed.txt in its folder and does not end the sweep.
+    """
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
     try:
         if config.trainer.devices != 1 and not (Run(folder).finished or is_launched()):
-            _run_apart(list(context.overrides.task), folder)
+            _run_in_subprocess(list(context.overrides.task), folder)
         else:
             job(config)
         (folder / FAILURE).unlink(missing_ok=True)
@@ -44,17 +52,18 @@ def run(job: Callable[[DictConfig], None], config: DictConfig) -> None:
         if is_first():
             files.write_text(folder / FAILURE, f"{whole}\n")
         if is_launched() and not isinstance(error, InputError):
-            sys.exit(1)  # the other processes may be waiting for this one: their launcher must end them
+            sys.exit(1)  # the launcher must end the other processes, which may be waiting for this one
 
 
 def _last_line(text: str) -> str:
+    """Return the last line of a text."""
     return text.strip().rpartition("\n")[2]
 
 
-def _run_apart(options: list[str], folder: Path) -> None:
-    """Run a job of several processes as a command of its own: if one of them dies, the sweep lives."""
+def _run_in_subprocess(options: list[str], folder: Path) -> None:
+    """Run a job with several processes as a separate command, so that a crash does not end the sweep."""
     command = [sys.executable, "-m", "alerce_early.train", *options, f"hydra.run.dir='{folder}'"]
-    # it ends its own processes, which a SIGKILL would leave behind
+    # terminated rather than killed, so that it can end its own processes
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job, signals.ending(job):
         printed = job.communicate()[1]
     print(printed, end="", file=sys.stderr)
@@ -65,24 +74,23 @@ def _run_apart(options: list[str], folder: Path) -> None:
 
 
 class Summary(Callback):
-    """Hydra calls this when a sweep begins, and when all its jobs have ended, wherever they ran.
+    """Hydra callback that prints the outcome of each job of a sweep.
 
-    It says what came of each job and, if the config has `ensemble.features`, joins their networks to one.
+    If the config has `ensemble.features`, it also combines the networks of the jobs into one.
     """
 
-    @exit_on_input_error  # of another error Hydra makes a warning
+    @exit_on_input_error  # Hydra turns other errors into warnings
     def on_multirun_start(self, config: DictConfig, **also: Any) -> None:
-        """Check the config, and trust what it names: what is made of the jobs' checkpoints here must open them."""
+        """Check the config, and trust the classes that it names, so that the jobs' checkpoints can be read later."""
         schema.check(config, config.hydra.overrides.task)
         construct.trust(OmegaConf.to_container(config))
         if config.ensemble.features is not None and not config.data.split.folds:
-            raise InputError(
-                "ensemble.features: joins the networks of a sweep over folds. Give data.split.folds, or sweep=folds."
-            )
+            raise InputError("ensemble.features: needs a sweep over folds. Give data.split.folds=N, or sweep=folds.")
         self.finished, self.failed = _read_outcomes(Path(config.hydra.sweep.dir))
 
     @exit_on_input_error
     def on_multirun_end(self, config: DictConfig, **also: Any) -> None:
+        """Print the outcomes, combine the networks if asked for, and exit with status 1 if a job failed."""
         if not is_first():
             return
         folder = Path(config.hydra.sweep.dir)
@@ -99,7 +107,7 @@ class Summary(Callback):
             print(f"error: {len(bad)} of the jobs failed:", *map(": ".join, bad.items()), sep="\n  ", file=sys.stderr)
             sys.exit(1)
         if config.ensemble.features is not None and finished:
-            from alerce_early.experiments.ensemble import join  # seconds, which other sweeps need not take
+            from alerce_early.experiments.ensemble import join  # a slow import that other sweeps do not need
 
             options: Any = OmegaConf.to_container(config.ensemble, resolve=True)
             runs = [Run(folder / job) for job in sorted(finished)]
@@ -107,9 +115,9 @@ class Summary(Callback):
 
 
 def _read_outcomes(folder: Path) -> tuple[set[str], dict[str, tuple[int, str]]]:
-    """Return which jobs of a sweep have finished, and when and why others failed."""
+    """Return the names of finished jobs; and of failed ones the time in ns and the error, by name."""
     failed = {}
     for file in folder.glob(f"*/{FAILURE}"):
-        with suppress(FileNotFoundError):  # another process has just repeated the job
+        with suppress(FileNotFoundError):  # another process has just retried the job
             failed[file.parent.name] = file.stat().st_mtime_ns, _last_line(file.read_text())
     return {file.parent.name for file in folder.glob("*/metrics.json")}, failed

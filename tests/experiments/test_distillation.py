@@ -1,4 +1,4 @@
-"""A network taught by another."""
+"""Distillation: training on the probabilities of another network."""
 
 import pickle
 from pathlib import Path
@@ -83,26 +83,26 @@ def test_rows_without_a_label_train_by_what_the_teacher_says(quick, unlabelled: 
     assert np.allclose(wanted[~free], (known + probabilities[rows[~free]]) / 2)
 
 
-def test_a_taught_run_trains_and_tells_what_its_teacher_reaches(
+def test_distillation_reports_the_accuracy_of_the_teacher(
     quick, finished_run: Run, unlabelled: Path, tmp_path: Path
 ) -> None:
     options = (f"distil={finished_run.path}", "trainer.max_epochs=1", "model.task.mixup=0.2")
     run = train(quick(*options, f"data.extra={unlabelled}"), tmp_path / "run")
     assert run.metrics["baselines/teacher/n"] == run.metrics["test/n"]
     assert "its teacher" in run.page.read_text()
-    with pytest.raises(InputError, match=r"distil: .* recipe"):
+    with pytest.raises(InputError, match=r"distil=.* recipe"):
         train(quick(*options, "recipe=crop_minmax"), tmp_path / "other")
-    with pytest.raises(InputError, match=r"distil: .* classes"):
+    with pytest.raises(InputError, match=r"distil=.* classes"):
         train(quick(*options, "data.groups={SN:[SN],rest:[AGN,VS,asteroid,bogus]}"), tmp_path / "other")
     with pytest.raises(InputError, match="distil: model=stamp_vae"):
         train(quick(f"distil={finished_run.path}", "model=stamp_vae", "recipe=minmax"), tmp_path / "other")
 
 
-def test_of_a_sweep_those_teach_that_held_out_the_same_rows(quick, tmp_path: Path) -> None:
+def test_only_runs_of_a_sweep_with_the_same_split_are_teachers(quick, tmp_path: Path) -> None:
     folds = ("data.split.folds=2", "data.split.validation=2", "trainer.max_epochs=1", "data.batches_per_epoch=1")
     runs = [train(quick(*folds, f"data.split.fold={fold}"), tmp_path / "sweep" / str(fold)) for fold in (0, 1)]
     (tmp_path / "sweep" / "multirun.yaml").touch()
     split = quick(*folds, "data.split.fold=1").data.split
     assert find_teachers(tmp_path / "sweep", split) == [runs[1].best]
-    with pytest.raises(InputError, match=r"distil: no run .*data\.split"):
+    with pytest.raises(InputError, match=r"distil=.*data\.split"):
         find_teachers(tmp_path / "sweep", quick().data.split)

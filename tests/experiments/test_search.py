@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.experiments.config import CONF, compose_config
-from alerce_early.experiments.search import STARTUP, WARMUP, Search
+from alerce_early.experiments.search import N_STARTUP_TRIALS, N_WARMUP_EPOCHS, Search
 from alerce_early.search import main
 from tests.helpers.command import Command
 
@@ -74,7 +74,7 @@ def test_a_killed_search_goes_on_to_as_many_trials_as_wanted(options: list[str],
 
     search = Search(options)
     search.run(2)
-    assert "2 trials: 2 finished" in search.summary() and search._asked(2) is None
+    assert "2 trials: 2 finished" in search.summary() and search._ask_trial(2) is None
     trials = search.study.get_trials()
     for trial in trials:
         run = Run(folder / f"trial-{trial.number:03d}")
@@ -86,19 +86,19 @@ def test_a_killed_search_goes_on_to_as_many_trials_as_wanted(options: list[str],
     best = shlex.split(search.summary().splitlines()[-1])
     assert best[:3] == ["python", "-m", "alerce_early.train"]
     assert compose_config(*best[3:]) == Run(folder / f"trial-{search.study.best_trial.number:03d}").config()
-    assert (another := search._asked(3)) and another.number == 2
+    assert (another := search._ask_trial(3)) and another.number == 2
     assert len({trial.params["optim.optimizer.lr"] for trial in (*trials, another)}) == 3
 
 
 def test_two_processes_share_a_study(options: list[str], tmp_path: Path) -> None:
     first, second = Search(options), Search(options)
-    trial = first._asked(2)
-    assert trial is not None and [begun.number for begun in second._open()] == [0]
+    trial = first._ask_trial(2)
+    assert trial is not None and [begun.number for begun in second._running_trials()] == [0]
     run = Run(tmp_path / "searches" / "mine" / "trial-000")
     with run.alone():  # the first process trains
-        second._try(second._open()[0])
+        second._run_trial(second._running_trials()[0])
         assert [t.state for t in second.study.get_trials()] == [TrialState.RUNNING]
-        assert second._asked(2) is not None and second._asked(2) is None
+        assert second._ask_trial(2) is not None and second._ask_trial(2) is None
 
 
 @pytest.mark.slow
@@ -114,21 +114,21 @@ def test_hopeless_trials_are_pruned_and_bad_ones_fail(
     options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     search = Search([*options, "data.sampling=balanced,fair"])
-    for _ in range(STARTUP):
+    for _ in range(N_STARTUP_TRIALS):
         trial = search.study.ask(search.space)
-        for epoch in range(WARMUP + 1):
+        for epoch in range(N_WARMUP_EPOCHS + 1):
             trial.report(2.0, epoch)  # better than can be reached
         search.study.tell(trial, 2.0)
     for sampling, state in (("balanced", TrialState.PRUNED), ("fair", TrialState.FAIL)):
         params = {"data.batch_size": "16", "optim.optimizer.lr": 1e-3, "data.sampling": sampling}
         search.study.enqueue_trial(params)
         search.fixed = [option for option in search.fixed if not option.startswith("trainer.max_epochs")]
-        trial = search._asked(10)
+        trial = search._ask_trial(10)
         assert trial is not None
-        search._try(trial)
+        search._run_trial(trial)
         assert search.study.get_trials()[trial.number].state == state
-    pruned, failed = (Run(tmp_path / "searches" / "mine" / f"trial-{STARTUP + i:03d}") for i in range(2))
-    assert len(pruned.history()) == WARMUP + 1 and not pruned.finished
+    pruned, failed = (Run(tmp_path / "searches" / "mine" / f"trial-{N_STARTUP_TRIALS + i:03d}") for i in range(2))
+    assert len(pruned.history()) == N_WARMUP_EPOCHS + 1 and not pruned.finished
     assert (failed.path / "failed.txt").read_text().startswith("data.sampling=fair: ")
     assert "7 trials: 5 finished, 1 pruned, 1 failed" in search.summary()
 

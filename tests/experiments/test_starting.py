@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_named_and_stays_fresh(
         found = trained_weights(quick(*STILL, groups, f"init_from={finished_run.best}"), tmp_path / "run")
     other = [name for name in found if found[name].shape != given[name].shape]
     assert any(record.levelname == "WARNING" and "init_from: " in record.message for record in caplog.records)
-    assert other and f"fresh ones: {', '.join(other)}" in caplog.text
+    assert other and f"randomly initialised: {', '.join(other)}" in caplog.text
     assert all(torch.equal(found[name], given[name]) for name in found if name not in other)
 
 
