@@ -1,4 +1,4 @@
-"""Configs side by side, best first, as text, as CSV and as a page."""
+"""Compare runs: one row per config, best first, as text, CSV or a page. Also the index page of a folder of runs."""
 
 import csv
 import io
@@ -28,15 +28,34 @@ from alerce_early.report import page, sections
 from alerce_early.report.foreign_table import find_queues
 from alerce_early.report.page import number
 
-NOT_A_CHOICE = {"seed", "data.split.fold", "metrics"}  # may differ between runs of one entry
-THUMBNAILS = ("confusion.svg", "predicted.svg", "confusion.png", "predicted.png")  # of a run, the first there is
-FACTS = ("model", "data", "seed", "rows", "training")  # the last columns of the index
-NUMBERS = 2  # of a kind's headline, in the table
+POOLED_KEYS = {"seed", "data.split.fold", "metrics"}  # may differ between runs of one entry
+THUMBNAILS = (
+    "confusion.svg",
+    "predicted.svg",
+    "confusion.png",
+    "predicted.png",
+)  # the first that exists represents a run
+RUN_COLUMNS = ("model", "data", "seed", "rows", "training")  # last columns of the index
+N_HEADLINE_METRICS = 2  # metrics of each kind of evaluation in the table
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: its choices as dotted keys, what metrics.json holds, its seed and its fold, if it has one."""
+    """A finished run.
+
+    Parameters
+    ----------
+    run : Run
+        The run folder.
+    choices : mapping of str
+        Options by dotted key, without those that may differ between runs of one entry.
+    result : mapping of str
+        Content of metrics.json.
+    seed : int
+        Seed of the run.
+    fold : int or None
+        Test fold, if the run has folds.
+    """
 
     run: Run
     choices: Mapping[str, Any]
@@ -46,88 +65,120 @@ class Finished:
 
     @classmethod
     def read(cls, run: Run) -> "Finished":
-        # the name of a group is the value of the group
+        """Read a finished run; raise InputError if a file is damaged."""
+        # the name of a group stands for the group
         options = {key.removesuffix(".name"): value for key, value in flatten_config(run.config()).items()}
-        choices = {key: value for key, value in options.items() if key not in NOT_A_CHOICE}
+        choices = {key: value for key, value in options.items() if key not in POOLED_KEYS}
         fold = options.get("data.split.fold") if options.get("data.split.folds") else None
         return cls(run, choices, run.result, options["seed"], fold)
 
     @cached_property
     def table(self) -> dict[str, np.ndarray]:
-        """The rows it is judged on."""
+        """Predictions of the rows that the run is evaluated on."""
         return tables.select_judged(predictions.read(self.run.predictions), self.result["judged"])
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """The runs of one config on one set of test rows; tables and values: one of each seed."""
+    """The runs of one config on one set of test rows.
+
+    Parameters
+    ----------
+    runs : sequence of Finished
+        The runs, over all seeds and folds.
+    tables : sequence of mapping
+        Predictions of each seed.
+    values : sequence of mapping
+        Metrics of each seed by name.
+    rows : str
+        Identifies test rows and kind of evaluation: only entries with the same value are ranked and tested.
+    """
 
     runs: Sequence[Finished]
     tables: Sequence[Mapping[str, np.ndarray]]
     values: Sequence[Mapping[str, float]]
-    rows: str  # names test rows and kind of evaluation: two entries with the same one can be ranked and tested
+    rows: str
 
     @property
     def choices(self) -> Mapping[str, Any]:
+        """Options by dotted key."""
         return self.runs[0].choices
 
     @cached_property
     def kind(self) -> Kind:
+        """Kind of evaluation, with its metrics."""
         return choose_kind(self.tables[0], _target(self.runs[0]))
 
     @cached_property
     def outcome(self) -> Outcome:
+        """Correctness or error of each row, for intervals and tests."""
         return Outcome.of(self.tables)
 
     @property
     def words(self) -> dict[str, str]:
-        """Name and wording of the numbers to show, the one that ranks and the user's own among them."""
+        """Label of each metric to show, by name, including the user's own metrics."""
         known = [name for name in self.kind.words if name in self.values[0]]
         own = [name for name in _own_metrics(self.runs[0]) if all(name in values for values in self.values)]
-        return {name: self.kind.words[name] for name in known[:NUMBERS]} | {name: name for name in own}
+        return {name: self.kind.words[name] for name in known[:N_HEADLINE_METRICS]} | {name: name for name in own}
 
     @property
     def scores(self) -> list[float]:
-        """What ranks, of each seed."""
+        """Ranking metric of each seed."""
         return [values[self.kind.ranked_by] for values in self.values]
 
     @property
     def order(self) -> float:
-        """Sorts the best first."""
+        """Sort key: the best entry has the lowest value."""
         return mean(self.scores) * (1 if self.kind.lower_is_better else -1)
 
     @property
     def interval(self) -> tuple[float, float]:
+        """Limits of the 95 % interval of the ranking metric."""
         low, high = self.outcome.interval()
         return (1 - high, 1 - low) if self.kind.lower_is_better else (low, high)
 
     @property
     def seconds(self) -> float:
-        """Of training, the mean of a run."""
+        """Mean training time of a run in seconds."""
         return mean(run.result["training_seconds"] for run in self.runs)
 
     @property
     def inference(self) -> float | None:
-        """Rows per second of the trained network, mean over runs; None if it was not measured."""
+        """Mean inference rate in rows per second; None if it was not measured."""
         rates = [run.result.get("judged_rows_per_second") for run in self.runs]
         return mean(rate for rate in rates if rate) if all(rates) else None
 
     def over_seeds(self, name: str) -> tuple[float, float | None]:
-        """Mean and sample standard deviation of a number; None of a single seed."""
+        """Return mean and sample standard deviation of a metric; the latter is None for a single seed."""
         values = [values[name] for values in self.values]
         return mean(values), stdev(values) if len(values) > 1 else None
 
 
-def find(paths: Iterable[str]) -> tuple[list[Finished], list[Path]]:
-    """Return the finished runs in these folders, and the folders of runs that have not finished.
+def find_runs(paths: Iterable[str]) -> tuple[list[Finished], list[Path]]:
+    """Find the runs in folders.
 
-    Raises InputError for a path without a run in it.
+    Parameters
+    ----------
+    paths : iterable of str
+        Run folders, or folders that contain runs at any depth.
+
+    Returns
+    -------
+    finished : list of Finished
+        The finished runs.
+    unfinished : list of Path
+        Folders of the other runs.
+
+    Raises
+    ------
+    InputError
+        If a path contains no run.
     """
     finished, unfinished = [], []
     for path in map(Path, paths):
         runs = sorted(file.parent for file in path.rglob("config.yaml"))
         if not runs:
-            raise InputError(f"{path} holds no run. Give a folder with a config.yaml in it or below it.")
+            raise InputError(f"{path}: contains no run. Give a run folder, or a folder of runs.")
         for folder in runs:
             if (run := Run(folder)).finished:
                 finished.append(Finished.read(run))
@@ -136,67 +187,85 @@ def find(paths: Iterable[str]) -> tuple[list[Finished], list[Path]]:
     return finished, unfinished
 
 
-def join(finished: Iterable[Finished], labels: Path | None = None) -> tuple[list[Entry], list[str]]:
-    """Return the entries, grouped by test rows with the best first, and notes on excluded runs.
+def group_runs(finished: Iterable[Finished], labels: Path | None = None) -> tuple[list[Entry], list[str]]:
+    """Group runs by config and test rows.
 
-    labels: a table of labels with a column queue, whose rows drawn at random are compared alone; by default all are.
-
-    The folds of a seed are judged as one table; a seed that lacks one is left out, and so is a second run of the
+    The folds of a seed are evaluated together. A seed with missing folds is excluded, and so is a second run with the
     same config, seed and fold.
+
+    Parameters
+    ----------
+    finished : iterable of Finished
+        The finished runs.
+    labels : Path, optional
+        Table of labels with a column `queue`: compare only the rows that were selected at random.
+
+    Returns
+    -------
+    entries : list of Entry
+        Entries with the same test rows follow each other, best first.
+    notes : list of str
+        One sentence per excluded run.
+
+    Raises
+    ------
+    InputError
+        If none of the random rows is a test row of a run.
     """
     by_seed: dict[tuple[str, int], dict[int | None, Finished]] = {}
-    said = []
+    excluded = []
     for run in finished:
-        # older runs lack keys that are null today
+        # older runs lack keys that were added later, with null as default
         chosen = str(sorted((item for item in run.choices.items() if item[1] is not None), key=str))
         folds = by_seed.setdefault((chosen, run.seed), {})
         if run.fold in folds:
-            said.append(f"{run.run.path} repeats {folds[run.fold].run.path} and is left out.")
+            excluded.append(f"{run.run.path} repeats {folds[run.fold].run.path} and was excluded.")
         folds.setdefault(run.fold, run)
     groups: dict[tuple[str, str], list[tuple[list[Finished], dict[str, np.ndarray]]]] = {}
     for (choices, seed), folds in by_seed.items():
         runs = list(folds.values())
-        # a run joined from all folds has them all
-        wanted = 1 if None in folds else runs[0].choices.get("data.split.folds") or 1
-        if len(runs) < wanted:
-            said.append(f"{runs[0].choices['model']}, seed {seed}: {len(runs)} of {wanted} folds; left out.")
+        # a combined run includes all folds
+        expected = 1 if None in folds else runs[0].choices.get("data.split.folds") or 1
+        if len(runs) < expected:
+            excluded.append(f"{runs[0].choices['model']}, seed {seed}: {len(runs)} of {expected} folds; excluded.")
             continue
         table = tables.join_tables([run.table for run in runs])
         if labels:
-            table = _keep_drawn(table, labels, runs[0].run.path)
-        groups.setdefault((choices, _rows(table, runs[0].result["origin"])), []).append((runs, table))
+            table = _select_random_rows(table, labels, runs[0].run.path)
+        groups.setdefault((choices, _identify_rows(table, runs[0].result["origin"])), []).append((runs, table))
     entries = [
         Entry(
             [run for runs, _ in seeds for run in runs],
             [table for _, table in seeds],
-            [_values(seed, anew=labels is not None) for seed in seeds],
+            [_evaluate_seed(seed, anew=labels is not None) for seed in seeds],
             rows,
         )
         for (_, rows), seeds in groups.items()
     ]
     first = {rows: i for i, rows in reversed(list(enumerate(entry.rows for entry in entries)))}
-    return sorted(entries, key=lambda entry: (first[entry.rows], entry.order)), said
+    return sorted(entries, key=lambda entry: (first[entry.rows], entry.order)), excluded
 
 
 def _target(run: Finished) -> str:
-    """Return the class that a run looks for; of one from before, the usual one."""
+    """Return the target class of a run; older runs have the default."""
     return str(run.result.get("target_class", TARGET))
 
 
-def _keep_drawn(table: tables.Table, labels: Path, run: Path) -> dict[str, np.ndarray]:
-    """Return the rows of the objects that a table of labels drew at random; raises InputError if none was."""
+def _select_random_rows(table: tables.Table, labels: Path, run: Path) -> dict[str, np.ndarray]:
+    """Return the rows of objects that were selected for labelling at random; raise InputError if there are none."""
     queue = find_queues(labels, {"id": table["id"]}).get(QUEUE, np.full(len(table["id"]), ""))
     if not (queue == RANDOM).any():
         raise InputError(f"--labels {labels}: none of its random rows is a test row of {run}. Label more at random.")
     return tables.take_rows(table, queue == RANDOM)
 
 
-def _values(seed: tuple[list[Finished], Mapping[str, np.ndarray]], anew: bool = False) -> Mapping[str, float]:
+def _evaluate_seed(seed: tuple[list[Finished], Mapping[str, np.ndarray]], anew: bool = False) -> Mapping[str, float]:
+    """Return the metrics of one seed: as recorded, or computed again for joined folds or if `anew` is set."""
     (run, *more), table = seed
     anew = anew or bool(more)
     judged = choose_kind(table, _target(run)).judge(table) if anew else run.result[run.result["judged"]]
     if anew:
-        with suppress(InputError):  # of code that is gone, or that nobody trusts
+        with suppress(InputError):  # code that no longer exists or is not trusted
             judged = add_metrics(judged, _own_metrics(run).values(), table)
     return judged["values"]
 
@@ -206,19 +275,21 @@ def _own_metrics(run: Finished) -> Mapping[str, str]:
     return run.result[run.result["judged"]].get("own", {})
 
 
-def _rows(table: Mapping[str, np.ndarray], origin: str) -> str:
-    """Return a name for these rows of this data under these labels, in any order, and for how they are judged."""
+def _identify_rows(table: Mapping[str, np.ndarray], origin: str) -> str:
+    """Return a hash of the data set, its rows and labels in any order, and the kind of evaluation."""
     lines = sorted(zip(table["id"].tolist(), table["row"].tolist(), table["label"].tolist(), strict=True))
     return sha256(repr((choose_kind(table).name, origin, lines)).encode()).hexdigest()
 
 
 def write_index(folder: Path) -> Path:
-    """Write the page of all runs in a folder, latest first; raises InputError if there are none."""
-    finished, unfinished = find([str(folder)])
+    """Write the index page of all runs in a folder, latest first; raise InputError if there are none."""
+    finished, unfinished = find_runs([str(folder)])
     last_first = sorted(finished, key=lambda run: run.run.predictions.stat().st_mtime)[::-1]
     described = [_describe_run(run, folder) for run in last_first]
     given = Counter(name for run in described for name in run)
-    columns = sorted(given, key=lambda name: (name in FACTS, -given[name]))  # results that every run has come first
+    columns = sorted(
+        given, key=lambda name: (name in RUN_COLUMNS, -given[name])
+    )  # results common to all runs come first
     rows = [[run.get(name, "") for name in columns] for run in described]
     unfinished = [path.relative_to(folder) for path in unfinished]
     shown = {"folder": folder, "columns": columns, "rows": rows, "unfinished": unfinished}
@@ -230,7 +301,7 @@ def write_index(folder: Path) -> Path:
 
 
 def _describe_run(run: Finished, folder: Path) -> dict[str, str]:
-    """Return the cells of a run in the index of a folder, by column."""
+    """Return the cells of a run in the index page, by column."""
     judged = run.result[run.result["judged"]]
     return {
         "run": page.link(run.run.page, str(run.run.path.relative_to(folder)), folder),
@@ -246,7 +317,17 @@ def _describe_run(run: Finished, folder: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Row:
-    """One config of the table: plain values by column for the CSV file, and cells by column for text and page."""
+    """One config in the table.
+
+    Parameters
+    ----------
+    entry : Entry
+        The runs of the config.
+    values : mapping of str
+        Plain values by column, for the CSV file.
+    cells : mapping of str to str
+        Formatted values by column, for text and page.
+    """
 
     entry: Entry
     values: Mapping[str, Any]
@@ -254,7 +335,19 @@ class Row:
 
 
 def rank(entries: Sequence[Entry]) -> list[Row]:
-    """Return one row per config, best first, with means and deviations over seeds and tests against the best."""
+    """Make the table of a comparison.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+        Entries in the order of `group_runs`.
+
+    Returns
+    -------
+    list of Row
+        One row per entry: means and standard deviations over seeds, 95 % interval, and paired tests against the best
+        entry on the same test rows.
+    """
     rows = []
     for entry, best in zip(entries, _bests(entries), strict=True):
         spreads = {name: entry.over_seeds(name) for name in entry.words}
@@ -281,7 +374,7 @@ def rank(entries: Sequence[Entry]) -> list[Row]:
 
 
 def _spell(entry: Entry, values: Mapping[str, Any]) -> dict[str, str]:
-    """Return the values of a row as people read them, by column."""
+    """Format the values of a row, by column."""
     results = {entry.words[name]: (values[f"{name}_mean"], values[f"{name}_sd"]) for name in entry.words}
     names = (entry.kind.words[entry.kind.ranked_by], comparison.MCNEMAR, "over seeds (Welch)")
     tests = zip(names, (values[f"{test}_p"] for test in ("bootstrap", "mcnemar", "welch")), strict=True)
@@ -305,7 +398,7 @@ def _spell(entry: Entry, values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def notes(entries: Sequence[Entry]) -> list[str]:
-    """Return notes on comparing rows of the table."""
+    """Return notes below the table: test rows that differ, and the metrics of the baselines."""
     letters = list_letters(entries)
     several = (
         f"Different test rows or kinds of evaluation ({', '.join(letters)}): configurations with different letters are "
@@ -319,12 +412,23 @@ def notes(entries: Sequence[Entry]) -> list[str]:
 
 
 def list_letters(entries: Sequence[Entry]) -> list[str]:
-    """Return the letters of the test rows and kinds of evaluation, each with the number of rows."""
+    """Return one label per set of test rows and kind of evaluation, e.g. "A: 97"."""
     return list(dict.fromkeys(_letter(entry, entries) for entry in entries))
 
 
 def find_baselines(entries: Sequence[Entry]) -> list[tuple[str, str, str, float]]:
-    """Return the baselines without images: letter of the test rows, name, metric and its mean over runs."""
+    """Average the baselines without images over runs.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+        Entries in the order of `group_runs`.
+
+    Returns
+    -------
+    list of tuple
+        Label of the test rows, name of the baseline, name of the ranking metric, and its mean.
+    """
     found = []
     for best in dict.fromkeys(_bests(entries)):
         metric = best.kind.ranked_by
@@ -337,12 +441,12 @@ def find_baselines(entries: Sequence[Entry]) -> list[tuple[str, str, str, float]
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
-    """Return the columns that have an entry in any row."""
+    """Return the columns that are not empty in all rows."""
     return [name for name in rows[0].cells if any(row.cells[name] for row in rows)]
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """Return the rows as a table in columns."""
+    """Format the rows as a table of aligned columns."""
     names = _columns(rows)
     lines = [names, *([row.cells[name] for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -350,7 +454,7 @@ def as_text(rows: Sequence[Row]) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Return the rows as CSV, each number in a column of its own."""
+    """Format the rows as CSV, with one number per column."""
     file = io.StringIO()
     columns = list(dict.fromkeys(name for row in rows for name in row.values))
     writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -360,7 +464,22 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_html(rows: Sequence[Row], sentences: Sequence[str], folder: Path) -> str:
-    """Return the rows as a page in a folder, with links to the runs; sentences: on excluded runs."""
+    """Render the rows as a page.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        The table, see `rank`.
+    sentences : sequence of str
+        Notes on excluded runs.
+    folder : Path
+        Folder of the page, from which links to the runs are relative.
+
+    Returns
+    -------
+    str
+        The HTML page.
+    """
     pages = [[page.link(run.run.page, str(i), folder) for i, run in enumerate(row.entry.runs, 1)] for row in rows]
     entries = [row.entry for row in rows]
     return page.render(
@@ -376,13 +495,13 @@ def as_html(rows: Sequence[Row], sentences: Sequence[str], folder: Path) -> str:
 
 
 def _bests(entries: Sequence[Entry]) -> list[Entry]:
-    """For each entry the best on its test rows; entries are sorted so."""
+    """Return, for each entry, the best entry on its test rows: the first, as entries are sorted."""
     first: dict[str, Entry] = {}
     return [first.setdefault(entry.rows, entry) for entry in entries]
 
 
 def _find_choices(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
-    """Return the choices that set an entry apart from the others of its model, as they are typed.
+    """Return the options in which an entry differs from others with the same model, as typed.
 
     Keys implied by a named choice are omitted; of equivalent keys only the first is kept.
     """
@@ -393,7 +512,7 @@ def _find_choices(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
     differ = {key: column for key, column in columns.items() if len(set(column)) > 1}
     first = {str(column): key for key, column in reversed(differ.items())}
     return {
-        key: _short(entry.choices[key])
+        key: _format_choice(entry.choices[key])
         for key, column in differ.items()
         if key in entry.choices
         and first[str(column)] == key
@@ -406,14 +525,14 @@ def _follows(column: Sequence[str], other: Sequence[str]) -> bool:
     return len(set(zip(other, column, strict=True))) == len(set(other))
 
 
-def _short(value: Any) -> str:
-    """Return a choice in a few words; of steps only the classes."""
+def _format_choice(value: Any) -> str:
+    """Return an option as text; a list of steps is shortened to their class names."""
     if isinstance(value, list) and value and all(isinstance(step, dict) for step in value):
         return " ".join(str(step.get("_target_", step)).rpartition(".")[2] for step in value)
     return str(value)
 
 
 def _letter(entry: Entry, entries: Sequence[Entry]) -> str:
-    """Return a letter for the test rows and the kind of evaluation of an entry, and how many rows there are."""
+    """Return a letter for the test rows and the kind of evaluation of an entry, with the number of rows."""
     letter = list(dict.fromkeys(other.rows for other in entries)).index(entry.rows)
     return f"{chr(ord('A') + letter) if letter < 26 else letter}: {len(entry.tables[0]['id']):,}"

@@ -18,7 +18,7 @@ from alerce_early.data.records import MISSING
 from alerce_early.data.text import hash_objects
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables, thresholds
-from alerce_early.experiments.compare import NOT_A_CHOICE
+from alerce_early.experiments.compare import POOLED_KEYS
 from alerce_early.experiments.instantiate import make_data
 from alerce_early.experiments.run import describe_data, evaluate, fit_on_validation, make_constants, make_fit_columns
 from alerce_early.models.ensemble import clamped_log
@@ -56,7 +56,7 @@ def join(runs: Sequence[Run], folder: Path, features: Sequence[str] = (), trees:
         If a fold is missing, or the runs have different options or data.
     """
     options = [flatten_config(run.config()) for run in runs]
-    differ = {key for one in options for key in one if one[key] != options[0].get(key)} - NOT_A_CHOICE
+    differ = {key for one in options for key in one if one[key] != options[0].get(key)} - POOLED_KEYS
     if differ:
         keys = ", ".join(sorted(differ))
         raise InputError(f"{runs[0].path.parent}: its runs differ in {keys}. Give each sweep its own name=.")

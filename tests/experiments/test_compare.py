@@ -14,7 +14,7 @@ from alerce_early import compare
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.errors import InputError
 from alerce_early.experiments import compare as leaderboard
-from alerce_early.experiments.compare import find, join
+from alerce_early.experiments.compare import find_runs, group_runs
 from alerce_early.experiments.run import train
 from alerce_early.report import __main__ as report
 
@@ -37,9 +37,9 @@ def sweep(quick, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_seeds_of_one_config_are_one_row(sweep: Path) -> None:
-    finished, unfinished = find([str(sweep)])
+    finished, unfinished = find_runs([str(sweep)])
     assert len(finished) == 4 and not unfinished
-    rows = leaderboard.rank(join(finished)[0])
+    rows = leaderboard.rank(group_runs(finished)[0])
     assert len(rows) == 2
     for row in rows:
         name = row.cells["differs in"].removeprefix("recipe=")
@@ -54,11 +54,11 @@ def test_a_run_of_before_an_option_was_there_is_pooled_with_later_ones(sweep: Pa
     shutil.copytree(sweep, tmp_path / "sweep")
     config = tmp_path / "sweep" / "joint0" / "config.yaml"
     config.write_text(config.read_text().replace("distil: null\n", ""))
-    assert len(join(find([str(tmp_path / "sweep")])[0])[0]) == 2
+    assert len(group_runs(find_runs([str(tmp_path / "sweep")])[0])[0]) == 2
 
 
 def test_the_best_comes_first_and_the_other_is_tested_against_it(sweep: Path) -> None:
-    entries, said = join(find([str(sweep)])[0])
+    entries, said = group_runs(find_runs([str(sweep)])[0])
     best, other = entries
     assert said == [] and best.order <= other.order
     forest = [run.result["baselines"]["metadata"]["values"]["balanced_accuracy"] for e in entries for run in e.runs]
@@ -80,7 +80,7 @@ def folds(quick, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, folds: Path) -> None:
-    entries, _ = join(find([str(sweep), str(folds)])[0])
+    entries, _ = group_runs(find_runs([str(sweep), str(folds)])[0])
     assert [len(entry.runs) for entry in entries] == [2, 2, 2] and len({entry.rows for entry in entries}) == 2
     assert "not ranked against each other" in leaderboard.notes(entries)[0]
     rows = leaderboard.rank(entries)
@@ -90,7 +90,7 @@ def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, folds
 
 def test_a_generator_is_not_ranked_against_a_classifier_of_the_same_rows(quick, sweep: Path, tmp_path: Path) -> None:
     train(quick("model=stamp_vae", "recipe=invertible", *SHORT), tmp_path / "vae")
-    entries, _ = join(find([str(sweep), str(tmp_path)])[0])
+    entries, _ = group_runs(find_runs([str(sweep), str(tmp_path)])[0])
     generator = next(entry for entry in entries if entry.choices["model"] == "stamp_vae")
     assert sorted(generator.tables[0]["row"]) == sorted(entries[0].tables[0]["row"])
     assert generator.rows not in {entry.rows for entry in entries if entry is not generator}
@@ -101,8 +101,8 @@ def test_a_generator_is_not_ranked_against_a_classifier_of_the_same_rows(quick, 
 
 
 def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[str, Any]) -> None:
-    (entry,), said = join(find([str(folds)])[0])
-    assert said == ["preliminary_cnn, seed 1: 1 of 2 folds; left out."]
+    (entry,), said = group_runs(find_runs([str(folds)])[0])
+    assert said == ["preliminary_cnn, seed 1: 1 of 2 folds; excluded."]
     assert len(entry.values) == 1 and len(entry.runs) == 2
     kept = sum(np.shape(image)[:2] == (63, 63) for image in survey["images"])
     assert len(entry.tables[0]["row"]) == len(set(entry.tables[0]["row"])) == kept
@@ -114,25 +114,25 @@ def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[s
 
 
 def test_labels_drawn_at_random_are_compared_alone(folds: Path, tmp_path: Path) -> None:
-    (whole,), _ = join(find([str(folds)])[0])
+    (whole,), _ = group_runs(find_runs([str(folds)])[0])
     ids = whole.tables[0]["id"].tolist()
     drawn = {name: "random" if i % 3 == 0 else "uncertain" for i, name in enumerate(ids)}
     lines = [f"{name},SN,{queue}" for name, queue in drawn.items()]
     (file := tmp_path / "labels.csv").write_text("\n".join(["id,label,queue", *lines]))
-    (entry,), _ = join(find([str(folds)])[0], file)
+    (entry,), _ = group_runs(find_runs([str(folds)])[0], file)
     kept = np.array([drawn[name] == "random" for name in ids])
     right = whole.tables[0]["label"] == whole.tables[0]["predicted"]
     assert 0 < kept.sum() < len(ids) and entry.tables[0]["id"].tolist() == [n for n in ids if drawn[n] == "random"]
     assert entry.values[0]["accuracy"] == pytest.approx(right[kept].mean())
     file.write_text("id,label,queue\nnobody,SN,random\n")
     with pytest.raises(InputError, match="--labels"):
-        join(find([str(folds)])[0], file)
+        group_runs(find_runs([str(folds)])[0], file)
 
 
 def test_a_repeated_run_counts_once(sweep: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         shutil.copytree(sweep / "minmax0", tmp_path / name)
-    (entry,), said = join(find([str(tmp_path)])[0])
+    (entry,), said = group_runs(find_runs([str(tmp_path)])[0])
     assert len(entry.runs) == 1 and "b repeats" in said[0]
 
 
@@ -151,19 +151,19 @@ def test_files(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_single_run_has_no_spread(sweep: Path) -> None:
-    finished, _ = find([str(sweep / "minmax0")])
-    assert "+-" not in leaderboard.as_text(leaderboard.rank(join(finished)[0]))
+    finished, _ = find_runs([str(sweep / "minmax0")])
+    assert "+-" not in leaderboard.as_text(leaderboard.rank(group_runs(finished)[0]))
 
 
 def test_a_run_that_has_not_finished_is_named(sweep: Path, tmp_path: Path) -> None:
     shutil.copytree(sweep / "minmax0", tmp_path / "cut")
     (tmp_path / "cut" / "metrics.json").unlink()
-    assert find([str(tmp_path)]) == ([], [tmp_path / "cut"])
+    assert find_runs([str(tmp_path)]) == ([], [tmp_path / "cut"])
 
 
 def test_a_folder_without_runs(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no run"):
-        find([str(tmp_path)])
+    with pytest.raises(InputError, match="contains no run"):
+        find_runs([str(tmp_path)])
 
 
 def test_pages_over_runs_lead_to_those_of_each(

@@ -69,7 +69,7 @@ def test_each_row_is_judged_by_the_member_that_never_saw_it(
     assert held[2] == hash_objects([], *held[:2])
     assert "into 2 folds, each evaluated" in made.page.read_text()
     written = write_page(made)  # as `report` does
-    (entry,), left_out = compare.join(compare.find([str(made.path)])[0])
+    (entry,), left_out = compare.group_runs(compare.find_runs([str(made.path)])[0])
     assert written == made.page and [one.run for one in entry.runs] == [made] and not left_out
 
 

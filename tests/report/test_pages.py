@@ -20,7 +20,7 @@ def folder(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one", "two" + ",data.split=_validation_20" * 4):
         shutil.copytree(finished_run.path, folder / "runs" / name)
     compare.write_index(folder)
-    rows = compare.rank(compare.join(compare.find([str(folder)])[0])[0])
+    rows = compare.rank(compare.group_runs(compare.find_runs([str(folder)])[0])[0])
     (folder / "comparison.html").write_text(compare.as_html(rows, ["left out: nothing"], folder))
     return folder
 
