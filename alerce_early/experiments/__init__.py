@@ -1,1 +1,1 @@
-"""One run, a sweep, a search, an ensemble, a comparison, and the configs that make them."""
+"""Experiments: single runs, sweeps, searches, ensembles, comparisons, and the composition of their configs."""

@@ -1,4 +1,4 @@
-"""Hydra commands: one job or a sweep, ended by one line on a mistake or a signal."""
+"""Commands composed by Hydra: a single job or a sweep, with one-line messages for errors and signals."""
 
 import os
 import re
@@ -26,9 +26,19 @@ from alerce_early.training.processes import agree, is_first
 
 @exit_on_input_error
 def run_folder(resume: str | None, new: str) -> str:
-    """Return the folder that a run writes to: that of the run to resume, or a new one that no other process has got.
+    """Choose the folder of a run, the same in all its processes.
 
-    All processes of one run get the same.
+    Parameters
+    ----------
+    resume : str or None
+        Folder of the run to resume.
+    new : str
+        Path of a new folder; a number is appended if another process has claimed it.
+
+    Returns
+    -------
+    str
+        Path of the run folder.
     """
     return agree(lambda: str(Run.find(resume).path if resume else Run.new(Path(new)).path))
 
@@ -37,16 +47,26 @@ OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replac
 
 
 def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
-    """Make a job a command composed by Hydra from train.yaml and the command line.
+    """Turn a job into a command whose config is composed from train.yaml and the command line.
 
-    A user's mistake ends it with one line and status 2, a signal with one line and status 128 + its number.
-    Of a sweep, a mistake ends one job, see `sweep`.
+    An `InputError` ends the command with one line and status 2, a signal with one line and status 128 + its number. In
+    a sweep, an error ends only its job, see `sweep`.
+
+    Parameters
+    ----------
+    job : callable
+        Takes the composed config.
+
+    Returns
+    -------
+    callable
+        The command; it takes no arguments and reads `sys.argv`.
     """
 
     @wraps(job)
     def guarded(config: DictConfig) -> None:
         full = files.translate_refusals(Path(config.outputs), files.FULL)
-        with signals.unwinding(), translate_errors(), full:  # Hydra prints an error that leaves the job
+        with signals.unwinding(), translate_errors(), full:  # Hydra prints errors that leave the job
             options = list(HydraConfig.get().overrides.task)
             schema.check(config, options)
             adopt(config, options)
@@ -64,7 +84,7 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
         except InputError:
             discard()
             raise
-        discard()  # what prepares data alone leaves no run
+        discard()  # preparing data makes no run
 
     @wraps(job)
     def one_or_many(config: DictConfig) -> None:
@@ -77,21 +97,21 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
 
     @exit_on_input_error
     def main() -> None:
-        if "--version" in sys.argv:  # Hydra would tell its own
+        if "--version" in sys.argv:  # otherwise Hydra prints its own version
             print(f"alerce-early {VERSION}")
             return
-        # a shell leaves the ~ of KEY=~/FILE as it is, and Hydra takes it for no value
+        # a shell does not expand the ~ of KEY=~/FILE, and Hydra reads it as an empty value
         sys.argv[1:] = [re.sub("=~(?=/|$)", lambda _: f"={Path.home()}", option) for option in sys.argv[1:]]
         sys.argv[1:] = quote_options(sys.argv[1:])
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints what it refuses, in several lines, and exits itself
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints an error in several lines and exits
         given = get_args_parser().parse_args()
-        if given.help:  # of the verb's own; among the options, which argparse takes from one place alone
+        if given.help:  # show the help of this command; argparse accepts options only in one place
             place = sys.argv.index(given.overrides[0]) if given.overrides else len(sys.argv)
             sys.argv.insert(place, f"hydra/help={job.__globals__['__spec__'].name.rpartition('.')[2]}")
         with signals.listen(is_first), translate_errors():
             for option in OverridesParser.create().parse_overrides(given.overrides):
                 added = option.is_sweep_override() and (option.is_add() or option.is_force_add())
-                if added and not schema.knows(option.key_or_group):  # which the jobs alone would see
+                if added and not schema.knows(option.key_or_group):  # otherwise reported only by each job
                     raise schema.refuse(option.key_or_group.split("."), DictConfig({}), option.input_line or "")
             composing()
 

@@ -48,7 +48,7 @@ class Finished:
     run : Run
         The run folder.
     choices : mapping of str
-        Options by dotted key, without those that may differ between runs of one entry.
+        Options by dotted key, except `POOLED_KEYS`.
     result : mapping of str
         Content of metrics.json.
     seed : int
@@ -252,7 +252,7 @@ def _target(run: Finished) -> str:
 
 
 def _select_random_rows(table: tables.Table, labels: Path, run: Path) -> dict[str, np.ndarray]:
-    """Return the rows of objects that were selected for labelling at random; raise InputError if there are none."""
+    """Return the rows of objects that were selected for labelling at random; raise InputError if none is left."""
     queue = find_queues(labels, {"id": table["id"]}).get(QUEUE, np.full(len(table["id"]), ""))
     if not (queue == RANDOM).any():
         raise InputError(f"--labels {labels}: none of its random rows is a test row of {run}. Label more at random.")
@@ -260,7 +260,7 @@ def _select_random_rows(table: tables.Table, labels: Path, run: Path) -> dict[st
 
 
 def _evaluate_seed(seed: tuple[list[Finished], Mapping[str, np.ndarray]], anew: bool = False) -> Mapping[str, float]:
-    """Return the metrics of one seed: as recorded, or computed again for joined folds or if `anew` is set."""
+    """Return the metrics of one seed, computed again for several folds or if `anew` is set."""
     (run, *more), table = seed
     anew = anew or bool(more)
     judged = choose_kind(table, _target(run)).judge(table) if anew else run.result[run.result["judged"]]
@@ -282,7 +282,7 @@ def _identify_rows(table: Mapping[str, np.ndarray], origin: str) -> str:
 
 
 def write_index(folder: Path) -> Path:
-    """Write the index page of all runs in a folder, latest first; raise InputError if there are none."""
+    """Write the index page of all runs in a folder, latest first; raise InputError for a folder without runs."""
     finished, unfinished = find_runs([str(folder)])
     last_first = sorted(finished, key=lambda run: run.run.predictions.stat().st_mtime)[::-1]
     described = [_describe_run(run, folder) for run in last_first]
@@ -473,7 +473,7 @@ def as_html(rows: Sequence[Row], sentences: Sequence[str], folder: Path) -> str:
     sentences : sequence of str
         Notes on excluded runs.
     folder : Path
-        Folder of the page, from which links to the runs are relative.
+        Folder of the page; links to the runs are relative to it.
 
     Returns
     -------
@@ -521,7 +521,7 @@ def _find_choices(entry: Entry, entries: Sequence[Entry]) -> dict[str, str]:
 
 
 def _follows(column: Sequence[str], other: Sequence[str]) -> bool:
-    """Return whether one option, values (n,), determines the other."""
+    """Return True if the values (n,) of one option determine the values of the other."""
     return len(set(zip(other, column, strict=True))) == len(set(other))
 
 

@@ -1,4 +1,7 @@
-"""Where the configs are, and how one is composed; nothing here waits for torch, nor does a misspelt option."""
+"""Composition of configs.
+
+This module does not import torch, so that a misspelt option is reported at once.
+"""
 
 import logging
 import re
@@ -28,19 +31,31 @@ log = logging.getLogger(__name__)
 _INSTALLED, _CHECKOUT = files.PACKAGE / "conf", files.PACKAGE.parent / "conf"
 CONF = str(_INSTALLED if _INSTALLED.is_dir() else _CHECKOUT)
 
-LONGEST_NAME = 120  # characters of a folder's name; file systems allow 255 bytes
+MAX_NAME_LENGTH = 120  # characters of a folder name; file systems allow 255 bytes
 
 
 def folder_name(overrides: str) -> str:
-    """Return a job's overrides as one folder name: no path inside, and a hash for what is too long to read."""
+    """Return the overrides of a job as a folder name; long names are truncated and hashed."""
     name = re.sub(r"[^\w.,=+-]+", "_", overrides)
-    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}-{sha256(name.encode()).hexdigest()[:8]}"
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[:MAX_NAME_LENGTH]}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
 def explain_options(chosen: DictConfig, groups: Sequence[str] = (), *, _root_: DictConfig) -> str:
-    """Return what the schema says of each key, and the chosen yaml of each group as written.
+    """Describe the options of a config for --help: each key with its meaning, then the chosen yaml of each group.
 
-    groups: show the keys and yamls of these groups alone.
+    Parameters
+    ----------
+    chosen : DictConfig
+        Name of the chosen yaml by group.
+    groups : sequence of str
+        Show only these groups; all by default.
+    _root_ : DictConfig
+        The composed config; Hydra passes it.
+
+    Returns
+    -------
+    str
+        The text, with each `$` doubled for Hydra.
     """
     keys = [
         (f"{key}={value}", meaning)
@@ -58,7 +73,7 @@ def explain_options(chosen: DictConfig, groups: Sequence[str] = (), *, _root_: D
             place = package[1] if package else group
             where = "" if place == "_global_" else f": write its keys as {place}.KEY"
             parts.append(f"# {group}={name}{where}\n" + own.removeprefix(package[0] if package else ""))
-    return "\n".join(parts).replace("$", "$$")  # Hydra fills in what a single one names
+    return "\n".join(parts).replace("$", "$$")  # Hydra substitutes names after a single one
 
 
 OmegaConf.register_new_resolver("explain_options", explain_options, replace=True)
@@ -67,48 +82,61 @@ OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turn what Hydra says of the options and OmegaConf of a config (an unknown key, a list for a number) into an
-    `InputError`.
-    """
+    """Turn errors of Hydra and OmegaConf, such as an unknown key or a wrong type, into an `InputError`."""
     try:
         yield
     except HydraException as error:
-        raise InputError(_refused(error)) from None
+        raise InputError(_describe_error(error)) from None
     except OmegaConfBaseException as error:
         raise InputError(f"config: {one_line(error)}.") from None
     except MarkedYAMLError as error:
         where = f"{error.problem_mark.name}, line {error.problem_mark.line + 1}" if error.problem_mark else "config"
         raise InputError(f"{where}: {error.problem}. Correct the yaml.") from None
     except ValueError as error:
-        if "Config group override" not in str(error):  # Hydra's of a choice that is a number
+        if "Config group override" not in str(error):  # raised by Hydra if a choice is a number
             raise
         raise InputError(f"options: {one_line(error)}.") from None
 
 
-def _refused(error: HydraException) -> str:
-    """Say what Hydra refused and what there is instead; its own advice, a +, hides a misspelling."""
+def _describe_error(error: HydraException) -> str:
+    """Return a message for an error of Hydra, with the nearest valid option instead of its advice to add a +."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         meant = next((f"; did you mean {name}?" for name in get_close_matches(choice, error.options, n=1)), ".")
-        return f"{group}={choice} is no choice; wanted one of {', '.join(error.options)}{meant}"
+        return f"{group}={choice} is not a choice. Choose from {', '.join(error.options)}{meant}"
     cause = error.__cause__
     parent = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
     if isinstance(cause, OmegaConfBaseException) and isinstance(parent, DictConfig):
         path = [*filter(None, parent._get_full_key(None).split(".")), str(cause.key)]
         return str(schema.refuse(path, cast(DictConfig, parent._get_root()), ".".join(path)))
     if isinstance(error, OverrideParseException):
-        return f"{error.override} is no option; wanted KEY=VALUE, quoted where it has brackets, commas or spaces."
+        return f"{error.override} is not an option. Write KEY=VALUE, with quotes around brackets, commas and spaces."
     return f"options: {one_line(error)}."
 
 
 def compose_config(*options: str, hydra: bool = False) -> DictConfig:
-    """Compose train.yaml with these options as train does; raises InputError for an option that train would refuse.
+    """Compose and check a config as the train command does.
 
-    hydra: keep Hydra's own part of it.
+    Parameters
+    ----------
+    *options : str
+        Options as on the command line.
+    hydra : bool
+        Include the `hydra` node.
+
+    Returns
+    -------
+    DictConfig
+        The composed config.
+
+    Raises
+    ------
+    InputError
+        If an option is invalid.
     """
     given = quote_options(options)
     with translate_errors():
-        # within a command Hydra is there already
+        # inside a command Hydra is already initialised
         there = GlobalHydra.instance().is_initialized()
         with nullcontext() if there else initialize_config_dir(CONF, version_base="1.3"):
             config = compose("train", overrides=list(given), return_hydra_config=hydra)
@@ -118,7 +146,15 @@ def compose_config(*options: str, hydra: bool = False) -> DictConfig:
 
 
 def adopt(config: DictConfig, given: Sequence[str]) -> None:
-    """Trust the names in a composed config, and drop the options of a class that a typed `_target_` replaces."""
+    """Trust the names in a composed config, and drop the arguments of classes replaced on the command line.
+
+    Parameters
+    ----------
+    config : DictConfig
+        The composed config, changed in place.
+    given : sequence of str
+        Options that it was composed with.
+    """
     construct.trust(OmegaConf.to_container(config))
     typed = OverridesParser.create().parse_overrides(list(given))
     if named := [option for option in typed if option.key_or_group.endswith("._target_")]:
@@ -129,9 +165,9 @@ def adopt(config: DictConfig, given: Sequence[str]) -> None:
 
 
 def _drop_replaced(config: DictConfig, before: DictConfig, where: str, typed: Sequence[Override]) -> None:
-    """Drop the options of the class that `where` named before, but for those typed, where it now names another one.
+    """Drop the arguments of the class that was replaced at `where`, but keep those given on the command line.
 
-    What a subclass replaces stays. A reader, an optimiser or a task keeps what it takes itself: a path, a rate.
+    A subclass keeps all arguments. A reader, an optimiser or a task keeps the arguments that it also accepts.
     """
     node, former = OmegaConf.select(config, where), OmegaConf.select(before, where)
     if not former or former.get("_target_") in (None, node["_target_"]):
@@ -148,16 +184,16 @@ def _drop_replaced(config: DictConfig, before: DictConfig, where: str, typed: Se
 
 
 def quote_value(value: str | Path) -> str:
-    """Return a text as Hydra reads it back as the value of an option."""
+    """Quote a text so that Hydra reads it as the value of an option."""
     if re.fullmatch(r"[\w/.+@-]+", text := str(value), re.ASCII):
         return text
     return '"' + re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', '\\"'), text) + '"'
 
 
 def quote_options(options: Sequence[str]) -> list[str]:
-    """Quote the values that have a =, such as the name of a checkpoint, for which Hydra's grammar has no place.
+    """Quote values that contain a =, such as a checkpoint's name, and remove quotes around the keys of dicts.
 
-    The keys of a dict, which it takes without quotes alone, lose theirs.
+    Hydra's grammar accepts neither. Options are returned in the same order.
     """
 
     def unquote(key: re.Match[str]) -> str:
@@ -174,5 +210,5 @@ def quote_options(options: Sequence[str]) -> list[str]:
 
 
 def to_plain(config: Any) -> Any:
-    """Return a config node as plain containers, references resolved."""
+    """Return a config node as plain containers, with references resolved."""
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config

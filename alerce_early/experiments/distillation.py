@@ -39,7 +39,7 @@ def find_teachers(path: Path, split: Mapping[str, Any]) -> list[Path]:
     Raises
     ------
     InputError
-        If there is no checkpoint, or no run of the sweep has this split.
+        If a checkpoint is missing, or no run of the sweep has this split.
     """
     if not (path / "multirun.yaml").exists():
         return [checkpoint_of(path)]

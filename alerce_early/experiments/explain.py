@@ -1,4 +1,4 @@
-"""Pictures of which pixels a verdict rests on: layer-wise relevance beside the stamps."""
+"""Figures of layer-wise relevance: which pixels and metadata columns drove a prediction."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,16 +21,35 @@ from alerce_early.tasks import restore
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
 
-COLUMNS = 10  # of the metadata, shown
+N_SHOWN_COLUMNS = 10  # metadata columns in a figure
 
 
 def explain_rows(task: Task, data: AlertData, rows: np.ndarray, rule: str) -> tuple[np.ndarray, Relevance]:
-    """Stamps (n, C, S, S) of rows of a store as the net sees them, and the relevance of all its inputs."""
+    """Compute the relevance of all inputs for rows of a store.
+
+    Parameters
+    ----------
+    task : Task
+        The trained classifier.
+    data : AlertData
+        The data module of its run.
+    rows : ndarray
+        Row numbers, (n,) int.
+    rule : str
+        Rule of relevance propagation, see `models.relevance.explain`.
+
+    Returns
+    -------
+    stamps : ndarray
+        Preprocessed stamps, (n, C, S, S) float32.
+    found : Relevance
+        Relevance of the pixels and metadata.
+    """
     image = task.recipe.finish(torch.from_numpy(np.array(data.store.images[rows])))
     known = list(data.store.meta["features"])
     columns = data.store.features[rows][:, [known.index(name) for name in task.spec.features]]
     batch = {"image": image, "features": torch.from_numpy(columns.astype(np.float32))}
-    mean = torch.tensor(task.spec.feature_mean)  # a column there says nothing, where the net does not know better
+    mean = torch.tensor(task.spec.feature_mean)  # the reference without information, unless the network defines another
     found = explain(task.net.eval(), batch, rule, {"features": getattr(task.net, "neutral", mean)})
     return image.numpy(), found
 
@@ -38,10 +57,23 @@ def explain_rows(task: Task, data: AlertData, rows: np.ndarray, rule: str) -> tu
 def picture(
     stamp: np.ndarray, relevance: np.ndarray, channels: Sequence[str], title: str, columns: Sequence[tuple[str, float]]
 ) -> Figure:
-    """Stamp and relevance (C, S, S) above each other, and the metadata columns (name, relevance) that say most.
+    """Draw a stamp above its relevance, with a bar chart of metadata.
 
-    Red speaks for the class, blue against it; one scale for all channels. A channel of zeros, as where no pixel lacks
-    data, says so.
+    Parameters
+    ----------
+    stamp, relevance : ndarray
+        Preprocessed stamp and its relevance, (C, S, S).
+    channels : sequence of str
+        Names of the channels.
+    title : str
+        Title of the figure.
+    columns : sequence of (str, float)
+        Relevance of metadata columns, by name; empty for no bar chart.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Red supports the class and blue contradicts it, on one scale for all channels.
     """
     figure = Figure(figsize=(2.1 * len(stamp) + (3.2 if columns else 0.8), 4.9), layout="constrained")
     figure.suptitle(title, fontsize=9)
@@ -65,6 +97,7 @@ def picture(
 
 
 def _bars(axes: Axes, columns: Sequence[tuple[str, float]]) -> None:
+    """Draw a bar chart of the relevance of metadata columns."""
     names, values = zip(*reversed(columns), strict=True)
     axes.barh(names, values, color=["tab:red" if value > 0 else "tab:blue" for value in values])
     axes.set_title("metadata", fontsize=9)
@@ -74,7 +107,20 @@ def _bars(axes: Axes, columns: Sequence[tuple[str, float]]) -> None:
 
 
 def name_channels(raw: Sequence[str], recipe: Recipe) -> list[str]:
-    """Return the names of the channels that the net sees, of those that the recipe is given."""
+    """Name the channels of preprocessed stamps.
+
+    Parameters
+    ----------
+    raw : sequence of str
+        Names of the channels before preprocessing.
+    recipe : Recipe
+        The recipe, whose steps may add channels.
+
+    Returns
+    -------
+    list of str
+        One name per channel of the network's input.
+    """
     names = list(raw)
     for step in (*recipe.before, *recipe.after):
         if isinstance(step, Mask):
@@ -85,6 +131,7 @@ def name_channels(raw: Sequence[str], recipe: Recipe) -> list[str]:
 
 
 def _title(task: Task, data: AlertData, row: int, found: Relevance, i: int) -> str:
+    """Return true and predicted class of a row, and its logit as a sum of relevances."""
     label = data.labels[row]
     true = task.spec.classes[label] if label >= 0 else "unknown"
     parts = {"stamps": found.parts["image"][i].sum()}
@@ -99,19 +146,45 @@ def _title(task: Task, data: AlertData, row: int, found: Relevance, i: int) -> s
 
 
 def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
-    """Draw every row of these objects; returns the pictures' paths. Raises InputError for an unknown object."""
+    """Draw the relevance of all rows of some objects.
+
+    Parameters
+    ----------
+    run : Run
+        A finished run of a stamp classifier.
+    ids : sequence of str
+        Names of objects in the data of the run.
+    folder : Path
+        Folder of the PNG files.
+    rule : str
+        Rule of relevance propagation, see `models.relevance.explain`.
+
+    Returns
+    -------
+    list of Path
+        One file per row.
+
+    Raises
+    ------
+    InputError
+        If an object is unknown, or the run is not a single classifier of stamps.
+    """
     config = run.config()
     task = restore.task(run.trained())
     if not isinstance(task, ClassifyTask):
-        raise InputError(f"{config.model.name} is no classifier: relevance is that of the logit of a class.")
+        raise InputError(f"{run.path}: {config.model.name} is not a classifier. Choose a run of a classifier.")
     if isinstance(task.net, Ensemble):
-        raise InputError(f"{run.path} was joined of several networks; explain one of these: metrics.json, members.")
+        raise InputError(
+            f"{run.path}: an ensemble cannot be explained. Choose one of the runs under members in its metrics.json."
+        )
     data = make_data(config)
     unknown = sorted(set(ids) - set(data.store.ids.tolist()))
     if unknown:
-        raise InputError(f"--id {unknown[0]}: no such object in {data.store.meta['origin']}.")
+        raise InputError(
+            f"--id {unknown[0]}: no such object in {data.store.meta['origin']}. Choose one in its predictions.parquet."
+        )
     if task.spec.kind != "stamps":
-        raise InputError(f"{config.model.name} classifies {task.spec.kind}; only stamps are explained.")
+        raise InputError(f"{run.path}: {config.model.name} classifies {task.spec.kind}. Choose a run with stamps.")
     rows = np.flatnonzero(np.isin(data.store.ids, list(ids)))
     stamps, found = explain_rows(task, data, rows, rule)
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +192,7 @@ def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
     for i, row in enumerate(rows.tolist()):
         parts = found.parts["features"][i].tolist() if task.spec.features else []
         columns = zip(task.spec.features, parts, strict=True)
-        shown = sorted(columns, key=lambda pair: -abs(pair[1]))[:COLUMNS]
+        shown = sorted(columns, key=lambda pair: -abs(pair[1]))[:N_SHOWN_COLUMNS]
         channels = name_channels(data.store.meta["channels"], task.recipe)[: stamps.shape[1]]
         drawn = picture(stamps[i], found.parts["image"][i].numpy(), channels, _title(task, data, row, found, i), shown)
         files.append(folder / f"{folder_name(data.store.ids[row])}_{row}.png")

@@ -1,4 +1,4 @@
-"""Stamps by a trained generator, as a raw file, and beside real ones as a picture."""
+"""Generate stamps with a trained generator: a raw file, and a picture that compares them with real stamps."""
 
 import pickle
 from pathlib import Path
@@ -17,29 +17,55 @@ from alerce_early.report import figures, pictures
 from alerce_early.tasks import restore
 from alerce_early.tasks.generate import GenerateTask
 
-SHOWN = 6  # stamps of each class and kind in the picture
+N_SHOWN = 6  # real and generated stamps per class in the picture
 
 
 def generate(run: Run, names: list[str], n: int, seed: int, out: Path, force: bool = False) -> tuple[Path, Path]:
-    """Write n stamps of each of these classes (of all, if none is named) and a picture; returns both paths.
+    """Write generated stamps and a picture that compares them with training stamps.
 
-    The file is in the raw format of the data that the run was trained on, so `data.path` and `data.extra` take
-    it. Its images are in units of the science sky's noise about a sky of 0, which any recipe makes the same of
-    as of counts. The generator knows the stamps' centre; around it is
-    sky without neighbours. The real stamps in the picture are training rows. Raises InputError for what cannot be done.
+    The file has the raw format of the training data, for `data.path` or `data.extra`. Pixels are in units of the noise
+    of the science image, with the sky at 0; preprocessing gives the same result as for counts. Outside the central region that the
+    generator has learned, stamps contain only sky noise.
+
+    Parameters
+    ----------
+    run : Run
+        A finished run of a generator.
+    names : list of str
+        Classes; empty for all.
+    n : int
+        Number of stamps per class, at least 1.
+    seed : int
+        Random seed.
+    out : Path
+        The file to write; its name ends in .pkl.
+    force : bool
+        Overwrite existing files.
+
+    Returns
+    -------
+    file, picture : Path
+        Paths of the raw file and of the picture.
+
+    Raises
+    ------
+    InputError
+        If an argument is invalid, a file exists, or the run is not a generator.
     """
     picture = out.with_suffix(".png")
     if out.suffix != ".pkl":
-        raise InputError(f"--out {out}: the raw format is a pickle; wanted a name that ends in .pkl.")
+        raise InputError(f"--out {out}: expected a name that ends in .pkl.")
     if not force and (found := [str(file) for file in (out, picture) if file.exists()]):
-        raise InputError(f"{', '.join(found)} exists already. Choose another --out, or overwrite it with --overwrite.")
+        raise InputError(f"--out: {', '.join(found)} exists already. Choose another name, or add --overwrite.")
     if n < 1:
-        raise InputError(f"--n {n}: wanted 1 or more.")
+        raise InputError(f"--n {n}: expected 1 or more.")
     config = run.config()
     task = load(run)
     unknown = [name for name in names if name not in task.spec.classes]
     if unknown:
-        raise InputError(f"--class {', '.join(unknown)}: this generator knows {', '.join(task.spec.classes)}.")
+        raise InputError(
+            f"--class {', '.join(unknown)}: not a class of this generator. Choose from {', '.join(task.spec.classes)}."
+        )
 
     names = names or list(task.spec.classes)
     labels = np.repeat([task.spec.classes.index(name) for name in names], n)
@@ -50,25 +76,25 @@ def generate(run: Run, names: list[str], n: int, seed: int, out: Path, force: bo
     to_raw = function(f"{config.data.source._target_.rpartition('.')[0]}.to_raw")
     files.write_bytes(out, pickle.dumps(to_raw(raw, np.repeat(names, n).tolist(), ids)))
 
-    shown = np.concatenate([np.arange(SHOWN) % n + i * n for i in range(len(names))])
+    shown = np.concatenate([np.arange(N_SHOWN) % n + i * n for i in range(len(names))])
     real = task.recipe.finish(torch.from_numpy(data.store.images[_real_rows(data, names)]))
     blocks = {"real": real, "generated": centre_crop(stamps[shown], real.shape[-1])}
-    tiles = {name: block.numpy().reshape(len(names), SHOWN, *block.shape[1:]) for name, block in blocks.items()}
+    tiles = {name: block.numpy().reshape(len(names), N_SHOWN, *block.shape[1:]) for name, block in blocks.items()}
     pictures.save(figures.side_by_side(tiles, names), picture)
     return out, picture
 
 
 def load(run: Run) -> GenerateTask:
-    """Return the generator of a finished run; raises InputError if the run is of another kind."""
+    """Load the generator of a finished run; raise InputError if the run is not a generator."""
     task = restore.task(run.trained())
     if not isinstance(task, GenerateTask):
         raise InputError(
-            f"{run.path} is a run of {run.config().model.name}, which generates nothing. Try model=stamp_vae."
+            f"{run.path}: {run.config().model.name} is not a generator. Choose a run with model=stamp_vae."
         )
     return task
 
 
 def _real_rows(data: AlertData, names: list[str]) -> np.ndarray:
-    """Return a few training rows of each of these classes."""
+    """Return the row numbers of a few training stamps per class."""
     train = data.parts["train"]
-    return np.concatenate([np.resize(train[data.labels[train] == data.classes.index(n)], SHOWN) for n in names])
+    return np.concatenate([np.resize(train[data.labels[train] == data.classes.index(n)], N_SHOWN) for n in names])

@@ -1,4 +1,4 @@
-"""What is built from a whole config: data module and task; and whether each of its classes takes its options."""
+"""Build the data module and the task from a config, and check the options of every class that it names."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -25,9 +25,19 @@ from alerce_early.training.trainer import choose_precision, make_callbacks
 
 
 def check(config: DictConfig, overrides: Sequence[str] = ()) -> None:
-    """Raise InputError for an option that its class or function does not take, before any data are read.
+    """Check the options of every class and function named in a config, before any data are read.
 
-    overrides: the options as typed; the message names the option or the yaml to correct.
+    Parameters
+    ----------
+    config : DictConfig
+        The composed config.
+    overrides : sequence of str
+        Command-line options as typed, so that an error can name the option or yaml to correct.
+
+    Raises
+    ------
+    InputError
+        If a class or function does not accept an option.
     """
     plain = to_plain(config)
     Recipe(plain["recipe"]["steps"], plain["augment"]["margin"])
@@ -51,7 +61,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     trainer["precision"] = choose_precision(trainer)
     with _located("optim.optimizer", plain, overrides):
         try:
-            for own in ({}, *plain["optim"]["groups"].values()):  # of a group torch takes any option, and ignores it
+            for own in ({}, *plain["optim"]["groups"].values()):  # torch ignores unknown options of a group
                 construct.construct(optimizer_class, [torch.nn.Parameter(torch.zeros(1))], **{**optimizer, **own})
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{one_line(error)}.") from None
@@ -63,7 +73,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> None:
 
 @contextmanager
 def _located(key: str, plain: dict[str, Any], overrides: Sequence[str]) -> Iterator[None]:
-    """Prefix the message of an InputError with the option or yaml, and the key, to correct."""
+    """Prefix the message of an `InputError` with the option or yaml to correct, and with the key."""
     try:
         yield
     except InputError as error:
@@ -74,10 +84,7 @@ def _located(key: str, plain: dict[str, Any], overrides: Sequence[str]) -> Itera
 
 
 def make_data(config: DictConfig) -> AlertData:
-    """Return the data module of a whole config; nothing is read yet.
-
-    Raises InputError if the model cannot go with the data.
-    """
+    """Return the data module of a composed config, without reading data; raise InputError if the model does not fit."""
     net = module_class(config.model.net["_target_"])
     if issubclass(net, Net):
         net.check(config.data.kind, f"data={config.data.name}")
@@ -106,7 +113,7 @@ def make_data(config: DictConfig) -> AlertData:
 
 
 def make_task(config: DictConfig, spec: DataSpec) -> Task:
-    """Return the task of a whole config, for data of this spec, with fresh weights."""
+    """Return the task of a composed config for data with this spec, with random weights."""
     return build(
         to_plain(config.model.task),
         net=to_plain(config.model.net),
@@ -117,5 +124,5 @@ def make_task(config: DictConfig, spec: DataSpec) -> Task:
 
 
 def _unnamed(choice: DictConfig) -> dict[str, Any]:
-    """Return a choice without its name, which is for people; a checkpoint holds what it stands for."""
+    """Return the options of a group without its name, which is not part of a checkpoint."""
     return {key: value for key, value in to_plain(choice).items() if key != "name"}

@@ -1,4 +1,4 @@
-"""Metrics of the user's own: functions from a predictions table to a number, by their dotted names."""
+"""User-defined metrics: functions that take a predictions table and return a number, given by dotted names."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from alerce_early.evaluation.tables import Table
 
 
 def find_metrics(names: Iterable[str]) -> dict[str, Callable[[Table], float]]:
-    """Return the functions of these dotted names, by name; raises InputError for one that cannot be imported."""
+    """Import metrics by their dotted names; raise InputError if one cannot be imported."""
     found = {}
     for name in names:
         if "." not in str(name):
@@ -22,26 +22,27 @@ def find_metrics(names: Iterable[str]) -> dict[str, Callable[[Table], float]]:
 
 
 def add_metrics(judged: dict[str, Any], names: Iterable[str], table: Table) -> dict[str, Any]:
-    """Return the numbers of an evaluated table with the user's own among its values.
+    """Add user-defined metrics to the results of a split.
 
     Parameters
     ----------
     judged : dict
-        What `Kind.judge` returns for the table.
+        Results of `Kind.judge` for the table.
     names : iterable of str
-        Dotted names. A value is called by the last part of its name or, where that is taken, by all of it.
+        Dotted names of the functions.
     table : mapping of str to ndarray
         The labelled rows of one split.
 
     Returns
     -------
     dict
-        With "own", the dotted name of each added value by what it is called.
+        The results with the new metrics in "values", named by the last part of the dotted name or, if that is already
+        used, by the full name. "own" maps each new name to its dotted name.
 
     Raises
     ------
     InputError
-        If a function cannot be imported, fails, or returns no number.
+        If a function cannot be imported, fails, or does not return a number.
     """
     values, own = dict(judged["values"]), {}
     for name, metric in find_metrics(names).items():
@@ -49,7 +50,7 @@ def add_metrics(judged: dict[str, Any], names: Iterable[str], table: Table) -> d
         called = name if short in values else short
         try:
             values[called] = float(metric(table))
-        except Exception as error:  # code of the user's own may fail in any way
-            raise InputError(f"metrics={name}: {error!r}. Correct it, and continue the run with resume=.") from None
+        except Exception as error:  # the user's code may raise anything
+            raise InputError(f"metrics={name}: {error!r}. Correct the function, then use resume=.") from None
         own[called] = name
     return {**judged, "values": values, "own": own}

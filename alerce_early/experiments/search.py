@@ -245,6 +245,6 @@ def _read_score(run: Run, monitor: str) -> float:
 
 
 def _trial_options(trial: Trial | optuna.trial.FrozenTrial) -> list[str]:
-    """Return the options of a trial, with numbers rounded to four digits for training and for display alike."""
+    """Return the options of a trial, with numbers rounded to four digits."""
     short = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.params.items()}
     return [f"{key}={value}" for key, value in short.items()]

@@ -90,7 +90,7 @@ class Summary(Callback):
 
     @exit_on_input_error
     def on_multirun_end(self, config: DictConfig, **also: Any) -> None:
-        """Print the outcomes, combine the networks if asked for, and exit with status 1 if a job failed."""
+        """Print the outcomes, combine the networks if configured, and exit with status 1 if a job failed."""
         if not is_first():
             return
         folder = Path(config.hydra.sweep.dir)

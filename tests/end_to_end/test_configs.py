@@ -19,8 +19,8 @@ from tests.helpers.command import run
     ("option", "message"),
     (
         ("data.pth=FILE", "data.pth: "),
-        ("optim=adan", "optim=adan is no choice; wanted one of adam, "),
-        ("data.groups={SN:[SN]", "data.groups={SN:[SN] is no option; wanted KEY=VALUE"),
+        ("optim=adan", "optim=adan is not a choice. Choose from adam, "),
+        ("data.groups={SN:[SN]", "data.groups={SN:[SN] is not an option. Write KEY=VALUE"),
     ),
 )
 def test_the_error_for_a_wrong_option_lists_the_choices(
