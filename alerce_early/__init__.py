@@ -1,4 +1,4 @@
-"""Train, trust and deploy early classifiers of astronomical alerts."""
+"""Train, evaluate and deploy early classifiers of astronomical alerts."""
 
 import os
 from pathlib import Path
@@ -13,31 +13,58 @@ if TYPE_CHECKING:
 
 __version__ = files.VERSION
 
-# Threads that wait for each other by spinning slow a run down to a tenth as soon as another process wants a
-# core, which on shared machines is always. Must be set before torch is imported.
+# With spinning threads, a run is ten times slower as soon as another process needs a core, as is usual on shared
+# machines. Must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def load(*runs: str | Path, runtime: str | None = None, embedding: bool = False) -> "Classifier":
-    """Return the classifier of a run folder, a checkpoint or an exported .onnx file; of several, their mean.
+    """Load a classifier.
 
-    runtime: what computes a run: auto (the default), torch, float32, mixed, bfloat16 or openvino; an exported file
-    needs none of these. embedding: whether its tables have a column with the output of the network's last hidden layer.
-    The classifier has `predict(stamps, metadata=None)`, `classes` and `features`; see `serving.classifier.Classifier`.
-    Raises `errors.InputError` if it is missing.
+    Parameters
+    ----------
+    *runs : str or Path
+        A run folder, a checkpoint, the name of a pretrained network, or an exported .onnx file. The probabilities of
+        several are averaged.
+    runtime : str, optional
+        How a network is computed: auto (the default), torch, float32, mixed, bfloat16 or openvino. Not for an exported
+        file.
+    embedding : bool
+        Add a column with the output of the last hidden layer to the tables.
+
+    Returns
+    -------
+    serving.classifier.Classifier
+        The classifier, with `predict(stamps, metadata=None)`, `classes` and `features`.
+
+    Raises
+    ------
+    errors.InputError
+        If a run or file is missing or damaged.
     """
-    from alerce_early.serving.classifier import load  # brings numpy and pyarrow, which a version number must not
+    from alerce_early.serving.classifier import load  # imports numpy and pyarrow, not needed for the version
 
     return load(*runs, runtime=runtime, embedding=embedding)
 
 
 def run(*options: str) -> "Run":
-    """Train as `python -m alerce_early.train` does with these options; return the finished run.
+    """Train a network, as `python -m alerce_early.train` does with the same options.
 
-    It is not called train, which is the module of that command. The run has `metrics`, a flat
-    dict such as {"test/recall/SN": 0.9, "epochs": 8}; `predictions`, the path of its table; and `page`, that of its
-    report. Raises `errors.InputError` for options
-    that do not fit.
+    Parameters
+    ----------
+    *options : str
+        Options as on the command line, e.g. "model=rotinv".
+
+    Returns
+    -------
+    artifacts.run_folder.Run
+        The finished run. `metrics` is a flat dict such as {"test/recall/SN": 0.9, "epochs": 8}; `predictions` and
+        `page` are the paths of its table and report.
+
+    Raises
+    ------
+    errors.InputError
+        If an option is invalid.
     """
     from alerce_early.train import train_options
 

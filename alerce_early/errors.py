@@ -1,4 +1,4 @@
-"""One kind of error for what the user can mend, shown as one line and no traceback."""
+"""Errors that the user can correct, shown as one line without a traceback."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,18 +6,25 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-P = ParamSpec("P")  # the 3.12 syntax for generics would shut out Python 3.11
+P = ParamSpec("P")  # Python 3.11 lacks the new syntax for generics
 T = TypeVar("T")
 
-# Of this package with an extra, e.g. [stream]: by its folder. Its name is in no index, where anybody could take it.
+# From the checkout, because the package is in no index. {} is an extra, e.g. [stream].
 INSTALL = "pip install '.{}'"
 
 
 class InputError(Exception):
-    """A mistake in what was given: says what was seen, what was wanted and which flag to change.
+    """An invalid option, file or value; the message names it, the problem, and the flag or key to change.
 
-    Names from a file come through escaped: a message is one printable line, whatever they hold.
-    status: with which a command ends on it.
+    Parameters
+    ----------
+    message : str
+        The message. Unprintable characters, e.g. in names from a file, are escaped.
+
+    Attributes
+    ----------
+    status : int
+        Exit status of a command that ends with this error.
     """
 
     status = 2
@@ -27,7 +34,15 @@ class InputError(Exception):
 
 
 class MissingExtraError(InputError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed.
+
+    Parameters
+    ----------
+    lacking : str
+        Name of the dependency, or of the feature that needs it.
+    extra : str
+        Extra of this package that installs it, if there is one.
+    """
 
     def __init__(self, lacking: str, extra: str = ""):
         super().__init__(
@@ -36,16 +51,28 @@ class MissingExtraError(InputError):
 
 
 def one_line(error: BaseException) -> str:
-    """Return a library's own words for an error in one line, not long, without a full stop."""
+    """Return the message of a library's error on one line of at most 200 characters, without a full stop."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words[:200].rstrip(".")
 
 
 @contextmanager
 def require_extra(what: str, name: str = "") -> Iterator[None]:
-    """Say which extra, or the package, brings what is imported inside and is missing; raises InputError.
+    """Turn a failed import inside the block into an error that names the extra to install.
 
-    what: what wants it, for people. What is there and cannot be loaded says why itself.
+    Parameters
+    ----------
+    what : str
+        Feature that needs the import, for the message.
+    name : str
+        Extra of this package that installs it, if there is one.
+
+    Raises
+    ------
+    MissingExtraError
+        If a module is not installed.
+    InputError
+        If it is installed but cannot be imported.
     """
     try:
         yield
@@ -56,7 +83,7 @@ def require_extra(what: str, name: str = "") -> Iterator[None]:
 
 
 def exit_on_input_error(command: Callable[P, T]) -> Callable[P, T]:
-    """Make a command end with status 2 and one line on an `InputError`, instead of a traceback."""
+    """Decorate a command so that an `InputError` ends it with one line and its status, without a traceback."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:

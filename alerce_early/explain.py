@@ -1,6 +1,6 @@
-"""Which pixels a verdict rests on: `python -m alerce_early.explain RUN --id ID ... [--out FOLDER]`.
+"""Show which pixels drove a prediction: `python -m alerce_early.explain RUN --id ID ... [--out FOLDER]`.
 
-Heat maps of layer-wise relevance propagation beside the stamps, one picture per row.
+Draws one picture per row: the stamps, and heat maps of layer-wise relevance propagation.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from alerce_early.training import signals
 @exit_on_input_error
 @signals.listen()
 def main() -> None:
+    """Draw the relevance for some objects and print the paths of the pictures."""
     parser = argparse.ArgumentParser(
         prog="python -m alerce_early.explain",
         description=__doc__,
@@ -22,14 +23,16 @@ def main() -> None:
     )
     parser.add_argument("--version", action="version", version=f"alerce-early {VERSION}")
     parser.add_argument("run", help="a run folder")
-    parser.add_argument("--id", nargs="+", required=True, help="objects, by the id in the predictions table")
-    parser.add_argument("--out", type=Path, help="folder for the pictures; default: explain in the run folder")
-    parser.add_argument("--rule", default="alpha_beta", help="alpha_beta (default, with 2 and 1) or epsilon")
-    asked = parser.parse_args()
-    from alerce_early.experiments.explain import write  # with torch, which --help need not wait for
+    parser.add_argument("--id", nargs="+", required=True, help="ids of objects, as in the predictions table")
+    parser.add_argument("--out", type=Path, help="folder of the pictures; default: explain/ in the run folder")
+    parser.add_argument(
+        "--rule", default="alpha_beta", help="rule of propagation: alpha_beta (default; alpha 2, beta 1) or epsilon"
+    )
+    arguments = parser.parse_args()
+    from alerce_early.experiments.explain import write  # a slow import that --help does not need
 
-    run = Run.find(asked.run)
-    for file in write(run, asked.id, asked.out or run.path / "explain", asked.rule):
+    run = Run.find(arguments.run)
+    for file in write(run, arguments.id, arguments.out or run.path / "explain", arguments.rule):
         print(file)
 
 

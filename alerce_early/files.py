@@ -1,4 +1,4 @@
-"""Robust file writing: atomic writes, locks released when their holder dies, disk errors as one-line messages."""
+"""File writing: atomic writes, locks that end with their process, and disk errors as one-line messages."""
 
 import errno
 import math
@@ -14,39 +14,55 @@ from alerce_early.errors import InputError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
-ANY = frozenset(errno.errorcode)  # where nothing is done but to write
-PLACE = "outputs=FOLDER"  # how the user chooses another one, where nothing else is said
+ANY = frozenset(errno.errorcode)  # for code that only writes
+PLACE = "outputs=FOLDER"  # default option for choosing another folder, for messages
 VERSION = "0.1.0"
 PACKAGE = Path(__file__).parent
-PRETRAINED = PACKAGE / "pretrained"  # the networks that come with the package
+PRETRAINED = PACKAGE / "pretrained"  # bundled networks
 
 
 class BusyError(InputError):
-    """Another process holds the lock."""
+    """Another process holds a lock."""
 
     status = os.EX_TEMPFAIL
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically; raise InputError for a disk error."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes | memoryview, place: str = PLACE) -> None:
-    """Write a file that is whole or not there; place: as of `whole`. Raises InputError where the disk refuses."""
+    """Write a binary file atomically, see `whole`; raise InputError for a disk error."""
     with whole(path, place) as partial:
         partial.write_bytes(content)
 
 
 def partial_of(path: Path) -> Path:
-    """Return the temporary name of what becomes `path` when it is complete."""
+    """Return the temporary name of a file that is renamed to `path` when it is complete."""
     return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager
 def whole(path: Path, place: str = PLACE) -> Iterator[Path]:
-    """Yield a temporary name, renamed to `path` at the end: a reader sees all of the file, the old one or none.
+    """Write a file atomically: other processes see the old file or the complete new one.
 
-    place: how the user chooses another place. Raises InputError where the disk refuses.
+    Parameters
+    ----------
+    path : Path
+        The file.
+    place : str
+        Option for choosing another folder, for messages.
+
+    Yields
+    ------
+    Path
+        Temporary file to write, renamed to `path` at the end.
+
+    Raises
+    ------
+    InputError
+        If the disk is full or not writable.
     """
     partial = partial_of(path)
     with translate_refusals(path, ANY, place):
@@ -54,7 +70,7 @@ def whole(path: Path, place: str = PLACE) -> Iterator[Path]:
         try:
             yield partial
             with partial.open("rb") as file:
-                os.fsync(file.fileno())  # some file systems only now say that they are full
+                os.fsync(file.fileno())  # some file systems report only here that they are full
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -62,11 +78,21 @@ def whole(path: Path, place: str = PLACE) -> Iterator[Path]:
 
 @contextmanager
 def translate_refusals(path: Path, refusals: Collection[int] = FULL | REFUSED, place: str = PLACE) -> Iterator[None]:
-    """Turn what a disk refuses at `path` into an `InputError`; any other error stays what it is."""
+    """Turn disk errors into an `InputError`; other errors are raised unchanged.
+
+    Parameters
+    ----------
+    path : Path
+        The file or folder that is being written.
+    refusals : collection of int
+        Error numbers to translate.
+    place : str
+        Option for choosing another folder, for messages.
+    """
     try:
         yield
     except OSError as error:
-        short = error.errno is None and "written" in str(error)  # numpy tells of a full disk without a number
+        short = error.errno is None and "written" in str(error)  # numpy reports a full disk without an error number
         if not short and error.errno not in refusals:
             raise
         if short or error.errno in FULL:
@@ -75,26 +101,40 @@ def translate_refusals(path: Path, refusals: Collection[int] = FULL | REFUSED, p
         raise InputError(f"{what}. Choose another place with {place}.") from None
 
 
-def room(path: Path, wanted: int) -> None:
-    """Raise InputError if so many bytes do not fit on the disk of `path`."""
-    if wanted > _free(path):
-        raise _full(path, f"wants {wanted / 1e6:,.1f} MB", PLACE)
+def room(path: Path, size: int) -> None:
+    """Raise InputError if a file of this size, in bytes, does not fit on the disk."""
+    if size > _free(path):
+        raise _full(path, f"needs {size / 1e6:,.1f} MB", PLACE)
 
 
 def _free(path: Path) -> int:
+    """Return the free bytes on the disk of a path."""
     return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
 
 
 def _full(path: Path, what: str, place: str) -> InputError:
+    """Return the error for a full disk."""
     free = f"{_free(path) / 1e6:,.1f} MB are free there"
     return InputError(f"disk full: {path} {what}, {free}. Free space, or choose another place with {place}.")
 
 
 @contextmanager
 def hold_lock(lock: Path, patience: float = math.inf, place: str = PLACE) -> Iterator[None]:
-    """Hold a lock file; the operating system frees it when its holder ends in whatever way.
+    """Hold a lock file inside the block; the operating system releases it if the process is killed.
 
-    Raises BusyError if another process still holds it after so many seconds.
+    Parameters
+    ----------
+    lock : Path
+        The lock file.
+    patience : float
+        Seconds to wait for another process.
+    place : str
+        Option for choosing another folder, for messages.
+
+    Raises
+    ------
+    BusyError
+        If another process still holds the lock.
     """
     made = FileLock(lock, timeout=-1 if patience == math.inf else patience)
     while not made.is_locked:
@@ -103,8 +143,10 @@ def hold_lock(lock: Path, patience: float = math.inf, place: str = PLACE) -> Ite
             try:
                 made.acquire()
             except Timeout:
-                raise BusyError(f"another process works in {lock.parent}.") from None
-            except FileNotFoundError:  # its folder went with the holder before: make it again
+                raise BusyError(
+                    f"{lock.parent}: in use by another process. Wait for it to end, or choose another folder."
+                ) from None
+            except FileNotFoundError:  # the previous holder removed the folder: create it again
                 continue
     try:
         yield
@@ -112,4 +154,4 @@ def hold_lock(lock: Path, patience: float = math.inf, place: str = PLACE) -> Ite
         made.release()
 
 
-JOINED = "|"  # between the classes of a set, so no class has it in its name
+JOINED = "|"  # separates the classes of a prediction set; not allowed in class names

@@ -1,4 +1,4 @@
-"""How much of the machine this process may use, and the processes that share its work."""
+"""CPU cores and threads available to this process, and work divided between worker processes."""
 
 import gc
 import os
@@ -14,55 +14,69 @@ from typing import TypeVar
 
 from alerce_early.errors import InputError
 
-STOPS = (signal.SIGTERM, signal.SIGINT)  # the signals that ask a process to end
-CPU_FACTS = Path("/proc/cpuinfo")  # of Linux
-IN_FLIGHT = 3  # pieces of work for each process: one at work, one before it and one behind
+STOPS = (signal.SIGTERM, signal.SIGINT)  # signals that end a process
+CPU_FACTS = Path("/proc/cpuinfo")  # Linux only
+IN_FLIGHT = 3  # pieces of work per process: one waiting, one in work, one finished
 
-T = TypeVar("T")  # the 3.12 syntax for generics would shut out Python 3.11
+T = TypeVar("T")  # Python 3.11 lacks the new syntax for generics
 R = TypeVar("R")
 
 
 def cores() -> int:
-    """How many cores this process may use, which on a shared machine are not all there are."""
+    """Return the number of cores available to this process, which may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads() -> int:
-    """How many of them one computation takes: all, or as many as OMP_NUM_THREADS says, which torch heeds too.
+    """Return the number of threads of one computation: OMP_NUM_THREADS, as in torch, or else the number of cores.
 
-    Of a list as "4,2", one number a level of nesting, the first counts.
+    In a list with one number per nesting level, such as "4,2", the first one counts.
     """
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(asked) if asked.isdecimal() and int(asked) else cores()
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(given) if given.isdecimal() and int(given) else cores()
 
 
 def multiplies_bfloat16() -> bool:
-    """Return whether the processor computes networks faster in bfloat16 than in float32: by AMX alone.
+    """Return True if the processor has AMX and so computes networks faster in bfloat16 than in float32.
 
-    With the instructions that AVX-512 has for it, a step of training and a prediction take 1.4 times as long.
+    With only the bfloat16 instructions of AVX-512, training and prediction take 1.4 times as long as in float32.
     """
     return CPU_FACTS.exists() and "amx_bf16" in CPU_FACTS.read_text()
 
 
 def map_in_processes(function: Callable[[T], R], work: Iterable[T], workers: int) -> Iterator[R]:
-    """Yield what a function returns for each piece of work, in order, computed by forked worker processes.
+    """Map a function over pieces of work in forked worker processes.
 
-    The workers end with the iterator, also when it is left by an exception, and with this process, however it ends.
+    The workers end with the iterator, also after an exception, and with this process, even if it is killed.
+
+    Parameters
+    ----------
+    function : callable
+        Takes one piece of work.
+    work : iterable
+        The pieces, read as needed.
+    workers : int
+        Number of worker processes.
+
+    Yields
+    ------
+    Any
+        Results in the order of the work.
 
     Raises
     ------
     InputError
         If a worker is killed.
     """
-    # forked, so that a worker starts without importing what its parent runs
+    # forked, so that a worker starts without importing modules again
     pool = ProcessPoolExecutor(workers, get_context("fork"), initializer=_begin)
     waiting: deque[Future[R]] = deque()
     try:
-        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # no worker runs this process's handlers
-        gc.freeze()  # nor collects its garbage: a Kafka client would wait for threads that a fork does not have
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # workers must not run the handlers of this process
+        gc.freeze()  # nor collect its garbage: a Kafka client would wait for threads that a fork lacks
         try:
             pool.submit(os.getpid)  # the first submit starts all workers
-            # else, of a worker that is ended while it writes a result, the other half would be waited for
+            # otherwise, if a worker is ended while writing a result, its reader would wait for the other half
             pool._result_queue._writer.close()  # type: ignore[attr-defined]
         finally:
             gc.unfreeze()
@@ -74,9 +88,11 @@ def map_in_processes(function: Callable[[T], R], work: Iterable[T], workers: int
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise InputError("a worker process was killed, perhaps for lack of memory; try again.") from None
+        raise InputError(
+            "a worker process was killed, perhaps for lack of memory. Free some memory and try again."
+        ) from None
     except BaseException:
-        for worker in list((pool._processes or {}).values()):  # terminate_workers() of Python 3.14
+        for worker in list((pool._processes or {}).values()):  # as terminate_workers() of Python 3.14
             worker.terminate()
         raise
     finally:
@@ -84,15 +100,15 @@ def map_in_processes(function: Callable[[T], R], work: Iterable[T], workers: int
 
 
 def _begin() -> None:
-    """Set up a worker: it ends on SIGTERM, without a word, and with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends its workers
+    """Set up a worker that ends silently on SIGTERM, and with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent also receives it and ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """End this process with its parent, which when killed cannot end its workers; they would wait for ever."""
+    """End this process when its parent ends; a killed parent cannot end its workers itself."""
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])

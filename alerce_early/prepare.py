@@ -1,4 +1,4 @@
-"""Clean a raw file into a store and show what was in it.
+"""Convert a raw file to a store of training rows and summarise its contents.
 
 `python -m alerce_early.prepare data=alerce data.path=FILE recipe=minmax`
 """
@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 
 @command
 def main(config: DictConfig) -> None:
-    """Take the same options as train; only data, recipe, augment.margin and outputs matter."""
-    from alerce_early.experiments.instantiate import make_data  # with torch, which a misspelt option need not wait for
+    """Prepare the store of a config; only its data, recipe, augment.margin and outputs matter."""
+    from alerce_early.experiments.instantiate import make_data  # a slow import, after the options have been checked
     from alerce_early.report import data_summary, pictures
 
     started = time.perf_counter()

@@ -1,8 +1,8 @@
-"""Search for good options with Optuna: `python -m alerce_early.search search=optimiser --trials 40`.
+"""Search for the best options with Optuna: `python -m alerce_early.search search=optimiser --trials 40`.
 
-Options are written as for train, and what is to be searched as for a sweep of train -m: choices a,b, ranges, and
-also intervals: 'optim.optimizer.lr=tag(log,interval(1e-4,1e-1))'. The study is a file beside its runs, so the same
-command continues with it, and several processes, also of several machines, share it.
+Fixed options are written as for train. Options to search are choices or ranges, as for a sweep with train -m, or
+intervals: 'optim.optimizer.lr=tag(log,interval(1e-4,1e-1))'. The study is a file in the folder of its runs: the same
+command resumes it, and several processes, also on several machines, can share it.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from alerce_early.training import signals
 
 @contextmanager
 def _helpers(n: int, threads: int) -> Iterator[None]:
-    """Let n more processes run the same command meanwhile; they and this one compute with so many threads."""
+    """Inside the block, run the same command in n more processes; each process uses this number of threads."""
     if n:
         import torch
 
@@ -31,7 +31,7 @@ def _helpers(n: int, threads: int) -> Iterator[None]:
     quiet = {"stdout": subprocess.DEVNULL, "env": os.environ | {"OMP_NUM_THREADS": str(threads)}}
     helpers = [subprocess.Popen(command, **quiet) for _ in range(n)]  # type: ignore[call-overload]
     try:
-        with signals.ending(*helpers):
+        with signals.terminate_on_error(*helpers):
             yield
     finally:
         for helper in helpers:
@@ -40,11 +40,16 @@ def _helpers(n: int, threads: int) -> Iterator[None]:
 
 @exit_on_input_error
 def main() -> None:
+    """Run or resume the search, and print its summary."""
     parser = argparse.ArgumentParser(prog="python -m alerce_early.search", description=__doc__.splitlines()[0])
     parser.add_argument("--version", action="version", version=f"alerce-early {VERSION}")
-    parser.add_argument("options", nargs="*", help="as for train -m: search=optimiser model=... data.batch_size=32,64")
-    parser.add_argument("--trials", type=int, default=40, help="how many the study is to have in all (default 40)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that share the trials, each with its cores")
+    parser.add_argument(
+        "options", nargs="*", help="options as for train -m, e.g. search=optimiser model=rotinv data.batch_size=32,64"
+    )
+    parser.add_argument("--trials", type=int, default=40, help="number of trials of the study in total (default: 40)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="number of processes that share the trials and the cores (default: 1)"
+    )
     arguments = parser.parse_intermixed_args()
     with require_extra("search", "sweep"):
         import optuna
@@ -53,7 +58,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     again = shlex.join(["python", "-m", "alerce_early.search", *sys.argv[1:]])
-    with signals.listen(), signals.resumed_by(again):
+    with signals.listen(), signals.set_resume_command(again):
         search = Search(arguments.options)
         with _helpers(arguments.jobs - 1, max(1, cores() // arguments.jobs)):
             search.run(arguments.trials)

@@ -1,6 +1,6 @@
-"""Train one system and report on it: `python -m alerce_early.train model=rotinv`.
+"""Train a network and write a report: `python -m alerce_early.train model=rotinv`.
 
-The steps of a run are in `experiments.run`, which takes seconds to import; composing its config needs none of that.
+The steps of a run are in `experiments.run`, a slow import that composing the config does not need.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,32 @@ from alerce_early.experiments.config import compose_config
 
 @command
 def main(config: DictConfig) -> None:
-    """Train by this config, or continue the run that it names."""
+    """Train with this config, or resume the run that it names."""
     run = Run.find(config.resume) if config.resume else Run(Path(HydraConfig.get().runtime.output_dir))
     _train(config, run, HydraConfig.get().overrides.task)
 
 
 def train_options(*options: str) -> Run:
-    """Train with options as on the command line, in a new run folder or that of resume=; return the run."""
+    """Train with options as on the command line.
+
+    Parameters
+    ----------
+    *options : str
+        Options such as "model=rotinv"; "resume=FOLDER" resumes a run.
+
+    Returns
+    -------
+    Run
+        The finished run.
+
+    Raises
+    ------
+    InputError
+        If an option is invalid, or the options are a sweep.
+    """
     config = compose_config(*options, hydra=True)
     if config.hydra.mode == RunMode.MULTIRUN:
-        raise InputError(f"{' '.join(options)}: many runs. Type python -m alerce_early.train with the same options.")
+        raise InputError(f"{' '.join(options)}: a sweep. Use python -m alerce_early.train with the same options.")
     run, level = Run(Path(config.hydra.run.dir)), config.hydra.job_logging.root.level
     with open_dict(config):
         del config.hydra
@@ -37,6 +53,7 @@ def train_options(*options: str) -> Run:
 
 
 def _train(config: DictConfig, run: Run, options: Sequence[str]) -> Run:
+    """Train or resume a run."""
     if config.resume:
         config = _config_of_resumed_run(config, run, options)
     from alerce_early.experiments.run import train
@@ -45,10 +62,10 @@ def _train(config: DictConfig, run: Run, options: Sequence[str]) -> Run:
 
 
 def _config_of_resumed_run(config: DictConfig, run: Run, options: Sequence[str]) -> DictConfig:
-    """Return the run's own config, with the logger of the options if they choose one.
+    """Return the config in the run folder, with the logger of the options if they choose one.
 
-    Raises InputError, naming the keys, if the options differ from the config, and if its own logger may write outside
-    the run folder: the folder may come from anyone.
+    Raises InputError if other options differ from it, or if its logger may write outside the run folder: the folder may
+    come from anyone.
     """
     own = run.config()
     schema.check(own, file=run.config_file)
@@ -57,8 +74,9 @@ def _config_of_resumed_run(config: DictConfig, run: Run, options: Sequence[str])
     typed = [key for key in plain | given if given.get(key) != plain.get(key)]
     if differ := [key for key in typed if given.get(key) != flatten_config(own).get(key)]:
         raise InputError(
-            f"{run.path} continues as it began: {describe_differences(differ, flatten_config(own), given)}. "
-            f"To train its network longer or otherwise, start a new run with init_from={run.path}."
+            f"{run.path}: cannot resume with different options: "
+            f"{describe_differences(differ, flatten_config(own), given)}. "
+            f"To continue training with these, start a new run with init_from={run.path}."
         )
     if config.outputs != default.outputs:
         own.outputs = config.outputs
@@ -66,7 +84,7 @@ def _config_of_resumed_run(config: DictConfig, run: Run, options: Sequence[str])
         own.logger = config.logger
     elif not logs_inside(own):
         raise InputError(
-            f"{run.path}: its logger writes outside the run folder. Choose the logger again, e.g. logger=tensorboard."
+            f"{run.path}: its logger writes outside the run folder. Choose a logger, e.g. logger=tensorboard."
         )
     return own
 

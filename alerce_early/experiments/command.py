@@ -21,7 +21,7 @@ from alerce_early.experiments import schema, sweep
 from alerce_early.experiments.config import CONF, adopt, quote_options, translate_errors
 from alerce_early.files import VERSION
 from alerce_early.training import signals
-from alerce_early.training.processes import agree, is_first
+from alerce_early.training.processes import broadcast_from_first, is_first
 
 
 @exit_on_input_error
@@ -40,7 +40,7 @@ def run_folder(resume: str | None, new: str) -> str:
     str
         Path of the run folder.
     """
-    return agree(lambda: str(Run.find(resume).path if resume else Run.new(Path(new)).path))
+    return broadcast_from_first(lambda: str(Run.find(resume).path if resume else Run.new(Path(new)).path))
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
@@ -66,7 +66,7 @@ def command(job: Callable[[DictConfig], None]) -> Callable[[], None]:
     @wraps(job)
     def guarded(config: DictConfig) -> None:
         full = files.translate_refusals(Path(config.outputs), files.FULL)
-        with signals.unwinding(), translate_errors(), full:  # Hydra prints errors that leave the job
+        with signals.reraise_stopped(), translate_errors(), full:  # Hydra prints errors that leave the job
             options = list(HydraConfig.get().overrides.task)
             schema.check(config, options)
             adopt(config, options)

@@ -24,8 +24,8 @@ def generate(run: Run, names: list[str], n: int, seed: int, out: Path, force: bo
     """Write generated stamps and a picture that compares them with training stamps.
 
     The file has the raw format of the training data, for `data.path` or `data.extra`. Pixels are in units of the noise
-    of the science image, with the sky at 0; preprocessing gives the same result as for counts. Outside the central region that the
-    generator has learned, stamps contain only sky noise.
+    of the science image, with the sky at 0; preprocessing gives the same result as for counts. Outside the central
+    region that the generator has learned, stamps contain only sky noise.
 
     Parameters
     ----------

@@ -37,8 +37,8 @@ from alerce_early.tasks import restore
 from alerce_early.tasks.base import Task
 from alerce_early.tasks.classify import ClassifyTask
 from alerce_early.training.callbacks import NonFiniteLossError, measure_training, silence_libraries
-from alerce_early.training.processes import agree, is_launched
-from alerce_early.training.signals import resumed_by
+from alerce_early.training.processes import broadcast_from_first, is_launched
+from alerce_early.training.signals import set_resume_command
 from alerce_early.training.tensorboard import Board
 from alerce_early.training.trainer import make_trainer
 
@@ -159,7 +159,7 @@ def claim(run: Run, config: DictConfig) -> Iterator[bool]:
                 return str(busy)
             return FINISHED if run.finished else ""
 
-        found = agree(begin)  # the first process locks the folder and writes for all
+        found = broadcast_from_first(begin)  # the first process locks the folder and writes for all
         if found not in (FINISHED, ""):
             raise files.BusyError(found)
         run.expect(config)
@@ -167,7 +167,7 @@ def claim(run: Run, config: DictConfig) -> Iterator[bool]:
         trusting = ["env", f"{construct.TRUST}={own}"] if own else []
         command_line = [*trusting, "python", "-m", "alerce_early.train", f"resume={quote_value(run.path)}"]
         command_line += [] if logs_inside(config) else [f"logger=[{','.join(map(str, config.logger))}]"]
-        with resumed_by(shlex.join(command_line)):
+        with set_resume_command(shlex.join(command_line)):
             yield found == FINISHED
 
 
@@ -216,7 +216,7 @@ def prepare(config: DictConfig, teachers: Sequence[Path]) -> AlertData:
         The data module; its store is on disk.
     """
     data = make_data(config)
-    agree(data.prepare_data)
+    broadcast_from_first(data.prepare_data)
     if teachers:
         data.set_soft_labels(ask_teachers(teachers, data))
     return data

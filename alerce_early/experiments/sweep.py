@@ -64,7 +64,7 @@ def _run_in_subprocess(options: list[str], folder: Path) -> None:
     """Run a job with several processes as a separate command, so that a crash does not end the sweep."""
     command = [sys.executable, "-m", "alerce_early.train", *options, f"hydra.run.dir='{folder}'"]
     # terminated rather than killed, so that it can end its own processes
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job, signals.ending(job):
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job, signals.terminate_on_error(job):
         printed = job.communicate()[1]
     print(printed, end="", file=sys.stderr)
     if job.returncode == files.BusyError.status:

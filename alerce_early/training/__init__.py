@@ -1,1 +1,1 @@
-"""What a run needs beside its network: trainer, folder, processes, progress; and sweeps."""
+"""Training: the trainer, its callbacks, several processes, and signals."""

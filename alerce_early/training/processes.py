@@ -1,8 +1,8 @@
-"""What the processes of one run must know of each other before they train together.
+"""Coordination of the processes of one run before they train together.
 
-A launcher (torchrun, srun) starts the same command once for each device. These processes meet at the launcher's
-address, so that what the first decides (the run folder's name, whether to run at all) holds for all. Processes
-that Lightning starts itself come when the first has decided.
+A launcher (torchrun, srun) starts the same command once per device. The processes connect to a store at the launcher's
+address, through which the first process distributes its decisions, such as the name of the run folder. Processes
+started by Lightning itself exist only after the first process has decided.
 """
 
 import atexit
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from lightning.fabric.plugins.environments import ClusterEnvironment
     from torch.distributed import Store
 
-OURS = "ALERCE_EARLY_FIRST_PROCESS"  # for the processes that Lightning starts: the process that did
-COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # how launchers tell how many processes they started
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # what Lightning takes a rank from
-LAUNCHED = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", *COUNTS)  # one of them, if a launcher is at work
-LONGEST = 86400.0  # seconds that the first process may take to prepare the data
+PARENT_VARIABLE = "ALERCE_EARLY_FIRST_PROCESS"  # process id of the parent that starts the others with Lightning
+COUNT_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # number of processes, set by launchers
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as read by Lightning
+LAUNCHER_VARIABLES = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS", *COUNT_VARIABLES)  # a launcher sets at least one
+MAX_WAIT_SECONDS = 86400.0  # for the first process to prepare the data
 
 _questions = count()
 
@@ -34,8 +34,8 @@ _questions = count()
 def _leave_group() -> None:
     """Destroy the process group before the interpreter ends.
 
-    A thread of gloo that frees a tensor while the interpreter ends would abort the process; destroying the group
-    joins these threads.
+    A gloo thread that frees a tensor while the interpreter ends would abort the process. Destroying the group joins
+    these threads.
     """
     dist = sys.modules.get("torch.distributed")
     if dist and dist.is_available() and dist.is_initialized():
@@ -43,25 +43,38 @@ def _leave_group() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that decides and writes: of rank 0 by Lightning, or, before it, by RANKS."""
+    """Return True if this process has rank 0, according to Lightning if it is loaded, else to `RANK_VARIABLES`."""
     lightning = sys.modules.get("lightning.pytorch.utilities.rank_zero")
-    rank = next((os.environ[name] for name in RANKS if name in os.environ), 0)
+    rank = next((os.environ[name] for name in RANK_VARIABLES if name in os.environ), 0)
     return int(getattr(lightning.rank_zero_only, "rank", 0) if lightning else rank) == 0
 
 
 def is_launched() -> bool:
-    """Whether a launcher started this process beside others."""
-    return _meeting() is not None
+    """Return True if a launcher started this process together with others."""
+    return _connect_store() is not None
 
 
-def agree(decide: Callable[[], Any]) -> Any:
-    """Return in every process what the first one decides, a plain value, while the others wait.
+def broadcast_from_first(decide: Callable[[], Any]) -> Any:
+    """Call a function in the first process and return its result in all processes.
 
-    Every process must make the same calls of this function in the same order. Returns "" in a process that Lightning
-    started, which exists only because the first has already decided to continue. Raises InputError in
-    all if the first fails.
+    All processes must make the same calls in the same order.
+
+    Parameters
+    ----------
+    decide : callable
+        Takes no arguments and returns a value that can be written as JSON.
+
+    Returns
+    -------
+    Any
+        The result; "" in a process started by Lightning, which exists only after the first process has decided.
+
+    Raises
+    ------
+    InputError
+        In all processes, if the function raises an error in the first.
     """
-    if (store := _meeting()) is None:
+    if (store := _connect_store()) is None:
         return decide() if is_first() else ""
     from torch.distributed.elastic.utils.store import synchronize
 
@@ -73,7 +86,7 @@ def agree(decide: Callable[[], Any]) -> Any:
         except Exception as error:
             failed, answer = error, {"failed": str(error) if isinstance(error, InputError) else one_line(error)}
     place = here.global_rank(), here.world_size(), f"{next(_questions)}/"
-    first = json.loads(synchronize(store, json.dumps(answer).encode(), *place, LONGEST)[0])
+    first = json.loads(synchronize(store, json.dumps(answer).encode(), *place, MAX_WAIT_SECONDS)[0])
     if failed:
         raise failed
     if "failed" in first:
@@ -82,12 +95,12 @@ def agree(decide: Callable[[], Any]) -> Any:
 
 
 def environment() -> "ClusterEnvironment | None":
-    """Return what the launcher of this process tells, or None of one that was started alone or by Lightning.
+    """Return the cluster environment of torchrun or srun; None for a process started alone or by Lightning.
 
-    Raises InputError for a launcher that is neither torchrun nor srun.
+    Raises InputError for any other launcher.
     """
-    if not any(name in os.environ for name in LAUNCHED):
-        os.environ[OURS] = str(os.getpid())
+    if not any(name in os.environ for name in LAUNCHER_VARIABLES):
+        os.environ[PARENT_VARIABLE] = str(os.getpid())
         return None
     from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
@@ -95,58 +108,58 @@ def environment() -> "ClusterEnvironment | None":
         return TorchElasticEnvironment()
     if _is_task_of_srun() and SLURMEnvironment.detect():
         try:
-            # Lightning would write a checkpoint of its own in the middle of an epoch, and later prefer it to the best
+            # otherwise Lightning writes its own checkpoint within an epoch and resumes from it
             return SLURMEnvironment(auto_requeue=False)
-        except RuntimeError as error:  # it wants --ntasks-per-node
+        except RuntimeError as error:  # it needs --ntasks-per-node
             raise InputError(f"srun: {one_line(error)}.") from None
-    ours = {str(os.getpid()), str(os.getppid())}
-    for name in COUNTS:
-        if os.environ.get(name, "1") != "1" and os.environ.get(OURS) not in ours:
+    own = {str(os.getpid()), str(os.getppid())}
+    for name in COUNT_VARIABLES:
+        if os.environ.get(name, "1") != "1" and os.environ.get(PARENT_VARIABLE) not in own:
             raise InputError(
-                f"{name}={os.environ[name]}: a launcher that is neither torchrun nor srun started this process. "
-                f"Start it with one of these, or with unset {name}."
+                f"{name}={os.environ[name]}: set by a launcher other than torchrun or srun. Use one of these, or "
+                f"unset {name}."
             )
-    os.environ[OURS] = str(os.getpid())
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
     return None
 
 
 def _is_task_of_srun() -> bool:
-    """Return whether srun started this process, one for each task of the allocation.
+    """Return True if srun started this process as one of all tasks of the allocation.
 
-    The shell of salloc, a notebook and the script of sbatch are one process, whatever number of tasks was asked for.
+    A shell in salloc, a notebook or an sbatch script is a single process in an allocation of several tasks.
     """
     return os.environ.get("SLURM_STEP_NUM_TASKS") == os.environ.get("SLURM_NTASKS")
 
 
 def make_plugin() -> "ClusterEnvironment":
-    """Return the environment as the trainer's plugin, Lightning's own where no launcher is at work.
+    """Return the environment as a plugin for the trainer; without a launcher, Lightning's default.
 
-    Without one Lightning takes every process within an allocation of SLURM for a task that srun started.
+    Without a plugin, Lightning assumes that srun started every process in a SLURM allocation.
     """
     from lightning.fabric.plugins.environments import LightningEnvironment
 
     return environment() or LightningEnvironment()
 
 
-def check_number(devices: int) -> None:
-    """Raise InputError if the launcher started more or fewer processes than the trainer has devices."""
+def check_process_count(devices: int) -> None:
+    """Raise InputError if the number of processes of a launcher is not the number of devices."""
     here = environment()
     if here and here.world_size() != devices:
         raise InputError(
-            f"trainer.devices: {devices} in all, but {here.world_size()} processes were started. Let them be equal: "
-            "torchrun --nproc-per-node, sbatch --ntasks-per-node, of a sweep hydra.launcher.tasks_per_node."
+            f"trainer.devices: {devices} devices in all, but {here.world_size()} processes were started. Make them "
+            "equal with torchrun --nproc-per-node, sbatch --ntasks-per-node or hydra.launcher.tasks_per_node."
         )
 
 
 @cache
-def _meeting() -> "Store | None":
-    """Return the store of the launcher's processes, or None of one that was started alone."""
+def _connect_store() -> "Store | None":
+    """Connect to the store of the launcher's processes; return None for a single process."""
     here = environment()
     if here is None or here.world_size() == 1:
         return None
     import torch.distributed as dist
 
-    signals.end_at_once(here.global_rank() == 0)  # while it waits for another, too
+    signals.end_at_once(here.global_rank() == 0)  # also while it waits for another process
     address = f"tcp://{here.main_address}:{here.main_port}"
     store, _, _ = next(iter(dist.rendezvous(address, here.global_rank(), here.world_size())))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -1,11 +1,10 @@
-"""Stopping: SIGTERM of a scheduler and Ctrl-C end a command with one line and no traceback.
+"""Signals: SIGTERM (as sent by schedulers) and SIGINT (Ctrl-C) end a command with one line and no traceback.
 
-Nothing is saved at that moment, because everything is already: a run continues from the end of its last epoch,
-where alone it can continue as if it had never stopped.
+Nothing needs to be saved at that moment: a run resumes from its last complete epoch, where its state is known exactly.
 
-The handler raises `Stopped` in the main thread, which may be anywhere: in a callback that swallows the exception, in a
-library that is about to release a lock. So a second thread, which the signal wakes, ends the process if the first has
-not done so after some seconds.
+The handler raises `Stopped` in the main thread. That thread may be in a callback that swallows the exception, or in a
+library that is about to release a lock. Therefore a second thread, woken by the signal, ends the process if the main
+thread has not done so within `PATIENCE` seconds.
 """
 
 import os
@@ -23,70 +22,79 @@ from typing import Any
 
 from alerce_early.machine import STOPS
 
-PATIENCE = 5.0  # seconds that the main thread may take to end after a signal
+PATIENCE = 5.0  # seconds for the main thread to end after a signal
 
 
 class Stopped(SystemExit):
-    """Ends the process with the status that shells give a process ended by this signal, 143 or 130.
+    """End the process with the status that shells report for this signal: 143 for SIGTERM, 130 for SIGINT.
 
-    how: what to type to continue.
+    Parameters
+    ----------
+    number : int
+        The signal.
+
+    Attributes
+    ----------
+    advice : str
+        How to continue; part of the message.
     """
 
-    how = ""
+    advice = ""
 
     def __init__(self, number: int):
         self.status = 128 + number
         super().__init__(self.status)
         self.name = signal.Signals(number).name
-        self.how = Stopped.how or "the same command continues"  # as of now: it is printed when `resumed_by` has ended
+        # copied, because the message is printed after `set_resume_command` has ended
+        self.advice = Stopped.advice or "run the same command to continue"
 
     def __str__(self) -> str:
-        return f"stopped by {self.name}; {self.how}"
+        return f"stopped by {self.name}; {self.advice}"
 
 
-_came: list[Stopped] = []  # by the first signal
-_said = threading.Lock()  # held from the moment that the line is printed
-_to_end: list[Callable[[], object]] = []  # ends what this process started and multiprocessing does not know
+_received: list[Stopped] = []  # by the first signal
+_print_lock = threading.Lock()  # acquired once, so that the line is printed once
+_terminators: list[Callable[[], object]] = []  # end child processes unknown to multiprocessing
 
 
 @contextmanager
-def resumed_by(command: str) -> Iterator[None]:
-    """Name, within, this command in the line of a stop, unless one around it is named."""
-    before, Stopped.how = Stopped.how, Stopped.how or f"continue with: {command}"
+def set_resume_command(command: str) -> Iterator[None]:
+    """Inside the block, name this command in the message of a stop, unless an outer block has named one."""
+    before, Stopped.advice = Stopped.advice, Stopped.advice or f"continue with: {command}"
     try:
         yield
     finally:
-        Stopped.how = before
+        Stopped.advice = before
 
 
 @contextmanager
-def listen(speaks: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Within, a signal ends the command: the first raises `Stopped` in the main thread, the others nothing.
+def listen(prints: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Inside the block, the first signal raises `Stopped` in the main thread; further signals are ignored.
 
-    Whatever the main thread makes of that, what leaves the block is `Stopped`, and its line is printed.
+    Any exception that leaves the block after a signal is replaced by `Stopped`, and its message is printed.
 
     Parameters
     ----------
-    speaks : callable
-        Returns whether this process, of several, prints the line.
+    prints : callable
+        Returns True if this process prints the message; only one of several should.
     """
     handlers = {number: signal.signal(number, _stop) for number in STOPS}
-    waker, hook = _wake(PATIENCE, speaks), sys.unraisablehook
+    waker, hook = _start_thread(PATIENCE, prints), sys.unraisablehook
 
-    def end_where_lost(lost: Any) -> None:
-        if lost.exc_value in _came:  # in a callback of a weak reference, for example
-            _leave(_came[0], speaks)
+    def end_if_ignored(lost: Any) -> None:
+        if lost.exc_value in _received:  # for example in a callback of a weak reference
+            _end_process(_received[0], prints)
         hook(lost)
 
-    sys.unraisablehook = end_where_lost
+    sys.unraisablehook = end_if_ignored
     try:
-        with unwinding():
+        with reraise_stopped():
             yield
     except Stopped as stopped:
-        _say(stopped, speaks)
+        _print(stopped, prints)
         raise
     finally:
-        if not _came:  # else the process is ending, for which its handlers and the thread stay
+        if not _received:  # otherwise the process is ending and still needs handlers and thread
             sys.unraisablehook = hook
             os.close(signal.set_wakeup_fd(waker))
             for number, handler in handlers.items():
@@ -94,19 +102,25 @@ def listen(speaks: Callable[[], bool] = lambda: True) -> Iterator[None]:
 
 
 @contextmanager
-def unwinding() -> Iterator[None]:
-    """After a signal, let nothing but `Stopped` leave the block: not the error of a library that it interrupted."""
+def reraise_stopped() -> Iterator[None]:
+    """After a signal, replace any exception that leaves the block, such as a library's own error, by `Stopped`."""
     try:
         yield
     except BaseException:
-        if _came:
-            raise _came[0] from None
+        if _received:
+            raise _received[0] from None
         raise
 
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Within, the first signal raises nothing; the function that is yielded tells whether it came. A second raises."""
+    """Inside the block, only the second signal raises `Stopped`.
+
+    Yields
+    ------
+    callable
+        Returns True after the first signal.
+    """
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -125,24 +139,30 @@ def deferred() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def end_at_once(speaks: bool, *end_others: Callable[[], object]) -> None:
-    """From now on, the signals end this process from a thread of its own: one of several that train together.
+def end_at_once(prints: bool, *end_others: Callable[[], object]) -> None:
+    """From now on, let a second thread end this process at once on a signal; for processes that train together.
 
-    Its main thread may be waiting inside a collective operation for a process that is gone; there it would raise
-    nothing, and Lightning's own handler would begin another such operation. speaks: print the line. end_others: end
-    the processes that this one started.
+    The main thread may be waiting in a collective operation for a process that has ended. No exception is raised
+    there, and Lightning's handler would start another collective operation.
+
+    Parameters
+    ----------
+    prints : bool
+        Whether this process prints the message.
+    *end_others : callable
+        End the processes that this one started.
     """
-    _to_end.extend(end_others)
+    _terminators.extend(end_others)
     for number in STOPS:
-        signal.signal(number, lambda *_: None)  # Python writes to the socket before it calls any handler
-    _wake(0.0, lambda: speaks)
+        signal.signal(number, lambda *_: None)  # the thread is woken before any handler is called
+    _start_thread(0.0, lambda: prints)
 
 
 @contextmanager
-def ending(*programs: "Popen[Any]") -> Iterator[None]:
-    """End these programs when an exception leaves the block, or this process is stopped within."""
+def terminate_on_error(*programs: "Popen[Any]") -> Iterator[None]:
+    """Terminate these programs if an exception leaves the block or this process is stopped inside it."""
     ends = [program.terminate for program in programs]
-    _to_end.extend(ends)
+    _terminators.extend(ends)
     try:
         yield
     except BaseException:
@@ -151,17 +171,18 @@ def ending(*programs: "Popen[Any]") -> Iterator[None]:
         raise
     finally:
         for end in ends:
-            _to_end.remove(end)
+            _terminators.remove(end)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    if not _came:
-        _came.append(Stopped(number))
-        raise _came[0]
+    """Raise `Stopped` for the first signal."""
+    if not _received:
+        _received.append(Stopped(number))
+        raise _received[0]
 
 
-def _wake(patience: float, speaks: Callable[[], bool]) -> int:
-    """Start the thread that ends this process so many seconds after a signal; return the wake-up fd of before."""
+def _start_thread(patience: float, prints: Callable[[], bool]) -> int:
+    """Start the thread that ends this process some seconds after a signal; return the previous wake-up fd."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
@@ -169,22 +190,23 @@ def _wake(patience: float, speaks: Callable[[], bool]) -> int:
         while byte := reader.recv(1):
             if byte[0] in STOPS:
                 time.sleep(patience)
-                _leave(_came[0] if _came else Stopped(byte[0]), speaks)
+                _end_process(_received[0] if _received else Stopped(byte[0]), prints)
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
     return signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
 
 
-def _leave(stopped: Stopped, speaks: Callable[[], bool]) -> None:
-    """End this process and those that it started; needs no lock that the main thread may hold."""
-    for end in [*_to_end, *(child.kill for child in active_children())]:
+def _end_process(stopped: Stopped, prints: Callable[[], bool]) -> None:
+    """End this process and its children, without any lock that the main thread may hold."""
+    for end in [*_terminators, *(child.kill for child in active_children())]:
         with suppress(Exception):
             end()
-    _say(stopped, speaks)
+    _print(stopped, prints)
     os._exit(stopped.status)
 
 
-def _say(stopped: Stopped, speaks: Callable[[], bool]) -> None:
-    if speaks() and _said.acquire(blocking=False):
+def _print(stopped: Stopped, prints: Callable[[], bool]) -> None:
+    """Print the message of a stop, once."""
+    if prints() and _print_lock.acquire(blocking=False):
         with suppress(OSError):
-            os.write(2, f"{stopped}\n".encode())  # sys.stderr has a lock
+            os.write(2, f"{stopped}\n".encode())  # not sys.stderr, which has a lock

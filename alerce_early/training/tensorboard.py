@@ -1,4 +1,4 @@
-"""Pictures in TensorBoard while a run trains."""
+"""Figures in TensorBoard during training."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,16 +14,16 @@ from alerce_early.tasks.base import Task
 
 Draw = Callable[[np.ndarray, Sequence[str]], Any]  # returns a matplotlib figure
 
-SHOWN = 16  # rows in the picture of a batch
+N_GALLERY_ROWS = 16
 
 
 class Board(Callback):
-    """TensorBoard: examples as the net sees them once, the confusion matrix whenever a better net was found.
+    """Log figures to TensorBoard: inputs of the first batch, and the confusion matrix of each new best epoch.
 
     Parameters
     ----------
     draw_gallery : callable
-        Draws images (N, C, ...) with a caption each, see `report.figures.gallery`.
+        Draws images (N, C, ...) with one caption per image, see `report.figures.gallery`.
     draw_confusion : callable
         Draws counts (C, C) int64 by true and predicted class, see `report.figures.confusion`.
     """
@@ -33,15 +33,17 @@ class Board(Callback):
         self.drawn_for: torch.Tensor | None = None
 
     def on_train_batch_start(self, trainer: L.Trainer, task: L.LightningModule, batch: Any, index: int) -> None:
+        """Draw the preprocessed inputs of the first batch."""
         if trainer.global_step or not isinstance(task, Task):
             return
-        with torch.random.fork_rng():  # a picture must not change the run
-            seen = task.recipe.finish(task.augment(batch["image"][:SHOWN]))
-        captions = [task.spec.classes[label] for label in batch["label"][:SHOWN].tolist()]
+        with torch.random.fork_rng():  # the figure must not change the random state of the run
+            seen = task.recipe.finish(task.augment(batch["image"][:N_GALLERY_ROWS]))
+        captions = [task.spec.classes[label] for label in batch["label"][:N_GALLERY_ROWS].tolist()]
         shown = self.draw_gallery(seen.cpu().numpy(), captions)
         self._add(trainer, f"{task.spec.kind} as the net sees them", shown)
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Draw the confusion matrix if this epoch is the best so far."""
         if not isinstance(task, Task) or (score := _best_score(trainer)) == self.drawn_for:
             return
         self.drawn_for = score
@@ -58,6 +60,6 @@ class Board(Callback):
 
 
 def _best_score(trainer: L.Trainer) -> torch.Tensor | None:
-    """Return the monitored number of the best epoch so far."""
+    """Return the monitored metric of the best epoch so far."""
     best = trainer.checkpoint_callback  # the first one
     return best.best_model_score if isinstance(best, ModelCheckpoint) else None

@@ -95,7 +95,7 @@ def test_a_store_too_large_for_the_disk_is_refused_at_once(quick, small_disk: Pa
     filler = small_disk / "filler"
     filler.write_bytes(bytes(11_000_000))
     data = make_data(quick(f"outputs={small_disk}"))
-    with pytest.raises(InputError, match=r"^disk full: .*images\.npy wants \d\.\d MB, 1\.\d MB are free there"):
+    with pytest.raises(InputError, match=r"^disk full: .*images\.npy needs \d\.\d MB, 1\.\d MB are free there"):
         _ = data.store
     assert [path.suffix for path in (small_disk / "stores").iterdir()] == [".lock"]
     filler.unlink()

@@ -366,7 +366,7 @@ def test_a_signal_is_one_line(run: Path, night: Path, tmp_path: Path, number: si
         process.send_signal(number)
         _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + number
-    assert err == f"stopped by {number.name}; the same command continues\n"
+    assert err == f"stopped by {number.name}; run the same command to continue\n"
 
 
 def test_parquet_of_alerts_is_classified(classifier: Classifier, tmp_path: Path) -> None:

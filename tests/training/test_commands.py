@@ -64,7 +64,7 @@ def test_a_run_from_python_says_what_the_command_says(stamps_file: Path, tmp_pat
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("monitor=beauty", "monitor=beauty is not measured; wanted accuracy, "),
+        ("monitor=beauty", "monitor=beauty is not a metric of this task. Choose from accuracy, "),
         ("patience=long", "patience=long"),
         ("data.split.validation=many", "validation=many: "),
     ],

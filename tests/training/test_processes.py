@@ -33,7 +33,7 @@ TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1")
 
 
 def nobodys_child() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != processes.OURS}
+    return {name: value for name, value in os.environ.items() if name != processes.PARENT_VARIABLE}
 
 
 def command(*options: str, before: str = "", second: bool = True, **env: str) -> Command:
@@ -171,8 +171,9 @@ def tasks(*arguments: str) -> list[tuple[int, list[str], list[str]]]:
 
 def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
     code = (
-        "import os; from alerce_early.training.processes import agree; print(os.environ['SLURM_PROCID'], "
-        "*[agree(lambda: os.environ['SLURM_PROCID'] + name) for name in 'ab'])"
+        "import os; from alerce_early.training.processes import broadcast_from_first; "
+        "print(os.environ['SLURM_PROCID'], "
+        "*[broadcast_from_first(lambda: os.environ['SLURM_PROCID'] + name) for name in 'ab'])"
     )
     found = tasks("-c", code)
     assert [out for _, out, _ in found] == [["0 0a 0b"], ["1 0a 0b"]]
@@ -195,7 +196,7 @@ def test_a_process_that_srun_did_not_start_is_alone(stamps_file: Path, tmp_path:
 def test_the_interactive_step_of_an_allocation_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (ALLOCATION | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv(processes.OURS, "")  # which it sets, of this process
+    monkeypatch.setenv(processes.PARENT_VARIABLE, "")  # which it sets, of this process
     assert processes.environment() is None
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")

@@ -114,7 +114,7 @@ def test_a_folder_without_a_checkpoint_starts_anew(quick, tmp_path: Path) -> Non
 
 def test_one_process_at_a_time_works_in_a_folder(quick, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    with run.alone(), pytest.raises(files.BusyError, match="another process works in"):
+    with run.alone(), pytest.raises(files.BusyError, match="another process"):
         train(quick(), run.path)
     assert trained_weights(quick(), run.path)
 
@@ -163,10 +163,10 @@ def test_the_line_to_resume_works_in_a_shell(name: str, stamps_file: Path, tmp_p
     (folder,) = (where / "outputs" / "runs").glob("*/*")
     typed = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], check=True, capture_output=True, text=True)
     python, option, *words = typed.stdout.rstrip("\0").split("\0")
-    # an option that contradicts the run ends it at once, and says which run was found
+    # an option that contradicts the run is refused at once, and the message names the run
     done = run(*words, "data.batch_size=8", cwd=tmp_path)
     assert (python, option) == ("python", "-m")
-    assert done.returncode == 2 and done.stderr.startswith(f"error: {folder} continues as it began"), done.stderr
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {folder}: "), done.stderr
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ def test_a_stop_ends_a_pool_of_processes(
         send(process.pid, number)
         _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + number
-    assert err == f"stopped by {number.name}; the same command continues\n"
+    assert err == f"stopped by {number.name}; run the same command to continue\n"
     wait_for(lambda: not any(map(running, workers)))
 
 
