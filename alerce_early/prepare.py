@@ -1,4 +1,4 @@
-"""Convert a raw file to a store of training rows and summarise its contents.
+"""Convert a raw file to a cleaned data store and summarise its contents.
 
 `python -m alerce_early.prepare data=alerce data.path=FILE recipe=minmax`
 """

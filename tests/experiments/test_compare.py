@@ -1,4 +1,4 @@
-"""The table over runs: seeds are joined, choices are told apart, unfinished runs are named."""
+"""Comparison of runs: seeds are pooled, options distinguished, and unfinished runs listed."""
 
 import csv
 import re
@@ -23,7 +23,7 @@ SHORT = ("trainer.max_epochs=1", "data.batches_per_epoch=2", "data.batch_size=64
 
 
 def sure(table: dict[str, np.ndarray]) -> float:
-    """A metric of the user's own."""
+    """Return the mean of the highest probability, as an example of a user-defined metric."""
     return float(np.max([table[name] for name in table if name.startswith("p_")], axis=0).mean())
 
 
@@ -50,7 +50,7 @@ def test_seeds_of_one_config_are_one_row(sweep: Path) -> None:
         assert row.cells["n"] == "2" and row.cells["system"] == "preliminary_cnn" and name in ("minmax", "joint")
 
 
-def test_a_run_of_before_an_option_was_there_is_pooled_with_later_ones(sweep: Path, tmp_path: Path) -> None:
+def test_a_run_older_than_an_option_is_pooled_with_later_runs(sweep: Path, tmp_path: Path) -> None:
     shutil.copytree(sweep, tmp_path / "sweep")
     config = tmp_path / "sweep" / "joint0" / "config.yaml"
     config.write_text(config.read_text().replace("distil: null\n", ""))
@@ -79,7 +79,7 @@ def folds(quick, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, folds: Path) -> None:
+def test_runs_on_different_rows_are_not_ranked_against_each_other(sweep: Path, folds: Path) -> None:
     entries, _ = group_runs(find_runs([str(sweep), str(folds)])[0])
     assert [len(entry.runs) for entry in entries] == [2, 2, 2] and len({entry.rows for entry in entries}) == 2
     assert "not ranked against each other" in leaderboard.notes(entries)[0]
@@ -88,7 +88,7 @@ def test_runs_on_other_rows_are_not_ranked_against_each_other(sweep: Path, folds
     assert rows[2].cells["against the best"] == ""
 
 
-def test_a_generator_is_not_ranked_against_a_classifier_of_the_same_rows(quick, sweep: Path, tmp_path: Path) -> None:
+def test_a_generator_is_not_ranked_against_a_classifier(quick, sweep: Path, tmp_path: Path) -> None:
     train(quick("model=stamp_vae", "recipe=invertible", *SHORT), tmp_path / "vae")
     entries, _ = group_runs(find_runs([str(sweep), str(tmp_path)])[0])
     generator = next(entry for entry in entries if entry.choices["model"] == "stamp_vae")
@@ -100,7 +100,7 @@ def test_a_generator_is_not_ranked_against_a_classifier_of_the_same_rows(quick, 
     assert {csv_rows[entries.index(generator)][f"{test}_p"] for test in ("bootstrap", "mcnemar", "welch")} == {""}
 
 
-def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[str, Any]) -> None:
+def test_the_folds_of_a_seed_are_evaluated_together(folds: Path, survey: dict[str, Any]) -> None:
     (entry,), said = group_runs(find_runs([str(folds)])[0])
     assert said == ["preliminary_cnn, seed 1: 1 of 2 folds; excluded."]
     assert len(entry.values) == 1 and len(entry.runs) == 2
@@ -113,7 +113,7 @@ def test_the_folds_of_a_seed_are_judged_as_one_table(folds: Path, survey: dict[s
     assert f"sure {sure(entry.tables[0]):.3f}" in row.cells["test result"] and "sure_mean" in row.values
 
 
-def test_labels_drawn_at_random_are_compared_alone(folds: Path, tmp_path: Path) -> None:
+def test_only_randomly_selected_labels_are_compared(folds: Path, tmp_path: Path) -> None:
     (whole,), _ = group_runs(find_runs([str(folds)])[0])
     ids = whole.tables[0]["id"].tolist()
     drawn = {name: "random" if i % 3 == 0 else "uncertain" for i, name in enumerate(ids)}
@@ -136,7 +136,7 @@ def test_a_repeated_run_counts_once(sweep: Path, tmp_path: Path) -> None:
     assert len(entry.runs) == 1 and "b repeats" in said[0]
 
 
-def test_files(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_csv_and_html_files_are_written(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         sys, "argv", ["compare", str(sweep), "--csv", f"{tmp_path}/c.csv", "--html", f"{tmp_path}/c.html"]
     )
@@ -155,18 +155,18 @@ def test_a_single_run_has_no_spread(sweep: Path) -> None:
     assert "+-" not in leaderboard.as_text(leaderboard.rank(group_runs(finished)[0]))
 
 
-def test_a_run_that_has_not_finished_is_named(sweep: Path, tmp_path: Path) -> None:
+def test_unfinished_runs_are_listed(sweep: Path, tmp_path: Path) -> None:
     shutil.copytree(sweep / "minmax0", tmp_path / "cut")
     (tmp_path / "cut" / "metrics.json").unlink()
     assert find_runs([str(tmp_path)]) == ([], [tmp_path / "cut"])
 
 
-def test_a_folder_without_runs(tmp_path: Path) -> None:
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="contains no run"):
         find_runs([str(tmp_path)])
 
 
-def test_pages_over_runs_lead_to_those_of_each(
+def test_pages_of_several_runs_link_to_the_page_of_each(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(sweep, folder := tmp_path / "sweep")

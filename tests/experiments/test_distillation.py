@@ -22,7 +22,7 @@ COLUMNS = "features.names=[fwhm,ndethist]"
 
 @pytest.fixture(scope="module")
 def unlabelled(survey: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve more stamps of a survey, without labels; the object of the last two is one of the stamps file's."""
+    """Return a file of twelve unlabelled stamps; the last two are of an object in the stamps file."""
     from alerce_early.simulation.survey import simulate
 
     more = simulate(n=60, seed=5)
@@ -35,7 +35,7 @@ def unlabelled(survey: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
     return path
 
 
-def test_a_teacher_says_of_stored_rows_what_it_says_of_raw_ones(quick, finished_run: Run, survey) -> None:
+def test_a_teacher_predicts_stored_rows_as_it_predicts_raw_ones(quick, finished_run: Run, survey) -> None:
     data = make_data(quick(COLUMNS))
     data.prepare_data()
     found = ask_teachers([finished_run.best], data)
@@ -49,7 +49,7 @@ def test_a_teacher_says_of_stored_rows_what_it_says_of_raw_ones(quick, finished_
     assert np.allclose(ask_teachers([finished_run.best] * 2, data), found, atol=1e-6)
 
 
-def test_teachers_that_differ_say_their_mean(quick, finished_run: Run, tmp_path: Path) -> None:
+def test_probabilities_of_several_teachers_are_averaged(quick, finished_run: Run, tmp_path: Path) -> None:
     held = checkpoints.read(finished_run.best)
     weights = {name: -weight if weight.ndim > 1 else weight for name, weight in held["state_dict"].items()}
     checkpoints.save(held | {"state_dict": weights}, other := tmp_path / "other.ckpt")
@@ -60,7 +60,7 @@ def test_teachers_that_differ_say_their_mean(quick, finished_run: Run, tmp_path:
     assert np.allclose(ask_teachers([finished_run.best, other], data), (one + two) / 2, atol=1e-6)
 
 
-def test_rows_without_a_label_train_by_what_the_teacher_says(quick, unlabelled: Path, survey) -> None:
+def test_unlabelled_rows_train_with_the_probabilities_of_the_teacher(quick, unlabelled: Path, survey) -> None:
     whole = ("data.sampling=as_is", "data.batches_per_epoch=null")
     config = quick(f"data.extra={unlabelled}", "data.split.folds=2", "data.split.validation=2", *whole)
     alone, taught = make_data(config), make_data(config)

@@ -1,4 +1,4 @@
-"""The runs of a sweep over folds as one network."""
+"""The networks of a sweep over folds, combined into one."""
 
 import pickle
 import shutil
@@ -46,7 +46,7 @@ def columns(table: tables.Table, classes: tuple[str, ...]) -> np.ndarray:
     return np.stack([table[f"p_{name}"] for name in classes], 1)
 
 
-def test_each_row_is_judged_by_the_member_that_never_saw_it(
+def test_each_row_is_predicted_by_the_member_that_has_not_seen_it(
     folds: list[Run], tmp_path: Path, survey: dict[str, Any]
 ) -> None:
     made = join(folds, tmp_path / "joined")
@@ -73,10 +73,10 @@ def test_each_row_is_judged_by_the_member_that_never_saw_it(
     assert written == made.page and [one.run for one in entry.runs] == [made] and not left_out
 
 
-def test_labels_that_nothing_tells_are_not_told_from_metadata_that_name_each_row(
+def test_random_labels_are_not_predicted_from_metadata_unique_to_each_row(
     survey: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A forest that had seen the rows it judges, or the other row of each object, would know them all by heart."""
+    """A forest trained on the rows it predicts, or on other rows of their objects, would be perfect."""
     raw = tmp_path / "shuffled.pkl"
     rows, labels = np.arange(400) % 231, np.random.default_rng(0).permutation(231) % 5
     twice = {name: [survey[name][row] for row in rows] for name in ("images", "metadata", "oid")}
@@ -86,11 +86,11 @@ def test_labels_that_nothing_tells_are_not_told_from_metadata_that_name_each_row
     assert made.metrics["test/balanced_accuracy"] < 0.35
     deployed = Deployed.load(made.best)
     assert deployed.features == NAMING
-    for form in export.FORMATS:  # which compares what the file gives with what the checkpoint gives
+    for form in export.FORMATS:  # compares the outputs of file and checkpoint
         assert export.content_of(deployed, form)[0]
 
 
-def test_seeds_of_a_fold_are_averaged_in_their_logarithms(folds: list[Run], tmp_path: Path) -> None:
+def test_log_probabilities_are_averaged_over_seeds(folds: list[Run], tmp_path: Path) -> None:
     """The second seed of each fold is a copy of the first, with the probabilities of two classes exchanged."""
     seeds = []
     for run in folds:
@@ -111,10 +111,8 @@ def test_seeds_of_a_fold_are_averaged_in_their_logarithms(folds: list[Run], tmp_
         assert np.allclose(columns(table, classes)[same], mean / mean.sum(1, keepdims=True), atol=1e-4)
 
 
-def test_a_rare_class_weighs_as_much_as_any_in_the_forest(
-    folds: list[Run], tmp_path: Path, survey: dict[str, Any]
-) -> None:
-    """Trees that may not split give each class its weight, and nothing else."""
+def test_the_forest_gives_all_classes_the_same_weight(folds: list[Run], tmp_path: Path, survey: dict[str, Any]) -> None:
+    """Trees that may not split return only the weight of each class."""
     assert np.bincount(survey["labels"]).min() < 0.04 * len(survey["labels"])
     alone, made = (join(folds, tmp_path / f"joined{len(names)}", names, trees=100, leaf=400) for names in ((), NAMING))
     shares = restore.task(made.best).net.forest(torch.zeros(1, len(NAMING)))
@@ -124,8 +122,8 @@ def test_a_rare_class_weighs_as_much_as_any_in_the_forest(
     assert ratio.min() > 0.6 and ratio.max() < 1.6
 
 
-def test_a_forest_learns_from_simulated_rows_too(survey: dict[str, Any], tmp_path: Path) -> None:
-    """Real labels that nothing tells teach it no class, simulated rows do; none of these is judged."""
+def test_the_forest_also_learns_from_simulated_rows(survey: dict[str, Any], tmp_path: Path) -> None:
+    """Real labels are random here, so the forest learns from simulated rows, which are never evaluated."""
     raw, names = tmp_path / "shuffled.pkl", ("fwhm", "ndethist", "distpsnr1", "magnr")
     labels = np.random.default_rng(0).permutation(survey["labels"])
     raw.write_bytes(pickle.dumps(survey | {"labels": labels}))
@@ -144,14 +142,14 @@ def test_a_forest_learns_from_simulated_rows_too(survey: dict[str, Any], tmp_pat
     assert right[1] > right[0] + 0.1
 
 
-def test_a_fold_that_was_not_run_is_missed(folds: list[Run], tmp_path: Path) -> None:
+def test_a_missing_fold_is_an_error(folds: list[Run], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Run all folds"):
         join(folds[:1], tmp_path / "joined")
     assert not (tmp_path / "joined").exists()
 
 
-def test_runs_of_other_options_are_not_mixed(folds: list[Run], tmp_path: Path) -> None:
-    """A second sweep of the same name has its runs beside those of the first."""
+def test_runs_with_different_options_are_not_combined(folds: list[Run], tmp_path: Path) -> None:
+    """A second sweep with the same name writes its runs to the same folder."""
     other = Run(Path(shutil.copytree(folds[1].path, tmp_path / "other")))
     config = other.config()
     config.model.net.dropout = 0.123
@@ -162,7 +160,7 @@ def test_runs_of_other_options_are_not_mixed(folds: list[Run], tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_sweep_over_folds_ends_with_one_network(stamps_file: Path, tmp_path: Path) -> None:
-    """Of a ready experiment, made small."""
+    """Use a predefined experiment, reduced in size."""
     small = ("model=preliminary_cnn", "init_from=null", "trainer.max_epochs=1", "data.batches_per_epoch=2")
     options = (*small, f"data.path={stamps_file}", "trainer=cpu", "data.split.folds=2", "ensemble.trees=3")
     options += ("data.simulated_n=40",)
@@ -174,7 +172,7 @@ def test_a_sweep_over_folds_ends_with_one_network(stamps_file: Path, tmp_path: P
     assert len(forest.root) == 3 and len(Run(made).config().features.names) == 18
 
 
-def test_networks_are_not_joined_without_folds(tmp_path: Path) -> None:
+def test_networks_are_not_combined_without_folds(tmp_path: Path) -> None:
     done = start("alerce_early.train", "sweep=seeds", "ensemble={features: []}", cwd=tmp_path)
     assert done.returncode == 2 and "ensemble" in done.stderr.splitlines()[-1]
     assert not list(tmp_path.rglob("config.yaml"))

@@ -1,4 +1,4 @@
-"""Searches: what they may choose from, that they continue where they were, and that they give up what is hopeless."""
+"""Searches: the space to search, resuming, sharing between processes, and pruning."""
 
 import os
 import shlex
@@ -22,7 +22,7 @@ from tests.helpers.command import Command
 
 @pytest.fixture
 def options(stamps_file: Path, tmp_path: Path) -> list[str]:
-    """A search of short trials, as on the command line."""
+    """Return the options of a search with short trials."""
     return [
         *(
             "model=preliminary_cnn",
@@ -37,7 +37,7 @@ def options(stamps_file: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("file", sorted(Path(CONF, "search").glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_ready_search_has_a_space_that_composes(file: Path, tmp_path: Path) -> None:
+def test_every_predefined_search_composes(file: Path, tmp_path: Path) -> None:
     search = Search([f"search={file.stem}", f"outputs={tmp_path}"])
     trial = optuna.create_study().ask(search.space)
     assert len(trial.params) > 1
@@ -58,11 +58,11 @@ def test_a_space_is_written_as_a_sweep(tmp_path: Path) -> None:
         "recipe": CategoricalDistribution(["minmax", "joint"]),
         "model.net.dropout": FloatDistribution(0, 0.5),
     }
-    assert "optim=adam" in search.fixed  # the command line fixes what the yaml would search
+    assert "optim=adam" in search.fixed  # the command line replaces a distribution of the yaml
 
 
 @pytest.mark.slow
-def test_a_killed_search_goes_on_to_as_many_trials_as_wanted(options: list[str], tmp_path: Path) -> None:
+def test_a_killed_search_resumes_until_it_has_all_trials(options: list[str], tmp_path: Path) -> None:
     killed = Command("alerce_early.search", *options, "--trials", "5")
     folder = tmp_path / "searches" / "mine"
     while len(list(folder.glob("*/checkpoints/last.ckpt"))) < 2 and killed.poll() is None:
@@ -102,7 +102,7 @@ def test_two_processes_share_a_study(options: list[str], tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_trials_at_once_fill_this_machine(options: list[str], tmp_path: Path) -> None:
+def test_several_jobs_run_trials_in_parallel(options: list[str], tmp_path: Path) -> None:
     with Command("alerce_early.search", *options, "--trials", "5", "--jobs", "2") as search:
         out, err = search.communicate()
     assert search.returncode == 0 and "5 trials: 5 finished" in out, err
@@ -110,14 +110,14 @@ def test_trials_at_once_fill_this_machine(options: list[str], tmp_path: Path) ->
     assert len({file.name.split(".")[-2] for file in events}) == 2  # the processes that wrote them
 
 
-def test_hopeless_trials_are_pruned_and_bad_ones_fail(
+def test_bad_trials_are_pruned_and_errors_are_recorded(
     options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     search = Search([*options, "data.sampling=balanced,fair"])
     for _ in range(N_STARTUP_TRIALS):
         trial = search.study.ask(search.space)
         for epoch in range(N_WARMUP_EPOCHS + 1):
-            trial.report(2.0, epoch)  # better than can be reached
+            trial.report(2.0, epoch)  # better than any trial can reach
         search.study.tell(trial, 2.0)
     for sampling, state in (("balanced", TrialState.PRUNED), ("fair", TrialState.FAIL)):
         params = {"data.batch_size": "16", "optim.optimizer.lr": 1e-3, "data.sampling": sampling}
@@ -133,7 +133,9 @@ def test_hopeless_trials_are_pruned_and_bad_ones_fail(
     assert "7 trials: 5 finished, 1 pruned, 1 failed" in search.summary()
 
 
-def test_errors_at_the_door(options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_invalid_options_are_refused_at_the_start(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="nothing to search"):
         Search([f"outputs={tmp_path}"])
     with pytest.raises(InputError, match=r"trainer.devices=2: a trial trains on one"):
@@ -149,7 +151,7 @@ def test_errors_at_the_door(options: list[str], monkeypatch: pytest.MonkeyPatch,
         main()
 
 
-def test_a_key_that_is_none_is_refused_before_the_first_trial(tmp_path: Path) -> None:
+def test_an_unknown_key_is_refused_before_the_first_trial(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="modle"):
         Search(["modle=a,b", f"outputs={tmp_path}"])
     assert not list(tmp_path.iterdir())

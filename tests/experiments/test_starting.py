@@ -1,4 +1,4 @@
-"""Where a run starts and which epoch it keeps."""
+"""Initial weights of a run, and the epoch that it keeps."""
 
 import logging
 import pickle
@@ -31,10 +31,10 @@ def test_a_run_starts_from_the_weights_of_another(quick, finished_run: Run, tmp_
     assert not all(torch.equal(fresh[name], given[name]) for name in given)
 
 
-def test_the_objects_that_trained_a_network_or_its_start_are_known(
+def test_a_classifier_knows_its_training_objects_and_those_of_its_start(
     quick, survey: dict[str, Any], tmp_path: Path
 ) -> None:
-    """By hashes in the checkpoint; those of the test rows are not among them."""
+    """Hashes of training and validation objects are in the checkpoint, without test objects."""
     names = np.array([f"ZTF18{i:04d}" for i in range(len(survey["labels"]))])
     runs, options = [], (*STILL, "data.split.validation=5", "data.split.test=10")
     for number in (0, 1):
@@ -54,12 +54,12 @@ def test_the_objects_that_trained_a_network_or_its_start_are_known(
     assert (classifier.find_trained(names) == first).all() and first.any() and not first.all()
 
 
-def test_simulated_objects_and_row_numbers_are_no_objects(quick, finished_run: Run) -> None:
+def test_names_of_simulated_objects_and_row_numbers_never_match(quick, finished_run: Run) -> None:
     classifier = alerce_early.load(finished_run.path)
     assert not classifier.find_trained(np.array(["SIM0000001", "row1", "train/row2"])).any()
 
 
-def test_what_does_not_fit_is_named_and_stays_fresh(
+def test_layers_that_do_not_match_are_logged_and_stay_random(
     quick, finished_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = checkpoints.read(finished_run.best)["state_dict"]
@@ -75,12 +75,12 @@ def test_what_does_not_fit_is_named_and_stays_fresh(
 def test_weights_of_another_network_are_refused(quick, finished_run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="init_from"):
         train(quick("model=resnet18", f"init_from={finished_run.path}"), tmp_path / "run")
-    with pytest.raises(InputError, match="ztf_simulated"):  # those there are
+    with pytest.raises(InputError, match="ztf_simulated"):  # the message lists the available networks
         train(quick("init_from=nothing"), tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ("ztf", "ztf_images"))
-def test_a_run_starts_from_the_first_of_joined_networks(quick, name: str, tmp_path: Path) -> None:
+def test_a_run_starts_from_the_first_member_of_an_ensemble(quick, name: str, tmp_path: Path) -> None:
     held = checkpoints.read(PRETRAINED / f"{name}.ckpt")
     network = {"model.net.dropout": 0.2, "model.net.kernel": 3, "recipe": "two_scales", "init_from": name}
     config = quick(*STILL, "model=rotinv", "features=none", *(f"{key}={value}" for key, value in network.items()))
@@ -93,7 +93,7 @@ def test_a_run_starts_from_the_first_of_joined_networks(quick, name: str, tmp_pa
     assert all(torch.equal(found[key.replace("members.0.net.", "")], weight) for key, weight in learnt.items())
 
 
-def test_a_start_that_leaves_nearly_all_weights_fresh_is_refused(quick, tmp_path: Path) -> None:
+def test_a_start_that_matches_few_weights_is_refused(quick, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"init_from=.*filters=16"):
         train(quick("model=rotinv", "recipe=two_scales", "init_from=rubin_images"), tmp_path / "run")
     options = ("model=rotinv", "model.net.filters=16", "recipe=two_scales", "init_from=rubin_images")
@@ -101,7 +101,7 @@ def test_a_start_that_leaves_nearly_all_weights_fresh_is_refused(quick, tmp_path
 
 
 @pytest.mark.parametrize("described", ([], {}, {"net": []}, {"net": {"members": 7}}))
-def test_a_start_that_does_not_describe_its_network_is_refused(described: object, quick, tmp_path: Path) -> None:
+def test_a_start_without_a_valid_description_is_refused(described: object, quick, tmp_path: Path) -> None:
     held = checkpoints.read(PRETRAINED / "ztf_images.ckpt")
     torch.save({**held, "hyper_parameters": described}, tmp_path / "a.ckpt")
     with pytest.raises(InputError, match="init_from="):

@@ -1,4 +1,4 @@
-"""Sweeps that are killed, shared and sent elsewhere; and every ready one composes."""
+"""Sweeps: killed, shared between processes and submitted elsewhere; all predefined sweeps compose."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def ready() -> list[Path]:
 
 
 @pytest.mark.parametrize("file", ready(), ids=lambda file: file.stem)
-def test_every_ready_sweep_composes(file: Path, composed: Callable[..., DictConfig], common: Path) -> None:
+def test_every_predefined_sweep_composes(file: Path, composed: Callable[..., DictConfig], common: Path) -> None:
     fixed = [f"sweep={file.stem}", f"outputs={common}"]
     params = composed(*fixed, hydra=True).hydra.sweeper.params
     parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
@@ -49,18 +49,18 @@ def test_every_ready_sweep_composes(file: Path, composed: Callable[..., DictConf
 
 
 def keys(node: object) -> list[str]:
-    """All keys of a yaml but for Hydra's own, each as it is written."""
+    """Return all keys of a yaml as written, without the hydra node."""
     if not isinstance(node, dict):
         return []
     return [key for name, inner in node.items() if name != "hydra" for key in (str(name), *keys(inner))]
 
 
 @pytest.mark.parametrize("file", sorted(Path(CONF).rglob("*.yaml")), ids=lambda file: f"{file.parent.name}-{file.stem}")
-def test_no_yaml_sets_a_dotted_key_which_nothing_reads(file: Path) -> None:
+def test_no_yaml_has_dotted_keys(file: Path) -> None:
     assert [key for key in keys(OmegaConf.to_container(OmegaConf.load(file))) if "." in key] == []
 
 
-def test_systems_train_as_briefly_as_their_table_says(composed: Callable[..., DictConfig]) -> None:
+def test_the_sweep_systems_trains_for_320_batches(composed: Callable[..., DictConfig]) -> None:
     config = composed("sweep=systems")
     assert config.data.batches_per_epoch * config.trainer.max_epochs == 320
 
@@ -71,8 +71,8 @@ def sweep(stamps_file: Path, outputs: Path, *overrides: str) -> Command:
 
 
 @pytest.mark.slow
-def test_killed_launchers_block_nothing_and_no_job_runs_twice(stamps_file: Path, tmp_path: Path) -> None:
-    options = ("seed=0,1", "+trainer.limit_val_batches=1.0,0")  # the latter is an error that nobody foresaw
+def test_a_killed_sweep_blocks_no_job_and_none_runs_twice(stamps_file: Path, tmp_path: Path) -> None:
+    options = ("seed=0,1", "+trainer.limit_val_batches=1.0,0")  # the latter raises an unexpected error
     folder = tmp_path / "sweeps" / "mine"
     killed = sweep(stamps_file, tmp_path, *options)
     while len(list(folder.glob("*/checkpoints/last.ckpt"))) < 2 and killed.poll() is None:
@@ -97,7 +97,7 @@ def test_killed_launchers_block_nothing_and_no_job_runs_twice(stamps_file: Path,
             assert (job / "train.log").read_text().count("report: ") == 1
 
 
-def test_a_job_is_told_as_what_came_of_it_and_its_failure_is_forgotten_once_it_succeeds(
+def test_the_summary_has_the_latest_outcome_of_each_job(
     composed: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, config = tmp_path / "job", composed("model=preliminary_cnn")
@@ -115,8 +115,8 @@ def test_a_job_is_told_as_what_came_of_it_and_its_failure_is_forgotten_once_it_s
     def finishes(_: DictConfig) -> None:
         (folder / "metrics.json").write_text("{}")
 
-    def told(job: Callable[[DictConfig], None]) -> str:
-        """Of a sweep of this job, what its end says."""
+    def outcome(job: Callable[[DictConfig], None]) -> str:
+        """Return the outcome of a sweep with this single job, from its summary."""
         HydraConfig.instance().set_config(context)
         summary = sweeps.Summary()
         summary.on_multirun_start(context)
@@ -130,21 +130,21 @@ def test_a_job_is_told_as_what_came_of_it_and_its_failure_is_forgotten_once_it_s
         return capsys.readouterr().out.splitlines()[0].rpartition("jobs, ")[2]
 
     try:
-        assert told(damaged) == "  job: stamps.pkl is damaged."
+        assert outcome(damaged) == "  job: stamps.pkl is damaged."
         assert (folder / "failed.txt").read_text() == "stamps.pkl is damaged.\n"
-        assert told(damaged) == "  job: stamps.pkl is damaged."  # it failed again
-        with Run(folder).alone():  # another process repeats it
-            assert told(works) == "1 not finished"
-        assert told(finishes) == "1 finished" and not (folder / "failed.txt").exists()
-        assert told(works) == "1 finished before"
-        with Run(folder).alone():  # a finished job may be looked at by another launch
-            assert told(works) == "1 finished before"
+        assert outcome(damaged) == "  job: stamps.pkl is damaged."  # it failed again
+        with Run(folder).alone():  # another process retries it
+            assert outcome(works) == "1 not finished"
+        assert outcome(finishes) == "1 finished" and not (folder / "failed.txt").exists()
+        assert outcome(works) == "1 finished before"
+        with Run(folder).alone():  # another sweep may check a finished job
+            assert outcome(works) == "1 finished before"
     finally:
         HydraConfig.instance().cfg = None
 
 
 @pytest.mark.slow
-def test_jobs_that_run_elsewhere_are_told_of_at_the_end(stamps_file: Path, tmp_path: Path) -> None:
+def test_the_summary_includes_submitted_jobs(stamps_file: Path, tmp_path: Path) -> None:
     launcher = sweep(stamps_file, tmp_path, "hydra/launcher=submitit_local", "data.sampling=as_is,fair")
     out, err = launcher.communicate()
     assert launcher.returncode == 1
@@ -153,7 +153,7 @@ def test_jobs_that_run_elsewhere_are_told_of_at_the_end(stamps_file: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_jobs_fill_this_machine(stamps_file: Path, tmp_path: Path) -> None:
+def test_the_local_launcher_runs_jobs_in_parallel(stamps_file: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "alerce_early.train", "-m", *SMALL, "seed=0,1", "hydra/launcher=local"]
     options = ("hydra.launcher.n_jobs=2", f"data.path={stamps_file}", f"outputs={tmp_path}")
     done = subprocess.run([*command, *options], capture_output=True, text=True)

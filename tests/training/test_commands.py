@@ -1,4 +1,4 @@
-"""Training from the command line and from Python, and what is refused at the door."""
+"""Training from the command line and from Python, and invalid options."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from alerce_early.experiments.run import train
 from tests.helpers.command import run
 
 
-def test_multirun_gives_one_folder_a_job_and_goes_on_after_a_failure(stamps_file: Path, tmp_path: Path) -> None:
+def test_a_sweep_has_one_folder_per_job_and_continues_after_a_failure(stamps_file: Path, tmp_path: Path) -> None:
     done = run(
         *("alerce_early.train", "-m", "model=preliminary_cnn", "seed=0", "data.sampling=fair,balanced,worse"),
         *("data=alerce", f"data.path={stamps_file}", "trainer.max_epochs=1", "data.batches_per_epoch=2", "name=mine"),
@@ -30,13 +30,13 @@ def test_multirun_gives_one_folder_a_job_and_goes_on_after_a_failure(stamps_file
         assert (folder / "failed.txt").exists() == bad and (folder / "metrics.json").exists() != bad
 
 
-def test_a_mistake_ends_with_one_line(tmp_path: Path) -> None:
+def test_an_invalid_option_ends_the_command_with_one_line(tmp_path: Path) -> None:
     done = run("alerce_early.train", "data=alerce", "data.path=none.pkl", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: none.pkl cannot be read")
 
 
-def test_a_run_from_python(stamps_file: Path, tmp_path: Path) -> None:
+def test_a_run_can_be_started_from_python(stamps_file: Path, tmp_path: Path) -> None:
     options = ("data=alerce", f"data.path={stamps_file}", f"outputs={tmp_path}", "model=preliminary_cnn")
     done = alerce_early.run(*options, "trainer.max_epochs=1", "data.batches_per_epoch=2")
     assert done.path.parent == tmp_path / "runs" / "alerce-preliminary_cnn" and done.page.exists()
@@ -45,12 +45,12 @@ def test_a_run_from_python(stamps_file: Path, tmp_path: Path) -> None:
     assert done.metrics["test/n"] == len(test["row"]) and done.metrics["epochs"] == 1
     assert done.metrics["test/recall/SN"] == pytest.approx(right[test["label"] == "SN"].mean())
     assert done.metrics["test/intervals/recall/SN"] == done.result["test"]["intervals"]["recall/SN"]
-    assert alerce_early.run(f"resume={done.path}", f"outputs={tmp_path}").path == done.path  # finished: nothing is done
+    assert alerce_early.run(f"resume={done.path}", f"outputs={tmp_path}").path == done.path  # already finished
     with pytest.raises(InputError, match="modle"):
         alerce_early.run("modle=x")
 
 
-def test_a_run_from_python_says_what_the_command_says(stamps_file: Path, tmp_path: Path) -> None:
+def test_a_run_from_python_logs_what_the_command_logs(stamps_file: Path, tmp_path: Path) -> None:
     options = ("data=alerce", f"data.path={stamps_file}", f"outputs={tmp_path}", "model=preliminary_cnn")
     short = ("trainer.max_epochs=2", "data.batches_per_epoch=2")
     code = "import sys, alerce_early; print(alerce_early.run(*sys.argv[1:]).path)"
@@ -69,7 +69,7 @@ def test_a_run_from_python_says_what_the_command_says(stamps_file: Path, tmp_pat
         ("data.split.validation=many", "validation=many: "),
     ],
 )
-def test_a_value_that_does_not_fit_its_key_is_told(quick, tmp_path: Path, override: str, message: str) -> None:
+def test_an_invalid_value_is_refused(quick, tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         train(quick(override), tmp_path / "run")
 
@@ -100,13 +100,13 @@ def test_a_value_that_does_not_fit_its_key_is_told(quick, tmp_path: Path, overri
         ("+trainer.callbacks=1", "callbacks="),
     ),
 )
-def test_what_is_wrong_is_told_before_any_data_are_read(quick, tmp_path: Path, option: str, key: str) -> None:
+def test_invalid_options_are_refused_before_data_are_read(quick, tmp_path: Path, option: str, key: str) -> None:
     words = option.split(" ") if option.startswith("callbacks") else [option]
     with pytest.raises(InputError, match=key):
         train(quick(*words, f"outputs={tmp_path}", f"data.path={tmp_path / 'absent.pkl'}"), tmp_path / "run")
 
 
-def test_a_chosen_callback_ends_a_run_that_is_not_stopped_by_its_own(quick, tmp_path: Path) -> None:
+def test_a_callback_of_the_config_can_stop_a_run(quick, tmp_path: Path) -> None:
     stop = ("_target_=lightning.pytorch.callbacks.EarlyStopping", "monitor=val/loss", "stopping_threshold=1e9")
     run = train(quick("callbacks=timer", *(f"+callbacks.stop.{option}" for option in stop)), tmp_path / "run")
     assert run.metrics["epochs"] == 1  # of two
@@ -115,13 +115,13 @@ def test_a_chosen_callback_ends_a_run_that_is_not_stopped_by_its_own(quick, tmp_
 
 
 @pytest.mark.parametrize(("verb", "other"), (("train", "prepare"), ("prepare", "train")))
-def test_the_help_of_a_verb_is_its_own(verb: str, other: str, tmp_path: Path) -> None:
+def test_each_command_has_its_own_help(verb: str, other: str, tmp_path: Path) -> None:
     done = run(f"alerce_early.{verb}", "--help", cwd=tmp_path)
     assert done.returncode == 0 and f"python -m alerce_early.{verb} " in done.stdout
     assert f"python -m alerce_early.{other} " not in done.stdout and not list(tmp_path.iterdir())
 
 
-def test_errors_at_the_door(quick, tmp_path: Path) -> None:
+def test_invalid_options_are_refused(quick, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Adam: got an unexpected keyword argument 'learning_rate'"):
         train(quick("+optim.optimizer.learning_rate=1"), tmp_path / "a")
     with pytest.raises(InputError, match=r"features\.names: no column colour"):
@@ -130,14 +130,14 @@ def test_errors_at_the_door(quick, tmp_path: Path) -> None:
         train(quick("trainer=gpu"), tmp_path / "c")
 
 
-def test_what_prepares_data_alone_leaves_no_run(stamps_file: Path, tmp_path: Path) -> None:
+def test_preparing_data_leaves_no_run_folder(stamps_file: Path, tmp_path: Path) -> None:
     done = run("alerce_early.prepare", "data=alerce", f"data.path={stamps_file}", cwd=tmp_path)
     assert done.returncode == 0 and list((tmp_path / "outputs" / "stores").iterdir())
     assert not list(tmp_path.rglob("train.log"))
 
 
-def test_too_few_steps_for_a_schedule_are_told(quick, tmp_path: Path) -> None:
-    """Ten steps are what one cycle cannot divide: its rise would take one."""
+def test_too_few_steps_for_a_schedule_are_refused(quick, tmp_path: Path) -> None:
+    """With ten steps, the rise of one_cycle would take a single step."""
     with pytest.raises(InputError, match=r"trainer\.max_epochs"):
         train(quick("trainer.max_epochs=1", "data.batches_per_epoch=10"), tmp_path / "run")
 
@@ -200,25 +200,23 @@ PARTS = (
 
 @pytest.fixture
 def own_code(tmp_path: Path) -> Path:
-    """A folder outside of the checkout with a package of the user's own."""
+    """Return a folder outside the checkout that contains a user's package."""
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "parts.py").write_text(OWN)
     return tmp_path
 
 
-def test_what_the_command_line_names_is_imported_and_what_a_run_folder_names_is_not(
-    stamps_file: Path, own_code: Path
-) -> None:
+def test_names_on_the_command_line_are_imported_but_not_in_a_run_folder(stamps_file: Path, own_code: Path) -> None:
     done = run("alerce_early.train", *READER, f"data.path={stamps_file}", *PARTS, "outputs=out", cwd=own_code)
     assert done.returncode == 0, done.stderr
     (folder,) = (own_code / "out" / "runs").glob("*/*")
     config = Run(folder).config()
     assert config.model.net == {"_target_": "my_package.parts.MyNet", "width": 4}
-    assert set(config.model.task) > {"loss", "entropy"}  # of a class that it is a subclass of
+    assert set(config.model.task) > {"loss", "entropy"}  # inherited from the base class
     assert (own_code / "called.txt").read_text() == "called"
     assert set(config.optim.optimizer) == {"_target_", "lr"} and set(config.data.source) == {"_target_", "path"}
 
-    (folder / "metrics.json").unlink()  # as if it was cut at the last moment
+    (folder / "metrics.json").unlink()  # as if killed just before the end
     for command in (("alerce_early.train", f"resume={folder}"), ("alerce_early.predict", folder, stamps_file)):
         out = () if command[0].endswith("train") else ("--out", own_code / "night.parquet")
         refused = run(*command, *out, cwd=own_code)
@@ -227,13 +225,13 @@ def test_what_the_command_line_names_is_imported_and_what_a_run_folder_names_is_
         assert trusted.returncode == 0, trusted.stderr
 
 
-def test_the_console_command_finds_the_same_code(stamps_file: Path, own_code: Path) -> None:
+def test_the_console_command_finds_the_users_package(stamps_file: Path, own_code: Path) -> None:
     done = run("alerce_early", "prepare", *READER, f"data.path={stamps_file}", "outputs=out", cwd=own_code)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("code", (None, "class MyNet: pass", 'raise ValueError("a slip")', "def"))
-def test_code_of_the_users_own_that_fails_is_one_line(tmp_path: Path, code: str | None) -> None:
+def test_an_error_in_the_users_code_is_one_line(tmp_path: Path, code: str | None) -> None:
     if code:
         (tmp_path / "slips.py").write_text(code)
     done = run("alerce_early.train", "model.net._target_=slips.MyNet", cwd=tmp_path)

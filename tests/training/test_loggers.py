@@ -1,4 +1,4 @@
-"""Loggers are Lightning's own, chosen by name."""
+"""Loggers of Lightning, chosen by name."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +9,7 @@ from alerce_early.errors import InputError
 from alerce_early.experiments.run import train
 
 
-def test_a_run_has_the_logger_that_is_asked_for(quick, tmp_path: Path) -> None:
+def test_a_run_has_the_chosen_loggers(quick, tmp_path: Path) -> None:
     run = train(quick("logger=none", "trainer.max_epochs=1"), tmp_path / "none")
     assert run.finished and not list(run.path.glob("events.*"))
     run = train(quick("logger=csv", "trainer.max_epochs=1"), tmp_path / "csv")
@@ -26,7 +26,7 @@ def test_a_logger_that_is_not_installed_is_one_line(quick, library: str, tmp_pat
         train(quick(f"logger={library}"), tmp_path / "run")
 
 
-def test_mlflow_has_the_curves_and_the_result(quick, tmp_path: Path) -> None:
+def test_mlflow_gets_the_curves_and_the_result(quick, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
     place = f"sqlite:///{tmp_path}/mlflow.db"
     run = train(quick("logger=mlflow", f"logger.mlflow.tracking_uri={place}", "trainer.max_epochs=1"), tmp_path / "run")
@@ -37,10 +37,10 @@ def test_mlflow_has_the_curves_and_the_result(quick, tmp_path: Path) -> None:
     assert "val/loss" in logged.data.metrics and logged.data.params["model"] == "preliminary_cnn"
 
 
-def test_wandb_keeps_a_run_on_this_machine(quick, tmp_path: Path) -> None:
+def test_wandb_can_run_offline(quick, tmp_path: Path) -> None:
     wandb = pytest.importorskip("wandb")
     run = train(quick("logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=1"), tmp_path / "run")
-    wandb.finish()  # as at the end of the process: it writes when all is sent
+    wandb.finish()  # otherwise called at the end of the process
     (kept,) = run.path.glob("wandb/offline-run-*/*.wandb")
     assert b"test/balanced_accuracy" in kept.read_bytes()
 

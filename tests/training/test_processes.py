@@ -1,4 +1,4 @@
-"""One run of several processes: the same as of one process, and one folder, whoever starts them."""
+"""Runs with several processes: same result as with one, a single folder, and any supported launcher."""
 
 import json
 import os
@@ -27,7 +27,7 @@ SHORT = (
     "data.batches_per_epoch=3",
     "data.batch_size=17",
 )
-# nothing that each process draws for itself, and digits enough to tell two trainings apart
+# no random numbers that differ between processes, and enough digits to compare two runs
 EXACT = ("augment=none", "model.net.dropout=0", "trainer.precision=32-true")
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1")
 
@@ -52,7 +52,7 @@ def assert_every_row_once(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def together(stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where torchrun's two processes ran a sweep of two jobs."""
+    """Return the folder of a sweep of two jobs run by two processes of torchrun."""
     outputs = tmp_path_factory.mktemp("torchrun")
     run = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "alerce_early.train")
     done = subprocess.run(
@@ -75,7 +75,7 @@ def test_torchrun_shares_each_job_of_a_sweep(together: Path) -> None:
         assert_every_row_once(folder)
 
 
-def test_two_processes_train_as_one_does(together: Path, composed, stamps_file: Path, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(together: Path, composed, stamps_file: Path, tmp_path: Path) -> None:
     """The gradient is the mean over the global batch, so neither batch size nor learning rate change with n."""
     both = next(folder for folder in finished(together) if "seed=0" in folder.name)
     one = train(composed(*SHORT, *EXACT, f"data.path={stamps_file}", f"outputs={tmp_path}"), tmp_path / "run").path
@@ -92,8 +92,8 @@ def test_two_processes_train_as_one_does(together: Path, composed, stamps_file: 
     assert results[0] == pytest.approx(results[1], abs=1e-4)
 
 
-def test_the_second_process_of_two_is_a_program_and_they_share_one_run(stamps_file: Path, tmp_path: Path) -> None:
-    """In the other tests it is forked, which takes none of the seconds of its imports."""
+def test_a_second_process_started_as_a_program_shares_the_run(stamps_file: Path, tmp_path: Path) -> None:
+    """In the other tests the second process is forked, which is faster because it imports nothing."""
     process = command(*SHORT, *TWO, f"data.path={stamps_file}", f"outputs={tmp_path}", second=False)
     assert process.wait(timeout=500) == 0, process.stderr
     assert process.stdout.count("epoch   1/1") == 1
@@ -102,9 +102,7 @@ def test_the_second_process_of_two_is_a_program_and_they_share_one_run(stamps_fi
 
 
 @pytest.mark.parametrize("to", ("the first process", "both"))
-def test_sigterm_ends_all_processes_with_one_line_and_resume_goes_on(
-    to: str, stamps_file: Path, tmp_path: Path
-) -> None:
+def test_sigterm_ends_all_processes_and_the_run_can_be_resumed(to: str, stamps_file: Path, tmp_path: Path) -> None:
     long = ("trainer.max_epochs=500", "patience=500", "data.batches_per_epoch=2", f"data.path={stamps_file}")
     process = command(*SHORT, *TWO, *long, f"outputs={tmp_path}")
     assert any("epoch   2" in line for line in process.lines()), process.stderr
@@ -126,18 +124,18 @@ def test_sigterm_ends_all_processes_with_one_line_and_resume_goes_on(
     line = next(line for line in again.lines() if line.startswith("epoch"))
     again.send_signal(signal.SIGTERM)
     again.communicate(timeout=300)
-    assert int(line.split()[1].split("/")[0]) in (epochs, epochs + 1)  # a last line may be older than its checkpoint
+    assert int(line.split()[1].split("/")[0]) in (epochs, epochs + 1)  # the line may precede its checkpoint
 
 
 class OneSided(ClassifyTask):
-    """Its loss becomes infinite in the second epoch, in the second of two processes alone."""
+    """A task whose loss becomes infinite in the second epoch, in only the second of two processes."""
 
     def losses(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        bad = self.training and self.global_step >= 4 and dist.get_rank() == 1  # three steps an epoch
+        bad = self.training and self.global_step >= 4 and dist.get_rank() == 1  # three steps per epoch
         return {"loss": super().losses(z, batch)["loss"] / (0.0 if bad else 1.0)}
 
 
-def test_a_loss_not_finite_in_one_process_stops_all_and_keeps_the_best(stamps_file: Path, tmp_path: Path) -> None:
+def test_an_infinite_loss_in_one_process_stops_all(stamps_file: Path, tmp_path: Path) -> None:
     options = (f"model.task._target_={__name__}.OneSided", f"data.path={stamps_file}", f"outputs={tmp_path}")
     process = command(*SHORT, *TWO, *options, "trainer.max_epochs=3", before=f"import {__name__}")
     assert process.wait(timeout=500) == 0, process.stderr
@@ -145,7 +143,7 @@ def test_a_loss_not_finite_in_one_process_stops_all_and_keeps_the_best(stamps_fi
     assert "epoch 2, batch 2" in result["stopped"] and result["best_epoch"] == 1
 
 
-def test_a_loss_that_explodes_at_once_ends_all_processes_in_one_line(stamps_file: Path, tmp_path: Path) -> None:
+def test_an_infinite_loss_in_the_first_epoch_ends_all_processes(stamps_file: Path, tmp_path: Path) -> None:
     options = ("optim.optimizer.lr=1e25", f"data.path={stamps_file}", f"outputs={tmp_path}")
     process = command(*SHORT, *TWO, *options)
     _, err = process.communicate(timeout=500)
@@ -157,7 +155,7 @@ ALLOCATION = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "jupyter", "SLURM_NTASKS": 
 
 
 def tasks(*arguments: str) -> list[tuple[int, list[str], list[str]]]:
-    """Start this command twice, as srun does; status, output and error lines of both."""
+    """Start this command twice, as srun does; return status, output and errors of both."""
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "early", "SLURM_NODELIST": "127.0.0.1"}
     nodes = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
     nodes["SLURM_STEP_NUM_TASKS"] = "2"
@@ -169,7 +167,7 @@ def tasks(*arguments: str) -> list[tuple[int, list[str], list[str]]]:
     return [(task.wait(), *map(str.splitlines, lines)) for task, lines in zip(started, said, strict=True)]
 
 
-def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
+def test_tasks_of_slurm_receive_the_decision_of_the_first() -> None:
     code = (
         "import os; from alerce_early.training.processes import broadcast_from_first; "
         "print(os.environ['SLURM_PROCID'], "
@@ -179,13 +177,13 @@ def test_tasks_started_by_slurm_agree_on_what_the_first_says() -> None:
     assert [out for _, out, _ in found] == [["0 0a 0b"], ["1 0a 0b"]]
 
 
-def test_a_mistake_that_the_first_process_sees_ends_all(tmp_path: Path) -> None:
+def test_an_error_in_the_first_process_ends_all(tmp_path: Path) -> None:
     (first, _, message), (second, _, also) = tasks("alerce_early.train", f"resume={tmp_path / 'nowhere'}")
     assert first == second == 2 and message == also and len(message) == 1 and "nowhere" in message[0]
 
 
-def test_a_process_that_srun_did_not_start_is_alone(stamps_file: Path, tmp_path: Path) -> None:
-    """As in a script of sbatch; it may still start others itself, as on any machine."""
+def test_a_process_not_started_by_srun_runs_alone(stamps_file: Path, tmp_path: Path) -> None:
+    """As in an sbatch script; it can still start other processes itself."""
     mine = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
     process = command(*SHORT, *TWO, f"data.path={stamps_file}", f"outputs={tmp_path}", **ALLOCATION, **mine)
     assert process.wait(timeout=500) == 0, process.stderr
@@ -193,22 +191,22 @@ def test_a_process_that_srun_did_not_start_is_alone(stamps_file: Path, tmp_path:
     assert_every_row_once(folder)
 
 
-def test_the_interactive_step_of_an_allocation_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interactive_step_of_an_allocation_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (ALLOCATION | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv(processes.PARENT_VARIABLE, "")  # which it sets, of this process
+    monkeypatch.setenv(processes.PARENT_VARIABLE, "")  # set by environment() for this process
     assert processes.environment() is None
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
     assert processes.environment() is not None  # a step of all tasks
 
 
-def test_no_thread_of_the_process_group_outlives_it() -> None:
-    """One that frees a tensor while the interpreter ends would abort the process, at a busy moment only."""
+def test_threads_of_the_process_group_end_with_it() -> None:
+    """A thread that frees a tensor while the interpreter ends would sometimes abort the process."""
     code = (
         "import atexit, os, pathlib, torch.distributed as dist\n"
         "def show(): print(*{file.read_text().strip() for file in pathlib.Path('/proc/self/task').glob('*/comm')})\n"
-        "atexit.register(show)\n"  # runs after what is registered later
+        "atexit.register(show)\n"  # runs after functions registered later
         "import alerce_early.training.processes\n"
         "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
         "show()"

@@ -1,4 +1,4 @@
-"""A stop ends every command with one line, wherever it finds the main thread and whatever that thread holds."""
+"""Signals end every command with one line, at any point of the main thread and with any lock held."""
 
 import gc
 import os
@@ -12,8 +12,8 @@ import pytest
 from alerce_early.machine import map_in_processes
 from tests.helpers.command import Command, running
 
-# raises SIGTERM in the command's main thread, once it listens: at the first event in a function of a file for which a
-# condition is true
+# raises SIGTERM in the main thread of a command with a signal handler, at the first event in a function of a file for
+# which a condition is true
 INJECT = """
 import linecache, signal, sys
 file, function, happens, condition = {place!r}
@@ -58,7 +58,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_stop_anywhere_ends_with_one_line(place: tuple[str, ...], stamps_file: Path, tmp_path: Path) -> None:
+def test_a_signal_at_any_point_ends_with_one_line(place: tuple[str, ...], stamps_file: Path, tmp_path: Path) -> None:
     options = ("model=preliminary_cnn", "data=alerce", f"data.path={stamps_file}", f"outputs={tmp_path}")
     short = ("trainer.max_epochs=2", "data.batches_per_epoch=2", "data.batch_size=16")
     inject = INJECT.format(place=place)
@@ -69,7 +69,7 @@ def test_a_stop_anywhere_ends_with_one_line(place: tuple[str, ...], stamps_file:
     assert err.startswith("stopped by SIGTERM; ") and err.count("\n") == 1
 
 
-def test_a_stop_ends_a_report_with_one_line(tmp_path: Path) -> None:
+def test_a_signal_ends_a_report_with_one_line(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("id,label,p_a,p_b\n1,a,.9,.1\n2,b,.2,.8\n")
     inject = INJECT.format(place=("report/run_page.py", "write_table_page", "call", "True"))
@@ -79,7 +79,7 @@ def test_a_stop_ends_a_report_with_one_line(tmp_path: Path) -> None:
     assert err.startswith("stopped by SIGTERM; ") and err.count("\n") == 1
 
 
-# in a process group of its own; its results are so large that a worker is mostly writing one when it is ended
+# in a separate process group; results are so large that a worker is usually writing one when it is ended
 POOL = """
 import os
 os.setsid()
@@ -110,7 +110,7 @@ def wait_for(true: Callable[[], object]) -> None:
 @pytest.mark.parametrize("send", (os.kill, os.killpg), ids=("to the parent", "to all"))
 @pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGINT), ids=lambda number: number.name)
 @pytest.mark.parametrize("work", WORK.values(), ids=WORK)
-def test_a_stop_ends_a_pool_of_processes(
+def test_a_signal_ends_a_pool_of_processes(
     work: str, number: signal.Signals, send: Callable[[int, int], None], tmp_path: Path
 ) -> None:
     with Command("-c", POOL.format(work=work), cwd=tmp_path) as process:
@@ -128,8 +128,8 @@ def collect_garbage(_: int) -> int:
     return gc.collect()
 
 
-def test_a_worker_leaves_the_garbage_of_its_parent_alone() -> None:
-    """A Kafka client, collected in a forked process, would wait for threads that are not there."""
+def test_a_worker_does_not_collect_the_garbage_of_its_parent() -> None:
+    """In a forked process, deleting a Kafka client would wait for threads that do not exist."""
 
     class Client:
         def __init__(self) -> None:

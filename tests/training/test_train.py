@@ -1,4 +1,4 @@
-"""Whole runs on a tiny raw file: what they leave, what they learn, and how they stop."""
+"""Complete runs on a small raw file: their files, their results, and non-finite losses."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ from tests.helpers.tiny import trained_weights
 
 @pytest.fixture(scope="module")
 def finished(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of three epochs."""
+    """Return the folder of a finished run of three epochs."""
     outputs = tmp_path_factory.mktemp("outputs")
     config = composed(
         *("data=alerce", f"data.path={stamps_file}", f"outputs={outputs}", "model=preliminary_cnn", "recipe=minmax"),
@@ -36,7 +36,7 @@ def finished(composed, stamps_file: Path, tmp_path_factory: pytest.TempPathFacto
     return train(config, outputs / "run").path
 
 
-def test_a_run_folder_holds_everything(finished: Path) -> None:
+def test_a_run_folder_contains_all_files(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert {"config.yaml", "versions.json", "history.jsonl", "predictions.parquet", "metrics.json"} <= names
     assert {"confusion.svg", "scores_by_epoch.svg"} <= names
@@ -44,22 +44,22 @@ def test_a_run_folder_holds_everything(finished: Path) -> None:
     assert not list(finished.rglob("*.partial"))
 
 
-def test_the_rate_is_of_the_steps_after_the_first_epoch(finished: Path) -> None:
+def test_the_rate_excludes_the_first_epoch(finished: Path) -> None:
     result = Run(finished).read_json("metrics.json")
     least = 2 * 20 * 32 / result["training_seconds"]  # two epochs, in less than the time of three with validation
     assert result["training_stamps_per_second"] > least and result["precision"] in ("32-true", "bf16-mixed")
 
 
 def test_a_run_of_one_epoch_has_no_rate(finished_run: Run) -> None:
-    """It warms up, and would be taken for slow."""
+    """The first epoch is slower because it warms up."""
     assert finished_run.metrics["training_seconds"] > 0
     assert finished_run.metrics["training_stamps_per_second"] is None
 
 
-def test_how_it_learnt_is_kept_by_step_and_by_epoch(finished: Path) -> None:
+def test_the_history_has_losses_by_step_and_by_epoch(finished: Path) -> None:
     history = Run(finished).history()
     assert [len(row["losses"]) for row in history] == [20, 20, 20] and [row["step"] for row in history] == [20, 40, 60]
-    for row in history:  # every batch has as many rows
+    for row in history:  # all batches have the same number of rows
         assert np.mean(row["losses"]) == pytest.approx(row["train/loss"], rel=1e-4)
         assert 0 < row["train/accuracy"] < 1
     drawn = figures.curves(history, best_epoch=2, scores=("accuracy",))
@@ -69,13 +69,13 @@ def test_how_it_learnt_is_kept_by_step_and_by_epoch(finished: Path) -> None:
     assert labels == ["training accuracy", "validation accuracy"]
 
 
-def test_half_of_each_batch_is_simulated_and_none_of_it_is_judged(quick, tmp_path: Path) -> None:
-    """Real rows are split, standardised and judged as without; the others have columns, and each class alike."""
+def test_half_of_each_batch_is_simulated_but_never_evaluated(quick, tmp_path: Path) -> None:
+    """Simulated rows have metadata and balanced classes; real rows are treated as without them."""
     options = ("trainer.max_epochs=1", "features.names=[fwhm,ndethist]", f"outputs={tmp_path}")
     share = ("data.simulated_share=0.5", "data.simulated_n=40")
     without, mixed = make_data(quick(*options)), make_data(quick(*options, *share))
     fresh = mixed.store.part == "simulated"
-    assert fresh.sum() >= 38 and (mixed.store.features[fresh] != -999).any(0).all()  # some are cut by the chip's edge
+    assert fresh.sum() >= 38 and (mixed.store.features[fresh] != -999).any(0).all()  # edges of the chip cut some
     assert all(np.array_equal(without.parts[part], mixed.parts[part]) for part in without.parts)
     assert without.spec.feature_mean == mixed.spec.feature_mean and without.spec.n_train == mixed.spec.n_train
     for data in (without, mixed):
@@ -89,7 +89,7 @@ def test_half_of_each_batch_is_simulated_and_none_of_it_is_judged(quick, tmp_pat
     assert run.read_json("metrics.json")["origin"] == without.spec.origin
 
 
-def test_a_share_that_leaves_no_row_of_either_kind(quick, composed) -> None:
+def test_a_share_without_real_or_simulated_rows_is_refused(quick, composed) -> None:
     for share in (0.01, 0.99):
         with pytest.raises(InputError, match=r"data\.simulated_share"):
             make_data(quick(f"data.simulated_share={share}"))
@@ -97,7 +97,7 @@ def test_a_share_that_leaves_no_row_of_either_kind(quick, composed) -> None:
         make_data(composed("data=hits", "model=hits_deep", "data.path=FILE", "data.simulated_share=0.5"))
 
 
-def test_the_page_says_how_far_the_goal_is(finished: Path) -> None:
+def test_the_page_compares_with_the_published_result(finished: Path) -> None:
     page = (finished / "report" / "index.html").read_text()
     assert (
         "Comparison with published results" in page
@@ -117,7 +117,7 @@ def test_the_table_covers_validation_and_test_once(finished: Path, composed) -> 
     assert np.allclose(tables.probabilities(table, data.classes).sum(1), 1, atol=1e-5)
 
 
-def test_metrics_are_those_of_the_table(finished: Path) -> None:
+def test_metrics_agree_with_the_predictions_table(finished: Path) -> None:
     result = json.loads((finished / "metrics.json").read_text())
     test = tables.select_split(predictions.read(finished / "predictions.parquet"), "test")
     right = test["label"] == test["predicted"]
@@ -129,7 +129,7 @@ def test_metrics_are_those_of_the_table(finished: Path) -> None:
     assert result["parameters"] == 149_245 and result["epochs"] == 3 and result["stopped"] is None
 
 
-def test_what_validation_taught_is_kept_and_applied(finished: Path) -> None:
+def test_fits_on_the_validation_split_are_saved_and_applied(finished: Path) -> None:
     result = json.loads((finished / "metrics.json").read_text())
     checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
     table = predictions.read(finished / "predictions.parquet")
@@ -149,7 +149,7 @@ def test_what_validation_taught_is_kept_and_applied(finished: Path) -> None:
     assert result["test"]["conformal"]["wanted"] == 0.9
 
 
-def test_the_validation_rows_alone_teach_them(finished: Path) -> None:
+def test_the_fits_use_only_the_validation_split(finished: Path) -> None:
     result = json.loads((finished / "metrics.json").read_text())
     table = predictions.read(finished / "predictions.parquet")
 
@@ -166,7 +166,7 @@ def test_the_validation_rows_alone_teach_them(finished: Path) -> None:
         assert result[name] == fitted != of_test[name], name
 
 
-def test_the_page_says_which_data_it_was_and_shows_pictures(finished: Path) -> None:
+def test_the_page_describes_the_data_with_pictures(finished: Path) -> None:
     html = (finished / "report" / "index.html").read_text()
     assert "file stamps.pkl" in html and "Most confident mistakes" in html
     assert html.count("data:image/png;base64,") >= 6 and html.count("data:image/svg+xml;base64,") >= 6
@@ -182,7 +182,7 @@ def test_tensorboard_has_curves_pictures_and_hparams(finished: Path) -> None:
     assert all(name in choices for name in (b"preliminary_cnn", b"flips", b"one_cycle"))
 
 
-def test_a_checkpoint_loads_bare_and_gives_the_table(finished: Path) -> None:
+def test_a_checkpoint_reproduces_the_predictions_table(finished: Path) -> None:
     task = restore.task(finished / "checkpoints" / "best.ckpt")
     assert isinstance(task, ClassifyTask)
     data = make_data(OmegaConf.load(finished / "config.yaml"))  # type: ignore[arg-type]
@@ -195,7 +195,7 @@ def test_a_checkpoint_loads_bare_and_gives_the_table(finished: Path) -> None:
     assert np.abs(tables.probabilities(table, data.classes) - probabilities.numpy()).max() <= 1e-6
 
 
-def test_a_run_is_judged_in_float32_whatever_trained(quick, tmp_path: Path) -> None:
+def test_predictions_are_computed_in_float32(quick, tmp_path: Path) -> None:
     run = train(quick("trainer.precision=bf16-mixed"), tmp_path / "run")
     table = predictions.read(run.predictions)
     images = make_data(run.config()).store.images[table["row"]]
@@ -206,15 +206,15 @@ def test_a_run_is_judged_in_float32_whatever_trained(quick, tmp_path: Path) -> N
     assert run.read_json("metrics.json")["precision"] == "bf16-mixed"
 
 
-@pytest.mark.parametrize("precision", ("bf16-mixed", "auto"))  # auto: whichever this machine chooses
-def test_gradients_are_clipped_in_mixed_precision_too(precision: str, quick, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ("bf16-mixed", "auto"))  # auto depends on the machine
+def test_gradients_are_also_clipped_in_mixed_precision(precision: str, quick, tmp_path: Path) -> None:
     options = (f"trainer.precision={precision}", "optim=adam", "trainer.max_epochs=1", "data.batches_per_epoch=1")
     clipped = trained_weights(quick(*options, "+trainer.gradient_clip_val=1e-9"), tmp_path / "clipped")
     free = trained_weights(quick(*options), tmp_path / "free")
     assert any(not torch.equal(clipped[name], free[name]) for name in free)
 
 
-def test_the_arrays_are_put_in_place_once(quick) -> None:
+def test_arrays_are_loaded_onto_the_device_once(quick) -> None:
     data = make_data(quick())
     data.setup("fit")
     before = data.rows
@@ -222,8 +222,8 @@ def test_the_arrays_are_put_in_place_once(quick) -> None:
     assert before is data.rows
 
 
-class Asks(Callback):
-    """What does the signal do by which SLURM announces the end of a job?"""
+class SignalRecorder(Callback):
+    """Record the handler of the signal with which SLURM announces the end of a job."""
 
     def on_train_start(self, *_: Any) -> None:
         self.found = signal.getsignal(signal.SIGUSR1)
@@ -235,18 +235,18 @@ def test_lightning_requeues_nothing_under_slurm(quick, tmp_path: Path, monkeypat
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     for name in ("PROCID", "LOCALID", "NODEID"):
         monkeypatch.setenv(f"SLURM_{name}", "0")
-    asks = Asks()
-    assert train(quick(), tmp_path / "run", asks).finished and asks.found == signal.SIG_DFL
+    recorder = SignalRecorder()
+    assert train(quick(), tmp_path / "run", recorder).finished and recorder.found == signal.SIG_DFL
     with pytest.raises(InputError, match=r"trainer\.devices.*hydra\.launcher\.tasks_per_node"):
         train(quick("trainer=ddp", "trainer.accelerator=cpu"), tmp_path / "two")
 
 
-def test_a_process_is_given_at_least_two_rows(quick, tmp_path: Path) -> None:
+def test_each_process_needs_at_least_two_rows(quick, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data.batch_size=3 for 2 processes"):
         train(quick("trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=3"), tmp_path / "run")
 
 
-def test_no_epoch_at_all_is_told(quick, tmp_path: Path) -> None:
+def test_a_run_without_epochs_is_refused(quick, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no epoch was trained.*trainer\.max_epochs"):
         train(quick("trainer.max_epochs=0"), tmp_path / "run")
 
@@ -260,7 +260,7 @@ def test_pictures_do_not_change_the_run(quick, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("augment", ("none", "flips", "rotations"))
 @pytest.mark.parametrize("recipe", ("minmax", "crop_minmax", "joint", "two_scales"))
-def test_every_recipe_meets_every_augmentation(quick, tmp_path: Path, recipe: str, augment: str) -> None:
+def test_every_recipe_works_with_every_augmentation(quick, tmp_path: Path, recipe: str, augment: str) -> None:
     data = make_data(config := quick(f"recipe={recipe}", f"augment={augment}"))
     if (recipe, augment) == ("two_scales", "rotations"):
         with pytest.raises(InputError, match=r"needs a margin of sky.*Try augment=flips"):
@@ -275,7 +275,7 @@ def test_every_recipe_meets_every_augmentation(quick, tmp_path: Path, recipe: st
 
 
 @pytest.mark.parametrize(("model", "size"), (("rotinv", 13), ("preliminary_cnn", 21)))
-def test_a_net_can_learn_a_few_rows_of_each_class_by_heart(quick, model: str, size: int) -> None:
+def test_a_network_can_memorise_a_few_rows(quick, model: str, size: int) -> None:
     config = quick(f"model={model}", "recipe=joint", f"recipe.size={size}", "model.net.dropout=0", "optim=adam")
     data = make_data(config)
     data.setup()
@@ -295,7 +295,7 @@ def test_a_net_can_learn_a_few_rows_of_each_class_by_heart(quick, model: str, si
 
 
 @pytest.mark.slow
-def test_a_net_learns_the_simulated_survey(composed, tmp_path: Path) -> None:
+def test_a_network_learns_the_simulated_survey(composed, tmp_path: Path) -> None:
     config = composed(
         *("model=preliminary_cnn", "recipe=joint", "data.n=800", f"outputs={tmp_path}"),
         *("trainer.max_epochs=3", "data.batches_per_epoch=30", "data.batch_size=32"),
@@ -305,15 +305,17 @@ def test_a_net_learns_the_simulated_survey(composed, tmp_path: Path) -> None:
 
 
 class Explodes(ClassifyTask):
-    """Its loss becomes infinite in the second epoch."""
+    """A task whose loss becomes infinite in the second epoch."""
 
     def losses(self, z: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         losses = super().losses(z, batch)
-        late = self.training and self.global_step >= 3  # three steps an epoch
+        late = self.training and self.global_step >= 3  # three steps per epoch
         return {"loss": losses["loss"] / (0.0 if late else 1.0)}
 
 
-def test_a_non_finite_loss_stops_and_keeps_the_best(quick, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_best_epoch(
+    quick, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = quick()
     config.model.task._target_ = f"{__name__}.Explodes"
     run = train(config, tmp_path / "run")
@@ -323,15 +325,15 @@ def test_a_non_finite_loss_stops_and_keeps_the_best(quick, tmp_path: Path, caplo
     assert "Training ended early" in run.page.read_text()
 
 
-def test_a_loss_that_explodes_at_once_is_an_error(quick, tmp_path: Path) -> None:
+def test_a_non_finite_loss_in_the_first_epoch_is_an_error(quick, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not finite from epoch 1,.*No checkpoint"):
         train(quick("optim.optimizer.lr=1e25", "data.batches_per_epoch=20"), tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ("best.ckpt", "last.ckpt"))
-def test_a_run_does_not_go_on_from_a_damaged_checkpoint(quick, finished: Path, tmp_path: Path, name: str) -> None:
+def test_a_damaged_checkpoint_cannot_be_resumed(quick, finished: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(finished, run := tmp_path / "run")
-    (run / "metrics.json").unlink()  # as if it was cut at the last moment
+    (run / "metrics.json").unlink()  # as if killed just before the end
     damaged = bytearray((run / "checkpoints" / name).read_bytes())
     damaged[len(damaged) // 2] ^= 64
     (run / "checkpoints" / name).write_bytes(damaged)
