@@ -136,12 +136,12 @@ def hold_lock(lock: Path, patience: float = math.inf, place: str = PLACE) -> Ite
     BusyError
         If another process still holds the lock.
     """
-    made = FileLock(lock, timeout=-1 if patience == math.inf else patience)
-    while not made.is_locked:
+    file_lock = FileLock(lock, timeout=-1 if patience == math.inf else patience)
+    while not file_lock.is_locked:
         with translate_refusals(lock, ANY, place):
             lock.parent.mkdir(parents=True, exist_ok=True)
             try:
-                made.acquire()
+                file_lock.acquire()
             except Timeout:
                 raise BusyError(
                     f"{lock.parent}: in use by another process. Wait for it to end, or choose another folder."
@@ -151,7 +151,7 @@ def hold_lock(lock: Path, patience: float = math.inf, place: str = PLACE) -> Ite
     try:
         yield
     finally:
-        made.release()
+        file_lock.release()
 
 
 JOINED = "|"  # separates the classes of a prediction set; not allowed in class names

@@ -23,9 +23,9 @@ def main(config: DictConfig) -> None:
     store = make_data(config).store
     pictures.draw(store)
     seconds = time.perf_counter() - started
-    drawn = ", ".join(sorted(file.name for file in store.path.glob("*.png")))
+    names = ", ".join(sorted(file.name for file in store.path.glob("*.png")))
     log.info(
-        "%s\nstore: %s (%.1f s)\npictures: %s", data_summary.format_summary(store.meta), store.path, seconds, drawn
+        "%s\nstore: %s (%.1f s)\npictures: %s", data_summary.format_summary(store.meta), store.path, seconds, names
     )
 
 

@@ -102,8 +102,8 @@ def _describe_error(error: HydraException) -> str:
     """Return a message for an error of Hydra, with the nearest valid option instead of its advice to add a +."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        meant = next((f"; did you mean {name}?" for name in get_close_matches(choice, error.options, n=1)), ".")
-        return f"{group}={choice} is not a choice. Choose from {', '.join(error.options)}{meant}"
+        hint = next((f"; did you mean {name}?" for name in get_close_matches(choice, error.options, n=1)), ".")
+        return f"{group}={choice} is not a choice. Choose from {', '.join(error.options)}{hint}"
     cause = error.__cause__
     parent = cause.parent_node if isinstance(cause, OmegaConfBaseException) else None
     if isinstance(cause, OmegaConfBaseException) and isinstance(parent, DictConfig):
@@ -137,8 +137,8 @@ def compose_config(*options: str, hydra: bool = False) -> DictConfig:
     given = quote_options(options)
     with translate_errors():
         # inside a command Hydra is already initialised
-        there = GlobalHydra.instance().is_initialized()
-        with nullcontext() if there else initialize_config_dir(CONF, version_base="1.3"):
+        initialised = GlobalHydra.instance().is_initialized()
+        with nullcontext() if initialised else initialize_config_dir(CONF, version_base="1.3"):
             config = compose("train", overrides=list(given), return_hydra_config=hydra)
             schema.check(config, given)
             adopt(config, given)

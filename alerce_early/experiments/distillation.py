@@ -52,7 +52,7 @@ def find_teachers(path: Path, split: Mapping[str, Any]) -> list[Path]:
     return found
 
 
-def ask_teachers(paths: Sequence[Path], data: AlertData) -> np.ndarray:
+def predict_soft_labels(paths: Sequence[Path], data: AlertData) -> np.ndarray:
     """Predict all rows of a store with the teachers and average their probabilities.
 
     Parameters
@@ -72,25 +72,25 @@ def ask_teachers(paths: Sequence[Path], data: AlertData) -> np.ndarray:
     InputError
         If a teacher is not a classifier, or has other classes or another recipe than the data.
     """
-    return np.mean([_ask(path, data) for path in paths], axis=0)
+    return np.mean([_predict(path, data) for path in paths], axis=0)
 
 
-def _ask(path: Path, data: AlertData) -> np.ndarray:
+def _predict(path: Path, data: AlertData) -> np.ndarray:
     """Return the probabilities of one teacher, (N, classes) float32."""
-    held = checkpoints.read(path)
-    teacher = restore.task(path, held)
+    checkpoint = checkpoints.read(path)
+    teacher = restore.task(path, checkpoint)
     spec = teacher.spec
     if not isinstance(teacher, ClassifyTask):
         raise InputError(f"distil={path}: not a classifier. Choose a run with model.task=classify.")
-    for what, its, own in (
+    for aspect, theirs, ours in (
         ("classes", spec.classes, data.classes),
         ("recipe", [*spec.recipe], data.steps),
         ("margin of sky", spec.margin, data.margin),
     ):
-        if its != own:
+        if theirs != ours:
             raise InputError(
-                f"distil={path}: different {what}, {its} there and {own} here. Choose data, recipe and augment as in "
-                "the run of the teacher."
+                f"distil={path}: different {aspect}, {theirs} there and {ours} here. Choose data, recipe and augment "
+                "as in the run of the teacher."
             )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher.to(device)
@@ -103,6 +103,6 @@ def _ask(path: Path, data: AlertData) -> np.ndarray:
             batch = {"image": image, "features": torch.from_numpy(features[rows]).to(device)}
             parts.append({name: column.cpu() for name, column in teacher.outputs(teacher.net(batch), batch).items()})
     table = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
-    table |= calibration.calibrate_columns(held.get("calibration"), table)
+    table |= calibration.calibrate_columns(checkpoint.get("calibration"), table)
     kind = "q" if f"q_{data.classes[0]}" in table else "p"
     return np.stack([table[f"{kind}_{name}"] for name in data.classes], 1).astype(np.float32)

@@ -60,33 +60,33 @@ def join(runs: Sequence[Run], folder: Path, features: Sequence[str] = (), trees:
     if differ:
         keys = ", ".join(sorted(differ))
         raise InputError(f"{runs[0].path.parent}: its runs differ in {keys}. Give each sweep its own name=.")
-    held = [checkpoints.read(run.best) for run in runs]
+    loaded = [checkpoints.read(run.best) for run in runs]
     config = runs[0].config()
-    seen = [name for one in held for name in one["hyper_parameters"]["spec"]["features"]]
-    config.features.names = list(dict.fromkeys([*seen, *features]))
+    used = [name for one in loaded for name in one["hyper_parameters"]["spec"]["features"]]
+    config.features.names = list(dict.fromkeys([*used, *features]))
     data = make_data(config)
-    if any(one["hyper_parameters"]["spec"]["fingerprint"] != data.spec.fingerprint for one in held):
+    if any(one["hyper_parameters"]["spec"]["fingerprint"] != data.spec.fingerprint for one in loaded):
         raise InputError(f"{runs[0].path.parent}: its runs were trained on different data. Run the sweep again.")
     table, fold = _judge_out_of_fold(runs, data)
     evidence = _log(tables.probabilities(table, data.classes))
     net: dict[str, Any] = {"_target_": "alerce_early.models.ensemble.Ensemble"}
-    net |= {"members": [_describe(one) for one in held]}
+    net |= {"members": [_describe(one) for one in loaded]}
     weights = {
-        f"members.{i}.{name}": weight for i, one in enumerate(held) for name, weight in one["state_dict"].items()
+        f"members.{i}.{name}": weight for i, one in enumerate(loaded) for name, weight in one["state_dict"].items()
     }
     if features:
         truth, columns = data.labels[table["row"]], _metadata(data, features, table["row"])
-        fresh = data.simulated_rows
+        simulated = data.simulated_rows
 
         def grow(chosen: np.ndarray) -> RandomForestClassifier:
             """Grow a forest on these rows and all simulated rows, weighted as in a training batch."""
             forest = RandomForestClassifier(n_estimators=trees, min_samples_leaf=leaf, random_state=config.seed)
             rows, labels, weights = columns[chosen], truth[chosen], compute_sample_weight("balanced", truth[chosen])
-            if len(fresh):
-                added = compute_sample_weight("balanced", data.labels[fresh]) * len(labels) / len(fresh)
+            if len(simulated):
+                added = compute_sample_weight("balanced", data.labels[simulated]) * len(labels) / len(simulated)
                 weights = np.append(weights, added * data.n_simulated / (data.batch_size - data.n_simulated))
-                rows = np.concatenate([rows, _metadata(data, features, fresh)])
-                labels = np.append(labels, data.labels[fresh])
+                rows = np.concatenate([rows, _metadata(data, features, simulated)])
+                labels = np.append(labels, data.labels[simulated])
             return forest.fit(rows, labels, weights)
 
         for k in np.unique(fold):
@@ -98,9 +98,9 @@ def join(runs: Sequence[Run], folder: Path, features: Sequence[str] = (), trees:
     shares = torch.from_numpy(evidence).softmax(1).numpy().astype(np.float32)
     table |= {f"p_{name}": shares[:, i] for i, name in enumerate(data.classes)}
     table["predicted"] = np.array(data.classes)[shares.argmax(1)]
-    held[0]["hyper_parameters"] |= {"net": net, "spec": data.spec.plain()}
-    held[0]["state_dict"] = {f"net.{name}": weight for name, weight in weights.items()}
-    return _write(folder, config, held[0], table, runs, data)
+    loaded[0]["hyper_parameters"] |= {"net": net, "spec": data.spec.plain()}
+    loaded[0]["state_dict"] = {f"net.{name}": weight for name, weight in weights.items()}
+    return _write(folder, config, loaded[0], table, runs, data)
 
 
 def _describe(checkpoint: checkpoints.Checkpoint) -> dict[str, Any]:

@@ -194,7 +194,7 @@ def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
         columns = zip(task.spec.features, parts, strict=True)
         shown = sorted(columns, key=lambda pair: -abs(pair[1]))[:N_SHOWN_COLUMNS]
         channels = name_channels(data.store.meta["channels"], task.recipe)[: stamps.shape[1]]
-        drawn = picture(stamps[i], found.parts["image"][i].numpy(), channels, _title(task, data, row, found, i), shown)
+        figure = picture(stamps[i], found.parts["image"][i].numpy(), channels, _title(task, data, row, found, i), shown)
         files.append(folder / f"{folder_name(data.store.ids[row])}_{row}.png")
-        pictures.save(drawn, files[-1])
+        pictures.save(figure, files[-1])
     return files

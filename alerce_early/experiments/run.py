@@ -28,7 +28,7 @@ from alerce_early.evaluation.kinds import choose_kind
 from alerce_early.evaluation.metrics import TARGET
 from alerce_early.experiments import instantiate
 from alerce_early.experiments.config import quote_value, to_plain
-from alerce_early.experiments.distillation import ask_teachers, find_teachers
+from alerce_early.experiments.distillation import find_teachers, predict_soft_labels
 from alerce_early.experiments.explain import name_channels
 from alerce_early.experiments.instantiate import make_data, make_task
 from alerce_early.experiments.metrics import add_metrics, find_metrics
@@ -218,7 +218,7 @@ def prepare(config: DictConfig, teachers: Sequence[Path]) -> AlertData:
     data = make_data(config)
     broadcast_from_first(data.prepare_data)
     if teachers:
-        data.set_soft_labels(ask_teachers(teachers, data))
+        data.set_soft_labels(predict_soft_labels(teachers, data))
     return data
 
 
@@ -258,9 +258,9 @@ def build_task(config: DictConfig, data: AlertData, start: Path | None) -> Task:
     if isinstance(task, ClassifyTask):
         task.look_for(target)
     if start:
-        taken, fresh = restore.start_from(task, start)
-        (log.warning if fresh else log.info)(
-            "init_from: %s; randomly initialised: %s", taken, ", ".join(fresh) or "none"
+        loaded, unmatched = restore.start_from(task, start)
+        (log.warning if unmatched else log.info)(
+            "init_from: %s; randomly initialised: %s", loaded, ", ".join(unmatched) or "none"
         )
     return task
 
@@ -452,8 +452,8 @@ def draw_pictures(task: Task, data: AlertData, run: Run) -> None:
     """Draw the figures that need the network; the page uses a figure's file name as its caption."""
     if blocks := task.examples(data):
         pictures.save(figures.side_by_side(blocks, data.classes), run.pictures / f"{', '.join(blocks)} stamps.svg")
-    if drawn := task.draw_predictions(data):
-        rows, draws = drawn
+    if predicted := task.draw_predictions(data):
+        rows, draws = predicted
         labels, words = data.labels[rows], f"over {len(draws)} draws of the weights"
         of_each = [
             np.flatnonzero(labels == i)[: N_EXAMPLE_DRAWS // len(data.classes)] for i in range(len(data.classes))

@@ -217,7 +217,7 @@ class Optim(Node):
     name: str = Field(description="name of this choice of optimiser and schedule")
     optimizer: Optimizer = Field(description="class of torch.optim and its options")
     groups: dict[str, dict[str, Any]] = Field(
-        description="other options for the parameters with a name, e.g. `+optim.groups.bias.weight_decay=0`"
+        description="separate options for parameters by name, e.g. `+optim.groups.bias.weight_decay=0`"
     )
     schedule: Target | None = Field(
         description="class of torch.optim.lr_scheduler and its options, stepped after every batch"
@@ -362,12 +362,12 @@ def check(config: DictConfig, options: Sequence[str] = (), file: Path | None = N
     for path in _find_unknown_params(config, plain):
         raise refuse(path, config, locate(("hydra", "sweeper", "params", ".".join(path)), options))
     if errors := [error for error in errors if error["type"] != "extra_forbidden"]:
-        at, asked = explain(errors)
-        key, where = ".".join(map(str, at)), str(file or locate(at, options))
+        place, expected = explain(errors)
+        key, where = ".".join(map(str, place)), str(file or locate(place, options))
         if errors[0]["type"] == "list_type" and isinstance(errors[0]["input"], str):
-            asked = f"should be a list. Write {key}=[{errors[0]['input']}]"
+            expected = f"should be a list. Write {key}=[{errors[0]['input']}]"
         given = key if errors[0]["type"] == "missing" else f"{key}={str(errors[0]['input'])[:60]}"
-        raise InputError(f"{'' if where in (key, given) else f'{where}: '}{given}: {asked}.")
+        raise InputError(f"{'' if where in (key, given) else f'{where}: '}{given}: {expected}.")
     for key in filter(plain["trainer"].__contains__, RESERVED):
         instead = f"Choose with {key}=." if key in plain else "Leave it out."
         raise InputError(f"trainer.{key}: set by the run itself. {instead}")
@@ -416,10 +416,10 @@ def refuse(path: Place, config: DictConfig, where: str | Path) -> InputError:
 def _find_nearest(key: str, known: Sequence[str]) -> str | None:
     """Return the known key most similar to this one, or None."""
     last = {name: name.rpartition(".")[2] for name in known}
-    wanted = key.rpartition(".")[2]
-    near = [name for name in known if last[name] == wanted] or get_close_matches(key, known, n=1)
-    near = near or [name for name in known if last[name] in get_close_matches(wanted, last.values(), n=1)]
-    return near[0] if near else None
+    target = key.rpartition(".")[2]
+    similar = [name for name in known if last[name] == target] or get_close_matches(key, known, n=1)
+    similar = similar or [name for name in known if last[name] in get_close_matches(target, last.values(), n=1)]
+    return similar[0] if similar else None
 
 
 def _list_keys(config: Any, above: str = "") -> list[str]:

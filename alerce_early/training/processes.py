@@ -78,14 +78,14 @@ def broadcast_from_first(decide: Callable[[], Any]) -> Any:
         return decide() if is_first() else ""
     from torch.distributed.elastic.utils.store import synchronize
 
-    here, failed, answer = environment(), None, {}
-    assert here
+    cluster, failed, answer = environment(), None, {}
+    assert cluster
     if is_first():
         try:
             answer = {"said": decide()}
         except Exception as error:
             failed, answer = error, {"failed": str(error) if isinstance(error, InputError) else one_line(error)}
-    place = here.global_rank(), here.world_size(), f"{next(_questions)}/"
+    place = cluster.global_rank(), cluster.world_size(), f"{next(_questions)}/"
     first = json.loads(synchronize(store, json.dumps(answer).encode(), *place, MAX_WAIT_SECONDS)[0])
     if failed:
         raise failed
@@ -143,10 +143,10 @@ def make_plugin() -> "ClusterEnvironment":
 
 def check_process_count(devices: int) -> None:
     """Raise InputError if the number of processes of a launcher is not the number of devices."""
-    here = environment()
-    if here and here.world_size() != devices:
+    cluster = environment()
+    if cluster and cluster.world_size() != devices:
         raise InputError(
-            f"trainer.devices: {devices} devices in all, but {here.world_size()} processes were started. Make them "
+            f"trainer.devices: {devices} devices in all, but {cluster.world_size()} processes were started. Make them "
             "equal with torchrun --nproc-per-node, sbatch --ntasks-per-node or hydra.launcher.tasks_per_node."
         )
 
@@ -154,13 +154,13 @@ def check_process_count(devices: int) -> None:
 @cache
 def _connect_store() -> "Store | None":
     """Connect to the store of the launcher's processes; return None for a single process."""
-    here = environment()
-    if here is None or here.world_size() == 1:
+    cluster = environment()
+    if cluster is None or cluster.world_size() == 1:
         return None
     import torch.distributed as dist
 
-    signals.end_at_once(here.global_rank() == 0)  # also while it waits for another process
-    address = f"tcp://{here.main_address}:{here.main_port}"
-    store, _, _ = next(iter(dist.rendezvous(address, here.global_rank(), here.world_size())))
+    signals.end_at_once(cluster.global_rank() == 0)  # also while it waits for another process
+    address = f"tcp://{cluster.main_address}:{cluster.main_port}"
+    store, _, _ = next(iter(dist.rendezvous(address, cluster.global_rank(), cluster.world_size())))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"alerce_early/{attempt}", store)

@@ -49,8 +49,8 @@ def choose_precision(options: dict[str, Any]) -> str:
     str
         The given precision; for "auto", "bf16-mixed" if the device is faster with it, else "32-true".
     """
-    if (asked := options.get("precision", "32-true")) != "auto":
-        return asked
+    if (precision := options.get("precision", "32-true")) != "auto":
+        return precision
     if options.get("accelerator") in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         quick = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

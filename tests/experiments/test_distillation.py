@@ -13,7 +13,7 @@ from alerce_early.artifacts import checkpoints
 from alerce_early.artifacts.run_folder import Run
 from alerce_early.data.records import UNLABELLED
 from alerce_early.errors import InputError
-from alerce_early.experiments.distillation import ask_teachers, find_teachers
+from alerce_early.experiments.distillation import find_teachers, predict_soft_labels
 from alerce_early.experiments.instantiate import make_data
 from alerce_early.experiments.run import train
 
@@ -38,7 +38,7 @@ def unlabelled(survey: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
 def test_a_teacher_predicts_stored_rows_as_it_predicts_raw_ones(quick, finished_run: Run, survey) -> None:
     data = make_data(quick(COLUMNS))
     data.prepare_data()
-    found = ask_teachers([finished_run.best], data)
+    found = predict_soft_labels([finished_run.best], data)
     rows = np.flatnonzero(np.isin(data.store.ids, survey["oid"][:40]))
     raw = [survey["oid"].index(name) for name in data.store.ids[rows]]
     classifier = alerce_early.load(finished_run.path)
@@ -46,7 +46,7 @@ def test_a_teacher_predicts_stored_rows_as_it_predicts_raw_ones(quick, finished_
     table = classifier.predict([survey["images"][i] for i in raw], metadata)
     wanted = np.stack([table[f"q_{name}"] for name in classifier.classes], 1)
     assert np.ptp(wanted[:, 0]) > 1e-4 and np.allclose(found[rows], wanted, atol=1e-5)
-    assert np.allclose(ask_teachers([finished_run.best] * 2, data), found, atol=1e-6)
+    assert np.allclose(predict_soft_labels([finished_run.best] * 2, data), found, atol=1e-6)
 
 
 def test_probabilities_of_several_teachers_are_averaged(quick, finished_run: Run, tmp_path: Path) -> None:
@@ -55,9 +55,9 @@ def test_probabilities_of_several_teachers_are_averaged(quick, finished_run: Run
     checkpoints.save(held | {"state_dict": weights}, other := tmp_path / "other.ckpt")
     data = make_data(quick(COLUMNS))
     data.prepare_data()
-    one, two = (ask_teachers([path], data) for path in (finished_run.best, other))
+    one, two = (predict_soft_labels([path], data) for path in (finished_run.best, other))
     assert np.abs(one - two).max() > 0.05
-    assert np.allclose(ask_teachers([finished_run.best, other], data), (one + two) / 2, atol=1e-6)
+    assert np.allclose(predict_soft_labels([finished_run.best, other], data), (one + two) / 2, atol=1e-6)
 
 
 def test_unlabelled_rows_train_with_the_probabilities_of_the_teacher(quick, unlabelled: Path, survey) -> None:
