@@ -138,7 +138,7 @@ def test_invalid_options_are_refused_at_the_start(
 ) -> None:
     with pytest.raises(InputError, match="nothing to search"):
         Search([f"outputs={tmp_path}"])
-    with pytest.raises(InputError, match=r"trainer.devices=2: a trial trains on one"):
+    with pytest.raises(InputError, match=r"trainer\.devices=2"):
         Search([*options, "trainer=ddp"])
     with pytest.raises(InputError, match="modle"):
         Search([*options, "modle=rotinv"])
