@@ -36,7 +36,7 @@ def main() -> None:
             files.write_text(arguments.csv, compare.as_csv(rows))
         if arguments.html:
             files.write_text(arguments.html, compare.as_html(rows, notes, arguments.html.parent))
-        notes = [*compare.notes(entries), *notes]
+        notes = [*compare.make_notes(entries), *notes]
     print(*notes, sep="\n", end="\n" if notes else "")
 
 

@@ -29,10 +29,10 @@ def main() -> None:
         "--rule", default="alpha_beta", help="rule of propagation: alpha_beta (default; alpha 2, beta 1) or epsilon"
     )
     arguments = parser.parse_args()
-    from alerce_early.experiments.explain import write  # a slow import that --help does not need
+    from alerce_early.experiments.explain import write_relevance  # a slow import that --help does not need
 
     run = Run.find(arguments.run)
-    for file in write(run, arguments.id, arguments.out or run.path / "explain", arguments.rule):
+    for file in write_relevance(run, arguments.id, arguments.out or run.path / "explain", arguments.rule):
         print(file)
 
 

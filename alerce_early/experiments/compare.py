@@ -397,7 +397,7 @@ def _spell(entry: Entry, values: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def notes(entries: Sequence[Entry]) -> list[str]:
+def make_notes(entries: Sequence[Entry]) -> list[str]:
     """Return notes below the table: test rows that differ, and the metrics of the baselines."""
     letters = list_letters(entries)
     several = (

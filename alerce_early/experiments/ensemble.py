@@ -28,7 +28,9 @@ from alerce_early.tasks import restore
 log = logging.getLogger(__name__)
 
 
-def join(runs: Sequence[Run], folder: Path, features: Sequence[str] = (), trees: int = 200, leaf: int = 2) -> Run:
+def combine_runs(
+    runs: Sequence[Run], folder: Path, features: Sequence[str] = (), trees: int = 200, leaf: int = 2
+) -> Run:
     """Combine the networks of a sweep over folds into one, optionally with a random forest on metadata.
 
     The logarithms of the members' probabilities are averaged, and the logarithm of the forest's probability is added.

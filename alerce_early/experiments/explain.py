@@ -54,7 +54,7 @@ def explain_rows(task: Task, data: AlertData, rows: np.ndarray, rule: str) -> tu
     return image.numpy(), found
 
 
-def picture(
+def draw_relevance(
     stamp: np.ndarray, relevance: np.ndarray, channels: Sequence[str], title: str, columns: Sequence[tuple[str, float]]
 ) -> Figure:
     """Draw a stamp above its relevance, with a bar chart of metadata.
@@ -92,11 +92,11 @@ def picture(
     bar.ax.tick_params(labelsize=7)
     if columns:
         axes[0, -1].set_visible(False)
-        _bars(axes[1, -1], columns)
+        _draw_bars(axes[1, -1], columns)
     return figure
 
 
-def _bars(axes: Axes, columns: Sequence[tuple[str, float]]) -> None:
+def _draw_bars(axes: Axes, columns: Sequence[tuple[str, float]]) -> None:
     """Draw a bar chart of the relevance of metadata columns."""
     names, values = zip(*reversed(columns), strict=True)
     axes.barh(names, values, color=["tab:red" if value > 0 else "tab:blue" for value in values])
@@ -130,7 +130,7 @@ def name_channels(raw: Sequence[str], recipe: Recipe) -> list[str]:
     return names
 
 
-def _title(task: Task, data: AlertData, row: int, found: Relevance, i: int) -> str:
+def _make_title(task: Task, data: AlertData, row: int, found: Relevance, i: int) -> str:
     """Return true and predicted class of a row, and its logit as a sum of relevances."""
     label = data.labels[row]
     true = task.spec.classes[label] if label >= 0 else "unknown"
@@ -145,7 +145,7 @@ def _title(task: Task, data: AlertData, row: int, found: Relevance, i: int) -> s
     )
 
 
-def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
+def write_relevance(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
     """Draw the relevance of all rows of some objects.
 
     Parameters
@@ -194,7 +194,9 @@ def write(run: Run, ids: Sequence[str], folder: Path, rule: str) -> list[Path]:
         columns = zip(task.spec.features, parts, strict=True)
         shown = sorted(columns, key=lambda pair: -abs(pair[1]))[:N_SHOWN_COLUMNS]
         channels = name_channels(data.store.meta["channels"], task.recipe)[: stamps.shape[1]]
-        figure = picture(stamps[i], found.parts["image"][i].numpy(), channels, _title(task, data, row, found, i), shown)
+        figure = draw_relevance(
+            stamps[i], found.parts["image"][i].numpy(), channels, _make_title(task, data, row, found, i), shown
+        )
         files.append(folder / f"{folder_name(data.store.ids[row])}_{row}.png")
         pictures.save(figure, files[-1])
     return files

@@ -81,17 +81,17 @@ def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence
     instantiate.check(config, overrides)
     find_metrics(config.metrics)
     run = Run(folder)
-    with claim(run, config) as finished:
+    with lock_run(run, config) as finished:
         if finished:
             log.info("finished already: %s", run.page)
             return run
         start, teachers = find_checkpoints(config, run)
         L.seed_everything(config.seed, verbose=False)
-        data = prepare(config, teachers)
+        data = prepare_data(config, teachers)
         task = build_task(config, data, start)
         trainer, best = make_trainer(config, task, run, Board(figures.gallery, figures.confusion), *more)
         if trainer.is_global_zero:
-            begin(run, config, overrides, data, task, trainer)
+            record_start(run, config, overrides, data, task, trainer)
         stopped = fit(trainer, task, data, best, run.last if run.cut else None)
         table, rate = predict(task, data, best)
         if trainer.is_global_zero:
@@ -99,8 +99,8 @@ def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence
             table |= make_fit_columns(fits, table)
             constants = make_constants(fits)
             points = thresholds.fit_percents(tables.select_judged(table, "validation"))
-            seen = {"operating_points": points, "trained_on": hash_trained(data, config.init_from)}
-            checkpoints.add(run.best, fits | seen)
+            extra = {"operating_points": points, "trained_on": hash_trained(data, config.init_from)}
+            checkpoints.add(run.best, fits | extra)
             write_predictions(run, table, constants)
             result = {
                 "origin": data.spec.origin,
@@ -126,7 +126,7 @@ def train(config: DictConfig, folder: Path, *more: Callback, overrides: Sequence
 
 
 @contextmanager
-def claim(run: Run, config: DictConfig) -> Iterator[bool]:
+def lock_run(run: Run, config: DictConfig) -> Iterator[bool]:
     """Lock a run folder for this config.
 
     If the process is stopped inside the block, its message gives the command that resumes the run.
@@ -150,25 +150,25 @@ def claim(run: Run, config: DictConfig) -> Iterator[bool]:
     files.BusyError
         If another process is using the folder.
     """
-    with ExitStack() as held:
+    with ExitStack() as locks:
 
-        def begin() -> str:
+        def lock() -> str:
             try:
-                held.enter_context(run.alone())
+                locks.enter_context(run.alone())
             except files.BusyError as busy:
                 return str(busy)
             return FINISHED if run.finished else ""
 
-        found = broadcast_from_first(begin)  # the first process locks the folder and writes for all
-        if found not in (FINISHED, ""):
-            raise files.BusyError(found)
+        state = broadcast_from_first(lock)  # the first process locks the folder and writes for all
+        if state not in (FINISHED, ""):
+            raise files.BusyError(state)
         run.expect(config)
-        own = ",".join(construct.own_packages(to_plain(config)))
-        trusting = ["env", f"{construct.TRUST}={own}"] if own else []
-        command_line = [*trusting, "python", "-m", "alerce_early.train", f"resume={quote_value(run.path)}"]
+        packages = ",".join(construct.own_packages(to_plain(config)))
+        environment = ["env", f"{construct.TRUST}={packages}"] if packages else []
+        command_line = [*environment, "python", "-m", "alerce_early.train", f"resume={quote_value(run.path)}"]
         command_line += [] if logs_inside(config) else [f"logger=[{','.join(map(str, config.logger))}]"]
         with set_resume_command(shlex.join(command_line)):
-            yield found == FINISHED
+            yield state == FINISHED
 
 
 def find_checkpoints(config: DictConfig, run: Run) -> tuple[Path | None, list[Path]]:
@@ -200,7 +200,7 @@ def find_checkpoints(config: DictConfig, run: Run) -> tuple[Path | None, list[Pa
     return start, find_teachers(Path(config.distil), config.data.split) if config.distil else []
 
 
-def prepare(config: DictConfig, teachers: Sequence[Path]) -> AlertData:
+def prepare_data(config: DictConfig, teachers: Sequence[Path]) -> AlertData:
     """Prepare the data of a run.
 
     Parameters
@@ -265,7 +265,7 @@ def build_task(config: DictConfig, data: AlertData, start: Path | None) -> Task:
     return task
 
 
-def begin(
+def record_start(
     run: Run, config: DictConfig, overrides: Sequence[str], data: AlertData, task: Task, trainer: L.Trainer
 ) -> None:
     """Record the config, the options and the code in the run folder, and log a summary of data and model."""

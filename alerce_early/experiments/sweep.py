@@ -107,11 +107,11 @@ class Summary(Callback):
             print(f"error: {len(bad)} of the jobs failed:", *map(": ".join, bad.items()), sep="\n  ", file=sys.stderr)
             sys.exit(1)
         if config.ensemble.features is not None and finished:
-            from alerce_early.experiments.ensemble import join  # a slow import that other sweeps do not need
+            from alerce_early.experiments.ensemble import combine_runs  # a slow import that other sweeps do not need
 
             options: Any = OmegaConf.to_container(config.ensemble, resolve=True)
             runs = [Run(folder / job) for job in sorted(finished)]
-            print(construct.construct(join, runs, Path(config.outputs) / "runs" / config.name, **options).page)
+            print(construct.construct(combine_runs, runs, Path(config.outputs) / "runs" / config.name, **options).page)
 
 
 def _read_outcomes(folder: Path) -> tuple[set[str], dict[str, tuple[int, str]]]:

@@ -142,7 +142,7 @@ class Bar(TQDMProgressBar):
         return {"loss": f"{float(steps[-1]['loss']):.3f}", "stamps/s": f"{stamps / max(shown['elapsed'], 1e-9):,.0f}"}
 
 
-def progress_bar() -> list[Callback]:
+def make_progress_bars() -> list[Callback]:
     """Return a progress bar if standard error is a terminal, otherwise nothing."""
     return [Bar(refresh_rate=10, leave=False)] if sys.stderr.isatty() else []
 

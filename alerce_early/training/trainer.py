@@ -25,7 +25,7 @@ from alerce_early.training.callbacks import (
     Kept,
     Patience,
     Randomness,
-    progress_bar,
+    make_progress_bars,
 )
 
 # Callbacks of Lightning that do not work here, with the reason and an alternative.
@@ -158,7 +158,7 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
     callbacks: list[Callback] = [
         EpochLine(run.path, ("train/loss", "val/loss", monitor or "", *[f"val/{name}" for name in task.shown])),
         Randomness(),
-        *progress_bar(),
+        *make_progress_bars(),
         *make_callbacks(config),
         *more,
         FiniteLossGuard(),
@@ -183,7 +183,7 @@ def make_trainer(config: DictConfig, task: Task, run: Run, *more: Callback) -> t
             use_distributed_sampler=False,  # the data module divides batches between ranks
             num_sanity_val_steps=0,
             enable_model_summary=False,
-            enable_progress_bar=bool(progress_bar()),
+            enable_progress_bar=bool(make_progress_bars()),
         )
     except (MisconfigurationException, ValueError) as error:
         raise InputError(f"trainer: {error} Try trainer=cpu.") from None

@@ -63,7 +63,9 @@ def test_the_best_comes_first_and_the_other_is_tested_against_it(sweep: Path) ->
     assert said == [] and best.order <= other.order
     forest = [run.result["baselines"]["metadata"]["values"]["balanced_accuracy"] for e in entries for run in e.runs]
     average = f"balanced accuracy {sum(forest) / len(forest):.3f}"
-    assert any(note.startswith("random forest on metadata") and average in note for note in leaderboard.notes(entries))
+    assert any(
+        note.startswith("random forest on metadata") and average in note for note in leaderboard.make_notes(entries)
+    )
     first, second = (row.cells["against the best"] for row in leaderboard.rank(entries))
     assert first == "" and all(
         f"{test}: " in second for test in ("balanced accuracy", "rows right (McNemar)", "over seeds (Welch)")
@@ -82,7 +84,7 @@ def folds(quick, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_runs_on_different_rows_are_not_ranked_against_each_other(sweep: Path, folds: Path) -> None:
     entries, _ = group_runs(find_runs([str(sweep), str(folds)])[0])
     assert [len(entry.runs) for entry in entries] == [2, 2, 2] and len({entry.rows for entry in entries}) == 2
-    assert "not ranked against each other" in leaderboard.notes(entries)[0]
+    assert "not ranked against each other" in leaderboard.make_notes(entries)[0]
     rows = leaderboard.rank(entries)
     assert [row.cells["test rows"][0] for row in rows] == ["A", "A", "B"]
     assert rows[2].cells["against the best"] == ""

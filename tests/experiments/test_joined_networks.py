@@ -20,7 +20,7 @@ from alerce_early.data.text import hash_objects
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 from alerce_early.experiments import compare
-from alerce_early.experiments.ensemble import join
+from alerce_early.experiments.ensemble import combine_runs
 from alerce_early.experiments.run import train, write_page
 from alerce_early.serving import export
 from alerce_early.serving.deployed import Deployed
@@ -49,7 +49,7 @@ def columns(table: tables.Table, classes: tuple[str, ...]) -> np.ndarray:
 def test_each_row_is_predicted_by_the_member_that_has_not_seen_it(
     folds: list[Run], tmp_path: Path, survey: dict[str, Any]
 ) -> None:
-    made = join(folds, tmp_path / "joined")
+    made = combine_runs(folds, tmp_path / "joined")
     table = predictions.read(made.predictions)
     parts = [tables.select_split(predictions.read(run.predictions), "test") for run in folds]
     assert sorted(table["row"]) == sorted(np.concatenate([part["row"] for part in parts]))
@@ -82,7 +82,7 @@ def test_random_labels_are_not_predicted_from_metadata_unique_to_each_row(
     twice = {name: [survey[name][row] for row in rows] for name in ("images", "metadata", "oid")}
     raw.write_bytes(pickle.dumps({**twice, "labels": labels[rows]}))
     runs = train_folds(lambda *given: quick_config(raw, tmp_path, *given), tmp_path)
-    made = join(runs, tmp_path / "joined", NAMING, trees=30, leaf=1)
+    made = combine_runs(runs, tmp_path / "joined", NAMING, trees=30, leaf=1)
     assert made.metrics["test/balanced_accuracy"] < 0.35
     deployed = Deployed.load(made.best)
     assert deployed.features == NAMING
@@ -102,7 +102,7 @@ def test_log_probabilities_are_averaged_over_seeds(folds: list[Run], tmp_path: P
         table[names[0]], table[names[1]] = table[names[1]], table[names[0]]
         predictions.write(other.predictions, table)
         seeds.append(other)
-    table = predictions.read(join([*folds, *seeds], tmp_path / "joined").predictions)
+    table = predictions.read(combine_runs([*folds, *seeds], tmp_path / "joined").predictions)
     classes = tables.classes_of(table)
     for run, other in zip(folds, seeds, strict=True):
         parts = [tables.select_split(predictions.read(one.predictions), "test") for one in (run, other)]
@@ -114,7 +114,9 @@ def test_log_probabilities_are_averaged_over_seeds(folds: list[Run], tmp_path: P
 def test_the_forest_gives_all_classes_the_same_weight(folds: list[Run], tmp_path: Path, survey: dict[str, Any]) -> None:
     """Trees that may not split return only the weight of each class."""
     assert np.bincount(survey["labels"]).min() < 0.04 * len(survey["labels"])
-    alone, made = (join(folds, tmp_path / f"joined{len(names)}", names, trees=100, leaf=400) for names in ((), NAMING))
+    alone, made = (
+        combine_runs(folds, tmp_path / f"joined{len(names)}", names, trees=100, leaf=400) for names in ((), NAMING)
+    )
     shares = restore.task(made.best).net.forest(torch.zeros(1, len(NAMING)))
     assert shares.min() > 0.14 and shares.max() < 0.26
     table, other = predictions.read(made.predictions), predictions.read(alone.predictions)
@@ -134,7 +136,7 @@ def test_the_forest_also_learns_from_simulated_rows(survey: dict[str, Any], tmp_
     for options in ((), share):
         folder = tmp_path / str(len(options))
         runs = train_folds(lambda *given, options=options: quick_config(raw, tmp_path, *options, *given), folder)
-        made = join(runs, folder / "joined", names, trees=30, leaf=1)
+        made = combine_runs(runs, folder / "joined", names, trees=30, leaf=1)
         assert np.isin(predictions.read(made.predictions)["id"], survey["oid"]).all()
         assert made.result["test"]["n"] == sum(image.shape == (63, 63, 3) for image in survey["images"])
         found = restore.task(made.best).net.forest(seen).argmax(1).numpy()
@@ -144,7 +146,7 @@ def test_the_forest_also_learns_from_simulated_rows(survey: dict[str, Any], tmp_
 
 def test_a_missing_fold_is_an_error(folds: list[Run], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Run all folds"):
-        join(folds[:1], tmp_path / "joined")
+        combine_runs(folds[:1], tmp_path / "joined")
     assert not (tmp_path / "joined").exists()
 
 
@@ -155,7 +157,7 @@ def test_runs_with_different_options_are_not_combined(folds: list[Run], tmp_path
     config.model.net.dropout = 0.123
     other.config_file.write_text(OmegaConf.to_yaml(config))
     with pytest.raises(InputError, match=r"differ in model\.net\.dropout"):
-        join([folds[0], other], tmp_path / "joined")
+        combine_runs([folds[0], other], tmp_path / "joined")
 
 
 @pytest.mark.slow

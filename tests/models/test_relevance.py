@@ -13,7 +13,7 @@ from alerce_early.data.recipe import Recipe
 from alerce_early.data.spec import DataSpec
 from alerce_early.errors import InputError
 from alerce_early.experiments.config import to_plain
-from alerce_early.experiments.explain import name_channels, write
+from alerce_early.experiments.explain import name_channels, write_relevance
 from alerce_early.experiments.run import train
 from alerce_early.models.relevance import Relevance, explain
 from tests.helpers.tiny import spec
@@ -145,10 +145,10 @@ def test_errors() -> None:
 def test_pictures_of_a_run(quick, tmp_path: Path) -> None:
     run = train(quick("model=stamp_classifier", "trainer.max_epochs=1", "data.batches_per_epoch=1"), tmp_path / "run")
     object_ = str(predictions.read(run.predictions)["id"][0])
-    files = write(Run.find(run.path), [object_], tmp_path / "out", "alpha_beta")
+    files = write_relevance(Run.find(run.path), [object_], tmp_path / "out", "alpha_beta")
     assert files and all(file.stat().st_size > 10_000 and object_ in file.name for file in files)
     with pytest.raises(InputError, match="--id nobody: no such object in file stamps"):
-        write(run, ["nobody"], tmp_path / "out", "epsilon")
+        write_relevance(run, ["nobody"], tmp_path / "out", "epsilon")
 
 
 def test_every_channel_that_the_net_sees_has_a_name(composed) -> None:
