@@ -164,7 +164,7 @@ class Classifier:
         if self.survey and records.survey not in ("", self.survey):
             raise InputError(
                 f"{records.origin}: of {records.survey}, and model {self.model} is for {self.survey}; "
-                f"{SURVEYS[records.survey].takers}."
+                f"{SURVEYS[records.survey].usage}."
             )
         columns = dict(zip(records.feature_names, records.features.T, strict=True))
         return self._table(np.asarray(records.images), self._columns(columns, len(records), records.origin))

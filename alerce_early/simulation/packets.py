@@ -94,7 +94,7 @@ def write(out: Path, n: int, seed: int = 0, force: bool = False) -> tuple[Path, 
         files.whole(classes, "--out") as labels,
         files.whole(out, "--out") as night,
         labels.open("w", newline="") as text,
-        compression.zipping(night) as zipped,
+        compression.create_gzip(night) as zipped,
         tarfile.open(fileobj=zipped, mode="w|") as archive,
     ):
         table = csv.writer(text)

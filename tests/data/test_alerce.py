@@ -133,7 +133,7 @@ def test_an_entry_that_is_there_twice_is_refused_by_name(tmp_path: Path) -> None
 def test_stamps_of_several_shapes_are_no_npz(tmp_path: Path) -> None:
     images = np.array([*[stamp(i) for i in range(4)], stamp(4, 50, 63)], dtype=object)
     np.savez(tmp_path / "stamps.npz", **raw(images=images))
-    with pytest.raises(InputError, match="stamps of several shapes go into a pickled list"):
+    with pytest.raises(InputError, match=r"stamps\.npz.*pickled list"):
         stamps_file.read(tmp_path / "stamps.npz")
 
 
@@ -243,7 +243,7 @@ def test_one_clear_error(tmp_path: Path, content: Any, message: str) -> None:
 
 
 def test_no_path_names_the_flag() -> None:
-    with pytest.raises(InputError, match=r"data\.path=FILE, or ALERCE_STAMPS=FILE"):
+    with pytest.raises(InputError, match=r"data\.path=FILE.*ALERCE_STAMPS=FILE"):
         stamps_file.read(None)
 
 

@@ -81,7 +81,7 @@ def test_packets_hold_what_was_put_in(night: list[dict[str, Any]], folder: Path)
     assert read["keys"].tolist() == [str(packet["candid"]) for packet in kept]
     assert read["ids"].tolist() == [packet["objectId"] for packet in kept]
     assert len(set(read["ids"])) == len(kept) and 0 < len(read["rejected"]) == N - len(kept)
-    assert all("wanted 63 x 63" in reason for _, reason in read["rejected"])
+    assert all("63 x 63" in reason for _, reason in read["rejected"])
 
 
 def test_a_missing_value_is_as_in_the_training_file(night: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -143,16 +143,16 @@ def test_what_cannot_begin(tmp_path: Path, folder: Path) -> None:
         with pytest.raises(InputError, match=words):
             stream.stream([folder, path])
     for options in ({"shard": (2, 2)}, {"size": 0}, {"skip": -1}):
-        with pytest.raises(InputError, match="wanted"):
+        with pytest.raises(InputError, match="expected"):
             stream.stream([folder], **options)  # type: ignore[arg-type]
     with (tmp_path / "empty.avro").open("wb") as file:
         fastavro.writer(file, packets.SCHEMA, [])
-    with pytest.raises(InputError, match="holds no alert packet"):
+    with pytest.raises(InputError, match="no alert packets"):
         list(stream.stream([tmp_path]))
     with pytest.raises(InputError, match=r"data\.path"):
         stream.read(None)
     (tmp_path / "empty.avro").write_bytes(b"")
-    with pytest.raises(InputError, match="not one of 1 packets can be read; the first: is empty"):
+    with pytest.raises(InputError, match=r"1 packets.*is empty"):
         stream.read(tmp_path)
 
 
@@ -163,7 +163,7 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
     survey = simulate(120, seed=SEED)
     whole = [image.shape == (63, 63, 3) for image in survey["images"]]
     assert records.labels.tolist() == survey["labels"][whole].tolist()
-    assert records.set_aside == {"stamp is not whole, wanted 63 x 63": 120 - len(records)}
+    assert records.set_aside == {"stamp is incomplete, expected 63 x 63": 120 - len(records)}
     assert (stream.read(tmp_path / "night.tar.gz").labels == UNLABELLED).all()
     table.rename(tmp_path / "labels.csv")
     by_object = "ObjectId,class\n" + "".join(f"{name},sn\n" for name in records.ids[:3]) + f"{records.ids[3]},\n"
@@ -307,7 +307,7 @@ def test_the_door_of_a_simulated_night(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_chunks_are_the_same_whatever_a_process_gets_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = list(stream.stream([folder], size=40, workers=0))
-    monkeypatch.setattr(stream, "LARGEST_BATCH", 100_000)
+    monkeypatch.setattr(stream, "MAX_BATCH_BYTES", 100_000)
     for one, other in zip(stream.stream([folder], size=40, workers=2), wanted, strict=True):
         assert one.keys.tolist() == other.keys.tolist() and one.rejected == other.rejected and one.read == other.read
         assert one.records is not None and other.records is not None

@@ -210,8 +210,8 @@ def test_json_is_held_record_by_record(monkeypatch: pytest.MonkeyPatch) -> None:
     for written in (json.dumps(texts), "\n".join(map(json.dumps, texts)), json.dumps(texts[3], indent=3)):
         found = [json.loads(one) for one in exports.split_json(io.BytesIO(written.encode()))]
         assert found == (texts if len(found) == 4 else texts[3:])
-    monkeypatch.setattr(exports, "LARGEST", 1 << 20)
-    blocks = list(containers.look_into(io.BytesIO(json.dumps(texts).encode()), "a.json"))
+    monkeypatch.setattr(exports, "MAX_RECORD_BYTES", 1 << 20)
+    blocks = list(containers.iter_blocks(io.BytesIO(json.dumps(texts).encode()), "a.json"))
     assert [bool(block.damage) for block in blocks] == [False, False, False, True]
 
 

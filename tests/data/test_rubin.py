@@ -210,10 +210,10 @@ def test_a_bad_packet_is_set_aside_and_the_rest_is_read(channels: tuple[str, ...
         "cutoutTemplate is missing": {"cutoutTemplate": None},
         "cutoutTemplate is text": {"cutoutTemplate": b"no picture"},
         "cutoutTemplate FITS image is cut short": {"cutoutTemplate": good[:4000]},
-        "cutoutTemplate FITS file holds no float32 image": {"cutoutTemplate": fits_of(np.ones((30, 30), np.int16))},
+        "cutoutTemplate FITS file": {"cutoutTemplate": fits_of(np.ones((30, 30), np.int16))},
         "is not square: 30 x 32": dict.fromkeys(CUTOUTS.values(), wide),
         "cutouts differ in shape: 30 x 30 and 31 x 31": {"cutoutDifference": cutout(31)},
-        "has its source away from the middle": dict.fromkeys(CUTOUTS.values(), cutout(30, (2.0, 15.5))),
+        "off the centre": dict.fromkeys(CUTOUTS.values(), cutout(30, (2.0, 15.5))),
         "diaSourceId is missing": {"diaSource": {"diaSourceId": None}},
         "diaObjectId and ssObjectId are both 0": {"diaSource": {"diaObjectId": 0, "ssObjectId": 0}},
         "ssObjectId is missing": {"diaSource": {"diaObjectId": None, "ssObjectId": None}},
@@ -261,11 +261,11 @@ def test_packets_of_two_surveys(tmp_path: Path) -> None:
         assert (
             chunk.records is not None and chunk.records.survey == survey and len(chunk.keys) == 2 == len(chunk.rejected)
         )
-        assert all(f"packet of {other}, wanted {survey}" in one.reason for one in chunk.rejected)
+        assert all(f"packet of {other}, expected {survey}" in one.reason for one in chunk.rejected)
         assert stream.read(tmp_path, survey=survey).set_aside.total() == 2
     chunk = stream.decode([container(packet(0)), ztf[0]])
     assert len(chunk.keys) == 1 and "another survey" in chunk.rejected[0].reason
-    with pytest.raises(InputError, match="wanted Rubin"):
+    with pytest.raises(InputError, match="expected Rubin"):
         stream.read(tmp_path / "b.avro", survey="Rubin")
 
 

@@ -116,11 +116,11 @@ def test_what_is_no_whole_message_of_a_known_schema(tmp_path: Path, registry: tu
     bad = [
         (whole[:-9], "cannot be decoded"),
         (whole[:2], "message is cut short: 2 bytes"),
-        (whole + b"\0", "ends before the message"),
+        (whole + b"\0", "continues after its Avro record"),
         (framed(PACKETS[0], 904), "schema 904 is not known"),
         (framed(PACKETS[0], -1), "schema -1 is not known"),
         (framed(PACKETS[0], 903), "schema 903.avsc cannot be used"),
-        (b"candid,label\n", "wanted an Avro container"),
+        (b"candid,label\n", "Avro container"),
         (b"", "is empty"),
     ]
     chunk = stream.decode([*(message for message, _ in bad), whole], Schemas(tmp_path))
@@ -143,7 +143,7 @@ def test_a_registry_is_asked_again_for_what_it_lacked(
     for _ in range(2):  # not at once: a topic of such messages would ask for each
         assert len(stream.decode([framed(PACKETS[0], 905)], schemas).rejected) == 1
     assert len(asked) == 1
-    monkeypatch.setattr(wire, "AGAIN", 0)
+    monkeypatch.setattr(wire, "RETRY_SECONDS", 0)
     for _ in range(2):
         assert len(stream.decode([framed(PACKETS[0], 905)], schemas).keys) == 1
     assert len(asked) == 2
@@ -154,7 +154,7 @@ def test_the_numbers_that_are_remembered_are_few(
 ) -> None:
     """The schema in use is among them, whatever numbers others send."""
     place, asked = registry
-    monkeypatch.setattr(wire, "MOST", 3)
+    monkeypatch.setattr(wire, "MAX_CACHED_SCHEMAS", 3)
     schemas = Schemas(place)
     for number in (900, 1, 900, 2, 3, 900, 4, 1):
         stream.decode([framed(PACKETS[0], number)], schemas)
@@ -165,7 +165,7 @@ def test_an_answer_that_is_not_of_a_registry_stops(
     registry: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rejected, the messages of a schema would be passed: the page of a proxy may be another a minute later."""
-    monkeypatch.setattr(wire, "TIMEOUT", 0.5)
+    monkeypatch.setattr(wire, "TIMEOUT_SECONDS", 0.5)
     for number in (901, 902, 906, 907, 908):
         with pytest.raises(InputError, match=f"schemas {registry[0]}"):
             stream.decode([framed(PACKETS[0], number)], Schemas(registry[0]))

@@ -130,7 +130,7 @@ def test_the_broker_step_of_the_readme(runs: list[Path], capsys: pytest.CaptureF
     consumer = [[*messages[:3], b"no packet"], messages[3:]]
     exec(block.replace('"RUN"', repr(str(runs[0]))), {"consumer": consumer})
     message = capsys.readouterr().out
-    assert "wanted an Avro container" in message and message.count("SN") >= 1
+    assert "Avro container" in message and message.count("SN") >= 1
 
 
 def test_the_import_is_light() -> None:

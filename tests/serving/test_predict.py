@@ -273,7 +273,7 @@ def test_real_packets_and_labels_that_come_later(classifier: Classifier, real_da
     out = tmp_path / "real.csv"
     found = predict(classifier, inputs.find([real_data / "alerts"], classifier.spec), out)
     assert (found.classified, found.rejected) == (62, 6)
-    assert (tmp_path / "real.csv.rejected.csv").read_text().count("wanted 63 x 63") == 6
+    assert (tmp_path / "real.csv.rejected.csv").read_text().count("expected 63 x 63") == 6
     labelled = foreign_table.read(out)["label"]  # by the labels.csv of the folder
     assert labelled.tolist() == foreign_table.read(out, real_data / "alerts" / "labels.csv")["label"].tolist()
     assert len(foreign_table.read(out, real_data / "alerts" / "labels.csv")["label"]) == 49

@@ -143,7 +143,7 @@ def test_answers_and_what_is_set_aside(where: str, finished_run: Run, tmp_path: 
     assert [row["source"] for row in rows.to_pylist()] == [f"answered/0/{i}" for i in range(10)]
     reasons = rows["rejected"].to_pylist()
     assert [bool(reason) for reason in reasons] == [False] * 3 + [True] * 4 + [False] * 3
-    assert "cut short" in reasons[3] and "schema 7 is not known" in reasons[4] and "wanted an Avro" in reasons[5]
+    assert "cut short" in reasons[3] and "schema 7 is not known" in reasons[4] and "Avro container" in reasons[5]
     answered = rows.filter(compute.is_null(rows["rejected"])).drop_columns(["source", "rejected"]).to_pylist()
     assert answered == wanted
     reader = kafka.Consumer({"bootstrap.servers": where, "group.id": "reader"})

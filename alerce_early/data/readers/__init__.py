@@ -1,1 +1,1 @@
-"""Read raw files: one file for each source, and what only readers need."""
+"""Readers of raw files: one module per kind of file, each returning `records.Records`."""

@@ -1,7 +1,7 @@
-"""The registry of file formats: recognition, names and readers.
+"""Registry of file formats: recognition, names and readers.
 
-`train`, `prepare`, `predict`, `serve` and their messages share this table. The first bytes decide, not the name, also
-inside gzip. Formats without a reader are listed so that a message can name them.
+`train`, `prepare`, `predict`, `serve` and their messages share this table. The first bytes of a file determine its
+format, also inside gzip; its name does not matter. Formats without a reader are listed so that messages can name them.
 """
 
 import re
@@ -19,15 +19,15 @@ import numpy as np
 from pyarrow import parquet
 
 from alerce_early.data import raw_files
-from alerce_early.data.readers.packets.compression import unzipped
+from alerce_early.data.readers.packets.compression import open_gzip
 from alerce_early.data.text import to_printable
 
-NESTED = 4  # layers of gzip that are looked through
-EXAMPLE = 1 << 16  # bytes of a text file that are looked at to describe it
+MAX_GZIP_LAYERS = 4  # layers of gzip to look inside
+PREVIEW_BYTES = 1 << 16  # of a text file, read to describe it
 NO_ALERTS = "JSON without alerts"
-SHOWN = 8  # names listed in a description
-COUNTS = ("no", "one", "two", "three", "four", "five", "six")
-PREFIX = re.compile(r"^[a-z]:")  # of Fink's columns: i: the packet, b: the images, d: added, r: of Rubin
+MAX_NAMES = 8  # names listed in a description
+NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six")
+BROKER_PREFIX = re.compile(r"^[a-z]:")  # Fink's columns: i: packet, b: images, d: added values, r: Rubin
 PICKLE = re.compile(rb"\x80[\2-\5]|\((dp|lp)\d|[\]}]q")
 CUTOUT = re.compile(r"cutout(science|template|difference)", re.IGNORECASE)
 
@@ -43,12 +43,12 @@ class Format:
     name : str
         Its name in a message, as it follows "is".
     recognise : callable
-        From the first 512 bytes of a file to whether it is of this format.
+        Function that returns whether a file has this format, given its first 512 bytes.
     reader : {"packets", "arrays", ""}
-        What reads it: `packets.containers`, `array_files`, or nothing. Spectra are read from FITS files and arrays.
+        The reader: `packets.containers`, `array_files`, or none. Spectra are read from FITS files and arrays.
     describe : callable, optional
-        From an open file to its contents in words, which replace `name` in messages; "" if unknown. May raise
-        anything on a damaged file.
+        Function that describes the contents of an open file; the description replaces `name` in messages unless it is
+        "". It may raise any error on a damaged file.
     """
 
     key: str
@@ -60,37 +60,50 @@ class Format:
 
 def plain_name(column: str) -> str:
     """Return the name of a column without a broker's prefix and suffix, as `cutoutScience`."""
-    return PREFIX.sub("", column).removesuffix("_stampData")
+    return BROKER_PREFIX.sub("", column).removesuffix("_stampData")
 
 
 def recognise(head: bytes) -> Format:
-    """Return the format of a file from its first 512 bytes."""
+    """Return the format of a file, given its first 512 bytes."""
     return next(form for form in FORMATS if form.recognise(head))
 
 
 def look(path: Path, describe: bool = False) -> tuple[Format, str]:
-    """Return the format of a file, inside gzip where it is compressed, and its name or description.
+    """Determine the format of a file, or of the content of a gzip file.
 
-    A file that cannot be opened is `OTHER`.
+    Parameters
+    ----------
+    path : Path
+        The file.
+    describe : bool
+        Whether to describe the contents, which takes longer.
+
+    Returns
+    -------
+    form : Format
+        The format; `OTHER` if the file cannot be opened.
+    seen : str
+        Name of the format, or the description.
     """
-    with suppress(Exception), path.open("rb") as file:  # damaged content may raise nearly anything
+    with suppress(Exception), path.open("rb") as file:  # damaged content can raise almost anything
         return _look(file, describe)
     return OTHER, OTHER.name
 
 
 def _look(file: IO[bytes], describe: bool) -> tuple[Format, str]:
+    """Return the format and the name or description of an open file."""
     compressed = ""
     form = OTHER
-    for _ in range(NESTED):
+    for _ in range(MAX_GZIP_LAYERS):
         form = recognise(file.read(tarfile.BLOCKSIZE))
         file.seek(0)
         if form.key != "gzip":
             break
         try:
-            inside = unzipped(file)
+            inside = open_gzip(file)
             inside.read(1)
             inside.seek(0)
-        except Exception:  # of a damaged gzip
+        except Exception:  # a damaged gzip
             return form, form.name
         file, compressed = inside, ", gzipped"
     name = form.name
@@ -101,7 +114,7 @@ def _look(file: IO[bytes], describe: bool) -> tuple[Format, str]:
 
 
 def describe(file: IO[bytes]) -> str:
-    """Return a description of an open file, which is read from its beginning and left there."""
+    """Return a description of an open file; read it from the start and rewind it."""
     file.seek(0)
     found = _look(file, describe=True)[1]
     file.seek(0)
@@ -109,7 +122,7 @@ def describe(file: IO[bytes]) -> str:
 
 
 def is_tar(head: bytes) -> bool:
-    """Recognise a tar archive by its first 512 bytes."""
+    """Check the first 512 bytes of a file for the header of a tar archive."""
     try:
         return bool(tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape"))
     except tarfile.HeaderError:
@@ -117,7 +130,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def may_hold_packets(path: Path, form: Format) -> bool:
-    """Check for alerts, for stamps of single alerts, and for a placeholder of a file that has them."""
+    """Check for alerts or stamps in a file of this format, or for a placeholder of such a file."""
     if form.key == "parquet":
         with suppress(OSError, ValueError):
             return any(CUTOUT.search(name) for name in parquet.read_schema(path).names)
@@ -127,11 +140,13 @@ def may_hold_packets(path: Path, form: Format) -> bool:
     return form.reader == "packets" or form.key in ("message", "lfs")
 
 
-def _starts(*beginnings: bytes) -> Callable[[bytes], bool]:
+def _starts_with(*beginnings: bytes) -> Callable[[bytes], bool]:
+    """Return a recogniser of files that start with any of these bytes."""
     return lambda head: head.startswith(beginnings)
 
 
 def _is_text(head: bytes) -> bool:
+    """Recognise printable UTF-8 text."""
     try:
         text = head.decode("utf-8-sig", "ignore" if len(head) == tarfile.BLOCKSIZE else "strict")
     except UnicodeDecodeError:
@@ -140,20 +155,23 @@ def _is_text(head: bytes) -> bool:
 
 
 def _is_json(head: bytes) -> bool:
+    """Recognise text that starts with an object or a list."""
     return _is_text(head) and head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
 
 
 def _list(names: Iterable[Any]) -> str:
+    """Join at most `MAX_NAMES` truncated names."""
     names = [str(name)[:40] for name in names]
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
 
 
 def count(n: int, what: str) -> str:
-    """Return a number of things in words: one image, three images, 12 images."""
-    return f"{COUNTS[n] if n < len(COUNTS) else n} {what}{'' if n == 1 else 's'}"
+    """Format a count with its noun: one image, three images, 12 images."""
+    return f"{NUMBER_WORDS[n] if n < len(NUMBER_WORDS) else n} {what}{'' if n == 1 else 's'}"
 
 
 def _table(kind: str, names: Sequence[str]) -> str:
+    """Describe a table by its columns."""
     if any(CUTOUT.search(name) for name in names):
         return f"a table of alerts ({kind}): columns {_list(names)}"
     return f"a table without stamps ({kind}): columns {_list(names)}"
@@ -164,7 +182,7 @@ def _describe_parquet(file: IO[bytes]) -> str:
 
 
 def _describe_text(file: IO[bytes]) -> str:
-    lines = file.read(EXAMPLE).decode("utf-8-sig", "replace").strip().split("\n")
+    lines = file.read(PREVIEW_BYTES).decode("utf-8-sig", "replace").strip().split("\n")
     fits = (mark for mark in ",;\t|" if lines[0].count(mark) and len({line.count(mark) for line in lines[:2]}) == 1)
     names = lines[0].split(mark) if (mark := next(fits, "")) else []
     return _table("text", [name.strip() for name in names]) if 0 < len(max(names, key=len, default="")) < 40 else ""
@@ -185,7 +203,7 @@ def _describe_fits(file: IO[bytes]) -> str:
 
 
 def _describe_json(file: IO[bytes]) -> str:
-    text = file.read(EXAMPLE).decode("utf-8-sig", "replace")
+    text = file.read(PREVIEW_BYTES).decode("utf-8-sig", "replace")
     names = list(dict.fromkeys(re.findall(r'"([^"\\]{1,60})"\s*:', text)))
     plain = {plain_name(name) for name in names}
     survey = "Rubin" if {"diaSourceId", "diaSource"} & plain else "ZTF" if {"candid", "objectId"} & plain else ""
@@ -209,20 +227,21 @@ def _describe_zip(file: IO[bytes]) -> str:
 
 
 def _describe_arrays(shapes: Mapping[str, tuple[int, ...]], what: str) -> str:
+    """Describe a file of arrays by their names and shapes."""
     return f"{what} of arrays: " + _list(f"{name} {' x '.join(map(str, shape))}" for name, shape in shapes.items())
 
 
 def _describe_npz(file: IO[bytes]) -> str:
     with np.load(file, allow_pickle=False) as archive:  # type: ignore[arg-type]
         shapes = {}
-        for name in archive.files[:SHOWN]:
+        for name in archive.files[:MAX_NAMES]:
             with archive.zip.open(f"{name}.npy") as member:
                 shapes[name] = read_npy_header(member)[0]
-        return _describe_arrays(shapes | dict.fromkeys(archive.files[SHOWN:], ()), "an npz file")
+        return _describe_arrays(shapes | dict.fromkeys(archive.files[MAX_NAMES:], ()), "an npz file")
 
 
 def read_npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, whether the order is Fortran's, and dtype of the array of an open npy file."""
+    """Return the shape, the Fortran-order flag and the dtype of the array in an open npy file."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     found: Any = read(file)
@@ -242,16 +261,16 @@ def _describe_hdf5(file: IO[bytes]) -> str:
 
 def _describe_message(file: IO[bytes]) -> str:
     number = int.from_bytes(file.read(5)[1:5], "big")
-    return f"a Confluent wire message without its schema (number {number}); --schemas FOLDER or URL tells it"
+    return f"a Confluent wire message without its schema (number {number}); give it with --schemas FOLDER or URL"
 
 
 OTHER = Format("other", "of another kind", lambda head: True)
 FORMATS = (
     Format("empty", "empty", lambda head: not head),
     Format("zeros", "nothing but zeros", lambda head: not head.strip(b"\0")),
-    Format("avro", "an Avro container", _starts(raw_files.AVRO), "packets"),
-    Format("parquet", "a Parquet file", _starts(raw_files.PARQUET), "packets", _describe_parquet),
-    Format("gzip", "gzip", _starts(raw_files.GZIP), "packets"),
+    Format("avro", "an Avro container", _starts_with(raw_files.AVRO), "packets"),
+    Format("parquet", "a Parquet file", _starts_with(raw_files.PARQUET), "packets", _describe_parquet),
+    Format("gzip", "gzip", _starts_with(raw_files.GZIP), "packets"),
     Format(
         "npz",
         "an npz file of arrays",
@@ -259,17 +278,21 @@ FORMATS = (
         "arrays",
         _describe_npz,
     ),
-    Format("zip", "a zip archive", _starts(raw_files.ZIP, b"PK\5\6"), "packets", _describe_zip),
-    Format("fits", "a FITS file", _starts(b"SIMPLE  ="), "packets", _describe_fits),
-    Format("hdf5", "an HDF5 file", _starts(b"\x89HDF\r\n\x1a\n"), "arrays", _describe_hdf5),
-    Format("npy", "an npy file of one array", _starts(b"\x93NUMPY"), "arrays", _describe_npy),
+    Format("zip", "a zip archive", _starts_with(raw_files.ZIP, b"PK\5\6"), "packets", _describe_zip),
+    Format("fits", "a FITS file", _starts_with(b"SIMPLE  ="), "packets", _describe_fits),
+    Format("hdf5", "an HDF5 file", _starts_with(b"\x89HDF\r\n\x1a\n"), "arrays", _describe_hdf5),
+    Format("npy", "an npy file of one array", _starts_with(b"\x93NUMPY"), "arrays", _describe_npy),
     Format("pickle", "a pickle", lambda head: PICKLE.match(head) is not None, "arrays"),
-    Format("jpeg", "a JPEG picture", _starts(b"\xff\xd8\xff")),
-    Format("png", "a PNG picture", _starts(b"\x89PNG")),
-    Format("lfs", "a git-lfs pointer; git lfs pull fetches the file", _starts(raw_files.LFS)),
+    Format("jpeg", "a JPEG picture", _starts_with(b"\xff\xd8\xff")),
+    Format("png", "a PNG picture", _starts_with(b"\x89PNG")),
+    Format("lfs", "a git-lfs pointer; git lfs pull fetches the file", _starts_with(raw_files.LFS)),
     Format("tar", "a tar archive", is_tar, "packets"),
     Format(
-        "message", "a Confluent wire message without its schema", _starts(raw_files.CONFLUENT), "", _describe_message
+        "message",
+        "a Confluent wire message without its schema",
+        _starts_with(raw_files.CONFLUENT),
+        "",
+        _describe_message,
     ),
     Format("json", "JSON", _is_json, "packets", _describe_json),
     Format("text", "text", _is_text, "", _describe_text),

@@ -1,7 +1,7 @@
-"""The files of the HiTS course: 21 x 21 stamps of real transients and of artefacts.
+"""Read HiTS files: 21 x 21 stamps of real transients and of artefacts.
 
 A pickled dict of `temp_images`, `sci_images`, `diff_images`, `SNR_images`, each (N, 441), with `labels` (1 real,
-0 artefact; absent or None in a blind test file) and `ID`, in any capitalisation.
+0 artefact; absent or None in an unlabelled test file) and `ID`. Names are case-insensitive.
 """
 
 import math
@@ -16,9 +16,9 @@ from alerce_early.data.records import UNLABELLED, Records, join, number_rows, ta
 from alerce_early.errors import InputError
 
 CLASSES = ("artefact", "real")
-CHANNELS = ("temp", "sci", "diff", "SNR")  # the order of Deep-HiTS (Cabrera-Vives et al. 2017)
+CHANNELS = ("temp", "sci", "diff", "SNR")  # order of Deep-HiTS, Cabrera-Vives et al. 2017, ApJ 836, 97
 KEYS = {name: (name.lower(),) for name in (*(f"{channel}_images" for channel in CHANNELS), "labels", "ID")}
-ENTRIES = {name for names in KEYS.values() for name in names}  # all that is read of a file
+ENTRIES = {name for names in KEYS.values() for name in names}  # all entries that are read
 
 
 def read(
@@ -27,13 +27,33 @@ def read(
     channels: Sequence[str] = CHANNELS,
     extra_path: str | Path | None = None,
 ) -> Records:
-    """Read a training file and, where there is one, the test file that goes with it.
+    """Read a training file, optionally with a test file.
 
-    extra_path: another file of the format, for training only. channels: which images to stack and in which
-    order. Raises `InputError` if a file is not there, not a pickle of the format, or lacks an entry.
+    Parameters
+    ----------
+    path : path
+        Training file.
+    test_path : path, optional
+        Test file; by default rows of the training file are held out.
+    channels : sequence of str
+        Channels to stack, in order: temp, sci, diff, SNR.
+    extra_path : path, optional
+        Another file for training only.
+
+    Returns
+    -------
+    Records
+        Stamps (N, 21, 21, C) float32 and labels, without metadata.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, not a HiTS file, or lacks an entry.
     """
     if path is None:
-        raise InputError("data=hits needs the training file: data.path=FILE; or try data=hits_simulated.")
+        raise InputError(
+            "data.path is not set. Give a HiTS training file with data.path=FILE, or use data=hits_simulated."
+        )
     files = {"train": path, **({"test": test_path} if test_path else {})}
     parts = {
         name: from_raw(array_files.load(file, ENTRIES), f"file {Path(file).name}", channels)
@@ -44,11 +64,9 @@ def read(
 
 
 def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Records:
-    """Turn the raw dict of one file into records; the errors are those of `read`."""
+    """Convert the raw dict of one file to records; raise InputError as `read` does."""
     if not channels or not set(channels) <= set(CHANNELS):
-        raise InputError(
-            f"data.channels={list(channels)}: not channels of this file. Give some of {', '.join(CHANNELS)}."
-        )
+        raise InputError(f"data.channels={list(channels)}: expected some of {', '.join(CHANNELS)}.")
     layers = list(map(_key, channels))
     entries = array_files.find_entries(raw, KEYS, layers, origin)
     images = [_square(entries, name, origin) for name in layers]
@@ -68,24 +86,44 @@ def from_raw(raw: Any, origin: str, channels: Sequence[str] = CHANNELS) -> Recor
 
 
 def to_raw(images: np.ndarray, labels: Sequence[str], ids: Sequence[str]) -> dict[str, Any]:
-    """Return the raw dict of a file from images (N, S, S, 4), class names and object names.
+    """Build the raw dict of a HiTS file.
 
-    Raises `InputError` for another number of channels.
+    Parameters
+    ----------
+    images : ndarray
+        (N, S, S, 4), in the order of `CHANNELS`.
+    labels : sequence of str
+        Names in `CLASSES`.
+    ids : sequence of str
+        Names of the objects.
+
+    Returns
+    -------
+    dict
+        The content of a file.
+
+    Raises
+    ------
+    InputError
+        If there are not four channels.
     """
     if images.shape[3] != len(CHANNELS):
-        raise InputError(f"a HiTS file holds {', '.join(CHANNELS)}; these are {images.shape[3]} channels.")
+        raise InputError(
+            f"{images.shape[3]} channels: expected the {len(CHANNELS)} of a HiTS file, {', '.join(CHANNELS)}."
+        )
     layers = {_key(name): images[..., i].reshape(len(images), -1) for i, name in enumerate(CHANNELS)}
     return {**layers, "labels": np.array([CLASSES.index(label) for label in labels]), "ID": list(ids)}
 
 
 def _key(channel: str) -> str:
+    """Return the name of the entry of a channel."""
     return f"{channel}_images"
 
 
 def _square(entries: Mapping[str, Any], name: str, origin: str) -> np.ndarray:
-    """Flattened stamps (N, S * S) to float32 (N, S, S)."""
+    """Reshape flattened stamps (N, S * S) to (N, S, S) float32."""
     flat = to_numbers(entries[name], name, origin).astype(np.float32)
     side = math.isqrt(flat[0].size) if flat.ndim > 1 and len(flat) else 0
     if not side or side**2 != flat[0].size:
-        raise InputError(f"{origin}: {name} has shape {flat.shape}. Give (N, 441), square stamps laid flat.")
+        raise InputError(f"{origin}: {name} has shape {flat.shape}. Give flattened square stamps, (N, 441).")
     return flat.reshape(-1, side, side)

@@ -1,8 +1,8 @@
-"""Optical spectra of SDSS and BOSS: a folder of `spec-PLATE-MJD-FIBER.fits`, or one file of arrays.
+"""Read optical spectra of SDSS and BOSS: a folder of `spec-PLATE-MJD-FIBER.fits`, or one file of arrays.
 
-The arrays are (N, 886), 443 fluxes and 443 inverse variances on the grid of `spectral_grid`, with the entries
-class, z and Z_CONF_PERSON (how sure a person was of z; 3: certain), in a pickled dict or an npz file. Spectra of one
-THING_ID, or taken at one place (PLUG_RA, PLUG_DEC), are of one object.
+The arrays are (N, 886): 443 fluxes and 443 inverse variances on the grid of `spectral_grid`. A pickled dict or an npz
+file contains them with class, z and Z_CONF_PERSON (visual confidence in z; 3: certain). Spectra with the same THING_ID,
+or at the same position (PLUG_RA, PLUG_DEC), belong to one object.
 """
 
 import gzip
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 CLASSES = ("STAR", "GALAXY", "QSO", "QSO_BAL")
 CHANNELS = ("flux", "ivar")
 COLUMNS = ("z", "z_conf")
-SAME_PLACE = 1.5  # arcsec; a fibre takes in 2
-CERTAIN = 3  # the value of z_conf of a redshift nobody doubts
-LARGEST = 32 << 20  # bytes of one spectrum's file, unpacked; a spectrum with all its exposures has a tenth
+MATCH_RADIUS_ARCSEC = 1.5  # a fibre has a diameter of 2
+CERTAIN = 3  # z_conf of a certain redshift
+MAX_FILE_BYTES = 32 << 20  # of one decompressed file; a spectrum with all its exposures has a tenth
 ENDS = (".fits", ".fits.gz")
 
-# Other names under which the same entry has been seen.
+# Names of each entry in known files, in lower case.
 KEYS = {
     "spectra": ("spectra", "x", "data", "images"),
     "class": ("class", "class_person", "labels", "label", "y"),
@@ -42,18 +42,35 @@ KEYS = {
     "plug_ra": ("plug_ra",),
     "plug_dec": ("plug_dec",),
 }
-ENTRIES = {name for names in KEYS.values() for name in names}  # all that is read of a file
+ENTRIES = {name for names in KEYS.values() for name in names}  # all entries that are read
 
 
 def read(path: str | Path | None, test_path: str | Path | None = None) -> Records:
-    """Read spectra: a folder, 'pattern*' or file of FITS spectra, or a pickle or npz of arrays.
+    """Read spectra from FITS files or from one file of arrays.
 
-    test_path: the same for the rows that are to be the test part; without it the rows are split at random.
-    A file that is no spectrum, and a row without one usable pixel, is set aside, logged and counted.
-    Raises `InputError` if nothing is there, an entry is missing, lengths differ or a class is unknown.
+    Files that are not spectra, and rows without a usable pixel, are rejected, logged and counted.
+
+    Parameters
+    ----------
+    path : path
+        Folder, pattern or file of FITS spectra, or a pickle or npz file of arrays.
+    test_path : path, optional
+        The same for the test split; by default rows of `path` are held out at random.
+
+    Returns
+    -------
+    Records
+        Spectra (N, 443, 2) float32, with redshift and its confidence as metadata.
+
+    Raises
+    ------
+    InputError
+        If no spectrum can be read, an entry is missing, lengths differ or a class is unknown.
     """
     if path is None:
-        raise InputError("data=sdss needs spectra: data.path=FOLDER, 'PATTERN*' or FILE, or SDSS_SPECTRA set.")
+        raise InputError(
+            "data.path is not set. Give spectra with data.path=FOLDER, 'PATTERN*' or FILE, or set SDSS_SPECTRA."
+        )
     if test_path is not None:
         return join({"train": read(path), "test": read(test_path)})
     found = raw_files.expand_path(path, ENDS)
@@ -63,7 +80,7 @@ def read(path: str | Path | None, test_path: str | Path | None = None) -> Record
 
 
 def from_raw(raw: Any, origin: str) -> Records:
-    """Turn a raw dict of arrays into records; the errors are those of `read`."""
+    """Convert a raw dict of arrays to records; raise InputError as `read` does."""
     entries = array_files.find_entries(raw, KEYS, ("spectra",), origin)
     rows = take(entries, "spectra", (None, 2 * PIXELS), origin).astype(np.float32)
     flux, ivar = np.split(rows, 2, axis=1)
@@ -82,25 +99,26 @@ def from_raw(raw: Any, origin: str) -> Records:
 
 
 def _from_fits(found: Sequence[Path], origin: str) -> Records:
+    """Read FITS spectra, rebinned to the common grid; reject files that are not spectra."""
     with require_extra("FITS spectra", "alerts"):
         from astropy.io import fits
 
     known = {"", *CLASSES}
 
     def spectrum(file: Path) -> tuple[np.ndarray, str, float, float, list[float]]:
-        # a compressed image would be unpacked to whatever size it names
+        # a compressed image can declare any size
         with fits.open(_content(file), memmap=False, disable_image_compression=True) as units:
             table = units[1].data
             image = rebin(table["loglam"], table["flux"], table["ivar"])
             place = [float(units[0].header.get(name, np.nan)) for name in ("PLUG_RA", "PLUG_DEC")]
-            if len(units) < 3:  # not classified yet
+            if len(units) < 3:  # without the pipeline's classification
                 return image, "", np.nan, CERTAIN, [np.nan, *place]
             facts = units[2].data
             thing = float(facts["THING_ID"][0]) if "THING_ID" in facts.names else np.nan
             doubted = "ZWARNING" in facts.names and facts["ZWARNING"][0] != 0
             label = str(facts["CLASS"][0]).strip()
             if label.upper().replace(" ", "_") not in known:
-                raise ValueError(f"unknown class {label[:20]!r}; wanted {', '.join(CLASSES)}")
+                raise ValueError(f"unknown class {label[:20]!r}; expected {', '.join(CLASSES)}")
             return image, label, float(facts["Z"][0]), 0 if doubted else CERTAIN, [thing, *place]
 
     rows, ids, set_aside = [], list[str](), Counter[str]()
@@ -108,21 +126,23 @@ def _from_fits(found: Sequence[Path], origin: str) -> Records:
         try:
             rows.append(spectrum(file))
             ids.append(file.name.partition(".fits")[0])
-        except Exception as error:  # a damaged file may raise nearly anything
+        except Exception as error:  # a damaged file can raise almost anything
             set_aside["not a FITS spectrum"] += 1
-            log.warning("set aside: %s is not a FITS spectrum: %s", ascii(file.name)[1:-1], one_line(error))
+            log.warning("rejected: %s is not a FITS spectrum: %s", ascii(file.name)[1:-1], one_line(error))
     if not rows:
-        raise InputError(f"{origin}: not one is a FITS spectrum with flux, loglam, ivar in its first table.")
+        raise InputError(
+            f"{origin}: no FITS spectrum among them. Give files with flux, loglam and ivar in the first table."
+        )
     images, labels, z, conf, place = (np.array(column) for column in zip(*rows, strict=True))
     return _records(images, labels, z, conf, text.check_names(ids, "file names", origin), place.T, origin, set_aside)
 
 
 def _content(file: Path) -> io.BytesIO:
-    """Return a FITS file unpacked into memory, if it is no larger than a spectrum may be."""
+    """Read and decompress a FITS file; raise ValueError if it is larger than `MAX_FILE_BYTES`."""
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-        content = stream.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
+        content = stream.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
     return io.BytesIO(content)
 
 
@@ -136,6 +156,7 @@ def _records(
     origin: str,
     set_aside: Counter[str],
 ) -> Records:
+    """Combine columns to records, and reject rows without a usable pixel."""
     kept = images[:, :, 1].any(1)
     if not kept.all():
         set_aside["no pixel with weight"] += int((~kept).sum())
@@ -156,6 +177,6 @@ def _records(
 
 
 def _name_objects(ids: np.ndarray, things: np.ndarray, ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """(N,) str, the object of each spectrum: its THING_ID, where that is above 0, or else the first id at its place."""
+    """Return the object of each spectrum, (N,) str: a THING_ID above 0, or else the first id at its position."""
     known = np.where((things > 0) & (things < 2**53), things, 0).astype(np.int64)
-    return coordinates.match_objects(np.where(known > 0, known.astype(str), ids), ra, dec, SAME_PLACE)
+    return coordinates.match_objects(np.where(known > 0, known.astype(str), ids), ra, dec, MATCH_RADIUS_ARCSEC)

@@ -1,8 +1,8 @@
-"""The stamps file of the ALeRCE broker (`ALERCE_stamps_2020.pkl`) and its siblings.
+"""Read stamps files: `ALERCE_stamps_2020.pkl` of the ALeRCE broker and files of similar layout.
 
-A pickled dict of `images`, `labels`, `metadata` (any capitalisation), optionally `oid`, and `jd`, `mjd`, `candid` or
-`night`; or a dict of such dicts, one for each of Train, Validation and Test. Also npz and HDF5, under other names too,
-and npy of the images alone; their labels may stand in a CSV, see `raw_files.find_tables`.
+The layout is a pickled dict of `images`, `labels`, `metadata` (case-insensitive), optionally with `oid` and one of
+`jd`, `mjd`, `candid` or `night`; or a dict of such dicts for Train, Validation and Test. npz and HDF5 files may use
+other names. An npy file has images only. Labels can also come from a CSV, see `raw_files.find_tables`.
 """
 
 import logging
@@ -35,12 +35,12 @@ COLUMNS = (
     *("non_detections", "chinr", "sharpnr"),
 )
 
-# The published model's column list: the full one without what a real-bogus score or reference depends on.
+# Columns of the published model, which uses neither the real-bogus score nor the nearest reference source.
 PUBLISHED_COLUMNS = tuple(name for name in COLUMNS if name not in ("rb", "distnr", "magnr"))
 
 PARTS = ("train", "validation", "test")
-# All names under which the same entry has been seen.
 ENDS = (*array_files.ENDS, ".npy")
+# Names of each entry in known files, in lower case.
 KEYS = {
     "images": ("images", "image_triplet", "triplets", "stamps", "cutouts", "image", "arr_0"),
     "labels": ("labels",),
@@ -49,9 +49,14 @@ KEYS = {
     **{name: (name,) for name in (*PARTS, *TIMES)},
 }
 
-ENTRIES = {name for names in KEYS.values() for name in names}  # all that is read of a file
-ROLES = {"images": "images", "labels": "labels", "ids": "oid", "metadata": "metadata"}  # of data.columns, and its entry
-IDS = ("objectid", "oid", "ztfid", "id")  # columns of a CSV, row by row with the images, that name the object
+ENTRIES = {name for names in KEYS.values() for name in names}  # all entries that are read
+ROLES = {
+    "images": "images",
+    "labels": "labels",
+    "ids": "oid",
+    "metadata": "metadata",
+}  # keys of data.columns, with their entries
+IDS = ("objectid", "oid", "ztfid", "id")  # columns that name the object in a CSV in the order of the images
 
 
 def read(
@@ -63,14 +68,37 @@ def read(
     labels_path: str | Path | None = None,
     columns: Mapping[str, str | None] | None = None,
 ) -> Records:
-    """Read a stamps file in any of its layouts, or all files in a folder or matching a pattern.
+    """Read a stamps file in any layout, or all files in a folder or matching a pattern.
 
-    test_path, extra_path: as in `join_files`. classes, labels_map: as in `labels.Naming.of`. labels_path, columns: as
-    in `load`. Raises `InputError` if there is no such file, it is not of a format of arrays, an entry is missing,
-    lengths differ or a label is unknown.
+    Parameters
+    ----------
+    path : path
+        File, folder or pattern.
+    test_path : path, optional
+        Stamps file for the test split.
+    extra_path : path, optional
+        Stamps file for training only.
+    classes : sequence of str or str, optional
+        Classes of the labels, see `labels.Naming.of`.
+    labels_map : mapping of str to str, optional
+        Further names of classes, see `labels.Naming.of`.
+    labels_path : path, optional
+        CSV of labels, see `load`.
+    columns : mapping, optional
+        Names of entries in the file, see `load`.
+
+    Returns
+    -------
+    Records
+        All stamps, labels and metadata.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it is not a file of arrays, an entry is missing, lengths differ or a label is unknown.
     """
     if path is None:
-        raise InputError("data=alerce needs the stamps file: data.path=FILE, or ALERCE_STAMPS=FILE set.")
+        raise InputError("data.path is not set. Give a stamps file with data.path=FILE, or set ALERCE_STAMPS=FILE.")
     found = _find(path)
     raws = {
         f"file {file.relative_to(path) if Path(path).is_dir() else file.name}": load(
@@ -87,21 +115,21 @@ def read(
     if len(parts) > 1:
         own = [one.part for one in parts.values() if one.part is not None]
         if own and len(own) < len(parts):
-            raise InputError(f"{path}: some of its files prescribe a split and others none. Give them one at a time.")
+            raise InputError(f"{path}: only some of its files define a split. Give them one at a time.")
         joined = join(parts, f"{len(parts):,} files of {Path(path).name}")
         records = replace(joined, part=np.concatenate(own) if own else None)
     return join_files(records, test_path, extra_path, naming, columns)
 
 
 def _find(path: str | Path) -> list[Path]:
-    """Return the files of arrays among those of a path; raises InputError where it has none."""
+    """Return the files of arrays in a path; raise InputError if it has several files, all of other formats."""
     files = raw_files.expand_path(path)
     found = [file for file in files if file.name.lower().endswith(ENDS) or look(file)[0].reader == "arrays"]
     if not found and len(files) > 1:
         seen = look(files[0], describe=True)[1]
         raise InputError(
-            f"{path}: none of its {len(files):,} files is one of arrays; {files[0].name} is {seen}. Use data=alerts "
-            "for packets and FITS files of stamps, or data=rubin for Rubin's."
+            f"{path}: none of its {len(files):,} files has arrays; {files[0].name} is {seen}. Use data=alerts for "
+            "packets and FITS files of stamps, or data=rubin for Rubin packets."
         )
     return found or files
 
@@ -113,46 +141,53 @@ def load(
     labels_map: Mapping[str, str | None] | None = None,
     labelled: bool = True,
 ) -> Any:
-    """Return the raw dict of a stamps file of any format, with the labels of a CSV where it has none.
+    """Load the raw dict of a stamps file of any format, with labels from a CSV if necessary.
 
     Parameters
     ----------
+    path : path
+        The file.
     columns : mapping, optional
-        The names that images, labels, ids and metadata have in this file, by `ROLES`; others are found by `KEYS`.
+        Names of images, labels, ids and metadata in this file, by the keys of `ROLES`; others are found by `KEYS`.
     labels_path : path, optional
-        A CSV of labels; default: one of `raw_files.find_tables`, for a file of images alone.
+        CSV of labels; for an npy file the default is the first of `raw_files.find_tables`.
     labels_map : mapping, optional
-        Names for labels that are numbers, by their digits.
+        Names of numeric labels, by their digits.
     labelled : bool
-        Whether the labels are needed, so that a CSV in the same folder must fit.
+        Whether labels are required.
+
+    Returns
+    -------
+    dict
+        Entries by name; any other content of the file is returned unchanged.
 
     Raises
     ------
     InputError
-        If the file cannot be read, lacks a column that is named, or the CSV does not belong to it.
+        If the file cannot be read, has no images, lacks a column in `columns`, or the CSV does not fit.
     """
     path = Path(path)
     given = {ROLES.get(role, role): name for role, name in (columns or {}).items() if name}
     if unknown := sorted(given.keys() - set(ROLES.values())):
-        raise InputError(f"data.columns: has no part {', '.join(unknown)}. Name some of {', '.join(ROLES)}.")
+        raise InputError(f"data.columns: unknown key {', '.join(unknown)}. Choose from {', '.join(ROLES)}.")
     raw = array_files.load(path, ENTRIES | {name.lower() for name in given.values()})
     alone = isinstance(raw, np.ndarray)
     if alone:
         raw = {"images": raw[None] if raw.ndim == 3 else raw}
     if not isinstance(raw, Mapping):
-        return raw  # which `from_raw` refuses
+        return raw  # `from_raw` raises the error
     if given:
         raw = _rename(raw, {} if alone else given, str(path))
     held = {str(name).lower() for name, value in raw.items() if value is not None}
     if not held & {*KEYS["images"], *PARTS}:
         seen = look(path, describe=True)[1]
-        there = "" if ":" in seen else f" of {', '.join(str(name)[:20] for name in list(raw)[:20])}"
+        there = "" if ":" in seen else f" with {', '.join(str(name)[:20] for name in list(raw)[:20])}"
         raise InputError(
-            f"{path}: is {seen}{there}; it has no images. Name them with data.columns.images=NAME, in predict with "
+            f"{path}: is {seen}{there}, without images. Name them with data.columns.images=NAME, in predict with "
             "--columns images=NAME."
         )
     if "labels" in given and not alone and not labelled:
-        raw.pop("labels")  # which may number classes that nobody names
+        raw.pop("labels")  # they may be numbers of unnamed classes
     elif "labels" in given and not alone:
         raw["labels"] = _name_numbers(raw["labels"], labels_map or {}, given["labels"], str(path))
     table = Path(labels_path) if labels_path else None
@@ -161,7 +196,7 @@ def load(
     if alone and labelled and not table:
         raise InputError(
             f"{path}: is an npy file of images, without labels. Give a CSV of one row per stamp, in the same order, "
-            f"with data.labels=FILE, or as {path.name.partition('.')[0]}.csv beside it."
+            f"with data.labels=FILE, or as {path.name.partition('.')[0]}.csv in the same folder."
         )
     if not table:
         return raw
@@ -170,38 +205,38 @@ def load(
 
 
 def _rename(raw: Mapping[Any, Any], given: Mapping[str, str], origin: str) -> dict[Any, Any]:
-    """Rename the entries that the user names, to the names in `KEYS`."""
+    """Rename the entries named by the user to the keys of `KEYS`."""
     found = {str(name).lower(): value for name, value in raw.items()}
     for entry, name in given.items():
         if found.get(name.lower()) is None:
             role = next(role for role, held in ROLES.items() if held == entry)
             there = ", ".join(str(name)[:20] for name in list(raw)[:20])
-            raise InputError(f"data.columns.{role}={name}: {origin} has no such column. Name one of {there}.")
+            raise InputError(f"data.columns.{role}={name}: {origin} has no such column. Choose from {there}.")
     kept = {name: value for name, value in raw.items() if not any(str(name).lower() in KEYS[entry] for entry in given)}
     return kept | {entry: found[name.lower()] for entry, name in given.items()}
 
 
 def _name_numbers(labels: Any, labels_map: Mapping[str, str | None], column: str, origin: str) -> list[Any]:
-    """Convert labels that are numbers to text, the keys of data.labels_map; NaN means unlabelled."""
+    """Convert numeric labels to text, the keys of data.labels_map; NaN means unlabelled."""
     values = list_labels(labels, origin)
     names = [f"{one:.12g}" if isinstance(one, float | int) else str(one) for one in values]
     numbers = {name for name, one in zip(names, values, strict=True) if not isinstance(one, str)} - {"nan"}
     if unknown := sorted(numbers - set(map(str, labels_map))):
         raise InputError(
-            f"data.columns.labels={column}: {origin} holds the numbers {', '.join(unknown[:9])} there. Name the "
-            f"classes with 'data.labels_map={{{unknown[0]}: CLASS}}'."
+            f"data.columns.labels={column}: {origin} has numeric labels: {', '.join(unknown[:9])}. Name their classes "
+            f"with 'data.labels_map={{{unknown[0]}: CLASS}}'."
         )
     return [UNLABELLED if name == "nan" else name for name in names]
 
 
 def _labels_by_table(raw: Mapping[str, Any], table: Path, column: str | None, origin: str) -> dict[str, Any]:
-    """Return the labels, and the ids where it has them, of a CSV: by object, or row by row where a file has no ids."""
+    """Return the labels of a CSV, matched by object, or row by row with its ids if the file has no ids."""
     found = {name.strip().lower(): values for name, values in read_csv(table).items()}
     labels = found.get(column.lower()) if column else find_label_column(found)
     if labels is None:
         there = ", ".join(found)[:200]
         raise InputError(
-            f"{table}: has no column {column or ' or '.join(LABEL_COLUMNS[:3])}, only {there}. Name it with "
+            f"{table}: has no column {column or ' or '.join(LABEL_COLUMNS[:3])}, only {there}. Name the labels with "
             "data.columns.labels=NAME."
         )
     held = {str(name).lower(): value for name, value in raw.items()}
@@ -217,8 +252,8 @@ def _labels_by_table(raw: Mapping[str, Any], table: Path, column: str | None, or
         return {"labels": [known.class_by_key.get(name, UNLABELLED) for name in names]}
     if len(labels) != len(images):
         raise InputError(
-            f"{table}: has {len(labels):,} rows, {origin} {len(images):,} stamps without ids. Give one row per stamp "
-            "in the same order, or another CSV with data.labels=FILE."
+            f"{table}: has {len(labels):,} rows, but {origin} {len(images):,} stamps without ids. Give one row per "
+            "stamp in the same order, or another CSV with data.labels=FILE."
         )
     log.info("%s: labels of %s, row by row", table, origin)
     ids = next((found[name] for name in IDS if name in found), None)
@@ -232,7 +267,26 @@ def join_files(
     naming: Naming | None = None,
     columns: Mapping[str, str | None] | None = None,
 ) -> Records:
-    """Return records with those of other stamps files: test_path is the test part, extra_path is for training only."""
+    """Add the records of other stamps files.
+
+    Parameters
+    ----------
+    records : Records
+        Records to add to.
+    test_path : path or None
+        Stamps file for the test split; `records` becomes the training part.
+    extra_path : path or None
+        Stamps file for training only.
+    naming : Naming, optional
+        Classes of the labels.
+    columns : mapping, optional
+        Names of entries in the files, see `load`.
+
+    Returns
+    -------
+    Records
+        All records.
+    """
     naming = naming or Naming()
 
     def read_part(path: str | Path) -> Records:
@@ -244,17 +298,35 @@ def join_files(
 
 
 def _labels_of(raw: Any, origin: str) -> list[Any]:
-    """Return all labels of the raw dict of a stamps file, of all its parts."""
+    """Return the labels of a raw dict, or of all its splits."""
     entries = array_files.find_entries(raw, KEYS, (), origin)
     parts = chain.from_iterable(_labels_of(entries[name], origin) for name in PARTS if name in entries)
     return [*list_labels(entries.get("labels", ()), origin), *parts]
 
 
 def from_raw(raw: Any, origin: str, labelled: bool = True, naming: Naming | None = None) -> Records:
-    """Turn the raw dict of a stamps file into records; the errors are those of `read`.
+    """Convert the raw dict of a stamps file to records.
 
-    labelled: whether labels must be there; where they need not and are not, all rows are unlabelled. naming: the
-    classes of labels, and what other names there are for them.
+    Parameters
+    ----------
+    raw : mapping
+        Entries by name, or such mappings for train, validation and test.
+    origin : str
+        Name of the file in messages.
+    labelled : bool
+        Whether labels are required; without them all rows are unlabelled.
+    naming : Naming, optional
+        Classes of the labels.
+
+    Returns
+    -------
+    Records
+        Stamps (H, W, 3), labels and metadata.
+
+    Raises
+    ------
+    InputError
+        If an entry is missing, lengths differ or a label is unknown.
     """
     naming = naming or Naming()
     entries = array_files.find_entries(raw, KEYS, (), origin)
@@ -298,35 +370,54 @@ def from_raw(raw: Any, origin: str, labelled: bool = True, naming: Naming | None
 
 
 def to_raw(images: np.ndarray, labels: Sequence[str], ids: Sequence[str]) -> dict[str, Any]:
-    """Return the raw dict of a stamps file without metadata, from images (N, H, W, 3), class names and object names.
+    """Build the raw dict of a stamps file without metadata.
 
-    Raises `InputError` for a number of channels that such a file does not have.
+    Parameters
+    ----------
+    images : ndarray
+        (N, H, W, 3): science, template, difference.
+    labels : sequence of str
+        Names of classes.
+    ids : sequence of str
+        Names of the objects.
+
+    Returns
+    -------
+    dict
+        The content of a file.
+
+    Raises
+    ------
+    InputError
+        If there are not three channels.
     """
     if images.shape[3] != len(CHANNELS):
-        raise InputError(f"a stamps file holds 3 channels; these are {images.shape[3]}. Train on data=alerce.")
+        raise InputError(f"{images.shape[3]} channels: expected the 3 of a stamps file. Train on data=alerce.")
     numbers = [CLASSES.index(label) for label in labels] if set(labels) <= set(CLASSES) else list(labels)
     return {"images": images.astype(np.float32), "labels": numbers, "metadata": None, "oid": list(ids)}
 
 
 def _put_channels_last(images: Any, origin: str) -> Any:
-    """Return stamps as (H, W, 3), given (H, W, 3) or (3, H, W)."""
+    """Move the channels of stamps (3, H, W) last; leave stamps (H, W, 3) unchanged."""
     if isinstance(images, np.ndarray):
         at, shape = images.ndim - 3, images.shape[-3:]
     elif isinstance(images, list | tuple) and all(isinstance(image, np.ndarray) for image in images):
         return [_put_channels_last(image, origin) for image in images]
     else:
         return images
-    if len(shape) < 3 or shape[0] != len(CHANNELS) or shape[2] == len(CHANNELS):  # the usual order, if both fit
+    if (
+        len(shape) < 3 or shape[0] != len(CHANNELS) or shape[2] == len(CHANNELS)
+    ):  # of two possible orders, the usual one
         return images
     return np.moveaxis(images, at, -1)
 
 
 def _check_stamps(images: Sequence[np.ndarray] | np.ndarray, origin: str) -> None:
-    """Raise InputError unless every stamp is numbers (H, W, 3); size and squareness are the cleaning's business."""
+    """Raise InputError unless every stamp is a numeric array (H, W, 3); cleaning checks its size."""
     for image in images[:1] if isinstance(images, np.ndarray) else images:
         if not isinstance(image, np.ndarray) or image.dtype.kind not in "fiu" or image.shape[2:] != (3,):
             found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise InputError(
-                f"{origin}: images include one of {found}. Give arrays of numbers of shape (height, width, 3), with "
-                "science, template and difference last."
+                f"{origin}: images include a {found}. Give numeric arrays of shape (height, width, 3), with science, "
+                "template and difference last."
             )

@@ -1,1 +1,1 @@
-"""Alert packets of ZTF and Rubin, from files, archives and messages."""
+"""Read alert packets of ZTF and Rubin from files, archives and messages; `stream` is the entry point."""

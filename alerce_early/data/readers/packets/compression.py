@@ -1,4 +1,4 @@
-"""Compression: what others sent is never unzipped to more than was asked for; by the faster library if there."""
+"""Bounded decompression of untrusted data, with the faster isal library if it is installed."""
 
 import bz2
 import gzip
@@ -10,51 +10,73 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow  # which every table needs: it unpacks Snappy and Zstandard without packages of their own
+import pyarrow  # always installed; decompresses Snappy and Zstandard without further packages
 
 from alerce_early.data.raw_files import GZIP
 from alerce_early.data.records import UnreadableError
 
-try:  # half the time of zlib for the same bytes; all works without it too
+try:  # optional: takes half the time of zlib for the same bytes
     from isal import igzip, isal_zlib
 except ImportError:
     igzip, isal_zlib = gzip, zlib  # type: ignore[misc]
 
-# what reading a damaged file raises, whatever its compression
+# Errors of reading a damaged file, for all compressions.
 DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, isal_zlib.error, lzma.LZMAError)  # type: ignore[assignment]
 
 
-def unzipped(file: IO[bytes]) -> IO[bytes]:
-    """Open a gzip file of one member or more; reading it may raise one of `DAMAGE`."""
+def open_gzip(file: IO[bytes]) -> IO[bytes]:
+    """Open a gzip file of one or more members; reading it may raise any error in `DAMAGE`."""
     return igzip.open(file)
 
 
-def zipping(path: Path) -> IO[bytes]:
-    """Open a new gzip file to write to, made for speed: cutouts are zipped already."""
+def create_gzip(path: Path) -> IO[bytes]:
+    """Open a new gzip file for writing, at the fastest level: cutouts are already compressed."""
     return io.BufferedWriter(igzip.open(path, "wb", compresslevel=1))
 
 
 def inflate(content: bytes, codec: str, largest: int, what: str) -> bytes:
-    """Return the bytes compressed by gzip or a codec of Avro.
+    """Decompress gzip or an Avro codec, holding at most `largest` + 1 bytes of output.
 
-    Raises UnreadableError, which begins with `what`, if they are damaged, cut short or more than `largest`, of which no
-    more is ever held, and for another codec.
+    Parameters
+    ----------
+    content : bytes
+        The compressed bytes.
+    codec : str
+        "gzip", "deflate", "snappy", "bzip2", "xz" or "zstandard".
+    largest : int
+        Maximum size of the output, in bytes.
+    what : str
+        Subject of the error messages.
+
+    Returns
+    -------
+    bytes
+        The decompressed bytes.
+
+    Raises
+    ------
+    UnreadableError
+        If the input is damaged or truncated, the output is larger than `largest`, or the codec is unknown.
     """
     size = largest + 1
     try:
         if codec in ("gzip", "deflate"):
-            machine = isal_zlib.decompressobj(31 if codec == "gzip" else -15)  # zlib's numbers: with header, without
+            machine = isal_zlib.decompressobj(
+                31 if codec == "gzip" else -15
+            )  # zlib's window bits: with and without header
             found = machine.decompress(content, size)
             if len(found) < size and not machine.eof:
                 raise EOFError
-            if machine.unused_data.startswith(GZIP):  # a second member, which a file joins, in twice the time
-                found = unzipped(io.BytesIO(content)).read(size)
+            if machine.unused_data.startswith(
+                GZIP
+            ):  # several members: only the file interface joins them, at half the speed
+                found = open_gzip(io.BytesIO(content)).read(size)
         elif codec == "snappy":
             found = _unsnap(content, size)
         elif codec in CODECS:
             found = CODECS[codec](io.BytesIO(content)).read(size)
         else:
-            raise UnreadableError(f"{what} is of the unknown codec {codec!r}")
+            raise UnreadableError(f"{what} has the unknown codec {codec!r}")
     except EOFError:
         raise UnreadableError(f"{what} is cut short") from None
     except (*DAMAGE, ValueError) as error:  # type: ignore[misc]
@@ -65,7 +87,7 @@ def inflate(content: bytes, codec: str, largest: int, what: str) -> bytes:
 
 
 def _unsnap(content: bytes, size: int) -> bytes:
-    """Avro's form of Snappy begins with the length, low bits first, and ends with a checksum."""
+    """Decompress Avro's Snappy: the length as a little-endian varint, the data, and a CRC-32 checksum."""
     length = 0
     for i, byte in enumerate(content[:5]):
         length |= (byte & 0x7F) << 7 * i

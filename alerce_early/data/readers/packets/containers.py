@@ -1,8 +1,8 @@
-"""Avro containers, Parquet, JSON, FITS, folders and archives of them, as encoded blocks; no record is decoded here.
+"""Read Avro containers, Parquet, JSON, FITS, and folders and archives of them as encoded blocks.
 
-The format of a file is found by its first bytes, see `formats`, not by its name.
-An archive is read as a stream and nothing of it is written to disk.
-What is held of a file at once is bounded by the constants below, whatever lengths it declares.
+Records are decoded elsewhere, see `decode`. The first bytes of a file determine its format, see `formats`, not its
+name. Archives are read as streams, and nothing is unpacked to disk. The constants below limit how much of a file is in
+memory at once, even if it declares larger sizes.
 """
 
 import io
@@ -22,7 +22,7 @@ from pyarrow import ipc, parquet, types
 from alerce_early.data import raw_files
 from alerce_early.data.readers import formats
 from alerce_early.data.readers.packets import exports, fields
-from alerce_early.data.readers.packets.compression import DAMAGE, unzipped
+from alerce_early.data.readers.packets.compression import DAMAGE, open_gzip
 from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.data.records import CUT_SHORT, LOST_ROWS, UnreadableError
 from alerce_early.data.text import to_printable
@@ -32,29 +32,43 @@ with require_extra("alert packets", "alerts"):
     from fastavro import parse_schema, schemaless_reader
     from fastavro.read import HEADER_SCHEMA
 
-LARGEST_HEADER = 1 << 20  # bytes of an Avro file's schema, or of the headers before a member of an archive
-LARGEST_MEMBER = 1 << 26  # bytes of one file in an archive
-LARGEST_BLOCK = 1 << 26  # bytes, also unzipped; a real one is about that of one packet, 60,000
-PARQUET_ROWS = 64  # rows of a Parquet file that make a block
-MOST_RECORDS = 1 << 10  # of a block, since to reach one all before it are decoded
-HIVE = re.compile(r"([^/=]+)=([^/]*)/")  # a column in the names of folders, which Spark and pyarrow write by its values
-MESSAGE, ARROW = "message", "arrow"  # the codecs of a block that is one record and ends with it, and of rows
-DEEPEST = 4  # files within files, as an .avro.gz in a .tar.gz
-PARQUET_ERRORS = (ValueError, OSError, MemoryError, NotImplementedError)  # pyarrow's own are of these
+MAX_HEADER_BYTES = 1 << 20  # schema of an Avro file, or headers before a member of an archive
+MAX_MEMBER_BYTES = 1 << 26  # one file in an archive
+MAX_BLOCK_BYTES = 1 << 26  # compressed and decompressed; a real block is one packet of about 60,000
+N_PARQUET_ROWS = 64  # rows of a Parquet file per block
+MAX_BLOCK_RECORDS = 1 << 10  # a record is reached by decoding all before it in its block
+HIVE = re.compile(r"([^/=]+)=([^/]*)/")  # column=value in a folder name of a partitioned data set
+MESSAGE, ARROW = "message", "arrow"  # codecs of a block with one bare record, and of table rows
+MAX_DEPTH = 4  # nested files, as an .avro.gz in a .tar.gz
+PARQUET_ERRORS = (ValueError, OSError, MemoryError, NotImplementedError)  # include pyarrow's own errors
 ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError)
-BROKEN: tuple[type[Exception], ...] = (tarfile.TarError, ValueError, RecursionError, MemoryError, *DAMAGE)
+READ_ERRORS: tuple[type[Exception], ...] = (tarfile.TarError, ValueError, RecursionError, MemoryError, *DAMAGE)
 
-HEADER = parse_schema(HEADER_SCHEMA)  # of an Avro file
+HEADER = parse_schema(HEADER_SCHEMA)  # start of an Avro file
 _LONGS = [{"name": name, "type": "long"} for name in ("count", "size")]
-LEAD = parse_schema({"type": "record", "name": "lead", "fields": _LONGS})  # what a block begins with
+BLOCK_START = parse_schema({"type": "record", "name": "start", "fields": _LONGS})  # start of an Avro block
 
 
 @dataclass(frozen=True)
 class Block:
-    """Encoded records of one schema that lie together in a file, or the damage found instead of one.
+    """Consecutive encoded records of a file, or the damage found in their place.
 
-    source: file, and member of an archive. first: number of the first record in its file. schema: JSON. codec: of
-    Avro, `MESSAGE`, `ARROW`, or of `exports`.
+    Attributes
+    ----------
+    source : str
+        File, and member of an archive.
+    first : int
+        Number of the first record in its file.
+    count : int
+        Number of records.
+    schema : bytes
+        Avro schema as JSON.
+    codec : str
+        A codec of Avro, `MESSAGE`, `ARROW`, `exports.JSON` or `exports.FITS`.
+    data : bytes
+        The encoded records.
+    damage : str
+        Why the records cannot be read, or "".
     """
 
     source: str
@@ -66,51 +80,93 @@ class Block:
     damage: str = ""
 
     def place(self, number: int) -> str:
-        """Name the place of one of its records."""
+        """Return the source and number of one of its records."""
         return f"{self.source}#{self.first + number}" if self.first + number else self.source
 
 
 def find(paths: Sequence[str | Path], apart: Collection[Path] = ()) -> list[Path]:
-    """Return the files that these files, folders and patterns stand for, each once, but not a folder's labels.csv.
+    """Expand files, folders and patterns to files, without duplicates and without the labels.csv of a folder.
 
-    apart: files to leave out as well. Raises InputError where a path has none.
+    Parameters
+    ----------
+    paths : sequence of path
+        Files, folders and patterns.
+    apart : collection of Path
+        Further files to exclude.
+
+    Returns
+    -------
+    list of Path
+        The files, in order.
+
+    Raises
+    ------
+    InputError
+        If a path has no file.
     """
     left_out = {Path(path) / raw_files.LABELS for path in paths} | set(apart)
     found = dict.fromkeys(file for path in paths for file in raw_files.expand_path(path) if file not in left_out)
     if not found:
-        raise InputError(f"{paths[0]}: holds no alert packet.")
+        raise InputError(f"{paths[0]}: has no alert packets.")
     return list(found)
 
 
 def read_blocks(found: Sequence[Path], schemas: Schemas | None = None) -> Iterator[Block]:
-    """Yield all blocks of these files in order; what cannot be read is a block of one record with the damage named.
+    """Read all blocks of some files, in order.
 
-    schemas: of files that are one message without its own, see `schemas`.
+    Parameters
+    ----------
+    found : sequence of Path
+        The files.
+    schemas : Schemas, optional
+        Schemas of files that are a single schemaless message.
+
+    Yields
+    ------
+    Block
+        Records, or one record with the damage of a part that cannot be read.
     """
     for file in found:
         try:
             with file.open("rb") as content:
-                yield from look_into(content, to_printable(str(file)), schemas)
+                yield from iter_blocks(content, to_printable(str(file)), schemas)
         except OSError as error:
             yield Block(to_printable(str(file)), damage=f"file cannot be read: {error.strerror}")
 
 
-def look_into(file: IO[bytes], source: str, schemas: Schemas | None = None, depth: int = 0) -> Iterator[Block]:
-    """Yield the blocks of one open file, which can seek; depth: how many files it lies within."""
+def iter_blocks(file: IO[bytes], source: str, schemas: Schemas | None = None, depth: int = 0) -> Iterator[Block]:
+    """Read the blocks of one open file.
+
+    Parameters
+    ----------
+    file : binary file
+        A seekable file.
+    source : str
+        Its name in messages.
+    schemas : Schemas, optional
+        Schemas of files that are a single schemaless message.
+    depth : int
+        Number of archives and gzip files around this one.
+
+    Yields
+    ------
+    Block
+        Records, or one record with the damage of a part that cannot be read.
+    """
     head, is_archive = b"", source.lower().endswith(raw_files.ARCHIVES)
     try:
         head = file.read(tarfile.BLOCKSIZE)
         file.seek(0)
         form = formats.recognise(head)
-        if form.key in SINGLE:
-            yield from SINGLE[form.key](file, source)
-        elif form.key in ARCHIVES and depth == DEEPEST:
-            yield Block(source, damage=f"lies within more than {DEEPEST} archives")
-        elif form.key in ARCHIVES:
+        if form.key in FILE_READERS:
+            yield from FILE_READERS[form.key](file, source)
+        elif form.key in ARCHIVE_READERS and depth == MAX_DEPTH:
+            yield Block(source, damage=f"is nested in more than {MAX_DEPTH} archives")
+        elif form.key in ARCHIVE_READERS:
             is_archive |= form.key != "gzip"
-            yield from ARCHIVES[form.key](file, source, schemas, depth + 1)
-        elif schemas and schemas.takes(head):
-            schema, record = schemas.split(file.read(LARGEST_BLOCK))
+            yield from ARCHIVE_READERS[form.key](file, source, schemas, depth + 1)
+        elif schemas and schemas.accepts(head):
+            schema, record = schemas.split(file.read(MAX_BLOCK_BYTES))
             yield Block(source, schema=schema, codec=MESSAGE, data=record)
         elif is_archive:
             yield Block(source, damage=f"{CUT_SHORT}: it is {form.name}")
@@ -119,20 +175,20 @@ def look_into(file: IO[bytes], source: str, schemas: Schemas | None = None, dept
             yield Block(source, damage=f"is {seen}" if ";" in seen else f"is {seen}{_advise(form)}")
     except UnreadableError as error:
         yield Block(source, damage=str(error))
-    except BROKEN as error:
+    except READ_ERRORS as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         yield Block(source, damage=f"{CUT_SHORT if is_archive else 'file cannot be read further'}: {reason}")
 
 
 def _advise(form: formats.Format) -> str:
-    """Name the formats to use instead of this one, or the command for it."""
+    """Return the advice for a file of this format: the option that reads it, or the formats to use instead."""
     if form.reader == "arrays":
         return ", not an alert packet; train on it with data=alerce"
-    return ", wanted an Avro container, Parquet, JSON or FITS file, or an archive of them"
+    return ", expected an Avro container, Parquet, JSON or FITS file, or an archive of them"
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose damaged header is an error, not the end of the archive."""
+    """Tar member that raises an error for a damaged header, which tarfile takes for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
@@ -143,45 +199,49 @@ class _Member(tarfile.TarInfo):
 
 
 class _Feed:
-    """An archive's bytes, of which tarfile may take `left` more: it trusts whatever lengths headers declare."""
+    """Archive that yields at most `left` more bytes, because tarfile trusts the sizes in headers."""
 
     def __init__(self, file: IO[bytes]):
-        self.file, self.left = file, LARGEST_HEADER
+        self.file, self.left = file, MAX_HEADER_BYTES
 
     def read(self, size: int) -> bytes:
+        """Read up to `size` bytes; raise ReadError beyond the limit."""
         if self.left < 0:
-            raise tarfile.ReadError("it ends too early, or a header is too large")
+            raise tarfile.ReadError("it is truncated, or a header is too large")
         data = self.file.read(size)
-        self.left = self.left - len(data) if data else -1  # a member may end years after the archive
+        self.left = (
+            self.left - len(data) if data else -1
+        )  # a header may declare a size far beyond the end of the archive
         return data
 
 
 def _members(file: IO[bytes], source: str, schemas: Schemas | None, depth: int) -> Iterator[Block]:
+    """Yield the blocks of a tar archive, member by member."""
     feed: Any = _Feed(file)
     with tarfile.open(fileobj=feed, mode="r|", tarinfo=_Member, bufsize=1 << 15) as opened:
         archive: Any = opened
         while (member := archive.next()) is not None:
-            feed.left = archive.offset - member.offset_data + LARGEST_HEADER
-            archive.members, archive.pax_headers = [], {}  # kept for a rewind, which a stream has not
+            feed.left = archive.offset - member.offset_data + MAX_HEADER_BYTES
+            archive.members, archive.pax_headers = [], {}  # would grow with every member, and only a rewind needs them
             inside = f"{source}/{to_printable(member.name)}"
             if member.isdir() or Path(member.name).name.startswith("."):
                 continue
             if not member.isreg() or member.issparse():
                 yield Block(inside, damage="is a link, a sparse or a special file of the archive")
-            elif member.size > LARGEST_MEMBER:
-                yield Block(inside, damage=f"is larger than a member may be: {member.size:,} bytes")
+            elif member.size > MAX_MEMBER_BYTES:
+                yield Block(inside, damage=f"exceeds the limit for a file in an archive: {member.size:,} bytes")
             else:
-                yield from look_into(io.BytesIO(archive.extractfile(member).read()), inside, schemas, depth)
+                yield from iter_blocks(io.BytesIO(archive.extractfile(member).read()), inside, schemas, depth)
 
 
 def _zip_members(file: IO[bytes], source: str, schemas: Schemas | None, depth: int) -> Iterator[Block]:
-    """Yield the blocks of a zip archive, member by member; one that declares more than it may hold is refused."""
+    """Yield the blocks of a zip archive, member by member; refuse an archive that declares an implausible size."""
     try:
         with zipfile.ZipFile(file) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             most = raw_files.most_bytes(file.seek(0, io.SEEK_END))
             if (declared := sum(member.file_size for member in members)) > most:
-                raise ValueError(f"its members declare {declared:,} bytes, more than the {most:,} of one of its size")
+                raise ValueError(f"its members declare {declared:,} bytes, more than the {most:,} allowed for its size")
             for member in members:
                 inside = f"{source}/{to_printable(member.filename)}"
                 if Path(member.filename).name.startswith("."):
@@ -190,59 +250,62 @@ def _zip_members(file: IO[bytes], source: str, schemas: Schemas | None, depth: i
                     yield Block(inside, damage="is a link, a sparse or a special file of the archive")
                 elif member.flag_bits & 1:
                     yield Block(inside, damage="is encrypted")
-                elif member.file_size > LARGEST_MEMBER:
-                    yield Block(inside, damage=f"is larger than a member may be: {member.file_size:,} bytes")
+                elif member.file_size > MAX_MEMBER_BYTES:
+                    yield Block(
+                        inside, damage=f"exceeds the limit for a file in an archive: {member.file_size:,} bytes"
+                    )
                 else:
                     try:
                         with archive.open(member) as opened:
-                            content = opened.read(LARGEST_MEMBER + 1)
-                    except (*ZIP_ERRORS, *BROKEN) as error:  # type: ignore[misc]  # the others may be whole
+                            content = opened.read(MAX_MEMBER_BYTES + 1)
+                    except (*ZIP_ERRORS, *READ_ERRORS) as error:  # type: ignore[misc]  # other members may be intact
                         yield Block(inside, damage=f"file cannot be read: {one_line(error)}")
                         continue
-                    yield from look_into(io.BytesIO(content), inside, schemas, depth)
+                    yield from iter_blocks(io.BytesIO(content), inside, schemas, depth)
     except ZIP_ERRORS as error:
         raise ValueError(str(error)) from None
 
 
 def _json(file: IO[bytes], source: str) -> Iterator[Block]:
-    """Yield a block for each record of JSON; where it is damaged, the last has the damage named."""
+    """Yield a block per record of a JSON file; if it is damaged, the last block names the damage."""
     number = 0
     try:
         records = (row for record in exports.split_json(file) for row in exports.find_rows(record))
         for number, record in enumerate(records, 1):
             yield Block(source, number - 1, codec=exports.JSON, data=record)
         if not number:
-            yield Block(source, damage="JSON holds no record")
+            yield Block(source, damage="JSON has no records")
     except UnreadableError as error:
         yield Block(source, number, damage=str(error))
 
 
 def _fits(file: IO[bytes], source: str) -> Iterator[Block]:
-    content = file.read(exports.LARGEST + 1)
-    if len(content) > exports.LARGEST:
-        raise UnreadableError(f"FITS file is larger than {exports.LARGEST:,} bytes, so it is not one of stamps")
+    """Yield a FITS file of stamps as one block."""
+    content = file.read(exports.MAX_RECORD_BYTES + 1)
+    if len(content) > exports.MAX_RECORD_BYTES:
+        raise UnreadableError(f"FITS file is larger than {exports.MAX_RECORD_BYTES:,} bytes, the limit for stamps")
     yield Block(source, codec=exports.FITS, data=content)
 
 
 def _container(file: Any, source: str) -> Iterator[Block]:
-    """Yield the blocks of one Avro file; where it is damaged, the last is of one record with the damage named."""
+    """Yield the blocks of an Avro file; if it is damaged, the last block names the damage."""
     number = 0
     file = io.BufferedReader(file) if isinstance(file, io.BytesIO) else file
     try:
-        head = io.BytesIO(file.read(LARGEST_HEADER))
+        head = io.BytesIO(file.read(MAX_HEADER_BYTES))
         header: Any = schemaless_reader(head, HEADER, None)
         file.seek(head.tell())
         schema, codec = header["meta"].get("avro.schema", b""), header["meta"].get("avro.codec", b"null")
         while file.peek(1):
-            lead: Any = schemaless_reader(file, LEAD, None)
-            count, size = lead["count"], lead["size"]
-            if not (0 <= size <= LARGEST_BLOCK and 0 < count <= min(MOST_RECORDS, max(1, size))):
+            start: Any = schemaless_reader(file, BLOCK_START, None)
+            count, size = start["count"], start["size"]
+            if not (0 <= size <= MAX_BLOCK_BYTES and 0 < count <= min(MAX_BLOCK_RECORDS, max(1, size))):
                 raise ValueError(f"a block declares {count:,} records in {size:,} bytes")
             data, sync = file.read(size), file.read(len(header["sync"]))
             if len(sync) < len(header["sync"]):
                 raise EOFError
             if sync != header["sync"]:
-                raise ValueError("a block does not end where it says")
+                raise ValueError("a block does not end where it declares")
             yield Block(source, number, count, schema, codec.decode("latin1"), data)
             number += count
     except EOFError:
@@ -252,39 +315,59 @@ def _container(file: Any, source: str) -> Iterator[Block]:
 
 
 def pack(rows: pyarrow.RecordBatch | pyarrow.Table, source: str, first: int = 0) -> Iterator[Block]:
-    """Yield rows that are packets as blocks, a few each. Raises ValueError as of `_find_columns`."""
+    """Encode rows of a table as blocks of up to `N_PARQUET_ROWS`.
+
+    Parameters
+    ----------
+    rows : pyarrow.RecordBatch or pyarrow.Table
+        One packet per row.
+    source : str
+        Name of the table in messages.
+    first : int
+        Number of the first row.
+
+    Yields
+    ------
+    Block
+        Encoded rows.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or of the wrong type.
+    """
     _, names = _find_columns(rows.schema)
-    for start in range(0, len(rows), PARQUET_ROWS):
-        yield _block(rows.select(names).slice(start, PARQUET_ROWS), source, first + start)
+    for start in range(0, len(rows), N_PARQUET_ROWS):
+        yield _block(rows.select(names).slice(start, N_PARQUET_ROWS), source, first + start)
 
 
 def _find_columns(schema: pyarrow.Schema, elsewhere: Collection[str] = ()) -> tuple[fields.Fields, list[str]]:
-    """Return the fields of a table of packets and the columns that are read, in packets' layout or flat as Fink's.
+    """Return the fields of a table of packets and its columns in use; the table may be nested, or flat like Fink's.
 
-    elsewhere: columns that the names of its folders give. Raises ValueError where a column is lacking or of a type that
-    cannot be read.
+    Names of folders provide the columns in `elsewhere`. Raises ValueError if a column is missing or of a wrong type.
     """
     plain = {formats.plain_name(name): name for name in schema.names}
     flat = not {fields.ZTF.source, fields.RUBIN.source} & plain.keys() and bool(
         {"candid", "diaSourceId"} & plain.keys()
     )
-    wanted = fields.RUBIN if flat and "diaSourceId" in plain else fields.of(plain)
-    ids = wanted.context[:1] if flat and wanted is fields.RUBIN else wanted.names
-    needed = [*ids, *([] if flat else [wanted.source]), *fields.CUTOUTS.values()]
+    layout = fields.RUBIN if flat and "diaSourceId" in plain else fields.fields_for(plain)
+    ids = layout.context[:1] if flat and layout is fields.RUBIN else layout.names
+    needed = [*ids, *([] if flat else [layout.source]), *fields.CUTOUTS.values()]
     if lacking := [name for name in needed if name not in plain and name not in elsewhere]:
         seen = "alerts" if any(map(formats.CUTOUT.search, schema.names)) else "a table without stamps"
         raise ValueError(f"{seen}: no column {', '.join(lacking)}; columns {', '.join(schema.names)[:120]}")
     for name in set(needed) & plain.keys():
         kind = schema.field(plain[name]).type
-        if name in ids and (types.is_floating(kind) or types.is_nested(kind)):  # floats have lost digits
+        if name in ids and (types.is_floating(kind) or types.is_nested(kind)):  # floats lose digits of ids
             raise ValueError(f"column {plain[name]} is of type {kind}, expected whole numbers or text")
-        if name == wanted.source and not (types.is_struct(kind) or types.is_null(kind)):
+        if name == layout.source and not (types.is_struct(kind) or types.is_null(kind)):
             raise ValueError(f"column {plain[name]} is of type {kind}, expected a struct")
-    used = wanted.wanted if flat else {*needed, wanted.object}
-    return wanted, [column for name, column in plain.items() if name in used]
+    used = layout.all_names if flat else {*needed, layout.object}
+    return layout, [column for name, column in plain.items() if name in used]
 
 
 def _block(rows: pyarrow.RecordBatch | pyarrow.Table, source: str, first: int) -> Block:
+    """Encode rows as one block, in Arrow's stream format."""
     sink = pyarrow.BufferOutputStream()
     with ipc.new_stream(sink, rows.schema) as out:
         out.write(rows)
@@ -292,17 +375,17 @@ def _block(rows: pyarrow.RecordBatch | pyarrow.Table, source: str, first: int) -
 
 
 def _parquet(file: Any, source: str) -> Iterator[Block]:
-    """Yield the rows of a Parquet file of packets, as brokers export them, a few at a time.
+    """Yield the rows of a Parquet file of packets, as brokers export them, `N_PARQUET_ROWS` at a time.
 
-    Of a damaged row group the rest of its rows follow with the damage named: as many as the footer says, and no more
-    than the row group has bytes.
+    The remaining rows of a damaged row group become blocks that name the damage: as many as the footer declares, but
+    at most one per byte of the row group.
     """
     try:
         with parquet.ParquetFile(file) as held:
             present = held.schema_arrow.names
             folders = {name: unquote(value) for name, value in HIVE.findall(source) if name in fields.ZTF.names}
-            wanted, columns = _find_columns(held.schema_arrow, folders)
-            records = {wanted.source: (*wanted.columns, *wanted.context), wanted.object: wanted.of_object}
+            layout, columns = _find_columns(held.schema_arrow, folders)
+            records = {layout.source: (*layout.columns, *layout.context), layout.object: layout.object_columns}
             names = [f"{column}.{part}" for column in columns for part in records.get(column, ())]
             names += [column for column in columns if column not in records]
             end = 0
@@ -310,8 +393,8 @@ def _parquet(file: Any, source: str) -> Iterator[Block]:
                 declared = held.metadata.row_group(group)
                 number, end = end, end + declared.num_rows
                 try:
-                    for rows in held.iter_batches(PARQUET_ROWS, row_groups=[group], columns=names):
-                        if rows.nbytes > LARGEST_BLOCK:
+                    for rows in held.iter_batches(N_PARQUET_ROWS, row_groups=[group], columns=names):
+                        if rows.nbytes > MAX_BLOCK_BYTES:
                             raise ValueError(f"{len(rows)} rows take {rows.nbytes:,} bytes")
                         for name in folders.keys() - set(present):
                             rows = rows.append_column(name, pyarrow.array([folders[name]] * len(rows)))
@@ -320,20 +403,20 @@ def _parquet(file: Any, source: str) -> Iterator[Block]:
                 except PARQUET_ERRORS as error:
                     damage = f"{LOST_ROWS} {group + 1} of {held.num_row_groups}: {one_line(error)}"
                     last = min(end, number + max(1, declared.total_byte_size))
-                    for first in range(number, last, MOST_RECORDS):
-                        yield Block(source, first, min(MOST_RECORDS, last - first), damage=damage)
+                    for first in range(number, last, MAX_BLOCK_RECORDS):
+                        yield Block(source, first, min(MAX_BLOCK_RECORDS, last - first), damage=damage)
     except PARQUET_ERRORS as error:
         yield Block(source, damage=f"Parquet file cannot be read as alerts: {one_line(error)}")
 
 
-SINGLE: dict[str, Callable[[Any, str], Iterator[Block]]] = {  # by the key of the format, what reads a file
+FILE_READERS: dict[str, Callable[[Any, str], Iterator[Block]]] = {  # by key of the format
     "avro": _container,
     "parquet": _parquet,
     exports.JSON: _json,
     exports.FITS: _fits,
 }
-ARCHIVES: dict[str, Callable[[Any, str, Schemas | None, int], Iterator[Block]]] = {
-    "gzip": lambda file, source, schemas, depth: look_into(unzipped(file), source, schemas, depth),
+ARCHIVE_READERS: dict[str, Callable[[Any, str, Schemas | None, int], Iterator[Block]]] = {
+    "gzip": lambda file, source, schemas, depth: iter_blocks(open_gzip(file), source, schemas, depth),
     "tar": _members,
     "zip": _zip_members,
 }

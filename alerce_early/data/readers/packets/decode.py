@@ -1,4 +1,4 @@
-"""Alert packets: encoded Avro records to stamps and the raw columns beside them, by what reads each survey's."""
+"""Decode encoded records to stamps and raw columns, with the module for the survey of each packet."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,24 +9,40 @@ import numpy as np
 
 from alerce_early.data import text
 from alerce_early.data.readers.packets import fields, rubin, ztf
-from alerce_early.data.readers.packets.avro import records_of
+from alerce_early.data.readers.packets.avro import iter_records
 from alerce_early.data.readers.packets.containers import Block
 from alerce_early.data.readers.stamps_file import CHANNELS
 from alerce_early.data.records import Rejected, UnreadableError
 
-LONGEST = 200  # characters of a reason
+MAX_REASON_CHARS = 200  # of a reason in the table of rejected rows
 
-Work = Iterable[tuple[Block, range]]  # the numbers, within each block, of the records to decode
+Work = Iterable[tuple[Block, range]]  # blocks, each with the numbers of the records to decode
 
 
-SURVEYS: dict[str, Any] = {fields.ZTF.survey: ztf, fields.RUBIN.survey: rubin}  # what reads the packets of each
+SURVEYS: dict[str, Any] = {
+    fields.ZTF.survey: ztf,
+    fields.RUBIN.survey: rubin,
+}  # modules with `key`, `read`, `derive_columns`
 
 
 @dataclass(frozen=True)
 class Packet:
-    """One alert: its survey, what names it, its object and place, and what it holds.
+    """One decoded alert.
 
-    raw: (F + K,) float64, NaN where missing. stamps: (C, S, S) float32. Both as of `read` of the survey's module.
+    Attributes
+    ----------
+    survey : str
+        "ZTF" or "Rubin".
+    key : str
+        candid or diaSourceId.
+    id : str
+        Name of the object.
+    source : str
+        File and record number.
+    raw : ndarray
+        (F + K,) float64: columns and context of the survey's module, NaN where missing.
+    stamps : ndarray
+        (C, S, S) float32.
     """
 
     survey: str
@@ -40,29 +56,43 @@ class Packet:
 def decode_records(
     work: Work, survey: str = "", channels: Sequence[str] = CHANNELS, pad_edges: bool = False
 ) -> list[Packet | Rejected]:
-    """Decode these records of each block, in order.
+    """Decode records of several blocks, in order.
 
-    survey: the one whose packets are wanted; "": any. pad_edges: as of `ztf.read`.
+    Parameters
+    ----------
+    work : iterable of (Block, range)
+        Blocks, each with the numbers of the records to decode.
+    survey : str
+        Survey to accept; "" accepts all.
+    channels : sequence of str
+        Channels to stack, in order.
+    pad_edges : bool
+        Whether to pad ZTF cutouts at the edge of a chip, see `ztf.read`.
+
+    Returns
+    -------
+    list of Packet or Rejected
+        One entry per record.
     """
     found: list[Packet | Rejected] = []
-    for block, wanted in work:
-        for number, record in records_of(block, wanted):
+    for block, selected in work:
+        for number, record in iter_records(block, selected):
             source = block.place(number)
             key = ""
             try:
                 if isinstance(record, UnreadableError):
                     raise record
-                held = fields.of(record)
-                if fields.FILE in record and held.source not in record:  # stamps of which nothing else is known
+                held = fields.fields_for(record)
+                if fields.FILE in record and held.source not in record:  # stamps without any metadata
                     held = fields.SURVEYS.get(survey, held)
                     record |= {held.source: {}}
                 name = held.survey
                 key = SURVEYS[name].key(record)
                 if survey and name != survey:
-                    raise UnreadableError(f"packet of {name}, wanted {survey}; {held.takers}")
+                    raise UnreadableError(f"packet of {name}, expected {survey}; {held.usage}")
                 of, raw, stamps = SURVEYS[name].read(record, channels, pad_edges)
                 found.append(Packet(name, key, of, source, raw, stamps))
             except UnreadableError as error:
                 reason = text.to_printable(" ".join(str(error).split()))
-                found.append(Rejected(source, key, shorten(reason, LONGEST, placeholder="...")))
+                found.append(Rejected(source, key, shorten(reason, MAX_REASON_CHARS, placeholder="...")))
     return found

@@ -1,8 +1,8 @@
-"""Alerts as archives and brokers hand them out, in the form of a packet: JSON, flat tables and FITS files of stamps.
+"""Convert exports of archives and brokers to the layout of alert packets: JSON, flat tables and FITS files of stamps.
 
-JSON holds packets with their cutouts in base64, or rows of Fink, like its tables: `i:objectId`, and
-`b:cutoutScience_stampData` as a list of lists. A FITS file holds three images, named by EXTNAME (Rubin) or STAMP_TYPE
-(ALeRCE's client) in any order, or in ALeRCE's order, and perhaps Rubin's table DIASOURCE.
+JSON contains packets with base64 cutouts, or rows in the layout of Fink, which its tables share: `i:objectId`, and
+`b:cutoutScience_stampData` as a list of lists. A FITS file contains three images, identified by EXTNAME (Rubin) or
+STAMP_TYPE (ALeRCE client), or unnamed in ALeRCE's order, and optionally Rubin's table DIASOURCE.
 """
 
 import base64
@@ -22,10 +22,10 @@ from alerce_early.data.readers.packets.fields import CUTOUTS, FILE, OBJECT, RUBI
 from alerce_early.data.readers.stamps_file import CHANNELS
 from alerce_early.data.records import UnreadableError
 
-JSON, FITS = "json", "fits"  # the codecs of blocks
-LARGEST = 1 << 26  # bytes of one record or FITS file
-LARGEST_STAMP = 1 << 20  # pixels of an image
-NAMES = {  # of images
+JSON, FITS = "json", "fits"  # codecs of blocks
+MAX_RECORD_BYTES = 1 << 26  # of one record or FITS file
+MAX_STAMP_PIXELS = 1 << 20
+IMAGE_NAMES = {
     "science": ("science", "sci", "new"),
     "template": ("template", "tmpl", "ref", "reference"),
     "difference": ("difference", "diff", "diffim", "sub"),
@@ -33,21 +33,34 @@ NAMES = {  # of images
 CANDID = re.compile(r"(?<!\d)\d{15,19}(?!\d)")
 OBJECT_ID = re.compile(r"ZTF\d\d[a-z]{7}")
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}"]', re.DOTALL)
-BETWEEN = re.compile(rb"[\s,\[\]]*\Z")  # between the records of a list, or one per line
+SEPARATOR = re.compile(rb"[\s,\[\]]*\Z")  # between records, in a list or one per line
 
 
 def split_json(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield the outermost objects of a JSON document, of a list or one per line, in bounded memory.
+    """Split a JSON document into its outermost objects, in bounded memory.
 
-    Raises UnreadableError where it is damaged or an object is larger than `LARGEST`.
+    Parameters
+    ----------
+    file : binary file
+        One object, a list of objects, or one object per line.
+
+    Yields
+    ------
+    bytes
+        One JSON object.
+
+    Raises
+    ------
+    UnreadableError
+        If the document is damaged or truncated, or an object is larger than `MAX_RECORD_BYTES`.
     """
     held, at, start, depth, size, lists = b"", 0, 0, 0, 1 << 18, 0
     while chunk := file.read(size):
-        if len(held) - start > LARGEST:
-            raise UnreadableError(f"JSON record is more than {LARGEST:,} bytes")
+        if len(held) - start > MAX_RECORD_BYTES:
+            raise UnreadableError(f"JSON record is more than {MAX_RECORD_BYTES:,} bytes")
         held, at, start = held[start:] + chunk, at - start, 0
         while found := TOKEN.search(held, at):
-            if found[0] == b'"':  # the end of this text is not read yet
+            if found[0] == b'"':  # the end of this string has not been read yet
                 at = found.start()
                 break
             at = found.end()
@@ -59,32 +72,45 @@ def split_json(file: IO[bytes]) -> Iterator[bytes]:
             elif found[0] == b"}":
                 depth -= 1
                 if depth < 0:
-                    raise UnreadableError("JSON is damaged: a bracket too many")
+                    raise UnreadableError("JSON is damaged: unbalanced brackets")
                 if not depth:
                     yield held[start:at]
                     start = at
         else:
             at = len(held)
-        size = max(1 << 18, len(held) - start)  # a long text is searched again, so with twice as much
+        size = max(1 << 18, len(held) - start)  # a long string is searched again, so double the buffer
     if depth or lists + _count_lists(held[start:]):
         raise UnreadableError("JSON is cut short")
 
 
 def _count_lists(between: bytes) -> int:
-    """Count the lists that begin, less the lists that end, in the bytes between two records."""
+    """Return the number of opened minus closed lists in the bytes between two records."""
     between = between.removeprefix(b"\xef\xbb\xbf")
-    if not BETWEEN.match(between):
-        raise UnreadableError("JSON is damaged: it has more than a list of records, or one per line")
+    if not SEPARATOR.match(between):
+        raise UnreadableError("JSON is damaged: expected one object, a list of objects or one object per line")
     return between.count(b"[") - between.count(b"]")
 
 
 def find_rows(record: bytes) -> list[bytes]:
-    """Return the records of a JSON object: itself, or those of pandas' tables, and of a list in it under a name.
+    """Return the records in a JSON object.
 
-    Raises UnreadableError as of `read_json`.
+    Parameters
+    ----------
+    record : bytes
+        One alert, a table in a pandas layout (by columns or by rows), or an object with a list of alerts.
+
+    Returns
+    -------
+    list of bytes
+        JSON objects, one per alert.
+
+    Raises
+    ------
+    UnreadableError
+        If the JSON is damaged, or its columns differ in length.
     """
     if not re.match(rb'\s*\{\s*"[^"]*"\s*:\s*[\[{]', record):
-        return [record]  # an alert begins with a name
+        return [record]  # the first value of an alert is a plain value
     held = _parse(record)
     values = list(held.values())
     tables = [one for one in values if isinstance(one, list) and one and all(isinstance(row, dict) for row in one)]
@@ -106,6 +132,7 @@ def find_rows(record: bytes) -> list[bytes]:
 
 
 def _parse(content: bytes) -> Any:
+    """Parse JSON, with damage as UnreadableError."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -113,14 +140,29 @@ def _parse(content: bytes) -> Any:
 
 
 def read_json(content: bytes, source: str) -> dict[str, Any]:
-    """Return the packet of one JSON object. Raises UnreadableError where it is none."""
+    """Return the packet in one JSON object; raise UnreadableError if it is not an alert."""
     return to_packet(_parse(content), source)
 
 
 def to_packet(record: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return a record of JSON or of a table as a packet, its cutouts decoded where they are text.
+    """Convert a record of JSON or of a table to a packet.
 
-    Its columns may lie flat, with or without the prefixes of Fink. source: where it was, which names what has no id.
+    Parameters
+    ----------
+    record : mapping
+        Nested like a packet, or flat, with or without the prefixes of Fink. Cutouts may be base64 text.
+    source : str
+        File and record number; names an alert without ids.
+
+    Returns
+    -------
+    dict
+        The packet, with decoded cutouts.
+
+    Raises
+    ------
+    UnreadableError
+        If the record is not an alert, or a cutout is invalid base64.
     """
     flat = {formats.plain_name(name): value for name, value in record.items() if name not in (FILE, OBJECT)}
     named = {name.lower(): name for name in flat}
@@ -129,7 +171,7 @@ def to_packet(record: Mapping[str, Any], source: str) -> dict[str, Any]:
         return flat | held
     if not held and not {"candid", "objectId", "diaSourceId"} & flat.keys():
         raise UnreadableError(
-            f"record of the names {', '.join(record)[:80]} is not an alert; expected objectId or i:objectId"
+            f"record with the keys {', '.join(record)[:80]} is not an alert; expected objectId or i:objectId"
         )
     if held and not {"candid", "objectId", "diaSourceId"} & flat.keys():
         return held | name_by_file(source)
@@ -138,6 +180,7 @@ def to_packet(record: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _decode(value: Any, field: str) -> Any:
+    """Decode a cutout from base64 text; return any other value unchanged."""
     if isinstance(value, dict) and "stampData" in value:
         return {**value, "stampData": _decode(value["stampData"], field)}
     if not isinstance(value, str):
@@ -149,7 +192,7 @@ def _decode(value: Any, field: str) -> Any:
 
 
 def name_by_file(source: str) -> dict[str, str]:
-    """Return the names of an alert without ids: a candid and objectId in its file's name, or else that name."""
+    """Return ids for an alert without any: the candid and objectId in its file name, or else the file name."""
     path, mark, number = source.partition("#")
     stem = re.sub(r"(?i)\.(fits|fit|fz|json|gz)$", "", re.sub(r"(?i)\.gz$", "", PurePath(path).name)) + mark + number
     candid, name = CANDID.search(stem), OBJECT_ID.search(stem)
@@ -157,7 +200,25 @@ def name_by_file(source: str) -> dict[str, str]:
 
 
 def read_fits(content: bytes, source: str) -> dict[str, Any]:
-    """Return the packet of a FITS file of three stamps. Raises UnreadableError where it is none."""
+    """Convert a FITS file of three stamps to a packet.
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+    source : str
+        Its path; names an alert without ids.
+
+    Returns
+    -------
+    dict
+        Cutouts as FITS files, with the tables DIASOURCE and DIAOBJECT if present.
+
+    Raises
+    ------
+    UnreadableError
+        If the file is damaged, or does not have exactly one image per channel.
+    """
     from astropy.io import fits
 
     try:
@@ -179,15 +240,15 @@ def read_fits(content: bytes, source: str) -> dict[str, Any]:
             }
     except UnreadableError:
         raise
-    except Exception as error:  # a damaged file may raise nearly anything
+    except Exception as error:  # a damaged file can raise almost anything
         raise UnreadableError(f"FITS file is damaged: {error or type(error).__name__}") from None
 
 
 def _pick(images: list[Any]) -> dict[str, tuple[Any, Any]]:
-    """Return (pixels, header) of each channel. Raises UnreadableError where it is not clear which image is which."""
-    if any(unit.size > 3 * LARGEST_STAMP for unit in images):
-        raise UnreadableError("FITS file holds an image larger than a stamp")
-    known = {name: channel for channel, names in NAMES.items() for name in names}
+    """Return pixels and header of each channel; raise UnreadableError if the channels are ambiguous."""
+    if any(unit.size > 3 * MAX_STAMP_PIXELS for unit in images):
+        raise UnreadableError("FITS file has an image larger than a stamp")
+    known = {name: channel for channel, names in IMAGE_NAMES.items() for name in names}
     named: dict[str, list[Any]] = {}
     for unit in images:
         name = str(unit.header.get("EXTNAME") or unit.header.get("STAMP_TYPE") or "").strip().lower()
@@ -204,18 +265,18 @@ def _pick(images: list[Any]) -> dict[str, tuple[Any, Any]]:
         shapes = dict.fromkeys(" x ".join(map(str, unit.shape)) for unit in images)
         seen = formats.count(len(images), "image") + (f" of {' and '.join(shapes)}" if images else "")
         raise UnreadableError(
-            f"FITS file is not one of stamps: {what} among {seen}; expected three, named SCIENCE, TEMPLATE and "
-            "DIFFERENCE (or DIFFIM) by EXTNAME, or unnamed in this order"
+            f"FITS file has no complete set of stamps: {what} among {seen}; expected three, named SCIENCE, TEMPLATE "
+            "and DIFFERENCE (or DIFFIM) by EXTNAME, or unnamed in this order"
         )
     return {channel: (units[0].data, units[0].header) for channel, units in named.items()}
 
 
 def _to_file(pixels: Any, header: Any) -> bytes:
-    """Return an image as the FITS file of a cutout, with the place of its source."""
+    """Return an image as the FITS file of a cutout, with the position of its source."""
     from astropy.io import fits
 
     if pixels is None or pixels.ndim != 2:
-        raise UnreadableError("FITS file is not one of stamps: its images are not two-dimensional")
+        raise UnreadableError("FITS file has no stamps: its images are not two-dimensional")
     unit = fits.PrimaryHDU(pixels.astype(np.float32))
     for name in ("CRPIX1", "CRPIX2"):
         if isinstance(header.get(name), int | float):
@@ -226,7 +287,7 @@ def _to_file(pixels: Any, header: Any) -> bytes:
 
 
 def _row(table: Any) -> dict[str, Any]:
-    """Return the row of a table that is the alert itself, in plain values; {} of an empty table."""
+    """Return the row that triggered the alert, as plain values; {} for an empty table."""
     if not len(table.data):
         return {}
     number = int(np.argmax(table.data["trigger"])) if "trigger" in table.columns.names else 0

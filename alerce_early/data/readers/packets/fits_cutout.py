@@ -1,7 +1,7 @@
-"""One cutout of an alert packet: a FITS image, of ZTF gzipped, of Rubin with its variance and PSF, to an array.
+"""Read one cutout of an alert packet: a FITS image, gzipped (ZTF) or followed by variance and PSF (Rubin).
 
-The parser is our own because astropy's takes most of a night's time for a header that never changes (`make bench` tells
-both rates); whatever is not the plain image that surveys send goes to astropy.
+Plain images are parsed here, because astropy spends most of the time of a night on a header that never changes
+(`make bench` measures both). Any other FITS file is read by astropy.
 """
 
 import io
@@ -17,15 +17,25 @@ from alerce_early.data.readers.formats import recognise
 from alerce_early.data.readers.packets.compression import inflate
 from alerce_early.data.records import UnreadableError
 
-LARGEST = 1 << 20  # bytes of an unzipped cutout; a real one has 20,160
-CARD, BLOCK = 80, 2880  # bytes, of FITS
-VARIANCE, PSF = 1, 2  # images that follow the first, of Rubin
+MAX_CUTOUT_BYTES = 1 << 20  # uncompressed; a real cutout has 20,160
+CARD, BLOCK = 80, 2880  # bytes, fixed by the FITS standard
+VARIANCE, PSF = 1, 2  # numbers of the images after the first in a Rubin cutout
 EXTENSION = b"XTENSION= 'IMAGE"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a FITS header says of a plain image: its shape, bytes per pixel, and the pixel (x, y) of its WCS, from 1."""
+    """Header of a plain FITS image.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Height and width.
+    size : int
+        Bytes per pixel.
+    reference : tuple of float or None
+        WCS reference pixel (x, y), counted from 1.
+    """
 
     shape: tuple[int, int]
     size: int
@@ -33,13 +43,28 @@ class Header:
 
 
 def image(content: bytes, number: int = 0) -> np.ndarray:
-    """Return the (H, W) float32 image of a FITS file, gzipped or not, NaN kept; or one that follows it.
+    """Return an image of a FITS file, gzipped or not.
 
-    Raises UnreadableError for a gzip that is cut short, damaged or unzips to more than `LARGEST` bytes, and for what
-    holds no two-dimensional image of floating-point numbers.
+    Parameters
+    ----------
+    content : bytes
+        The file.
+    number : int
+        0 for the first image; `VARIANCE` or `PSF` in a Rubin cutout.
+
+    Returns
+    -------
+    ndarray
+        (H, W) float32, with NaN kept.
+
+    Raises
+    ------
+    UnreadableError
+        If the gzip is damaged, truncated or larger than `MAX_CUTOUT_BYTES` after decompression, or the file has no
+        such two-dimensional image of floating-point numbers.
     """
     if content.startswith(GZIP):
-        content = inflate(content, "gzip", LARGEST, "gzip")
+        content = inflate(content, "gzip", MAX_CUTOUT_BYTES, "gzip")
     end, pixels = 0, np.empty((0, 0))
     for _ in range(number + 1):
         header = _read_header(content[end : end + BLOCK])
@@ -58,7 +83,7 @@ def image(content: bytes, number: int = 0) -> np.ndarray:
 
 
 def source(content: bytes) -> tuple[float, float] | None:
-    """Return the pixel (y, x), from 0, that a plain FITS file names as its WCS's reference; None if it names none."""
+    """Return the WCS reference pixel (y, x) of a plain FITS file, counted from 0; None if the header lacks it."""
     header = _read_header(content[:BLOCK])
     if header is None or header.reference is None:
         return None
@@ -66,14 +91,14 @@ def source(content: bytes) -> tuple[float, float] | None:
     return y - 1, x - 1
 
 
-@lru_cache(maxsize=64)  # the stamps of a survey, or of a packet, share one header
+@lru_cache(maxsize=64)  # stamps of a survey, or of a packet, share one header
 def _read_header(header: bytes) -> Header | None:
-    """Return what this block says of a plain big-endian image of floating-point numbers, None for anything else.
+    """Parse the header of a plain big-endian floating-point image; return None for any other FITS header.
 
-    Raises UnreadableError if it is no FITS header or declares more than a cutout can hold.
+    Raises UnreadableError if the block is not a FITS header, or declares an image too large for a cutout.
     """
     if not header.startswith((b"SIMPLE", EXTENSION)):
-        raise UnreadableError(f"is {recognise(header).name}, wanted FITS")
+        raise UnreadableError(f"is {recognise(header).name}, expected FITS")
     cards = [header[i : i + CARD].decode("latin1") for i in range(0, len(header), CARD)]
     values = {card[:8].rstrip(): card[10:].partition("/")[0].strip() for card in cards}
     try:
@@ -81,9 +106,9 @@ def _read_header(header: bytes) -> Header | None:
         bits = int(values["BITPIX"])
     except (KeyError, ValueError):
         raise UnreadableError("FITS header lacks NAXIS or BITPIX") from None
-    if min(axes, default=0) < 0 or math.prod(axes) * abs(bits) > 8 * LARGEST:
+    if min(axes, default=0) < 0 or math.prod(axes) * abs(bits) > 8 * MAX_CUTOUT_BYTES:
         raise UnreadableError(f"FITS header declares too much: {' x '.join(map(str, axes))} pixels")
-    plain = "END" in values and bits in (-32, -64) and len(axes) == 2  # else it may be in an extension
+    plain = "END" in values and bits in (-32, -64) and len(axes) == 2  # otherwise the image may be in an extension
     ordinary = {"PCOUNT": "0", "GCOUNT": "1"} if header.startswith(EXTENSION) else {}
     odd = [name for name in ("BSCALE", "BZERO", "GROUPS", "PCOUNT", "GCOUNT") if values.get(name) != ordinary.get(name)]
     if not plain or odd:
@@ -96,6 +121,7 @@ def _read_header(header: bytes) -> Header | None:
 
 
 def _by_astropy(content: bytes, number: int) -> np.ndarray:
+    """Read an image of a FITS file with astropy."""
     from astropy.io import fits
 
     try:
@@ -104,15 +130,15 @@ def _by_astropy(content: bytes, number: int) -> np.ndarray:
             fits.open(
                 io.BytesIO(content),
                 memmap=False,
-                disable_image_compression=True,  # which could ask for any memory
+                disable_image_compression=True,  # a compressed image can declare any size
             ) as units,
         ):
             warnings.simplefilter("ignore")
-            kept = [unit for unit in units if unit.is_image and 0 < unit.size <= LARGEST]
+            kept = [unit for unit in units if unit.is_image and 0 < unit.size <= MAX_CUTOUT_BYTES]
             pixels = kept[number].data if len(kept) > number else None
     except Exception as error:  # a damaged file may raise nearly anything
-        raise UnreadableError(f"is no FITS image: {error or type(error).__name__}") from None
+        raise UnreadableError(f"is not a FITS image: {error or type(error).__name__}") from None
     if pixels is None or pixels.ndim != 2 or pixels.dtype.kind != "f":
         seen = "no image" if pixels is None else f"{pixels.dtype.name} of shape {pixels.shape}"
-        raise UnreadableError(f"FITS file holds no float32 image: {seen}")
+        raise UnreadableError(f"FITS file has no two-dimensional float image: {seen}")
     return pixels.astype(np.float32)

@@ -1,7 +1,7 @@
-"""Alert packets of Rubin: a decoded record, of any schema from 7.0 on, to stamps and a few columns beside them.
+"""Convert decoded Rubin alert packets, schema 7.0 and later, to stamps and metadata columns.
 
-A cutout is a FITS file of image (nJy), variance and PSF, square and of any size, at .2 arcsec per pixel and rotated as
-the telescope was. The stamps are these pixels as they are: a detection that is fainter than the template is negative.
+A cutout is a FITS file with image (nJy), variance and PSF. It is square, of any size, at 0.2 arcsec per pixel and in
+the orientation of the camera. Stamps are these pixels unchanged: a source fainter than in the template is negative.
 """
 
 import math
@@ -15,26 +15,45 @@ from alerce_early.data.readers.packets.fields import CUTOUTS, RUBIN, SNR
 from alerce_early.data.readers.stamps_file import CHANNELS
 from alerce_early.data.records import MISSING, UnreadableError
 
-SIDE = 63  # pixels of a stamp, whose central one is the nearest to the source; cutouts have 30 to 93
+SIDE = 63  # pixels of a stamp, with the source in the central one; cutouts have 30 to 93
 COLUMNS = RUBIN.columns
-CONTEXT = ("jd", "fid", "ndethist")  # jd of TAI, 37 s ahead of UTC; ndethist is nDiaSources
-BANDS = {"g": 1, "r": 2, "i": 3, "z": 4, "y": 5, "u": 6}  # numbered on from ZTF's fid
-MJD = 2400000.5  # jd of mjd 0
+CONTEXT = ("jd", "fid", "ndethist")  # jd in TAI, 37 s ahead of UTC; ndethist is nDiaSources
+BANDS = {"g": 1, "r": 2, "i": 3, "z": 4, "y": 5, "u": 6}  # continues ZTF's fid
+MJD = 2400000.5  # JD of MJD 0
 
 
 def key(record: Mapping[str, Any]) -> str:
-    """Return the diaSourceId."""
+    """Return the diaSourceId as text; raise UnreadableError if it is missing or not a number."""
     return record.get(fields.FILE) or fields.name_in(fields.source_in(record, RUBIN.source), "diaSourceId", int)
 
 
 def read(
     record: Mapping[str, Any], channels: Sequence[str], pad_edges: bool = False
 ) -> tuple[str, np.ndarray, np.ndarray]:
-    """Return the object, (12,) float64 of the source, NaN where missing, and stamps (C, 63, 63) float32.
+    """Read the fields and stamps of one packet.
 
-    The object is diaObjectId, or ssObjectId of what is known to move. The numbers are `COLUMNS` and `CONTEXT`. Stamps
-    are NaN beyond the cutout. Raises UnreadableError where the packet lacks one of them, or its cutouts differ in
-    shape.
+    Parameters
+    ----------
+    record : mapping
+        The decoded packet.
+    channels : sequence of str
+        Channels to stack, in order: science, template, difference, SNR.
+    pad_edges : bool
+        Ignored: cutouts of any size are padded.
+
+    Returns
+    -------
+    object_id : str
+        The diaObjectId, or the ssObjectId of a known solar system object.
+    numbers : ndarray
+        (12,) float64: `COLUMNS` and `CONTEXT`, NaN where missing.
+    stamps : ndarray
+        (C, 63, 63) float32, NaN outside the cutout.
+
+    Raises
+    ------
+    UnreadableError
+        If a field is missing or invalid, or the cutouts are missing, damaged, empty, off centre or differ in shape.
     """
     source = fields.source_in(record, RUBIN.source)
     name = fields.object_by_file(record) or fields.name_in(
@@ -46,11 +65,12 @@ def read(
     numbers[-1] += MJD
     band = BANDS.get(str(source.get("band")), math.nan)
     known = record.get(RUBIN.object)
-    detections = fields.numbers_in(known if isinstance(known, dict) else {}, RUBIN.of_object)
+    detections = fields.numbers_in(known if isinstance(known, dict) else {}, RUBIN.object_columns)
     return name, np.concatenate([numbers, [band], detections]), _stamps(record, channels)
 
 
 def _stamps(record: Mapping[str, Any], channels: Sequence[str]) -> np.ndarray:
+    """Return the cutouts of the channels, (C, 63, 63) float32, with the source in the central pixel."""
     stamps = np.full((len(channels), SIDE, SIDE), np.nan, np.float32)
     frame: tuple[slice, ...] = ()
     first: tuple[int, ...] = ()
@@ -71,11 +91,12 @@ def _stamps(record: Mapping[str, Any], channels: Sequence[str]) -> np.ndarray:
             raise UnreadableError("cutouts differ in shape: {} x {} and {} x {}".format(*first, *image.shape))
         stamp[frame] = image[inside]
     if not np.isfinite(stamps).any():
-        raise UnreadableError("no cutout holds data")
+        raise UnreadableError("no cutout has any data")
     return stamps
 
 
 def _in_sigmas(difference: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Return difference / sqrt(variance), NaN where the variance is not positive."""
     if variance.shape != difference.shape:
         raise UnreadableError(
             "differs in shape from its variance: {} x {} and {} x {}".format(*difference.shape, *variance.shape)
@@ -85,14 +106,14 @@ def _in_sigmas(difference: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 
 def _place(shape: tuple[int, ...], source: tuple[float, float] | None) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return which pixels of the stamp are filled from which of a cutout (S, S), its source at these pixels (y, x)."""
+    """Return the slices of the stamp and of a cutout (S, S) that overlap, given its source (y, x)."""
     side = shape[0]
     if shape[1] != side:
         raise UnreadableError("is not square: {} x {}".format(*shape))
     middle = (side - 1) / 2
     centre = [math.floor(at + 0.5) for at in source or (middle, middle)]
-    if not all(abs(at - middle) <= 1 for at in source or ()):  # NaN counts
-        raise UnreadableError(f"has its source away from the middle, at {source}")
+    if not all(abs(at - middle) <= 1 for at in source or ()):  # NaN fails as well
+        raise UnreadableError(f"has its source more than a pixel off the centre, at {source}")
     inside = tuple(slice(max(0, at - SIDE // 2), at + SIDE // 2 + 1) for at in centre)
     frame = tuple(
         slice(part.start - at + SIDE // 2, min(part.stop, side) - at + SIDE // 2)
@@ -102,5 +123,5 @@ def _place(shape: tuple[int, ...], source: tuple[float, float] | None) -> tuple[
 
 
 def derive_columns(raw: np.ndarray) -> np.ndarray:
-    """Return (n, 9) float64 `COLUMNS`, -999 where missing, from those, NaN where missing; all NaN for stamps alone."""
+    """Return `COLUMNS` (n, 9) with -999 instead of NaN; rows without any metadata stay all NaN."""
     return np.where(np.isfinite(raw) | np.isnan(raw).all(1, keepdims=True), raw, MISSING)

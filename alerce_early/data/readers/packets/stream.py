@@ -1,4 +1,4 @@
-"""Alert packets: Avro files, folders, patterns and nightly tar archives, as records in bounded memory."""
+"""Read alert packets from files, folders, patterns, archives, messages and tables, in bounded memory."""
 
 import io
 import logging
@@ -30,8 +30,8 @@ from alerce_early.machine import cores, map_in_processes
 
 log = logging.getLogger(__name__)
 
-BATCH = 64  # packets decoded in one go
-LARGEST_BATCH = 1 << 24  # bytes of their blocks from which on there are fewer
+BATCH_PACKETS = 64  # decoded in one task
+MAX_BATCH_BYTES = 1 << 24  # of encoded blocks in one task
 
 
 def stream(
@@ -48,22 +48,48 @@ def stream(
     naming: Naming | None = None,
     pad_edges: bool = False,
 ) -> Iterator[Chunk]:
-    """Read packets, `size` in each chunk (the last may have fewer), in the same order whatever the number of workers.
+    """Read packets in chunks, in the same order for any number of workers.
 
-    shard: (i, n) takes packets i, i + n, i + 2n, ... of the whole input. skip: leaves out that many of the shard's
-    first packets without decoding them. workers: processes that decode; default: as many as there are cores.
-    labels_paths: CSVs of class names, see `labels.join_labels`; default: the labels.csv of each folder. A packet
-    they do not name, or give no class, is unlabelled. naming: the classes they name. schemas: of files that are
-    messages without, see `schemas`.
-    survey: "ZTF" or "Rubin", whose packets are wanted; "": any, and a chunk ends before the first of another. channels:
-    the images of a stamp, in order; of Rubin also "SNR". pad_edges: take cutouts that the edge of a chip has cut, with
-    NaN for what is missing, see `ztf.read`.
-    Raises InputError where a path has no file, none of them holds a packet or labels are of another form.
+    Parameters
+    ----------
+    paths : sequence of path
+        Files, folders and patterns.
+    size : int
+        Packets per chunk; the last chunk may be smaller.
+    shard : tuple of int
+        (i, n) reads packets i, i + n, i + 2n, ... of the whole input.
+    skip : int
+        Number of packets of the shard to skip without decoding them.
+    workers : int, optional
+        Decoding processes, 0 for none but this one; default: one per core.
+    labels_paths : sequence of path, optional
+        CSVs of class names, see `labels.join_labels`; default: the labels.csv of each folder. Other packets are
+        unlabelled.
+    schemas : Schemas, optional
+        Schemas of files that are schemaless messages.
+    survey : str
+        "ZTF" or "Rubin" rejects packets of the other survey; "" accepts both, with one survey per chunk.
+    channels : sequence of str
+        Channels to stack, in order: science, template, difference; for Rubin also SNR.
+    naming : Naming, optional
+        Classes of the labels.
+    pad_edges : bool
+        Whether to pad ZTF cutouts at the edge of a chip with NaN, see `ztf.read`.
+
+    Yields
+    ------
+    Chunk
+        Records with their keys and sources, and the rejected packets.
+
+    Raises
+    ------
+    InputError
+        If a path has no file, the input has no packets, or a table of labels is invalid.
     """
     if not 0 <= shard[0] < shard[1]:
-        raise InputError(f"shard {shard[0]}/{shard[1]}: wanted i/n with i from 0 to n - 1.")
+        raise InputError(f"shard {shard[0]}/{shard[1]}: expected i/n with i from 0 to n - 1.")
     if size < 1 or skip < 0:
-        raise InputError(f"size {size}, skip {skip}: wanted 1 or more, 0 or more.")
+        raise InputError(f"size {size}, skip {skip}: expected a size of at least 1 and a skip of at least 0.")
     _check_channels(channels)
     beside = find_labels(paths) if labels_paths is None else [Path(path) for path in labels_paths]
     found = containers.find(paths, beside)
@@ -83,17 +109,34 @@ def decode(
     survey: str = "",
     channels: Sequence[str] = CHANNELS,
 ) -> Chunk:
-    """Decode packets as a broker's stream delivers them: each message an Avro file, or a record without its schema.
+    """Decode messages of a broker's stream, in this process.
 
-    Records as those of `stream`, in order, decoded in this process. schemas: of the latter, see `schemas`.
-    survey: as of `stream`; "": that of the first. What cannot be read is among `rejected`: a message, or a record of
-    one that holds several. Raises InputError where a registry of schemas does not answer, and for nothing else.
+    Parameters
+    ----------
+    messages : sequence of bytes
+        Avro files, or schemaless records in Confluent's wire format.
+    schemas : Schemas, optional
+        Schemas of the schemaless records.
+    survey : str
+        Survey to accept; "" accepts the survey of the first packet.
+    channels : sequence of str
+        Channels to stack, in order.
+
+    Returns
+    -------
+    Chunk
+        Records in the order of the messages, and the messages or packets that were rejected.
+
+    Raises
+    ------
+    InputError
+        If a schema registry does not answer. Invalid messages are rejected, never raised.
     """
     _check_channels(channels)
     held = [
         (block, range(block.count))
         for number, message in enumerate(messages)
-        for block in containers.look_into(io.BytesIO(message), f"message {number}", schemas)
+        for block in containers.iter_blocks(io.BytesIO(message), f"message {number}", schemas)
     ]
     return _decode_here(held, survey, channels, f"{len(messages):,} messages")
 
@@ -101,34 +144,53 @@ def decode(
 def decode_rows(
     table: pyarrow.RecordBatch | pyarrow.Table, survey: str = "", channels: Sequence[str] = CHANNELS
 ) -> Chunk:
-    """Decode packets that are rows, with the columns of `fields.Fields.needed`; the source of the first is "#1".
+    """Decode rows of a table of packets, in this process.
 
-    All else as of `decode`. Raises InputError where a column is lacking or of a type that cannot be read.
+    Parameters
+    ----------
+    table : pyarrow.RecordBatch or pyarrow.Table
+        Packets with the columns of `fields.Fields.needed`, or flat like Fink's. The source of the first row is "#1".
+    survey : str
+        Survey to accept; "" accepts the survey of the first packet.
+    channels : sequence of str
+        Channels to stack, in order.
+
+    Returns
+    -------
+    Chunk
+        Records in the order of the rows, and the rejected rows.
+
+    Raises
+    ------
+    InputError
+        If a column is missing or of the wrong type.
     """
     _check_channels(channels)
     try:
         held = [(block, range(block.count)) for block in containers.pack(table, "", 1)]
     except ValueError as error:
-        raise InputError(f"rows that are no alert packets: {error}.") from None
+        raise InputError(f"rows are not alert packets: {error}.") from None
     return _decode_here(held, survey, channels, f"{len(table):,} rows")
 
 
 def _decode_here(work: Work, survey: str, channels: Sequence[str], origin: str) -> Chunk:
+    """Decode blocks in this process; reject packets of another survey than the first."""
     rows = decode_records(work, survey, channels)
     first = next((row.survey for row in rows if isinstance(row, Packet)), "")
-    strange = f"packet of another survey than the first, {first}"
+    strange = f"packet is of another survey than the first, {first}"
     rows = [Rejected(r.source, r.key, strange) if isinstance(r, Packet) and r.survey != first else r for r in rows]
     return _chunk(rows, origin, [], channels)
 
 
 def _check_channels(channels: Sequence[str]) -> None:
+    """Raise InputError for an unknown channel, or none."""
     known = (*CHANNELS, SNR)
     if not channels or set(channels) - set(known):
-        raise InputError(f"data.channels={list(channels)}: wanted some of {', '.join(known)}.")
+        raise InputError(f"data.channels={list(channels)}: expected some of {', '.join(known)}.")
 
 
 def find_labels(paths: Iterable[str | Path]) -> list[Path]:
-    """Return the labels.csv of each folder among the paths that has one."""
+    """Return the existing labels.csv files of the folders among the paths."""
     return [file for path in paths if (file := Path(path) / raw_files.LABELS).is_file()]
 
 
@@ -142,15 +204,41 @@ def read(
     labels_map: Mapping[str, str | None] | None = None,
     pad_edges: bool = False,
 ) -> Records:
-    """Read all packets of a file, folder, pattern or archive at once, to train on or be judged on.
+    """Read all packets of a file, folder, pattern or archive at once, for training or evaluation.
 
-    labels_path: as one of `stream`'s. schemas: a place of `schemas.Schemas`. survey, channels, pad_edges: as of
-    `stream`. classes, labels_map: as of `labels.Naming.of`. A packet
-    that cannot be read is set aside, logged and counted by reason. Raises InputError if nothing can be read, the
-    labels are of another form, or none of them belongs to a packet.
+    Rejected packets are logged, and counted by reason in the result.
+
+    Parameters
+    ----------
+    path : path
+        File, folder, pattern or archive.
+    labels_path : path, optional
+        CSV of class names; default: the labels.csv of the folder.
+    schemas : path or str, optional
+        Location of schemas, see `schemas.Schemas`.
+    survey : str
+        "ZTF" or "Rubin".
+    channels : sequence of str
+        Channels to stack, in order.
+    classes : sequence of str or str, optional
+        Classes of the labels, see `labels.Naming.of`.
+    labels_map : mapping of str to str, optional
+        Further names of classes, see `labels.Naming.of`.
+    pad_edges : bool
+        Whether to pad ZTF cutouts at the edge of a chip with NaN, see `ztf.read`.
+
+    Returns
+    -------
+    Records
+        All packets that can be read.
+
+    Raises
+    ------
+    InputError
+        If no packet can be read, the labels are invalid, or no label matches a packet.
     """
     if path is None:
-        raise InputError(f"packets of {survey} are needed: data.path=FOLDER, 'PATTERN*' or FILE (avro, tar, tar.gz).")
+        raise InputError(f"data.path is not set. Give {survey} packets with data.path=FOLDER, 'PATTERN*' or FILE.")
     labels_paths = find_labels([path]) if labels_path is None else [Path(labels_path)]
     given = [find_label_column(read_csv(file)) or [] for file in labels_paths if classes == OF_LABELS]
     naming = Naming.of(classes, labels_map, chain.from_iterable(given))
@@ -159,10 +247,10 @@ def read(
     chunks = list(stream([path], labels_paths=labels_paths, schemas=known, **options))
     rejected = [packet for chunk in chunks for packet in chunk.rejected]
     for packet in rejected:
-        log.warning("set aside: %s: %s", packet.source, packet.reason)
+        log.warning("rejected: %s: %s", packet.source, packet.reason)
     readable = [chunk.records for chunk in chunks if chunk.records is not None]
     if not readable:
-        raise InputError(f"{path}: not one of {len(rejected):,} packets can be read; the first: {rejected[0].reason}.")
+        raise InputError(f"{path}: none of {len(rejected):,} packets can be read. The first: {rejected[0].reason}.")
     columns: dict[str, Any] = {
         name: np.concatenate([getattr(records, name) for records in readable])
         for name in ("images", "labels", "ids", "features")
@@ -178,18 +266,18 @@ def read(
 
 
 def _kind(reason: str) -> str:
-    """Return a reason without what is about one packet alone: what follows a colon, and the sides of its stamp."""
-    return re.sub(r"^stamp is \d+ x \d+", "stamp is not whole", reason.partition(":")[0])
+    """Return a reason without the details of one packet: the text after a colon, and the size of its stamp."""
+    return re.sub(r"^stamp is \d+ x \d+", "stamp is incomplete", reason.partition(":")[0])
 
 
 def _batches(found: Iterable[tuple[Block, range]]) -> Iterator[Work]:
-    """Yield blocks in groups that are work enough for one process."""
+    """Group blocks into tasks of `BATCH_PACKETS` packets or `MAX_BATCH_BYTES`."""
     batch: list[tuple[Block, range]] = []
     packets = held = 0
-    for block, wanted in found:
-        batch.append((block, wanted))
-        packets, held = packets + len(wanted), held + len(block.data)
-        if packets >= BATCH or held >= LARGEST_BATCH:
+    for block, selected in found:
+        batch.append((block, selected))
+        packets, held = packets + len(selected), held + len(block.data)
+        if packets >= BATCH_PACKETS or held >= MAX_BATCH_BYTES:
             yield batch
             batch, packets, held = [], 0, 0
     if batch:
@@ -199,7 +287,7 @@ def _batches(found: Iterable[tuple[Block, range]]) -> Iterator[Work]:
 def _select_records(
     found: Sequence[Path], shard: tuple[int, int], skip: int, schemas: Schemas | None
 ) -> Iterator[tuple[Block, range]]:
-    """Yield each block with the numbers of those of its records that are the shard's and not skipped."""
+    """Yield each block with the numbers of its records that belong to the shard and are not skipped."""
     index, n = shard
     first = 0  # number of the block's first record in the whole input
     for block in containers.read_blocks(found, schemas):
@@ -209,11 +297,11 @@ def _select_records(
         if mine:
             yield block, mine
     if not first:
-        raise InputError(f"{found[0]}{' and the others' * (len(found) > 1)}: holds no alert packet.")
+        raise InputError(f"{found[0]}{' and the others' * (len(found) > 1)}: no alert packets found.")
 
 
 def _cut(rows: Iterator[Packet | Rejected], size: int) -> Iterator[list[Packet | Rejected]]:
-    """Yield so many rows at a time, or as many as there are before a packet of another survey."""
+    """Split rows into parts of at most `size`, each of one survey."""
     part: list[Packet | Rejected] = []
     survey = ""
     for row in rows:
@@ -234,6 +322,7 @@ def _chunk(
     channels: Sequence[str],
     classes: tuple[str, ...] = CLASSES,
 ) -> Chunk:
+    """Combine decoded packets with their labels, and rejected packets, into a chunk."""
     packets = [row for row in rows if isinstance(row, Packet)]
     rejected = tuple(row for row in rows if isinstance(row, Rejected))
     keys, ids, sources = (np.array([getattr(p, name) for p in packets], str) for name in ("key", "id", "source"))
@@ -254,7 +343,7 @@ def _chunk(
         survey = SURVEYS[packets[0].survey]
         columns, context = np.split(np.stack([p.raw for p in packets]), [-len(survey.CONTEXT)], axis=1)
         records = Records(
-            # planes lie one after the other, as networks want them; the shape is that of a stamps file
+            # each channel is contiguous in memory, as networks need it, in the shape of a stamps file
             images=np.moveaxis(np.stack([p.stamps for p in packets]), 1, 3),
             labels=np.array(numbers, np.int64),
             ids=ids,
@@ -272,9 +361,24 @@ def _chunk(
 def decode_all(
     decode: Callable[[Work], list[Packet | Rejected]], batches: Iterator[Work], workers: int | None
 ) -> Iterator[Packet | Rejected]:
-    """Yield the packets of these batches in order. workers: processes, 0: none but this; default: one for each core."""
+    """Decode batches in processes, in order.
+
+    Parameters
+    ----------
+    decode : callable
+        Function that decodes one batch.
+    batches : iterator of Work
+        The batches.
+    workers : int or None
+        Processes, 0 for none but this one, None for one per core.
+
+    Yields
+    ------
+    Packet or Rejected
+        One per record.
+    """
     first = list(islice(batches, 2))
     batches, workers = chain(first, batches), cores() if workers is None else workers
-    alone = not workers or len(first) < 2  # not worth a process
+    alone = not workers or len(first) < 2  # too little work for a process
     for packets in map(decode, batches) if alone else map_in_processes(decode, batches, workers):
         yield from packets

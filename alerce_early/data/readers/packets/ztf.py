@@ -1,4 +1,4 @@
-"""Alert packets of ZTF: a decoded record to stamps and the columns of the stamps file."""
+"""Convert decoded ZTF alert packets to stamps and the metadata columns of the stamps file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,25 +12,52 @@ from alerce_early.data.readers.packets.fits_cutout import image
 from alerce_early.data.readers.stamps_file import COLUMNS
 from alerce_early.data.records import MISSING, UnreadableError
 
-SIDE = 63  # pixels of a cutout that is not cut by a chip's edge
-CHIP = (3080, 3072)  # rows and columns of a readout channel, whose edges cut cutouts
-MAX_MISSING = 20  # rows or columns to pad: the central 21 x 21 pixels, which networks see in full, are all there
-IS_POSITIVE = {"t": 0.0, "true": 0.0, "1": 0.0, "f": 1.0, "false": 1.0, "0": 1.0}  # as the training file has it
+SIDE = 63  # pixels of a complete cutout
+CHIP = (3080, 3072)  # rows and columns of a readout channel, at whose edges cutouts are truncated
+MAX_MISSING = 20  # rows or columns to pad; keeps the central 21 x 21 pixels complete
+IS_POSITIVE = {
+    "t": 0.0,
+    "true": 0.0,
+    "1": 0.0,
+    "f": 1.0,
+    "false": 1.0,
+    "0": 1.0,
+}  # sign convention of the training file
 CONTEXT = ZTF.context
 
 
 def key(record: Mapping[str, Any]) -> str:
-    """Return the candid."""
+    """Return the candid as text; raise UnreadableError if it is missing or not a number."""
     return record.get(fields.FILE) or fields.name_in(record, "candid", int)
 
 
 def read(
     record: Mapping[str, Any], channels: Sequence[str], pad_edges: bool = False
 ) -> tuple[str, np.ndarray, np.ndarray]:
-    """Return the objectId, (23,) float64 of the candidate, NaN where missing, and stamps (C, 63, 63) float32.
+    """Read the fields and stamps of one packet.
 
-    pad_edges: pad cutouts at the edge of a chip with NaN, see `_place`.
-    Raises UnreadableError where the packet lacks one of them.
+    Parameters
+    ----------
+    record : mapping
+        The decoded packet.
+    channels : sequence of str
+        Channels to stack, in order: science, template, difference.
+    pad_edges : bool
+        Whether to pad cutouts at the edge of a chip with NaN, up to `MAX_MISSING` rows or columns.
+
+    Returns
+    -------
+    object_id : str
+        The objectId.
+    numbers : ndarray
+        (23,) float64: the columns and the context of `fields.ZTF`, NaN where missing.
+    stamps : ndarray
+        (C, 63, 63) float32, NaN for missing pixels.
+
+    Raises
+    ------
+    UnreadableError
+        If a field is missing or invalid, or a cutout is missing, damaged, empty or of another size.
     """
     name = fields.object_by_file(record) or fields.name_in(record, "objectId", str)
     candidate = dict(fields.source_in(record, ZTF.source))
@@ -42,10 +69,11 @@ def read(
 
 
 def _stamps(record: Mapping[str, Any], channels: Sequence[str], pad_edges: bool) -> np.ndarray:
+    """Return the cutouts of the channels, (C, 63, 63) float32."""
     planes = np.full((len(channels), SIDE, SIDE), np.nan, np.float32)
     for plane, channel in zip(planes, channels, strict=True):
         if channel not in CUTOUTS:
-            raise UnreadableError(f"packet of {ZTF.survey} has no image {channel}")
+            raise UnreadableError(f"{ZTF.survey} packets have no channel {channel}")
         stamp = fields.pixels_in(record, channel)
         if stamp is None:
             content = fields.cutout_in(record, channel)
@@ -55,21 +83,25 @@ def _stamps(record: Mapping[str, Any], channels: Sequence[str], pad_edges: bool)
                 raise UnreadableError(f"{CUTOUTS[channel]} {error}") from None
         place = _place(stamp.shape, fields.numbers_in(record[ZTF.source], ZTF.position)) if pad_edges else None
         if place is None and stamp.shape != plane.shape:
-            raise UnreadableError("stamp is {} x {}, wanted {} x {}".format(*stamp.shape, *plane.shape))
+            raise UnreadableError("stamp is {} x {}, expected {} x {}".format(*stamp.shape, *plane.shape))
         plane[place or ...] = stamp
     if not np.isfinite(planes).any():
-        raise UnreadableError("no cutout holds data")
+        raise UnreadableError("no cutout has any data")
     return planes
 
 
 def _place(shape: tuple[int, ...], position: np.ndarray) -> tuple[slice, ...] | None:
-    """Locate a cutout within the whole stamp; position: row and column of the source on the chip, counted from 1.
+    """Locate a truncated cutout in the complete stamp, given the row and column of the source, counted from 1.
 
-    Returns None if the chip's edges do not explain the shape, or more than `MAX_MISSING` rows or columns are missing.
+    Returns None if the edges of the chip do not explain the shape, or more than `MAX_MISSING` rows or columns are
+    missing.
     """
     place = []
     for length, source, side in zip(shape, np.floor(position + 0.5).tolist(), CHIP, strict=True):
-        first, after = max(0, SIDE // 2 + 1 - source), min(SIDE, side - source + SIDE // 2 + 1)  # NaN: a whole stamp
+        first, after = (
+            max(0, SIDE // 2 + 1 - source),
+            min(SIDE, side - source + SIDE // 2 + 1),
+        )  # NaN gives a complete stamp
         if after - first != length or SIDE - length > MAX_MISSING:
             return None
         place.append(slice(int(first), int(after)))
@@ -77,9 +109,17 @@ def _place(shape: tuple[int, ...], position: np.ndarray) -> tuple[slice, ...] | 
 
 
 def derive_columns(raw: np.ndarray) -> np.ndarray:
-    """Return (n, 26) float64 `stamps_file.COLUMNS`, -999 where missing, from (n, 21) raw fields, NaN where missing.
+    """Compute the metadata columns of the stamps file.
 
-    All are NaN for an alert of which stamps alone are known.
+    Parameters
+    ----------
+    raw : ndarray
+        (n, 21) float64: the columns of `fields.ZTF`, NaN where missing.
+
+    Returns
+    -------
+    ndarray
+        (n, 26) float64: `stamps_file.COLUMNS`, -999 where missing. Rows without any metadata are all NaN.
     """
     by_name = dict(zip(ZTF.columns, raw.T, strict=True))
     by_name["non_detections"] = by_name["ncovhist"] - by_name["ndethist"]
