@@ -1,4 +1,4 @@
-"""Every layout of the stamps file, and one clear error for each way it can be wrong."""
+"""Every layout of the stamps file, and one clear error per mistake."""
 
 import gzip
 import pickle
@@ -18,7 +18,7 @@ from tests.helpers.tiny import stamp
 
 
 def raw(**changes: Any) -> dict[str, Any]:
-    """A correct raw dict of five stamps, one of each class."""
+    """Return a valid raw dict of five stamps, one per class."""
     return {
         "images": [stamp(i) for i in range(5)],
         "labels": list(range(5)),
@@ -33,7 +33,7 @@ def read(content: Any, tmp_path: Path) -> stamps_file.Records:
 
 
 @pytest.mark.parametrize("end", (".pkl.gz", ".npz", ".h5"))
-def test_other_files_of_arrays_are_the_same(end: str, tmp_path: Path) -> None:
+def test_other_formats_give_the_same_records(end: str, tmp_path: Path) -> None:
     dense = raw(images=np.stack([stamp(i) for i in range(5)]), labels=["AGN", "SN", "VS", "asteroid", "bogus"])
     file = tmp_path / f"stamps{end}"
     if end == ".npz":
@@ -52,7 +52,7 @@ def test_other_files_of_arrays_are_the_same(end: str, tmp_path: Path) -> None:
 
 
 def hdf5(file: Path, **changes: Any) -> Any:
-    """An open HDF5 file of five stamps, but for some entries."""
+    """Open an HDF5 file of five stamps, with some entries changed or omitted."""
     held = pytest.importorskip("h5py").File(file, "w")
     entries = raw(images=np.stack([stamp(i) for i in range(5)])) | changes
     held.update({name: value for name, value in entries.items() if value is not None})
@@ -60,7 +60,7 @@ def hdf5(file: Path, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("how", ("external link", "link to a link", "external storage", "virtual", "a whole part"))
-def test_hdf5_of_anyone_reads_no_other_file(how: str, tmp_path: Path) -> None:
+def test_hdf5_files_cannot_read_other_files(how: str, tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     (other := tmp_path / "other").write_bytes(bytes(range(256)) * 1000)
     hdf5(tmp_path / "private.h5").close()
@@ -82,7 +82,7 @@ def test_hdf5_of_anyone_reads_no_other_file(how: str, tmp_path: Path) -> None:
         stamps_file.read(file)
 
 
-def test_small_files_that_declare_much_are_refused_before_they_are_read(tmp_path: Path) -> None:
+def test_small_files_that_declare_large_arrays_are_refused(tmp_path: Path) -> None:
     rows = 2000  # 95 MB of zeros
     entries = raw(images=np.zeros((rows, 63, 63, 3), "f4"), labels=np.zeros(rows, int), metadata=np.zeros((rows, 0)))
     np.savez_compressed(tmp_path / "stamps.npz", **entries)
@@ -94,7 +94,7 @@ def test_small_files_that_declare_much_are_refused_before_they_are_read(tmp_path
             stamps_file.read(file)
 
 
-def test_one_long_text_that_many_rows_name_is_refused(tmp_path: Path) -> None:
+def test_a_long_text_repeated_by_many_rows_is_refused(tmp_path: Path) -> None:
     with hdf5(file := tmp_path / "stamps.h5", oid=["x" * 1_000_000, *map(str, range(1, 300))]) as held:
         place = held["oid"].id.get_offset()
     content = bytearray(file.read_bytes())
@@ -109,7 +109,7 @@ def test_one_long_text_that_many_rows_name_is_refused(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_what_nobody_asks_for_is_not_read(tmp_path: Path) -> None:
+def test_unused_entries_are_not_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "stamps.npz", **raw(images=np.stack(raw()["images"])), notes=np.array([None]))
     with hdf5(tmp_path / "stamps.h5", oid=[f"ZTF{i}" for i in range(5)]) as held:
         held["notes"] = pytest.importorskip("h5py").ExternalLink("private.h5", "/")
@@ -118,7 +118,7 @@ def test_what_nobody_asks_for_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_an_entry_that_is_there_twice_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_duplicate_entry_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="images"):
         read(raw() | {"Images": raw()["images"]}, tmp_path)
     with pytest.raises(InputError, match="labels"):
@@ -130,14 +130,14 @@ def test_an_entry_that_is_there_twice_is_refused_by_name(tmp_path: Path) -> None
         stamps_file.read(file)
 
 
-def test_stamps_of_several_shapes_are_no_npz(tmp_path: Path) -> None:
+def test_npz_of_several_shapes_is_refused(tmp_path: Path) -> None:
     images = np.array([*[stamp(i) for i in range(4)], stamp(4, 50, 63)], dtype=object)
     np.savez(tmp_path / "stamps.npz", **raw(images=images))
     with pytest.raises(InputError, match=r"stamps\.npz.*pickled list"):
         stamps_file.read(tmp_path / "stamps.npz")
 
 
-def test_a_pandas_table_is_refused_with_the_line_that_converts_it(tmp_path: Path) -> None:
+def test_a_pandas_table_is_refused_with_code_to_convert_it(tmp_path: Path) -> None:
     (file := tmp_path / "table.pkl").write_bytes(b"cpandas.core.frame\nDataFrame\n(tR.")
     with pytest.raises(InputError, match=r"pandas table.*raw\['metadata'\].to_numpy\(\)"):
         stamps_file.read(file)
@@ -166,28 +166,28 @@ def test_layouts_read_alike(tmp_path: Path, changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("rename", (str.title, str.upper, str.lower))
-def test_keys_in_any_capitalisation(tmp_path: Path, rename: Any) -> None:
+def test_names_are_case_insensitive(tmp_path: Path, rename: Any) -> None:
     assert len(read({rename(key): value for key, value in raw().items()}, tmp_path)) == 5
 
 
-def test_without_metadata(tmp_path: Path) -> None:
+def test_metadata_are_optional(tmp_path: Path) -> None:
     for content in (raw(metadata=None), {key: raw()[key] for key in ("images", "labels")}):
         assert read(content, tmp_path).features.shape == (5, 0)
 
 
-def test_the_published_columns(tmp_path: Path) -> None:
+def test_the_published_columns_are_recognised(tmp_path: Path) -> None:
     names = read(raw(metadata=np.zeros((5, 23))), tmp_path).feature_names
     assert len(names) == 23 and not {"rb", "distnr", "magnr"} & set(names)
 
 
 @pytest.mark.parametrize("key", ("oid", "object_ids", "OID"))
-def test_object_ids_are_kept_and_rows_without_one_stand_alone(tmp_path: Path, key: str) -> None:
+def test_object_ids_are_kept_and_default_to_one_per_row(tmp_path: Path, key: str) -> None:
     assert read(raw(**{key: ["a", "a", "b", "c", "d"]}), tmp_path).ids.tolist() == ["a", "a", "b", "c", "d"]
     assert len(set(read(raw(), tmp_path).ids)) == 5
 
 
-def test_the_classes_of_a_file_are_open(tmp_path: Path) -> None:
-    """Of all its parts together, and of another file to be judged on; numbers count in the list that is given."""
+def test_a_file_can_define_its_classes(tmp_path: Path) -> None:
+    """Of all its splits together and of a test file; numeric labels index the given classes."""
     parts = {
         "Train": raw(labels=["AGN", "SN Ia", "satellite", b"VS", "SN"]),
         "Test": raw(labels=["asteroid", "Satellite", "", "TDE", "AGN?"]),
@@ -209,12 +209,12 @@ def test_a_row_may_have_no_label(tmp_path: Path) -> None:
     assert read(raw(labels=[0, -1, 2, -1, 4]), tmp_path).labels.tolist() == [0, UNLABELLED, 2, UNLABELLED, 4]
 
 
-def test_a_file_that_prescribes_its_split(tmp_path: Path) -> None:
+def test_a_file_can_define_its_split(tmp_path: Path) -> None:
     part = {"images": raw()["images"], "labels": raw()["labels"], "features": np.zeros((5, 26))}
     records = read({"Train": part, "Validation": part, "Test": part}, tmp_path)
     assert records.part is not None
     assert records.part.tolist() == ["train"] * 5 + ["validation"] * 5 + ["test"] * 5
-    assert len(set(records.ids)) == 15  # rows of different parts are different objects
+    assert len(set(records.ids)) == 15  # rows of different splits are different objects
 
 
 ERRORS: dict[str, tuple[Any, str]] = {
@@ -237,23 +237,23 @@ ERRORS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("content", "message"), ERRORS.values(), ids=ERRORS)
-def test_one_clear_error(tmp_path: Path, content: Any, message: str) -> None:
+def test_an_invalid_file_raises_one_clear_error(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(content, tmp_path)
 
 
-def test_no_path_names_the_flag() -> None:
+def test_a_missing_path_names_the_flag() -> None:
     with pytest.raises(InputError, match=r"data\.path=FILE.*ALERCE_STAMPS=FILE"):
         stamps_file.read(None)
 
 
-def test_the_real_file(real_data: Path) -> None:
+def test_the_real_file_is_read(real_data: Path) -> None:
     records = stamps_file.read(real_data / "ztf_public_stamps.pkl")
     assert np.bincount(records.labels).tolist() == [60, 77, 110, 201, 48]
     assert len(set(records.ids)) == 446
 
 
-def test_another_file_to_be_judged_on(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_second_file_is_the_test_split(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = tmp_path / "test.pkl"
     path.write_bytes(pickle.dumps(raw()))
     records = stamps_file.read(request.getfixturevalue("stamps_file"), test_path=path)
@@ -261,6 +261,6 @@ def test_another_file_to_be_judged_on(tmp_path: Path, request: pytest.FixtureReq
     assert records.labels[-5:].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_simulation_can_be_judged_on_real_stamps(real_data: Path) -> None:
+def test_simulated_training_with_a_real_test_split(real_data: Path) -> None:
     records = survey.read(n=50, test_path=real_data / "ztf_public_stamps.pkl")
     assert len(records) == 546 and (records.part == "test").sum() == 496

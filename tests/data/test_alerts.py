@@ -1,4 +1,4 @@
-"""Alert packets as a stream of records: what is read, in which order, and by whom."""
+"""Streams of alert packets: contents, order, labels and worker processes."""
 
 import os
 import re
@@ -31,18 +31,18 @@ from alerce_early.simulation.survey import simulate
 from tests.helpers.command import running
 
 N = 150  # more than two batches, so that processes are used
-SEED = 7  # of which stamps 6 and 11 of 40, and 32 of 120, are cut by a chip's edge
+SEED = 7  # stamps 6 and 11 of 40, and 32 of 120, are truncated at the edge of a chip
 
 
 @pytest.fixture(scope="module")
 def night() -> list[dict[str, Any]]:
-    """N packets; 40 scenes under names of their own."""
+    """Return N packets of 40 scenes, all with different ids."""
     return [packet for packet, _ in packets.alerts(N, seed=SEED, pool_size=40)]
 
 
 @pytest.fixture(scope="module")
 def folder(night: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an avro file of each packet, in subfolders."""
+    """Return a folder with one Avro file per packet, in subfolders."""
     folder = tmp_path_factory.mktemp("night")
     for i, packet in enumerate(night):
         file = folder / f"field{i // 50}" / f"{packet['candid']}.avro"
@@ -52,7 +52,7 @@ def folder(night: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 
 
 def everything(*paths: Path | str, **options: Any) -> dict[str, Any]:
-    """All that a stream gives, joined."""
+    """Return all chunks of a stream, concatenated."""
     chunks = list(stream.stream(paths, **options))
     records = [chunk.records for chunk in chunks if chunk.records is not None]
     joined = {name: np.concatenate([getattr(r, name) for r in records]) for name in ("images", "ids", "features")}
@@ -68,7 +68,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     )
 
 
-def test_packets_hold_what_was_put_in(night: list[dict[str, Any]], folder: Path) -> None:
+def test_packets_contain_the_simulated_stamps_and_metadata(night: list[dict[str, Any]], folder: Path) -> None:
     survey = simulate(40, seed=SEED)
     rows = np.arange(N) % 40
     whole = np.array([survey["images"][row].shape == (63, 63, 3) for row in rows])
@@ -84,7 +84,7 @@ def test_packets_hold_what_was_put_in(night: list[dict[str, Any]], folder: Path)
     assert all("63 x 63" in reason for _, reason in read["rejected"])
 
 
-def test_a_missing_value_is_as_in_the_training_file(night: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_missing_values_are_those_of_the_training_file(night: list[dict[str, Any]], tmp_path: Path) -> None:
     lacking = dict.fromkeys(("ra", "ndethist", "rb", "distnr", "isdiffpos")) | {"fwhm": float("nan")}
     packet = night[0] | {"candidate": night[0]["candidate"] | lacking}
     (tmp_path / "one.avro").write_bytes(packets.encode(packet))
@@ -95,7 +95,7 @@ def test_a_missing_value_is_as_in_the_training_file(night: list[dict[str, Any]],
     assert missing == set(lacking) | derived | of_simulation
 
 
-def test_every_kind_of_container_gives_the_same(night: list[dict[str, Any]], folder: Path, tmp_path: Path) -> None:
+def test_every_container_gives_the_same_records(night: list[dict[str, Any]], folder: Path, tmp_path: Path) -> None:
     wanted = everything(folder)
     assert same(wanted, everything(f"{folder}/field*/*.avro"))
     assert same(wanted, everything(*(folder / f"field{i}" for i in range(3)), folder))  # each file once
@@ -110,13 +110,15 @@ def test_every_kind_of_container_gives_the_same(night: list[dict[str, Any]], fol
             for file in sorted(folder.rglob("*.avro")):
                 archive.add(file, f"night/{file.name}")
         assert same(wanted, everything(tmp_path / name))
-    os.rename(tmp_path / "night.tgz", tmp_path / "unzipped.tar")  # what it is counts, not what it is called
+    os.rename(tmp_path / "night.tgz", tmp_path / "unzipped.tar")  # the content determines the format, not the name
     assert same(wanted, everything(tmp_path / "unzipped.tar"))
     assert not list(tmp_path.glob("*/"))
 
 
 @pytest.mark.parametrize("workers", (0, 1, 3))
-def test_chunks_shards_and_workers(night: list[dict[str, Any]], folder: Path, tmp_path: Path, workers: int) -> None:
+def test_chunks_shards_and_workers_do_not_change_the_records(
+    night: list[dict[str, Any]], folder: Path, tmp_path: Path, workers: int
+) -> None:
     with (tmp_path / "many.avro").open("wb") as file:
         fastavro.writer(file, packets.SCHEMA, night, sync_interval=1 << 18)
     wanted = everything(folder, workers=0)
@@ -138,7 +140,7 @@ def test_chunks_shards_and_workers(night: list[dict[str, Any]], folder: Path, tm
     assert list(stream.stream([folder], skip=N, workers=workers)) == []
 
 
-def test_what_cannot_begin(tmp_path: Path, folder: Path) -> None:
+def test_invalid_inputs_and_options_raise_an_error(tmp_path: Path, folder: Path) -> None:
     for path, words in ((tmp_path, "No such file"), (tmp_path / "none.avro", "none.avro cannot be read")):
         with pytest.raises(InputError, match=words):
             stream.stream([folder, path])
@@ -156,7 +158,7 @@ def test_what_cannot_begin(tmp_path: Path, folder: Path) -> None:
         stream.read(tmp_path)
 
 
-def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfig]) -> None:
+def test_labels_are_read_from_a_csv(tmp_path: Path, composed: Callable[..., DictConfig]) -> None:
     _, table = packets.write(tmp_path / "night.tar.gz", 120, seed=SEED)
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["night.tar.gz", "night_labels.csv"]
     records = stream.read(tmp_path / "night.tar.gz", table)
@@ -168,13 +170,13 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
     table.rename(tmp_path / "labels.csv")
     by_object = "ObjectId,class\n" + "".join(f"{name},sn\n" for name in records.ids[:3]) + f"{records.ids[3]},\n"
     (tmp_path / "other.csv").write_text(by_object)
-    with pytest.raises(InputError, match="other"):  # as of all that is in a folder, and no packet
+    with pytest.raises(InputError, match="other"):  # read as an input file it is not a packet
         stream.read(tmp_path / "other.csv")
     read = stream.read(tmp_path)
-    assert read.labels.tolist() == records.labels.tolist()  # a labels.csv in the folder
+    assert read.labels.tolist() == records.labels.tolist()  # from labels.csv in the folder
     (strange,) = read.set_aside.keys() - records.set_aside.keys()
     assert "table without stamps" in strange and read.set_aside == records.set_aside + Counter({strange: 1})
-    (chunk,) = stream.stream([tmp_path])  # as predict reads it
+    (chunk,) = stream.stream([tmp_path])  # as predict does
     assert chunk.records is not None and chunk.records.labels.tolist() == records.labels.tolist()
     labels = stream.read(tmp_path, tmp_path / "other.csv").labels
     assert (labels[:3] == CLASSES.index("SN")).all() and (labels[3:] == UNLABELLED).all()
@@ -194,7 +196,7 @@ def test_labels_beside_packets(tmp_path: Path, composed: Callable[..., DictConfi
         _ = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).labels
 
 
-def test_labels_that_match_and_that_do_not_are_counted(
+def test_matched_and_unmatched_labels_are_counted(
     tmp_path: Path, composed: Callable[..., DictConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
     packets.write(tmp_path / "night.tar.gz", 40, seed=SEED)[1].unlink()
@@ -211,7 +213,7 @@ def test_labels_that_match_and_that_do_not_are_counted(
 
 
 @pytest.mark.parametrize("name", ("1.09558e+18", "1095578115815010048.0"))
-def test_ids_that_went_through_a_spreadsheet_are_refused_by_name(tmp_path: Path, name: str) -> None:
+def test_ids_rounded_by_a_spreadsheet_are_refused_by_name(tmp_path: Path, name: str) -> None:
     packets.write(tmp_path / "night.tar.gz", 3, seed=SEED)[1].unlink()
     (tmp_path / "labels.csv").write_text(f"candid,label\n{name},SN\n{name},AGN\n")
     with pytest.raises(InputError, match=rf"labels\.csv: column candid holds {re.escape(name)}"):
@@ -235,7 +237,7 @@ TNS = '"2024-01-01 00:00:00 - 23:59:59"\n"objid","name_prefix","name","type","in
     ),
     ids=("BTS", "TNS by day", "TNS search", "SIMBAD"),
 )
-def test_tables_of_others_label_packets_as_they_come(tmp_path: Path, header: str, row: str) -> None:
+def test_tables_of_tns_bts_and_simbad_are_labels(tmp_path: Path, header: str, row: str) -> None:
     packets.write(tmp_path / "night.tar.gz", 12, seed=SEED)[1].unlink()
     ids = next(stream.stream([tmp_path])).records.ids  # type: ignore[union-attr]
     given = ("SN Ia", "SN Ia-SC", "AGN?", "EB*", "TDE", "-", "")
@@ -249,20 +251,18 @@ def test_tables_of_others_label_packets_as_they_come(tmp_path: Path, header: str
     assert records.labels[:7].tolist() == [1, 0, -1, 0, -1, -1, -1]
 
 
-def test_each_name_of_the_table_stands_once_with_those_who_use_it() -> None:
+def test_class_names_are_unique_and_have_sources() -> None:
     columns = labels.read_csv(labels.CLASS_NAMES)
     sources = {source for cell in columns["source"] for source in cell.split("; ")}
     assert sources == {"TNS", "ZTF BTS", "SIMBAD", "VSX", "Gaia", "ALeRCE", "label"}
     plain = ["".join(name.lower().split()).replace("_", "").rstrip("?:") for name in columns["name"]]
     assert len(set(plain)) == len(plain) and {"AGN", "SN", "VS", "asteroid", "bogus"} <= set(columns["class"])
     kinds = {"SN Ia-made-up": "SN", "EA/RS": "VS", "DSCT|GDOR": "VS", "AGN|SN": None, "SN impostor": None, "?": ""}
-    kinds |= dict.fromkeys(("Ia", "NA", "no", "M"))  # which mean other things elsewhere
+    kinds |= dict.fromkeys(("Ia", "NA", "no", "M"))  # ambiguous: other catalogues use them otherwise
     assert {name: labels.find_class(name) for name in kinds} == kinds
 
 
-def test_the_classes_are_those_that_are_named_or_those_that_labels_have(
-    tmp_path: Path, composed: Callable[..., DictConfig]
-) -> None:
+def test_classes_are_given_or_taken_from_the_labels(tmp_path: Path, composed: Callable[..., DictConfig]) -> None:
     packets.write(tmp_path / "night.tar.gz", 12, seed=SEED)[1].unlink()
     keys = next(stream.stream([tmp_path])).keys.tolist()
     given = ("SN", "sn", "SN Ia", "satellite", "Satellite", "AGN?")
@@ -288,7 +288,7 @@ def test_the_classes_are_those_that_are_named_or_those_that_labels_have(
     assert composed("data=alerts", typed).data.labels_map == {"SN Ia": "SN", "AGN?": "AGN", "TDE (H)": None}
 
 
-def test_the_door_of_a_simulated_night(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_writes_a_night_and_refuses_bad_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def command(*arguments: str) -> None:
         sys.argv = ["generate", *arguments, "--out", str(tmp_path / "night.tar.gz")]
         generate.main()
@@ -305,7 +305,7 @@ def test_the_door_of_a_simulated_night(tmp_path: Path, capsys: pytest.CaptureFix
         assert words in capsys.readouterr().err
 
 
-def test_chunks_are_the_same_whatever_a_process_gets_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_depend_on_the_batch_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = list(stream.stream([folder], size=40, workers=0))
     monkeypatch.setattr(stream, "MAX_BATCH_BYTES", 100_000)
     for one, other in zip(stream.stream([folder], size=40, workers=2), wanted, strict=True):
@@ -341,7 +341,7 @@ def test_workers_end_with_a_killed_parent(folder: Path) -> None:
     assert not any(running(pid) for pid in workers)
 
 
-def test_workers_say_nothing_when_all_are_told_to_end(folder: Path) -> None:
+def test_workers_print_nothing_when_terminated(folder: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(folder)],
         stdin=subprocess.PIPE,
@@ -351,13 +351,13 @@ def test_workers_say_nothing_when_all_are_told_to_end(folder: Path) -> None:
         start_new_session=True,
     )
     assert parent.stdout is not None and len(parent.stdout.readline().split()) == 2
-    time.sleep(0.5)  # so that they have done what there is to do, and wait
+    time.sleep(0.5)  # until the workers are idle
     os.killpg(parent.pid, signal.SIGTERM)
     _, message = parent.communicate(timeout=300)
-    assert parent.returncode and message.count("Traceback") == 1 and "ForkProcess" not in message  # that of the parent
+    assert parent.returncode and message.count("Traceback") == 1 and "ForkProcess" not in message  # only the parent's
 
 
-def test_a_worker_that_dies_is_told(folder: Path) -> None:
+def test_a_killed_worker_raises_an_error(folder: Path) -> None:
     chunks = stream.stream([folder], size=10, workers=1)
     next(chunks)
     for child in active_children():

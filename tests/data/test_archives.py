@@ -1,4 +1,4 @@
-"""Archives and folders of packets: what is in them is read or set aside, however strange a member is."""
+"""Archives and folders of packets: every member is read or rejected."""
 
 import gzip
 import io
@@ -31,7 +31,7 @@ def archive(path: Path, members: dict[str, bytes], mode: Any = "w:gz") -> Path:
 
 
 @pytest.mark.parametrize("ending", ("tar.gz", "tar"))
-def test_an_archive_that_is_cut_short(ending: str, tmp_path: Path) -> None:
+def test_a_truncated_archive_is_read_up_to_its_end(ending: str, tmp_path: Path) -> None:
     members = {f"{packet['candid']}.avro": night.encode(packet) for packet in GOOD}
     path = archive(tmp_path / f"night.{ending}", members, "w:gz" if ending == "tar.gz" else "w")
     whole = path.read_bytes()
@@ -45,8 +45,8 @@ def test_an_archive_that_is_cut_short(ending: str, tmp_path: Path) -> None:
     assert chunk.records is None and chunk.rejected[0].reason.startswith("archive cannot be read further")
 
 
-def test_what_is_in_the_input_is_read_or_set_aside(tmp_path: Path) -> None:
-    """By the first bytes, whatever the name, in a folder and in an archive; nothing is skipped but what is hidden."""
+def test_every_file_is_read_or_rejected(tmp_path: Path) -> None:
+    """The first bytes decide, not the name, in folders and archives; only hidden files are skipped."""
     good = [night.encode(packet) for packet in GOOD]
     held = {"a.avro": good[0], "b.avro.gz": gzip.compress(good[1]), "C.AVRO": good[2], "d": WHOLE}
     inner = {"x": good[0], "../../y.avro": gzip.compress(good[1])}
@@ -72,7 +72,7 @@ def test_what_is_in_the_input_is_read_or_set_aside(tmp_path: Path) -> None:
 
 
 def member(name: str, size: int, data: bytes = b"", kind: bytes = tarfile.REGTYPE, /, **headers: str) -> bytes:
-    """A member of an archive that says it has this many bytes, and those that it has."""
+    """Return a tar member that declares `size` bytes, with the given data."""
     info = tarfile.TarInfo(name)
     info.size, info.type, info.pax_headers = size, kind, headers
     blocks = -(-len(data) // tarfile.BLOCKSIZE)
@@ -80,7 +80,7 @@ def member(name: str, size: int, data: bytes = b"", kind: bytes = tarfile.REGTYP
 
 
 def sparse(name: str, size: int, data: bytes, more: int) -> bytes:
-    """GNU's own sparse member: a header with the size it stands for, blocks of its map, data."""
+    """Return a GNU sparse member: a header with its apparent size, blocks of its map, data."""
     header = bytearray(member(name, len(data), b"", tarfile.GNUTYPE_SPARSE))
     header[482], header[483:495] = more > 0, b"\x80" + size.to_bytes(11, "big")
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:512]) + 8 * 32)
@@ -88,7 +88,7 @@ def sparse(name: str, size: int, data: bytes, more: int) -> bytes:
     return bytes(header) + maps + data.ljust(-(-len(data) // 512) * 512, b"\0")
 
 
-EMPTY = raw_files.AVRO + b"\0"  # a header of no entries, then zeros: empty blocks without end
+EMPTY = raw_files.AVRO + b"\0"  # a header without entries, then endless empty blocks
 
 
 LOST = "archive cannot be read further: "
@@ -117,8 +117,8 @@ STRANGE: dict[str, tuple[bytes, str, bool]] = {
 
 @pytest.mark.parametrize("zipped", (False, True))
 @pytest.mark.parametrize("what", STRANGE)
-def test_a_strange_member_is_one_rejected_row(what: str, zipped: bool, tmp_path: Path) -> None:
-    """What is before it is read, and so are what follows it, if that can be found, and the next file."""
+def test_an_unusual_member_is_one_rejected_row(what: str, zipped: bool, tmp_path: Path) -> None:
+    """Members before it are read, as is the next file, and members after it if they can be found."""
     content, reason, goes_on = STRANGE[what]
     good = [night.encode(packet) for packet in GOOD]
     whole = member("x.avro", len(good[0]), good[0]) + content + member("y.avro", len(good[1]), good[1]) + bytes(1024)
@@ -126,18 +126,18 @@ def test_a_strange_member_is_one_rejected_row(what: str, zipped: bool, tmp_path:
     (tmp_path / "b.avro").write_bytes(good[2])
     (chunk,) = stream.stream([tmp_path])
     assert chunk.keys.tolist() == [str(packet["candid"]) for packet in (GOOD if goes_on else [GOOD[0], GOOD[2]])]
-    assert 1 <= len(chunk.rejected) <= 2  # of a huge member it, and the rest of its archive
+    assert 1 <= len(chunk.rejected) <= 2  # a huge member, and the rest of its archive
     assert reason in chunk.rejected[-1].reason and all(row.reason.isprintable() for row in chunk.rejected)
 
 
-def test_an_unreadable_file_is_set_aside(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.avro").write_bytes(night.encode(GOOD[0]))
     found = [*containers.find([tmp_path]), tmp_path / "gone.avro"]
     blocks = list(containers.read_blocks(found))
     assert [block.damage for block in blocks] == ["", "file cannot be read: No such file or directory"]
 
 
-def test_parquet_of_packets_is_as_the_packets(tmp_path: Path) -> None:
+def test_parquet_gives_the_same_records_as_packets(tmp_path: Path) -> None:
     packets: list[Any] = [packet for packet, _ in night.alerts(150, seed=2)]
     packets[70]["cutoutScience"] = None
     (tmp_path / "avro").mkdir()
@@ -165,8 +165,8 @@ def test_parquet_of_packets_is_as_the_packets(tmp_path: Path) -> None:
     assert "no column candid, candidate" in other.rejected[0].reason
 
 
-def test_a_damaged_row_group_loses_its_own_rows(tmp_path: Path) -> None:
-    """All of these are counted, whatever the shard; the other row groups are read."""
+def test_a_damaged_row_group_loses_only_its_rows(tmp_path: Path) -> None:
+    """All lost rows are counted, in every shard; the other row groups are read."""
     packets: list[Any] = [packet for packet, _ in night.alerts(150, seed=2, pool_size=10)]
     parquet.write_table(pyarrow.Table.from_pylist(packets), file := tmp_path / "night.parquet", row_group_size=50)
     (whole,) = stream.stream([file])
@@ -182,7 +182,7 @@ def test_a_damaged_row_group_loses_its_own_rows(tmp_path: Path) -> None:
     assert sorted(key for part in parts for key in part.keys) == sorted(found.keys)
 
 
-def test_a_column_in_the_names_of_folders(tmp_path: Path) -> None:
+def test_columns_in_folder_names_are_read(tmp_path: Path) -> None:
     packets: list[Any] = [packet for packet, _ in night.alerts(6, seed=2, pool_size=6)]
     table = pyarrow.Table.from_pylist([{**packet, "prv_candidates": None} for packet in packets])
     parquet.write_table(table, file := tmp_path / "night.parquet")

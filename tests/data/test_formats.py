@@ -1,4 +1,4 @@
-"""Files as archives, brokers and students write them: read as the packets or stamps that they hold, or named."""
+"""Files of archives, brokers and students: read as packets or stamps, or described in an error."""
 
 import base64
 import gzip
@@ -38,7 +38,7 @@ FINK = {"ra": "i:ra", "magpsf": "i:magpsf", "isdiffpos": "i:isdiffpos"}
 
 
 def as_text(held: Any) -> Any:
-    """A packet with its bytes in base64, as services write them in JSON."""
+    """Return a packet with base64 cutouts, as in JSON of services."""
     if isinstance(held, dict):
         return {name: as_text(value) for name, value in held.items()}
     if isinstance(held, list):
@@ -47,14 +47,14 @@ def as_text(held: Any) -> Any:
 
 
 def fink(packet: dict[str, Any]) -> dict[str, Any]:
-    """A row of Fink's tables: columns with prefixes, each cutout as a list of lists, with NaN."""
+    """Return a row of a Fink table: prefixed columns, cutouts as lists of lists with NaN."""
     row = {"i:objectId": packet["objectId"], "i:candid": packet["candid"], "v:classification": "Unknown"}
     row |= {flat: packet["candidate"][name] for name, flat in FINK.items()}
     return row | {f"b:{name}_stampData": image(packet[name]["stampData"]).tolist() for name in CUTOUTS.values()}
 
 
 def fits_of(packet: dict[str, Any], names: dict[str, str], tables: bool = False) -> bytes:
-    """A FITS file of three images: the client of ALeRCE leaves EXTNAME out, the archive of Rubin adds tables."""
+    """Return a FITS file of three images; ALeRCE's client omits EXTNAME, Rubin's archive adds tables."""
     units: list[Any] = [fits.PrimaryHDU()] if names else []
     for field in names or CUTOUTS.values():
         held = packet[field]["stampData"] if isinstance(packet[field], dict) else packet[field]
@@ -122,8 +122,8 @@ KINDS: dict[str, Callable[[], dict[str, bytes]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_packets_in_other_clothes(kind: str, tmp_path: Path) -> None:
-    """Stamps and ids as of the packets themselves, by predict and to train, from one file or a folder."""
+def test_exports_give_the_same_records_as_packets(kind: str, tmp_path: Path) -> None:
+    """Stamps and ids are the same, for prediction and training, from a file or a folder."""
     survey, packets = ("Rubin", RUBIN) if "Rubin" in kind else ("ZTF", ZTF)
     encoded = [rubin.container(one) if survey == "Rubin" else night.encode(one) for one in packets]
     wanted = stream.decode(encoded)
@@ -149,8 +149,8 @@ def test_packets_in_other_clothes(kind: str, tmp_path: Path) -> None:
         assert np.array_equal(records.features[:, column], wanted.records.features[:, column])
 
 
-def test_stamps_alone_are_not_for_a_network_of_metadata(tmp_path: Path) -> None:
-    """Alerts are named by their files: two of one name in different folders are two alerts."""
+def test_stamps_without_metadata_need_a_network_of_images(tmp_path: Path) -> None:
+    """Alerts are named by their files; equal names in different folders are different alerts."""
     for folder in "ab":
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "stamps.fits").write_bytes(fits_of(ZTF[0], {}))
@@ -171,9 +171,7 @@ def without(name: str) -> bytes:
     return json.dumps([as_text(ZTF[0]), {key: value for key, value in as_text(ZTF[1]).items() if key != name}]).encode()
 
 
-BAD: dict[
-    str, tuple[bytes, int, str]
-] = {  # by name: a file, how many of its alerts are sound, and a word of the reason
+BAD: dict[str, tuple[bytes, int, str]] = {  # by name: content, number of readable alerts, a word of the reason
     "bomb.zip": (bomb(), 0, "declare"),
     "cut.json": (json.dumps(as_text(ZTF)).encode()[:-900], 2, "cut short"),
     "no end.json": (json.dumps(as_text(ZTF)).encode()[:-1], 3, "cut short"),
@@ -195,7 +193,7 @@ BAD: dict[
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_wrong_is_one_line_and_the_rest_is_read(name: str, tmp_path: Path) -> None:
+def test_a_bad_file_is_one_rejected_row_and_the_rest_is_read(name: str, tmp_path: Path) -> None:
     content, sound, word = BAD[name]
     (tmp_path / name).write_bytes(content)
     (chunk,) = stream.stream([tmp_path])
@@ -204,8 +202,8 @@ def test_what_is_wrong_is_one_line_and_the_rest_is_read(name: str, tmp_path: Pat
         assert row.reason.isprintable() and any(one in row.reason for one in word.split("|")), row.reason
 
 
-def test_json_is_held_record_by_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts and lists longer than a read, and a record that is too large."""
+def test_json_is_read_record_by_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts and lists may exceed the read buffer; a record that is too large is rejected."""
     texts = [{"a": '}"{\\' * n, "b": {"c": [n] * n}} for n in (1, 30_000, 3, 400_000)]
     for written in (json.dumps(texts), "\n".join(map(json.dumps, texts)), json.dumps(texts[3], indent=3)):
         found = [json.loads(one) for one in exports.split_json(io.BytesIO(written.encode()))]
@@ -215,8 +213,8 @@ def test_json_is_held_record_by_record(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [bool(block.damage) for block in blocks] == [False, False, False, True]
 
 
-def test_arrays_without_names(tmp_path: Path) -> None:
-    """Channels first or last, the labels row by row in a CSV of its own; one stamp alone; an ambiguous shape."""
+def test_npy_files_get_labels_from_a_csv(tmp_path: Path) -> None:
+    """Channels first or last, labels row by row in a CSV; a single stamp; an ambiguous shape."""
     images = np.stack([stamp(i) for i in range(5)])
     (tmp_path / "train_triplets.csv").write_text("objectId,type\nA,SN Ia\nB,AGN\nC,\nA,SN II\nD,CV\n")
     for held in (images, np.moveaxis(images, 3, 1)):
@@ -242,7 +240,7 @@ def test_arrays_without_names(tmp_path: Path) -> None:
 
 
 def test_arrays_under_other_names(tmp_path: Path) -> None:
-    """npz and HDF5 by `data.columns` and `--columns`; and MultimodalUniverse, one file per part of the sky."""
+    """Names are given with `data.columns` and `--columns`, also for MultimodalUniverse's files by sky region."""
     h5py = pytest.importorskip("h5py")
     images, names = np.stack([stamp(i) for i in range(5)]), np.array(["AGN", "SN", "VS", "SN", "bogus"])
     np.savez(tmp_path / "a.npz", X=np.moveaxis(images, 3, 1), y=[0, 1, 2, 1, 4], who=np.arange(5))
@@ -279,7 +277,7 @@ def test_arrays_under_other_names(tmp_path: Path) -> None:
     assert found.labels.tolist() == [0, 1, 2, 1, 4] and found.ids.tolist() == ["ZTF0", "ZTF0", "ZTF1", "ZTF1", "ZTF2"]
 
 
-def test_a_file_for_no_network_is_named_first(tmp_path: Path) -> None:
+def test_a_file_that_no_network_reads_is_described(tmp_path: Path) -> None:
     spec = constant("AGN", "SN", survey="ZTF").spec
     held = {
         "a.csv": (b"objectId,ra\nZTF1,2\n", "table without stamps"),
@@ -300,7 +298,7 @@ def test_a_file_for_no_network_is_named_first(tmp_path: Path) -> None:
 
 
 def test_every_real_file_is_read_or_rejected(real_data: Path) -> None:
-    """Rows in equal rows out, for each case and packet; fastavro counts the records of containers."""
+    """Every input row is classified or rejected; fastavro counts the records of containers."""
     spec = {survey: constant("AGN", "SN", survey=survey).spec for survey in ("ZTF", "Rubin")}
     files = [file for file in real_data.rglob("*") if file.is_file() and "spectra" not in file.parts]
     read = 0

@@ -1,4 +1,4 @@
-"""HiTS course files, their simulated stand-in, and a blind test file from raw file to predictions."""
+"""HiTS files, their simulated counterpart, and predictions for an unlabelled test file."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ from alerce_early.simulation.hits import simulate_hits
 
 
 def raw(n: int = 6, **changes: Any) -> dict[str, Any]:
-    """A raw dict whose images hold their channel's number at the first pixel of the second line."""
+    """Return a raw dict whose images have the number of their channel at the first pixel of the second row."""
     images = {}
     for i, name in enumerate(hits.CHANNELS):
         images[f"{name}_images"] = np.zeros((n, 441))
@@ -28,7 +28,7 @@ def raw(n: int = 6, **changes: Any) -> dict[str, Any]:
     return {key: value for key, value in entries.items() if value is not ...}
 
 
-def test_channels_come_in_the_order_asked_for() -> None:
+def test_channels_are_in_the_requested_order() -> None:
     records = hits.from_raw(raw(), "a test")
     assert records.images.shape == (6, 21, 21, 4) and records.channels == ("temp", "sci", "diff", "SNR")
     assert records.images[0, 1, 0].tolist() == [1, 2, 3, 4] and records.images[0, 0, 1].tolist() == [0] * 4
@@ -38,13 +38,13 @@ def test_channels_come_in_the_order_asked_for() -> None:
     assert swapped.images[0, 1, 0].tolist() == [4, 2] and swapped.channels == ("SNR", "sci")
 
 
-def test_other_capitalisation_and_entries_are_taken() -> None:
+def test_names_are_case_insensitive_and_extra_entries_ignored() -> None:
     entries = {key.upper(): value for key, value in raw(SNRs=np.ones(6)).items()}
     assert hits.from_raw(entries, "a test").labels.tolist() == [0, 1, 0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("labels", (None, ...))
-def test_a_blind_file_has_no_labels(labels: Any) -> None:
+def test_a_file_without_labels_is_unlabelled(labels: Any) -> None:
     assert (hits.from_raw(raw(labels=labels), "a test").labels == UNLABELLED).all()
 
 
@@ -70,13 +70,13 @@ def test_a_missing_path_names_the_flag() -> None:
         hits.read(None)
 
 
-def test_the_stand_in_is_half_artefacts_and_repeats_itself() -> None:
+def test_simulated_stamps_are_half_artefacts_and_reproducible() -> None:
     first, again = simulate_hits(30, 3), simulate_hits(30, 3)
     assert first.keys() == {f"{name}_images" for name in hits.CHANNELS} | {"labels", "ID"}
     assert first["labels"].sum() == 15 and len(set(first["ID"])) == 30
     for name in hits.CHANNELS:
         assert np.array_equal(first[f"{name}_images"], again[f"{name}_images"], equal_nan=True)
-    # a source that is in the difference is in the science image, so their centres are high
+    # a source in the difference image is also in the science image, so both centres are bright
     real = first["labels"] == 1
     snr = first["SNR_images"].reshape(-1, 21, 21)[real]
     assert np.nanmedian(snr[:, 9:12, 9:12].max((1, 2))) > 5 > np.nanmedian(np.abs(snr))
@@ -84,7 +84,7 @@ def test_the_stand_in_is_half_artefacts_and_repeats_itself() -> None:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A training file, and a test file without and one with labels."""
+    """Write a training file and two test files, labelled and unlabelled."""
     folder = tmp_path_factory.mktemp("hits")
     survey = simulate_hits(120, 0)
     train_part = {key: value[:80] for key, value in survey.items()}

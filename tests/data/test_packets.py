@@ -1,4 +1,4 @@
-"""What may be wrong with a packet or a file of them: told in one line, and the rest is read."""
+"""Damaged packets and files: each is rejected with a one-line reason, and the rest is read."""
 
 import bz2
 import gzip
@@ -50,7 +50,7 @@ def written(packet: Packet, schema: Any = night.SCHEMA, **options: Any) -> bytes
 
 
 def changed(change: Callable[[dict[str, Any]], None]) -> Any:
-    """The schema of a packet after a change to its fields by name."""
+    """Return the schema of a packet after a change to its fields by name."""
     plain = {key: value for key, value in deepcopy(night.SCHEMA).items() if not key.startswith("__")}
     change({field["name"]: field for field in plain["fields"]})
     plain["fields"] = [field for field in plain["fields"] if field["type"] is not None]
@@ -62,7 +62,7 @@ def without(*names: str) -> Any:
 
 
 def header(schema: Any, codec: bytes = b"null") -> bytes:
-    """An avro file's beginning, whatever the schema."""
+    """Return the start of an Avro file with any schema."""
     kinds = [{"name": "magic", "type": {"type": "fixed", "name": "m", "size": 4}}]
     kinds += [{"name": "meta", "type": {"type": "map", "values": "bytes"}}]
     kinds += [{"name": "sync", "type": {"type": "fixed", "name": "s", "size": 16}}]
@@ -170,7 +170,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_bad_packet_is_set_aside_and_the_rest_is_read(what: str, tmp_path: Path) -> None:
+def test_a_bad_packet_is_rejected_and_the_rest_is_read(what: str, tmp_path: Path) -> None:
     content, reason = BAD[what]
     for name, data in (
         ("a", night.encode(GOOD[0])),
@@ -186,8 +186,8 @@ def test_a_bad_packet_is_set_aside_and_the_rest_is_read(what: str, tmp_path: Pat
     assert rejected.key in ("", str(GOOD[1]["candid"]))
 
 
-def test_a_block_that_breaks_in_the_middle(tmp_path: Path) -> None:
-    """What stands before the damage is read; every record after it is counted, in every shard and after any skip."""
+def test_records_after_damage_in_a_block_are_rejected(tmp_path: Path) -> None:
+    """Records before the damage are read; those after it are counted, in every shard and after any skip."""
     encoded = []
     for packet in GOOD:
         file = io.BytesIO()
@@ -202,8 +202,8 @@ def test_a_block_that_breaks_in_the_middle(tmp_path: Path) -> None:
     assert rest.keys.tolist() == chunk.keys.tolist()[1:] and rest.rejected == chunk.rejected[1:]
 
 
-def test_a_message_that_declares_many_records() -> None:
-    """What it costs is bounded by what it holds, not by what it declares."""
+def test_memory_is_bounded_by_size_not_by_declared_records() -> None:
+    """Five blocks declare 1000 records each in 32 kB."""
     many = header(night.SCHEMA) + 5 * block(1000, b"\xff" * 32_000)
     tracemalloc.start()
     chunk = stream.decode([night.encode(GOOD[0]), many, WHOLE])
@@ -216,7 +216,7 @@ def test_a_message_that_declares_many_records() -> None:
 
 @pytest.mark.parametrize("codec", ("null", "deflate", "snappy", "zstandard", "bzip2", "xz"))
 def test_every_codec_gives_the_same(codec: str) -> None:
-    """As packed by this file for want of fastavro's own packages: a block is the compressed record."""
+    """Blocks are compressed here, because fastavro needs further packages for some codecs."""
     (plain,) = containers.iter_blocks(io.BytesIO(WHOLE), "a")
     squeeze = {
         **SQUEEZED,
@@ -232,7 +232,7 @@ def test_every_codec_gives_the_same(codec: str) -> None:
     assert np.array_equal(*chunk.records.features) and len(set(chunk.keys)) == 1
 
 
-def test_every_form_of_a_cutout_and_of_its_sign_is_read() -> None:
+def test_every_encoding_of_cutouts_and_isdiffpos_is_read() -> None:
     extension = io.BytesIO()
     (pixels,) = (unit.data for unit in fits.open(io.BytesIO(IMAGE)))
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(pixels)]).writeto(extension)
@@ -266,14 +266,16 @@ def test_every_form_of_a_cutout_and_of_its_sign_is_read() -> None:
     ("source", "place"),
     (
         ((1500.0, 1500.0), (slice(0, 63), slice(0, 63))),
-        ((12.91, 1340.0), (slice(19, 63), slice(0, 63))),  # these four as real alerts have them
+        ((12.91, 1340.0), (slice(19, 63), slice(0, 63))),  # these four from real alerts
         ((3055.17, 1107.98), (slice(0, 57), slice(0, 63))),
         ((75.65, 3049.4), (slice(0, 63), slice(0, 55))),
         ((2999.3, 3059.9), (slice(0, 63), slice(0, 44))),
         ((12.91, 20.2), (slice(19, 63), slice(12, 63))),
     ),
 )
-def test_what_the_edge_of_a_chip_cut_off_is_no_data(source: tuple[float, float], place: tuple[slice, slice]) -> None:
+def test_cutouts_at_the_edge_of_a_chip_are_padded_with_nan(
+    source: tuple[float, float], place: tuple[slice, slice]
+) -> None:
     whole = np.arange(63 * 63, dtype=np.float32).reshape(63, 63)
     cutout = {"stampData": night.gzipped_fits(whole[place])}
     position = dict(zip(("ypos", "xpos"), source, strict=True))
@@ -302,14 +304,14 @@ def images() -> Iterator[tuple[str, bytes]]:
 
 @pytest.mark.filterwarnings("ignore:.*SIMPLE card.*")
 @pytest.mark.parametrize("content", [pytest.param(content, id=name) for name, content in images()])
-def test_an_image_is_what_astropy_reads(content: bytes) -> None:
+def test_images_equal_those_of_astropy(content: bytes) -> None:
     with fits.open(io.BytesIO(content)) as units:
         wanted = units[0].data.astype("<f4")
     found = image(gzip.compress(content))
     assert found.dtype == np.float32 and found.shape == wanted.shape and found.tobytes() == wanted.tobytes()
 
 
-def test_never_more_bytes_than_asked_for() -> None:
+def test_decompression_stops_at_the_limit() -> None:
     assert inflate(gzip.compress(b"x" * 100), "gzip", 100, "cutout") == b"x" * 100
     with pytest.raises(UnreadableError, match="more than 99 bytes"):
         inflate(gzip.compress(b"x" * 100), "gzip", 99, "cutout")

@@ -1,4 +1,4 @@
-"""Real alert packets: what they hold, as other libraries read it."""
+"""Real alert packets, compared with fastavro and astropy."""
 
 import gzip
 import io
@@ -16,7 +16,7 @@ from alerce_early.errors import InputError
 
 
 def by_the_libraries(file: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """A packet as fastavro and astropy read it."""
+    """Read a packet with fastavro and astropy."""
     with file.open("rb") as content:
         (packet,) = fastavro.reader(content)
     stamps = []
@@ -27,7 +27,7 @@ def by_the_libraries(file: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
 
 
 @pytest.mark.filterwarnings("ignore:.*SIMPLE card.*")
-def test_real_packets(real_data: Path) -> None:
+def test_real_packets_equal_those_of_fastavro_and_astropy(real_data: Path) -> None:
     folder = real_data / "alerts"
     (chunk,) = stream.stream([folder])
     assert chunk.records is not None
@@ -38,7 +38,7 @@ def test_real_packets(real_data: Path) -> None:
         packet, stamps = by_the_libraries(Path(source))
         assert chunk.keys[row] == str(packet["candid"]) and chunk.records.ids[row] == packet["objectId"]
         wanted = np.stack(stamps, axis=-1).astype("<f4")
-        assert np.asarray(chunk.records.images[row]).tobytes() == wanted.tobytes()  # bit for bit, NaN too
+        assert np.asarray(chunk.records.images[row]).tobytes() == wanted.tobytes()  # bit for bit, including NaN
         for name, value in packet["candidate"].items():
             if name in columns and name != "isdiffpos":
                 assert columns[name][row] == (-999 if value is None else value)
@@ -47,8 +47,8 @@ def test_real_packets(real_data: Path) -> None:
     assert np.bincount(labelled.labels[labelled.labels >= 0]).tolist() == [10, 10, 10, 10, 9]
 
 
-def test_cutouts_that_an_edge_of_a_chip_has_cut_are_padded_where_it_was(real_data: Path) -> None:
-    """The source of each stays in the middle: the difference image, made of two others, peaks there."""
+def test_real_cutouts_at_the_edge_of_a_chip_are_padded(real_data: Path) -> None:
+    """The source stays in the centre: the difference image peaks there."""
     (whole,), (padded,) = (stream.stream([real_data / "alerts"], pad_edges=pad) for pad in (False, True))
     assert padded.records is not None and whole.records is not None and not padded.rejected
     added = ~np.isin(padded.keys, whole.keys)
@@ -60,20 +60,20 @@ def test_cutouts_that_an_edge_of_a_chip_has_cut_are_padded_where_it_was(real_dat
     assert np.abs(np.stack(np.unravel_index(middle.argmax(1), (11, 11))) - 5).max() <= 1
 
 
-def test_real_packets_of_a_pipeline_s_own_samples(real_data: Path) -> None:
-    """42 alerts in one container, its blocks packed with Snappy, its cutouts plain FITS."""
+def test_samples_of_a_pipeline_are_read(real_data: Path) -> None:
+    """42 alerts in one container with Snappy blocks and uncompressed FITS cutouts."""
     (chunk,) = stream.stream([real_data / "ztf_snappy.avro"])
     assert chunk.read == len(chunk.keys) + len(chunk.rejected) == 42 and chunk.records is not None
     assert len(set(chunk.keys)) == len(chunk.keys) and np.isfinite(chunk.records.images).mean() > 0.9
 
 
-def test_a_message_on_the_wire_is_set_aside(real_data: Path) -> None:
+def test_a_message_without_a_schema_is_rejected(real_data: Path) -> None:
     (chunk,) = stream.stream([real_data / "rubin" / "wire"])
     assert chunk.read == len(chunk.rejected) == 1 and "Confluent" in chunk.rejected[0].reason
 
 
 @pytest.mark.parametrize("kind", ("sci", "sci-one", "float"))
-def test_labels_whose_ids_a_spreadsheet_has_rounded_are_refused(real_data: Path, kind: str) -> None:
+def test_real_labels_with_rounded_ids_are_refused(real_data: Path, kind: str) -> None:
     with pytest.raises(InputError, match="candid holds 1"):
         stream.read(real_data / "cases" / "07-candid-through-a-spreadsheet" / kind)
 
@@ -87,7 +87,7 @@ def test_labels_whose_ids_a_spreadsheet_has_rounded_are_refused(real_data: Path,
         ("08-bts-table-as-labels/renamed", [1, 1, 0]),
     ),
 )
-def test_tables_of_labels_that_people_have(real_data: Path, place: str, labels: list[int]) -> None:
+def test_real_tables_of_labels_are_read(real_data: Path, place: str, labels: list[int]) -> None:
     folder = real_data / "cases" / place
     beside = (folder.parent if folder.suffix else folder) / "labels.csv"
     records = stream.read(folder, beside)

@@ -1,4 +1,4 @@
-"""Rubin's packets: stamps as astropy reads them, framed on the source, in every form; and what is wrong with one."""
+"""Rubin packets: stamps centred on the source, every container and encoding, and damaged packets."""
 
 import io
 import json
@@ -42,7 +42,7 @@ RNG = np.random.default_rng(0)
 
 
 def cutout(side: int = 30, at: tuple[float, float] | None = None, value: float = 0.0, **header: Any) -> bytes:
-    """A cutout as the survey writes it; at: where the source is, from 1, in FITS's order."""
+    """Return a cutout as the survey writes it, with the source at pixel (x, y), counted from 1."""
     pixels = RNG.normal(value, 50, (side, side)).astype(np.float32)
     pixels[0, 0] = np.nan
     first = fits.PrimaryHDU(pixels)
@@ -75,7 +75,7 @@ def container(*packets: Mapping[str, Any], schema: Any = SCHEMA) -> bytes:
 
 
 def read_by_astropy(packet: Mapping[str, Any], channels: Any = CUTOUTS) -> np.ndarray:
-    """Stamps (63, 63, C) of a packet, pixel by pixel from where its header says that the source is."""
+    """Return the stamps (63, 63, C) of a packet, copied pixel by pixel around the source in its header."""
     stamps = np.full((rubin.SIDE, rubin.SIDE, len(channels)), np.nan, np.float32)
     for channel, name in enumerate(channels):
         content = packet[CUTOUTS["difference" if name == "SNR" else name]]
@@ -93,8 +93,8 @@ def read_by_astropy(packet: Mapping[str, Any], channels: Any = CUTOUTS) -> np.nd
     return stamps
 
 
-def test_stamps_are_framed_on_the_source() -> None:
-    """Cutouts of every size, the source a part of a pixel off the middle; a bright source is in the central pixel."""
+def test_stamps_are_centred_on_the_source() -> None:
+    """For cutouts of every size, with the source a fraction of a pixel off the centre."""
     shapes = [(30, (15.04, 15.96)), (30, (15.5, 15.49)), (31, (16.4, 15.6)), (63, (32.0, 32.3)), (64, (32.2, 32.9))]
     packets = [packet(i, side, at) for i, (side, at) in enumerate([*shapes, (93, (46.6, 47.4)), (62, (31.1, 31.2))])]
     chunk = stream.decode([container(one) for one in packets])
@@ -110,7 +110,7 @@ def test_stamps_are_framed_on_the_source() -> None:
         np.testing.assert_allclose(found, read_by_astropy(one, channels), rtol=1e-6)
 
     source = np.zeros((30, 30), np.float32)
-    source[14, 15] = -7  # row 15 and column 16 as FITS counts
+    source[14, 15] = -7  # row 15 and column 16 in FITS
     bright = fits_of(source, CRPIX1=15.8, CRPIX2=15.2)
     chunk = stream.decode([container(packet(1, **dict.fromkeys(CUTOUTS.values(), bright)))])
     assert chunk.records is not None and (chunk.records.images[0, 31, 31] == -7).all()
@@ -118,7 +118,7 @@ def test_stamps_are_framed_on_the_source() -> None:
         assert np.array_equal(image(packets[0]["cutoutScience"], PSF), units[2].data.astype(np.float32))
 
 
-def test_columns_names_and_what_is_missing() -> None:
+def test_columns_names_and_missing_values() -> None:
     moving = {"diaObjectId": 0, "ssObjectId": 2 * 10**16, "band": "y"}
     rows = [packet(0), packet(1, diaSource=moving), packet(2, diaSource=moving | {"diaObjectId": None, "band": None})]
     chunk = stream.decode([container(*rows)])
@@ -137,8 +137,8 @@ def test_columns_names_and_what_is_missing() -> None:
     assert chunk.records is not None and chunk.records.features[:, -1].tolist() == [MISSING, 1.5]
 
 
-def test_packets_of_every_container_are_the_same(tmp_path: Path) -> None:
-    """A container, a message and a table, of both layouts of a cutout and in another order of the fields."""
+def test_every_container_gives_the_same_records(tmp_path: Path) -> None:
+    """Containers, messages and tables, with both layouts of a cutout and another order of fields."""
     packets = [packet(i) for i in range(3)]
     whole = stream.decode([container(*packets)])
     assert whole.records is not None
@@ -172,11 +172,11 @@ def test_packets_of_every_container_are_the_same(tmp_path: Path) -> None:
         assert chunk.records.ids.tolist() == whole.records.ids.tolist()
 
 
-def test_a_history_of_every_form_is_passed(tmp_path: Path) -> None:
-    """Empty, absent, long, with a text that takes fastavro, or in a block that tells its length."""
+def test_a_history_in_every_encoding_is_skipped(tmp_path: Path) -> None:
+    """Empty, absent, long, with a long text that fastavro decodes, or in a block with its size."""
     (past, *_) = packet(0)["prvDiaSources"]
     histories: list[Any] = [None, [], [past] * 500, [past | {"band": "z" * 64}] * 3]
-    # a text whose end, were its length taken for one of a byte, would be that of the list
+    # misread with a length of one byte, this text would end where the list ends
     histories += [[past | {"band": "z" * n + "\0"}] for n in (62, 63, 99, 126, 127)]
     packets = [packet(i, prvDiaSources=history) for i, history in enumerate(histories)]
     chunk = stream.decode([container(*packets)])
@@ -188,7 +188,7 @@ def test_a_history_of_every_form_is_passed(tmp_path: Path) -> None:
     fastavro.schemaless_writer(file, json.loads(json.dumps(SCHEMA)), packets[2])
     items = io.BytesIO()
     fastavro.schemaless_writer(items, json.loads(json.dumps({"type": "array", "items": PAST})), [past] * 500)
-    count, length = b"\xe8\x07", len(items.getvalue()) - 3  # 500 as Avro writes it, and 0 at the end
+    count, length = b"\xe8\x07", len(items.getvalue()) - 3  # 500 as an Avro long; the size excludes it and the final 0
     sized = io.BytesIO()
     for number in (-500, length):
         fastavro.schemaless_writer(sized, "long", number)
@@ -203,7 +203,7 @@ def test_a_history_of_every_form_is_passed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [("science", "template", "difference"), ("template", "SNR")])
-def test_a_bad_packet_is_set_aside_and_the_rest_is_read(channels: tuple[str, ...]) -> None:
+def test_a_bad_packet_is_rejected_and_the_rest_is_read(channels: tuple[str, ...]) -> None:
     wide = fits_of(np.ones((30, 32), np.float32), CRPIX1=15.5, CRPIX2=15.5)
     good = cutout()
     bad: dict[str, dict[str, Any]] = {
@@ -229,8 +229,8 @@ def test_a_bad_packet_is_set_aside_and_the_rest_is_read(channels: tuple[str, ...
             stream.decode([], channels=odd)
 
 
-def test_the_number_of_detections_is_read_where_a_packet_has_it(tmp_path: Path) -> None:
-    """Of the record of the object, which is null for what moves, and which not every schema has."""
+def test_the_number_of_detections_is_read_if_present(tmp_path: Path) -> None:
+    """The object is null for solar system objects and missing from some schemas."""
     numbers = [{"name": name, "type": ["null", kind]} for name, kind in (("nDiaSources", "int"), ("ra", "double"))]
     own = {"name": "diaObject", "type": ["null", {"type": "record", "name": "diaObject", "fields": numbers}]}
     schema = SCHEMA | {"fields": [*SCHEMA["fields"], own]}
@@ -247,8 +247,8 @@ def test_the_number_of_detections_is_read_where_a_packet_has_it(tmp_path: Path) 
     assert all(np.isnan(chunk.records.context["ndethist"]).all() for chunk in chunks if chunk.records)
 
 
-def test_packets_of_two_surveys(tmp_path: Path) -> None:
-    """Both are read, a chunk of one survey each; where one is wanted, those of the other are set aside."""
+def test_packets_of_two_surveys_are_kept_apart(tmp_path: Path) -> None:
+    """Both are read, one survey per chunk; if one is selected, the other is rejected."""
     ztf = [night.encode(one) for one, _ in night.alerts(2, seed=0)]
     for name, content in zip("abcd", (container(packet(0)), ztf[0], ztf[1], container(packet(1))), strict=True):
         (tmp_path / f"{name}.avro").write_bytes(content)
@@ -269,7 +269,7 @@ def test_packets_of_two_surveys(tmp_path: Path) -> None:
         stream.read(tmp_path / "b.avro", survey="Rubin")
 
 
-def test_labels_by_source_id(tmp_path: Path) -> None:
+def test_labels_are_matched_by_source_id(tmp_path: Path) -> None:
     (tmp_path / "a.avro").write_bytes(container(*(packet(i) for i in range(3))))
     rows = [f"{10**17},AGN,7", f"{10**17 + 2},asteroid,8"]
     (tmp_path / "labels.csv").write_text("\n".join(["diaSourceId,label,objectId", *rows]))

@@ -1,4 +1,4 @@
-"""Messages without their schema: from a folder, a file or a registry, each read by its number or set aside."""
+"""Schemaless messages: read with a schema from a folder, a file or a registry, or rejected."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def framed(packet: dict[str, Any], number: int = 900) -> bytes:
 
 
 def in_parts(folder: Path) -> None:
-    """The schema as a survey publishes it: each record within a packet in a file of its own."""
+    """Write the schema as a survey publishes it, one file per nested record."""
 
     def apart(held: Any) -> Any:
         if isinstance(held, list):
@@ -53,7 +53,7 @@ def in_parts(folder: Path) -> None:
 
 @pytest.fixture
 def registry() -> Iterator[tuple[str, list[str]]]:
-    """A registry of schemas at work, and what it was asked for."""
+    """Run a schema registry; yield its URL and the list of requested paths."""
     asked: list[str] = []
     over = threading.Event()
 
@@ -64,7 +64,7 @@ def registry() -> Iterator[tuple[str, list[str]]]:
             answers = {
                 "/schemas/ids/900": good,
                 "/schemas/ids/901": "[1]",
-                "/schemas/ids/905": good if asked.count(self.path) > 1 else None,  # not at first
+                "/schemas/ids/905": good if asked.count(self.path) > 1 else None,  # missing at first
                 "/schemas/ids/906": good,
                 "/schemas/ids/907": "<html>Please log in</html>",
                 "/schemas/ids/908": '{"schema": null}',
@@ -73,7 +73,7 @@ def registry() -> Iterator[tuple[str, list[str]]]:
             self.send_response(200 if answer is not None else 500 if self.path.endswith("/902") else 404)
             self.end_headers()
             for _ in range(100 if self.path.endswith("/906") else 0):
-                self.wfile.write(b" ")  # a byte now and then, and the answer in the end
+                self.wfile.write(b" ")  # one byte at a time before the answer
                 over.wait(0.05)
             self.wfile.write((answer or "").encode())
 
@@ -88,7 +88,7 @@ def registry() -> Iterator[tuple[str, list[str]]]:
 
 
 def check(schemas: Schemas, messages: list[bytes]) -> None:
-    """Read as from a container, the rest set aside: three messages among five."""
+    """Check that three of five messages are read like a container and the others rejected."""
     good = stream.decode([night.encode(packet) for packet in PACKETS])
     found = stream.decode(messages, schemas)
     assert found.records is not None and good.records is not None and found.keys.tolist() == good.keys.tolist()
@@ -96,20 +96,20 @@ def check(schemas: Schemas, messages: list[bytes]) -> None:
     assert np.array_equal(found.records.features, good.records.features)
 
 
-def test_messages_by_number_from_every_place(tmp_path: Path, registry: tuple[str, list[str]]) -> None:
+def test_messages_are_read_with_schemas_from_every_source(tmp_path: Path, registry: tuple[str, list[str]]) -> None:
     messages = [framed(PACKETS[0]), night.encode(PACKETS[1]), framed(PACKETS[2])]
     in_parts(tmp_path / "parts" / "9" / "0")
     (tmp_path / "flat").mkdir()
     (tmp_path / "flat" / "900.avsc").write_text(json.dumps(PLAIN))
     for place in (tmp_path / "parts", tmp_path / "flat", registry[0]):
         check(Schemas(place), messages)
-    assert registry[1] == ["/schemas/ids/900"]  # once for all
+    assert registry[1] == ["/schemas/ids/900"]  # a single request
 
     only = Schemas(tmp_path / "flat" / "900.avsc")
     check(only, [framed(PACKETS[0], 7), body(PACKETS[1]), framed(PACKETS[2])])
 
 
-def test_what_is_no_whole_message_of_a_known_schema(tmp_path: Path, registry: tuple[str, list[str]]) -> None:
+def test_invalid_messages_and_unknown_schemas_are_rejected(tmp_path: Path, registry: tuple[str, list[str]]) -> None:
     (tmp_path / "900.avsc").write_text(json.dumps(PLAIN))
     (tmp_path / "903.avsc").write_text('{"type": "record", "name": "a", "fields": [{"name": "b", "type": "other"}]}')
     whole = framed(PACKETS[0])
@@ -135,12 +135,12 @@ def test_what_is_no_whole_message_of_a_known_schema(tmp_path: Path, registry: tu
     assert "Confluent" in stream.decode([whole]).rejected[0].reason
 
 
-def test_a_registry_is_asked_again_for_what_it_lacked(
+def test_a_missing_schema_is_requested_again_later(
     registry: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, asked = registry
     schemas = Schemas(place)
-    for _ in range(2):  # not at once: a topic of such messages would ask for each
+    for _ in range(2):  # not immediately: a topic of such messages would request it for each
         assert len(stream.decode([framed(PACKETS[0], 905)], schemas).rejected) == 1
     assert len(asked) == 1
     monkeypatch.setattr(wire, "RETRY_SECONDS", 0)
@@ -149,10 +149,8 @@ def test_a_registry_is_asked_again_for_what_it_lacked(
     assert len(asked) == 2
 
 
-def test_the_numbers_that_are_remembered_are_few(
-    registry: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The schema in use is among them, whatever numbers others send."""
+def test_the_schema_cache_is_bounded(registry: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The schema in use stays in the cache, even if other messages have many ids."""
     place, asked = registry
     monkeypatch.setattr(wire, "MAX_CACHED_SCHEMAS", 3)
     schemas = Schemas(place)
@@ -161,17 +159,17 @@ def test_the_numbers_that_are_remembered_are_few(
     assert [int(path.rpartition("/")[2]) for path in asked] == [900, 1, 2, 3, 4, 1]
 
 
-def test_an_answer_that_is_not_of_a_registry_stops(
+def test_an_invalid_answer_of_a_registry_raises_an_error(
     registry: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rejected, the messages of a schema would be passed: the page of a proxy may be another a minute later."""
+    """Rejecting the messages instead would lose them, although the failure of a proxy may be temporary."""
     monkeypatch.setattr(wire, "TIMEOUT_SECONDS", 0.5)
     for number in (901, 902, 906, 907, 908):
         with pytest.raises(InputError, match=f"schemas {registry[0]}"):
             stream.decode([framed(PACKETS[0], number)], Schemas(registry[0]))
 
 
-def test_a_place_without_schemas(tmp_path: Path, registry: tuple[str, list[str]]) -> None:
+def test_a_location_without_schemas_raises_an_error(tmp_path: Path, registry: tuple[str, list[str]]) -> None:
     (tmp_path / "part.avsc").write_text("{}")
     for place in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="registry"):
