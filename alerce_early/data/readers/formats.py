@@ -178,10 +178,12 @@ def _table(kind: str, names: Sequence[str]) -> str:
 
 
 def _describe_parquet(file: IO[bytes]) -> str:
+    """Describe a Parquet file by its columns."""
     return _table("Parquet", parquet.read_schema(file).names)  # type: ignore[arg-type]
 
 
 def _describe_text(file: IO[bytes]) -> str:
+    """Describe a text file by its columns, "" if it is not a table."""
     lines = file.read(PREVIEW_BYTES).decode("utf-8-sig", "replace").strip().split("\n")
     fits = (mark for mark in ",;\t|" if lines[0].count(mark) and len({line.count(mark) for line in lines[:2]}) == 1)
     names = lines[0].split(mark) if (mark := next(fits, "")) else []
@@ -189,6 +191,7 @@ def _describe_text(file: IO[bytes]) -> str:
 
 
 def _describe_fits(file: IO[bytes]) -> str:
+    """Describe a FITS file by its images and tables."""
     from astropy.io import fits
 
     with (
@@ -203,6 +206,7 @@ def _describe_fits(file: IO[bytes]) -> str:
 
 
 def _describe_json(file: IO[bytes]) -> str:
+    """Describe JSON by its survey, or by its keys if it has no alerts."""
     text = file.read(PREVIEW_BYTES).decode("utf-8-sig", "replace")
     names = list(dict.fromkeys(re.findall(r'"([^"\\]{1,60})"\s*:', text)))
     plain = {plain_name(name) for name in names}
@@ -214,6 +218,7 @@ def _describe_json(file: IO[bytes]) -> str:
 
 
 def _describe_zip(file: IO[bytes]) -> str:
+    """Describe a zip archive by the number and kinds of its files."""
     with zipfile.ZipFile(file) as archive:
         members = [one for one in archive.infolist() if not one.is_dir()]
         if not members:
@@ -232,6 +237,7 @@ def _describe_arrays(shapes: Mapping[str, tuple[int, ...]], what: str) -> str:
 
 
 def _describe_npz(file: IO[bytes]) -> str:
+    """Describe an npz file by its arrays."""
     with np.load(file, allow_pickle=False) as archive:  # type: ignore[arg-type]
         shapes = {}
         for name in archive.files[:MAX_NAMES]:
@@ -249,10 +255,12 @@ def read_npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _describe_npy(file: IO[bytes]) -> str:
+    """Describe an npy file by the shape of its array."""
     return f"an npy file of one array of {' x '.join(map(str, read_npy_header(file)[0]))}"
 
 
 def _describe_hdf5(file: IO[bytes]) -> str:
+    """Describe an HDF5 file by its arrays."""
     import h5py
 
     with h5py.File(file, "r") as held:
@@ -260,6 +268,7 @@ def _describe_hdf5(file: IO[bytes]) -> str:
 
 
 def _describe_message(file: IO[bytes]) -> str:
+    """Describe a schemaless message by its schema id."""
     number = int.from_bytes(file.read(5)[1:5], "big")
     return f"a Confluent wire message without its schema (number {number}); give it with --schemas FOLDER or URL"
 

@@ -106,6 +106,7 @@ def _from_fits(found: Sequence[Path], origin: str) -> Records:
     known = {"", *CLASSES}
 
     def spectrum(file: Path) -> tuple[np.ndarray, str, float, float, list[float]]:
+        """Return the image, label, z, confidence, and THING_ID with position of a FITS file."""
         # a compressed image can declare any size
         with fits.open(_content(file), memmap=False, disable_image_compression=True) as units:
             table = units[1].data

@@ -50,12 +50,8 @@ KEYS = {
 }
 
 ENTRIES = {name for names in KEYS.values() for name in names}  # all entries that are read
-ROLES = {
-    "images": "images",
-    "labels": "labels",
-    "ids": "oid",
-    "metadata": "metadata",
-}  # keys of data.columns, with their entries
+# Keys of data.columns, with their entries.
+ROLES = {"images": "images", "labels": "labels", "ids": "oid", "metadata": "metadata"}
 IDS = ("objectid", "oid", "ztfid", "id")  # columns that name the object in a CSV in the order of the images
 
 
@@ -405,9 +401,8 @@ def _put_channels_last(images: Any, origin: str) -> Any:
         return [_put_channels_last(image, origin) for image in images]
     else:
         return images
-    if (
-        len(shape) < 3 or shape[0] != len(CHANNELS) or shape[2] == len(CHANNELS)
-    ):  # of two possible orders, the usual one
+    # if both orders are possible, assume the usual one
+    if len(shape) < 3 or shape[0] != len(CHANNELS) or shape[2] == len(CHANNELS):
         return images
     return np.moveaxis(images, at, -1)
 

@@ -61,15 +61,11 @@ def inflate(content: bytes, codec: str, largest: int, what: str) -> bytes:
     size = largest + 1
     try:
         if codec in ("gzip", "deflate"):
-            machine = isal_zlib.decompressobj(
-                31 if codec == "gzip" else -15
-            )  # zlib's window bits: with and without header
+            machine = isal_zlib.decompressobj(31 if codec == "gzip" else -15)  # window bits: with and without header
             found = machine.decompress(content, size)
             if len(found) < size and not machine.eof:
                 raise EOFError
-            if machine.unused_data.startswith(
-                GZIP
-            ):  # several members: only the file interface joins them, at half the speed
+            if machine.unused_data.startswith(GZIP):  # several members, joined at half the speed
                 found = open_gzip(io.BytesIO(content)).read(size)
         elif codec == "snappy":
             found = _unsnap(content, size)

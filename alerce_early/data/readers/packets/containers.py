@@ -209,9 +209,8 @@ class _Feed:
         if self.left < 0:
             raise tarfile.ReadError("it is truncated, or a header is too large")
         data = self.file.read(size)
-        self.left = (
-            self.left - len(data) if data else -1
-        )  # a header may declare a size far beyond the end of the archive
+        # without data the archive has ended, however large a size its header declares
+        self.left = self.left - len(data) if data else -1
         return data
 
 

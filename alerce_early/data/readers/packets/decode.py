@@ -19,10 +19,8 @@ MAX_REASON_CHARS = 200  # of a reason in the table of rejected rows
 Work = Iterable[tuple[Block, range]]  # blocks, each with the numbers of the records to decode
 
 
-SURVEYS: dict[str, Any] = {
-    fields.ZTF.survey: ztf,
-    fields.RUBIN.survey: rubin,
-}  # modules with `key`, `read`, `derive_columns`
+# Modules with the functions `key`, `read` and `derive_columns`.
+SURVEYS: dict[str, Any] = {fields.ZTF.survey: ztf, fields.RUBIN.survey: rubin}
 
 
 @dataclass(frozen=True)

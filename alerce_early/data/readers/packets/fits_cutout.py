@@ -136,7 +136,7 @@ def _by_astropy(content: bytes, number: int) -> np.ndarray:
             warnings.simplefilter("ignore")
             kept = [unit for unit in units if unit.is_image and 0 < unit.size <= MAX_CUTOUT_BYTES]
             pixels = kept[number].data if len(kept) > number else None
-    except Exception as error:  # a damaged file may raise nearly anything
+    except Exception as error:  # a damaged file can raise almost anything
         raise UnreadableError(f"is not a FITS image: {error or type(error).__name__}") from None
     if pixels is None or pixels.ndim != 2 or pixels.dtype.kind != "f":
         seen = "no image" if pixels is None else f"{pixels.dtype.name} of shape {pixels.shape}"

@@ -83,6 +83,7 @@ def _read_long(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _is_list(kind: Any) -> bool:
+    """Check for an Avro array."""
     return isinstance(kind, dict) and kind["type"] == "array"
 
 
@@ -106,6 +107,7 @@ def _pattern_of(kind: Any, named: Mapping[str, Any]) -> bytes:
 
 
 def _limit(made: bytes | None) -> bytes:
+    """Return a pattern; raise NotImplementedError if there is none or it is too long."""
     if made is None or len(made) > MAX_PATTERN_BYTES:
         raise NotImplementedError
     return made

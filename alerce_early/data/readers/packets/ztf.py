@@ -15,14 +15,8 @@ from alerce_early.data.records import MISSING, UnreadableError
 SIDE = 63  # pixels of a complete cutout
 CHIP = (3080, 3072)  # rows and columns of a readout channel, at whose edges cutouts are truncated
 MAX_MISSING = 20  # rows or columns to pad; keeps the central 21 x 21 pixels complete
-IS_POSITIVE = {
-    "t": 0.0,
-    "true": 0.0,
-    "1": 0.0,
-    "f": 1.0,
-    "false": 1.0,
-    "0": 1.0,
-}  # sign convention of the training file
+# Sign convention of the training file.
+IS_POSITIVE = {"t": 0.0, "true": 0.0, "1": 0.0, "f": 1.0, "false": 1.0, "0": 1.0}
 CONTEXT = ZTF.context
 
 
@@ -98,10 +92,8 @@ def _place(shape: tuple[int, ...], position: np.ndarray) -> tuple[slice, ...] | 
     """
     place = []
     for length, source, side in zip(shape, np.floor(position + 0.5).tolist(), CHIP, strict=True):
-        first, after = (
-            max(0, SIDE // 2 + 1 - source),
-            min(SIDE, side - source + SIDE // 2 + 1),
-        )  # NaN gives a complete stamp
+        # NaN, without a position, gives a complete stamp
+        first, after = max(0, SIDE // 2 + 1 - source), min(SIDE, side - source + SIDE // 2 + 1)
         if after - first != length or SIDE - length > MAX_MISSING:
             return None
         place.append(slice(int(first), int(after)))
