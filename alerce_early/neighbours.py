@@ -1,4 +1,6 @@
-"""List the alerts of a night that look most like one: `python -m alerce_early.neighbours ID --in NIGHT.parquet`.
+"""List the alerts of a night that are most similar to one alert.
+
+python -m alerce_early.neighbours ID --in NIGHT.parquet
 
 The distance is Euclidean, between the embeddings that `predict --embedding` writes. Alerts of the same object are left
 out.
@@ -25,7 +27,7 @@ def find_neighbours(table: tables.Table, name: str) -> tuple[int, np.ndarray, np
     table : mapping of str to ndarray
         Predictions: ``candid`` (N,), ``id`` (N,) and ``embedding`` (N, D) float.
     name : str
-        A candid, or an id, which stands for the first of its alerts.
+        A candid, or an id, which selects the first of its alerts.
 
     Returns
     -------
@@ -63,6 +65,7 @@ def describe(table: tables.Table, row: int, distance: float) -> list[str]:
 @exit_on_input_error
 @signals.listen()
 def main() -> None:
+    """Run the program."""
     parser = argparse.ArgumentParser(
         prog="python -m alerce_early.neighbours",
         description=__doc__,
@@ -71,10 +74,10 @@ def main() -> None:
     parser.add_argument("--version", action="version", version=f"alerce-early {VERSION}")
     parser.add_argument("name", metavar="ID", help="candid or id of the alert")
     parser.add_argument("--in", dest="table", type=Path, required=True, metavar="FILE", help="table with embeddings")
-    parser.add_argument("--n", type=int, default=10, help="alerts to list; default: 10")
+    parser.add_argument("--n", type=int, default=10, help="number of alerts to list; default: 10")
     given = parser.parse_args()
     if given.n < 1:
-        raise InputError(f"--n {given.n}: lists nothing. Give a number from 1.")
+        raise InputError(f"--n {given.n}: not a positive number. Give 1 or more.")
     table = predictions.read(given.table)
     if missing := [name for name in ("candid", "id", "predicted", EMBEDDING) if name not in table]:
         raise InputError(f"--in {given.table}: has no column {missing[0]}. Write it with predict --embedding.")

@@ -3,7 +3,7 @@
 python -m alerce_early.serve MODEL kafka://HOST:PORT/TOPIC --group NAME --out FOLDER
 python -m alerce_early.serve MODEL INCOMING --out FOLDER
 
-Runs until Ctrl-C or SIGTERM. The same command continues where it stopped, and writes no alert twice.
+Runs until Ctrl-C or SIGTERM. The same command continues where it stopped and does not repeat an alert.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from alerce_early.training import signals
 def _follow(classifier: Classifier, given: argparse.Namespace) -> None:
     """Classify the messages of a stream."""
     from alerce_early.data.readers.packets.schemas import Schemas
-    from alerce_early.serving.kafka.consumer import Stream, read_settings  # with an extra, which a folder does without
+    from alerce_early.serving.kafka.consumer import Stream, read_settings  # needs an extra that folders do not need
 
     settings = read_settings(given.kafka) if given.kafka else {}
     schemas = Schemas(given.schemas) if given.schemas else None
@@ -32,18 +32,21 @@ def _follow(classifier: Classifier, given: argparse.Namespace) -> None:
 @exit_on_input_error
 @signals.listen()
 def main() -> None:
+    """Run the program."""
     parser = make_parser("serve", __doc__)
     add = parser.add_argument
     add("source", metavar="SOURCE", help="kafka://HOST:PORT/TOPIC[,TOPIC], ^PATTERN for several; or a folder to watch")
-    add("--out", type=Path, required=True, metavar="FOLDER", help="where to write the tables, in parts or one per file")
+    add(
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder of the tables: parts of a stream, or per file"
+    )
     add = parser.add_argument_group("streams only").add_argument
     add("--group", metavar="NAME", help="required: the consumers of one group share the partitions")
-    add("--to", default="", metavar="URL", help="kafka://HOST:PORT/TOPIC that also gets the predictions, as JSON")
+    add("--to", default="", metavar="URL", help="kafka://HOST:PORT/TOPIC that also receives the predictions, as JSON")
     add("--kafka", type=Path, metavar="FILE", help="librdkafka settings such as passwords, one NAME=VALUE per line")
-    given = parser.parse_intermixed_args()  # options may stand anywhere
+    given = parser.parse_intermixed_args()  # options between positional arguments
     streamed = given.source.startswith(STREAM)
     if streamed and not given.group:
-        raise InputError(f"{given.source}: a stream has a group of consumers. Add --group NAME.")
+        raise InputError(f"{given.source}: a stream needs a group of consumers. Add --group NAME.")
     if not streamed and (given.group or given.to or given.kafka):
         raise InputError(f"{given.source}: not a stream. Leave out --group, --to and --kafka, or give {STREAM}...")
     if not (streamed or Path(given.source).is_dir()):

@@ -22,7 +22,7 @@ from alerce_early.report.night_page import FILTERS
 from alerce_early.serving import inputs
 from alerce_early.serving.classifier import Classifier, load
 from alerce_early.serving.inputs import Source
-from alerce_early.serving.predict import CHUNK, DUPLICATE, classify_chunk, find_repeated, keep_usable
+from alerce_early.serving.predict import CHUNK, DUPLICATE, classify_chunk, find_repeated, reject_unusable
 
 MOST = 5_000  # alerts whose stamps are in memory: 120 MB of those with three channels
 HALF_MAX = float(np.finfo(np.float16).max)
@@ -129,7 +129,7 @@ def classify(models: Sequence[Classifier], source: Source) -> Night:
         for chunk in source.chunks(CHUNK, survey=first.survey):
             bar.update(chunk.read)
             for model in models:
-                chunk = keep_usable(model, chunk)
+                chunk = reject_unusable(model, chunk)
             if (repeated := find_repeated(chunk.keys, seen)).any():
                 chunk = chunk.reject(repeated, DUPLICATE)
             seen.update(map(hash, chunk.keys.tolist()))

@@ -1,1 +1,1 @@
-"""A trained network at work: raw files in, a table of calibrated probabilities out, whatever runs it."""
+"""Deployment: classify raw files, folders and streams with trained networks, and export networks to single files."""

@@ -1,4 +1,4 @@
-"""An archive on the cluster there is: Ray hands the files out, and each core does with one what `predict` does."""
+"""Classify an archive on a Ray cluster: each core runs `predict` on one file at a time."""
 
 import sys
 from collections import Counter
@@ -19,7 +19,15 @@ with require_extra("--engine ray", "cluster"):
 
 
 class Worker:
-    """One core with the network: a batch of files to what became of each. Made by Ray, on whichever machine."""
+    """A Ray actor with the network on one core of any machine.
+
+    Parameters
+    ----------
+    runs, runtime, survey, out, embedding, flags
+        See `classify_archive`.
+    schemas : str or None
+        See `Source`.
+    """
 
     def __init__(
         self,
@@ -38,15 +46,16 @@ class Worker:
             self.classifier.flag(text)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        said = [self._classify(Path(file)) for file in batch["item"].tolist()]
-        return {name: [one[name] for one in said] for name in ("file", "classified", "rejected", "problem")}
+        """Classify a batch of files; return file, numbers of classified and rejected rows, and problem of each."""
+        done = [self._classify(Path(file)) for file in batch["item"].tolist()]
+        return {name: [one[name] for one in done] for name in ("file", "classified", "rejected", "problem")}
 
     def _classify(self, file: Path) -> dict[str, Any]:
-        """Go on with a file where a process that was killed left it; one that is done is passed over."""
+        """Classify a file, or continue where a killed process stopped; finished files are skipped."""
         try:
             source = replace(inputs.find([file], self.classifier.spec, schemas=self.schemas), workers=0)
             found = predict(self.classifier, source, output_of(file, self.out))
-        except InputError as error:  # of one file, which does not stop the others
+        except InputError as error:  # one bad file must not stop the others
             return {"file": str(file), "classified": 0, "rejected": 0, "problem": str(error)}
         return {
             **{"file": str(file), "classified": found.classified, "rejected": found.rejected},
@@ -55,7 +64,7 @@ class Worker:
 
 
 def output_of(file: Path, out: Path) -> Path:
-    """Return the table of one file of the archive."""
+    """Return the path of the table of one file of the archive."""
     return out / f"{file.name.removesuffix('.parquet')}.parquet"
 
 
@@ -68,17 +77,43 @@ def classify_archive(
     embedding: bool = False,
     flags: Sequence[str] = (),
 ) -> bool:
-    """Classify every file of a source into a table of its own in `out`; True if none had a problem.
+    """Classify every file of a source into its own table.
 
-    runs, runtime, survey, embedding, flags: of `classifier.load` and the `Classifier`, to load the network anywhere;
-    files and `out`, too, are where all of them see them. A row is a duplicate within its file alone. The same command
-    goes on after a kill.
-    Raises InputError where two files would have the same table.
+    Duplicates are found within each file only. Repeat the same command to resume after a kill.
+
+    Parameters
+    ----------
+    runs : sequence of str
+        Networks to average, see `classifier.load`.
+    runtime : str or None
+        See `classifier.load`.
+    survey : str
+        Survey whose packets are accepted, "" for any.
+    source : Source
+        The files, at a path that all machines can read.
+    out : Path
+        Folder of the tables, at a path that all machines can write.
+    embedding : bool, default False
+        See `classifier.load`.
+    flags : sequence of str
+        See `Classifier.flag`.
+
+    Returns
+    -------
+    bool
+        Whether all files were classified without problems.
+
+    Raises
+    ------
+    InputError
+        If two files would be written to the same table.
     """
     files = [file.absolute() for file in source.files]
     times = Counter(output_of(file, out) for file in files)
     if twice := [path for path, number in times.items() if number > 1]:
-        raise InputError(f"--engine ray: two files of the input would become {twice[0]}; give them one at a time.")
+        raise InputError(
+            f"--engine ray: two files of the input would be written to {twice[0]}. Give them one at a time."
+        )
     where = [str(Path(run).absolute()) if Path(run).exists() else run for run in runs]
     ray.init(ignore_reinit_error=True, log_to_driver=False)
     cores = max(1, min(int(ray.cluster_resources().get("CPU", 1)), len(files)))

@@ -1,4 +1,4 @@
-"""A trained network as it is deployed: raw stamps and metadata in, calibrated probabilities out, all in one module."""
+"""A deployed network: one module from raw stamps and metadata to calibrated probabilities."""
 
 import copy
 import hashlib
@@ -22,16 +22,38 @@ from alerce_early.serving.runtimes import FORMAT, Facts
 from alerce_early.tasks import restore
 from alerce_early.tasks.base import Task
 
-# Input (B, D) of the last layer in the latest pass of this thread: threads share a network, and a copy of it its hooks.
+# Input (B, D) of the last layer in the latest pass of this thread. It is not an attribute of the network, because
+# threads share a network, and copies of a network share its hooks.
 _HIDDEN: ContextVar[Tensor] = ContextVar("hidden")
 
 
 class Deployed(nn.Module):
     """Recipe, clips, standardisation, network, softmax and calibration of one checkpoint, in eval mode on the CPU.
 
-    facts: its `Facts`, those of an exported file; the attributes of the same names are theirs. classes, features: of
-    the spec. chosen: the columns that `forward` returns, the probabilities to use, or all where there are none.
-    width: length of an embedding; 0 if it was not requested, or the network has no hidden layer.
+    Parameters
+    ----------
+    task : Task
+        The trained task.
+    calibration, conformal, trained_on, operating_points
+        See `Facts`.
+    embedding : bool, default False
+        Also return the output of the last hidden layer.
+
+    Attributes
+    ----------
+    facts : Facts
+        Metadata, as stored in exported files.
+    columns : tuple of str
+        Names of all outputs.
+    chosen : tuple of str
+        Columns that `forward` returns: calibrated probabilities if available, or all columns without classes.
+    width : int
+        Length D of an embedding; 0 if it was not requested or the network has no hidden layer.
+
+    Raises
+    ------
+    InputError
+        If the task cannot predict, or if a fit does not match its classes.
     """
 
     def __init__(
@@ -43,17 +65,16 @@ class Deployed(nn.Module):
         operating_points: Mapping[str, Any] | None = None,
         embedding: bool = False,
     ):
-        """Raise InputError for a task that predicts nothing, and for fits that are none of its classes."""
         super().__init__()
         if not task.deployable:
-            raise InputError(f"{type(task).__name__} predicts nothing of a stamp whose class is unknown.")
+            raise InputError(f"{type(task).__name__}: cannot predict the class of a stamp. Choose a classifier's run.")
         self.task, self.spec = task.eval().requires_grad_(False), task.spec
         self.classes, self.features = task.spec.classes, task.spec.features
         self.calibration, self.conformal = calibration or None, conformal or None
         self.clip = Clip(self.features)
-        self.calibrate: Calibrate | None = None  # until it is known to be one
+        self.calibrate: Calibrate | None = None  # until `Facts` has validated the calibration
         with torch.no_grad():
-            image = torch.zeros(2, *self.spec.shape)  # a batch of one means something else to some layers
+            image = torch.zeros(2, *self.spec.shape)  # some layers treat a batch of one differently
             columns = torch.zeros(2, len(self.features))
             self.width = _watch_hidden(self.task.net, {"image": image, "features": columns}) if embedding else 0
             self.columns = tuple(name for name in self.network(image, columns) if name != EMBEDDING)
@@ -71,49 +92,83 @@ class Deployed(nn.Module):
 
     @classmethod
     def load(cls, checkpoint: str | Path, embedding: bool = False) -> "Deployed":
-        """From a checkpoint of `train`, which is opened as plain values; raises InputError if it is none."""
+        """Load a checkpoint of `train`; only plain values are unpickled.
+
+        Parameters
+        ----------
+        checkpoint : str or Path
+            The file.
+        embedding : bool, default False
+            Also return the output of the last hidden layer.
+
+        Returns
+        -------
+        Deployed
+            The network.
+
+        Raises
+        ------
+        InputError
+            If the file is not a checkpoint, is damaged, or its task cannot predict.
+        """
         held = checkpoints.read(checkpoint)
         task = restore.task(checkpoint, held)
         try:
             fits = {name: held.get(name) for name in ("calibration", "conformal", "trained_on", "operating_points")}
             return cls(task, **fits, embedding=embedding)
-        except Exception as error:  # nonsense may raise nearly anything
+        except Exception as error:  # untrusted values can raise any exception
             raise InputError(f"{checkpoint}: {one_line(error)}.") from None
 
     def forward(self, stamps: Tensor, metadata: Tensor | None = None) -> Tensor:
-        """Raw stamps to what they are.
+        """Classify raw stamps.
 
-        stamps: (B, C, H, W) float32 as read, NaN or infinite where there is no data; spectra (B, 2, L).
-        metadata: (B, F) float32 raw columns in the order of `features`, NaN or -999 where missing; may be left
-        out where there are none. Returns (B, K) float32: the calibrated probabilities of K classes, or, of a task
-        without classes, its columns; `chosen` names them. Raises InputError where a shape is not that of training.
+        Parameters
+        ----------
+        stamps : (B, C, H, W) float32 Tensor
+            Raw pixels, NaN or infinite for missing data; spectra are (B, 2, L).
+        metadata : (B, F) float32 Tensor, optional
+            Raw columns in the order of `features`, NaN or -999 where missing.
+
+        Returns
+        -------
+        (B, K) float32 Tensor
+            The columns `chosen`: calibrated probabilities of K classes, or the outputs of a task without classes.
+
+        Raises
+        ------
+        InputError
+            If the shape of the stamps or the number of columns differs from training.
         """
         found = self.table(stamps, metadata)
         return torch.stack([found[name] for name in self.chosen], 1)
 
     def table(self, stamps: Tensor, metadata: Tensor | None = None) -> dict[str, Tensor]:
-        """All `columns` (B,) float32 of the predictions table, for the same arguments as `forward`.
+        """Compute all outputs, with the arguments of `forward`.
 
-        With a `width`, `EMBEDDING` (B, width) float32 comes last: the output of the last hidden layer. An ensemble
-        gives that of its first network, because the coordinates of two networks are unrelated.
+        Returns
+        -------
+        dict of str to Tensor
+            The `columns` (B,) float32. If `width` is not 0, also `EMBEDDING` (B, width) float32, the output of the
+            last hidden layer. An ensemble returns its first network's, because the coordinates of two networks are
+            unrelated.
         """
         return self.network(*self.prepare(stamps, metadata))
 
     def prepare(self, stamps: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return what the network is given: image (B, C, S, S) and columns (B, F), both float32."""
+        """Apply the recipe and the clips: return image (B, C, S, S) and columns (B, F), both float32."""
         if self.spec.raw_shape and tuple(stamps.shape[1:]) != self.spec.raw_shape:
-            raise InputError(f"stamps of {tuple(stamps.shape[1:])}; the network wants {self.spec.raw_shape}.")
+            raise InputError(f"stamps: have shape {tuple(stamps.shape[1:])}, expected {self.spec.raw_shape}.")
         if metadata is None:
             metadata = stamps.new_zeros(stamps.shape[0], 0)
         if metadata.shape[1] != len(self.features):
             raise InputError(
-                f"{metadata.shape[1]} metadata columns; the network wants {len(self.features)}: "
+                f"metadata: {metadata.shape[1]} columns, expected {len(self.features)}: "
                 f"{', '.join(self.features) or 'none'}."
             )
         return self.task.recipe(stamps), self.clip(metadata)
 
     def network(self, image: Tensor, columns: Tensor) -> dict[str, Tensor]:
-        """Return `table`, from what `prepare` returned."""
+        """Compute the outputs of `table` from the outputs of `prepare`."""
         batch = {"image": image, "features": columns}
         z = self.task.net(batch)
         hidden = {EMBEDDING: _HIDDEN.get().float()} if self.width else {}
@@ -124,12 +179,12 @@ class Deployed(nn.Module):
         return {**found, **{f"q_{name}": calibrated[:, i] for i, name in enumerate(self.classes)}, **hidden}
 
     def to_mixed(self) -> "Deployed":
-        """Return a copy whose inner convolutions, those with other inputs than the image's channels, are bfloat16.
+        """Return a copy whose convolutions are bfloat16, except the first.
 
-        Nearly all work of an image network is in the convolutions that read the output of others; in bfloat16 they
-        take half the time. The one that reads the image stays in float32: beside a bright source a faint one is a
-        matter of the last digits. So do the layers after the convolutions, which take no time and whose rounding goes
-        straight into the probabilities. Results are float32 or bfloat16, as the last layer has it.
+        Nearly all time of an image network is spent in the convolutions after the first; in bfloat16 they take half of
+        it. The first convolution stays in float32, because a faint source next to a bright one is visible only in the
+        last digits. So do the layers after the convolutions, which are fast and whose rounding would directly change
+        the probabilities.
         """
         found = copy.deepcopy(self)
         for layer in found.task.net.modules():
@@ -140,15 +195,13 @@ class Deployed(nn.Module):
         return found
 
     def without_recipe(self) -> "_Network":
-        """Return the network without the recipe: from the output of `prepare` to a single tensor.
-
-        (B, M + width) float32: the columns, then the embedding.
-        """
+        """Return a module from the outputs of `prepare` to one tensor (B, M + width): columns, then embedding."""
         return _Network(self)
 
     def _hash(self) -> str:
+        """Return 12 hex digits of a hash of the weights and of everything else that affects the output."""
         spec = self.spec.plain()
-        for name in ("survey", "class_counts"):  # networks from before these were facts keep their id
+        for name in ("survey", "class_counts"):  # networks older than these fields keep their id
             if not spec[name]:
                 del spec[name]
         facts = [FORMAT, type(self.task).__name__, self.task.hparams["net"], spec, self.calibration, self.conformal]
@@ -159,13 +212,20 @@ class Deployed(nn.Module):
 
 
 class Calibrate(nn.Module):
-    """`calibration.apply` as a part of the network: probabilities (B, C) -> (B, C), float32."""
+    """`calibration.apply` as a layer.
+
+    Parameters
+    ----------
+    fitted : mapping
+        A fit with ``temperature``, see `calibration.fit`.
+    """
 
     def __init__(self, fitted: Mapping[str, Any]):
         super().__init__()
         self.temperature = float(fitted["temperature"])
 
     def forward(self, probabilities: Tensor) -> Tensor:
+        """Calibrate probabilities (B, C) float32."""
         return (probabilities.clamp_min(SMALLEST).log() / self.temperature).softmax(1)
 
 
@@ -175,7 +235,7 @@ class _Network(nn.Module):
     def __init__(self, deployed: Deployed):
         super().__init__()
         self.net = deployed.task.net
-        self._held = (deployed,)  # no submodule: a LightningModule without a trainer cannot be traced
+        self._held = (deployed,)  # in a tuple, so not a submodule: a LightningModule without a trainer cannot be traced
 
     def forward(self, image: Tensor, columns: Tensor | None = None) -> Tensor:
         if columns is None:
@@ -192,10 +252,10 @@ class _Network(nn.Module):
 
 
 def _watch_hidden(net: nn.Module, batch: dict[str, Tensor]) -> int:
-    """Let every pass of a network store the input of its last layer; return the length D of that input, or 0.
+    """Add a hook that stores the input of the last layer, and return the length D of that input, or 0.
 
-    The last layer is the last linear one that is called, if it has as many outputs as the network and is not its only
-    layer with weights. Running a batch of two finds it, so networks do not have to name it.
+    The last layer is the last linear layer that is called, if it has as many outputs as the network and is not its only
+    layer with weights. One pass finds it, so networks do not have to name it.
     """
     first = net.members[0] if isinstance(net, Ensemble) else net
     called = list[nn.Module]()
@@ -217,5 +277,5 @@ def _watch_hidden(net: nn.Module, batch: dict[str, Tensor]) -> int:
 
 
 def _given_as(dtype: torch.dtype) -> Any:
-    """Return a hook that gives a layer its inputs in this type."""
+    """Return a hook that casts the inputs of a layer."""
     return lambda _, given: tuple(x.to(dtype) if isinstance(x, torch.Tensor) else x for x in given)

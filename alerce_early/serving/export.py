@@ -1,4 +1,4 @@
-"""A deployed network as the content of one file, checked against the checkpoint on random and on broken stamps."""
+"""Export a deployed network to one file, verified against the checkpoint on random and on invalid stamps."""
 
 import contextlib
 import copy
@@ -19,16 +19,25 @@ from alerce_early.errors import InputError, require_extra
 from alerce_early.serving.deployed import Deployed
 from alerce_early.serving.runtimes import seal, session_of
 
-TOLERANCE = 1e-5  # of a probability, or of 1 + a redshift; float32 sums in another order
-SMALL = 64  # weights, for fewer of which half the bytes are not worth a node of the graph
-HALF = 1e-2  # the same, where weights are rounded to float16: a part in 2,000
-Check = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # named inputs to outputs, by the written content
+TOLERANCE = 1e-5  # of a probability, or relative of 1 + redshift: float32 sums in another order
+FLOAT16_TOLERANCE = 1e-2  # the same for weights rounded to float16, to one part in 2,000
+MIN_HALVED_SIZE = 64  # weights; for smaller arrays float16 saves less than the added node of the graph
+Check = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # runs the written content: named inputs to outputs
 
 
 class Graph(nn.Module):
-    """The outputs of the file: probabilities (B, K) of a classifier, table (B, M) with all columns, embedding (B, D).
+    """A deployed network with the outputs of an exported file.
 
-    The last one is present if the deployed network returns it, see `Deployed.table`.
+    Parameters
+    ----------
+    deployed : Deployed
+        The network.
+
+    Attributes
+    ----------
+    outputs : tuple of str
+        Of a classifier ``probabilities`` (B, K); always ``table`` (B, M), all columns; if the network returns it, its
+        `EMBEDDING` (B, D).
     """
 
     def __init__(self, deployed: Deployed):
@@ -38,6 +47,7 @@ class Graph(nn.Module):
         self.outputs = tuple(name for name, there in parts.items() if there)
 
     def forward(self, stamps: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the `outputs` for raw stamps and metadata, see `Deployed.forward`."""
         found = self.deployed.table(stamps, metadata)
         names = {"probabilities": self.deployed.chosen, "table": self.deployed.columns}
         return tuple(
@@ -47,26 +57,38 @@ class Graph(nn.Module):
 
 
 def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return inputs by name, float32: n random rows, then rows without data, constant, infinite, or odd in a pixel.
+    """Make random and invalid inputs on which an exported file must agree with its checkpoint.
 
-    stamps (n + 9, C, H, W) or (n + 9, C, L) and, where the network takes it, metadata (n + 9, F).
+    Parameters
+    ----------
+    deployed : Deployed
+        The network.
+    n : int, default 16
+        Number of random rows. Nine more have no data, are constant or infinite, or have unusual pixels.
+    seed : int, default 0
+        Seed of the random numbers.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``stamps`` (n + 9, C, H, W) or (n + 9, C, L) float32 and, if the network needs it, ``metadata`` (n + 9, F).
     """
     rng = np.random.default_rng(seed)
     shape = deployed.spec.raw_shape
     scatter = np.exp(rng.uniform(-2, 6, (n + 9, *[1] * len(shape))))
-    # on a pedestal, as the sky of a stamp, but of so few sigmas that float32 still resolves them
+    # on a background, like the sky of a stamp, but of few sigmas, so that float32 still resolves the noise
     stamps = scatter * (20 + rng.standard_normal((n + 9, *shape)))
     centre = (..., *(side // 2 for side in shape[1:]))
     stamps[n] = np.nan
     stamps[n + 1] = 7.0
     stamps[n + 2], stamps[n + 3] = np.inf, -np.inf
-    stamps[n + 4, 0], stamps[n + 4, :, 0] = np.nan, np.inf  # no science image; an edge
+    stamps[n + 4, 0], stamps[n + 4, :, 0] = np.nan, np.inf  # no science image, and an edge
     stamps[n + 5] = np.nan
     stamps[n + 5][centre] = 1.0  # one pixel with data
     stamps[n + 6] = 0.0
     stamps[n + 6][centre] = 1e6
     stamps[n + 7][rng.random(shape) < 0.5] = np.nan
-    stamps[n + 8, :, :5], stamps[n + 8, -1, :5] = np.nan, -np.finfo(np.float32).max  # no data, said in two ways
+    stamps[n + 8, :, :5], stamps[n + 8, -1, :5] = np.nan, -np.finfo(np.float32).max  # both values mean no data
     inputs = {"stamps": stamps}
     if deployed.features:
         columns = np.array(deployed.spec.feature_mean) + 2 * np.array(deployed.spec.feature_std) * rng.standard_normal(
@@ -78,9 +100,24 @@ def edge_cases(deployed: Deployed, n: int = 16, seed: int = 0) -> dict[str, np.n
 
 
 def trace_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> bytes:
-    """Return a module as ONNX; inputs: two rows of each, by name; the batch stays free."""
+    """Convert a module to ONNX with a dynamic batch size.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The module.
+    inputs : mapping of str to Tensor
+        Two rows of each input, by name.
+    outputs : sequence of str
+        Names of the outputs.
+
+    Returns
+    -------
+    bytes
+        Content of the .onnx file.
+    """
     with require_extra("ONNX files", "export"):
-        import onnxscript  # noqa: F401  torch's exporter asks for it only half way
+        import onnxscript  # noqa: F401  checked here, because torch needs it only late in the export
     with _quietly():
         program = torch.onnx.export(
             module,
@@ -96,10 +133,10 @@ def trace_onnx(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequenc
 
 
 def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
-    """Return the network as an ONNX file, and onnxruntime on it; dynamic batch."""
+    """Return the network as an ONNX file, and a function that runs the file with onnxruntime."""
     with require_extra("--format onnx", "export"):
         import onnx
-        import onnxruntime  # noqa: F401  whose lack is reported before the network is traced
+        import onnxruntime  # noqa: F401  checked here, before the network is traced
     graph, inputs = _example(deployed)
     model = onnx.load_from_string(trace_onnx(graph, inputs, graph.outputs))
     _halve(model.graph)
@@ -112,13 +149,13 @@ def to_onnx(deployed: Deployed) -> tuple[bytes, Check]:
 
 
 def _halve(graph: Any) -> None:
-    """Store those weights in half the bytes of which float16 holds every digit, as of a pretrained network."""
+    """Store weights as float16 if that loses no digit, as for pretrained networks."""
     from onnx import TensorProto, helper, numpy_helper
 
     for weights in [*graph.initializer]:
         values = numpy_helper.to_array(weights)
-        if weights.data_type == TensorProto.FLOAT and values.size >= SMALL:
-            with np.errstate(over="ignore"):  # what is too large for it is not equal either
+        if weights.data_type == TensorProto.FLOAT and values.size >= MIN_HALVED_SIZE:
+            with np.errstate(over="ignore"):  # values beyond float16 become infinite and so differ
                 half = values.astype(np.float16)
             if (half == values).all():
                 name = f"{weights.name}_float16"
@@ -128,7 +165,7 @@ def _halve(graph: Any) -> None:
 
 
 def to_torch(deployed: Deployed) -> tuple[bytes, Check]:
-    """Return the network as a program of `torch.export`, which `torch.export.load` opens without this package."""
+    """Return the network as a `torch.export` program, which loads without this package, and a function that runs it."""
     graph, inputs = _example(deployed)
     with _quietly():
         program = torch.export.export(graph, tuple(inputs.values()), dynamic_shapes=_free_batch(inputs))
@@ -139,10 +176,13 @@ def to_torch(deployed: Deployed) -> tuple[bytes, Check]:
 
 
 def to_checkpoint(deployed: Deployed) -> tuple[bytes, Check]:
-    """Return a checkpoint that holds no more than the network, its weights in float16: a sixth of one of training."""
+    """Return a checkpoint of the network alone with float16 weights, and a function that runs it.
+
+    It has a sixth of the size of a training checkpoint.
+    """
     task, file = deployed.task, io.BytesIO()
     weights = {name for name, _ in task.named_parameters()}
-    small = {  # of buffers, such as the thresholds of a forest, every digit counts
+    small = {  # buffers, such as the thresholds of a forest, need their full precision
         name: tensor.half() if name in weights else tensor if tensor.is_floating_point() else tensor.int()
         for name, tensor in task.state_dict().items()
     }
@@ -170,44 +210,66 @@ FORMATS: dict[str, Callable[[Deployed], tuple[bytes, Check]]] = {
 
 
 def content_of(deployed: Deployed, form: str = "onnx") -> tuple[bytes, float]:
-    """Return the file's content and by how much it differs from the checkpoint on `edge_cases`, at most `TOLERANCE`.
+    """Export a network and compare the file with the checkpoint on `edge_cases`.
 
-    Raises InputError where the network cannot be exported, or its file would differ by more.
+    Parameters
+    ----------
+    deployed : Deployed
+        The network.
+    form : str, default "onnx"
+        A key of `FORMATS`.
+
+    Returns
+    -------
+    bytes
+        Content of the file.
+    float
+        Largest difference from the checkpoint, of a probability or relative to the output if that is larger than 1.
+
+    Raises
+    ------
+    InputError
+        If the network cannot be exported, or if the difference exceeds `TOLERANCE`, for checkpoints
+        `FLOAT16_TOLERANCE`.
     """
     if not deployed.spec.raw_shape:
-        raise InputError("this checkpoint does not tell the shape of raw stamps. Train again.")
+        raise InputError(f"model {deployed.model_id}: has no raw_shape, the shape of raw stamps. Train again.")
     try:
         content, check = FORMATS[form](deployed)
     except (torch.onnx.OnnxExporterError, torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
         why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(f"this network cannot be exported as {form}: {why[:200]}") from None
+        raise InputError(f"--format {form}: this network cannot be exported: {why[:200]}") from None
     inputs, graph = edge_cases(deployed), Graph(deployed)
-    n = len(graph.outputs) - (EMBEDDING in graph.outputs)  # an embedding has no scale, so no tolerance either
+    n = len(graph.outputs) - (EMBEDDING in graph.outputs)  # an embedding has no scale, hence no tolerance
     found = np.concatenate(check(inputs)[:n], 1)
     with torch.no_grad():
-        wanted = torch.cat(graph(*map(torch.from_numpy, inputs.values()))[:n], 1).numpy()
-    different = np.abs(found - wanted) / np.maximum(1, np.abs(wanted))
-    different[np.isnan(found) & np.isnan(wanted)] = 0  # of a network whose recipe lets NaN pass
+        expected = torch.cat(graph(*map(torch.from_numpy, inputs.values()))[:n], 1).numpy()
+    different = np.abs(found - expected) / np.maximum(1, np.abs(expected))
+    different[np.isnan(found) & np.isnan(expected)] = 0  # some recipes pass NaN on
     largest = float(different.max())
-    allowed = HALF if form == "checkpoint" else TOLERANCE
-    if not largest <= allowed:  # NaN counts
-        raise InputError(f"the {form} file would differ from the checkpoint by {largest:.2g}; allowed: {allowed:g}.")
+    allowed = FLOAT16_TOLERANCE if form == "checkpoint" else TOLERANCE
+    if not largest <= allowed:  # also if it is NaN
+        raise InputError(
+            f"--format {form}: the file would differ from the checkpoint by {largest:.2g}, more than {allowed:g}. "
+            "Choose another --format."
+        )
     return content, largest
 
 
 def _example(deployed: Deployed) -> tuple[Graph, dict[str, Tensor]]:
-    """Return the graph, and inputs to trace it with."""
+    """Return the graph and two rows of inputs to trace it with."""
     return Graph(deployed).eval(), {name: torch.from_numpy(rows[:2]) for name, rows in edge_cases(deployed).items()}
 
 
 def _free_batch(inputs: Mapping[str, Tensor]) -> tuple[dict[int, Any], ...]:
+    """Return the dynamic shapes of inputs that share a batch of any size."""
     batch = torch.export.Dim("batch")
     return tuple({0: batch} for _ in inputs)
 
 
 @contextlib.contextmanager
 def _quietly() -> Any:
-    """Without the exporters' progress and their advice to their own developers."""
+    """Suppress the output and the warnings of the exporters."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

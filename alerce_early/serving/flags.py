@@ -1,4 +1,4 @@
-"""Boolean columns is_<class>: alerts that reach an operating point fitted on a run's validation rows."""
+"""Flag alerts in Boolean columns is_<class>, by operating points fitted on the validation rows of a run."""
 
 import re
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ class Flag:
 
     @property
     def column(self) -> str:
+        """Name of the column."""
         return f"is_{self.name}"
 
     def __str__(self) -> str:
@@ -36,32 +37,49 @@ class Flag:
 
 
 def find(text: str, facts: Facts) -> Flag:
-    """Find the threshold of ``CLASS:purity=LEVEL`` or ``CLASS:completeness=LEVEL``.
+    """Find the threshold for a purity or a completeness.
 
-    Without operating points, the class-conditional prediction sets give one: the completeness that is their coverage.
+    For a network without operating points, the class-conditional prediction sets provide one threshold: the one whose
+    completeness is their coverage.
+
+    Parameters
+    ----------
+    text : str
+        ``CLASS:purity=LEVEL`` or ``CLASS:completeness=LEVEL``, LEVEL a whole percent in [0.01, 1].
+    facts : Facts
+        Metadata of the network.
+
+    Returns
+    -------
+    Flag
+        The threshold.
 
     Raises
     ------
     InputError
-        If it is not of this form, there is no such class, or no threshold gives it.
+        If the text has another form, the class is unknown, or no threshold reaches the level.
     """
     parts = re.fullmatch(r"(.+):(purity|completeness)=(\d*\.?\d+)", text)
     if not parts:
         raise InputError(f"--threshold {text}: not an operating point. Give {FORM}.")
-    name, wanted, level = parts[1], parts[2], float(parts[3])
+    name, aim, level = parts[1], parts[2], float(parts[3])
     if name not in facts.classes:
-        classes = ", ".join(facts.classes) or "none, as it tells no classes"
-        raise InputError(f"--threshold {text}: the network has no class {name}. Choose from {classes}.")
+        advice = f"Choose from {', '.join(facts.classes)}." if facts.classes else "It is not a classifier."
+        raise InputError(f"--threshold {text}: the network has no class {name}. {advice}")
     sets, points = facts.conformal, (facts.operating_points or {}).get(name)
     if points is None:
-        if sets and wanted == "completeness" and level == sets["coverage"]:
-            return Flag(name, f"a {wanted} of {level:g}", 1 - sets["thresholds"]["set"][facts.classes.index(name)])
-        has = f"{name}:completeness={sets['coverage']:g}, the coverage of its prediction sets" if sets else "none"
-        raise InputError(f"--threshold {text}: this network has no operating points of {name}, but {has}. Train again.")
+        if sets and aim == "completeness" and level == sets["coverage"]:
+            return Flag(name, f"a {aim} of {level:g}", 1 - sets["thresholds"]["set"][facts.classes.index(name)])
+        instead = (
+            f"Give {name}:completeness={sets['coverage']:g}, the coverage of its sets, or train" if sets else "Train"
+        )
+        raise InputError(f"--threshold {text}: this network has no operating points for {name}. {instead} again.")
     if not (1 <= (percent := round(100 * level)) <= 100) or abs(100 * level - percent) > 1e-9:
         raise InputError(f"--threshold {text}: {parts[3]} is not a level. Give a whole percent from 0.01 to 1.")
-    threshold = points[wanted][percent - 1]
+    threshold = points[aim][percent - 1]
     if threshold is None:
-        best = max(number for number, value in enumerate(points[wanted], 1) if value is not None)
-        raise InputError(f"--threshold {text}: no threshold gives it on the validation rows. The most is {best / 100}.")
-    return Flag(name, f"a {wanted} of {level:g} with {points['rows']:,} rows of {name}", threshold)
+        best = max(number for number, value in enumerate(points[aim], 1) if value is not None)
+        raise InputError(
+            f"--threshold {text}: no threshold reaches it on the validation rows. Give at most {best / 100}."
+        )
+    return Flag(name, f"a {aim} of {level:g} with {points['rows']:,} rows of {name}", threshold)

@@ -1,8 +1,7 @@
-"""What is to be classified, as a stream of chunks of rows: which reader takes which file is decided here.
+"""Find the input files of a network, choose their reader and yield their rows in chunks.
 
-A network names the raw channels it was trained on; the readers that deliver these are the ones whose files it can
-take, and of them the content of a file chooses, see `readers.formats`, or else the ending of its name. A new kind of
-input is one more line of `FORMATS`.
+A network can read the formats that contain the raw channels of its training data. Among them the content of a file
+determines the format, see `readers.formats`, or else its extension. A new kind of input is a new row of `FORMATS`.
 """
 
 from collections import Counter
@@ -29,19 +28,35 @@ from alerce_early.evaluation import tables
 from alerce_early.serving.output import partial_of, rejected_of
 
 Shard = tuple[int, int]  # (i, n): the i-th of n parts, from 0
-Row = tuple[Records | None, Rejected]  # one row, None if unreadable; where it was and, of an unreadable one, why
-NO_METADATA = "has no metadata, which this network needs: take one trained with features=none, such as ztf_images"
+Row = tuple[
+    Records | None, Rejected
+]  # one row, or None if unreadable; its source and key, and the reason if unreadable
+NO_METADATA = "has no metadata, which this network needs: use one trained with features=none, such as ztf_images"
 Columns = Mapping[str, str] | None  # names of images, ids and metadata in a file of arrays, see `stamps_file.load`
 COLUMNS = ("images", "labels", "ids", "features")
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of input: its name; the channels and the columns it can deliver; how the names of its files end.
+    """One kind of input.
 
-    kinds: keys of the formats of its files. read: a function that reads a whole file for a network of this spec, with
-    the names of its columns; None for alert packets, which are streamed. survey: the survey whose networks take such
-    files; "" for all.
+    Parameters
+    ----------
+    name : str
+        Name for messages.
+    channels : tuple of str
+        Channels of its images.
+    columns : tuple of str
+        Metadata columns.
+    ends : tuple of str
+        File extensions.
+    read : callable, optional
+        Function that reads a whole file for a network of a spec, with names of its columns. None for alert packets,
+        which are streamed.
+    survey : str, default ""
+        Survey of the networks that can classify such files; "" for all.
+    kinds : tuple of str
+        Keys of the matching formats in `readers.formats`.
     """
 
     name: str
@@ -54,7 +69,7 @@ class Format:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The columns that stand beside the answers in a table."""
+        """Input columns that are copied to the table of predictions."""
         return tuple(name for name in (*tables.PLACE, *tables.METADATA) if name in self.columns)
 
 
@@ -62,10 +77,27 @@ class Format:
 class Source:
     """Files of one format, for a network of one spec.
 
-    labels: CSVs of the classes of packets among them. schemas: where those of messages are, see `schemas`. workers:
-    processes that decode packets, see `packets.stream`. roots: beginnings of the files' paths that rows do not tell, so
-    that a table is the same wherever its input lay. columns: names in files of arrays. pad_edges: as in
-    `packets.stream`.
+    Parameters
+    ----------
+    files : sequence of Path
+        The files, in order.
+    format : Format
+        Their format.
+    spec : DataSpec
+        Training data of the network.
+    labels : sequence of Path
+        CSVs with the classes of packets.
+    schemas : str, optional
+        Folder, file or registry with the Avro schemas of packets, see `packets.schemas`.
+    workers : int, optional
+        Number of processes that decode packets, see `packets.stream`.
+    roots : sequence of str
+        Leading folders to remove from the sources and keys of rows, so that a table does not depend on where its input
+        is stored.
+    columns : mapping of str to str, optional
+        Names of the arrays in stamps files, see `stamps_file.load`.
+    pad_edges : bool, default False
+        Pad cutouts at the edge of a detector, see `packets.stream`.
     """
 
     files: Sequence[Path]
@@ -79,16 +111,31 @@ class Source:
     pad_edges: bool = False
 
     def chunks(self, size: int, shard: Shard = (0, 1), skip: int = 0, survey: str = "") -> Iterator[Chunk]:
-        """Yield the rows in the order of the input, at most `size` at a time; those of one shard, after its `skip`.
+        """Yield the rows of one shard in the order of the input.
 
-        survey: whose packets are wanted, "" for any; the others are set aside.
+        The same arguments always yield the same chunks. If `skip` is the end of a chunk, the later chunks are the same
+        as without it.
 
-        The same arguments always cut the same chunks, and where `skip` ends one, the rest is cut as without.
+        Parameters
+        ----------
+        size : int
+            Largest number of rows per chunk.
+        shard : (int, int), default (0, 1)
+            Part i of n, i from 0.
+        skip : int, default 0
+            Number of rows of the shard to skip.
+        survey : str, default ""
+            Survey whose packets are accepted, "" for any; other packets are rejected.
+
+        Yields
+        ------
+        Chunk
+            Rows and rejected rows.
         """
         if self.format.read:
             chunks = _read_files(self, self.format.read, size, shard, skip)
         else:
-            from alerce_early.data.readers.packets import schemas, stream  # need an extra, which others can spare
+            from alerce_early.data.readers.packets import schemas, stream  # only packets need this extra
 
             chunks = stream.stream(
                 self.files,
@@ -113,7 +160,7 @@ class Source:
             yield self._require_metadata(replace(chunk, keys=keys, sources=sources, rejected=rejected))
 
     def _require_metadata(self, chunk: Chunk) -> Chunk:
-        """Reject packets without any metadata where the network takes metadata."""
+        """Reject packets without any metadata if the network needs metadata."""
         if self.format.read or not chunk.records or not self.spec.features:
             return chunk
         lacking = np.isnan(chunk.records.features).all(1)
@@ -127,12 +174,31 @@ def find(
     schemas: str | None = None,
     columns: Columns = None,
 ) -> Source:
-    """Return the source of these files, folders and patterns: each file once, in the order given, a folder sorted.
+    """Find the input files of a network.
 
-    In a folder of alert packets every file that is not hidden is included except labels.csv, which labels them; in a
-    folder of another format only files with its extensions. out: the output file, skipped if found among the inputs.
-    schemas, columns: as of `Source`.
-    Raises InputError where there is nothing, or nothing that a network of this spec can take.
+    Each file is used once, in the given order; folders are sorted. A folder of alert packets contributes every visible
+    file except labels.csv, which labels them; a folder of another format contributes the files with its extensions.
+
+    Parameters
+    ----------
+    given : iterable of str or Path
+        Files, folders and patterns.
+    spec : DataSpec
+        Training data of the network.
+    out : Path, optional
+        Output file, to be skipped among the inputs.
+    schemas, columns
+        As in `Source`.
+
+    Returns
+    -------
+    Source
+        The files and their format.
+
+    Raises
+    ------
+    InputError
+        If no file is found, if the network cannot classify it, or if the files have different formats.
     """
     formats, paths = _formats(spec), [Path(str(path)) for path in given]
     packets = next((form for form in formats if not form.read), None)
@@ -143,50 +209,50 @@ def find(
     used = {form.name: form for form in chosen.values() if form}
     strange = [file for file in dict.fromkeys(paths) if file in chosen and chosen[file] is None]
     if not used or (strange and packets not in used.values()):
-        wanted = " or ".join(f"{form.name} ({', '.join(form.ends)})" for form in formats)
+        expected = " or ".join(f"{form.name} ({', '.join(form.ends)})" for form in formats)
         first = (strange or list(chosen) or paths)[0]
         seen = look(first, describe=True)[1]
         raise InputError(
-            f"{first} is {seen}. It is not for this network, which takes {_describe(spec)}: "
-            f"{wanted or 'train it again'}."
+            f"{first} is {seen}. This network cannot read it. Give {_describe(spec)}: {expected or 'train it again'}."
         )
     if len(used) > 1:
-        raise InputError(f"the input holds {' and '.join(used)}; give one of them at a time.")
+        raise InputError(f"INPUT: contains {' and '.join(used)}. Give one of these formats at a time.")
     (form,) = used.values()
     files = [file for file in chosen if form is packets or chosen[file]]
     roots = sorted({_root(path) for path in paths}, key=len, reverse=True)
     if len({_strip(str(file), roots) for file in files}) < len(files):
-        roots = []  # two files would have one name
+        roots = []  # two files would otherwise share a name
     if columns and form.read is not _read_stamps:
-        raise InputError(f"--columns: names the columns of stamps files, and the input is {form.name}. Leave it out.")
+        raise InputError(f"--columns: only for stamps files, but the input is {form.name}. Leave it out.")
     return Source(files, form, spec, beside, schemas, roots=roots, columns=columns)
 
 
 def _root(given: Path) -> str:
-    """Return what of the paths of the files that an input stands for is before its last part, or before a pattern."""
+    """Return the leading folders of an input: up to its last part, or up to its first wildcard."""
     fixed = takewhile(lambda part: not has_magic(part), given.parts)
     place = given.parent if given.exists() else Path(*fixed)
     return "" if place == Path() else f"{place}/".replace("//", "/")
 
 
 def _strip(source: str, roots: Sequence[str]) -> str:
-    """Return where a row was without the first of these roots that it begins with."""
+    """Remove the first matching root from the source of a row."""
     return next((source.removeprefix(root) for root in roots if source.startswith(root)), source)
 
 
 def _format(file: Path, formats: Sequence[Format]) -> Format | None:
-    """Return the format of one file by its content, or else by the longest ending of its name; None for no match."""
+    """Return the format of a file by its content, or else by its longest matching extension; None without a match."""
     found, _ = look(file)
     for form in formats:
         if found.key in form.kinds if form.read else may_hold_packets(file, found):
             return form
-    if found.reader and found.key != "gzip":  # a sound file of another format, unless gzip is damaged
+    if found.reader and found.key != "gzip":  # a readable file of another format; a damaged gzip file is ambiguous
         return None
     named = {end: form for form in reversed(formats) for end in form.ends if file.name.lower().endswith(end)}
     return named[max(named, key=len)] if named else None
 
 
 def _is_output(file: Path, out: Path | None) -> bool:
+    """Check whether an input file is the output, its rejected rows or one of its parts."""
     if out is None:
         return False
     file, out = file.absolute(), out.absolute()
@@ -194,32 +260,42 @@ def _is_output(file: Path, out: Path | None) -> bool:
 
 
 def endings(spec: DataSpec) -> tuple[str, ...]:
-    """How the names of the files end that a network of this spec can take."""
+    """Return the extensions of the files that a network of this spec can classify."""
     return tuple(dict.fromkeys(end for form in _formats(spec) for end in form.ends))
 
 
 def find_packets(spec: DataSpec) -> Format:
-    """Return the format of the packets that a network of this spec takes. Raises InputError where it takes none."""
+    """Return the format of the alert packets that a network of this spec can classify.
+
+    Raises
+    ------
+    InputError
+        If the network cannot classify alert packets.
+    """
     for form in _formats(spec):
         if not form.read:
             return form
-    raise InputError(f"this network takes {_describe(spec)}, which alert packets do not hold.")
+    raise InputError(
+        f"this network needs {_describe(spec)}, which alert packets do not contain. Choose a network of stamps."
+    )
 
 
 def _describe(spec: DataSpec) -> str:
+    """Describe the images of a network."""
     return f"{spec.kind} with the channels {', '.join(spec.channels) or 'unknown'}"
 
 
 def _formats(spec: DataSpec) -> list[Format]:
-    of = spec.survey or stamps_file.SURVEY
+    """List the formats that a network of this spec can classify."""
+    survey = spec.survey or stamps_file.SURVEY
     fit = (form for form in FORMATS if spec.channels and set(spec.channels) <= set(form.channels))
-    return [form for form in fit if not form.survey or form.survey == of]
+    return [form for form in fit if not form.survey or form.survey == survey]
 
 
 def _read_files(
     source: Source, read: Callable[[Path, DataSpec, Columns], Records], size: int, shard: Shard, skip: int
 ) -> Iterator[Chunk]:
-    """Yield chunks of files that are read whole. Shards divide the files, or the rows where there are fewer files."""
+    """Yield chunks of files that are read whole; shards split the files, or the rows of fewer files than shards."""
     (index, n), paths, names = shard, source.files, _names(source.files)
     by_file = len(paths) >= n
     chosen = paths[index::n] if by_file else paths
@@ -233,7 +309,7 @@ def _read_files(
 def _read_rows(
     path: Path, name: str, given: Source, read: Callable[[Path, DataSpec, Columns], Records]
 ) -> Iterator[tuple[tuple[str, ...] | None, Row]]:
-    """Yield the names of the columns and the rows of one file; one that cannot be read is one rejected row."""
+    """Yield the column names with each row of a file; an unreadable file is one rejected row."""
     source, spec = to_printable(str(path)), given.spec
     try:
         records = read(path, spec, given.columns)
@@ -244,15 +320,16 @@ def _read_rows(
     for number, image in enumerate(records.images):
         row, reason = None, ""
         if image.shape == expected:
-            # a copy, so that the file's images are freed when the next file is read
+            # copied, so that the images of the file are freed when the next one is read
             columns: Any = {key: getattr(records, key)[number : number + 1] for key in COLUMNS[1:]}
             row = replace(records, images=image.astype(np.float32)[None], part=None, **columns)
         else:
-            reason = f"stamp is {_by(image.shape)}, wanted {_by(expected)}"
+            reason = f"stamp is {_by(image.shape)}, expected {_by(expected)}"
         yield records.feature_names, (row, Rejected(source, f"{name}:{number}", reason))
 
 
 def _join_rows(rows: Sequence[Row]) -> Chunk:
+    """Join rows with equal columns to one chunk."""
     kept = [(records, place) for records, place in rows if records]
     columns: Any = {name: np.concatenate([getattr(row, name) for row, _ in kept]) for name in COLUMNS if kept}
     keys, sources = (np.array([getattr(place, name) for _, place in kept], str) for name in ("key", "source"))
@@ -261,20 +338,31 @@ def _join_rows(rows: Sequence[Row]) -> Chunk:
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return what rows are named by, printable: the file's name, or its whole path where two files share that."""
+    """Return a printable name per file: its name, or its path if two files share the name."""
     names = {path: to_printable(path.name) for path in paths}
     shared = Counter(names.values())
     return {path: name if shared[name] == 1 else to_printable(str(path)) for path, name in names.items()}
 
 
 def _by(shape: tuple[int, ...]) -> str:
+    """Format a shape, such as "63 x 63 x 3"."""
     return " x ".join(map(str, shape))
 
 
 def find_naming(spec: DataSpec, labels: Sequence[Path] = ()) -> Naming:
-    """Return the classes that labels of the input may be of: those of the network, and the usual ones that it lacks.
+    """Return the class names that labels of the input can have.
 
-    labels: the tables of labels, where there are any; then only the classes that they have.
+    Parameters
+    ----------
+    spec : DataSpec
+        Training data of the network.
+    labels : sequence of Path
+        Tables of labels.
+
+    Returns
+    -------
+    Naming
+        The classes of the network and the usual classes that it lacks; with tables, only the classes in them.
     """
     first, second = (spec.classes, CLASSES) if set(CLASSES) <= set(spec.classes) else (CLASSES, spec.classes)
     naming = Naming(tuple(dict.fromkeys([*first, *second])), others="leave_out")
@@ -283,6 +371,7 @@ def find_naming(spec: DataSpec, labels: Sequence[Path] = ()) -> Naming:
 
 
 def _read_stamps(path: Path, spec: DataSpec, columns: Columns = None) -> Records:
+    """Read a stamps file, with or without labels."""
     raw, naming = stamps_file.load(path, columns, labelled=False), find_naming(spec)
     return stamps_file.from_raw(raw, f"file {path.name}", labelled=False, naming=naming)
 

@@ -1,15 +1,14 @@
-"""A table that is written in parts and can be stopped at any moment: what a long `predict` leaves on disk.
+"""Write the table of `predict` in parts, so that an interrupted command can be resumed.
 
-    FILE.partial/command.json            the command the parts belong to
-    FILE.partial/000000.parquet          one chunk of rows; its metadata say how much input had been read
-    FILE.partial/000000.rejected.csv     rows of that chunk that were set aside, if any; written first
-    NAME.rejected.csv FILE               at the end, in this order; then the folder is removed
+    FILE.partial/command.json            the command that writes the parts
+    FILE.partial/000000.parquet          one chunk of rows; its metadata count the input rows read so far
+    FILE.partial/000000.rejected.csv     the rejected rows of that chunk, written before it
+    NAME.rejected.csv FILE               written at the end, in this order; then the folder is removed
                                          (for .csv output the first is FILE.rejected.csv)
-    .FILE.csv.json                       for .csv output: the metadata that a parquet file would carry
+    .FILE.csv.json                       for .csv output: the metadata that a Parquet file would contain
 
-Every file is written under a temporary name and renamed. So the parts that can be seen are whole, the last one
-says where to continue, and the same command, however often killed, ends in the same table, which it recognises as
-its own.
+Every file is written under a temporary name and renamed, so each visible part is complete and the last one records
+where to continue. The same command, killed at any time and repeated, produces the same table and recognises it.
 """
 
 import csv
@@ -32,33 +31,54 @@ from alerce_early.data.records import Rejected
 from alerce_early.errors import InputError
 from alerce_early.evaluation import tables
 
-REJECTED = ("source", "key", "reason")
-ROW_GROUP = 1 << 16  # rows written together at the end
-PATIENCE = 3.0  # seconds to wait for the lock, which the last workers of a killed process may hold for a moment longer
-PLACE = "--out, or continue from here with the same command"
+REJECTED_COLUMNS = ("source", "key", "reason")
+ROW_GROUP = 1 << 16  # rows per row group of the output
+LOCK_TIMEOUT = 3.0  # seconds; workers of a killed process can hold the lock for a moment longer
+ADVICE = "--out, or continue from here with the same command"  # what to change if the disk refuses
 COUNTS = ("read", "rows", "rejected")  # of the input so far, in the metadata of a part
 
 
 class Parts:
-    """The parts of one output file; counts: read, rows and rejected so far, also of what an earlier process did.
+    """The parts of one output file, as a context manager that holds a lock on them.
 
-    command: plain values that decide the rows. notes: plain values that its metadata hold with the command.
-    finished: the output is there already, whole and of this command.
-    Raises InputError where another output exists, is being written, or is the unfinished one of another command;
-    overwrite starts it afresh then.
+    Parameters
+    ----------
+    out : Path
+        The output file, with one of `predictions.EXTENSIONS`.
+    command : mapping
+        Plain values that determine the rows.
+    overwrite : bool, default False
+        Replace an existing output, or the unfinished output of another command.
+    notes : mapping, optional
+        Plain values to store with the command in the metadata of the output.
+
+    Attributes
+    ----------
+    counts : dict of str to int
+        Input rows ``read``, output ``rows`` and ``rejected`` rows, also by earlier processes.
+    files : list of Path
+        The parts, in the order of the input.
+    finished : bool
+        Whether the same command has already written the complete output.
+
+    Raises
+    ------
+    InputError
+        If the extension is unknown, another process is writing the output, or, without `overwrite`, the output exists
+        or belongs to another unfinished command.
     """
 
     def __init__(
         self, out: Path, command: Mapping[str, Any], overwrite: bool = False, notes: Mapping[str, Any] | None = None
     ):
         if out.suffix not in predictions.EXTENSIONS:
-            raise InputError(f"--out {out}: wanted a name that ends in {' or '.join(predictions.EXTENSIONS)}.")
+            raise InputError(f"--out {out}: expected a name that ends in {' or '.join(predictions.EXTENSIONS)}.")
         self.out, self.folder, self.rejected_file = out, partial_of(out), rejected_of(out)
         with ExitStack() as held:
             try:
-                held.enter_context(files.hold_lock(self.folder / "lock", PATIENCE, PLACE))
+                held.enter_context(files.hold_lock(self.folder / "lock", LOCK_TIMEOUT, ADVICE))
             except files.BusyError:
-                raise InputError(f"{out} is being written by another process.") from None
+                raise InputError(f"{out}: another process is writing it. Wait, or choose another --out.") from None
             self.command, self.notes = json.loads(json.dumps(command)), dict(notes or {})
             made = {} if overwrite else self._read_origin()
             self.finished = made.get("command") == self.command
@@ -73,11 +93,12 @@ class Parts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.files:  # there is nothing to continue with
+        if not self.files:  # nothing to resume from
             self._remove()
         self._held.close()
 
     def _begin(self, command: dict[str, Any], overwrite: bool) -> None:
+        """Continue the parts of the same command, or clear the folder for a new one."""
         file = self.folder / "command.json"
         before = json.loads(file.read_text()) if file.exists() else None
         if before == command:
@@ -85,49 +106,60 @@ class Parts:
         if self.out.exists() and not overwrite:
             if before is None:
                 self._remove()
-            raise InputError(f"{self.out} exists already. Choose another --out, or replace it with --overwrite.")
+            raise InputError(f"{self.out}: already exists. Choose another --out, or replace it with --overwrite.")
         if before is not None and any(self.folder.glob("*.parquet")) and not overwrite:
             differs = ", ".join(name for name in command if before.get(name) != command[name])
             raise InputError(
-                f"{self.folder} is the unfinished output of another command: it differs in {differs}. Go on with "
-                "what it was begun with, choose another --out, or remove that folder to start afresh."
+                f"{self.folder}: unfinished output of another command, which differs in {differs}. Repeat that "
+                "command, choose another --out, or remove the folder to start again."
             )
         self._clear()
-        with files.whole(file, PLACE) as partial:
+        with files.whole(file, ADVICE) as partial:
             partial.write_text(json.dumps(command))
 
     def _clear(self) -> None:
-        """Parts without their command are nothing, so that goes first: half a folder is never continued."""
+        """Remove the command first, so that a partly cleared folder is never resumed, then the parts."""
         (self.folder / "command.json").unlink(missing_ok=True)
         for old in self.folder.glob("*.*"):
             old.unlink()
 
     def _remove(self) -> None:
-        self._clear()  # before the lock goes, after which another process may begin here
+        """Remove the folder, its lock last."""
+        self._clear()  # while this process still holds the lock
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, table: tables.Table, rejected: Sequence[Rejected], read: int) -> None:
-        """Keep one more chunk: its rows, what was set aside, and how much of the input it is."""
+        """Write the next part.
+
+        Parameters
+        ----------
+        table : mapping of str to ndarray
+            Columns (N,) of the classified rows.
+        rejected : sequence of Rejected
+            The rejected rows.
+        read : int
+            Number of input rows in this chunk.
+        """
         self.counts["read"] += read
         self.counts["rows"] += len(next(iter(table.values())))
         self.counts["rejected"] += len(rejected)
         path = self.folder / f"{len(self.files):06}.parquet"
         aside = path.with_suffix(".rejected.csv")
-        aside.unlink(missing_ok=True)  # of a process that was stopped before it wrote the rows
+        aside.unlink(missing_ok=True)  # a killed process may have written it without the part
         if rejected:
             _write_rejected(aside, rejected)
         rows = predictions.to_arrow(table).replace_schema_metadata({k: str(v) for k, v in self.counts.items()})
-        with files.whole(path, PLACE) as partial:
+        with files.whole(path, ADVICE) as partial:
             parquet.write_table(rows, partial)
         self.files.append(path)
 
     def column(self, name: str) -> Iterator[np.ndarray]:
-        """One column of each part."""
+        """Yield one column of each part."""
         for file in self.files:
             yield parquet.read_table(file, columns=[name])[name].to_numpy()
 
     def reasons(self) -> Iterator[Rejected]:
-        """Yield what was set aside, in the order of the input."""
+        """Yield the rejected rows in the order of the input."""
         asides = [file.with_suffix(".rejected.csv") for file in self.files]
         for aside in [self.rejected_file] if self.finished else asides:
             if aside.exists():
@@ -135,29 +167,30 @@ class Parts:
                     yield from (Rejected(*row) for row in list(csv.reader(lines))[1:])
 
     def finish(self) -> None:
-        """Join the parts to the output file, which tells what made it, and remove them.
+        """Join the parts to the output file and the file of rejected rows, and remove them.
 
-        Where all that was read was set aside there is no output.
+        The command and the notes are stored with the output. If every row was rejected, no output is written.
         """
         if self.counts["rejected"]:
             _write_rejected(self.rejected_file, self.reasons())
         else:
-            self.rejected_file.unlink(missing_ok=True)  # of what is overwritten
+            self.rejected_file.unlink(missing_ok=True)  # it belongs to the overwritten output
         if self.counts["rows"] or not self.counts["rejected"]:
-            with files.whole(self.out, PLACE) as partial:
+            with files.whole(self.out, ADVICE) as partial:
                 self._join(partial)
-            if self.out.suffix == ".csv":  # a CSV has no place for it
-                origin = self._describe_origin() | {"file": _stamp(self.out)}
-                files.write_bytes(predictions.origin_of(self.out), json.dumps(origin).encode(), PLACE)
+            if self.out.suffix == ".csv":  # CSV has no metadata
+                origin = self._describe_origin() | {"file": _size_and_time(self.out)}
+                files.write_bytes(predictions.origin_of(self.out), json.dumps(origin).encode(), ADVICE)
         else:
             self.out.unlink(missing_ok=True)
         self._remove()
 
     def _join(self, path: Path) -> None:
+        """Write all parts to one file, `ROW_GROUP` rows at a time."""
         origin = {predictions.MADE_BY: json.dumps(self._describe_origin())}
         schema = parquet.read_schema(self.files[0]).with_metadata(origin)
-        csv_wanted = self.out.suffix == ".csv"
-        with arrow_csv.CSVWriter(path, schema) if csv_wanted else parquet.ParquetWriter(path, schema) as writer:
+        is_csv = self.out.suffix == ".csv"
+        with arrow_csv.CSVWriter(path, schema) if is_csv else parquet.ParquetWriter(path, schema) as writer:
             held: list[pyarrow.Table] = []
             for file in self.files:
                 held.append(parquet.read_table(file).replace_schema_metadata(origin))
@@ -166,13 +199,14 @@ class Parts:
                     held = []
 
     def _describe_origin(self) -> dict[str, Any]:
+        """Return the metadata of the output: command, counts and notes."""
         return {"command": self.command, "counts": self.counts, **self.notes}
 
     def _read_origin(self) -> dict[str, Any]:
-        """Return what the output that is there says of its origin; nothing where there is none, or it is not ours."""
+        """Return the metadata of the existing output; empty without one, or if a CSV was changed since."""
         origin = predictions.read_origin(self.out)
-        if self.out.suffix == ".csv" and not (self.out.exists() and origin.get("file") == _stamp(self.out)):
-            return {}  # it may have been replaced since
+        if self.out.suffix == ".csv" and not (self.out.exists() and origin.get("file") == _size_and_time(self.out)):
+            return {}
         return origin
 
 
@@ -181,18 +215,23 @@ def partial_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.partial")
 
 
-def _stamp(path: Path) -> list[int]:
+def _size_and_time(path: Path) -> list[int]:
+    """Return size and modification time, which identify the content of a file."""
     facts = path.stat()
     return [facts.st_size, facts.st_mtime_ns]
 
 
 def rejected_of(out: Path) -> Path:
-    """Return the file beside an output with what was set aside; of a CSV it has the whole name, for its own."""
+    """Return the file of rejected rows of an output.
+
+    It is NAME.rejected.csv for NAME.parquet and NAME.csv.rejected.csv for NAME.csv, so that the two do not collide.
+    """
     return out.with_name(f"{out.stem if out.suffix == '.parquet' else out.name}.rejected.csv")
 
 
 def _write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
-    with files.whole(path, PLACE) as partial, partial.open("w", newline="") as file:
+    """Write rejected rows as a CSV."""
+    with files.whole(path, ADVICE) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(REJECTED)
+        writer.writerow(REJECTED_COLUMNS)
         writer.writerows(astuple(one) for one in rejected)

@@ -1,4 +1,4 @@
-"""From a source of alerts to a table on disk: each row classified once, or set aside with its reason."""
+"""Classify a source of alerts into a table on disk: each row is either classified once or rejected with a reason."""
 
 import hashlib
 import re
@@ -25,21 +25,38 @@ from alerce_early.serving.output import Parts
 
 CHUNK = 256  # rows read, classified and written at once: 12 MB of raw stamps
 NOT_FINITE = "the output of the network is not finite"
-DUPLICATE = "duplicate of a row before it"
+DUPLICATE = "duplicate of an earlier row"
 TRAINED = predictions.TRAINED
-NOTHING = Chunk(None, np.array([], dtype=str), np.array([], dtype=str), (), 0)
+EMPTY_CHUNK = Chunk(None, np.array([], dtype=str), np.array([], dtype=str), (), 0)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the input.
+    """Summary of a `predict` command.
 
-    before: how much of it an earlier process had read. first: of what was set aside. cut: what is lost of the
-    files, with the reason: of an archive that ends before it should nobody knows how many rows, of a Parquet file those
-    of a damaged row group. finished: this very command had ended before.
-    labels: how many labels of each table of them belong to a row, in words. trained: rows of objects that
-    trained or chose the network; None where it does not tell. calibration: see `Classifier.calibration_note`.
-    flags: the thresholds of the columns is_<class>, in words.
+    Parameters
+    ----------
+    classified, rejected : int
+        Number of rows.
+    before : int
+        Number of rows that an earlier process of the same command had read.
+    seconds : float
+        Duration of this process.
+    first : Rejected or None
+        The first rejected row.
+    cut : tuple of str
+        Losses with their reasons: a truncated archive, whose number of missing rows is unknown, or a damaged row group
+        of a Parquet file.
+    finished : bool
+        Whether the command had already finished before.
+    labels : tuple of str
+        One sentence per table of labels: how many of its labels match a row.
+    trained : int or None
+        Number of rows of objects used in training or model selection; None if unknown.
+    calibration : str
+        See `Classifier.calibration_note`.
+    flags : tuple of str
+        One sentence per column is_<class>: its threshold.
     """
 
     classified: int
@@ -56,28 +73,30 @@ class Outcome:
 
     def __str__(self) -> str:
         if self.finished:
-            return f"finished already: {self.classified:,} classified, {self.rejected:,} rejected"
+            return f"already finished: {self.classified:,} classified, {self.rejected:,} rejected"
         rate = (self.classified + self.rejected - self.before) / max(self.seconds, 1e-9)
-        earlier = f" ({self.before:,} of both before this start)" if self.before else ""
+        earlier = f" ({self.before:,} of these by an earlier process)" if self.before else ""
         return f"{self.classified:,} classified, {self.rejected:,} rejected{earlier}, {rate:,.0f} alerts/s"
 
     def notes(self) -> list[str]:
-        """Return what else is to be known of the rows, one sentence each."""
-        of = f"of {self.classified:,} classified rows"
-        said = list(self.labels)
+        """List remarks on labels, training objects, thresholds and calibration, one sentence each."""
+        notes = list(self.labels)
         if self.trained:
-            said.append(f"{self.trained:,} {of} are of objects that trained or chose the network (column {TRAINED})")
-        said += self.flags if self.classified else ()
-        return said + ([self.calibration] if self.calibration and self.classified else [])
+            notes.append(
+                f"{self.trained:,} of {self.classified:,} classified rows are of objects used in training or model "
+                f"selection (column {TRAINED})"
+            )
+        notes += self.flags if self.classified else ()
+        return notes + ([self.calibration] if self.calibration and self.classified else [])
 
     def warn_of_cuts(self) -> None:
-        """Print a warning for each archive that ends before it should, and each row group that is damaged."""
+        """Print a warning for each truncated archive and each damaged row group."""
         for cut in self.cut:
             print(f"warning: {cut}", file=sys.stderr, flush=True)
 
 
 def find_repeated(keys: np.ndarray, seen: set[int]) -> np.ndarray:
-    """Return which of the keys (n,) str have their hash in `seen` or come earlier among the n, (n,) bool."""
+    """Return a mask (n,) of the keys (n,) str that occur earlier among them or whose hash is in `seen`."""
     hashes = [hash(key) for key in keys.tolist()]
     first = np.isin(np.arange(len(hashes)), np.unique(hashes, return_index=True)[1])
     return ~first | np.array([one in seen for one in hashes], dtype=bool)
@@ -92,11 +111,37 @@ def predict(
     seen: set[int] | None = None,
     size: int = CHUNK,
 ) -> Outcome:
-    """Classify a source into one file; what a stopped process left of the same command is continued.
+    """Classify a source into one file, or resume the same command where it was interrupted.
 
-    seen: hashes of the keys that count as duplicates, to which those of this source are added. Memory is bounded by
-    `size` rows and 80 bytes per key. Raises InputError where the input is not for this network or the output cannot
-    be written; a row that cannot be read, is misshaped or a duplicate is set aside.
+    Unreadable rows, rows of another shape and duplicates are rejected. Memory is bounded by `size` rows and 80 bytes
+    per key.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        The network.
+    source : Source
+        The input, see `inputs.find`.
+    out : Path
+        The .parquet or .csv file to write; rejected rows go to `output.rejected_of`.
+    shard : (int, int), default (0, 1)
+        Classify the i-th of n parts of the input, i from 0.
+    overwrite : bool, default False
+        Replace an existing output.
+    seen : set of int, optional
+        Hashes of keys that count as duplicates; the keys of this source are added.
+    size : int, default CHUNK
+        Rows read, classified and written at once.
+
+    Returns
+    -------
+    Outcome
+        Counts and remarks.
+
+    Raises
+    ------
+    InputError
+        If the network cannot classify this input, or the output cannot be written.
     """
     seen = set() if seen is None else seen
     shown = source.format.shown
@@ -109,21 +154,21 @@ def predict(
             seen.update(map(hash, keys.tolist()))
         with tqdm(unit=" alerts", initial=before, disable=None) as bar:
             for chunk in () if parts.finished else source.chunks(size, shard, before, classifier.survey):
-                chunk = keep_usable(classifier, chunk)  # what has too little data may come again
+                chunk = reject_unusable(classifier, chunk)  # before duplicates: an alert can come again with data
                 if (repeated := find_repeated(chunk.keys, seen)).any():
                     chunk = chunk.reject(repeated, DUPLICATE)
                 table, rejected = classify_chunk(classifier, chunk, shown)
                 parts.add(table, rejected, chunk.read)
-                seen.update(map(hash, table["candid"].tolist()))  # now that they are on disk
+                seen.update(map(hash, table["candid"].tolist()))  # only once they are on disk
                 bar.update(chunk.read)
-        if not parts.files and not parts.finished:  # a shard may have no rows
-            parts.add(_table(classifier, NOTHING, shown), [], 0)
+        if not parts.files and not parts.finished:  # a shard without rows
+            parts.add(_table(classifier, EMPTY_CHUNK, shown), [], 0)
         first = next(parts.reasons(), None)
         cut = _find_cuts(parts.reasons())
         labels, trained = list[str](), None
         if not parts.finished:
             labels = [_describe_labels(file, parts, classifier.spec) for file in source.labels]
-            if classifier.find_trained(NOTHING.keys) is not None:
+            if classifier.find_trained(EMPTY_CHUNK.keys) is not None:
                 trained = sum(int(column.sum()) for column in parts.column(TRAINED))
             parts.finish()
     seconds = time.perf_counter() - started
@@ -132,7 +177,7 @@ def predict(
 
 
 def _describe_labels(file: Path, parts: Parts, spec: DataSpec) -> str:
-    """Return how many labels of a table belong to one of the classified rows, in words."""
+    """Describe how many labels of a table match a classified row."""
     table = read_labels(file, find_naming(spec))
     words = table.describe([str(key) for column in parts.column(table.by) for key in column])
     lacking = sorted(set(table.class_by_key.values()) - set(spec.classes))
@@ -140,7 +185,22 @@ def _describe_labels(file: Path, parts: Parts, spec: DataSpec) -> str:
 
 
 def find_stamps(source: Source, shard: Shard, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the stamps (C, H, W) of these rows by key; reads the input once more."""
+    """Read the input again and return the stamps of some of its rows.
+
+    Parameters
+    ----------
+    source : Source
+        The input.
+    shard : (int, int)
+        The part of the input that was classified.
+    keys : sequence of str
+        Values of the column ``candid``.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Raw stamps (C, H, W) float32 by key.
+    """
     found: dict[str, np.ndarray] = {}
     for chunk in source.chunks(CHUNK, shard):
         if len(found) == len(keys):
@@ -152,24 +212,24 @@ def find_stamps(source: Source, shard: Shard, keys: Sequence[str]) -> dict[str, 
 
 
 def _find_cuts(rejected: Iterable[Rejected]) -> tuple[str, ...]:
-    """Return what is lost of the files, each once."""
+    """Describe the losses among the rejected rows: truncated archives and damaged row groups, one sentence each."""
     found: Counter[str] = Counter()
     for row in rejected:
         if row.reason.startswith(CUT_SHORT):
-            found[f"{row.source}: {row.reason}; what comes after is not classified"] += 1
+            found[f"{row.source}: {row.reason}; the rest of the file is not classified"] += 1
         elif row.reason.startswith(LOST_ROWS):
             found[f"{re.sub(r'#[0-9]+$', '', row.source)}: {row.reason}; rows lost"] += 1
     return tuple(f"{cut}: {n:,}" if cut.endswith("rows lost") else cut for cut, n in found.items())
 
 
 def _command(classifier: Classifier, source: Source, shard: Shard, size: int) -> dict[str, Any]:
-    """Return what decides the rows, as plain values: files count by name, size and time of change."""
+    """Return the plain values that determine the rows; files are identified by name, size and modification time."""
     digest = hashlib.sha256()
     for file in source.files:
         try:
             facts = file.stat()
-        except OSError as error:  # it may have been removed since it was found
-            raise InputError(f"{file} cannot be read: {error.strerror}.") from None
+        except OSError as error:  # for example removed since it was found
+            raise InputError(f"{file} cannot be read: {error.strerror}. Check that it still exists.") from None
         digest.update(f"{file.name} {facts.st_size} {facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return {
         "network": classifier.model,
@@ -182,14 +242,14 @@ def _command(classifier: Classifier, source: Source, shard: Shard, size: int) ->
         **({} if classifier.survey else {"survey": "any"}),
         **({predictions.EMBEDDING: True} if classifier.embedding else {}),
         **({flag.column: flag.threshold for flag in classifier.flags}),
-        **({} if classifier.find_trained(NOTHING.keys) is None else {"column": TRAINED}),
+        **({} if classifier.find_trained(EMPTY_CHUNK.keys) is None else {"column": TRAINED}),
         **({"schemas": source.schemas} if source.schemas else {}),
         **({"pad_edges": True} if source.pad_edges else {}),
     }
 
 
-def keep_usable(classifier: Classifier, chunk: Chunk) -> Chunk:
-    """Return the chunk without the rows that hold too little data or were normalised before, which are rejected."""
+def reject_unusable(classifier: Classifier, chunk: Chunk) -> Chunk:
+    """Reject the rows of a chunk that have too little data or were normalised before."""
     if chunk.records and not (enough := classifier.has_data(np.asarray(chunk.records.images))).all():
         chunk = chunk.reject(~enough, TOO_LITTLE)
     if chunk.records:
@@ -201,9 +261,23 @@ def keep_usable(classifier: Classifier, chunk: Chunk) -> Chunk:
 
 
 def classify_chunk(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> tuple[Table, list[Rejected]]:
-    """Return the rows of a chunk that the network has an answer for, and all that was set aside.
+    """Classify a chunk, and reject the rows for which the output is not finite.
 
-    shown: names of the columns beside the answers, NaN where the chunk lacks them.
+    Parameters
+    ----------
+    classifier : Classifier
+        The network.
+    chunk : Chunk
+        Rows of the input.
+    shown : sequence of str
+        Input columns to copy to the table, NaN if the chunk lacks them.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Columns (N,) of the classified rows.
+    list of Rejected
+        The rejected rows of the chunk and of this step.
     """
     table = _table(classifier, chunk, shown)
     answered = classifier.find_answered(table)
@@ -213,10 +287,10 @@ def classify_chunk(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -
 
 
 def _table(classifier: Classifier, chunk: Chunk, shown: Sequence[str]) -> Table:
-    """Return what is known of the rows of a chunk, and what the network says of them.
+    """Return the columns of the table for the rows of a chunk, from the input and from the network.
 
-    Where the network lacks one of the classes of the input, as with `groups`, the labels of the others would be a
-    biased part: all stay empty.
+    If the network lacks a class of the input, as with `groups`, all labels stay empty: the labels of the other classes
+    alone would be a biased sample.
     """
     known: dict[str, np.ndarray] = {}
     if chunk.records is None:

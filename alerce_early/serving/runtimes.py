@@ -1,8 +1,8 @@
-"""A trained network at work, whatever computes it: what must be known of it, and its runtimes.
+"""Metadata of a deployed network, and the runtimes that compute it.
 
-A runtime runs a network on many rows. Those of a checkpoint cut a batch into small parts whose arrays stay in the
-processor's cache, and each core takes parts of its own: two to three times as fast as one operation after the other
-over the whole batch. An exported file needs neither torch nor the run, so nothing here imports torch until asked to.
+A runtime runs a network on many rows. Runtimes of a checkpoint split a batch into small parts, whose arrays stay in the
+processor's cache, and distribute the parts over the cores. This is two to three times as fast as running each operation
+over the whole batch. Exported files run without torch, so this module imports it only when a checkpoint is run.
 """
 
 from __future__ import annotations
@@ -33,27 +33,40 @@ if TYPE_CHECKING:
 
     Part = Callable[[Tensor, Tensor | None], np.ndarray]  # some of the rows to (n, M), one column each
 
-FORMAT = 1  # of what a deployed network takes and returns
+FORMAT = 1  # version of the inputs and outputs of exported files
 LICENCE = "MIT"
-ONNX = ".onnx"  # how the name of an exported file ends
-CLOSE = 0.05  # lead of a probability over the next, below which bfloat16 might change the class
-BATCH = 32  # rows per core through the network at once, 1.5 MB of raw stamps: what is in between stays in the cache
+ONNX = ".onnx"  # extension of exported files
+MIN_LEAD = 0.05  # lead of the largest probability over the next, below which bfloat16 could change the class
+BATCH = 32  # rows per core and pass: 1.5 MB of raw stamps, so that intermediate arrays stay in the cache
 
-# Raw stamps (B, C, H, W) float32, NaN where there is no data, and metadata (B, F) float32 or None, to all
-# `Facts.columns`, each (B,) float32, and, of a network that returns it, `EMBEDDING` (B, D) float32.
+# Maps raw stamps (B, C, H, W) float32, NaN without data, and metadata (B, F) float32 or None to `Facts.columns`, each
+# (B,) float32, and, if the network returns it, `EMBEDDING` (B, D) float32.
 Runtime = Callable[[np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One trained network, but for its weights.
+    """Metadata of one trained network: everything except its weights.
 
-    model_id: 12 hex digits, of the weights and of all else that decides what comes out. spec: what it was trained
-    on, with the recipe. columns: names of all it returns, as in the predictions table. calibration, conformal:
-    the fits of the validation rows as plain values, or None. trained_on: see `text.hash_objects`; None if unknown.
-    operating_points: see `thresholds.fit_percents`; None if unknown.
+    Parameters
+    ----------
+    model_id : str
+        First 12 hex digits of a hash of the weights and of everything else that affects the output.
+    spec : DataSpec
+        Description of the training data, including the recipe.
+    columns : tuple of str
+        Names of the outputs, as in the predictions table.
+    calibration, conformal : mapping, optional
+        Fits on the validation rows as plain values, see `calibration.fit` and `conformal.fit`.
+    trained_on : str, optional
+        Hashes of the objects used in training and model selection, see `text.hash_objects`.
+    operating_points : mapping, optional
+        Thresholds per class, see `thresholds.fit_percents`.
 
-    Raises InputError for names that a table must not hold, and for values that cannot be applied to a stamp.
+    Raises
+    ------
+    InputError
+        If a name is not allowed in a table, or if a fit does not match the classes.
     """
 
     model_id: str
@@ -72,16 +85,19 @@ class Facts:
             conformal.set_columns(self.conformal, {f"p_{name}": np.ones(1) for name in self.classes})
             for points in (self.operating_points or {}).values():
                 np.array([points["completeness"], points["purity"]], dtype=np.float64).reshape(2, 100)
-        except Exception as error:  # nonsense may raise nearly anything
+        except Exception as error:  # untrusted values can raise any exception
             raise InputError(f"its raw_shape, calibration, conformal or operating_points: {one_line(error)}") from None
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Those it tells apart, in the order of their probabilities; () of a redshift."""
+        """Class names in the order of the probabilities; empty for a redshift."""
         return tuple(name for name in self.spec.classes if f"p_{name}" in self.columns)
 
     def texts(self) -> dict[str, str]:
-        """As an exported file holds them, by name; lists and dicts as JSON. Classes and features are in `spec` too."""
+        """Return the metadata as text by name, as exported files store them; lists and dicts are JSON.
+
+        Classes and features are repeated outside ``spec`` for programs that read the file without this package.
+        """
         words = {"format_version": str(FORMAT), "model_id": self.model_id, "licence": LICENCE}
         words |= {} if self.trained_on is None else {"trained_on": self.trained_on}
         words |= {} if self.operating_points is None else {"operating_points": json.dumps(self.operating_points)}
@@ -91,11 +107,27 @@ class Facts:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str]) -> Facts:
-        """`texts` back. Raises InputError where `export` wrote none, those of another format, or they make no sense."""
+        """Parse the output of `texts`.
+
+        Parameters
+        ----------
+        texts : mapping of str to str
+            Metadata of an exported file.
+
+        Returns
+        -------
+        Facts
+            The metadata.
+
+        Raises
+        ------
+        InputError
+            If the metadata are missing, invalid or in another format version.
+        """
         if "format_version" not in texts:
-            raise InputError("it does not tell what it classifies, so export did not write it.")
+            raise InputError("has no model metadata. Give a file that alerce_early.export wrote.")
         if texts["format_version"] != str(FORMAT):
-            raise InputError(f"its format is {texts['format_version'][:20]}, and this reads {FORMAT}. Export it again.")
+            raise InputError(f"has format {texts['format_version'][:20]}, expected {FORMAT}. Export it again.")
         try:
             read = {name: json.loads(texts[name]) for name in ("spec", "columns", "calibration", "conformal")}
             read |= {"spec": DataSpec.from_plain(read["spec"]), "columns": tuple(read["columns"])}
@@ -103,12 +135,12 @@ class Facts:
             return construct(
                 cls, texts["model_id"], **read, trained_on=texts.get("trained_on"), operating_points=points
             )
-        except Exception as error:  # nonsense may raise nearly anything
-            raise InputError(f"what it tells of itself is damaged: {one_line(error)}.") from None
+        except Exception as error:  # untrusted values can raise any exception
+            raise InputError(f"invalid model metadata: {one_line(error)}.") from None
 
 
 def eager(deployed: Deployed) -> Runtime:
-    """Return the checkpoint itself, float32: what all others are measured against."""
+    """Run the checkpoint in torch on whole batches in float32: the reference for all other runtimes."""
     import torch
 
     def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -120,20 +152,20 @@ def eager(deployed: Deployed) -> Runtime:
 
 
 def float32(deployed: Deployed) -> Runtime:
-    """Return torch in float32, part by part."""
+    """Run torch in float32, part by part."""
     return _by_torch(deployed, deployed)
 
 
 def bfloat16(deployed: Deployed) -> Runtime:
-    """Return torch in mixed precision, see `Deployed.to_mixed`."""
+    """Run torch in mixed precision, see `Deployed.to_mixed`."""
     return _by_torch(deployed, deployed.to_mixed())
 
 
 def mixed(deployed: Deployed) -> Runtime:
-    """Return bfloat16, and float32 for the rows whose class its rounding could change.
+    """Run `bfloat16`, then `float32` for the rows whose class the rounding could change.
 
-    On real stamps probabilities change by no more than .007, so the class of a row is safe where its probability
-    leads by `CLOSE`. Where there are no classes, all is float32.
+    On real stamps bfloat16 changes probabilities by at most 0.007, so a class that leads by `MIN_LEAD` cannot change.
+    Networks without classes run in float32.
     """
     exact = float32(deployed)
     if not deployed.facts.classes:
@@ -143,7 +175,7 @@ def mixed(deployed: Deployed) -> Runtime:
     def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
         found = quick(stamps, metadata)
         ordered = np.sort(np.stack([found[f"p_{name}"] for name in deployed.facts.classes]), 0)
-        if (close := ordered[-1] - ordered[-2] < CLOSE).any():
+        if (close := ordered[-1] - ordered[-2] < MIN_LEAD).any():
             again = exact(stamps[close], None if metadata is None else metadata[close])
             for name, column in again.items():
                 found[name][close] = column
@@ -153,15 +185,24 @@ def mixed(deployed: Deployed) -> Runtime:
 
 
 def choose(networks: int) -> str:
-    """Return the name of the fastest runtime that gives the classes of float32, for so many networks on average.
+    """Return the name of the fastest runtime on this processor that predicts the same classes as float32.
 
-    The class of a mean may change where that of no network does, so several networks are computed in float32.
+    Parameters
+    ----------
+    networks : int
+        Number of networks to average. Several run in float32, because rounding can change the class of their mean
+        even if it changes no network's class.
+
+    Returns
+    -------
+    str
+        "mixed" or "float32".
     """
     return "mixed" if networks == 1 and multiplies_bfloat16() else "float32"
 
 
 def _by_torch(deployed: Deployed, computed: Deployed) -> Runtime:
-    """Return a runtime of the recipe of one network and what comes after it in another, part by part."""
+    """Run the recipe of one network and the layers of another, part by part."""
     network = computed.without_recipe()
 
     def part(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
@@ -171,7 +212,23 @@ def _by_torch(deployed: Deployed, computed: Deployed) -> Runtime:
 
 
 def openvino(deployed: Deployed) -> Runtime:
-    """Return OpenVINO in mixed precision where the processor has bfloat16; the recipe in torch."""
+    """Run the recipe in torch and the layers in OpenVINO, in mixed precision if the processor has bfloat16.
+
+    Parameters
+    ----------
+    deployed : Deployed
+        The network.
+
+    Returns
+    -------
+    Runtime
+        The compiled network.
+
+    Raises
+    ------
+    InputError
+        If OpenVINO is not installed or cannot convert the network.
+    """
     import torch
 
     with require_extra("--runtime openvino", "fast"):
@@ -180,18 +237,20 @@ def openvino(deployed: Deployed) -> Runtime:
     has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     network = (deployed.to_mixed() if has_bfloat16 else deployed).without_recipe().eval()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it traces in a way that torch wants to leave behind
+        warnings.simplefilter("ignore")  # OpenVINO traces with a deprecated function of torch
         try:
-            # not by ONNX: what torch imports for that takes a fifth of a gibibyte for the rest of the process
-            # nor with weights in memory that it shares: that is free for others when the network is gone
+            # Conversion through ONNX would import torch modules that occupy 0.2 GiB for the rest of the process.
+            # Shared weights would point to freed memory once the torch network is gone.
             model = ov.convert_model(network, example_input=tuple(network.example().values()), share_weights=False)
-        except Exception as error:  # its converters have a kind of their own for each
+        except Exception as error:  # its converters raise exceptions of many types
             why = next((line for line in str(error).splitlines() if line.startswith("-- ")), type(error).__name__)
-            raise InputError(f"--runtime openvino cannot run this network ({why[:80]}); torch can.") from None
+            raise InputError(
+                f"--runtime openvino: OpenVINO cannot convert this network ({why[:80]}). Leave out --runtime."
+            ) from None
     cores = str(threads())
-    asked = {"NUM_STREAMS": cores, "INFERENCE_NUM_THREADS": cores, "ENABLE_CPU_PINNING": "NO"}
-    # f32: no operation is to be in less than the model says
-    compiled = core.compile_model(model, "CPU", {**asked, "INFERENCE_PRECISION_HINT": "f32"})
+    options = {"NUM_STREAMS": cores, "INFERENCE_NUM_THREADS": cores, "ENABLE_CPU_PINNING": "NO"}
+    # f32 keeps the precision of each operation in the model
+    compiled = core.compile_model(model, "CPU", {**options, "INFERENCE_PRECISION_HINT": "f32"})
     own = threading.local()
 
     def part(stamps: Tensor, metadata: Tensor | None) -> np.ndarray:
@@ -201,8 +260,7 @@ def openvino(deployed: Deployed) -> Runtime:
         inputs = [image.numpy()] + ([columns.numpy()] if deployed.features else [])
         return own.request.infer(inputs)[0].copy()
 
-    # The first use of openvino's bindings must be over before two threads can meet in it: there each would wait for
-    # what the other holds, for ever.
+    # Two threads that enter OpenVINO's bindings for the first time at once can deadlock, so run one row here.
     blank = torch.zeros(1, *deployed.spec.raw_shape)
     part(blank, torch.zeros(1, len(deployed.features)) if deployed.features else None)
     return _in_parts(part, deployed.columns)
@@ -212,7 +270,7 @@ RUNTIMES = {"torch": eager, "float32": float32, "mixed": mixed, "bfloat16": bflo
 
 
 def _in_parts(part: Part, names: Sequence[str]) -> Runtime:
-    """Return a runtime of all cores, each on parts of its own of at most `BATCH` rows, in the order of the rows."""
+    """Distribute a batch over all cores in parts of at most `BATCH` rows, and keep the order of the rows."""
     import torch
 
     cores = threads()
@@ -233,53 +291,73 @@ def _in_parts(part: Part, names: Sequence[str]) -> Runtime:
 
 
 def seal(content: bytes) -> bytes:
-    """Return what ends a file: its metadata `sha256`, in ONNX's encoding, of all the bytes before it."""
+    """Return the bytes to append to an ONNX file: a metadata entry with the SHA-256 of its content."""
     return b"r\x4a\n\x06sha256\x12\x40" + hashlib.sha256(content).hexdigest().encode()
 
 
 def open_exported(content: bytes, name: str) -> tuple[Facts, Runtime]:
-    """Return what the content of an exported ONNX file tells, and onnxruntime on it; raises InputError for any other.
+    """Open an exported ONNX file with onnxruntime.
 
-    name: of the file, for messages.
+    Parameters
+    ----------
+    content : bytes
+        Content of the file.
+    name : str
+        Name of the file, for messages.
+
+    Returns
+    -------
+    Facts
+        Metadata of the network.
+    Runtime
+        The network.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged or was not written by `export`.
     """
     try:
         session = session_of(content)
         facts = Facts.from_texts(session.get_modelmeta().custom_metadata_map)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    except Exception as error:  # a damaged file may raise nearly anything
-        raise InputError(f"{name} is no ONNX file, or is damaged: {one_line(error)}.") from None
-    if not content.endswith(seal(content[: -len(seal(b""))])):  # onnxruntime takes any weights
-        raise InputError(f"{name} is damaged, or was changed: its sha256 is not that of its bytes. Export it again.")
+    except Exception as error:  # a damaged file can raise any exception
+        raise InputError(f"{name}: not an ONNX file, or damaged: {one_line(error)}. Export it again.") from None
+    if not content.endswith(seal(content[: -len(seal(b""))])):  # onnxruntime accepts changed weights
+        raise InputError(f"{name}: damaged or modified, as its sha256 does not match its content. Export it again.")
 
-    # files from before networks returned it have no such output
+    # files of older versions do not return embeddings
     outputs = ["table", *(output.name for output in session.get_outputs() if output.name == EMBEDDING)]
 
     def run(stamps: np.ndarray, metadata: np.ndarray | None = None) -> dict[str, np.ndarray]:
         inputs = {"stamps": stamps} | ({"metadata": metadata} if facts.spec.features else {})
         try:
             found, *hidden = session.run(outputs, inputs)
-        except Exception as error:  # onnxruntime has an exception for everything
-            raise InputError(f"{name}: onnxruntime cannot run it: {one_line(error)}.") from None
+        except Exception as error:  # onnxruntime raises exceptions of many types
+            raise InputError(f"{name}: onnxruntime cannot run it: {one_line(error)}. Export it again.") from None
         if found.shape != (len(stamps), len(facts.columns)) or found.dtype != np.float32:
-            raise InputError(f"{name}: its table is {found.dtype} {found.shape}, not {len(facts.columns)} columns.")
+            raise InputError(
+                f"{name}: its table is {found.dtype} {found.shape}, expected {len(facts.columns)} columns of float32. "
+                "Export it again."
+            )
         if any(one.ndim != 2 or len(one) != len(stamps) or one.dtype != np.float32 for one in hidden):
             raise InputError(f"{name}: its embedding is {hidden[0].dtype} {hidden[0].shape}. Export it again.")
         return dict(zip(facts.columns, found.T, strict=True)) | dict(zip([EMBEDDING], hidden, strict=False))
 
-    # what it tells and what it does may differ, which one row shows
+    # one row shows whether the outputs match the metadata
     run(np.full((1, *facts.spec.raw_shape), np.nan, np.float32), np.full((1, len(facts.spec.features)), np.nan, "f4"))
     return facts, run
 
 
 def session_of(content: bytes) -> Any:
-    """onnxruntime's `InferenceSession` on the content of an ONNX file, with as many threads as this process may use."""
+    """Open the content of an ONNX file as an onnxruntime `InferenceSession` with all threads of this process."""
     with require_extra("exported files", "export"):
         import onnxruntime
-    onnxruntime.disable_telemetry_events()  # what is classified is nobody else's business
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()
-    # a thread that waits would spin on the core that decodes the next rows
+    # waiting threads would otherwise occupy the cores that decode the next rows
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # errors come as exceptions too
+    options.log_severity_level = 4  # errors are raised as exceptions anyway
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""Rows that are alerts to rows that are predictions: those of `predict`, with nothing lost and nothing moved."""
+"""Classify Arrow rows: the same predictions as `predict`, one row per alert, in order."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from alerce_early.simulation import packets as simulated_packets
 from tests.helpers.networks import constant
 from tests.helpers.tiny import spec
 
-N = 270  # more than go through the network together
+N = 270  # more than one batch
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,10 @@ def rows_of(packets: list[dict[str, Any]]) -> pyarrow.RecordBatch:
     return pyarrow.Table.from_pylist(packets).combine_chunks().to_batches()[0]
 
 
-def test_the_answers_are_those_of_predict(
+def test_predictions_equal_those_of_predict(
     packets: list[dict[str, Any]], classifier: Classifier, tmp_path: Path
 ) -> None:
-    """To the bit, whether they come as Avro or as rows, in a struct, as bytes or as numbers, with more columns."""
+    """Bit-identical for Avro files and rows, with cutouts in a struct, as bytes or as pixels, and with more columns."""
     with (tmp_path / "night.avro").open("wb") as file:
         fastavro.writer(file, simulated_packets.SCHEMA, packets)
     predict(classifier, inputs.find([tmp_path / "night.avro"], classifier.spec), tmp_path / "table.parquet")
@@ -75,8 +75,8 @@ def test_the_answers_are_those_of_predict(
             assert column == pytest.approx(whole[name].to_pylist(), abs=1e-6, nan_ok=True)
 
 
-def test_what_cannot_be_used_keeps_its_place(packets: list[dict[str, Any]]) -> None:
-    """Given = classified + set aside, each row where it was, with its reason."""
+def test_rejected_rows_keep_their_position_and_have_a_reason(packets: list[dict[str, Any]]) -> None:
+    """Every row is either classified or rejected."""
     facts = spec(classes=("SN", "rest"), raw_shape=(3, 63, 63), channels=stamps_file.CHANNELS, min_share=0.25)
 
     def run(stamps: np.ndarray, metadata: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -93,7 +93,7 @@ def test_what_cannot_be_used_keeps_its_place(packets: list[dict[str, Any]]) -> N
         stamp[0, 1] = 1
         content = simulated_packets.gzipped_fits(stamp)
         some[i] |= {name: {"stampData": content} for name in some[i] if name.startswith("cutout")}
-    some[5] |= {"candid": packets[0]["candid"]}  # which is not for this function to judge
+    some[5] |= {"candid": packets[0]["candid"]}  # duplicates are not detected here
     found = classify_arrow(rows_of(some), classifier)
     keys = [str(packet["candid"]) if packet["candid"] else None for packet in some]
     assert found["candid"].to_pylist() == keys
@@ -115,8 +115,8 @@ def retyped(rows: pyarrow.RecordBatch, **kinds: pyarrow.DataType) -> pyarrow.Rec
     return rows
 
 
-def test_columns_of_other_types(packets: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Texts and bytes as views, candids as text, decimals or categories, a Table: all as engines hand them over."""
+def test_columns_can_have_the_types_that_engines_use(packets: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Text and bytes as views, candids as text or decimals, ids as categories, and a Table instead of a batch."""
     network, some = constant("SN", "rest"), packets[:5]
     flat = rows_of(
         [{**p, **{n: p[n]["stampData"] for n in p if n.startswith("cutout")}, "prv_candidates": None} for p in some]
@@ -133,8 +133,8 @@ def test_columns_of_other_types(packets: list[dict[str, Any]], tmp_path: Path) -
     assert classify_arrow(pyarrow.Table.from_batches([flat.slice(0, 2), flat.slice(2)]), network) == wanted
 
 
-def test_a_column_by_which_all_rows_fail_is_named(packets: list[dict[str, Any]]) -> None:
-    """A float has lost the last digits of a candid."""
+def test_a_column_of_an_unusable_type_is_named(packets: list[dict[str, Any]]) -> None:
+    """A float, for example, loses the last digits of a candid."""
     rows = rows_of(packets[:3])
     for name, kind in (("candid", pyarrow.float64()), ("candidate", pyarrow.string())):
         values = pyarrow.nulls(3, kind)
@@ -152,5 +152,5 @@ def test_rows_that_are_no_packets(packets: list[dict[str, Any]], finished_run: R
             constant("SN", "rest"),
         )
     spectra = Facts("0" * 12, spec(classes=("SN", "rest"), raw_shape=(2, 99), kind="spectra"), ("p_SN", "p_rest"))
-    with pytest.raises(InputError, match=r"takes spectra .* alert packets"):
+    with pytest.raises(InputError, match=r"spectra .* alert packets"):
         prediction_schema(Classifier([(spectra, lambda *_: {})], "torch"))

@@ -1,4 +1,4 @@
-"""Columns is_<class>: the operating point of a run, kept in its checkpoint, on alerts."""
+"""Columns is_<class>: the operating points of a run, stored in its checkpoint, applied to alerts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_a_network_without_operating_points_has_the_completeness_of_its_sets() -
     ("text", "fits", "named"),
     (
         ("SN:purity=.9", {"conformal": SETS}, "SN:completeness=0.9"),
-        ("SN:purity=.9", {}, "none"),
+        ("SN:purity=.9", {}, "SN. Train again"),
         ("SN=.9", {"operating_points": POINTS}, "CLASS:purity=LEVEL"),
         ("TDE:purity=.9", {"operating_points": POINTS}, "SN, VS"),
         ("SN:purity=.905", {"operating_points": POINTS}, r"\.905"),
@@ -61,12 +61,12 @@ def test_a_network_without_operating_points_has_the_completeness_of_its_sets() -
         ("VS:purity=.9", {"operating_points": POINTS}, "VS"),
     ),
 )
-def test_what_has_no_threshold_is_refused_by_name(text: str, fits: dict, named: str) -> None:
+def test_a_threshold_that_does_not_exist_is_refused(text: str, fits: dict, named: str) -> None:
     with pytest.raises(InputError, match=rf"^--threshold {text}: .*{named}"):
         flags.find(text, facts_of(**fits))
 
 
-def test_one_flag_per_class_and_none_of_a_mean(finished_run: Run) -> None:
+def test_a_second_threshold_of_a_class_and_an_ensemble_are_refused(finished_run: Run) -> None:
     network = alerce_early.load(finished_run.path)
     network.flag("SN:completeness=.5")
     assert network.predict([], []).get("is_SN", np.array(0)).dtype == bool

@@ -1,4 +1,4 @@
-"""A table in parts: what stands at the end is of this command alone, whatever another one left."""
+"""Tables in parts: the output contains the rows of one command only, however often it was killed."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ def write(out: Path, table: tables.Table, rejected: list[Rejected]) -> None:
 
 
 @pytest.mark.parametrize("end", predictions.EXTENSIONS)
-def test_the_table_of_before_does_not_outlive_its_overwriting(end: str, tmp_path: Path) -> None:
+def test_overwriting_replaces_the_table_and_its_rejected_rows(end: str, tmp_path: Path) -> None:
     out = tmp_path / f"night{end}"
     write(out, ROWS, [])
     assert out.exists() and not rejected_of(out).exists()
@@ -36,14 +36,14 @@ def test_the_table_of_before_does_not_outlive_its_overwriting(end: str, tmp_path
 
 
 @pytest.mark.parametrize("end", predictions.EXTENSIONS)
-def test_an_input_without_rows_is_a_table_without_rows(end: str, tmp_path: Path) -> None:
+def test_an_empty_input_gives_an_empty_table(end: str, tmp_path: Path) -> None:
     out = tmp_path / f"night{end}"
     write(out, NONE, [])
     table = predictions.read(out)
     assert list(table) == list(ROWS) and not len(table["candid"])
 
 
-def test_two_tables_of_one_name_have_each_what_was_set_aside(tmp_path: Path) -> None:
+def test_a_csv_and_a_parquet_of_one_name_have_own_rejected_rows(tmp_path: Path) -> None:
     write(tmp_path / "night.parquet", ROWS, ASIDE)
     write(tmp_path / "night.csv", ROWS, [])
     assert "cut short" in (tmp_path / "night.rejected.csv").read_text()
@@ -51,7 +51,7 @@ def test_two_tables_of_one_name_have_each_what_was_set_aside(tmp_path: Path) -> 
     assert "cut short" in (tmp_path / "night.csv.rejected.csv").read_text()
 
 
-def test_what_a_killed_process_set_aside_of_a_chunk_it_did_not_end_is_forgotten(tmp_path: Path) -> None:
+def test_rejected_rows_without_their_part_are_discarded(tmp_path: Path) -> None:
     out = tmp_path / "night.parquet"
     with Parts(out, {}) as parts:
         parts.add(ROWS, [], 2)
@@ -61,13 +61,11 @@ def test_what_a_killed_process_set_aside_of_a_chunk_it_did_not_end_is_forgotten(
         assert list(parts.reasons()) == []
 
 
-def test_what_was_begun_otherwise_is_told_with_what_can_be_done(tmp_path: Path) -> None:
+def test_the_unfinished_output_of_another_command_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "night.parquet"
     with Parts(out, {"network": "a"}) as parts:
         parts.add(ROWS, [], 2)
-    with pytest.raises(
-        InputError, match=r"differs in network\. .* or remove that folder to start afresh\.$"
-    ) as message:
+    with pytest.raises(InputError, match=r"differs in network\. .*--out") as message:
         Parts(out, {"network": "b"})
     assert str(parts.folder) in str(message.value) and "--overwrite" not in str(message.value)  # which `serve` lacks
     with Parts(out, {"network": "b"}, overwrite=True) as parts:
@@ -84,7 +82,7 @@ ALL_ASIDE = [(NONE, [Rejected("night.avro", f"{i}", "cut short")]) for i in rang
 
 
 def run_command(out: Path, chunks: Chunks = CHUNKS) -> None:
-    """What `predict` does: continue behind what was read before, and finish."""
+    """Continue after the rows that were read before, and finish, as `predict` does."""
     with Parts(out, {"network": "a"}) as parts:
         if not parts.finished:
             for rows, rejected in chunks[parts.counts["read"] :]:
@@ -93,11 +91,11 @@ def run_command(out: Path, chunks: Chunks = CHUNKS) -> None:
 
 
 class Killed(BaseException):
-    """As by SIGKILL: from here on, nothing that the process does reaches the disk."""
+    """Stands for SIGKILL: nothing that the process does afterwards reaches the disk."""
 
 
 def killed_before(step: int, out: Path, chunks: Chunks) -> bool:
-    """Run the command until it removes or renames a file for the nth time; False where it ends before."""
+    """Run the command until it removes or renames a file for the nth time; return False if it finishes before."""
     left = [step]
 
     def dying(change: Any) -> Any:
@@ -121,9 +119,7 @@ def killed_before(step: int, out: Path, chunks: Chunks) -> bool:
 
 @pytest.mark.parametrize("chunks", (CHUNKS, ALL_ASIDE), ids=("rows", "all set aside"))
 @pytest.mark.parametrize("end", predictions.EXTENSIONS)
-def test_the_same_command_ends_in_the_same_table_wherever_it_was_killed(
-    end: str, chunks: Chunks, tmp_path: Path
-) -> None:
+def test_a_command_killed_anywhere_resumes_to_the_same_table(end: str, chunks: Chunks, tmp_path: Path) -> None:
     run_command(clean := tmp_path / f"clean{end}", chunks)
     step = 0
     while killed_before(step, out := tmp_path / f"{step}{end}", chunks):
@@ -132,11 +128,11 @@ def test_the_same_command_ends_in_the_same_table_wherever_it_was_killed(
         assert rejected_of(out).read_bytes() == rejected_of(clean).read_bytes(), step
         assert not partial_of(out).exists(), step
         step += 1
-    assert step > 2 * len(chunks) + 4  # each part written and removed, and what is around them
+    assert step > 2 * len(chunks) + 4  # each part is written and removed, with a few steps before and after
 
 
 @pytest.mark.parametrize("end", predictions.EXTENSIONS)
-def test_a_table_knows_the_command_that_made_it(end: str, tmp_path: Path) -> None:
+def test_a_table_records_the_command_that_made_it(end: str, tmp_path: Path) -> None:
     run_command(out := tmp_path / f"night{end}")
     with Parts(out, {"network": "a"}) as parts:
         assert parts.finished and parts.counts == {"read": 4, "rows": 8, "rejected": 2}
@@ -145,7 +141,7 @@ def test_a_table_knows_the_command_that_made_it(end: str, tmp_path: Path) -> Non
         Parts(out, {"network": "b"})
     with Parts(out, {"network": "a"}, overwrite=True) as parts:
         assert not parts.finished
-    out.write_bytes(out.read_bytes()[:-9])  # now it is somebody else's
+    out.write_bytes(out.read_bytes()[:-9])  # changed by somebody else
     with pytest.raises(InputError, match="--overwrite"):
         Parts(out, {"network": "a"})
     assert predictions.origin_of(out).exists() == (end == ".csv")

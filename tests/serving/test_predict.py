@@ -1,4 +1,4 @@
-"""From raw files to tables: the same as in training, each row once, whatever stops it and whatever is wrong with it."""
+"""From raw files to tables: the predictions of training, each row once, also after a kill and with damaged input."""
 
 import base64
 import io
@@ -55,7 +55,7 @@ def classifier(run: Path) -> Classifier:
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 30 packets, of which one is there twice and one is cut short."""
+    """A folder of 30 packets; one of them is there twice and one is truncated."""
     folder = tmp_path_factory.mktemp("night")
     for i, (packet, _) in enumerate(simulated_packets.alerts(30, seed=3)):
         (folder / f"{i:02}.avro").write_bytes(simulated_packets.encode(packet))
@@ -71,7 +71,7 @@ def whole(classifier: Classifier, stamps_file: Path, tmp_path_factory: pytest.Te
     return out
 
 
-def test_raw_rows_give_the_table_of_training(run: Path, whole: Path, survey: dict[str, Any]) -> None:
+def test_raw_stamps_give_the_predictions_of_training(run: Path, whole: Path, survey: dict[str, Any]) -> None:
     trained, table = predictions.read(run / "predictions.parquet"), predictions.read(whole)
     square = [i for i, image in enumerate(survey["images"]) if image.shape == (63, 63, 3)]
     assert table["candid"].tolist() == [f"stamps.pkl:{i}" for i in square]  # in order
@@ -92,7 +92,7 @@ def test_raw_rows_give_the_table_of_training(run: Path, whole: Path, survey: dic
 
 
 @pytest.mark.parametrize("nothing", (np.nan, np.inf, np.finfo(np.float32).min))
-def test_rows_with_too_little_data_at_the_centre_are_set_aside(
+def test_rows_with_too_few_valid_central_pixels_are_rejected(
     classifier: Classifier, survey: dict[str, Any], tmp_path: Path, nothing: float
 ) -> None:
     rows = [i for i, image in enumerate(survey["images"]) if np.isfinite(image).all() and image.size == 63 * 63 * 3]
@@ -113,7 +113,7 @@ def test_rows_with_too_little_data_at_the_centre_are_set_aside(
     assert (by_hand["predicted"] == "").tolist() == np.isnan(by_hand["q_SN"]).tolist() == [False, True, True, False]
 
 
-def test_shards_make_the_whole_and_csv_is_the_same(
+def test_shards_add_up_to_the_whole_and_csv_equals_parquet(
     classifier: Classifier, stamps_file: Path, whole: Path, tmp_path: Path
 ) -> None:
     expected = predictions.read(whole)
@@ -125,7 +125,7 @@ def test_shards_make_the_whole_and_csv_is_the_same(
     assert np.abs(joined["q_SN"][order] - expected["q_SN"]).max() < 1e-6
 
 
-def test_killed_and_continued_is_the_same_file(run: Path, stamps_file: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_killed_command_resumes_to_the_same_file(run: Path, stamps_file: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "whole.parquet"
     code = (
         "import sys, pathlib, alerce_early; from alerce_early.serving import inputs; "
@@ -140,7 +140,7 @@ def test_killed_and_continued_is_the_same_file(run: Path, stamps_file: Path, who
     left = len(list(parts.glob("*.parquet")))
     assert 3 <= left <= 10 and not out.exists()  # it was killed in the middle
     other = alerce_early.load(run, run)  # another network
-    with pytest.raises(InputError, match="unfinished output of another command: it differs in network"):
+    with pytest.raises(InputError, match=r"unfinished output .* differs in network"):
         table_of(other, stamps_file, out)
     found = predict(c := alerce_early.load(run), inputs.find([stamps_file], c.spec), out, size=SIZE)
     assert found.before == left * SIZE or left == 10
@@ -149,10 +149,10 @@ def test_killed_and_continued_is_the_same_file(run: Path, stamps_file: Path, who
     assert not parts.exists()
 
 
-def test_a_command_that_had_ended_is_a_success(
+def test_repeating_a_finished_command_succeeds(
     classifier: Classifier, stamps_file: Path, whole: Path, tmp_path: Path
 ) -> None:
-    """Its last process may have been killed after the table was whole, and before it could say so."""
+    """Its process can be killed after the table is complete but before it exits."""
     shutil.copy(whole, tmp_path)
     shutil.copy(rejected_of(whole), tmp_path)
     out = tmp_path / whole.name
@@ -161,14 +161,14 @@ def test_a_command_that_had_ended_is_a_success(
     assert (
         found.finished and found.classified == len(predictions.read(whole)["candid"]) and found.rejected and found.first
     )
-    assert str(found).startswith("finished already: ") and out.stat().st_mtime_ns == before and nothing_left(tmp_path)
+    assert str(found).startswith("already finished: ") and out.stat().st_mtime_ns == before and nothing_left(tmp_path)
 
 
-def test_packets(classifier: Classifier, night: Path, tmp_path: Path) -> None:
+def test_packets_are_classified_once_and_drawn(classifier: Classifier, night: Path, tmp_path: Path) -> None:
     table = table_of(classifier, night, tmp_path / "night.parquet", size=8)
     rejected = (tmp_path / "night.rejected.csv").read_text()
     assert len(set(table["candid"])) == len(table["candid"])
-    assert "40.avro" in rejected and "duplicate of a row before it" in rejected
+    assert "40.avro" in rejected and "duplicate" in rejected
     assert "05.avro" in rejected and "cut short" in rejected
     assert len(table["candid"]) + len(rejected.splitlines()) - 1 == 31
     source = inputs.find([night], classifier.spec)
@@ -217,7 +217,7 @@ def test_columns_have_the_same_types_in_both_formats(classifier: Classifier, nig
 def test_the_number_of_detections_is_a_column_up_to_twenty(
     classifier: Classifier, run: Path, night: Path, tmp_path: Path
 ) -> None:
-    """As the store of a run has it, since the published model was given no more."""
+    """As in the store of a run, because the published model was trained with this limit."""
     packets = [packet for packet, _ in simulated_packets.alerts(30, seed=3)]
     given = {str(packet["candid"]): packet["candidate"]["ndethist"] for packet in packets}
     table = table_of(classifier, night, tmp_path / "night.parquet")
@@ -229,7 +229,7 @@ def test_the_number_of_detections_is_a_column_up_to_twenty(
     assert [column.to_pylist() for column in predictions.to_arrow(odd)] == [[2, None, None, None]] * 2
 
 
-def test_a_table_is_the_same_wherever_its_input_lay(
+def test_a_table_does_not_depend_on_the_folder_of_its_input(
     classifier: Classifier, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for place in ("here", "elsewhere"):
@@ -249,7 +249,7 @@ def test_a_table_is_the_same_wherever_its_input_lay(
     assert len(set(sources)) == len(sources) and all(Path(row).is_file() for row in sources)
 
 
-def test_it_is_said_where_no_temperature_helped(classifier: Classifier, night: Path, tmp_path: Path) -> None:
+def test_a_note_explains_why_calibration_changes_nothing(classifier: Classifier, night: Path, tmp_path: Path) -> None:
     facts, runtime = classifier.members[0], classifier._runs[0]
     for fit, said in (
         ({"temperature": 1.0, "kept": "it would not help"}, "it would not help"),
@@ -269,11 +269,11 @@ def test_it_is_said_where_no_temperature_helped(classifier: Classifier, night: P
         assert again.finished
 
 
-def test_real_packets_and_labels_that_come_later(classifier: Classifier, real_data: Path, tmp_path: Path) -> None:
+def test_real_packets_with_labels_in_a_separate_file(classifier: Classifier, real_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "real.csv"
     found = predict(classifier, inputs.find([real_data / "alerts"], classifier.spec), out)
     assert (found.classified, found.rejected) == (62, 6)
-    assert (tmp_path / "real.csv.rejected.csv").read_text().count("expected 63 x 63") == 6
+    assert (tmp_path / "real.csv.rejected.csv").read_text().count("63 x 63") == 6
     labelled = foreign_table.read(out)["label"]  # by the labels.csv of the folder
     assert labelled.tolist() == foreign_table.read(out, real_data / "alerts" / "labels.csv")["label"].tolist()
     assert len(foreign_table.read(out, real_data / "alerts" / "labels.csv")["label"]) == 49
@@ -296,7 +296,7 @@ def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
         foreign_table.labels(labels, table)
 
 
-def test_a_flipped_bit_in_a_checkpoint_ends_predict(run: Path, stamps_file: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_checkpoint_is_refused(run: Path, stamps_file: Path, tmp_path: Path) -> None:
     damaged = bytearray((run / "checkpoints" / "best.ckpt").read_bytes())
     damaged[len(damaged) // 2] ^= 64
     (tmp_path / "best.ckpt").write_bytes(damaged)
@@ -307,7 +307,7 @@ def test_a_flipped_bit_in_a_checkpoint_ends_predict(run: Path, stamps_file: Path
     assert done.stderr.count("\n") == 1 and not (tmp_path / "out.parquet").exists()
 
 
-def test_what_cannot_be_done_is_one_line(
+def test_unusable_input_is_refused_in_one_line(
     classifier: Classifier, stamps_file: Path, whole: Path, tmp_path: Path
 ) -> None:
     empty, bare, mixed = tmp_path / "empty", tmp_path / "bare.pkl", tmp_path / "mixed"
@@ -321,20 +321,20 @@ def test_what_cannot_be_done_is_one_line(
         (empty, "No such file"),
         (tmp_path / "nothing", "cannot be read"),
         (bare, "has no metadata sgscore1, .* this network needs 23 columns"),
-        (mixed, "holds alert packets and stamps files; give one of them at a time"),
-        (whole, "is not for this network, which takes stamps with the channels science, template, difference"),
+        (mixed, "INPUT: .*alert packets and stamps files"),
+        (whole, "stamps with the channels science, template, difference"),
     ):
         with pytest.raises(InputError, match=message) as caught:
             table_of(classifier, given, out)
         assert "\n" not in str(caught.value)
         assert nothing_left(tmp_path) and not out.exists()
-    with pytest.raises(InputError, match=r"exists already. Choose another --out, or replace it with --overwrite"):
+    with pytest.raises(InputError, match=r"--out.*--overwrite"):
         table_of(classifier, stamps_file, whole, size=SIZE + 1)
-    with pytest.raises(InputError, match=r"ends in .parquet or .csv"):
+    with pytest.raises(InputError, match=r"--out .*\.parquet or \.csv"):
         table_of(classifier, stamps_file, tmp_path / "out.txt")
 
 
-def test_an_archive_that_is_cut_short_is_no_success(run: Path, night: Path, tmp_path: Path) -> None:
+def test_a_truncated_archive_ends_with_status_1(run: Path, night: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "night.tar.gz", "w:gz") as archive:
         archive.add(night, "night")
     content = (tmp_path / "night.tar.gz").read_bytes()
@@ -342,21 +342,21 @@ def test_an_archive_that_is_cut_short_is_no_success(run: Path, night: Path, tmp_
     done = run_command("alerce_early.predict", run, "night.tar.gz", "--out", "out.parquet", cwd=tmp_path)
     assert done.returncode == 1 and 5 < len(predictions.read(tmp_path / "out.parquet")["candid"]) < 25
     assert done.stderr.startswith("warning: night.tar.gz: archive cannot be read further: ")
-    assert done.stderr.endswith("; what comes after is not classified\n") and done.stderr.count("\n") == 1
+    assert done.stderr.endswith(" not classified\n") and done.stderr.count("\n") == 1
 
 
-def test_a_file_that_is_no_pickle_leaves_only_its_reason(classifier: Classifier, tmp_path: Path) -> None:
+def test_an_unreadable_file_gives_only_a_rejected_row(classifier: Classifier, tmp_path: Path) -> None:
     bad, out = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.pkl")), tmp_path / "out.parquet"
     bad.write_text("garbage")
     found = predict(classifier, inputs.find([bad], classifier.spec), out)
     assert (found.classified, found.rejected) == (0, 1) and found.first and "is not a pickle" in found.first.reason
     assert not out.exists() and "is not a pickle" in (tmp_path / "out.rejected.csv").read_text()
-    found = predict(classifier, inputs.find([bad], classifier.spec), out)  # the same command may be given again
+    found = predict(classifier, inputs.find([bad], classifier.spec), out)  # and again
     assert found.rejected == 1
 
 
 @pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
-def test_a_signal_is_one_line(run: Path, night: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_predict_with_one_line(run: Path, night: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "nights").mkdir()
     for i in range(50):
         for file in night.iterdir():
@@ -376,8 +376,8 @@ def test_parquet_of_alerts_is_classified(classifier: Classifier, tmp_path: Path)
     assert outcome.classified + outcome.rejected == 20 and outcome.classified > 10
 
 
-def test_a_damaged_row_group_is_no_success(run: Path, tmp_path: Path) -> None:
-    """Its rows are counted as rejected, and told in one line."""
+def test_a_damaged_row_group_ends_with_status_1(run: Path, tmp_path: Path) -> None:
+    """Its rows count as rejected and are reported in one line."""
     packets = [packet for packet, _ in simulated_packets.alerts(40, seed=3, pool_size=10)]
     parquet.write_table(pyarrow.Table.from_pylist(packets), file := tmp_path / "export.parquet", row_group_size=10)
     damage_row_group(file, 1)
@@ -410,7 +410,7 @@ def test_the_options_of_serve_name_the_command_to_type(
 
 
 @pytest.mark.parametrize("option", ["--shard=1/2", "--overwrite", "--gallery=g.png", "--html=p.html"])
-def test_an_engine_takes_no_options_of_one_table(
+def test_an_engine_refuses_options_of_a_single_table(
     option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["predict", "ztf", "night.avro", "--engine=ray", "--out=out", option])

@@ -1,4 +1,4 @@
-"""The networks that come with the package."""
+"""The bundled networks."""
 
 import io
 import pickle
@@ -19,7 +19,7 @@ NAMES = ("ztf", "ztf_images", "ztf_aged", "ztf_simulated", "ztf_simulated_metada
 RUBIN = "rubin_images"
 
 
-def test_each_has_a_card_and_they_are_small() -> None:
+def test_each_network_has_a_card_and_all_are_small() -> None:
     card = (PRETRAINED / "README.md").read_text()
     assert {file.stem for file in PRETRAINED.glob("*.ckpt")} == {*NAMES, RUBIN}
     assert all(f"`{name}`" in card for name in (*NAMES, RUBIN))
@@ -36,12 +36,12 @@ def test_the_exported_file_is_the_checkpoint(name: str, survey: dict[str, Any]) 
     assert classifiers[0].model == classifiers[1].model and classifiers[1].runtime == "onnx"
     assert all(np.allclose(of_checkpoint[f"q_{cls}"], of_file[f"q_{cls}"], atol=1e-5) for cls in CLASSES)
     sizes = [(PRETRAINED / f"{name}.{end}").stat().st_size for end in ("onnx", "ckpt")]
-    assert sizes[0] < 2 * sizes[1]  # its weights too are in float16
+    assert sizes[0] < 2 * sizes[1]  # both have float16 weights
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_tells_simulated_stamps(name: str, survey: dict[str, Any]) -> None:
-    """Far better than chance: it was shown other draws of the same sky, and real stamps after them."""
+def test_each_network_classifies_simulated_stamps(name: str, survey: dict[str, Any]) -> None:
+    """They were trained on other draws of the same simulation and fine-tuned on real stamps."""
     square = [i for i, image in enumerate(survey["images"]) if image.shape == (63, 63, 3)]
     stamps, labels = [survey["images"][i] for i in square], np.asarray(survey["labels"])[square]
     metadata = dict(zip(COLUMNS, np.asarray(survey["metadata"])[square].T, strict=True))
@@ -50,8 +50,8 @@ def test_it_tells_simulated_stamps(name: str, survey: dict[str, Any]) -> None:
     assert np.mean(recalls) > 0.6 and min(recalls) > 0.4  # chance is .2
 
 
-def test_rubin_tells_simulated_stamps() -> None:
-    """Of another seed than those it was trained on, in every class."""
+def test_the_rubin_network_classifies_simulated_stamps() -> None:
+    """In every class, with another seed than in training."""
     survey = simulate_rubin(250, seed=99)
     predicted = alerce_early.load(RUBIN).predict(survey["images"])["predicted"]
     recalls = [(predicted[survey["labels"] == i] == cls).mean() for i, cls in enumerate(CLASSES)]
@@ -75,8 +75,8 @@ def test_triplets_that_were_divided_by_their_norms_are_refused(tmp_path: Path, r
     assert len(predictions.read(out)["candid"]) == 6
 
 
-def test_rubin_tells_real_packets(tmp_path: Path, real_data: Path) -> None:
-    """By the command line, of the packets that its simulation was drawn beside; it saw none."""
+def test_the_rubin_network_classifies_real_packets(tmp_path: Path, real_data: Path) -> None:
+    """The simulation was compared with these packets; the network was not trained on them."""
     out = tmp_path / "rubin.parquet"
     assert Command("alerce_early.predict", RUBIN, str(real_data / "rubin"), "--out", str(out)).wait() == 0
     table = predictions.read(out)
@@ -85,8 +85,8 @@ def test_rubin_tells_real_packets(tmp_path: Path, real_data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_tells_real_stamps(name: str, real_data: Path) -> None:
-    """The rows it was tuned on; of ztf_simulated, which saw none, those it was measured on."""
+def test_each_network_classifies_real_stamps(name: str, real_data: Path) -> None:
+    """These stamps tuned the networks, except ztf_simulated, which saw no real stamp."""
     found = pickle.load(io.BytesIO((real_data / "ztf_public_stamps.pkl").read_bytes()))
     square = [i for i, image in enumerate(found["images"]) if image.shape == (63, 63, 3)]
     metadata = dict(zip(COLUMNS, np.asarray(found["metadata"])[square].T, strict=True))

@@ -1,4 +1,4 @@
-"""Files that arrive in a folder: none is taken while it is written, and none that is strange ends the watch."""
+"""Watched folders: files are read once they are complete, and an unusable file does not end the program."""
 
 import shutil
 import signal
@@ -26,7 +26,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "PAUSE", 0.3)
 
 
-def test_a_growing_file_beside_whole_ones_is_given_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_growing_file_is_read_once_it_is_complete(tmp_path: Path) -> None:
     (tmp_path / "done.avro").write_bytes(b"x")
     (tmp_path / "big.avro").write_bytes(b"")
     written = threading.Event()
@@ -42,13 +42,13 @@ def test_a_growing_file_beside_whole_ones_is_given_when_it_is_whole(tmp_path: Pa
     writer = threading.Thread(target=grow)
     writer.start()
     found = watch.arrivals(tmp_path, ENDS, lambda path: False)
-    assert next(found).name == "done.avro" and not written.is_set()  # which the other does not hold up
+    assert next(found).name == "done.avro" and not written.is_set()  # the growing file does not delay it
     big = next(found)
     assert written.is_set() and big.stat().st_size == 12_000
     writer.join()
 
 
-def test_a_whole_file_does_not_wait_for_the_work_on_another(tmp_path: Path) -> None:
+def test_complete_files_follow_each_other_without_a_pause(tmp_path: Path) -> None:
     for name in ("a.avro", "b.avro", "c.txt", ".d.avro"):
         (tmp_path / name).write_bytes(b"x")
     found = watch.arrivals(tmp_path, ENDS, lambda path: False)
@@ -57,27 +57,27 @@ def test_a_whole_file_does_not_wait_for_the_work_on_another(tmp_path: Path) -> N
     assert next(found).name == "b.avro" and time.monotonic() - started < watch.PAUSE / 2
 
 
-def test_a_file_that_cannot_be_looked_at_is_passed_over(tmp_path: Path) -> None:
+def test_broken_links_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "loop.avro").symlink_to("loop.avro")
     (tmp_path / "nothing.avro").symlink_to("gone")
     (tmp_path / "whole.avro").write_bytes(b"x")
     assert next(watch.arrivals(tmp_path, ENDS, lambda path: False)).name == "whole.avro"
 
 
-def test_what_watch_finds_in_its_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_results_and_folders_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file cannot be written: File exists. Choose another place with --out\.$"):
+    with pytest.raises(InputError, match=r"file cannot be written: .*--out"):
         watch.watch(constant("SN", "rest"), tmp_path, tmp_path / "file")
     predictions.write(tmp_path / "done" / "mine.parquet", {"x": np.zeros(2)})
     predictions.write(tmp_path / "done" / "numbers.parquet", {"candid": np.arange(2)})
-    with pytest.raises(InputError, match="nowhere cannot be watched"):  # it has got so far
+    with pytest.raises(InputError, match="nowhere cannot be watched"):  # after the results were read
         watch.watch(constant("SN", "rest"), tmp_path / "nowhere", tmp_path / "done")
-    assert (err := capsys.readouterr().err).startswith("passed over: ") and "mine.parquet" in err
+    assert (err := capsys.readouterr().err).startswith("warning: ") and "mine.parquet" in err
     assert err.count("\n") == 1
 
 
-def test_what_no_file_can_mend_ends_the_watch(finished_run: Run, tmp_path: Path) -> None:
-    """A folder that is not there, before anything else; without fastavro, the first of two files of packets."""
+def test_a_missing_folder_or_extra_ends_the_program(finished_run: Run, tmp_path: Path) -> None:
+    """The folder is checked first; without fastavro the first of two files of packets ends the program."""
     missing = Command("alerce_early.serve", finished_run.path, "nowhere", "--out", "done", cwd=tmp_path)
     assert missing.wait() == 2 and not missing.stdout and "nowhere" in missing.stderr
     (tmp_path / "in").mkdir()
@@ -96,13 +96,13 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name != ".watch")  # the lock
 
 
-def test_watch_classifies_what_arrives_once(finished_run: Run, tmp_path: Path) -> None:
+def test_watch_classifies_each_arriving_row_once(finished_run: Run, tmp_path: Path) -> None:
     night, done = tmp_path / "night", tmp_path / "done"
     for folder in (night, done, tmp_path / "in"):
         folder.mkdir()
     for i, (packet, _) in enumerate(packets.alerts(2, seed=3)):
         (night / f"{i:02}.avro").write_bytes(packets.encode(packet))
-    # what an earlier process had done, and a file with one of its packets
+    # the result of an earlier process, and another file with the same packet
     before = table_of(alerce_early.load(finished_run.path), night / "00.avro", done / "00.avro.parquet")
     asked = (finished_run.path, "in", "--out", "done")
     with Command("alerce_early.serve", *asked, cwd=tmp_path) as process:
@@ -111,9 +111,9 @@ def test_watch_classifies_what_arrives_once(finished_run: Run, tmp_path: Path) -
         shutil.copy(night / "01.avro", tmp_path / "in" / "01.avro.coming")
         (tmp_path / "in" / "01.avro.coming").rename(tmp_path / "in" / "01.avro")
         wanted = ["00.avro.parquet", "01.avro.parquet", "again.avro.rejected.csv"]
-        wait_for(lambda: names_in(done) == wanted)  # the folders of their parts are gone too
-        message = "done: another process writes there"
-        with pytest.raises(InputError, match=message), watch.alone(done):
+        wait_for(lambda: names_in(done) == wanted)  # the folders of their parts have been removed
+        message = "--out .*done"
+        with pytest.raises(InputError, match=message), watch.lock_results(done):
             pass
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0

@@ -1,1 +1,1 @@
-"""Alerts from Kafka: each message classified and written exactly once."""
+"""Classify alerts from Kafka: every message is written exactly once."""

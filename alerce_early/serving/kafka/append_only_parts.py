@@ -1,14 +1,14 @@
-"""Parts that follow on each other: what several processes may write at once, and any may be killed, without a repeat.
+"""Append-only files per Kafka partition, which several processes can write without losing or repeating a message.
 
-    OUT/TOPIC-PARTITION/FIRST.parquet    messages of one partition that follow on each other, a row for each alert
-    OUT/.answered_by                     the group that also sends the answers to a topic, if one does
+    OUT/TOPIC-PARTITION/FIRST.parquet    consecutive messages of one partition, one row per alert
+    OUT/.answered_by                     the group that also sends predictions to a topic
 
-FIRST is the offset at which the part before it ends, or 0. The metadata of a part hold the offset at which it ends and
-the id of its topic, which is another if the topic was deleted and made anew under its name. A part is written under
-another name, synced and linked to its own, which a file system does for one process alone. So of two that hold the same
-partition around a rebalance one writes what follows, and the other drops its rows and reads on where the parts now end:
-nothing twice, nothing left out. The parts are the truth, whatever a group has committed. Of each partition the last
-must stay in place.
+FIRST is the offset at which the previous part ends, or 0. The metadata of a part contain the offset at which it ends
+and the id of its topic, which changes if the topic is deleted and created again. A part is written under a temporary
+name, synced and hard-linked to its final name, which succeeds for one process only. If two consumers hold the same
+partition during a rebalance, one writes the next part; the other drops its rows and continues at the end of the parts.
+Where to continue depends on the parts only, not on the offsets that a group has committed, so the last part of each
+partition must stay in place.
 """
 
 import os
@@ -24,15 +24,15 @@ from pyarrow import parquet
 from alerce_early import files
 from alerce_early.errors import InputError, one_line
 
-END = b"end"  # of a part, in its metadata: the offset that follows its last
-TOPIC_ID = b"topic_id"  # of a part, in its metadata
-ABANDONED = 3600.0  # seconds after which an unfinished file is nobody's
+END = b"end"  # metadata key of a part: the offset after its last message
+TOPIC_ID = b"topic_id"  # metadata key of a part
+MAX_PARTIAL_AGE = 3600.0  # seconds after which an unfinished file is left over from a killed process
 PATTERN = "[0-9]*.parquet"
-OWNER = ".answered_by"
+SENDER = ".answered_by"
 
 
 class Part(NamedTuple):
-    """What a part says of itself: its columns, the offset that follows its last, and its topic's id, "" if unknown."""
+    """A part: its path, its columns, the offset after its last message, and the id of its topic, "" if unknown."""
 
     path: Path
     schema: pyarrow.Schema
@@ -41,28 +41,56 @@ class Part(NamedTuple):
 
 
 def check_folder(out: Path, group: str, sends: bool) -> None:
-    """Check that parts can be written to a folder, and that no other group sends the answers of its messages.
+    """Check that parts can be written to a folder, and that no other group sends its predictions.
 
-    Raises InputError if the disk refuses or has no hard links, or if another group is the one that sends.
+    Parameters
+    ----------
+    out : Path
+        The folder; created if missing.
+    group : str
+        Group of the consumer.
+    sends : bool
+        Whether this group sends predictions; the first group that does is recorded in the folder.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written, its file system has no hard links, or another group sends the predictions.
     """
-    probe, owner = out / f".{uuid4().hex}.probe", out / OWNER
+    probe, sender = out / f".{uuid4().hex}.probe", out / SENDER
     try:
         _write_new(probe, lambda file: None)
     finally:
         probe.unlink(missing_ok=True)
     if sends:
-        _write_new(owner, lambda file: file.write(group.encode()))
-    if owner.exists() and (other := owner.read_text()) != group:
+        _write_new(sender, lambda file: file.write(group.encode()))
+    if sender.exists() and (other := sender.read_text()) != group:
         raise InputError(
-            f"--group {group}: answers of the messages in {out} are sent by group {other}, and would be sent twice or "
-            f"left out. Choose another --out, or --group {other}."
+            f"--group {group}: group {other} sends the predictions in {out}; two groups would repeat or omit some. "
+            f"Choose another --out, or --group {other}."
         )
 
 
 def find_last(folder: Path) -> Part | None:
-    """Return the last part of one partition, None where there are none; raises InputError if it is not whole."""
-    for old in folder.glob(".*.partial"):  # of a process that was killed
-        if time.time() - old.stat().st_mtime > ABANDONED:
+    """Return the last part of a partition, and remove files that killed processes left.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the partition.
+
+    Returns
+    -------
+    Part or None
+        The last part, or None without parts.
+
+    Raises
+    ------
+    InputError
+        If the last part is damaged.
+    """
+    for old in folder.glob(".*.partial"):
+        if time.time() - old.stat().st_mtime > MAX_PARTIAL_AGE:
             old.unlink(missing_ok=True)
     last = max(folder.glob(PATTERN), default=None)
     if last is None:
@@ -72,26 +100,43 @@ def find_last(folder: Path) -> Part | None:
         known = schema.metadata or {}
         return Part(last, schema.remove_metadata(), int(known[END]), known.get(TOPIC_ID, b"").decode())
     except (OSError, ValueError, KeyError) as error:
-        why = "its metadata lack the end" if isinstance(error, KeyError) else one_line(error)
+        reason = "its metadata lack the end" if isinstance(error, KeyError) else one_line(error)
         raise InputError(
-            f"--out: {last} is not a whole part of a stream ({why}). Remove it to classify its messages again."
+            f"--out: {last} is not a complete part of a stream ({reason}). Remove it to classify its messages again."
         ) from None
 
 
 def find_end(folder: Path) -> int:
-    """Return the offset at which the parts of one partition end, 0 where there are none."""
+    """Return the offset at which the parts of a partition end, 0 without parts."""
     last = find_last(folder)
     return last.end if last else 0
 
 
 def add_part(folder: Path, first: int, end: int, rows: pyarrow.Table, topic_id: str = "") -> bool:
-    """Write the part that begins at this offset; False where there is one already, which stays."""
+    """Write the part that begins at an offset, unless it exists.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the partition.
+    first, end : int
+        Offsets of the first message and after the last message.
+    rows : pyarrow.Table
+        One row per alert.
+    topic_id : str, default ""
+        Id of the topic, "" if unknown.
+
+    Returns
+    -------
+    bool
+        False if another process has already written this part, which is kept.
+    """
     rows = rows.replace_schema_metadata({**(rows.schema.metadata or {}), END: str(end), TOPIC_ID: topic_id})
     return _write_new(folder / f"{first:020}.parquet", lambda file: parquet.write_table(rows, file))
 
 
 def _write_new(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
-    """Write a file that is whole, and written by one process alone, or not there; False if it is there already."""
+    """Create a file atomically; return False if it exists, also if another process creates it at the same time."""
     partial = path.with_name(f".{uuid4().hex}.partial")
     with files.translate_refusals(path, files.ANY, "--out"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +151,7 @@ def _write_new(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
                 return False
             except OSError as error:
                 raise InputError(
-                    f"--out: {path} cannot be written by a hard link ({error.strerror}). Choose a folder on a file "
+                    f"--out: {path} cannot be created as a hard link ({error.strerror}). Choose a folder on a file "
                     "system with hard links."
                 ) from None
         finally:

@@ -1,7 +1,7 @@
-"""Alerts from Kafka, classified as they come, by any number of processes that share the partitions of a topic.
+"""Classify alerts from Kafka as they arrive, with any number of processes that share the partitions of a topic.
 
-Every message comes once into the files of a folder, see `append_only_parts`. Into a topic it comes once or, where a
-process was killed, again: an answer is sent before its part is there.
+Every message is written to the files of a folder exactly once, see `append_only_parts`. Predictions are sent to a topic
+before their part is written, so they are sent at least once: again if a process is killed in between.
 """
 
 import json
@@ -19,7 +19,7 @@ from pyarrow import compute
 from alerce_early.data.readers.packets import stream
 from alerce_early.data.readers.packets.schemas import Schemas
 from alerce_early.errors import InputError, one_line, require_extra
-from alerce_early.serving.arrow import answer, part_schema
+from alerce_early.serving.arrow import classify_packets, part_schema
 from alerce_early.serving.classifier import Classifier
 from alerce_early.serving.kafka.append_only_parts import add_part, check_folder, find_end, find_last
 from alerce_early.serving.kafka.monitor import Monitor
@@ -29,38 +29,98 @@ with require_extra("kafka://", "stream"):
     from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
     from confluent_kafka.admin import AdminClient
 
-AT_ONCE = 256  # messages taken together, which makes the largest part
-PAUSE = 2.0  # seconds to wait for so many
-PATIENCE = 10.0  # seconds for a broker to answer
-MINUTE = 60.0  # seconds between two lines
-NO_ID = "A" * 22  # of the topics of a broker that gives them none, as librdkafka writes it
-Place = tuple[str, int]  # topic and partition
+MAX_MESSAGES = 256  # messages consumed at once: the largest part
+MAX_WAIT = 2.0  # seconds to wait for that many messages
+BROKER_TIMEOUT = 10.0  # seconds to wait for a broker
+LOG_INTERVAL = 60.0  # seconds between two log lines
+NO_ID = "A" * 22  # librdkafka's notation of a topic without id, for brokers that do not assign one
+Partition = tuple[str, int]  # topic and number
 
 
 def parse(url: str) -> tuple[str, list[str]]:
-    """Split kafka://HOST:PORT[,HOST:PORT]/TOPIC[,TOPIC] into brokers and topics, of which ^PATTERN is several."""
+    """Split the address of a stream into brokers and topics.
+
+    Parameters
+    ----------
+    url : str
+        ``kafka://HOST:PORT[,HOST:PORT]/TOPIC[,TOPIC]``; ``^PATTERN`` matches several topics.
+
+    Returns
+    -------
+    str
+        The brokers, separated by commas.
+    list of str
+        The topics.
+
+    Raises
+    ------
+    InputError
+        If the address has another form.
+    """
     found = re.fullmatch(rf"{STREAM}([^/\s]+)/(\S+)", url)
     if not found:
-        raise InputError(f"{url}: wanted {STREAM}HOST:PORT/TOPIC[,TOPIC].")
+        raise InputError(f"{url}: not the address of a stream. Give {STREAM}HOST:PORT/TOPIC[,TOPIC].")
     return found[1], found[2].split(",")
 
 
 def read_settings(file: Path) -> dict[str, str]:
-    """Read a file of librdkafka's settings, as Kafka's own tools do: NAME=VALUE a line, "#" before a remark."""
+    """Read a file of librdkafka settings: one NAME=VALUE per line, comments with "#".
+
+    Parameters
+    ----------
+    file : Path
+        The file.
+
+    Returns
+    -------
+    dict of str to str
+        Values by name.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
     try:
         lines = [line.strip() for line in file.read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--kafka {file} cannot be read: {one_line(error)}.") from None
+        raise InputError(f"--kafka {file}: cannot be read: {one_line(error)}. Give a text file.") from None
     given = [line.partition("=") for line in lines if line and not line.startswith("#")]
     return {name.strip(): value.strip() for name, _, value in given}
 
 
 class Stream:
-    """One consumer of a group: what it was assigned, from its messages to parts.
+    """One consumer of a group, which writes the messages of its partitions to parts.
 
-    settings: of librdkafka. to: the producer and topic of the answers. Raises InputError where the broker cannot be
-    reached, the folder holds the parts of something else or cannot take more of them, or a topic was made anew since
-    they were written.
+    Parameters
+    ----------
+    classifier : Classifier
+        The network.
+    url : str
+        Address of the topics, see `parse`.
+    out : Path
+        Folder of the parts.
+    group : str
+        Group of the consumer; the consumers of one group share the partitions.
+    settings : mapping of str to str
+        librdkafka settings, see `read_settings`.
+    to : str, default ""
+        Address of a topic that also receives the predictions, as JSON keyed by object.
+    schemas : Schemas, optional
+        Avro schemas of messages without their schema.
+
+    Attributes
+    ----------
+    ends : dict of (str, int) to int
+        For each assigned partition, the offset at which its parts end.
+    monitor : Monitor
+        Counts and drift for the log.
+
+    Raises
+    ------
+    InputError
+        If the broker cannot be reached, if parts in the folder have other columns, if the folder cannot be written, or
+        if a topic was deleted and created again since its parts were written.
     """
 
     def __init__(
@@ -74,50 +134,61 @@ class Stream:
         schemas: Schemas | None = None,
     ):
         self.classifier, self.url, self.out, self.schemas = classifier, url, out, schemas
-        self.ends: dict[Place, int] = {}  # of the partitions that are ours, where their parts end
-        self._gaps: dict[Place, int] = {}
-        self._ids: dict[str, str] = {}  # of the topics, as far as the broker gives them one
-        self._failed: BaseException | None = None  # in a callback, out of which nothing may be raised
+        self.ends: dict[Partition, int] = {}
+        self._gaps: dict[Partition, int] = {}  # first offsets after a gap in the messages
+        self._ids: dict[str, str] = {}  # by topic, "" if the broker assigns none
+        self._failed: BaseException | None = None  # exception of a callback, raised outside it
         self.monitor = Monitor()
-        wanted = part_schema(classifier)
+        expected = part_schema(classifier)
         check_folder(out, group, sends=bool(to))
         for part in filter(None, map(find_last, out.glob("*/"))):
-            if not part.schema.equals(wanted):
+            if not part.schema.equals(expected):
                 raise InputError(
                     f"--out {out}: {part.path} has other columns than this network's. Choose another --out."
                 )
         brokers, topics = parse(url)
-        usual: dict[str, Any] = {
+        common: dict[str, Any] = {
             "topic.metadata.refresh.interval.ms": 10_000,
             "log_level": 0,
             "error_cb": _warn,
             **settings,
         }
         fixed = {"auto.offset.reset": "error", "enable.auto.commit": False, "bootstrap.servers": brokers}
-        fixed["partition.assignment.strategy"] = "range,roundrobin"  # `_assign` is for those that revoke all at once
+        fixed["partition.assignment.strategy"] = "range,roundrobin"  # `_assign` expects that all are revoked before
         self.producer: Producer | None = None
         try:
-            self.consumer = Consumer({"group.id": group, **usual, **fixed})
-            self.consumer.list_topics(timeout=PATIENCE)
-            self.admin = AdminClient({**usual, "bootstrap.servers": brokers})
+            self.consumer = Consumer({"group.id": group, **common, **fixed})
+            self.consumer.list_topics(timeout=BROKER_TIMEOUT)
+            self.admin = AdminClient({**common, "bootstrap.servers": brokers})
             self.consumer.subscribe(topics, on_assign=self._assign, on_revoke=self._revoke)
             if to:
                 brokers, (self.topic, *_) = parse(to)
-                self.producer = Producer({**usual, "enable.idempotence": True, "bootstrap.servers": brokers})
+                self.producer = Producer({**common, "enable.idempotence": True, "bootstrap.servers": brokers})
         except (KafkaException, TypeError, ValueError) as error:
-            raise InputError(f"{url}: {one_line(error)}.") from None
+            raise InputError(f"{url}: {one_line(error)}. Check the address and --kafka.") from None
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Classify until asked to stop, which is when a batch is whole and committed."""
-        print(f"{self.classifier.model} takes {self.url}", flush=True)
-        told = time.monotonic()
+        """Classify messages until `stopping` returns True; the current batch is written and committed first.
+
+        Parameters
+        ----------
+        stopping : callable
+            Function without arguments, called between batches.
+
+        Raises
+        ------
+        InputError
+            If the broker fails, refuses a prediction or has lost a topic, or if a part cannot be written.
+        """
+        print(f"{self.classifier.model} reads {self.url}", flush=True)
+        last_line = time.monotonic()
         try:
             while not stopping():
-                held: dict[Place, list[Any]] = {}
-                found = self.consumer.consume(AT_ONCE, PAUSE)
+                held: dict[Partition, list[Any]] = {}
+                found = self.consumer.consume(MAX_MESSAGES, MAX_WAIT)
                 if self._failed:
                     raise self._failed
-                message: Any  # of which all that may be None is there where there is no error
+                message: Any  # its optional attributes are set unless it has an error
                 for message in found:
                     if not message.error():
                         held.setdefault((message.topic(), message.partition()), []).append(message)
@@ -125,52 +196,54 @@ class Stream:
                         self._find_start((message.topic(), message.partition()))
                     else:
                         _warn(message.error())
-                for place, messages in held.items():
-                    self._take(place, messages)
-                if time.monotonic() - told >= MINUTE:
-                    told = time.monotonic()
+                for partition, messages in held.items():
+                    self._classify(partition, messages)
+                if time.monotonic() - last_line >= LOG_INTERVAL:
+                    last_line = time.monotonic()
                     print(f"{len(self.ends)} partitions, lag {self._lag():,}, {self.monitor.describe()}", flush=True)
         except KafkaException as error:
-            raise InputError(f"{self.url}: {one_line(error)}.") from None
+            raise InputError(f"{self.url}: {one_line(error)}. Check the broker and start again.") from None
         finally:
             self.consumer.close()
         print(f"{self.monitor.classified:,} classified, {self.monitor.rejected:,} rejected: {self.out}", flush=True)
 
-    def _take(self, place: Place, messages: Sequence[Any]) -> None:
-        """Classify messages of one partition and write their part, as far as they follow on the one before it."""
-        end = self.ends.get(place)
-        if end is None:  # fetched before a rebalance
+    def _classify(self, partition: Partition, messages: Sequence[Any]) -> None:
+        """Classify the messages of one partition and write the part that follows the last one."""
+        end = self.ends.get(partition)
+        if end is None:  # consumed before a rebalance
             return
-        fresh: list[Any] = []
+        new: list[Any] = []
         for message in messages:
-            if message.offset() >= (fresh[-1].offset() + 1 if fresh else end):
-                fresh.append(message)
-        if not fresh:
+            if message.offset() >= (new[-1].offset() + 1 if new else end):
+                new.append(message)
+        if not new:
             return
-        if (first := fresh[0].offset()) > end and self._gaps.get(place) != first:
-            self._gaps[place] = first  # believed when seen twice: what is missing was deleted or is no message
-            self._seek(place, end)
+        if (first := new[0].offset()) > end and self._gaps.get(partition) != first:
+            # Around a rebalance messages can be consumed from a wrong offset. A gap that is found twice is real: its
+            # messages were deleted, or the offsets belong to control records.
+            self._gaps[partition] = first
+            self._seek(partition, end)
             return
         if first > end > 0:
-            print(f"warning: {_name(place)}: offsets {end} to {first - 1} are not there", file=sys.stderr, flush=True)
-        network, held = self.classifier, [message.value() or b"" for message in fresh]
-        rows = answer(network, stream.decode(held, self.schemas, network.survey, network.spec.channels))
+            print(f"warning: {_name(partition)}: offsets {end} to {first - 1} are missing", file=sys.stderr, flush=True)
+        network, held = self.classifier, [message.value() or b"" for message in new]
+        rows = classify_packets(network, stream.decode(held, self.schemas, network.survey, network.spec.channels))
         names = [
-            re.sub(r"^message (\d+)", lambda found: f"{_name(place)}/{fresh[int(found[1])].offset()}", source)
+            re.sub(r"^message (\d+)", lambda found: f"{_name(partition)}/{new[int(found[1])].offset()}", source)
             for source in rows["source"].to_pylist()
         ]
         rows = rows.set_column(rows.schema.get_field_index("source"), "source", pyarrow.array(names, pyarrow.string()))
         self._send(rows)
-        if add_part(self._folder(place), end, last := fresh[-1].offset() + 1, rows, self._ids[place[0]]):
-            self.ends[place] = last
+        if add_part(self._folder(partition), end, last := new[-1].offset() + 1, rows, self._ids[partition[0]]):
+            self.ends[partition] = last
             self.monitor.add(rows)
-            self.consumer.commit(offsets=[TopicPartition(*place, last)], asynchronous=True)
-        else:  # another consumer has it, as this one will hear
-            self.ends[place] = find_end(self._folder(place))
-            self._seek(place, self.ends[place])
+            self.consumer.commit(offsets=[TopicPartition(*partition, last)], asynchronous=True)
+        else:  # another consumer has the partition; the rebalance will follow
+            self.ends[partition] = find_end(self._folder(partition))
+            self._seek(partition, self.ends[partition])
 
     def _send(self, rows: pyarrow.Table) -> None:
-        """Send the answers before their part is there, so that a kill in between sends them again."""
+        """Send the predictions before their part is written, so that a kill in between cannot lose them."""
         if self.producer is None:
             return
         failed: list[KafkaError] = []
@@ -178,87 +251,97 @@ class Stream:
             plain = {name: None if value != value else value for name, value in row.items()}  # JSON has no NaN
             self.producer.produce(
                 self.topic,
-                json.dumps(plain, default=float).encode(),  # some pyarrow leave float16 as numpy has it
+                json.dumps(plain, default=float).encode(),  # some versions of pyarrow return float16 as numpy scalars
                 key=row["id"],
                 on_delivery=lambda error, _: failed.append(error) if error else None,
             )
-        if self.producer.flush(6 * PATIENCE) or failed:
-            raise InputError(f"--to {self.topic}: {failed[0].str() if failed else 'the broker does not take them'}.")
+        if self.producer.flush(6 * BROKER_TIMEOUT) or failed:
+            reason = failed[0].str() if failed else "the broker does not respond"
+            raise InputError(
+                f"--to {self.topic}: predictions cannot be sent: {reason}. Check the topic and the broker."
+            )
 
-    def _assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+    def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Start the assigned partitions where their parts end."""
         try:
-            self._ids = self._find_ids({one.topic for one in places})
-            for one in places:
+            self._ids = self._find_ids({one.topic for one in partitions})
+            for one in partitions:
                 one.offset = self.ends[one.topic, one.partition] = self._find_end((one.topic, one.partition))
-            consumer.assign(places)
+            consumer.assign(partitions)
         except BaseException as error:
             self._failed = error
 
     def _find_ids(self, topics: Iterable[str]) -> dict[str, str]:
-        """Return the id of each topic, "" where the broker gives it none."""
-        asked = self.admin.describe_topics(TopicCollection(list(topics)), request_timeout=PATIENCE)
-        ids = dict.fromkeys(asked, "")
-        for topic, future in asked.items():
-            with suppress(KafkaException):  # of a broker that does not know the question
+        """Return the id of each topic, "" if the broker assigns none."""
+        described = self.admin.describe_topics(TopicCollection(list(topics)), request_timeout=BROKER_TIMEOUT)
+        ids = dict.fromkeys(described, "")
+        for topic, future in described.items():
+            with suppress(KafkaException):  # some brokers do not support the request
                 ids[topic] = str(future.result().topic_id).replace(NO_ID, "")
         return ids
 
-    def _find_end(self, place: Place) -> int:
-        """Return where the parts of a partition end; raises InputError if it is another than the one they are of."""
-        last, known = find_last(self._folder(place)), self._ids[place[0]]
+    def _find_end(self, partition: Partition) -> int:
+        """Return the offset at which the parts of a partition end; InputError if the topic was created again."""
+        last, known = find_last(self._folder(partition)), self._ids[partition[0]]
         if last is None:
             return 0
         if known and last.topic_id:
             if known != last.topic_id:
-                raise self._made_anew(place, last.end, "the topic has another id")
+                raise self._recreated(partition, last.end, "the topic has another id")
         else:
-            _, high = self.consumer.get_watermark_offsets(TopicPartition(*place), timeout=PATIENCE)
+            _, high = self.consumer.get_watermark_offsets(TopicPartition(*partition), timeout=BROKER_TIMEOUT)
             if last.end > high:
-                raise self._made_anew(place, last.end, f"the topic at {high}")
+                raise self._recreated(partition, last.end, f"the topic ends at {high}")
         return last.end
 
-    def _made_anew(self, place: Place, end: int, found: str) -> InputError:
+    def _recreated(self, partition: Partition, end: int, found: str) -> InputError:
+        """Return the error for a topic that was deleted and created again."""
         return InputError(
-            f"--out {self.out}: its parts of {_name(place)} end at {end}, and {found}: it was made anew. Choose "
-            "another --out."
+            f"--out {self.out}: its parts of {_name(partition)} end at {end}, but {found}: it was deleted and created "
+            "again. Choose another --out."
         )
 
-    def _revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        for one in places:
+    def _revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Forget the revoked partitions."""
+        for one in partitions:
             self.ends.pop((one.topic, one.partition), None)
 
-    def _find_start(self, place: Place) -> None:
-        """Go on where a topic begins that no longer has what follows on the parts."""
-        end = self.ends.get(place, 0)
-        low, high = self.consumer.get_watermark_offsets(TopicPartition(*place), timeout=PATIENCE)
+    def _find_start(self, partition: Partition) -> None:
+        """Continue at the start of a partition whose next messages were deleted."""
+        end = self.ends.get(partition, 0)
+        low, high = self.consumer.get_watermark_offsets(TopicPartition(*partition), timeout=BROKER_TIMEOUT)
         if end > high:
-            raise self._made_anew(place, end, f"the topic at {high}")
-        self._gaps[place] = low = max(low, end)
-        # not by seek, which a partition that is not being read refuses
-        self.consumer.assign([TopicPartition(*one, low if one == place else at) for one, at in self.ends.items()])
+            raise self._recreated(partition, end, f"the topic ends at {high}")
+        self._gaps[partition] = low = max(low, end)
+        # seek fails for a partition that is not being consumed
+        self.consumer.assign([TopicPartition(*one, low if one == partition else at) for one, at in self.ends.items()])
 
-    def _seek(self, place: Place, offset: int) -> None:
+    def _seek(self, partition: Partition, offset: int) -> None:
+        """Continue a partition at an offset, unless it was revoked."""
         try:
-            self.consumer.seek(TopicPartition(*place, offset))
-        except KafkaException:  # it is no longer ours
-            self.ends.pop(place, None)
+            self.consumer.seek(TopicPartition(*partition, offset))
+        except KafkaException:  # revoked
+            self.ends.pop(partition, None)
 
     def _lag(self) -> int:
-        """Return how many messages wait in the partitions that are ours, as far as the last answers tell."""
+        """Return the number of unread messages in the assigned partitions, by the latest responses of the broker."""
         return sum(
-            max(0, self.consumer.get_watermark_offsets(TopicPartition(*place), cached=True)[1] - end)
-            for place, end in self.ends.items()
+            max(0, self.consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)[1] - end)
+            for partition, end in self.ends.items()
         )
 
-    def _folder(self, place: Place) -> Path:
-        if not re.fullmatch(r"[\w.-]+", place[0], re.ASCII):
-            raise InputError(f"topic {place[0]!r} is no name of a folder.")
-        return self.out / f"{place[0]}-{place[1]}"
+    def _folder(self, partition: Partition) -> Path:
+        """Return the folder of a partition."""
+        if not re.fullmatch(r"[\w.-]+", partition[0], re.ASCII):
+            raise InputError(f"topic {partition[0]!r}: cannot be the name of a folder. Choose another topic.")
+        return self.out / f"{partition[0]}-{partition[1]}"
 
 
-def _name(place: Place) -> str:
-    return "/".join(map(str, place))
+def _name(partition: Partition) -> str:
+    """Return TOPIC/PARTITION."""
+    return "/".join(map(str, partition))
 
 
 def _warn(error: KafkaError) -> None:
+    """Print an error of the broker, after which librdkafka tries again."""
     print(f"warning: {STREAM} {error.str()}", file=sys.stderr, flush=True)
