@@ -1,4 +1,4 @@
-"""Write the HTML page of a finished run again, of a predictions table from elsewhere, or of all runs in a folder.
+"""Write the HTML page of a finished run, of any classifier's predictions table, or of all runs in a folder.
 
 python -m alerce_early.report RUN
 python -m alerce_early.report FOLDER
@@ -18,6 +18,7 @@ from alerce_early.training import signals
 @exit_on_input_error
 @signals.listen()
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m alerce_early.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -28,14 +29,16 @@ def main() -> None:
         metavar="RUN|TABLE|FOLDER",
         help="a run folder, a .csv or .parquet table, or a folder of runs",
     )
-    parser.add_argument("--out", type=Path, help="folder for the page of a table; default: TABLE_report beside it")
-    parser.add_argument("--by", choices=["object"], help="write a table and a page with one row per object of a TABLE")
-    parser.add_argument("--labels", type=Path, help="a table of candid (or id) and label, for a TABLE without labels")
-    parser.add_argument("--target-class", metavar="CLASS", help="of a TABLE's thresholds; default: its run's, or SN")
-    parser.add_argument("--classifier", metavar="NAME", help="of several in ALeRCE's table of oid, class, probability")
-    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is there already")
+    for_table = parser.add_argument_group("options for a TABLE")
+    add = for_table.add_argument
+    add("--out", type=Path, help="folder of the page, or table to write with --by; default: TABLE_report or _objects")
+    add("--by", choices=["object"], help="write a table and a page with one row per object")
+    add("--labels", type=Path, help="labels: a table of candid (or id) and label")
+    add("--target-class", metavar="CLASS", help="class with operating points; default: that of the run, or SN")
+    add("--classifier", metavar="NAME", help="which classifier of ALeRCE's table of oid, class and probability to read")
+    add("--overwrite", action="store_true", help="write into an existing folder, or replace the table")
     given = parser.parse_args()
-    from alerce_early.artifacts import predictions  # these take seconds, for which --help need not wait
+    from alerce_early.artifacts import predictions  # slow to import, and --help does not need them
     from alerce_early.artifacts.run_folder import Run
     from alerce_early.evaluation.metrics import TARGET
     from alerce_early.experiments.compare import write_index
@@ -45,24 +48,24 @@ def main() -> None:
 
     if given.by:
         if given.source.suffix not in predictions.EXTENSIONS or given.labels or given.classifier:
-            raise InputError("--by object: takes a .csv or .parquet TABLE, and no --labels and no --classifier.")
+            raise InputError("--by object: needs a .csv or .parquet table. Leave out --labels and --classifier.")
         out = given.out or given.source.with_name(f"{given.source.stem}_objects{given.source.suffix}")
         print(*write_objects(given.source, out, given.target_class, given.overwrite), sep="\n")
         return
     if given.source.suffix in predictions.EXTENSIONS:
         folder = given.out or given.source.with_name(f"{given.source.stem}_report")
         if folder.exists() and not given.overwrite:
-            raise InputError(f"{folder} is there already; give another --out, or --overwrite to write into it.")
+            raise InputError(f"{folder}: already exists. Give another --out, or --overwrite to write into it.")
         run, target = Run(given.source.parent), given.target_class or TARGET
         if given.source == run.predictions and not given.target_class:
-            with suppress(InputError):  # of a folder that is no run
+            with suppress(InputError):  # not a run folder
                 target = run.config().target_class
         page, notes = write_table_page(given.source, folder, given.labels, target, given.classifier)
         print(*notes, page, sep="\n")
         return
     if given.out or given.labels or given.classifier or given.target_class:
         raise InputError(
-            f"--out, --labels, --classifier and --target-class are for a table; {given.source} has its page."
+            f"{given.source}: not a .csv or .parquet table. Leave out --out, --labels, --classifier and --target-class."
         )
     if given.source.is_dir() and not Run(given.source).config_file.exists():
         print(write_index(given.source))

@@ -1,12 +1,12 @@
-"""The table of the course report: what was read, what was dropped, what is left."""
+"""Row counts of a data store, compared with the published ones."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from alerce_early.data.records import TOO_LITTLE
 
-# Published counts of ALERCE_stamps_2020.pkl, in the order of its classes.
-ORACLE: dict[str, Any] = {
+# Of ALERCE_stamps_2020.pkl; lists are in the order of its classes.
+PUBLISHED_COUNTS: dict[str, Any] = {
     "images": 52_244,
     "labels": 52_244,
     "metadata": 52_244,
@@ -17,34 +17,46 @@ ORACLE: dict[str, Any] = {
     "kept_with_nan_after_crop": 2_598,
 }
 
-WORDS = {
+ROW_NAMES = {
     "images": "images",
     "labels": "labels",
-    "unmatched_labels": "labels that name no row",
+    "unmatched_labels": "labels without a row",
     "metadata": "metadata rows",
-    "set_aside": "set aside by the reader",
+    "set_aside": "rejected by the reader",
     "raw_by_class": "read",
     "dropped_by_class": "not {raw_shape[0]} x {raw_shape[1]}, dropped",
     "lacking_by_class": f"{TOO_LITTLE}, dropped",
     "kept_by_class": "kept",
     "nan_values": "NaN values",
-    "odd_values": "infinite values, or beyond 1.3e30",
+    "odd_values": "infinite values, or larger than 1.3e30",
     "kept_with_nan_after_crop": "kept, NaN in the crop",
 }
 
 
 def is_published_file(meta: Mapping[str, Any]) -> bool:
-    """Whether this is the real file's size, and not a simulation of it."""
-    same = meta["images"] == ORACLE["images"] and len(meta["classes"]) == len(ORACLE["kept_by_class"])
-    return same and meta["origin"].startswith("file ")
+    """Return whether a store was read from a file with as many images and classes as the published one."""
+    same_images = meta["images"] == PUBLISHED_COUNTS["images"]
+    same_classes = len(meta["classes"]) == len(PUBLISHED_COUNTS["kept_by_class"])
+    return same_images and same_classes and meta["origin"].startswith("file ")
 
 
 def list_counts(meta: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
-    """Return (what, count here, published count or None) a row of the table, from a store's meta."""
-    published = ORACLE if is_published_file(meta) else {}
+    """List the counts of a store.
+
+    Parameters
+    ----------
+    meta : mapping
+        ``meta.json`` of the store.
+
+    Returns
+    -------
+    list of (str, int, int or None)
+        Name, count in this store, and published count where one exists, per row of the table.
+    """
+    published = PUBLISHED_COUNTS if is_published_file(meta) else {}
     blind = meta["unlabelled"]
     table: list[tuple[str, int, int | None]] = []
-    for key, words in WORDS.items():
+    for key, words in ROW_NAMES.items():
         name, here, there = words.format(**meta), meta[key], published.get(key)
         if isinstance(here, list):
             table.append((name, sum(here) + blind[key], sum(there) if there else None))
@@ -60,7 +72,7 @@ def list_counts(meta: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
 
 
 def format_summary(meta: Mapping[str, Any]) -> str:
-    """Return the table as text; counts that differ from the published ones are marked."""
+    """Format the counts as a table for the log, and mark those that differ from the published ones."""
     published = is_published_file(meta)
     width = max(28, *[len(name) + 1 for name, _, _ in list_counts(meta)])
     rows = [f"{meta['origin']}", f"{'':{width}}{'here':>12}" + (f"{'published':>12}" if published else "")]
@@ -73,7 +85,15 @@ def format_summary(meta: Mapping[str, Any]) -> str:
 
 
 def format_parts(sizes: Mapping[str, Mapping[str, int]], left_out: Mapping[str, int]) -> str:
-    """Rows of each class in each part, one part per line; last, the classes that are in no group."""
+    """Format the class counts of each part of a store, one part per line.
+
+    Parameters
+    ----------
+    sizes : mapping of str to mapping
+        Labelled rows of each class, by part.
+    left_out : mapping of str to int
+        Rows of the classes that are in no group, which make up the last line.
+    """
     return "\n".join(
         f"{part:12}" + "".join(f"{name} {count:,}".rjust(18) for name, count in counts.items())
         for part, counts in [*sizes.items(), *([("in no group", left_out)] if left_out else [])]

@@ -1,4 +1,4 @@
-"""Figures of a run, from tables of numbers; all in one style, none wider than a telephone can show."""
+"""Figures of a run, drawn from arrays and tables in a common style, and narrow enough for a phone."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,42 +14,52 @@ from alerce_early.evaluation import intervals, metrics, tables, thresholds
 from alerce_early.report.palette import COLOURS, looks
 from alerce_early.report.pictures import GREY, INK, STYLED, mosaic, trace
 
-MOST_CHANNELS = 4  # shown of a stamp
+MOST_CHANNELS = 4  # of a stamp, the others are not shown
 PER_CLASS = 5  # examples in a gallery of all classes
 WIDTH, HEIGHT = 4.7, 3.5  # inches of a figure on a page
-MOST_POINTS = 1_000  # of a curve, closest where thresholds are high, or of a scatter plot drawn as shapes
-SHADES = LinearSegmentedColormap.from_list("shades", [f"{COLOURS[0]}00", COLOURS[0]])  # on any background
-DARK = 0.85  # text on higher shares is white
+MOST_POINTS = 1_000  # of a curve, densest at high thresholds; larger scatter plots are drawn as pixels
+# from transparent to blue, for light and dark pages
+SHADES = LinearSegmentedColormap.from_list("shades", [f"{COLOURS[0]}00", COLOURS[0]])
+DARK = 0.85  # cells above this share have white text
 
 
 def _start(height: float = HEIGHT, **options: Any) -> tuple[Figure, Axes]:
+    """Create a figure of the common width with one set of axes."""
     figure = Figure(figsize=(WIDTH, height))
     return figure, figure.add_subplot(**options)
 
 
 def _explain(figure: Figure, axes: Axes, columns: int = 2) -> Figure:
-    """Put the legend beneath the axes, where it covers nothing."""
+    """Place the legend below the axes, so that it covers no data."""
     if axes.get_legend_handles_labels()[0]:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
     return figure
 
 
 def _count(axes: Axes, *names: str) -> None:
-    """Give axes that count something whole ticks."""
+    """Restrict the ticks of axes that show counts to integers."""
     for name in names:
         getattr(axes, f"{name}axis").set_major_locator(MaxNLocator(integer=True))
 
 
 @STYLED
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Draw counts (C, C) by true and predicted class, with the percentage of each true class."""
+    """Draw a confusion matrix with counts and the percentage of each true class.
+
+    Parameters
+    ----------
+    counts : ndarray of int, shape (C, C)
+        Rows by true class (first axis) and predicted class.
+    classes : sequence of str
+        The C class names.
+    """
     figure = Figure(figsize=(0.8 * len(classes) + 1.1, 0.75 * len(classes) + 0.7))
     draw_confusion(figure.add_subplot(), counts, classes)
     return figure
 
 
 def draw_confusion(axes: Axes, counts: np.ndarray, classes: Sequence[str]) -> None:
-    """Draw the same on axes."""
+    """Draw a confusion matrix on existing axes; see `confusion`."""
     rates = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     display = ConfusionMatrixDisplay(rates, display_labels=classes)
     turned = 45 if max(map(len, classes)) > 9 else "horizontal"
@@ -63,19 +73,30 @@ def draw_confusion(axes: Axes, counts: np.ndarray, classes: Sequence[str]) -> No
 def _draw_classes(
     axes: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], areas: Mapping[str, float], classes: Sequence[str]
 ) -> None:
-    """Draw a curve (x, y) of each class, with its area in the legend."""
+    """Draw one curve (x, y) per class, with the area below it in the legend."""
     for name, (x, y) in curves.items():
         look, shown = looks(classes)[name], np.unique(np.geomspace(1, len(x), MOST_POINTS).astype(int)) - 1
         axes.plot(x[shown], y[shown], label=f"{name}, {areas[name]:.3f}", lw=1.4, color=look.colour, ls=look.dash)
         axes.plot(x[len(x) // 2], y[len(x) // 2], color=look.colour, marker=look.marker, ms=5)
 
 
-Counts = Mapping[str, tuple[np.ndarray, np.ndarray]]  # (K,) own rows, others at or above falling thresholds, by class
+# by class: counts (K,) of its rows and of other rows at or above falling thresholds
+Counts = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 @STYLED
 def precision_recall(counts: Counts, areas: Mapping[str, float], classes: Sequence[str]) -> Figure:
-    """Draw precision against recall of each class against the rest, counts by `metrics.Ranking`."""
+    """Draw precision-recall curves, each class against the rest.
+
+    Parameters
+    ----------
+    counts : mapping of str to (ndarray, ndarray)
+        By class, the counts (K,) of its rows and of other rows, from `metrics.Ranking.counts`.
+    areas : mapping of str to float
+        Average precision of each class, for the legend.
+    classes : sequence of str
+        All classes, which decide the colours.
+    """
     figure, axes = _start(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     curves = {name: (own / own[-1], own / (own + others)) for name, (own, others) in counts.items()}
     _draw_classes(axes, curves, areas, classes)
@@ -84,7 +105,15 @@ def precision_recall(counts: Counts, areas: Mapping[str, float], classes: Sequen
 
 @STYLED
 def roc(counts: Counts, areas: Mapping[str, float], classes: Sequence[str]) -> Figure:
-    """Draw ROC curves, each class against the rest, with the chance line."""
+    """Draw ROC curves, each class against the rest, and the chance line.
+
+    Parameters
+    ----------
+    counts, classes
+        As of `precision_recall`.
+    areas : mapping of str to float
+        Area under the ROC curve of each class, for the legend.
+    """
     limits: dict[str, Any] = {"xscale": "log", "xlim": (1e-3, 1), "ylim": (0, 1.02)}
     figure, axes = _start(xlabel="false positive rate", ylabel="recall", **limits)
     curves = {name: (others / others[-1], own / own[-1]) for name, (own, others) in counts.items()}
@@ -96,18 +125,23 @@ def roc(counts: Counts, areas: Mapping[str, float], classes: Sequence[str]) -> F
 def curves(
     history: Sequence[Mapping[str, Any]], best_epoch: int | None, scores: Sequence[str], classes: Sequence[str] = ()
 ) -> dict[str, Figure]:
-    """Draw the loss by step, the losses by epoch, and the scores of training and validation by epoch.
+    """Draw learning curves: the loss by step, and losses and scores by epoch.
 
     Parameters
     ----------
     history : sequence of mapping
-        Of `Run.history`.
+        One entry per epoch, as returned by `Run.history`.
     best_epoch : int or None
-        Epoch of the best checkpoint, which is marked.
+        Epoch of the best checkpoint, marked by a dotted line.
     scores : sequence of str
-        Names of validation numbers; one that ends in "/" stands for all below it.
+        Names of metrics without their split; a name that ends in "/" is a prefix.
     classes : sequence of str
-        All classes, whose numbers have their colours.
+        All classes; scores of a class have its colour.
+
+    Returns
+    -------
+    dict of str to Figure
+        ``loss_by_step``, ``loss_by_epoch`` and ``scores_by_epoch``.
     """
     first = history[0] if history else {}
     words = {"train": "training", "val": "validation"}
@@ -126,7 +160,7 @@ def curves(
 
 @STYLED
 def _loss_by_step(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the loss of each step, and its running mean."""
+    """Draw the loss of each step and its running mean."""
     figure, axes = _start(xlabel="step", ylabel="training loss")
     raw = np.array([loss for row in history for loss in row.get("losses", ())])
     ends = np.array([0, *(row["step"] for row in history)])
@@ -148,7 +182,7 @@ def _by_epoch(
     best_epoch: int | None,
     classes: Sequence[str],
 ) -> Figure:
-    """Draw numbers of the history by epoch, with their labels."""
+    """Draw columns of the history by epoch; `labels` maps their names to legend entries."""
     figure, axes = _start(xlabel="epoch", ylabel=what)
     epochs = [row["epoch"] for row in history]
     for i, (name, label) in enumerate(labels.items()):
@@ -156,7 +190,7 @@ def _by_epoch(
         style: dict[str, Any] = {"color": (INK, GREY)[i % 2], "ls": ("-", "--", "-.")[i // 2 % 3], "lw": 1.8}
         if look:
             style = {"color": look.colour, "ls": look.dash, "lw": 1.1, "marker": look.marker, "ms": 3}
-        elif len(epochs) == 1:  # a line of one point does not show
+        elif len(epochs) == 1:  # a line through one point is invisible
             style["marker"] = "o"
         axes.plot(epochs, [row[name] for row in history], label=label, **style)
     if best_epoch is not None:
@@ -166,13 +200,23 @@ def _by_epoch(
 
 
 def _spell(name: str) -> str:
-    """val/balanced_accuracy -> balanced accuracy; val/recall/SN -> recall SN"""
+    """Format the name of a metric for a legend: val/recall/SN becomes recall SN."""
     return name.partition("/")[2].replace("_", " ").replace("/", " ")
 
 
 @STYLED
 def predicted_against_true(true: np.ndarray, predicted: np.ndarray, labels: np.ndarray, bound: np.ndarray) -> Figure:
-    """Draw predicted against true redshifts (N,) by label (N,); bound: error (N,) that is still tolerated."""
+    """Draw predicted against true redshifts.
+
+    Parameters
+    ----------
+    true, predicted : ndarray of float, shape (N,)
+        Redshifts.
+    labels : ndarray of str, shape (N,)
+        Class of each row, which decides its colour.
+    bound : ndarray of float, shape (N,)
+        Largest tolerated error of each row, drawn as a band.
+    """
     figure, axes = _start(WIDTH, xlabel="true redshift", ylabel="predicted redshift", aspect="equal")
     order = np.argsort(true)
     axes.fill_between(true[order], (true - bound)[order], (true + bound)[order], color=GREY, alpha=0.3, lw=0)
@@ -185,7 +229,17 @@ def predicted_against_true(true: np.ndarray, predicted: np.ndarray, labels: np.n
 
 @STYLED
 def residuals(values: np.ndarray, limit: float, unit: str) -> Figure:
-    """Draw a histogram of errors (N,) within +- 2 limits; all beyond are in the outermost bins."""
+    """Draw a histogram of errors, from -2 to +2 times a limit.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (N,)
+        Errors; those beyond the range are counted in the outermost bins.
+    limit : float
+        Largest tolerated error, marked by dotted lines.
+    unit : str
+        Unit of both.
+    """
     figure, axes = _start(xlabel=f"error ({unit})", ylabel="rows")
     bins = np.linspace(-2 * limit, 2 * limit, 61).tolist()
     axes.hist(np.clip(values, -2 * limit, 2 * limit), bins=bins, histtype="stepfilled", color=GREY)
@@ -197,7 +251,15 @@ def residuals(values: np.ndarray, limit: float, unit: str) -> Figure:
 
 @STYLED
 def by_confidence(confidence: np.ndarray, failed: np.ndarray) -> Figure:
-    """Draw the share of failures (N,) bool among the most confident rows, against how many rows are kept."""
+    """Draw the failure rate among the most confident rows against the share of rows kept.
+
+    Parameters
+    ----------
+    confidence : ndarray of float, shape (N,)
+        Confidence of each row; only the order matters.
+    failed : ndarray of bool, shape (N,)
+        Whether the row is a catastrophic failure.
+    """
     figure, axes = _start(xlabel="most confident rows kept", ylabel="catastrophic failures among them")
     order = np.argsort(-confidence, kind="stable")
     counts = np.arange(1, len(order) + 1)
@@ -210,7 +272,7 @@ def by_confidence(confidence: np.ndarray, failed: np.ndarray) -> Figure:
 
 @STYLED
 def spectrum(values: np.ndarray) -> Figure:
-    """Draw a spectrum (L,) small."""
+    """Draw a small figure of a spectrum (L,)."""
     figure = Figure(figsize=(2.6, 1.3))
     trace(axes := figure.add_subplot(), values, color=INK)
     axes.set_xlabel("wavelength (angstrom)", fontsize=6)
@@ -219,9 +281,17 @@ def spectrum(values: np.ndarray) -> Figure:
 
 @STYLED
 def gallery(images: np.ndarray, captions: Sequence[str], columns: int = 2) -> Figure:
-    """Examples with captions: (N, C, H, W) stamps, the first channels side by side, or (N, C, L) spectra.
+    """Draw examples with captions.
 
-    columns: two can still be read on a phone.
+    Parameters
+    ----------
+    images : ndarray of float, shape (N, C, H, W) or (N, C, L)
+        Stamps, whose first `MOST_CHANNELS` channels are drawn in a row, or spectra, of which the
+        first channel is drawn.
+    captions : sequence of str
+        The N captions.
+    columns : int
+        Examples per row; two are still legible on a phone.
     """
     columns = min(columns, max(len(images), 1))
     rows = -(-len(images) // columns)
@@ -240,18 +310,20 @@ def gallery(images: np.ndarray, captions: Sequence[str], columns: int = 2) -> Fi
 def most_confident(
     table: tables.Table, classes: Sequence[str], find: Callable[[Sequence[str]], Mapping[str, np.ndarray]]
 ) -> Figure:
-    """Draw the stamps of the rows that are most confident of each class.
+    """Draw the stamps of the most confident predictions of each class.
 
     Parameters
     ----------
     table : mapping of str to ndarray
-        Predictions, with at least one row.
+        Predictions (N,), N > 0: ``candid``, ``id``, ``p_<class>`` and ``q_<class>``.
     classes : sequence of str
+        Names of the classes.
     find : callable
-        Returns the stamps (C, H, W) of some rows by candid.
+        Maps a list of candids to their stamps (C, H, W), by candid.
     """
     chosen: dict[str, str] = {}
-    predicted = tables.probabilities(table, classes).argmax(1)  # a CSV may take names for numbers
+    # not from the column predicted: a CSV may have class names that are numbers
+    predicted = tables.probabilities(table, classes).argmax(1)
     for number, name in enumerate(classes):
         rows = np.flatnonzero(predicted == number)
         for row in rows[np.argsort(-table[f"q_{name}"][rows], kind="stable")][:PER_CLASS]:
@@ -262,7 +334,15 @@ def most_confident(
 
 @STYLED
 def side_by_side(tiles: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
-    """Draw blocks of stamps, each (classes, n, C, H, W), beneath each other: a row for each class, n stamps in it."""
+    """Draw blocks of stamps below each other, with one row per class.
+
+    Parameters
+    ----------
+    tiles : mapping of str to ndarray of float, shape (classes, n, C, H, W)
+        Blocks by title: n stamps of each class.
+    classes : sequence of str
+        Names of the classes.
+    """
     shown = {title: block[:, :, :MOST_CHANNELS] for title, block in tiles.items()}
     across = max(block.shape[1] * block.shape[2] for block in shown.values())
     figure = Figure(figsize=(0.42 * across + 1, len(shown) * (0.45 * len(classes) + 0.5)))
@@ -275,8 +355,16 @@ def side_by_side(tiles: Mapping[str, np.ndarray], classes: Sequence[str]) -> Fig
 
 @STYLED
 def reliability(labels: np.ndarray, shown: Mapping[str, np.ndarray]) -> Figure:
-    """Draw the share of right rows against mean confidence; shown: probabilities (N, C) by name."""
-    figure, axes = _start(xlabel="mean probability of the predicted class", ylabel="share that is right")
+    """Draw a reliability diagram: the share of correct rows against mean confidence, in bins of equal counts.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (N,)
+        Indices of the true classes.
+    shown : mapping of str to ndarray of float, shape (N, C)
+        At most two sets of probabilities, by their name in the legend.
+    """
+    figure, axes = _start(xlabel="mean probability of the predicted class", ylabel="share of correct rows")
     axes.plot((0, 1), (0, 1), color=GREY, lw=1.1, ls=":", label="perfect")
     for (name, probabilities), colour, style in zip(shown.items(), (GREY, INK), ("s--", "o-"), strict=False):
         confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
@@ -291,7 +379,15 @@ def reliability(labels: np.ndarray, shown: Mapping[str, np.ndarray]) -> Figure:
 
 @STYLED
 def accuracy_by_column(bins: Sequence[tuple[float, float, int, int]], name: str) -> Figure:
-    """Draw accuracy against a column; bins: of `uncertainty.bin_by_column`."""
+    """Draw accuracy against a metadata column.
+
+    Parameters
+    ----------
+    bins : sequence of (float, float, int, int)
+        Lower edge, upper edge, correct rows and rows of each bin, from `uncertainty.bin_by_column`.
+    name : str
+        Name of the column, with its unit.
+    """
     figure, axes = _start(xlabel=name, ylabel="accuracy")
     low, high, right, rows = np.array(bins).T
     _shares(axes, (low + high) / 2, right, rows, xerr=(high - low) / 2, fmt="o")
@@ -299,7 +395,7 @@ def accuracy_by_column(bins: Sequence[tuple[float, float, int, int]], name: str)
 
 
 def _shares(axes: Axes, x: np.ndarray, counts: np.ndarray, rows: np.ndarray, **style: Any) -> None:
-    """Draw shares counts / rows (n,) with their Wilson intervals."""
+    """Draw the shares counts / rows (n,) with Wilson intervals."""
     share = counts / rows
     ends = np.array([intervals.wilson(int(k), int(n)) for k, n in zip(counts, rows, strict=True)]).T
     axes.errorbar(x, share, np.abs(ends - share), ms=4, lw=1, **style)
@@ -307,7 +403,17 @@ def _shares(axes: Axes, x: np.ndarray, counts: np.ndarray, rows: np.ndarray, **s
 
 @STYLED
 def purity_by_threshold(own: np.ndarray, score: np.ndarray, name: str) -> Figure:
-    """Draw purity and completeness against the threshold on the score (N,) of one class; own: (N,) bool."""
+    """Draw purity and completeness of one class against the threshold on its probability.
+
+    Parameters
+    ----------
+    own : ndarray of bool, shape (N,)
+        Whether the row is of the class.
+    score : ndarray of float, shape (N,)
+        Probability of the class, in [0, 1].
+    name : str
+        Name of the class.
+    """
     threshold, purity, completeness = thresholds.purity_completeness(own, score)
     figure, axes = _start(xlabel=f"threshold on the probability of {name}", ylabel="share of rows")
     axes.plot(threshold, completeness, label="completeness")
@@ -318,7 +424,7 @@ def purity_by_threshold(own: np.ndarray, score: np.ndarray, name: str) -> Figure
 
 @STYLED
 def purity_completeness(own: np.ndarray, score: np.ndarray, name: str) -> Figure:
-    """Draw purity against completeness of one class, with the chance line; own, score as above."""
+    """Draw purity against completeness of one class and the chance line; see `purity_by_threshold`."""
     _, purity, completeness = thresholds.purity_completeness(own, score)
     figure, axes = _start(xlabel=f"completeness of {name}", ylabel=f"purity of {name}", xlim=(0, 1), ylim=(0, 1.02))
     axes.plot(completeness, purity, label="this classifier")
@@ -328,7 +434,14 @@ def purity_completeness(own: np.ndarray, score: np.ndarray, name: str) -> Figure
 
 @STYLED
 def error_tradeoff(own: np.ndarray, score: np.ndarray, name: str) -> Figure:
-    """Draw misses against false positives on normal-deviate axes (Martin et al. 1997); own, score as above."""
+    """Draw the detection error tradeoff of one class: misses against false positives on normal-deviate axes.
+
+    The parameters are described in `purity_by_threshold`.
+
+    References
+    ----------
+    Martin et al. 1997, Eurospeech, "The DET curve in assessment of detection task performance".
+    """
     hits, others = metrics.Ranking(own, score).counts(np.ones(len(own)))
     figure, axes = _start()
     DetCurveDisplay(fpr=others / others[-1], fnr=1 - hits / hits[-1]).plot(axes)
@@ -339,19 +452,25 @@ def error_tradeoff(own: np.ndarray, score: np.ndarray, name: str) -> Figure:
 
 @STYLED
 def risk_coverage(accuracies: np.ndarray) -> Figure:
-    """Draw the accuracy of the k most confident rows, (N,), against their share of all."""
+    """Draw accuracy against the share of most confident rows that is kept.
+
+    Parameters
+    ----------
+    accuracies : ndarray of float, shape (N,)
+        Accuracy of the 1, 2, ..., N most confident rows.
+    """
     figure, axes = _start(xlabel="most confident rows kept", ylabel="accuracy", xlim=(0, 1))
     n = len(accuracies)
     axes.plot(np.arange(1, n + 1) / n, accuracies, label="most confident rows")
     axes.axhline(accuracies[-1], color=GREY, lw=1.1, ls=":", label="all rows")
     axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    # the first few rows are noise: one mistake among ten
+    # the first few values are noisy and would set the scale: one mistake among ten rows
     axes.set_ylim(max(0.0, accuracies[n // 20 :].min() - 0.02), 1.005)
     return _explain(figure, axes)
 
 
 def _stack(axes: Axes, parts: Iterable[np.ndarray], end: float, labels: Sequence[str], colours: Sequence[str]) -> None:
-    """Draw a stacked histogram of values from 0 to an end."""
+    """Draw a stacked histogram of values between 0 and `end`."""
     bins = np.linspace(0, end, 26).tolist()
     axes.hist(list(parts), bins, stacked=True, histtype="stepfilled", label=labels, color=list(colours))
     _count(axes, "y")
@@ -359,7 +478,15 @@ def _stack(axes: Axes, parts: Iterable[np.ndarray], end: float, labels: Sequence
 
 @STYLED
 def weight_draws(table: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
-    """Draw the mean and standard deviation of the probability of each class over draws of the weights."""
+    """Draw histograms of the mean and standard deviation of class probabilities over draws of the weights.
+
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        Predictions (N,): ``label``, ``p_<class>`` and ``std_<class>``.
+    classes : sequence of str
+        Names of the classes, one row of panels each.
+    """
     figure = Figure(figsize=(WIDTH, 1.7 * len(classes)))
     for (name, look), row in zip(looks(classes).items(), figure.subplots(len(classes), 2, squeeze=False), strict=True):
         own = table["label"] == name
@@ -372,9 +499,16 @@ def weight_draws(table: Mapping[str, np.ndarray], classes: Sequence[str]) -> Fig
 
 @STYLED
 def draws_by_class(draws: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Draw histograms of the probability of the true class in all draws (n, R, C), right and wrong, by class.
+    """Draw histograms of the probability of the true class over all draws, split into right and wrong ones.
 
-    labels: (R,) indices into classes.
+    Parameters
+    ----------
+    draws : ndarray of float, shape (n, R, C)
+        Class probabilities of R rows in n draws of the weights.
+    labels : ndarray of int, shape (R,)
+        Indices of the true classes.
+    classes : sequence of str
+        The C class names, one panel each.
     """
     figure = Figure(figsize=(WIDTH, 1.8 * len(classes)))
     own, right = draws[:, np.arange(len(labels)), labels], draws.argmax(2) == labels
@@ -389,9 +523,18 @@ def draws_by_class(draws: np.ndarray, labels: np.ndarray, classes: Sequence[str]
 
 @STYLED
 def draws_by_stamp(images: np.ndarray, draws: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Draw stamps (R, C, H, W), each with histograms of its class probabilities over draws (n, R, classes).
+    """Draw stamps, each with histograms of its class probabilities over draws of the weights.
 
-    labels: (R,) indices into classes; the true class is filled.
+    Parameters
+    ----------
+    images : ndarray of float, shape (R, C, H, W)
+        Stamps, of which the first `MOST_CHANNELS` channels are drawn.
+    draws : ndarray of float, shape (n, R, K)
+        Probabilities of K classes in n draws.
+    labels : ndarray of int, shape (R,)
+        Indices of the true classes, whose histograms are filled.
+    classes : sequence of str
+        The K class names.
     """
     figure = Figure(figsize=(WIDTH, 1.1 * len(images) + 0.4))
     grid = figure.subplots(len(images), 2, squeeze=False)

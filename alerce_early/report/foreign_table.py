@@ -1,4 +1,4 @@
-"""A predictions table that somebody else made, read as one of our own."""
+"""Read tables of predictions by any classifier, in the form of a predictions table of this package."""
 
 import re
 from collections import Counter
@@ -14,45 +14,66 @@ from alerce_early.data.labels import CLASSES, LABEL_COLUMNS, Naming, join_labels
 from alerce_early.errors import InputError
 from alerce_early.evaluation import conformal, metrics, screening, tables, thresholds
 
-SPLIT = "table"  # of all rows that are not said to be test rows
-UNSEEN, SEEN = "new", "seen"  # the same of a table that tells which rows trained the network: the others, or all
-WANTED = "wanted: id, label and either one p_<class> for each class, or score (the probability of the second class)"
+SPLIT = "table"  # split of the rows if the table has neither test rows nor the column `predictions.TRAINED`
+# split of a table with that column: without the rows that trained the network, or with all rows
+UNSEEN, SEEN = "new", "seen"
+EXPECTED = "Expected: id, label and either p_<class> for each class or score, the probability of one of two."
 SUM_TOLERANCE = 1e-3
-LONG = {  # the columns of ALeRCE's table of probabilities, one row per object and class
+# ALeRCE's table of probabilities, with one row per object and class: names of each column
+LONG_COLUMNS = {
     "oid": ("oid", "objectid", "id"),
     "classifier": ("classifier_name", "classifier"),
     "version": ("classifier_version",),
     "class": ("class_name", "class"),
     "probability": ("probability",),
 }
-STAMPS = "stamp_classifier"  # of several classifiers in such a table, the one that sees what our networks see
+STAMP_CLASSIFIER = "stamp_classifier"  # the default in a table of several: it has the same input as our networks
 
 
 def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
-    """Return the table of `read_with_notes` alone."""
+    """Read a table of classifications; see `read_with_notes`, of which this returns the first value."""
     return read_with_notes(path, labels_path)[0]
 
 
 def read_with_notes(
     path: Path, labels_path: Path | None = None, target: str = metrics.TARGET, classifier: str | None = None
 ) -> tuple[dict[str, np.ndarray], tables.Constants, list[str]]:
-    """Read a CSV or parquet table of classifications with the columns id, label and p_<class>, or score.
+    """Read a table of classifications with labels.
 
-    labels_path: a table with the labels, see `labels`; where it is given, the first one needs none. target: the class
-    that has thresholds. classifier: of ALeRCE's table of probabilities, see `pivot`.
+    If a column ``split`` marks test rows, only these are returned; validation rows choose the thresholds. If the column
+    `predictions.TRAINED` marks rows of objects that trained the network, they are excluded, unless all rows are.
 
-    Where there is a column split with test rows, only these are kept, with the constants of `thresholds` if there are
-    validation rows to choose them. Rows of objects that trained the network, by the column `predictions.TRAINED`, are
-    left out if there are others. score, in [0, 1], is the probability of SN
-    if that is one of the two labels, or else of the one that is last in alphabetical order (of 0 and 1, or bogus
-    and real: the second). Returns our columns, with row, split and predicted; what holds for all rows; and what became
-    of the labels and rows, in words. Raises InputError, which names the columns that are missing and the values that
-    are no probabilities.
+    Parameters
+    ----------
+    path : Path
+        CSV or parquet file with the columns ``id``, ``label`` and either ``p_<class>`` for each class or ``score``,
+        all probabilities in [0, 1]. ``score`` belongs to `target` if that is one of the two labels, otherwise to the
+        label that is last in alphabetical order: 1 of 0 and 1, real of bogus and real.
+    labels_path : Path, optional
+        A table with the labels, see `match_labels`, for a table without them.
+    target : str
+        Class with operating points.
+    classifier : str, optional
+        Which classifier of ALeRCE's table of probabilities to read, see `pivot`.
+
+    Returns
+    -------
+    table : dict of str to ndarray
+        Columns (N,) of a predictions table, including ``row``, ``split`` and ``predicted``.
+    constants : mapping
+        Values that hold for all rows: the coverage of prediction sets, and thresholds.
+    notes : list of str
+        Sentences on matched labels and excluded rows, for the page.
+
+    Raises
+    ------
+    InputError
+        If columns are missing, values are not probabilities, or no row has a label.
     """
     found, notes = pivot(path, predictions.read(path), classifier)
     constants = _take_constants(path, found)
     if labels_path:
-        found["label"], matches = labels(labels_path, found)
+        found["label"], matches = match_labels(labels_path, found)
         notes.append(f"{matches}.")
         found |= find_queues(labels_path, found)
     missing = [name for name in ("id", "label") if name not in found]
@@ -60,12 +81,12 @@ def read_with_notes(
         missing.append("p_<class> or score")
     if missing:
         raise InputError(
-            f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(list(found)[:20])[:200]}; {WANTED}."
+            f"{path}: lacks the columns {', '.join(missing)}; it has {', '.join(list(found)[:20])[:200]}. {EXPECTED}"
         )
     ids = text.check_names(found["id"], "ids", str(path))
     if "object" in found:
         found["object"] = text.check_names(found["object"], "objects", str(path))
-    found |= {"id": ids, "label": _labels(path, found["label"]), **_read_known(path, found)}
+    found |= {"id": ids, "label": _clean_labels(path, found["label"]), **_read_known(path, found)}
     text.check_names(tables.classes_of(found), "classes", str(path))
     if classes := tables.classes_of(found):
         names = Counter(found["label"].tolist())
@@ -73,7 +94,7 @@ def read_with_notes(
         found["label"] = np.array([given[name] for name in found["label"].tolist()], dtype=str)
         if other := {name: n for name, n in names.items() if name and not given[name]}:
             listed = ", ".join(f"{name} {n:,}" for name, n in other.items())
-            notes.append(f"Rows of none of the classes {', '.join(classes)} are left out: {listed}.")
+            notes.append(f"Rows with other labels than {', '.join(classes)} are excluded: {listed}.")
     if screening.QUEUE in found and (searched := thresholds.looked_for(tables.classes_of(found), target)):
         order = np.argsort(-_numbers(path, f"p_{searched}", found[f"p_{searched}"]), kind="stable")
         found[screening.RANK] = np.argsort(order) + 1
@@ -81,7 +102,7 @@ def read_with_notes(
     found = tables.keep_labelled(found)
     known = predictions.TRAINED in found
     if known:
-        found, said = _leave_out_trained(found)
+        found, said = _exclude_trained(found)
         notes += said
     if "split" in found and (found["split"] == "test").any():
         found = tables.join_tables([tables.select_split(found, split) for split in ("test", "validation")])
@@ -89,17 +110,17 @@ def read_with_notes(
         split = SPLIT if not known else SEEN if _is_true(found[predictions.TRAINED]).any() else UNSEEN
         found["split"] = np.full(len(found["id"]), split)
     if not len(found["id"]):
-        raise InputError(f"{path} has no row with a label.")
+        raise InputError(f"{path}: no row has a label. Give labels with --labels.")
     if not tables.classes_of(found):
-        found |= _of_score(path, found, target)
+        found |= _split_score(path, found, target)
     classes = tables.classes_of(found)
     if "" in classes:
-        raise InputError(f"{path}: a column is called p_ and nothing else; {WANTED}.")
+        raise InputError(f"{path}: the column p_ names no class. {EXPECTED}")
     probabilities = _check_probabilities(path, {f"p_{name}": found[f"p_{name}"] for name in classes})
     stacked = np.stack(list(probabilities.values()), 1)
     worst = np.abs(stacked.sum(1) - 1).argmax()
     if abs(stacked[worst].sum() - 1) > SUM_TOLERANCE:
-        raise InputError(f"{path}: the columns p_* add up to {stacked[worst].sum():g} in row {worst + 1}; wanted 1.")
+        raise InputError(f"{path}: the columns p_* add up to {stacked[worst].sum():g} in row {worst + 1}, expected 1.")
     predicted = np.array(classes)[stacked.argmax(1)]
     read = {**found, **probabilities, "row": np.arange(len(predicted)), "predicted": predicted}
     judged = tables.select_split(read, "test") if "test" in read["split"] else read
@@ -108,15 +129,27 @@ def read_with_notes(
 
 
 def read_alerts(path: Path) -> dict[str, np.ndarray]:
-    """Read a table of classifications that needs no labels: id and p_<class>.
+    """Read a table of classifications without labels.
 
-    Returns its columns (N,), with ``q_<class>`` and ``predicted`` filled in from p_<class> if they are missing. Raises
-    InputError naming missing columns and values outside [0, 1].
+    Parameters
+    ----------
+    path : Path
+        CSV or parquet file with the columns ``id`` and ``p_<class>``.
+
+    Returns
+    -------
+    dict of str to ndarray
+        All columns (N,); ``q_<class>`` and ``predicted`` are derived from ``p_<class>`` if they are missing.
+
+    Raises
+    ------
+    InputError
+        If columns are missing or probabilities are outside [0, 1].
     """
     found = predictions.read(path)
     classes = tables.classes_of(found)
     if missing := [name for name, there in (("id", "id" in found), ("p_<class>", bool(classes))) if not there]:
-        raise InputError(f"{path}: lacks the columns {', '.join(missing)}. Give a table of predict.")
+        raise InputError(f"{path}: lacks the columns {', '.join(missing)}. Give a table that predict wrote.")
     probabilities = _check_probabilities(path, {f"p_{name}": found[f"p_{name}"] for name in classes})
     names = {name: text.check_names(found[name], f"{name}s", str(path)) for name in ("id", "object") if name in found}
     known = {name: _numbers(path, name, found[name]) for name in tables.PLACE if name in found}
@@ -128,24 +161,43 @@ def read_alerts(path: Path) -> dict[str, np.ndarray]:
 def pivot(
     path: Path, found: dict[str, np.ndarray], classifier: str | None = None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return ALeRCE's table of probabilities as one row per object with p_<class>, and what was chosen, in words.
+    """Pivot ALeRCE's table of probabilities, with one row per object and class, to one row per object.
 
-    Any other table is returned as it is. classifier: whose rows; default: `STAMPS` if it is there, else the only one.
-    Of several versions each object has its latest.
-    Raises InputError where there are several classifiers to choose from.
+    Each object keeps its latest version of the classifier. Any other table is returned unchanged.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    found : dict of str to ndarray
+        Its columns.
+    classifier : str, optional
+        Name of the classifier; by default `STAMP_CLASSIFIER` if the table has it, or the only one.
+
+    Returns
+    -------
+    table : dict of str to ndarray
+        Columns ``id`` and ``p_<class>``, with probability 0 for classes without a row.
+    notes : list of str
+        A sentence on the chosen classifier; empty for any other table.
+
+    Raises
+    ------
+    InputError
+        If the table lacks the classifier, or has several and none is chosen.
     """
     columns = {name.lower(): column for name, column in found.items()}
-    held = {name: columns[one] for name, names in LONG.items() for one in reversed(names) if one in columns}
+    held = {name: columns[one] for name, names in LONG_COLUMNS.items() for one in reversed(names) if one in columns}
     if tables.classes_of(found) or not {"oid", "class", "probability"} <= set(held):
         if classifier:
             raise InputError(f"--classifier {classifier}: {path} is not a table of oid, class and probability.")
         return found, []
     n = len(held["probability"])
-    rows = {name: held[name].astype(str) if name in held else np.full(n, "") for name in LONG}
+    rows = {name: held[name].astype(str) if name in held else np.full(n, "") for name in LONG_COLUMNS}
     there = sorted(set(rows["classifier"].tolist()))
-    chosen = classifier or (STAMPS if STAMPS in there else there[0] if len(there) == 1 else "")
+    chosen = classifier or (STAMP_CLASSIFIER if STAMP_CLASSIFIER in there else there[0] if len(there) == 1 else "")
     if chosen not in there:
-        raise InputError(f"{path} holds the classifiers {', '.join(there)[:200]}. Choose one with --classifier NAME.")
+        raise InputError(f"{path}: has the classifiers {', '.join(there)[:200]}. Choose one with --classifier NAME.")
     mine = rows["classifier"] == chosen
     probability = _check_probabilities(path, {"probability": held["probability"]})["probability"]
     objects, first, which = np.unique(rows["oid"][mine], return_index=True, return_inverse=True)
@@ -158,15 +210,15 @@ def pivot(
     classes, number = np.unique(rows["class"][mine], return_inverse=True)
     shares = np.zeros((len(classes), len(objects)))
     shares[number[kept], which[kept]] = probability[mine][kept]
-    order = np.argsort(first)  # as the table has them
+    order = np.argsort(first)  # objects in the order of the table
     table = {f"p_{name}": share[order] for name, share in zip(classes.tolist(), shares, strict=True)}
-    others = f"; the table also holds {', '.join(one for one in there if one != chosen)}" if len(there) > 1 else ""
+    others = f"; the table also has {', '.join(one for one in there if one != chosen)}" if len(there) > 1 else ""
     name = chosen or "one classifier"
     return {"id": objects[order], **table}, [f"{len(objects):,} objects with probabilities by {name}{others}."]
 
 
 def _take_constants(path: Path, found: dict[str, np.ndarray]) -> dict[str, float | None]:
-    """Return what holds for all rows of a table, from its metadata or, of one from before, out of its columns."""
+    """Read the constants of a table from its metadata, or remove them from the columns of an older table."""
     constants = predictions.read_constants(path)
     for name in [name for name in found if name == conformal.COVERAGE or name.startswith(thresholds.PREFIX)]:
         values = {None if value != value else value for value in found.pop(name).tolist()}
@@ -175,33 +227,47 @@ def _take_constants(path: Path, found: dict[str, np.ndarray]) -> dict[str, float
     return constants
 
 
-def _leave_out_trained(table: tables.Table) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the rows of objects that did not train or choose the network, or all where there are no others."""
+def _exclude_trained(table: tables.Table) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Exclude objects that were used in training or model selection, unless all were; return a note on it, too."""
     trained, n = _is_true(table[predictions.TRAINED]), len(table["id"])
     count = f"{trained.sum():,} of" if trained.any() else "none of the"
-    of = f"{count} {n:,} labelled rows are of objects used in training or model selection"
+    summary = f"{count} {n:,} labelled rows are of objects used in training or model selection"
     if not trained.any():
-        return dict(table), [f"{of}."]
+        return dict(table), [f"{summary}."]
     if trained.all():
-        return dict(table), [f"{of}; there are no others, so all numbers are optimistic."]
-    return {name: column[~trained] for name, column in table.items()}, [f"{of}; they are excluded."]
+        return dict(table), [f"{summary}; all rows are evaluated, so the numbers are optimistic."]
+    return {name: column[~trained] for name, column in table.items()}, [f"{summary}; they are excluded."]
 
 
 def _is_true(column: np.ndarray) -> np.ndarray:
-    """(N,) bool of a column that a table may hold as such, as numbers or as text."""
+    """Convert a column of bool, numbers or text to bool."""
     return np.isin(np.char.lower(column.astype(str)), ("true", "1", "1.0"))
 
 
-def labels(path: Path, table: tables.Table) -> tuple[np.ndarray, str]:
-    """Return the classes of the rows of a table, (N,) str, "" where there is none, and how many labels matched.
+def match_labels(path: Path, table: tables.Table) -> tuple[np.ndarray, str]:
+    """Match a table of labels to the rows of a table.
 
-    path: a CSV or parquet table with the columns of `labels.join_labels`. Raises InputError where it has others, or
-    names not one of the rows.
+    Parameters
+    ----------
+    path : Path
+        CSV or parquet file with the columns of `data.labels.join_labels`.
+    table : mapping of str to ndarray
+        Predictions (N,).
+
+    Returns
+    -------
+    labels : ndarray of str, shape (N,)
+        Class of each row, "" for a row without a label.
+    matches : str
+        How many labels matched, as a sentence without its full stop.
+
+    Raises
+    ------
+    InputError
+        If columns are missing, a row has conflicting labels, or no label matches a row.
     """
     content = read_csv(path) if path.suffix == ".csv" else predictions.read(path)
-    named = {
-        k: _labels(path, column) if k.strip().lower() in LABEL_COLUMNS else column for k, column in content.items()
-    }
+    named = {k: _clean_labels(path, column) if k.strip().lower() in LABEL_COLUMNS else column for k, column in content.items()}
     known = join_labels(named, table, str(path), find_naming(table))
     keys = table[known.by].astype(str).tolist()
     if known.class_by_key:
@@ -211,9 +277,21 @@ def labels(path: Path, table: tables.Table) -> tuple[np.ndarray, str]:
 
 
 def find_queues(path: Path, table: tables.Table) -> dict[str, np.ndarray]:
-    """Return the column `screening.QUEUE` (N,) str if a table of labels has one.
+    """Read the labelling queue of each row from a table of labels.
 
-    A row that was drawn at random stays so, even if another queue showed it to a second person.
+    A row that was drawn at random counts as random, even if another queue showed it to a second person.
+
+    Parameters
+    ----------
+    path : Path
+        CSV or parquet file of labels.
+    table : mapping of str to ndarray
+        Predictions (N,) with ``candid`` or ``id``.
+
+    Returns
+    -------
+    dict of str to ndarray
+        The column `screening.QUEUE` (N,) str, "" for rows without a label; empty if the labels have no such column.
     """
     content = read_csv(path) if path.suffix == ".csv" else predictions.read(path)
     columns = {name.strip().lower(): np.asarray(column).astype(str).tolist() for name, column in content.items()}
@@ -227,48 +305,50 @@ def find_queues(path: Path, table: tables.Table) -> dict[str, np.ndarray]:
 
 
 def find_naming(table: tables.Table) -> Naming:
-    """Return the classes that the labels of a table may be of: its own; what nobody knows is left as it is."""
+    """Return the class names of a table and of ALeRCE, for translating labels; unknown labels are kept."""
     return Naming(tuple(dict.fromkeys([*tables.classes_of(table), *CLASSES])), others="keep")
 
 
-def _labels(path: Path, labels: Iterable[Any]) -> np.ndarray:
-    """Labels as text; nothing for a missing one."""
+def _clean_labels(path: Path, labels: Iterable[Any]) -> np.ndarray:
+    """Return labels as text, "" for a missing one."""
     texts = ["" if label is None or label != label else str(label) for label in labels]
     return text.check_names(texts, "labels", str(path))
 
 
 def _read_known(path: Path, found: tables.Table) -> dict[str, np.ndarray]:
-    """Return the other columns that the evaluation reads, where the table has them, as the numbers they are to be."""
-    wanted = [name for name in found if name.startswith("q_") or name in tables.METADATA]
-    return {name: _numbers(path, name, found[name]) for name in wanted}
+    """Convert the calibrated probabilities and the metadata of a table to numbers."""
+    names = [name for name in found if name.startswith("q_") or name in tables.METADATA]
+    return {name: _numbers(path, name, found[name]) for name in names}
 
 
 def _numbers(path: Path, name: str, column: np.ndarray) -> np.ndarray:
+    """Convert a column to float64, or raise InputError with its name."""
     try:
         return column.astype(np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"{path}: column {name} holds no numbers. Give numbers.") from None
+        raise InputError(f"{path}: column {name} is not numeric. Give numbers.") from None
 
 
-def _of_score(path: Path, found: tables.Table, target: str) -> dict[str, np.ndarray]:
-    """p_<class> of both classes, the one that is not looked for first."""
+def _split_score(path: Path, found: tables.Table, target: str) -> dict[str, np.ndarray]:
+    """Return p_<class> of two classes from the column score, the target last."""
     labels = [str(name) for name in np.unique(found["label"])]
     if len(labels) != 2:
-        raise InputError(f"{path}: score needs two labels, there are {len(labels)}: {', '.join(labels[:8])}; {WANTED}.")
+        listed = ", ".join(labels[:8])
+        raise InputError(f"{path}: score needs two labels, there are {len(labels)}: {listed}. {EXPECTED}")
     score, chosen = _check_probabilities(path, {"score": found["score"]})["score"], metrics.positive(labels, target)
     other = next(name for name in labels if name != chosen)
     return {f"p_{other}": 1 - score, f"p_{chosen}": score}
 
 
 def _check_probabilities(path: Path, columns: tables.Table) -> dict[str, np.ndarray]:
-    """Return the columns as (N,) float64; raises InputError where they are no probabilities."""
+    """Convert columns to float64; raise InputError if values are not probabilities."""
     checked = {}
     for name, column in columns.items():
         checked[name] = _numbers(path, name, column)
         wrong = np.flatnonzero(~((checked[name] >= 0) & (checked[name] <= 1)))
         if len(wrong):
             raise InputError(
-                f"{path}: column {name} is {checked[name][wrong[0]]:g} in row {wrong[0] + 1} and no probability in "
-                f"{len(wrong)} rows; wanted values from 0 to 1."
+                f"{path}: column {name} is {checked[name][wrong[0]]:g} in row {wrong[0] + 1}; {len(wrong)} rows are "
+                "outside 0 to 1. Give probabilities."
             )
     return checked

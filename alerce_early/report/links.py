@@ -1,4 +1,4 @@
-"""Links from an alert to brokers, by the name of its object, and to catalogues, by its position."""
+"""Links from an alert to broker pages (by object name) and catalogues (by position)."""
 
 import math
 import re
@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 
 class Site(NamedTuple):
-    """A page about one object.
+    """A web site with a page about each object.
 
     Parameters
     ----------
     name : str
-        What a reader clicks.
+        Text of the link.
     url : str
-        With ``{id}``, or with ``{ra}`` and ``{dec}`` in degrees.
+        Address with the placeholder ``{id}``, or with ``{ra}`` and ``{dec}`` in degrees.
     pattern : str
-        Regular expression, the same in Python and JavaScript, that the whole id matches; "" for a page by position.
+        Regular expression, valid in Python and JavaScript, that the whole id must match; "" for pages by position.
     """
 
     name: str
@@ -40,14 +40,19 @@ SITES = (
 
 
 def find(object_id: str, ra: float = math.nan, dec: float = math.nan) -> dict[str, str]:
-    """Return the address of each site's page about an object, by name.
+    """Find the pages about an object.
 
     Parameters
     ----------
     object_id : str
-        ZTF's objectId or Rubin's diaObjectId; brokers have no page for other names.
+        ZTF objectId or Rubin diaObjectId; brokers have no page for other names.
     ra, dec : float
-        Degrees; NaN if unknown, which leaves out the pages by position.
+        Position in degrees; pages by position are omitted if it is NaN.
+
+    Returns
+    -------
+    dict of str to str
+        Address by the name of the site.
     """
     known, place = math.isfinite(ra) and math.isfinite(dec), {"ra": f"{ra:.6f}", "dec": f"{dec:.6f}"}
     return {

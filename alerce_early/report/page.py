@@ -20,17 +20,25 @@ INDEX = Markup('<meta name="generator" content="alerce_early index">')  # marks 
 
 
 def render(template: str, **content: Any) -> str:
-    """Return a page as HTML; every text is escaped, pictures are inlined."""
+    """Render a template as HTML; text is escaped and pictures are inlined.
+
+    Parameters
+    ----------
+    template : str
+        File name in the folder `templates`.
+    **content
+        Values of the template's variables. A missing one raises `jinja2.UndefinedError`.
+    """
     return ENVIRONMENT.get_template(template).render(**content)
 
 
 def link(target: Path, words: str, here: Path) -> str:
-    """Return a relative link from a page in the folder `here` to another page."""
+    """Return a relative link to `target` from a page in the folder `here`."""
     return Markup('<a href="{}">{}</a>').format(Path(os.path.relpath(target, here)).as_posix(), words)
 
 
 def thumbnail(pictures: Iterable[Path], here: Path) -> str:
-    """Return the first of these pictures that is there, small, for a page in the folder `here`."""
+    """Return a thumbnail of the first picture that exists, for a page in the folder `here`; "" if none does."""
     found = next((path for path in pictures if path.exists()), None)
     if found is None:
         return ""
@@ -39,14 +47,24 @@ def thumbnail(pictures: Iterable[Path], here: Path) -> str:
 
 
 def link_up(path: Path, index: Path) -> None:
-    """Give the page of a run, if it is there and may be written, a link to the index of all runs."""
+    """Add a link to the index of all runs to the page of a run, if that page exists and is writable."""
     with suppress(OSError, InputError):
         if (place := '<p class="up">') + "</p>" in (text := path.read_text()):
             files.write_text(path, text.replace(place, place + link(index, "All runs", path.parent), 1))
 
 
 def number(value: float, interval: Sequence[float] | None = None, digits: int = 3) -> str:
-    """Format as 0.873 [0.84, 0.90]; the ends of a narrow interval have as many digits as the value."""
+    """Format a number with its interval, such as 0.873 [0.84, 0.90].
+
+    Parameters
+    ----------
+    value : float
+        The number.
+    interval : sequence of float, optional
+        Low and high. They have one digit less than the value, unless the interval is narrow.
+    digits : int
+        Decimals of the value.
+    """
     if not interval:
         return f"{value:.{digits}f}"
     narrow = interval[1] - interval[0] < 2 * 10 ** (1 - digits)
@@ -55,19 +73,29 @@ def number(value: float, interval: Sequence[float] | None = None, digits: int = 
 
 
 def numbers(judged: Mapping[str, Any], names: Iterable[str], digits: int = 3) -> list[str]:
-    """Format numbers of `Kind.judge` with their intervals; an undefined one is empty."""
+    """Format metrics with their intervals.
+
+    Parameters
+    ----------
+    judged : mapping
+        Result of `Kind.judge`.
+    names : iterable of str
+        Metrics to format; an undefined one becomes "".
+    digits : int
+        Decimals of the values.
+    """
     values, intervals = judged["values"], judged["intervals"]
     return [number(values[name], intervals.get(name), digits) if name in values else "" for name in names]
 
 
 def _inline(picture: Path) -> str:
-    """Return a PNG or SVG file as a data URI."""
+    """Encode a PNG or SVG file as a data URI."""
     kind = "svg+xml" if picture.suffix == ".svg" else "png"
     return f"data:image/{kind};base64," + base64.b64encode(picture.read_bytes()).decode()
 
 
 def _headings(html: str) -> list[tuple[str, str]]:
-    """Return the anchor and the words of each heading of sections."""
+    """List the anchor and the text of each section heading."""
     return [(anchor, Markup(words)) for anchor, words in re.findall('<h2 id="([^"]*)">(.*?)</h2>', html)]
 
 

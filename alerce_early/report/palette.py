@@ -1,20 +1,20 @@
-"""The look of each class: one colour, marker and dash, the same in every figure and on every page."""
+"""Colour, marker and line style of each class, the same in all figures and on all pages."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from alerce_early.data.labels import CLASSES
 
-# Okabe and Ito (2008), legible with every colour vision; their black is grey here, to show on a dark page as well
+# Okabe and Ito (2008), safe for colour-blind readers; grey replaces black, which is invisible on a dark page
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#999999", "#56B4E9", "#CC79A7", "#F0E442")
-MARKERS = ("s", "o", "^", "D", "X", "v", "P", "*")  # of matplotlib
-SYMBOLS = ("■", "●", "▲", "◆", "✖", "▼", "✚", "★")  # the same as text
+MARKERS = ("s", "o", "^", "D", "X", "v", "P", "*")  # names in matplotlib
+SYMBOLS = ("■", "●", "▲", "◆", "✖", "▼", "✚", "★")  # the same markers as text
 DASHES = ("-", "-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-OWN = (5, 6, 0, 2, 3, 1, 4, 7)  # numbers of colours for other classes, in the order in which they are taken
+FREE = (5, 6, 0, 2, 3, 1, 4, 7)  # indices of colours for other classes, in the order of use
 
 
 class Look(NamedTuple):
-    """How a class is drawn: `colour` and `symbol` on a page, `colour`, `marker` and `dash` by matplotlib."""
+    """Style of a class: `colour` and `symbol` on pages; `colour`, `marker` and `dash` in figures."""
 
     colour: str
     marker: str
@@ -23,25 +23,28 @@ class Look(NamedTuple):
 
 
 def looks(classes: Sequence[str]) -> dict[str, Look]:
-    """Choose how each class is drawn.
+    """Assign a style to each class.
 
     Parameters
     ----------
     classes : sequence of str
-        All classes of a network, in its order. Those of `CLASSES` always look the same; other classes get the remaining
-        colours, and beyond eight the colours repeat with other markers.
+        All classes of a network, in its order. Classes in `CLASSES` have a fixed style; others get the remaining
+        colours. With more than eight classes, colours repeat with other markers.
 
     Returns
     -------
     dict of str to Look
-        In the order of `classes`.
+        Styles by class, in the order of `classes`.
     """
     fixed = {name: CLASSES.index(name) for name in classes if name in CLASSES}
-    free = [number for number in OWN if number not in fixed.values()] + list(range(len(OWN), len(OWN) + len(classes)))
+    free = [number for number in FREE if number not in fixed.values()] + list(
+        range(len(FREE), len(FREE) + len(classes))
+    )
     numbers = {name: fixed[name] if name in fixed else free.pop(0) for name in classes}
     return {name: _look(number) for name, number in numbers.items()}
 
 
 def _look(number: int) -> Look:
+    """Return the style with this number; there are 64 combinations of colour and marker."""
     colour, shape = number % len(COLOURS), (number + number // len(COLOURS)) % len(MARKERS)
     return Look(COLOURS[colour], MARKERS[shape], SYMBOLS[shape], DASHES[shape])

@@ -1,4 +1,4 @@
-"""Draw stamps, and the rows of a store: class counts, dropped rows, examples before and after cleaning."""
+"""Draw stamps and the pictures of a store: class counts, dropped rows, examples before and after preprocessing."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from alerce_early.data.spectral_grid import CENTRES
 from alerce_early.files import hold_lock, whole
 from alerce_early.report.palette import looks
 
-if TYPE_CHECKING:  # the store brings torch, which a gallery of classified stamps does without
+if TYPE_CHECKING:  # the store imports torch, which a gallery of stamps does not need
     from alerce_early.data.store import Store
 
-NAMES = ("labels", "dropped", "examples")  # of the pictures in a store
+NAMES = ("labels", "dropped", "examples")  # of the pictures of a store
 GAP = 2  # pixels between tiles
 NO_DATA = (0.35, 0.45, 0.75)  # colour of pixels without data
-LEVELS = 64  # greys of a stamp on a page: more make it larger and not clearer
-INK, GREY = "#1c2430", "#808791"  # for text and guiding lines; ink in an SVG takes the page's text colour
+LEVELS = 64  # of grey in a stamp on a page; more would enlarge the file without visible gain
+INK, GREY = "#1c2430", "#808791"  # of text and of guide lines; in an SVG, ink becomes the page's text colour
 THEME = ":root{color:%s} @media (prefers-color-scheme:dark){:root{color:#e4e8ee}}" % INK  # noqa: UP031  braces
-# Of every figure: a decorator of what draws or writes one.
+# The style of every figure: decorate each function that draws or writes one.
 STYLED = matplotlib.rc_context(
     {
         "axes.edgecolor": INK,
@@ -50,8 +50,8 @@ STYLED = matplotlib.rc_context(
 
 
 def draw(store: Store) -> None:
-    """Write the pictures of `NAMES` into the store's folder, unless they are there already."""
-    with hold_lock(store.path / ".pictures.lock"):  # runs that share a store may begin at once
+    """Write the pictures of `NAMES` into the folder of a store, unless all of them exist."""
+    with hold_lock(store.path / ".pictures.lock"):  # runs that share a store may start together
         if all((store.path / f"{name}.png").exists() for name in NAMES):
             return
         meta = store.meta
@@ -63,7 +63,7 @@ def draw(store: Store) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, or as SVG if the path ends so; returns the path."""
+    """Write a figure as SVG or PNG, by the suffix of the path, and return the path."""
     with whole(path) as partial:
         if path.suffix == ".svg":
             partial.write_text(to_svg(figure))
@@ -74,7 +74,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 @STYLED
 def to_svg(figure: Figure) -> str:
-    """Return a figure as SVG without a background, whose ink is dark or light as the reader's browser is."""
+    """Return a figure as SVG with a transparent background and text that follows the browser's colour scheme."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     head = '<style type="text/css">'
@@ -83,7 +83,19 @@ def to_svg(figure: Figure) -> str:
 
 @STYLED
 def bars(counts: Sequence[int], names: Sequence[str], title: str, what: str = "stamps") -> Figure:
-    """One bar per class, with its count."""
+    """Draw a bar chart with one bar per class, labelled with its count.
+
+    Parameters
+    ----------
+    counts : sequence of int
+        Rows of each class.
+    names : sequence of str
+        Classes.
+    title : str
+        Title of the figure.
+    what : str
+        What is counted, the label of the vertical axis.
+    """
     figure = Figure(figsize=(6, 3))
     axes = figure.add_subplot(title=title, ylabel=what)
     drawn = axes.bar(list(names), list(counts), color=[look.colour for look in looks(names).values()])
@@ -94,7 +106,18 @@ def bars(counts: Sequence[int], names: Sequence[str], title: str, what: str = "s
 
 
 def stretch(tiles: np.ndarray) -> np.ndarray:
-    """Scale each tile of (..., H, W) to [0, 1] between its 1st and 99.5th percentile; missing pixels become NaN."""
+    """Scale each tile linearly from its 1st to its 99.5th percentile.
+
+    Parameters
+    ----------
+    tiles : ndarray of float, shape (..., H, W)
+        Tiles; values that are not finite or larger than `MAX_PIXEL_VALUE` are missing.
+
+    Returns
+    -------
+    ndarray of float64, shape (..., H, W)
+        Values in [0, 1]; NaN where pixels are missing.
+    """
     tiles = np.where(np.abs(tiles) < MAX_PIXEL_VALUE, tiles, np.nan).astype(np.float64)
     blank = np.isnan(tiles).all((-2, -1), keepdims=True)
     low, high = np.nanpercentile(np.where(blank, 0, tiles), [1, 99.5], axis=(-2, -1), keepdims=True)
@@ -102,12 +125,12 @@ def stretch(tiles: np.ndarray) -> np.ndarray:
 
 
 def encode_figure(figure: Figure) -> str:
-    """Return a figure as the data URI of an SVG."""
+    """Encode a figure as a data URI, in SVG."""
     return "data:image/svg+xml;base64," + base64.b64encode(to_svg(figure).encode()).decode()
 
 
 def encode(tiles: np.ndarray) -> str:
-    """Return stamps (K, H, W) side by side as the data URI of a PNG; pixels without data are blue."""
+    """Encode stamps (K, H, W) in a row as a data URI, in PNG; pixels without data are blue."""
     shades = np.pad(stretch(tiles), ((0, 0), (0, 0), (0, GAP)), constant_values=np.inf)
     row = np.concatenate(list(shades), 1)[:, :-GAP]
     grey = np.where(np.isfinite(row), np.round((LEVELS - 1) * np.nan_to_num(row, posinf=0)), LEVELS)
@@ -120,9 +143,16 @@ def encode(tiles: np.ndarray) -> str:
 
 
 def mosaic(axes: Axes, tiles: np.ndarray) -> None:
-    """Show (R, K, H, W) as R rows of K tiles, each stretched by itself; pixels without data are blue.
+    """Draw tiles in a grid; each is stretched separately, and pixels without data are blue.
 
-    One picture instead of R x K axes: drawing axes is what takes time.
+    The grid is one image rather than R x K axes, because drawing axes is slow.
+
+    Parameters
+    ----------
+    axes : Axes
+        Axes to draw on.
+    tiles : ndarray of float, shape (R, K, H, W)
+        R rows of K tiles.
     """
     rows, columns, height, width = tiles.shape
     canvas = np.full((rows, height + GAP, columns, width + GAP), -1.0)
@@ -138,14 +168,24 @@ def mosaic(axes: Axes, tiles: np.ndarray) -> None:
 
 
 def trace(axes: Axes, spectrum: np.ndarray, **style: Any) -> None:
-    """One spectrum (L,) against wavelength on the grid of all spectra; pixels that hold exactly 0 are gaps."""
+    """Draw a spectrum against wavelength.
+
+    Parameters
+    ----------
+    axes : Axes
+        Axes to draw on.
+    spectrum : ndarray of float, shape (L,)
+        Fluxes on the common grid `CENTRES`; pixels that are exactly 0 have no data and are left blank.
+    **style
+        Options of `Axes.plot`.
+    """
     axes.plot(CENTRES, np.where(spectrum == 0, np.nan, spectrum), **{"lw": 0.6, **style})
     axes.set_xticks(range(4000, 10_001, 2000))
     axes.tick_params(labelsize=6, length=2)
 
 
 def _group_examples(store: Store) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the examples of each class: their raw images, and what the recipe made of them."""
+    """Return the raw and the preprocessed examples of each class."""
     rows, raw = store.examples
     labels = store.labels[rows]
     chosen = {name: labels == i for i, name in enumerate(store.meta["classes"])}
@@ -155,7 +195,7 @@ def _group_examples(store: Store) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 @STYLED
 def _stamps(store: Store) -> Figure:
-    """Draw each class: raw stamps on the left, preprocessed ones on the right."""
+    """Draw examples of each class: raw stamps on the left, preprocessed ones on the right."""
     examples = _group_examples(store)
     channels = store.meta["channels"][: store.images.shape[1]]
 
@@ -172,7 +212,7 @@ def _stamps(store: Store) -> Figure:
 
 @STYLED
 def _spectra(store: Store) -> Figure:
-    """Draw each class as a column of raw spectra and a column of preprocessed ones."""
+    """Draw examples of each class: a column of raw spectra and one of preprocessed spectra."""
     examples = _group_examples(store)
     figure = Figure(figsize=(4.5 * len(examples), 1.3 * N_EXAMPLES))
     grid = figure.subplots(N_EXAMPLES, 2 * len(examples), squeeze=False)
@@ -188,7 +228,7 @@ def _spectra(store: Store) -> Figure:
 
 
 def _rows_of(stamps: Sequence[np.ndarray]) -> np.ndarray:
-    """Return one array (n <= N_EXAMPLES, C, H, W) per class as tiles (rows, N_EXAMPLES * C, H, W), NaN where short."""
+    """Join arrays (n <= N_EXAMPLES, C, H, W), one per class, into (classes, N_EXAMPLES * C, H, W), padded with NaN."""
     tiles = np.full((len(stamps), N_EXAMPLES, *stamps[0].shape[1:]), np.nan)
     for row, images in zip(tiles, stamps, strict=True):
         row[: len(images)] = images

@@ -1,4 +1,4 @@
-"""Write the HTML page of a finished run, or of a predictions table from elsewhere."""
+"""Write the HTML page of a finished run, or of any classifier's predictions table."""
 
 import json
 import os
@@ -20,27 +20,27 @@ from alerce_early.evaluation.kinds import Classification, choose_kind
 from alerce_early.evaluation.metrics import TARGET
 from alerce_early.report import data_summary, figures, foreign_table, page, pictures, sections
 
-N_EXAMPLES = 2  # of each class
+N_EXAMPLES = 2  # stamps per class
 
 
 @dataclass(frozen=True)
 class ShownData:
-    """What the page of a run shows of its data.
+    """The data that the page of a run shows.
 
     Parameters
     ----------
     store : str
-        Name of the store.
+        Name of the data store.
     meta : mapping
-        Counts and facts of the store.
+        Metadata of the store, such as row counts.
     sizes : mapping of str to mapping
-        Labelled rows of each class in each part.
+        Labelled rows of each class, by part.
     left_out : mapping of str to int
         Rows of the classes that are in no group.
     images : Images
-        The rows as the network sees them.
+        Preprocessed images of the rows.
     examples : tuple of ndarray
-        Some rows (n,) int64 of the store, their classes (n,) str, and their images (n, H, W, C) as read.
+        Row numbers (n,) int64 of some rows, their classes (n,) str, and their raw images (n, H, W, C).
     """
 
     store: str
@@ -64,9 +64,9 @@ def write_run_page(
     Parameters
     ----------
     run : Run
-        Whose folder gets the page; its history and versions are there already.
+        The run, with its history and versions written; the page goes into its folder.
     config : DictConfig
-        The whole config.
+        The whole configuration.
     predicted : mapping of str to ndarray
         The predictions table over all splits.
     result : mapping
@@ -74,18 +74,18 @@ def write_run_page(
     data : ShownData
         What to show of the data.
     weights : mapping of str to Tensor
-        The state dict of the judged checkpoint.
+        State dict of the evaluated checkpoint.
 
     Returns
     -------
     Path
-        The page.
+        Path of the page.
     """
     split = result["judged"]
     table, judged = tables.select_judged(predicted, split), result[split]
     kind = choose_kind(table, result.get("target_class", TARGET))
     drawn = sections.draw(kind, judged, table)
-    if history := run.history():  # an ensemble has none
+    if history := run.history():  # empty for an ensemble
         drawn |= figures.curves(history, result["best_epoch"], kind.curves, judged.get("classes", ()))
     text = page.render(
         "run.html",
@@ -111,7 +111,15 @@ def write_run_page(
 
 
 def headline_text(result: Mapping[str, Any], predictions: tables.Table) -> str:
-    """Return the result in a few lines for the log."""
+    """Format the main results for the log.
+
+    Parameters
+    ----------
+    result : mapping
+        The content of metrics.json.
+    predictions : mapping of str to ndarray
+        The predictions table.
+    """
     split = result["judged"]
     numbers = sections.headline(choose_kind(predictions, result.get("target_class", TARGET)), result[split])
     return "\n".join(
@@ -121,14 +129,14 @@ def headline_text(result: Mapping[str, Any], predictions: tables.Table) -> str:
 
 
 def find_index(run: Run) -> str | None:
-    """Return the relative link from a run's page to the index of all runs, or None."""
+    """Find the index of all runs in a folder above a run; return its link relative to the run's page, or None."""
     above = (folder / "index.html" for folder in run.path.absolute().parents)
     found = next((file for file in above if file.exists() and page.INDEX in file.read_text(errors="replace")), None)
     return Path(os.path.relpath(found, run.page.parent.absolute())).as_posix() if found else None
 
 
 def _encode_examples(data: ShownData) -> dict[str, list[list[Any]]]:
-    """Return examples of each class: as read, then as the network sees them; see `Images.encode`."""
+    """Encode examples of each class, raw and preprocessed, in the form of `Images.encode`."""
     rows, labels, raw = data.examples
     read = sections.Images(lambda rows: np.moveaxis(raw[rows], -1, 1), data.meta["channels"])
     shown: dict[str, list[list[Any]]] = {}
@@ -140,17 +148,39 @@ def _encode_examples(data: ShownData) -> dict[str, list[list[Any]]]:
 
 
 def _save(drawn: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
+    """Save figures as SVG and return their paths."""
     return {name: pictures.save(figure, folder / f"{name}.svg") for name, figure in drawn.items()}
 
 
 def write_table_page(
     source: Path, folder: Path, labels: Path | None = None, target: str = TARGET, classifier: str | None = None
 ) -> tuple[Path, list[str]]:
-    """Evaluate a table from elsewhere and write its page, figures and metrics.json into a folder.
+    """Evaluate a table of any classifier, and write its page, figures and metrics.json.
 
-    target: the class that has thresholds. classifier: see `foreign_table.pivot`.
-    Returns the path of the page and the notes of `foreign_table.read_with_notes`, which the page shows as well, with
-    the purity of the rows that were drawn at random.
+    Parameters
+    ----------
+    source : Path
+        Predictions, see `foreign_table.read_with_notes`.
+    folder : Path
+        Folder to write into; it is created.
+    labels : Path, optional
+        Table of labels.
+    target : str
+        Class with operating points.
+    classifier : str, optional
+        Which classifier of ALeRCE's table of probabilities to evaluate, see `foreign_table.pivot`.
+
+    Returns
+    -------
+    page : Path
+        Path of the page.
+    notes : list of str
+        Sentences on labels, excluded rows and the purity of randomly drawn rows, which the page shows, too.
+
+    Raises
+    ------
+    InputError
+        If the table or its labels are invalid.
     """
     table, constants, notes = foreign_table.read_with_notes(source, labels, target, classifier)
     kind = Classification(target)

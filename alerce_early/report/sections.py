@@ -1,4 +1,4 @@
-"""Figures and facts of an evaluated table, for the template of its kind."""
+"""Figures and template variables of an evaluated table, by kind of task."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,38 +15,49 @@ from alerce_early.report.page import numbers
 from alerce_early.report.palette import looks
 
 Table = Mapping[str, np.ndarray]
-Judged = Mapping[str, Any]  # of `Kind.judge`
+Judged = Mapping[str, Any]  # result of `Kind.judge`
 
-N_MISTAKES, N_WORST = 16, 12  # rows shown
-MOST_CLASSES = 12  # for more, no example per cell of the confusion matrix
-AREAS = ("average_precision", "roc_auc")  # below the two curves of each class
+N_MISTAKES, N_WORST = 16, 12  # most confident mistakes, largest errors: rows shown
+MOST_CLASSES = 12  # with more, the confusion matrix has no examples
+AREAS = ("average_precision", "roc_auc")  # of the two curves of each class
 PREFIXES = {"p": "uncalibrated", "q": "calibrated"}  # of the columns of probabilities
 
 
 @dataclass(frozen=True)
 class Images:
-    """What a network sees.
+    """Preprocessed images of rows, as the network receives them.
 
     Parameters
     ----------
     find : callable
-        Row numbers (n,) int64 to images (n, C, ...) float32.
+        Maps row numbers (n,) int64 to images (n, C, ...) float32.
     channels : sequence of str
-        Names of the channels, "science, whole" for one of a scale of its own.
+        Names of the channels; ``science, whole`` is the channel science at the scale whole.
     """
 
     find: Callable[[np.ndarray], np.ndarray]
     channels: Sequence[str]
 
     def encode(self, rows: np.ndarray) -> list[list[tuple[str, list[str], str]]]:
-        """Return the images of some rows: scale, names of channels and data URI, for each scale."""
+        """Encode the images of some rows for a page.
+
+        Parameters
+        ----------
+        rows : ndarray of int64, shape (n,)
+            Row numbers.
+
+        Returns
+        -------
+        list of list of (str, list of str, str)
+            Per row and scale: name of the scale, names of the channels, and data URI.
+        """
         images = self.find(rows)
         if images.ndim != 4:
             return [[("", [], pictures.encode_figure(figures.spectrum(image[0])))] for image in images]
         names = [*self.channels, *(f"channel {i + 1}" for i in range(len(self.channels), images.shape[1]))]
         scales: dict[str, list[int]] = {}
         for i in range(images.shape[1]):
-            if np.ptp(np.nan_to_num(images[:, i])):  # no mask that is empty
+            if np.ptp(np.nan_to_num(images[:, i])):  # omit constant channels, such as an empty mask
                 scales.setdefault(names[i].partition(", ")[2], []).append(i)
         heads = {scale: [names[i].partition(", ")[0] for i in which] for scale, which in scales.items()}
         centre = "centre" if len(scales) > 1 else ""
@@ -56,14 +67,23 @@ class Images:
 
 
 def draw(kind: Kind, judged: Judged, table: Table) -> dict[str, Figure]:
-    """Return the figures of an evaluated table by file name."""
+    """Draw the figures of an evaluated table and return them by file name."""
     return DRAW[kind.name](judged, table)
 
 
 def describe(kind: Kind, judged: Judged, table: Table, images: Images | None = None) -> dict[str, Any]:
-    """Return the values that the templates of results show, for the evaluated rows of one split.
+    """Collect the template variables of an evaluated table.
 
-    images: where they are known, examples are shown with theirs.
+    Parameters
+    ----------
+    kind : Kind
+        Kind of task.
+    judged : mapping
+        Result of `Kind.judge`.
+    table : mapping of str to ndarray
+        The evaluated rows (N,) of one split.
+    images : Images, optional
+        Images of the rows, for examples with pictures.
     """
     rows_of = _count_rows(judged)
     shown = (_find_mistakes(table) if rows_of else _find_worst(kind, table)).tolist()
@@ -95,7 +115,7 @@ def describe(kind: Kind, judged: Judged, table: Table, images: Images | None = N
 
 
 def headline(kind: Kind, judged: Judged) -> list[tuple[str, str]]:
-    """Return (name, value with interval) of the main numbers; recall only for classes with rows."""
+    """List names and values, with intervals, of the main metrics; classes without rows have no recall."""
     absent = {f"recall/{name}" for name, n in _count_rows(judged).items() if not n}
     words = {**kind.words, **_own_words(judged)}
     names = [name for name in words if name in judged["values"] and name not in absent]
@@ -103,36 +123,37 @@ def headline(kind: Kind, judged: Judged) -> list[tuple[str, str]]:
 
 
 def _own_words(judged: Judged) -> dict[str, str]:
-    """Return the labels of the user's own metrics: their names."""
+    """Map the names of the user's own metrics to themselves, as their labels."""
     return {name: name for name in judged.get("own", ())}
 
 
 def _count_rows(judged: Judged) -> dict[str, int]:
-    """Return the rows of each true class; none of a table without classes."""
+    """Count the rows of each true class; empty for a table without classes."""
     return {name: sum(row) for name, row in zip(judged.get("classes", ()), judged.get("confusion", ()), strict=True)}
 
 
 def _find_mistakes(table: Table) -> np.ndarray:
-    """Return the indices of the misclassified rows with the highest probabilities, highest first."""
+    """Find the misclassified rows with the highest probabilities, highest first."""
     confidence = tables.probabilities(table, tables.classes_of(table)).max(1)
     wrong = np.flatnonzero(table["label"] != table["predicted"])
     return wrong[np.argsort(-confidence[wrong], kind="stable")][:N_MISTAKES]
 
 
 def _find_worst(kind: Kind, table: Table) -> np.ndarray:
-    """Return the indices of the rows with the largest errors, or of the least likely ones, the worst first."""
+    """Find the rows with the largest errors or the lowest likelihood, worst first."""
     bad = table["nll"] if kind.name == Generation.name else np.abs(metrics.velocity(table["true"], table["predicted"]))
     return np.argsort(-bad, kind="stable")[:N_WORST]
 
 
 def _find_cells(table: Table, classes: Sequence[str]) -> dict[tuple[str, str], int]:
-    """Return the index of the most confident row of each true and predicted class that has rows."""
+    """Find the most confident row of each non-empty cell of the confusion matrix."""
     order = np.argsort(tables.probabilities(table, classes).max(1), kind="stable")
     pairs = zip(table["label"][order].tolist(), table["predicted"][order].tolist(), strict=True)
-    return dict(zip(pairs, order.tolist(), strict=True))  # of several the last
+    return dict(zip(pairs, order.tolist(), strict=True))  # the last, most confident row of a pair wins
 
 
 def _draw_classification(judged: Judged, table: Table) -> dict[str, Figure]:
+    """Draw the figures of a table of classifications."""
     classes = judged["classes"]
     ranked = {
         name: metrics.Ranking(own, table[f"p_{name}"]).counts(np.ones(len(own)))
@@ -162,6 +183,7 @@ def _draw_classification(judged: Judged, table: Table) -> dict[str, Figure]:
 
 
 def _draw_regression(judged: Judged, table: Table) -> dict[str, Figure]:
+    """Draw the figures of a table of redshifts."""
     true, predicted = table["true"], table["predicted"]
     velocity, bound = metrics.velocity(true, predicted), metrics.CATASTROPHIC / metrics.LIGHT * (1 + true)
     drawn = {
@@ -174,6 +196,7 @@ def _draw_regression(judged: Judged, table: Table) -> dict[str, Figure]:
 
 
 def _draw_generation(judged: Judged, table: Table) -> dict[str, Figure]:
+    """Return no figures: pages of generative models show examples only."""
     return {}
 
 

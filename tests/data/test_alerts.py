@@ -190,7 +190,7 @@ def test_labels_are_read_from_a_csv(tmp_path: Path, composed: Callable[..., Dict
             stream.read(tmp_path, tmp_path / "other.csv")
     store = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).store
     assert store.images.shape[0] == len(records)
-    assert "set aside by the reader: stamp is" in data_summary.format_summary(store.meta)
+    assert "rejected by the reader: stamp is" in data_summary.format_summary(store.meta)
     (tmp_path / "labels.csv").unlink()
     with pytest.raises(InputError, match=r"data\.labels"):
         _ = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).labels
@@ -207,7 +207,7 @@ def test_matched_and_unmatched_labels_are_counted(
         store = make_data(composed("data=alerts", f"data.path={tmp_path}", f"outputs={tmp_path / 'out'}")).store
     assert f"2 of 3 labels name a row by candid; {len(keys) - 2} of {len(keys)} rows have no label" in caplog.text
     found = {name.strip(): count for name, count, _ in data_summary.list_counts(store.meta)}
-    assert (found["labels"], found["labels that name no row"], found["read"]) == (2, 1, len(keys))
+    assert (found["labels"], found["labels without a row"], found["read"]) == (2, 1, len(keys))
     assert found["images"] == found["kept"] == len(keys) and found["unlabelled"] == len(keys) - 2
     assert found["AGN"] == found["SN"] == 1
 

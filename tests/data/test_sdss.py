@@ -148,7 +148,7 @@ def test_test_path_is_the_test_split_and_new_files_a_new_store(tmp_path: Path) -
     (folder / "spec-1-1-3.fits").write_text("broken")
     second = data()
     assert second.store.path != first.store.path and second.part_sizes()["test"]["QSO"] == 2
-    assert "set aside by the reader: not a FITS spectrum" in data_summary.format_summary(second.store.meta)
+    assert "rejected by the reader: not a FITS spectrum" in data_summary.format_summary(second.store.meta)
 
 
 def test_options_with_unknown_columns_raise_an_error(tmp_path: Path) -> None:

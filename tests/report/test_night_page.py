@@ -171,7 +171,7 @@ def test_a_stamp_is_cropped_to_its_data_around_its_centre() -> None:
 
 
 def test_a_long_night_lists_its_most_probable_alerts_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(night_page, "LISTED", 3)
+    monkeypatch.setattr(night_page, "MAX_ALERTS", 3)
     text = night_page.write(night(), {}, "a night", "")
     assert data_of(text)["rows"]["id"] == IDS[:3] and data_of(text)["stamps"] == []
     assert "The page has the 3 most probable of 6 alerts" in " ".join(text.split())

@@ -285,15 +285,15 @@ def test_labels_join_by_candid_or_id(whole: Path, tmp_path: Path) -> None:
         labels = tmp_path / f"{theirs}.csv"
         rows = [f"{key},SN" for key in table[ours][:3]] + [f"{table[ours][3]},", "stranger,VS"]
         labels.write_text("\n".join([f"{theirs},label", *rows]))
-        joined, matches = foreign_table.labels(labels, table)
+        joined, matches = foreign_table.match_labels(labels, table)
         assert f"3 of 4 labels name a row by {ours}; {len(table['id']) - 3} of" in matches
         assert set(table[ours][joined == "SN"]) == set(table[ours][:3]) and set(joined) == {"SN", ""}
     labels.write_text("candid,label\nstranger,SN\n")
     with pytest.raises(InputError, match="not one of its 1 labels"):
-        foreign_table.labels(labels, table)
+        foreign_table.match_labels(labels, table)
     labels.write_text("name,label\nstranger,SN\n")
-    with pytest.raises(InputError, match=r"candid .or diaSourceId, id, objectId. and label"):
-        foreign_table.labels(labels, table)
+    with pytest.raises(InputError, match=r"wanted candid .or diaSourceId, id, objectId. and label"):
+        foreign_table.match_labels(labels, table)
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_refused(run: Path, stamps_file: Path, tmp_path: Path) -> None:
