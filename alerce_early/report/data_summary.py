@@ -34,7 +34,7 @@ ROW_NAMES = {
 
 
 def is_published_file(meta: Mapping[str, Any]) -> bool:
-    """Return whether a store was read from a file with as many images and classes as the published one."""
+    """Return whether a store holds the published file, by its counts of images and classes."""
     same_images = meta["images"] == PUBLISHED_COUNTS["images"]
     same_classes = len(meta["classes"]) == len(PUBLISHED_COUNTS["kept_by_class"])
     return same_images and same_classes and meta["origin"].startswith("file ")
@@ -72,7 +72,7 @@ def list_counts(meta: Mapping[str, Any]) -> list[tuple[str, int, int | None]]:
 
 
 def format_summary(meta: Mapping[str, Any]) -> str:
-    """Format the counts as a table for the log, and mark those that differ from the published ones."""
+    """Format the counts as a table for the log, and mark differences from the published ones."""
     published = is_published_file(meta)
     width = max(28, *[len(name) + 1 for name, _, _ in list_counts(meta)])
     rows = [f"{meta['origin']}", f"{'':{width}}{'here':>12}" + (f"{'published':>12}" if published else "")]

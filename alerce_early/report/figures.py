@@ -286,8 +286,8 @@ def gallery(images: np.ndarray, captions: Sequence[str], columns: int = 2) -> Fi
     Parameters
     ----------
     images : ndarray of float, shape (N, C, H, W) or (N, C, L)
-        Stamps, whose first `MOST_CHANNELS` channels are drawn in a row, or spectra, of which the
-        first channel is drawn.
+        Stamps, drawn with their first `MOST_CHANNELS` channels in a row, or spectra, drawn with their first
+        channel.
     captions : sequence of str
         The N captions.
     columns : int
@@ -528,7 +528,7 @@ def draws_by_stamp(images: np.ndarray, draws: np.ndarray, labels: np.ndarray, cl
     Parameters
     ----------
     images : ndarray of float, shape (R, C, H, W)
-        Stamps, of which the first `MOST_CHANNELS` channels are drawn.
+        Stamps, drawn with their first `MOST_CHANNELS` channels.
     draws : ndarray of float, shape (n, R, K)
         Probabilities of K classes in n draws.
     labels : ndarray of int, shape (R,)

@@ -31,7 +31,7 @@ STAMP_CLASSIFIER = "stamp_classifier"  # the default in a table of several: it h
 
 
 def read(path: Path, labels_path: Path | None = None) -> dict[str, np.ndarray]:
-    """Read a table of classifications; see `read_with_notes`, of which this returns the first value."""
+    """Read a table of classifications; the first value of `read_with_notes`."""
     return read_with_notes(path, labels_path)[0]
 
 

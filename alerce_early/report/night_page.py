@@ -40,7 +40,7 @@ def choose(table: tables.Table, target: str = TARGET) -> np.ndarray:
     table : mapping of str to ndarray
         Predictions (N,) with ``q_<class>``.
     target : str
-        Class by which alerts are ranked.
+        Class whose probability ranks the alerts.
 
     Returns
     -------

@@ -94,7 +94,7 @@ def bars(counts: Sequence[int], names: Sequence[str], title: str, what: str = "s
     title : str
         Title of the figure.
     what : str
-        What is counted, the label of the vertical axis.
+        Label of the vertical axis.
     """
     figure = Figure(figsize=(6, 3))
     axes = figure.add_subplot(title=title, ylabel=what)

@@ -1,5 +1,5 @@
 "use strict";
-// Draws the page of a night from the columns of JSON in #data. Texts become text nodes, never HTML.
+// Draws the page of a night from the JSON columns in #data. Text from packets becomes text nodes, never HTML.
 const night = JSON.parse(document.getElementById("data").textContent), rows = night.rows, AT_ONCE = 60;
 const at = id => document.getElementById(id), every = rows.id.map((_, row) => row);
 const SVG = new Set(["svg", "path", "line", "rect", "text", "title"]);
@@ -22,7 +22,7 @@ function addresses(id, ra, dec) {
     make("a", {href: url.replaceAll("{id}", encodeURIComponent(id)).replaceAll("{ra}", ra).replaceAll("{dec}", dec), rel: "noreferrer", target: "_blank"}, name));
 }
 
-// A column: its name, the value of a row, used for sorting, and the children of its cell.
+// A column: its name, the value of a row (for sorting), and the child nodes of its cell.
 const column = (name, value, cell = row => [value(row) ?? ""]) => ({name, value, cell});
 const number = (name, values, digits) => column(name, row => values[row], row => [values[row] === null ? "" : values[row].toFixed(digits)]);
 const text = (name, values, cell) => column(name, row => values[row] || null, row => values[row] ? cell(values[row]) : []);
@@ -40,7 +40,7 @@ const COLUMNS = [
   rows.ra && number("RA (deg)", rows.ra, 5), rows.dec && number("Dec (deg)", rows.dec, 5),
 ].filter(Boolean);
 const object = ids => column("object", row => ids[row]);
-const elsewhere = (ids, at) => column("elsewhere", () => null, row => addresses(ids[row], rows.ra?.[at(row)], rows.dec?.[at(row)]));
+const elsewhere = (ids, at) => column("links", () => null, row => addresses(ids[row], rows.ra?.[at(row)], rows.dec?.[at(row)]));
 const TABLE = [object(rows.id), ...COLUMNS, elsewhere(rows.id, row => row)];
 const seen = night.objects, odds = Object.keys(seen).find(name => name.startsWith("log_odds_"));
 const OBJECTS = [
@@ -51,7 +51,7 @@ const OBJECTS = [
   elsewhere(seen.id, row => places.get(seen.id[row])),
 ].filter(Boolean);
 const columnsOf = view => view === "objects" ? OBJECTS : TABLE;
-const sorts = {};  // of each view: [name of a column, 1 if falling or -1]
+const sorts = {};  // by view: [name of the column, 1 for descending or -1]
 
 function sorted(numbers, columns, [name, way]) {
   const {value} = columns.find(one => one.name === name) ?? columns[0];
@@ -74,7 +74,7 @@ function card(row) {
   }
   const facts = [rows.magpsf?.[row] != null && `${rows.magpsf[row].toFixed(2)} mag`, rows.snr?.[row] != null && `S/N ${rows.snr[row].toFixed(1)}`,
     rows.fid?.[row] != null && (night.filters[rows.fid[row]] ?? rows.fid[row]), rows.jd?.[row] != null && `${DATE(rows.jd[row])} UTC`,
-    rows.ndethist?.[row] != null && `${rows.ndethist[row]} detection${rows.ndethist[row] === 1 ? "" : "s"}`, rows.trained?.[row] && "trained the network"].filter(Boolean);
+    rows.ndethist?.[row] != null && `${rows.ndethist[row]} detection${rows.ndethist[row] === 1 ? "" : "s"}`, rows.trained?.[row] && "used in training"].filter(Boolean);
   const of = +at("of").value, label = rows.label?.[row];
   element.append(make("div", {class: "facts"},
     make("div", {}, make("b", {title: rows.candid ? `candid ${rows.candid[row]}` : null}, id), make("b", {}, `${night.classes[of]} ${q(row, of).toFixed(3)}`)),
@@ -99,7 +99,7 @@ function table(columns, view) {
   return [make("div", {class: "scroll"}, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body)), body];
 }
 
-// Show rows in a place, a page at a time.
+// Show rows in an element, a page at a time.
 function list(place, numbers, view) {
   const columns = columnsOf(view), [outer, inner] = view === "gallery" ? Array(2).fill(make("div", {class: "gallery"})) : table(columns, view);
   const one = view === "gallery" ? card : row => make("tr", {}, ...columns.map(({cell}) => make("td", {}, ...cell(row))));
@@ -149,11 +149,11 @@ function histogram() {
 }
 
 const RIGHT = Math.PI / 180;
-let spots = [], unfolded = [];  // [row, x, y] of the sky map, and the rows that it shows large
+let spots = [], unfolded = [];  // [row, x, y] of each point on the sky map, and the rows drawn as large points
 
 function hammer(ra, dec) {
   const l = (180 - ra) * RIGHT / 2, b = dec * RIGHT, z = Math.sqrt(1 + Math.cos(b) * Math.cos(l));
-  return [Math.cos(b) * Math.sin(l) / z, Math.sin(b) / z];  // in [-1, 1] and [-1, 1]
+  return [Math.cos(b) * Math.sin(l) / z, Math.sin(b) / z];  // both in [-1, 1]
 }
 
 function sky(above = unfolded) {
@@ -200,7 +200,7 @@ function draw() {
   const fill = () => folded.open ? show(folded.querySelector("div"), below) : folded.querySelector("div").replaceChildren();
   folded.ontoggle = fill;
   fill();
-  document.dispatchEvent(new Event("toggle"));  // to update the hints of tables that scroll
+  document.dispatchEvent(new Event("toggle"));  // updates the hints on scrolling tables
 }
 
 document.addEventListener("DOMContentLoaded", () => {
