@@ -12,7 +12,7 @@ from alerce_early.evaluation.kinds import Classification
 
 N_TREES = 100
 
-# Columns from which the labels of some classes were made: with them a classifier need not look at the sky.
+# Columns that the labels of these classes were derived from, which would give the labels away.
 LEAKS = {
     "rb": {"bogus"},
     "z": {"STAR", "GALAXY", "QSO", "QSO_BAL"},
@@ -50,13 +50,13 @@ def evaluate_baselines(
     seed : int
         Seed of the forest.
     taught : ndarray, optional
-        (M, classes) probabilities of the network that this one was distilled from.
+        (M, classes) probabilities of the teacher, if the network was distilled from one.
 
     Returns
     -------
     dict
-        Plain values: "majority", "metadata" and, if `taught` is given, "teacher", each {"n", "values", "intervals"};
-        "importances", {column: share of the removed impurity}; "left_out", columns that leak labels; "paired",
+        Plain values: "majority", "metadata" and, given `taught`, "teacher", each {"n", "values", "intervals"};
+        "importances", {column: decrease of impurity, normalised}; "left_out", columns that leak labels; "paired",
         {test: p} of run against forest; "drift", see `drift.find_drift`. Without usable columns "skipped" gives the
         reason; empty for a table without classes.
     """
@@ -86,11 +86,12 @@ def evaluate_baselines(
 
 
 def _as_table(table: tables.Table, classes: tuple[str, ...], probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the table with its probabilities replaced by (N, C) others."""
+    """Return the table with its probabilities replaced by these, (N, C)."""
     columns = {f"p_{name}": probabilities[:, i] for i, name in enumerate(classes)}
     return {name: table[name] for name in ("id", "object", "row", "label") if name in table} | columns
 
 
 def _summarise(table: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return {"n", "values", "intervals"} of a table."""
     evaluated = Classification().summarise(table)
     return {name: evaluated[name] for name in ("n", "values", "intervals")}

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 LOG_T_MAX = 5.0  # natural logarithm of the largest temperature; the smallest is its inverse
 N_FOLDS = 5  # over which a temperature must lower the log loss before it is used
-UNCHANGED_TOLERANCE = 1e-6  # largest change of a probability that is only written in another precision
+UNCHANGED_TOLERANCE = 1e-6  # largest change of a probability that is due to its precision in the file
 
 
 def fit(table: tables.Table, method: str) -> dict[str, Any] | None:
@@ -38,8 +38,8 @@ def fit(table: tables.Table, method: str) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        {"temperature": float above 0, "kept": why it is 1, or None}. None for the method "none", and for a table
-        without rows or without probabilities.
+        {"temperature": float above 0, "kept": the reason if it is 1, otherwise None}. None for the method "none" and
+        for a table without rows or without probabilities.
 
     References
     ----------
@@ -96,7 +96,7 @@ def judge(table: tables.Table) -> dict[str, Any]:
     -------
     dict
         For "p" and, if present, "q": {"n", "values": log loss, Brier score and the calibration errors of
-        `metrics.CalibrationErrors`, "intervals": {name: [low, high]}, "unmoved": whether calibration changed nothing}.
+        `metrics.CalibrationErrors`, "intervals": {name: [low, high]}, "unmoved": whether they equal "p"}.
     """
     labels, found = tables.label_indices(table, tables.classes_of(table)), find_probabilities(table)
     return {
@@ -107,6 +107,7 @@ def judge(table: tables.Table) -> dict[str, Any]:
 
 
 def _summarise(labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
+    """Return the calibration metrics of probabilities (N, C) with intervals over objects (N,)."""
     own = probabilities[np.arange(len(labels)), labels]
     log_loss, brier = metrics.log_losses(own), (probabilities**2).sum(1) - 2 * own + 1
     errors = metrics.CalibrationErrors(labels, probabilities)
@@ -122,6 +123,7 @@ def _summarise(labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray) -
 
 
 def _log_loss(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Return the mean log loss in nats of (N, C) logits."""
     return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
 
 
@@ -134,4 +136,5 @@ def _fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:
+    """Return the logarithms of probabilities, clipped to avoid log(0)."""
     return np.log(np.maximum(probabilities, tables.SMALLEST))

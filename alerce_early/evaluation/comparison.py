@@ -13,7 +13,7 @@ from alerce_early.evaluation.tables import find_objects
 
 N_DRAWS = 2000
 BOOTSTRAP, MCNEMAR = "paired bootstrap", "rows right (McNemar)"
-ALPHA = 0.05  # of every test
+ALPHA = 0.05  # significance level of each test
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Outcome:
     ids : ndarray
         (N,) objects of the rows.
     strata : ndarray
-        (N,) groups of rows with equal weight in the score: the classes, for a balanced accuracy.
+        (N,) strata with equal weight in the score, such as the classes for a balanced accuracy.
     right : ndarray
         (N, seeds) bool.
     """
@@ -42,8 +42,8 @@ class Outcome:
         """Collect the outcome from one table of labelled test rows per seed; the rows may be in any order."""
         orders = [np.argsort(_keys(table), kind="stable") for table in tables]
         kind, first, order = choose_kind(tables[0]), tables[0], orders[0]
-        right = np.stack([kind.find_right(table)[rows] for table, rows in zip(tables, orders, strict=True)], 1)
-        return cls(_keys(first)[order], find_objects(first)[order], kind.find_strata(first)[order], right)
+        right = np.stack([kind.correct(table)[rows] for table, rows in zip(tables, orders, strict=True)], 1)
+        return cls(_keys(first)[order], find_objects(first)[order], kind.strata(first)[order], right)
 
     @property
     def share(self) -> np.ndarray:
@@ -52,7 +52,7 @@ class Outcome:
 
     @cached_property
     def one_row_per_object(self) -> bool:
-        """Whether no two rows are of one object."""
+        """Whether every row belongs to a different object."""
         return len(np.unique(self.ids)) == len(self.ids)
 
     def interval(self) -> tuple[float, float]:
@@ -64,7 +64,7 @@ class Outcome:
         return low, high
 
     def _scores(self, values: np.ndarray) -> np.ndarray:
-        """Return (N_DRAWS,) bootstrap scores: the mean over strata of the mean of values (N,), by whole objects."""
+        """Return bootstrap scores (N_DRAWS,), resampling objects: the mean over strata of the mean of values (N,)."""
         _, stratum = np.unique(self.strata, return_inverse=True)
 
         def score(times: np.ndarray) -> float:
@@ -75,7 +75,7 @@ class Outcome:
 
 
 def _keys(table: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return names (N,) of the rows, the same in every table of one file."""
+    """Return a key (N,) per row that identifies it in all tables of the same data file."""
     row = table["row"] if "row" in table else np.arange(len(table["id"]))
     return np.char.add(np.char.add(table["id"].astype(str), " "), row.astype(str))
 
@@ -83,12 +83,12 @@ def _keys(table: Mapping[str, np.ndarray]) -> np.ndarray:
 def mcnemar(one: Outcome, other: Outcome) -> float:
     """Compute the exact p value of McNemar's test.
 
-    With several seeds it is the sign test on which config got a row right with more of them.
+    With several seeds it is a sign test: a row counts for the config that classified it correctly with more seeds.
 
     Parameters
     ----------
     one, other : Outcome
-        Of the same rows, no two of one object.
+        Outcomes on the same rows, with one row per object.
 
     Returns
     -------
@@ -107,12 +107,12 @@ def mcnemar(one: Outcome, other: Outcome) -> float:
 def paired_bootstrap(one: Outcome, other: Outcome) -> float:
     """Compute the two-sided p value of equal scores, by bootstrap over objects.
 
-    It is twice the share of draws on the other side of no difference.
+    It is twice the smaller of the fractions of draws with a difference of at most, and of at least, zero.
 
     Parameters
     ----------
     one, other : Outcome
-        Of the same rows.
+        Outcomes on the same rows.
 
     Returns
     -------
@@ -129,7 +129,7 @@ def paired_bootstrap(one: Outcome, other: Outcome) -> float:
 
 
 def compare_paired(one: Outcome, other: Outcome) -> dict[str, float]:
-    """Return the p values of the tests that these rows allow, by name of the test.
+    """Compute the p values of all tests that apply to these rows, by name of the test.
 
     The bootstrap compares scores, which weigh strata equally. McNemar's test weighs rows equally and requires one row
     per object.
@@ -139,7 +139,13 @@ def compare_paired(one: Outcome, other: Outcome) -> dict[str, float]:
 
 
 def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Return the two-sided p value of Welch's t-test on scores of seeds; None for fewer than two or without scatter."""
+    """Compute the two-sided p value of Welch's t-test on the scores of seeds.
+
+    Returns
+    -------
+    float or None
+        None if either has fewer than two seeds, or if no score differs between seeds.
+    """
     if min(len(one), len(other)) < 2 or np.ptp(one) + np.ptp(other) == 0:
         return None
     return float(ttest_ind(one, other, equal_var=False).pvalue)

@@ -68,7 +68,7 @@ def threshold(scores: np.ndarray, coverage: float) -> float:
 
 
 def sets(thresholds: list[float], probabilities: np.ndarray) -> np.ndarray:
-    """Return which classes are in the set of each row, (N, C) bool, given uncalibrated probabilities (N, C)."""
+    """Return the classes in the set of each row as a mask (N, C), given uncalibrated probabilities (N, C)."""
     return 1 - probabilities <= np.array(thresholds)
 
 
@@ -106,8 +106,8 @@ def judge(table: tables.Table, constants: tables.Constants) -> dict[str, Any]:
     Returns
     -------
     dict
-        {"wanted": nominal coverage, "sets": {column of `KINDS`: {"all" or class: {"n", "coverage", "interval": Wilson
-        [low, high], "size": mean}}}}; empty for a table without sets.
+        Nominal coverage as ``wanted``, and ``sets``, {column of `KINDS`: {"all" or class: {"n", "coverage", "interval":
+        Wilson [low, high], "size": mean}}}; empty for a table without sets.
     """
     if constants.get(COVERAGE) is None or not all(name in table for name in KINDS):
         return {}
@@ -123,6 +123,7 @@ def judge(table: tables.Table, constants: tables.Constants) -> dict[str, Any]:
 
 
 def _summarise(covered: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
+    """Return number of rows, coverage with its interval and mean size of sets (N, C) bool."""
     return {
         "n": len(covered),
         "coverage": float(covered.mean()),

@@ -60,5 +60,6 @@ def psi(reference: np.ndarray, other: np.ndarray) -> float:
 
 
 def _shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the fraction of values in each bin, with half a row added to each."""
     counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1) + 0.5
     return counts / counts.sum()

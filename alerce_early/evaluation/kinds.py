@@ -1,4 +1,7 @@
-"""The kinds of evaluation: which fits a table is decided by its columns, so a foreign table is judged like our own."""
+"""Kinds of evaluation: classification, regression and generation.
+
+The columns of a table decide which kind applies, so that a table of another program is evaluated like one of a run.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -19,15 +22,26 @@ from alerce_early.evaluation import (
 
 Table = Mapping[str, np.ndarray]
 NO_CONSTANTS: tables.Constants = {}
-BY_DETECTIONS = {"1": 1, "2 to 3": 2, "4 to 10": 4, "more than 10": 11}  # lowest number of each bin
+BY_DETECTIONS = {"1": 1, "2 to 3": 2, "4 to 10": 4, "more than 10": 11}  # lowest number of detections per bin
 
 
 class Kind(Protocol):
-    """How tables of one kind are judged and ranked.
+    """Evaluation and ranking of tables of one kind.
 
-    words: what the numbers that matter most are called, by name, the most important first. digits: of a number, shown.
-    curves: names of validation numbers to draw by epoch; one that ends in "/" stands for all below it. ranked_by: the
-    number that ranks runs, the mean over strata of what `find_right` returns, or one minus it if lower_is_better.
+    Attributes
+    ----------
+    name : str
+        Name of the kind.
+    words : mapping of str to str
+        Labels of the headline metrics by name, most important first.
+    digits : int
+        Decimals of a displayed metric.
+    curves : tuple of str
+        Validation metrics to plot by epoch; a name that ends in "/" stands for all metrics with this prefix.
+    ranked_by : str
+        Metric that ranks runs: the mean over strata of `correct`, or one minus it if `lower_is_better`.
+    lower_is_better : bool
+        Whether a lower value of `ranked_by` is better.
     """
 
     name: str
@@ -38,29 +52,45 @@ class Kind(Protocol):
     lower_is_better: bool
 
     def fits(self, columns: list[str]) -> bool:
-        """Tell whether a table with these columns is of this kind."""
+        """Return True if a table with these columns is of this kind."""
         ...
 
     def judge(self, table: Table, constants: tables.Constants = NO_CONSTANTS) -> dict[str, Any]:
-        """Return all numbers of a table, and of what its constants promise, as plain values.
+        """Compute all metrics of a labelled table.
 
-        At least {"n": rows, "values": {name: number}, "intervals": {name: [low, high]}}.
+        Parameters
+        ----------
+        table : mapping of str to ndarray
+            Columns (N,).
+        constants : mapping of str to float
+            Constants of the table, such as thresholds and the nominal coverage.
+
+        Returns
+        -------
+        dict
+            Plain values, at least {"n": rows, "values": {name: number}, "intervals": {name: [low, high]}}.
         """
         ...
 
-    def find_right(self, table: Table) -> np.ndarray:
-        """Return how right each row is, (N,) bool or float64."""
+    def correct(self, table: Table) -> np.ndarray:
+        """Score each row: (N,) bool, True if correct, or (N,) float64, higher is better."""
         ...
 
-    def find_strata(self, table: Table) -> np.ndarray:
-        """Return the parts of the rows that weigh alike in the score, (N,) str."""
+    def strata(self, table: Table) -> np.ndarray:
+        """Return the stratum of each row, (N,) str; all strata have the same weight in the score."""
         ...
 
 
 class Classification:
-    """Probabilities of classes: columns label and p_<class>, and what else calibration, sets and thresholds added.
+    """Evaluation of class probabilities.
 
-    target: the class that has thresholds and comes first.
+    Tables have the columns label and p_<class>, and optionally the columns that calibration and conformal sets add.
+    Class attributes as in `Kind`.
+
+    Parameters
+    ----------
+    target : str
+        Class that has thresholds and is listed first.
     """
 
     name = "classification"
@@ -79,10 +109,26 @@ class Classification:
         }
 
     def fits(self, columns: list[str]) -> bool:
+        """Return True if there is a column p_<class>."""
         return any(name.startswith("p_") for name in columns)
 
     def judge(self, table: Table, constants: tables.Constants = NO_CONSTANTS) -> dict[str, Any]:
-        """Return `summarise` and, by name, what the other modules say; {} where they have nothing to say of a table."""
+        """Compute all metrics of a labelled table.
+
+        Parameters
+        ----------
+        table : mapping of str to ndarray
+            ``label`` and ``p_<class>``, optionally metadata and the columns of calibration and conformal sets.
+        constants : mapping of str to float
+            Constants of the table, such as thresholds and the nominal coverage.
+
+        Returns
+        -------
+        dict
+            The keys of `summarise`, and "thresholds", "by_column", "by_detections", "calibration", "conformal",
+            "uncertainty" and, for a table labelled from a queue, "screening": the results of those modules, {} if the
+            table lacks their columns.
+        """
         screened = screening.judge(table, constants, self.target)
         return (
             self.summarise(table)
@@ -98,10 +144,15 @@ class Classification:
         )
 
     def summarise(self, table: Table) -> dict[str, Any]:
-        """Return {"n", "values", "intervals", "classes": names, "confusion": counts by true and predicted class}.
+        """Compute metrics, their 95 % intervals and the confusion matrix.
 
-        Recall, precision and accuracy have the intervals of `intervals.share`; all else has a bootstrap over objects,
-        and where that has no width, as of a class of ten rows that are all right, the interval of `intervals.widen`.
+        The intervals of recall, precision and accuracy are from `intervals.share`. All others are bootstraps over
+        objects, corrected by `intervals.widen` if they have no width, as for a class of ten rows that are all correct.
+
+        Returns
+        -------
+        dict
+            {"n", "values", "intervals", "classes": names, "confusion": counts by true and predicted class}.
         """
         classes = tables.classes_of(table)
         labels, probabilities = tables.label_indices(table, classes), tables.probabilities(table, classes)
@@ -120,16 +171,20 @@ class Classification:
         bounds |= {
             name: list(intervals.share((labels == predicted)[part], objects[part])) for name, part in parts.items()
         }
-        if np.ptp(bounds["balanced_accuracy"]) <= intervals.ROUNDING:  # of classes that are all right or all wrong
+        if np.ptp(bounds["balanced_accuracy"]) <= intervals.ROUNDING:  # each class all right or all wrong
             recalls = [bounds[f"recall/{name}"] for name in classes if len(of_each[name])]
             bounds["balanced_accuracy"] = np.mean(recalls, axis=0).tolist()
         counts = metrics.confusion(labels, predicted, len(classes))
         return {**judged, "classes": list(classes), "confusion": counts.tolist()}
 
     def judge_by_detections(self, table: Table) -> dict[str, Any]:
-        """Return {bin: {"n", "values", "intervals"}} of `words` by number of detections, for the bins that have rows.
+        """Compute the headline metrics `words` by number of detections.
 
-        {} of a table without the column `tables.DETECTIONS`. A class without rows in a bin has no recall there.
+        Returns
+        -------
+        dict
+            {bin: {"n", "values", "intervals"}} for the bins that have rows, without the recall of a class that has no
+            rows in the bin; {} for a table without the column `tables.DETECTIONS`.
         """
         judged = {}
         bins = uncertainty.find_bins(table.get(tables.DETECTIONS, np.array([])), [*BY_DETECTIONS.values()])
@@ -142,16 +197,28 @@ class Classification:
                 judged[name] = {"n": len(rows), **numbers}
         return judged
 
-    def find_right(self, table: Table) -> np.ndarray:
-        return uncertainty.find_right(table)
+    def correct(self, table: Table) -> np.ndarray:
+        """Compare the most probable class with the true one, (N,) bool."""
+        return uncertainty.correct(table)
 
-    def find_strata(self, table: Table) -> np.ndarray:
-        """Return the classes."""
+    def strata(self, table: Table) -> np.ndarray:
+        """Return the true class of each row, (N,) str."""
         return table["label"].astype(str)
 
 
 class Regression:
-    """Redshifts: columns true, predicted, and optionally confidence, of which only the order counts."""
+    """Evaluation of redshifts.
+
+    Tables have the columns true, predicted and label, and optionally confidence, which is used only to rank rows. Class
+    attributes as in `Kind`, and:
+
+    Attributes
+    ----------
+    shares : tuple of str
+        Metrics that are fractions of the rows.
+    kept : tuple of float
+        Fractions of the most confident rows that are evaluated separately.
+    """
 
     name = "regression"
     words: Mapping[str, str] = {
@@ -164,23 +231,27 @@ class Regression:
     curves: tuple[str, ...] = ("catastrophic", "nmad", "mae")
     ranked_by = "catastrophic"
     lower_is_better = True
-    shares = ("catastrophic",)  # of the numbers, those that are a share of the rows
-    kept = (0.5, 0.8)  # shares of the most confident rows that are judged by themselves
+    shares = ("catastrophic",)
+    kept = (0.5, 0.8)
 
     def fits(self, columns: list[str]) -> bool:
+        """Return True if there are the columns true and predicted."""
         return {"true", "predicted"} <= set(columns)
 
     def judge(self, table: Table, constants: tables.Constants = NO_CONSTANTS) -> dict[str, Any]:
-        """Return the numbers of `metrics.redshift`, with intervals by a bootstrap over objects.
+        """Compute the metrics of `metrics.redshift`, with intervals by a bootstrap over objects.
 
-        Beside those of all rows stand "by_class" and "most_confident", the same for the rows of each class and for
-        shares of the rows.
+        Returns
+        -------
+        dict
+            {"n", "values", "intervals"} of all rows, "by_class": the same for each class, and "most_confident": the
+            same for each fraction `kept` of the most confident rows, {} without the column confidence.
         """
         true, predicted = (table[name].astype(np.float64) for name in ("true", "predicted"))
         objects = tables.find_objects(table)
 
         def summarise(times: np.ndarray) -> dict[str, float]:
-            rows = np.repeat(np.arange(len(true)), times.astype(int))  # medians know no weights
+            rows = np.repeat(np.arange(len(true)), times.astype(int))  # a median takes no weights
             return metrics.redshift(true[rows], predicted[rows])
 
         most_confident = {}
@@ -194,17 +265,22 @@ class Regression:
             "most_confident": most_confident,
         }
 
-    def find_right(self, table: Table) -> np.ndarray:
-        """Return (N,) bool: whether the redshift is no catastrophic failure."""
+    def correct(self, table: Table) -> np.ndarray:
+        """Return a mask (N,) of the redshifts that are not catastrophic failures."""
         true, predicted = (table[name].astype(np.float64) for name in ("true", "predicted"))
         return np.abs(metrics.velocity(true, predicted)) <= metrics.CATASTROPHIC
 
-    def find_strata(self, table: Table) -> np.ndarray:
+    def strata(self, table: Table) -> np.ndarray:
+        """Return one stratum for all rows, (N,) str."""
         return np.full(len(table["true"]), "all")
 
 
 class Generation:
-    """Reconstructions of stamps: columns reconstruction (root mean square error), nll and kl, see `GenerateTask`."""
+    """Evaluation of stamp reconstructions.
+
+    Tables have the columns reconstruction (root mean square error), nll, kl (see `GenerateTask`) and label. Class
+    attributes as in `Kind`.
+    """
 
     name = "generation"
     words: Mapping[str, str] = {
@@ -218,10 +294,17 @@ class Generation:
     lower_is_better = True
 
     def fits(self, columns: list[str]) -> bool:
+        """Return True if there are the columns reconstruction, nll and kl."""
         return set(self.words) <= set(columns)
 
     def judge(self, table: Table, constants: tables.Constants = NO_CONSTANTS) -> dict[str, Any]:
-        """Return means with intervals by a bootstrap over objects; "by_class": the same for the rows of each class."""
+        """Compute the mean of each column, with intervals by a bootstrap over objects.
+
+        Returns
+        -------
+        dict
+            {"n", "values", "intervals"} of all rows, and "by_class": the same for each class.
+        """
         columns = {name: table[name].astype(np.float64) for name in self.words}
 
         def average(weights: np.ndarray) -> dict[str, float]:
@@ -229,18 +312,35 @@ class Generation:
 
         return intervals.judge_by_class(average, tables.find_objects(table), table["label"])
 
-    def find_right(self, table: Table) -> np.ndarray:
-        """Return (N,) float64, one minus the reconstruction error."""
+    def correct(self, table: Table) -> np.ndarray:
+        """Return one minus the reconstruction error, (N,) float64."""
         return 1 - table["reconstruction"].astype(np.float64)
 
-    def find_strata(self, table: Table) -> np.ndarray:
+    def strata(self, table: Table) -> np.ndarray:
+        """Return one stratum for all rows, (N,) str."""
         return np.full(len(table["reconstruction"]), "all")
 
 
 def choose_kind(table: Table, target: str = metrics.TARGET) -> Kind:
-    """Return the kind of evaluation for a table; target: of classes. Raises InputError where none fits."""
+    """Choose the kind of evaluation by the columns of a table.
+
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        Only the names of its columns are used.
+    target : str
+        Target class, if the table has class probabilities.
+
+    Raises
+    ------
+    InputError
+        If no kind fits the columns.
+    """
     kinds: tuple[Kind, ...] = (Classification(target), Regression(), Generation())
     for kind in kinds:
         if kind.fits(list(table)):
             return kind
-    raise InputError(f"no evaluation fits a table with the columns {', '.join(table)}.")
+    raise InputError(
+        f"columns {', '.join(table)}: no evaluation fits them. Expected p_<class>, or true and predicted, or "
+        f"{', '.join(Generation.words)}."
+    )

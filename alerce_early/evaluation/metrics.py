@@ -1,38 +1,40 @@
-"""What a table of predictions is worth, in numbers. Computed once over whole tables."""
+"""Metrics of a table of predictions, computed once on the whole table."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-LIGHT = 299_792.458  # km/s
-CATASTROPHIC = 6_000.0  # km/s; beyond it a redshift is taken for that of another line
-BINS, FEWEST = 15, 20  # of the calibration error, and rows in one
-TARGET = "SN"  # the class that is looked for, where the user names no other: a missed one is lost
-LOSSES = ("log_loss", "brier", "ece")  # numbers of a table that are no share of rows; 0 is best
-MISS_RATES = {"fnr_at_fpr_0.01": 0.01, "fnr_at_fpr_0.1": 0.1}  # name of each, and its false positive rate
+LIGHT = 299_792.458  # speed of light, km/s
+CATASTROPHIC = 6_000.0  # km/s; a larger error means that a line was misidentified
+BINS, FEWEST = 15, 20  # bins of the calibration error, at most, and rows per bin, at least
+TARGET = "SN"  # the default target class
+LOSSES = ("log_loss", "brier", "ece")  # metrics that are not fractions of rows; 0 is best
+MISS_RATES = {"fnr_at_fpr_0.01": 0.01, "fnr_at_fpr_0.1": 0.1}  # false positive rate by metric
 
 
 def classification(
     labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], target: str = TARGET
 ) -> dict[str, float]:
-    """Numbers of one table of classifications; see `Classification`."""
+    """Compute the metrics of a table of classifications; see `Classification` for parameters and names."""
     return Classification(labels, probabilities, classes, target)(np.ones(len(labels)))
 
 
 class Classification:
-    """Numbers of a table of classifications for any weights of its rows, such as how often each was drawn.
+    """Metrics of a table of classifications as a function of row weights, such as bootstrap weights.
 
-    labels: (N,) int64 indices into classes; probabilities: (N, C) in [0, 1]. All that needs sorting is sorted
-    once, so that a bootstrap over many rows takes seconds; scikit-learn's functions give the same numbers.
+    Rows are sorted only once, so that a bootstrap over many rows takes seconds. scikit-learn's functions give the
+    same numbers.
 
-    Called with weights (N,) >= 0 it returns, the target class first where there is one: accuracy; balanced
-    accuracy (= macro recall); macro precision and F1; mcc, Matthews' correlation (Gorodkin 2004); roc_auc and
-    average_precision, one class against the rest, macro and of each class; log_loss, nats; brier, the squared
-    error summed over classes, in [0, 2]; ece, see `equal_bins`; recall, precision and F1 of each class.
-    Of two classes the `positive` one also has fnr_at_fpr_<rate>, the lowest share of it that is missed where at
-    most that share of the others is taken for it; and f2, F-beta with recall counting twice, if it is the target.
-
-    A class without rows has recall 0 and counts in no macro average; what is undefined for it is left out.
+    Parameters
+    ----------
+    labels : ndarray
+        (N,) int64 indices into `classes`.
+    probabilities : ndarray
+        (N, C) in [0, 1].
+    classes : sequence of str
+        The C class names.
+    target : str
+        Class whose metrics are listed first.
     """
 
     def __init__(self, labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], target: str = TARGET):
@@ -48,6 +50,30 @@ class Classification:
         self.bin, self.excess = equal_bins(confidence), confidence - (predicted == labels)
 
     def __call__(self, weights: np.ndarray) -> dict[str, float]:
+        """Compute the weighted metrics.
+
+        Parameters
+        ----------
+        weights : ndarray
+            (N,), at least 0.
+
+        Returns
+        -------
+        dict of str to float
+            The recall of the target class first, then ``accuracy``; ``balanced_accuracy``, the macro recall;
+            ``macro_precision`` and ``macro_f1``; ``mcc``, Matthews' correlation coefficient; ``log_loss`` in nats;
+            ``brier``, the squared error summed over classes, in [0, 2]; ``ece``, see `CalibrationErrors`; ``roc_auc``
+            and ``average_precision``, macro and, as ``<metric>/<class>``, of each class against the rest; ``recall``,
+            ``precision`` and ``f1`` of each class. If there are two classes, the `positive` one also has
+            ``fnr_at_fpr_<rate>``, the lowest false negative rate at a false positive rate of at most this, and, if it
+            is the target, ``f2``, F-beta with beta = 2.
+
+            A class without rows has recall 0 and is left out of macro averages; undefined metrics are left out.
+
+        References
+        ----------
+        Gorodkin 2004, Comput. Biol. Chem. 28, 367 (``mcc`` of several classes).
+        """
         n, total = len(self.classes), weights.sum()
         counts = np.bincount(self.cell, weights, minlength=n * n).reshape(n, n)
         right, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
@@ -82,9 +108,19 @@ class Classification:
 
 
 class Ranking:
-    """One class against the rest: rows by falling score, tied rows together.
+    """Ranking of rows by the score of one class against the rest.
 
-    own: (N,) bool; score: (N,). thresholds: (K,) the different scores, falling.
+    Parameters
+    ----------
+    own : ndarray
+        (N,) bool, rows of the class.
+    score : ndarray
+        (N,), higher is more probable.
+
+    Attributes
+    ----------
+    thresholds : ndarray
+        (K,) distinct scores, in descending order.
     """
 
     def __init__(self, own: np.ndarray, score: np.ndarray):
@@ -94,19 +130,29 @@ class Ranking:
         self.thresholds = falling[self.last]
 
     def counts(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(K,) weight of the own rows, and (K,) of all others, with at least each of the thresholds."""
+        """Return the weights, (K,) each, of true and of false positives at each threshold, given (N,) row weights."""
         weights = weights[self.order]
         own = np.cumsum(weights * self.own)[self.last]
         return own, np.cumsum(weights)[self.last] - own
 
 
 class CalibrationErrors:
-    """How far predicted probabilities are from observed frequencies, for any weights of the rows.
+    """Expected calibration errors as a function of row weights.
 
-    labels: (N,) int64; probabilities: (N, C). Rows are binned once, in bins of equal counts (`equal_bins`): by the
-    probability of the most probable class, and again by that of each class. Called with weights (N,) >= 0 it returns
-    ece, the weighted mean gap of the first binning (top-label, Guo et al. 2017, section 2), and classwise_ece, the same
-    averaged over the binnings by class (Nixon et al. 2019, section 3; Kull et al. 2019, section 2).
+    Rows are binned once, in bins of equal counts (`equal_bins`): by the probability of the most probable class for
+    ``ece``, and by the probability of each class for ``classwise_ece``.
+
+    Parameters
+    ----------
+    labels : ndarray
+        (N,) int64 class indices.
+    probabilities : ndarray
+        (N, C) in [0, 1].
+
+    References
+    ----------
+    Guo et al. 2017, arXiv:1706.04599, section 2 (``ece``); Nixon et al. 2019, arXiv:1904.01685, section 3, and Kull et
+    al. 2019, arXiv:1910.12656, section 2 (``classwise_ece``).
     """
 
     names = ("ece", "classwise_ece")
@@ -119,6 +165,7 @@ class CalibrationErrors:
         self.cell, self.excess = (bins + BINS * np.arange(scores.shape[1])).ravel(), scores - hits
 
     def __call__(self, weights: np.ndarray) -> dict[str, float]:
+        """Return ``ece`` and ``classwise_ece``, its mean over classes, in [0, 1], given (N,) row weights."""
         excess = (weights[:, None] * self.excess).ravel()
         by_bin = np.bincount(self.cell, excess, minlength=BINS * self.excess.shape[1]).reshape(-1, BINS)
         top, *each = np.abs(by_bin).sum(1) / weights.sum()
@@ -126,26 +173,41 @@ class CalibrationErrors:
 
 
 def log_losses(own: np.ndarray) -> np.ndarray:
-    """(N,) nats of the probabilities (N,) of the true class."""
+    """Return the log loss (N,) in nats, given the probability (N,) of the true class."""
     return -np.log(np.maximum(own, np.finfo(np.float64).eps))
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Return the entropy (N,), nats, of probabilities (N, C), each row scaled to add up to 1."""
+    """Return the entropy (N,) in nats of probabilities (N, C), each row normalised to sum to 1."""
     p = probabilities / probabilities.sum(1, keepdims=True)
-    return -(p * np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum(1) + 0.0  # + 0: no -0 where one class has all
+    return -(p * np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum(1) + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
 def positive(classes: Sequence[str], target: str = TARGET) -> str:
-    """Return the class that is looked for: the target where it is one, or else the last, as in (bogus, real)."""
+    """Return the positive class: the target if it is one of the classes, otherwise the last, as in (bogus, real)."""
     return target if target in classes else classes[-1]
 
 
 def equal_bins(values: np.ndarray, most: int = BINS) -> np.ndarray:
-    """Return the number, (N,) int64, of the bin of each of (N,) values: up to `most` bins with equally many rows.
+    """Assign values to bins with equally many rows.
 
-    Bins have at least `FEWEST` rows, or there is only one; equal values share a bin. The expected calibration
-    error over such bins is less biased than over bins of equal width (Nixon et al. 2019, section 3).
+    The expected calibration error over such bins is less biased than over bins of equal width.
+
+    Parameters
+    ----------
+    values : ndarray
+        (N,) finite.
+    most : int
+        Maximum number of bins. There are fewer if a bin would have fewer than `FEWEST` rows.
+
+    Returns
+    -------
+    ndarray
+        (N,) int64 index of the bin of each value. Equal values share a bin.
+
+    References
+    ----------
+    Nixon et al. 2019, arXiv:1904.01685, section 3.
     """
     n = len(values)
     bins = min(most, max(1, n // FEWEST))
@@ -158,7 +220,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def roc_auc(own: np.ndarray, other: np.ndarray) -> float:
-    """Return the area under the ROC curve of what `Ranking.counts` returns."""
+    """Return the area under the ROC curve, given the true and false positives (K,) of `Ranking.counts`."""
     return np.trapezoid(np.append(0, own), np.append(0, other)) / (own[-1] * other[-1])
 
 
@@ -172,20 +234,24 @@ def _fnr_at_fpr(own: np.ndarray, other: np.ndarray, rate: float) -> float:
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
-    """(C, C) int64 counts; row: true class, column: predicted class."""
+    """Return the confusion matrix, (C, C) int64: rows are true classes, columns predicted classes."""
     return np.bincount(labels * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
 def velocity(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Error of a redshift as a velocity, km/s: c (predicted - true) / (1 + true)."""
+    """Return the velocity error (N,) in km/s of redshifts (N,): c (predicted - true) / (1 + true)."""
     return LIGHT * (predicted - true) / (1 + true)
 
 
 def redshift(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Catastrophic fraction, NMAD, mean absolute and mean squared error, and bias of redshifts (N,).
+    """Compute the metrics of predicted redshifts (N,).
 
-    catastrophic: share of rows off by more than `CATASTROPHIC` km/s either way. bias: median of
-    (predicted - true) / (1 + true), and nmad: 1.4826 times the median distance from it, both dimensionless.
+    Returns
+    -------
+    dict of str to float
+        ``catastrophic``, the fraction of rows off by more than `CATASTROPHIC` km/s; ``bias``, the median of
+        (predicted - true) / (1 + true); ``nmad``, 1.4826 times the median absolute deviation from the bias; ``mae`` and
+        ``mse``, the mean absolute and squared error.
     """
     error = predicted - true
     scaled = error / (1 + true)

@@ -4,7 +4,7 @@ import numpy as np
 
 from alerce_early.evaluation import metrics, tables
 
-SURE = float(np.finfo(np.float32).eps)  # nearest to 0 and to 1 that a float32 probability is taken for
+SURE = float(np.finfo(np.float32).eps)  # probabilities are clipped to [SURE, 1 - SURE]
 
 
 def summarize(table: tables.Table, target: str = metrics.TARGET) -> dict[str, np.ndarray]:
@@ -16,14 +16,15 @@ def summarize(table: tables.Table, target: str = metrics.TARGET) -> dict[str, np
         Predictions (N,): ``id`` or ``object``, ``predicted``, ``p_<class>`` or ``q_<class>``; alerts are
         ordered by ``jd``, or without it by row.
     target : str
-        Class whose log-odds are averaged, in a table without it the last class.
+        Class whose log-odds are averaged; if the table lacks it, the last class.
 
     Returns
     -------
     dict of str to ndarray
-        Columns (M,), by falling log-odds: ``id``, ``alerts`` (int64), ``log_odds_<target>`` (float64, the mean of
-        ln(q / (1 - q)), with each q at least 1.2e-7 from 0 and 1), ``first_call`` and ``last_call`` (predicted class of
-        the first and last alert), and with ``jd`` also ``first_jd`` and ``last_jd`` (days, NaN if unknown).
+        Columns (M,), in descending order of log-odds: ``id``, ``alerts`` (int64), ``log_odds_<target>`` (float64, the
+        mean of ln(q / (1 - q)), with q clipped to at least 1.2e-7 from 0 and 1), ``first_call`` and ``last_call``
+        (predicted class of the first and last alert), and with ``jd`` also ``first_jd`` and ``last_jd`` (days, NaN if
+        unknown).
     """
     name = metrics.positive(tables.classes_of(table), target)
     score = np.asarray(table[f"q_{name}" if f"q_{name}" in table else f"p_{name}"], dtype=np.float64)

@@ -1,4 +1,8 @@
-"""What a night's ranking by one class is worth, judged on the rows that were drawn at random for labelling."""
+"""Purity, completeness and workload of a night's ranking by one class.
+
+They are estimated from the labelled rows that were drawn at random: rows labelled for another reason are not
+representative.
+"""
 
 from typing import Any
 
@@ -7,11 +11,11 @@ import numpy as np
 from alerce_early.evaluation import intervals, tables, thresholds
 
 QUEUE = "queue"  # the column with the reason why a row was labelled
-RANDOM = "random"  # its value for rows drawn at random from the whole table
-RANK = "rank"  # the column with the place of a row in the whole table, 1 for the most probable of the target class
-RANKED = "ranked_rows"  # the constant with the number of rows of the whole table
-TOP = (10, 30, 100, 300, 1000)  # numbers of alerts that somebody may look at
-COMPLETENESS = 0.9  # for which the workload is given
+RANDOM = "random"  # its value for rows that were drawn at random
+RANK = "rank"  # the column with the rank of a row in the whole table, 1 for the most probable of the target class
+RANKED = "ranked_rows"  # the constant with the number of rows in the whole table
+TOP = (10, 30, 100, 300, 1000)  # K of the recall at K
+COMPLETENESS = 0.9  # target of the workload
 
 
 def judge(table: tables.Table, constants: tables.Constants, target: str) -> dict[str, Any]:
@@ -22,19 +26,19 @@ def judge(table: tables.Table, constants: tables.Constants, target: str) -> dict
     table : mapping of str to ndarray
         Labelled predictions with the column ``queue`` (N,) str and, for the recall at K, ``rank`` (N,) int.
     constants : mapping of str to float
-        May hold `RANKED`.
+        May contain `RANKED`.
     target : str
-        The class that is searched for.
+        Target class.
 
     Returns
     -------
     dict
-        ``of``, the class; ``labelled`` and ``n``, the numbers of labelled and of random rows; ``shares``, by name a
-        dict of ``n``, ``value`` and ``interval`` (95 %, see `intervals.share`), without the names that have no rows.
-        ``workload`` is the share of alerts to look at, most probable first, until `COMPLETENESS` of the class is found
-        (interval: bootstrap over objects). Empty if the table has no column ``queue``, or no class stands out.
+        ``of``, the class; ``labelled`` and ``n``, the numbers of labelled and of random rows; ``shares``, {name: {"n",
+        "value", "interval"}} with 95 % intervals, see `intervals.share`; names without rows are omitted. ``workload``
+        is the fraction of alerts to inspect, most probable first, until `COMPLETENESS` of the class is found; its
+        interval is a bootstrap over objects. Empty if the table has no column ``queue`` or no target class.
     """
-    name = thresholds.looked_for(tables.classes_of(table), target)
+    name = thresholds.target_class(tables.classes_of(table), target)
     if QUEUE not in table or name is None:
         return {}
     drawn = tables.take_rows(table, table[QUEUE] == RANDOM)

@@ -1,4 +1,4 @@
-"""What a threshold on the probability of one class buys: how pure, how complete, how many are missed."""
+"""Operating points: thresholds on the probability of one class, with their purity and completeness."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,22 +7,45 @@ import numpy as np
 
 from alerce_early.evaluation import intervals, metrics, tables
 
-FEW = 30  # rows of the class, below which a threshold promises nothing
-PREFIX = "threshold_"  # of the constants of a table that `list_constants` returns
-CHOSEN_BY = f"{PREFIX}rows"  # the constant that tells how many of them chose the thresholds
-WANTED = (0.9, 0.95)  # completeness or purity for which the page gives the threshold
-PERCENTS = tuple(percent / 100 for percent in range(1, 101))  # for which a checkpoint has it
+FEW = 30  # rows of the class; with fewer, a threshold is not reliable
+PREFIX = "threshold_"  # prefix of the constants that `list_constants` returns
+CHOSEN_BY = f"{PREFIX}rows"  # constant: number of rows of the class that the thresholds were fitted to
+WANTED = (0.9, 0.95)  # levels of completeness and purity on the report page
+PERCENTS = tuple(percent / 100 for percent in range(1, 101))  # levels in a checkpoint
 
 
-def looked_for(classes: tuple[str, ...], target: str = metrics.TARGET) -> str | None:
-    """Return the class that has a threshold: the target, or the positive one of two; None where no class stands out."""
+def target_class(classes: tuple[str, ...], target: str = metrics.TARGET) -> str | None:
+    """Return the class whose probability is thresholded.
+
+    Parameters
+    ----------
+    classes : tuple of str
+        Classes of the table.
+    target : str
+        Preferred class.
+
+    Returns
+    -------
+    str or None
+        The target; without it, the positive one of two classes; None if there are more than two.
+    """
     return metrics.positive(classes, target) if target in classes or len(classes) == 2 else None
 
 
 def purity_completeness(own: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thresholds (K,), falling, with the purity and completeness (K,) of the rows at or above each.
+    """Compute the purity and completeness of the rows at or above each threshold.
 
-    own: (N,) bool with at least one True; score: (N,).
+    Parameters
+    ----------
+    own : ndarray
+        (N,) bool, rows of the class; at least one is True.
+    score : ndarray
+        (N,) probability of the class.
+
+    Returns
+    -------
+    tuple of ndarray
+        Thresholds, in descending order, purity and completeness, (K,) each.
     """
     ranking = metrics.Ranking(own, score)
     hits, others = ranking.counts(np.ones(len(own)))
@@ -30,10 +53,22 @@ def purity_completeness(own: np.ndarray, score: np.ndarray) -> tuple[np.ndarray,
 
 
 def operating_points(own: np.ndarray, score: np.ndarray, levels: Sequence[float] = WANTED) -> list[dict[str, Any]]:
-    """For each wanted completeness the highest threshold that gives it, for each wanted purity the lowest.
+    """Find the highest threshold for each level of completeness, and the lowest for each level of purity.
 
-    own, score: see `purity_completeness`. Returns [{"wanted", "level", "threshold", "purity", "completeness"}];
-    the last three are None where no threshold is pure enough.
+    Parameters
+    ----------
+    own : ndarray
+        (N,) bool, rows of the class; at least one is True.
+    score : ndarray
+        (N,) probability of the class.
+    levels : sequence of float
+        Minimum completeness or purity, in [0, 1].
+
+    Returns
+    -------
+    list of dict
+        {"wanted": "completeness" or "purity", "level", "threshold", "purity", "completeness"}; the last three are None
+        if no threshold reaches the level.
     """
     threshold, purity, completeness = purity_completeness(own, score)
     points = []
@@ -47,12 +82,22 @@ def operating_points(own: np.ndarray, score: np.ndarray, levels: Sequence[float]
 
 
 def fit(table: tables.Table, target: str = metrics.TARGET) -> dict[str, Any] | None:
-    """Return the thresholds of `operating_points` on a table of labelled validation rows, as plain values.
+    """Fit the operating points of one class on the validation split.
 
-    Returns {"of": class, "rows": how many of them are of it, "thresholds": {"completeness_0.9": number or None, ...}};
-    None where no class stands out or it has no rows.
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        Labelled validation rows with ``p_<class>``.
+    target : str
+        Class whose completeness and purity are traded, see `target_class`.
+
+    Returns
+    -------
+    dict or None
+        {"of": class, "rows": number of its rows, "thresholds": {"completeness_0.9": float or None, ...}}; None if the
+        table has no such class or no row of it.
     """
-    name = looked_for(tables.classes_of(table), target)
+    name = target_class(tables.classes_of(table), target)
     if name is None or not (own := table["label"] == name).any():
         return None
     points = operating_points(own, find_score(table, name))
@@ -74,8 +119,8 @@ def fit_percents(table: tables.Table) -> dict[str, dict[str, Any]]:
     Returns
     -------
     dict
-        Of each class that has rows: ``rows``, how many, and ``completeness`` and ``purity``, each 100 thresholds on
-        ``p_<class>`` for 0.01 to 1, None where none gives it; see `operating_points`.
+        For each class that has rows: ``rows``, their number, and ``completeness`` and ``purity``, each a list of 100
+        thresholds on ``p_<class>`` for the levels 0.01 to 1, None if no threshold reaches the level.
     """
     found: dict[str, dict[str, Any]] = {}
     for name in tables.classes_of(table):
@@ -87,21 +132,44 @@ def fit_percents(table: tables.Table) -> dict[str, dict[str, Any]]:
 
 
 def list_constants(fitted: Mapping[str, Any] | None) -> dict[str, float | None]:
-    """Return threshold_<what is wanted>, None where no threshold gives it, and `CHOSEN_BY`, as constants of a table."""
+    """Return fitted thresholds as constants of a table.
+
+    Parameters
+    ----------
+    fitted : mapping or None
+        Result of `fit`.
+
+    Returns
+    -------
+    dict
+        ``threshold_<completeness or purity>_<level>``, None if no threshold reaches the level, and `CHOSEN_BY`; {} if
+        nothing was fitted.
+    """
     if fitted is None:
         return {}
     return {f"{PREFIX}{name}": value for name, value in fitted["thresholds"].items()} | {CHOSEN_BY: fitted["rows"]}
 
 
 def judge(table: tables.Table, constants: tables.Constants, target: str = metrics.TARGET) -> dict[str, Any]:
-    """Return what the thresholds of a table give on its rows; {} where no class stands out or it has no rows.
+    """Evaluate the thresholds among the constants of a table; without them, fit thresholds to its own rows.
 
-    Returns {"of": class, "chosen": whether they are constants of the table and its rows did not choose them,
-    "rows": how many rows of the class chose them, None if unknown, "points": `operating_points`, where chosen
-    each with "intervals": {"purity" and "completeness": [low, high]}}.
-    Without the constants of `list_constants` the thresholds are those of the very rows.
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        Labelled rows with ``p_<class>``.
+    constants : mapping of str to float
+        May contain the constants of `list_constants`.
+    target : str
+        Target class, see `target_class`.
+
+    Returns
+    -------
+    dict
+        {"of": class, "chosen": whether the thresholds were fitted to other rows, "rows": number of rows of the class
+        that they were fitted to, None if unknown, "points": see `operating_points`}. If chosen, each point also has
+        "intervals": {"purity" and "completeness": [low, high]}. {} if the table has no such class or no row of it.
     """
-    name = looked_for(tables.classes_of(table), target)
+    name = target_class(tables.classes_of(table), target)
     if name is None or not (own := table["label"] == name).any():
         return {}
     score = find_score(table, name)
@@ -115,6 +183,7 @@ def judge(table: tables.Table, constants: tables.Constants, target: str = metric
 
 
 def _point(wanted: str, level: float) -> str:
+    """Return the name of an operating point, such as completeness_0.9."""
     return f"{wanted}_{level:g}"
 
 
@@ -124,14 +193,14 @@ def find_score(table: tables.Table, name: str) -> np.ndarray:
 
 
 def _chose(table: tables.Table) -> bool:
-    """Whether these are the validation rows."""
+    """Return True if all rows belong to the validation split."""
     return "split" in table and bool((table["split"] == "validation").all())
 
 
 def _evaluate(
     point: Mapping[str, Any], threshold: float | None, table: tables.Table, own: np.ndarray, score: np.ndarray
 ) -> dict[str, Any]:
-    """Return a point with another threshold, and with what it gives on the rows."""
+    """Return a point with the given threshold, and its purity and completeness on the rows of a table."""
     point = {**point, "threshold": threshold, "completeness": None, "purity": None}
     if threshold is not None:
         taken, point["intervals"] = score >= threshold, {}

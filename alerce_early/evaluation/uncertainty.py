@@ -1,4 +1,4 @@
-"""Where a classifier is unsure, whether to believe it, and how its accuracy depends on a column of the alert."""
+"""Predictive uncertainty: accuracy by confidence, detection of errors, and accuracy by column of the alert."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,49 +7,72 @@ import numpy as np
 
 from alerce_early.evaluation import intervals, metrics, tables
 
-KEPT = (1.0, 0.95, 0.9, 0.8, 0.5)  # shares of the rows for which the accuracy is given
-BINS = 8  # of a column, at most
-MEASURES = ("entropy_of_means", "mutual_information")  # of uncertainty, beside the entropy, where there are draws
+KEPT = (1.0, 0.95, 0.9, 0.8, 0.5)  # fractions of the most confident rows whose accuracy is reported
+BINS = 8  # bins per column, at most
+MEASURES = ("entropy_of_means", "mutual_information")  # columns of a Bayesian network, in nats
 
 Table = Mapping[str, np.ndarray]
 
 
 def find_entropy(table: Table) -> np.ndarray:
-    """Return the predictive entropy (N,) in nats: the column entropy, or else that of the probabilities."""
+    """Return the predictive entropy (N,) in nats, from the column entropy or, without it, the probabilities."""
     if "entropy" in table:
         return table["entropy"]
     return metrics.entropy(tables.probabilities(table, tables.classes_of(table)))
 
 
 def risk_coverage(right: np.ndarray, entropy: np.ndarray) -> np.ndarray:
-    """Return the accuracy of the k most confident rows, for k = 1..N: (N,) float64.
+    """Compute the accuracy of the k most confident rows for k = 1..N.
 
-    right: (N,) bool; entropy: (N,), higher is less confident; ties stay in the order of the rows. The k-th value is
-    one minus the selective risk at coverage k / N (Geifman and El-Yaniv 2017, section 2).
+    Parameters
+    ----------
+    right : ndarray
+        (N,) bool, whether each row is classified correctly.
+    entropy : ndarray
+        (N,), higher is less confident. Ties keep the order of the rows.
+
+    Returns
+    -------
+    ndarray
+        (N,) float64 in [0, 1]. The k-th value is one minus the selective risk at coverage k / N.
+
+    References
+    ----------
+    Geifman & El-Yaniv 2017, arXiv:1705.08500, section 2.
     """
     kept = right[np.argsort(entropy, kind="stable")]
     return np.cumsum(kept) / np.arange(1, len(kept) + 1)
 
 
-def find_right(table: Table) -> np.ndarray:
-    """Return whether the most probable class is the true one, (N,) bool."""
+def correct(table: Table) -> np.ndarray:
+    """Compare the most probable class with the true one, (N,) bool."""
     classes = tables.classes_of(table)
     return tables.probabilities(table, classes).argmax(1) == tables.label_indices(table, classes)
 
 
 def find_accuracies(table: Table) -> np.ndarray:
-    """Return `risk_coverage` of a table, (N,)."""
-    return risk_coverage(find_right(table), find_entropy(table))
+    """Return the accuracy of the k most confident rows of a table, (N,) float64; see `risk_coverage`."""
+    return risk_coverage(correct(table), find_entropy(table))
 
 
 def judge(table: Table) -> dict[str, Any]:
-    """Return {"kept": [[share of rows, accuracy of the most confident]], "separation", "draws"}.
+    """Evaluate the uncertainties of a labelled table.
 
-    separation: of `judge_separation`. draws: [[class, rows, mean p, std, votes, accuracy]], of the probability of the
-    true class the mean over the rows of its mean and of its standard deviation over draws of the weights, the share of
-    all draws that are right, and of the rows whose mean prediction is; of all rows last; [] where nothing was drawn.
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        ``label`` and ``p_<class>``; of a Bayesian network also ``std_<class>``, ``vote_<class>`` and `MEASURES`.
+
+    Returns
+    -------
+    dict
+        ``kept``, [fraction of the most confident rows, their accuracy] for each of `KEPT`; ``separation``, see
+        `judge_separation`; and ``draws``, one [class, rows, mean, std, votes, accuracy] per class and one of all rows.
+        Mean and std describe the probability of the true class over samples of the weights, averaged over rows; votes
+        is the fraction of samples that are correct, accuracy the fraction of rows whose mean prediction is. Empty for
+        a table without samples.
     """
-    right, accuracies = find_right(table), find_accuracies(table)
+    right, accuracies = correct(table), find_accuracies(table)
     kept = [[share, float(accuracies[max(1, round(share * len(accuracies))) - 1])] for share in KEPT]
     classes, draws = tables.classes_of(table), list[list[Any]]()
     if f"vote_{classes[0]}" in table:
@@ -65,12 +88,21 @@ def judge(table: Table) -> dict[str, Any]:
 
 
 def judge_separation(table: Table) -> dict[str, Any]:
-    """Return the ROC AUC of the entropy, and of `MEASURES` in the table, for a row being wrong: see `judge_rows`.
+    """Compute how well each uncertainty separates wrong rows from correct ones, as an area under the ROC curve.
 
-    gain: that of the entropy less that of entropy_of_means, both on the same rows: what drawing weights is worth.
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        ``label`` and ``p_<class>``, optionally ``entropy`` and `MEASURES`.
+
+    Returns
+    -------
+    dict
+        {"n", "values", "intervals"} as of `intervals.judge_rows`, by column of the uncertainty. ``gain`` is the area of
+        entropy minus the area of entropy_of_means: the benefit of sampling the weights.
     """
     scores = {"entropy": find_entropy(table)} | {name: table[name] for name in MEASURES if name in table}
-    rankings = {name: metrics.Ranking(~find_right(table), score) for name, score in scores.items()}
+    rankings = {name: metrics.Ranking(~correct(table), score) for name, score in scores.items()}
 
     def find_areas(weights: np.ndarray) -> dict[str, float]:
         counts = {name: ranking.counts(weights) for name, ranking in rankings.items()}
@@ -79,8 +111,8 @@ def judge_separation(table: Table) -> dict[str, Any]:
         return {name: float(area) for name, area in (areas | gain).items()}
 
     judged, objects = intervals.judge_rows(find_areas, tables.find_objects(table)), tables.find_objects(table)
-    right = find_right(table)
-    rarer = min(objects[right], objects[~right], key=len)  # an area is known as well as these rows allow
+    right = correct(table)
+    rarer = min(objects[right], objects[~right], key=len)  # the rarer outcome limits the precision of the area
     widened = {
         name: intervals.widen(judged["values"][name], bound, [rarer]) if name in scores else bound
         for name, bound in judged["intervals"].items()
@@ -89,10 +121,20 @@ def judge_separation(table: Table) -> dict[str, Any]:
 
 
 def find_bins(values: np.ndarray, lowest: Sequence[float] = ()) -> list[np.ndarray]:
-    """Return the rows (n,) int64 of each bin of a column, low values first.
+    """Bin rows by the values of a column.
 
-    values: (N,), rows where it is not finite are left out. lowest: the lowest value of each bin, rising; without it
-    there are up to `BINS` bins with equally many rows, or none if the rows are too few. Equal values share a bin.
+    Parameters
+    ----------
+    values : ndarray
+        (N,). Rows with non-finite values are left out.
+    lowest : sequence of float
+        Lower edge of each bin, in ascending order. Without it there are up to `BINS` bins with equally many rows, or
+        none if there are too few rows.
+
+    Returns
+    -------
+    list of ndarray
+        Row indices (n,) int64 of each bin, by ascending value. Equal values share a bin.
     """
     known = np.flatnonzero(np.isfinite(values))
     if lowest:
@@ -103,13 +145,26 @@ def find_bins(values: np.ndarray, lowest: Sequence[float] = ()) -> list[np.ndarr
 
 
 def bin_by_column(right: np.ndarray, values: np.ndarray) -> list[tuple[float, float, int, int]]:
-    """Return (lowest value, highest value, right rows, rows) of each of `find_bins`; right: (N,) bool."""
+    """Count correct rows in bins of a column.
+
+    Parameters
+    ----------
+    right : ndarray
+        (N,) bool, whether each row is classified correctly.
+    values : ndarray
+        (N,) values of the column.
+
+    Returns
+    -------
+    list of tuple
+        Lowest value, highest value, number of correct rows and number of rows of each bin of `find_bins`.
+    """
     rows = find_bins(values)
     return [(float(values[r].min()), float(values[r].max()), int(right[r].sum()), len(r)) for r in rows]
 
 
 def judge_by_column(table: Table) -> dict[str, Any]:
-    """Return {column: `bin_by_column`} of each column of `tables.METADATA` but `tables.DETECTIONS` in the table."""
+    """Return `bin_by_column` for each column of `tables.METADATA` in the table except `tables.DETECTIONS`."""
     known = [name for name in tables.METADATA if name in table and name != tables.DETECTIONS]
     binned = {name: bin_by_column(table["label"] == table["predicted"], table[name]) for name in known}
     return {name: bins for name, bins in binned.items() if bins}

@@ -95,7 +95,7 @@ def read_with_notes(
         if other := {name: n for name, n in names.items() if name and not given[name]}:
             listed = ", ".join(f"{name} {n:,}" for name, n in other.items())
             notes.append(f"Rows with other labels than {', '.join(classes)} are excluded: {listed}.")
-    if screening.QUEUE in found and (searched := thresholds.looked_for(tables.classes_of(found), target)):
+    if screening.QUEUE in found and (searched := thresholds.target_class(tables.classes_of(found), target)):
         order = np.argsort(-_numbers(path, f"p_{searched}", found[f"p_{searched}"]), kind="stable")
         found[screening.RANK] = np.argsort(order) + 1
         constants |= {screening.RANKED: float(len(order))}

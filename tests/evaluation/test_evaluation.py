@@ -208,14 +208,14 @@ def test_a_table_on_disk(tmp_path: Path, name: str) -> None:
 
 
 def test_table_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"ends in \.parquet or \.csv"):
+    with pytest.raises(InputError, match=r"\.parquet or \.csv"):
         predictions.write(tmp_path / "table.txt", TABLE)
     (tmp_path / "broken.parquet").write_bytes(b"no table")
-    with pytest.raises(InputError, match="is no predictions table"):
+    with pytest.raises(InputError, match=r"broken\.parquet"):
         predictions.read(tmp_path / "broken.parquet")
-    with pytest.raises(InputError, match="label comet has no column p_comet"):
+    with pytest.raises(InputError, match=r"label comet.*p_comet"):
         judge(TABLE | {"label": np.array(["comet"] * 6)})
-    with pytest.raises(InputError, match="no evaluation fits a table with the columns id"):
+    with pytest.raises(InputError, match="columns id"):
         choose_kind({"id": TABLE["id"]})
 
 
@@ -233,5 +233,5 @@ def test_the_page_escapes_what_files_name(tmp_path: Path) -> None:
 
 
 def test_a_table_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none.csv is not there; wanted a table"):
+    with pytest.raises(InputError, match=r"none\.csv"):
         predictions.read(tmp_path / "none.csv")

@@ -39,7 +39,7 @@ def test_errors_count_either_way_and_scatter_is_about_the_bias() -> None:
     assert values["catastrophic"] == 0.5  # 0.03 c is 8,994 km/s, 0.02 c is 5,996
     at_the_limit = {"true": np.zeros(1), "predicted": np.array([metrics.CATASTROPHIC / metrics.LIGHT])}
     assert metrics.velocity(**at_the_limit) == metrics.CATASTROPHIC
-    assert metrics.redshift(**at_the_limit)["catastrophic"] == 0 and Regression().find_right(at_the_limit).all()
+    assert metrics.redshift(**at_the_limit)["catastrophic"] == 0 and Regression().correct(at_the_limit).all()
 
 
 def test_the_kind_is_known_by_its_columns_and_judges_parts() -> None:

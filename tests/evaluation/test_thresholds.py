@@ -42,8 +42,8 @@ def test_every_class_has_a_threshold_for_each_percent() -> None:
 
 
 def test_which_class_is_looked_for() -> None:
-    assert thresholds.looked_for(("AGN", "SN", "VS")) == "SN" == thresholds.looked_for(("SN", "rest"))
-    assert thresholds.looked_for(("bogus", "real")) == "real" and thresholds.looked_for(("a", "b", "c")) is None
+    assert thresholds.target_class(("AGN", "SN", "VS")) == "SN" == thresholds.target_class(("SN", "rest"))
+    assert thresholds.target_class(("bogus", "real")) == "real" and thresholds.target_class(("a", "b", "c")) is None
 
 
 def test_thresholds_chosen_on_validation_rows_are_tried_on_others() -> None:
