@@ -1,1 +1,1 @@
-"""Simulated surveys in the raw formats of the real ones, each a source like any file."""
+"""Simulated surveys in the raw formats of the real ones, which can be used like any data file."""

@@ -1,4 +1,4 @@
-"""What passes for a change in the sky and is none: faults of pixels, noise, trails, flashes, ghosts."""
+"""Artefacts that look like changes in the sky: pixel faults, noise, trails, flashes and ghosts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,19 @@ Generator = np.random.Generator
 
 
 def draw_artefacts(artefact: Array, c: dict[str, Array], setting: Setting, rng: Generator) -> Sources:
-    """Return what artefacts (n,), -1 for none, add to the science images; c: conditions of the exposures."""
+    """Draw the light that artefacts add to the science images.
+
+    Parameters
+    ----------
+    artefact : ndarray
+        (n,) int64 indices into `settings.ARTEFACTS`, -1 for none.
+    c : dict of str to ndarray
+        Conditions of the exposures, see `sky.draw_conditions`.
+    setting : Setting
+        Survey.
+    rng : numpy.random.Generator
+        Source of random numbers.
+    """
     return Sources.join(
         draw_pixel_faults(artefact, c, rng),
         draw_noise_peaks(artefact, c, setting, rng),
@@ -38,7 +50,7 @@ def draw_artefacts(artefact: Array, c: dict[str, Array], setting: Setting, rng: 
 
 
 def draw_pixel_faults(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
-    """Pixels gone dark and pixels hit by particles, sharper than any atmosphere lets a star be."""
+    """Draw dark pixels and cosmic rays, sharper than the seeing allows for a star."""
     row = np.flatnonzero(np.isin(artefact, (DARK_PIXEL, COSMIC_RAY, MASK_EDGE)))
     n = len(row)
     size, ratio = rng.uniform(1.0, 2.5, n), rng.uniform(0.3, 1, n)
@@ -56,7 +68,7 @@ def draw_pixel_faults(artefact: Array, c: dict[str, Array], rng: Generator) -> S
 
 
 def draw_noise_peaks(artefact: Array, c: dict[str, Array], setting: Setting, rng: Generator) -> Sources:
-    """Noise that passes for a source: what a sum of pixels, conditioned on being high, adds to them all."""
+    """Draw noise peaks: the mean profile of noise whose sum over a source exceeds the detection limit."""
     row = np.flatnonzero(artefact == NOISE_PEAK)
     n = len(row)
     mag = detection_limit(c, setting)[row] - rng.exponential(0.12, n)
@@ -64,7 +76,7 @@ def draw_noise_peaks(artefact: Array, c: dict[str, Array], setting: Setting, rng
 
 
 def draw_lines(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
-    """Trains of glints, unbroken trails, through the alert or beside it, single flashes and columns gone dark."""
+    """Draw trains of glints, trails through the alert or next to it, single flashes and dark columns."""
     n = len(artefact)
     kinds = [artefact == k for k in (GLINTS, TRAIL, FLASH, CROSSING_TRAIL, DARK_COLUMN)]
     spacing = np.select(kinds, [rng.uniform(5, 24, n), 1.5, 3 * SIDE, 1.5, 1.5])
@@ -88,7 +100,7 @@ def draw_lines(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
 
 
 def draw_ghosts(artefact: Array, c: dict[str, Array], rng: Generator) -> Sources:
-    """Light of a bright star elsewhere, spread by reflections over much of the stamp."""
+    """Draw ghosts: light of a bright star outside the stamp, spread by reflections over much of it."""
     row = np.flatnonzero(artefact == GHOST)
     n = len(row)
     size, ratio = rng.uniform(7, 18, n), rng.uniform(0.3, 1, n)

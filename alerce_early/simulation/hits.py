@@ -1,4 +1,4 @@
-"""A stand-in for the HiTS course file: the simulated survey's point sources against its artefacts."""
+"""Simulated replacement of the HiTS course file: point sources and artefacts of the simulated survey."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,9 @@ from alerce_early.simulation.settings import COUNTS, TODAY
 from alerce_early.simulation.survey import simulate
 
 SIZE = 21  # pixels
-SPARE = 1.15  # of the survey's stamps, for those cut by a chip's edge and the scatter of small surveys
+OVERSAMPLING = (
+    1.15  # factor on the number of simulated stamps, since some are cut by a chip edge and small surveys scatter
+)
 BOGUS = CLASSES.index("bogus")
 
 
@@ -28,19 +30,49 @@ def read(
     channels: Sequence[str] = hits.CHANNELS,
     extra_path: str | Path | None = None,
 ) -> Records:
-    """Return simulated stamps as records, through the same door as the real files; extra_path as there."""
+    """Simulate stamps and read them as the reader of the real files does.
+
+    Parameters
+    ----------
+    n : int
+        Number of stamps.
+    seed : int
+        Seed of the simulation.
+    channels : sequence of str
+        Channels to read, see `readers.hits.read`.
+    extra_path : path, optional
+        Raw file whose rows are added, see `readers.hits.read`.
+
+    Returns
+    -------
+    Records
+        Stamps in the format of the HiTS file.
+    """
     origin = f"simulated HiTS file of {n:,} stamps, seed {seed}"
     records = hits.from_raw(simulate_hits(n, seed), origin, channels)
     return with_extra(records, hits.read(extra_path, channels=channels)) if extra_path else records
 
 
 def simulate_hits(n: int = 4_026, seed: int = 0) -> dict[str, Any]:
-    """Return the raw dict of a HiTS course file with n stamps, half of them artefacts; a pure function of (n, seed).
+    """Simulate the raw dict of a HiTS course file, half of it artefacts.
 
-    A survey is simulated until it has n / 2 artefacts; real sources are drawn from its other classes in
-    their proportions. SNR is the difference over its noise: sky of the science image, and photons.
+    The survey is simulated large enough to have n / 2 artefacts; real sources come from its other classes in their
+    proportions. SNR is the difference over its noise, from the sky of the science image and photon noise.
+
+    Parameters
+    ----------
+    n : int
+        Number of stamps.
+    seed : int
+        The same n and seed give the same stamps.
+
+    Returns
+    -------
+    dict
+        "temp_images", "sci_images", "diff_images" and "SNR_images", (n, 441) float32 each; "labels", (n,) int64, 0 for
+        artefacts and 1 for real sources; "ID", n strings.
     """
-    survey = simulate(int(SPARE * n / 2 * COUNTS.sum() / COUNTS[BOGUS]) + 100, seed)
+    survey = simulate(int(OVERSAMPLING * n / 2 * COUNTS.sum() / COUNTS[BOGUS]) + 100, seed)
     rng = np.random.default_rng([seed, 0x4175])
     whole = np.array([image.shape == (SIDE, SIDE, 3) for image in survey["images"]])
     real = survey["labels"] != BOGUS

@@ -1,4 +1,4 @@
-"""The sky positions and the 26 metadata columns of the simulated survey, consistent with its stamps."""
+"""Sky positions and the 26 metadata columns of the simulated survey, consistent with its stamps."""
 
 from __future__ import annotations
 
@@ -24,18 +24,33 @@ Array = NDArray[np.float64]
 AGN, SN, VS, ASTEROID, BOGUS = range(len(CLASSES))
 MISSING = -999.0
 PIXEL = 1.01  # arcsec
-CATALOGUE_RADIUS = 30.0  # arcsec; the alert packets list no catalogue source beyond it
+CATALOGUE_RADIUS = 30.0  # arcsec; alert packets list catalogue sources within it only
 CATALOGUE_LIMIT = 22.4  # mag; depth of the all-sky catalogue behind sgscore and distpsnr
 SOUTHERN_LIMIT = -28.0  # degrees of declination that the telescope reaches
 
-MAX_SIGMAPSF = 0.217  # mag; the five sigma cut
-YOUNG = 5  # detections of an object on its first nights, at most
-YOUNG_VISITS = np.array([(650.0,), (1.0,)])  # of the position, median and scatter of the logarithm
+MAX_SIGMAPSF = 0.217  # mag, at five sigma
+YOUNG = 5  # maximum detections of a young object
+YOUNG_VISITS = np.array([(650.0,), (1.0,)])  # visits of its position: median, and scatter of the logarithm
 
 
 def draw_positions(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple[Array, Array]:
-    """Right ascension and declination (n,), degrees: asteroids hug the ecliptic, most variable stars and
-    artefacts the galactic plane, AGN and SN avoid its dust; nothing lies south of the telescope's limit."""
+    """Draw positions on the sky by class, north of `SOUTHERN_LIMIT`.
+
+    Asteroids are concentrated along the ecliptic, most variable stars and artefacts along the galactic plane; AGN and
+    SN avoid its dust.
+
+    Parameters
+    ----------
+    labels : ndarray
+        (n,) int64 class indices.
+    rng : numpy.random.Generator
+        Source of random numbers.
+
+    Returns
+    -------
+    tuple of ndarray
+        Right ascension and declination (n,), degrees.
+    """
     n = len(labels)
     ra, dec = np.empty(n), np.empty(n)
     clustered = (labels == ASTEROID) | (np.isin(labels, (VS, BOGUS)) & (rng.random(n) < 0.65))
@@ -56,7 +71,24 @@ def draw_positions(labels: NDArray[np.int64], rng: np.random.Generator) -> tuple
 
 
 def nearest(row: NDArray[np.int64], distance: Array, n: int, k: int) -> NDArray[np.int64]:
-    """(n, k) indices into the flat source list of the k nearest of each row, -1 where there are fewer."""
+    """Find the k nearest sources of each stamp.
+
+    Parameters
+    ----------
+    row : ndarray
+        (sources,) int64, stamp of each source.
+    distance : ndarray
+        (sources,) distance to the alert.
+    n : int
+        Number of stamps.
+    k : int
+        Number of neighbours.
+
+    Returns
+    -------
+    ndarray
+        (n, k) int64 indices into the sources, nearest first, padded with -1.
+    """
     order = np.lexsort((distance, row))
     first = np.searchsorted(row[order], np.arange(n))
     rank = np.arange(len(order)) - first[row[order]]
@@ -66,13 +98,13 @@ def nearest(row: NDArray[np.int64], distance: Array, n: int, k: int) -> NDArray[
     return found
 
 
-def pick(values: Array, index: NDArray[np.int64]) -> Array:
-    """values[index], MISSING where index is -1."""
+def take_or_missing(values: Array, index: NDArray[np.int64]) -> Array:
+    """Return the values at the given indices, `MISSING` for index -1."""
     return np.where(index < 0, MISSING, np.append(values, MISSING)[index])
 
 
 def star_score(mag: Array, star: NDArray[np.bool_], rng: np.random.Generator) -> Array:
-    """Star-galaxy score in [0, 1]: near 1 for stars, near 0 for galaxies, undecided for faint sources."""
+    """Draw star-galaxy scores in [0, 1]: near 1 for stars, near 0 for galaxies, uncertain for faint sources."""
     uncertain = 1 / (1 + np.exp((20.8 - mag) / 0.5))
     sure = np.where(star, 1 - rng.exponential(0.03, len(mag)), rng.exponential(0.05, len(mag)))
     vague = np.where(rng.random(len(mag)) < 0.4, 0.5, rng.beta(0.5, 0.5, len(mag)))
@@ -80,7 +112,7 @@ def star_score(mag: Array, star: NDArray[np.bool_], rng: np.random.Generator) ->
 
 
 def profile_fit(mag: Array, star: NDArray[np.bool_], rng: np.random.Generator) -> tuple[Array, Array]:
-    """chi and sharpness of the PSF fit to reference sources: galaxies fit badly, faint ones scatter."""
+    """Draw chi and sharpness of the PSF fit to reference sources: poor for galaxies, scattered for faint sources."""
     n, faint = len(mag), mag > 21.3
     chi = np.where(star | faint, 0.65, 2.2) * np.exp(rng.normal(0, 0.45, n))
     width = np.where(faint, 0.25, np.where(star, 0.035, 0.2))
@@ -89,18 +121,29 @@ def profile_fit(mag: Array, star: NDArray[np.bool_], rng: np.random.Generator) -
 
 
 def detection_limit(c: dict[str, Array], setting: Setting) -> Array:
-    """Five sigma limit (n,) in mag of the difference image; c: zero_point (mag), noise (counts), fwhm (pixels)."""
-    # Fitting a Moffat profile of exponent 3 to a point source takes in the noise of 3.77 fwhm^2 pixels.
+    """Compute the five sigma limit (n,) of the difference image in mag.
+
+    Parameters
+    ----------
+    c : dict of str to ndarray
+        Conditions (n,) of the exposures: zero_point (mag), noise (counts) and fwhm (pixels).
+    setting : Setting
+        Survey.
+    """
+    # The effective area of a fit of a Moffat profile of exponent 3 to a point source is 3.77 fwhm^2 pixels.
     return c["zero_point"] - 2.5 * np.log10(5 * setting.alert_noise * c["noise"] * np.sqrt(3.77) * c["fwhm"])
 
 
 def calibration_error(n: int, rng: np.random.Generator) -> Array:
-    """Error (n,) in mag that even the brightest detections keep."""
+    """Draw the calibration error (n,) in mag, which limits the precision of the brightest detections."""
     return 0.02 + 0.02 * np.exp(0.5 * rng.standard_normal(n))
 
 
-def history(labels: NDArray[np.int64], setting: Setting, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Return detections and visits so far at each position: moving objects and most artefacts are seen once."""
+def draw_history(labels: NDArray[np.int64], setting: Setting, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Draw the previous detections and visits, (n,) each, of each position.
+
+    Moving objects and most artefacts have a single detection.
+    """
     n = len(labels)
     median, scatter = setting.detections[labels].T
     detections = np.ceil(median * np.exp(scatter * rng.standard_normal(n)))
@@ -124,11 +167,30 @@ def metadata_columns(
     setting: Setting,
     rng: np.random.Generator,
 ) -> Array:
-    """(n, 26) columns in COLUMNS order.
+    """Draw the metadata of alerts.
 
-    conditions: ra, dec (degrees), zero_point (mag), noise (counts), fwhm (pixels), each (n,).
-    catalogue: every static source of every stamp, flat: row, distance (pixels from the alert), mag, star.
-    mag: of the difference, (n,). negative: (n,) whether the source is fainter than in the template.
+    Parameters
+    ----------
+    labels : ndarray
+        (n,) int64 class indices.
+    conditions : dict of str to ndarray
+        ra, dec (degrees), zero_point (mag), noise (counts) and fwhm (pixels), (n,) each.
+    catalogue : dict of str to ndarray
+        Static sources of all stamps: row (the stamp), distance (pixels from the alert), mag and star (bool), (sources,)
+        each.
+    mag : ndarray
+        (n,) magnitudes of the difference.
+    negative : ndarray
+        (n,) bool, whether the source is fainter than in the template.
+    setting : Setting
+        Survey.
+    rng : numpy.random.Generator
+        Source of random numbers.
+
+    Returns
+    -------
+    ndarray
+        (n, 26) float64, in the order of `stamps_file.COLUMNS`; `MISSING` if unknown.
     """
     n = len(labels)
     row, distance, known_mag, star = (catalogue[key] for key in ("row", "distance", "mag", "star"))
@@ -138,14 +200,14 @@ def metadata_columns(
     three = nearest(row[listed], distance[listed], n, 3)
     three = np.where(three < 0, -1, np.append(listed, -1)[three])
     one = nearest(row, distance, n, 1)[:, 0]
-    detections, visits = history(labels, setting, rng)
+    detections, visits = draw_history(labels, setting, rng)
     ecl_long, ecl_lat = to_ecliptic(conditions["ra"], conditions["dec"])
     gal_long, gal_lat = to_galactic(conditions["ra"], conditions["dec"])
     limit = detection_limit(conditions, setting)
     sigma = np.hypot(MAX_SIGMAPSF * 10 ** (0.4 * (mag - limit)), calibration_error(n, rng))
     sigma = np.minimum(sigma, MAX_SIGMAPSF)
     score_of_class, scatter_of_class = setting.real_bogus[labels].T
-    # of galaxies, trails and ghosts the catalogue measures the width of the whole
+    # the measured width of galaxies, trails and ghosts includes their extent
     wide = np.where(rng.random(n) < setting.extended, rng.uniform(1.5, 4.5, n), 1.0) if setting.extended else 1.0
     columns = {
         "isdiffpos": negative.astype(float),
@@ -156,8 +218,8 @@ def metadata_columns(
         "dec": conditions["dec"],
         "diffmaglim": limit,
         "rb": np.clip(score_of_class + scatter_of_class * rng.standard_normal(n), 0, 1),
-        "distnr": pick(distance, one),
-        "magnr": pick(known_mag, one),
+        "distnr": take_or_missing(distance, one),
+        "magnr": take_or_missing(known_mag, one),
         "classtar": np.clip(1 - rng.exponential(0.03, n) * np.exp(rng.exponential(0.5, n)), 0, 1),
         "ndethist": detections,
         "ncovhist": visits,
@@ -166,10 +228,10 @@ def metadata_columns(
         "gal_lat": gal_lat,
         "gal_long": gal_long,
         "non_detections": visits - detections,
-        "chinr": pick(chi, one),
-        "sharpnr": pick(sharp, one),
+        "chinr": take_or_missing(chi, one),
+        "sharpnr": take_or_missing(sharp, one),
     }
     for k in range(3):
-        columns[f"sgscore{k + 1}"] = pick(score, three[:, k])
-        columns[f"distpsnr{k + 1}"] = pick(distance * PIXEL, three[:, k])
+        columns[f"sgscore{k + 1}"] = take_or_missing(score, three[:, k])
+        columns[f"distpsnr{k + 1}"] = take_or_missing(distance * PIXEL, three[:, k])
     return np.stack([columns[name] for name in COLUMNS], axis=1)

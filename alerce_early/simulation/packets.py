@@ -1,4 +1,4 @@
-"""A simulated night of alert packets: the simulated survey in the format that ZTF sends."""
+"""A simulated night of ZTF alert packets with the stamps and metadata of the simulated survey."""
 
 import csv
 import io
@@ -19,19 +19,20 @@ from alerce_early.data.readers.stamps_file import CLASSES, COLUMNS
 from alerce_early.errors import InputError
 from alerce_early.simulation.survey import simulate
 
-POOL = 2_000  # stamps painted; a longer night shows them again under new names
+POOL_SIZE = 2_000  # distinct alerts; a longer night repeats them under new identifiers
 FIRST = 3_251_000_000_015_000_000  # candid of the first packet
-HISTORY = 20  # earlier detections and limits in a packet, as in a real one: they are what a reader must skip
+N_EARLIER = 20  # earlier detections in a packet, as in a real one, which a reader must skip
 COUNTED = ("ndethist", "ncovhist")
 CARDS = "SIMPLE  =                    T", "BITPIX  =                  -32", "NAXIS   =                    2"
 
 
 def _optional(kind: Any) -> Any:
+    """Return the Avro type that also allows null."""
     return ["null", kind]
 
 
 def _schema() -> Any:
-    """ZTF's schema, reduced to the fields that are read here and an alert's history."""
+    """Return ZTF's schema, reduced to the fields that are read and the detection history."""
     kinds = {"isdiffpos": "string", **dict.fromkeys(COUNTED, "int")}
     fields = [{"name": name, "type": _optional(kinds.get(name, "double"))} for name in ZTF.columns]
     when = [{"name": "jd", "type": "double"}, {"name": "fid", "type": "int"}, {"name": "programpi", "type": "string"}]
@@ -52,30 +53,49 @@ def _schema() -> Any:
 SCHEMA = _schema()
 
 
-def alerts(n: int, seed: int = 0, pool_size: int = POOL) -> Iterator[tuple[dict[str, Any], str]]:
-    """n packets as dicts of SCHEMA, and the class of each; a pure function of its arguments.
+def alerts(n: int, seed: int = 0, pool_size: int = POOL_SIZE) -> Iterator[tuple[dict[str, Any], str]]:
+    """Simulate packets.
 
-    Past pool_size, stamps and metadata repeat; candid and objectId never do.
+    Parameters
+    ----------
+    n : int
+        Number of packets.
+    seed : int
+        The same arguments give the same packets.
+    pool_size : int
+        Number of distinct alerts. After these, stamps and metadata repeat; candid and objectId never do.
+
+    Yields
+    ------
+    packet : dict
+        Record of `SCHEMA`.
+    label : str
+        Class of the alert.
+
+    Raises
+    ------
+    InputError
+        If `n` is less than 1.
     """
     if n < 1:
-        raise InputError(f"a night of {n} packets: wanted 1 or more.")
+        raise InputError(f"--night {n}: expected at least 1 packet. Give a larger number.")
     survey = simulate(max(2 * len(CLASSES), min(n, pool_size)), seed)
-    pool = [_content(*row) for row in zip(survey["images"], survey["metadata"], strict=True)]
+    pool = [_make_fields(*row) for row in zip(survey["images"], survey["metadata"], strict=True)]
     for i in range(n):
         row = i % len(pool)
-        named = {"schemavsn": "4.02", "objectId": _object(i), "candid": FIRST + i}
+        named = {"schemavsn": "4.02", "objectId": _object_id(i), "candid": FIRST + i}
         yield {**named, **pool[row]}, CLASSES[survey["labels"][row]]
 
 
 def encode(packet: dict[str, Any]) -> bytes:
-    """Return the avro file of one packet."""
+    """Encode one packet as an Avro file."""
     file = io.BytesIO()
     writer(file, SCHEMA, [packet])
     return file.getvalue()
 
 
 def gzipped_fits(stamp: np.ndarray) -> bytes:
-    """Return a cutout (H, W) as in a packet: a gzipped FITS image of big-endian float32."""
+    """Encode a stamp (H, W) as in a packet: a gzipped FITS image of big-endian float32."""
     size = (f"NAXIS{i + 1}  ={side:21}" for i, side in enumerate(stamp.shape[::-1]))
     header = "".join(f"{card:80}" for card in (*CARDS, *size, "END")).encode().ljust(2880)
     pixels = stamp.astype(">f4").tobytes()
@@ -83,9 +103,31 @@ def gzipped_fits(stamp: np.ndarray) -> bytes:
 
 
 def write(out: Path, n: int, seed: int = 0, force: bool = False) -> tuple[Path, Path]:
-    """Write a night's archive (tar.gz) of n packets and a CSV of their classes beside it; returns both paths."""
+    """Write a night's archive of packets, and their classes as <archive>_labels.csv in the same folder.
+
+    Parameters
+    ----------
+    out : Path
+        Archive to write, a name that ends in .tar.gz.
+    n : int
+        Number of packets.
+    seed : int
+        Seed of the simulation.
+    force : bool
+        Whether to overwrite existing files.
+
+    Returns
+    -------
+    tuple of Path
+        The archive and the CSV.
+
+    Raises
+    ------
+    InputError
+        If the name has another ending, a file exists already or cannot be written, or `n` is less than 1.
+    """
     if not out.name.endswith(".tar.gz"):
-        raise InputError(f"--out {out}: wanted a name that ends in .tar.gz.")
+        raise InputError(f"--out {out}: expected a name that ends in .tar.gz. Choose another name.")
     classes = out.with_name(f"{out.name.removesuffix('.tar.gz')}_labels.csv")
     if not force and (found := [str(file) for file in (out, classes) if file.exists()]):
         raise InputError(f"{', '.join(found)} exists already. Choose another --out, or overwrite it with --overwrite.")
@@ -104,18 +146,18 @@ def write(out: Path, n: int, seed: int = 0, force: bool = False) -> tuple[Path, 
             member = tarfile.TarInfo(f"{packet['candid']}.avro")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-            vars(archive)["members"].clear()  # kept for a listing nobody asks for
+            vars(archive)["members"].clear()  # tarfile keeps every member for a listing, which would fill the memory
             table.writerow((packet["candid"], packet["objectId"], label))
     return out, classes
 
 
-def _content(image: np.ndarray, metadata: np.ndarray) -> dict[str, Any]:
-    """Return the fields of a packet but its names."""
+def _make_fields(image: np.ndarray, metadata: np.ndarray) -> dict[str, Any]:
+    """Return all fields of a packet except its identifiers."""
     values: dict[str, Any] = dict(zip(COLUMNS, metadata.tolist(), strict=True))
     values["isdiffpos"] = "f" if values["isdiffpos"] else "t"
     values |= {name: int(values[name]) for name in COUNTED}
     candidate = {"jd": 2_461_000.5, "fid": 1, "programpi": "simulation", **values}
-    earlier = [{**candidate, "jd": candidate["jd"] - i} for i in range(1, HISTORY + 1)]
+    earlier = [{**candidate, "jd": candidate["jd"] - i} for i in range(1, N_EARLIER + 1)]
     stamps = {
         name: {"fileName": f"{name}.fits.gz", "stampData": gzipped_fits(image[..., i])}
         for i, name in enumerate(CUTOUTS.values())
@@ -123,7 +165,7 @@ def _content(image: np.ndarray, metadata: np.ndarray) -> dict[str, Any]:
     return {"candidate": candidate, "prv_candidates": earlier, **stamps}
 
 
-def _object(number: int) -> str:
-    """ZTF26 and seven letters."""
+def _object_id(number: int) -> str:
+    """Return the name of an object: ZTF26 and seven letters."""
     letters = (chr(ord("a") + number // 26**place % 26) for place in reversed(range(7)))
     return f"ZTF26{''.join(letters)}"

@@ -1,5 +1,7 @@
-"""Painting scenes: stars as elliptical Moffat profiles, galaxies as exponential discs, each image through an
-atmosphere of its own. All images are counts, float32, (n, SIDE, SIDE)."""
+"""Painting of scenes: stars as elliptical Moffat profiles and galaxies as Sersic profiles.
+
+Every image has an atmosphere of its own. All images are (n, SIDE, SIDE) float32 in counts.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +19,24 @@ Array = NDArray[Any]
 
 SIDE = 63  # pixels
 CENTRE = SIDE // 2
-GALAXY_FRAME = 80  # pixels; wide enough to keep the Fourier wrap-around out of the stamp
+GALAXY_FRAME = 80  # pixels; so wide that the wrap-around of the Fourier transform does not reach the stamp
 
 
 def per_stamp(values: Array) -> Array:
-    """(n,) values as float32 (n, 1, 1), to meet images (n, SIDE, SIDE)."""
+    """Reshape values (n,) to float32 (n, 1, 1), which broadcast with images (n, SIDE, SIDE)."""
     return values.astype(np.float32)[:, None, None]
 
 
 def flux_of(mag: Array, zero_point: Array) -> Array:
-    """Return counts of a source of that magnitude."""
+    """Return the counts of a source of the given magnitude."""
     return 10 ** (0.4 * (zero_point - mag))
 
 
 @dataclass
 class Sources:
-    """Point-like or mildly extended sources of many stamps in one flat list: each field is (sources,)."""
+    """Point-like or slightly extended sources of many stamps, in one flat list: every field is (sources,)."""
 
-    row: Array  # the stamp it is in
+    row: Array  # index of the stamp
     x: Array  # pixels
     y: Array
     flux: Array  # counts, may be negative
@@ -47,12 +49,13 @@ class Sources:
 
     @classmethod
     def of(cls, row: Array, x: Array, y: Array, flux: Array, **others: Any) -> Sources:
-        """Round unresolved stars, unless others says otherwise."""
+        """Create sources that are unresolved round stars, except for the fields given as keywords."""
         usual = {"mag": 99.0, "size": 0.0, "ratio": 1.0, "angle": 0.0, "blurred": 1.0, "star": True} | others
         return cls(row, x, y, flux, **{name: np.broadcast_to(v, row.shape) for name, v in usual.items()})
 
     @classmethod
     def join(cls, *parts: Sources) -> Sources:
+        """Concatenate lists of sources."""
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
     def __getitem__(self, index: Array) -> Sources:
@@ -61,7 +64,7 @@ class Sources:
 
 @dataclass
 class Atmosphere:
-    """How each of n images blurs: displaced elliptical Moffat profiles."""
+    """Blurring of n images: elliptical Moffat profiles with an offset."""
 
     fwhm: Array  # (n,) pixels, geometric mean of both axes
     ratio: Array  # (n,) minor over major axis
@@ -73,28 +76,29 @@ class Atmosphere:
         return Atmosphere(self.fwhm[index], self.ratio[index], self.angle[index], self.shift[index], self.exponent)
 
     def shape(self) -> Array:
+        """Return the matrices (3, n) of the profiles, see `ellipse`."""
         return ellipse(self.fwhm / np.sqrt(self.ratio), self.ratio, self.angle)
 
 
 def ellipse(major: Array, ratio: Array, angle: Array) -> Array:
-    """xx, xy, yy (3, ...) of the matrix with the squared axes as eigenvalues; blurring adds such matrices."""
+    """Return xx, xy, yy (3, ...) of the matrices with the squared axes as eigenvalues; convolution adds matrices."""
     c, s = np.cos(angle), np.sin(angle)
     a, b = major**2, (major * ratio) ** 2
     return np.stack([a * c * c + b * s * s, (a - b) * c * s, a * s * s + b * c * c])
 
 
 def moffat(dx: Array, dy: Array, shape: Array, exponent: int) -> Array:
-    """Moffat profile of unit integral at offsets in pixels; shape: ellipse of the fwhm."""
+    """Return a Moffat profile of unit integral at offsets in pixels; `shape` is the `ellipse` of the fwhm."""
     width = 2 * np.sqrt(2 ** (1 / exponent) - 1)  # fwhm over scale radius
     xx, xy, yy = (shape / width**2).astype(np.float32)
     area = xx * yy - xy * xy
     u = 1 + (yy * dx * dx - 2 * xy * dx * dy + xx * dy * dy) / area
-    power = u * u * u if exponent == 3 else u**exponent  # to the bit what a seed of ZTF means
+    power = u * u * u if exponent == 3 else u**exponent  # keeps the results of existing seeds of ZTF to the bit
     return (exponent - 1) / np.pi / np.sqrt(area) / power
 
 
 def paint(sources: Sources, air: Atmosphere, setting: Setting) -> Array:
-    """Images (n, SIDE, SIDE) float32 of the sources as seen through the atmosphere."""
+    """Paint sources as seen through the atmosphere, (n, SIDE, SIDE) float32."""
     n = len(air.fwhm)
     canvas = np.zeros(n * SIDE * SIDE)
     shape = ellipse(sources.size, sources.ratio, sources.angle)
@@ -113,7 +117,7 @@ def paint(sources: Sources, air: Atmosphere, setting: Setting) -> Array:
 
 
 def sersic(galaxies: dict[str, Array]) -> Array:
-    """Unblurred Sersic galaxies, some with two spiral arms, (number, GALAXY_FRAME, GALAXY_FRAME) float32."""
+    """Paint unblurred Sersic galaxies, some with two spiral arms, (galaxies, GALAXY_FRAME, GALAXY_FRAME) float32."""
     g = {name: per_stamp(values) for name, values in galaxies.items()}
     grid = np.arange(GALAXY_FRAME, dtype=np.float32) - (GALAXY_FRAME - SIDE) // 2
     dx, dy = grid - g["x"], grid[:, None] - g["y"]
@@ -127,7 +131,7 @@ def sersic(galaxies: dict[str, Array]) -> Array:
 
 
 def blur(light: Array, air: Atmosphere) -> Array:
-    """Galaxy frames as seen through the atmosphere, cut to (n, SIDE, SIDE) float32."""
+    """Blur galaxy frames by the atmosphere and crop them to (n, SIDE, SIDE) float32."""
     distance = fft.fftfreq(GALAXY_FRAME, 1 / GALAXY_FRAME).astype(np.float32)
     shift = air.shift.astype(np.float32)[:, :, None]
     dx, dy = (distance - shift[:, 0])[:, None, :], (distance - shift[:, 1])[:, :, None]

@@ -1,8 +1,8 @@
 """Simulated SDSS-like spectra: stars, galaxies, quasars and broad-absorption-line quasars, with noise.
 
 Line wavelengths (vacuum, angstrom) and the mean equivalent widths of quasars follow the composite of Vanden
-Berk et al. (2001); the mean opacity of the Lyman forest is that of Faucher-Giguere et al. (2008). Everything
-is drawn on the pixel grid of `spectral_grid`, with lines integrated over each pixel.
+Berk et al. (2001), the mean opacity of the Lyman forest follows Faucher-Giguere et al. (2008). Everything is drawn on
+the pixel grid of `spectral_grid`, with lines integrated over each pixel.
 """
 
 from pathlib import Path
@@ -20,10 +20,10 @@ from alerce_early.data.spectral_grid import CENTRES, EDGES, PIXELS
 Array = np.ndarray
 Rng = np.random.Generator
 
-SHARES = np.array([0.25, 0.20, 0.35, 0.20])  # of CLASSES
+SHARES = np.array([0.25, 0.20, 0.35, 0.20])  # fraction of each of CLASSES
 LIGHT = 299_792.458  # km/s
 RESOLUTION = 65.0  # km/s, one sigma of the spectrograph
-CHUNK = 1024  # spectra painted at once; bounds the memory and is part of what a seed means
+CHUNK = 1024  # spectra drawn at once; bounds memory, and another number changes the result of a seed
 LYMAN_ALPHA, LYMAN_LIMIT = 1215.67, 911.75
 
 # Rest wavelength and equivalent width (angstrom) of the broad and the narrow lines of quasars.
@@ -49,7 +49,7 @@ BLENDS = np.array(
         *([4570, 60, 0.16], [5190, 60, 0.10], [5320, 70, 0.10]),
     ]
 )
-# Absorbed by the winds of BAL quasars; the last two only in the rarer low-ionisation winds.
+# Lines absorbed by the winds of BAL quasars; the last two only in the rarer low-ionisation winds.
 TROUGHS = np.array([1549.1, 1397.8, 1240.1, 1215.67, 1033.8, 1857.4, 2798.7])
 GALAXY_ABSORPTION = np.array(
     [[3934.8, 9.0], [3969.6, 7.5], [4305.6, 5.0], [4862.7, 2.0], [5176.6, 5.0], [5270.0, 2.5], [5895.6, 3.5]]
@@ -61,13 +61,42 @@ TITANIUM_OXIDE = np.array([4761, 4955, 5448, 5847, 6158, 6651, 7054, 7589, 8432,
 
 
 def read(n: int = 6000, seed: int = 0, test_path: str | Path | None = None) -> Records:
-    """Return simulated spectra as records, through the same door as real arrays; test_path: as in `sdss.read`."""
+    """Simulate spectra and read them as the reader of real arrays does.
+
+    Parameters
+    ----------
+    n : int
+        Number of spectra.
+    seed : int
+        Seed of the simulation.
+    test_path : path, optional
+        File of test spectra, see `readers.sdss.read`.
+
+    Returns
+    -------
+    Records
+        Spectra, labels and redshifts.
+    """
     simulated = sdss.from_raw(simulate(n, seed), origin=f"{n:,} simulated spectra, seed {seed}")
     return simulated if test_path is None else join({"train": simulated, "test": sdss.read(test_path)})
 
 
 def simulate(n: int, seed: int = 0) -> dict[str, Any]:
-    """Return the raw dict of the arrays format, see `sdss`: spectra (n, 886) float32, class, z, Z_CONF_PERSON, id."""
+    """Simulate spectra in the format of arrays, see `readers.sdss`.
+
+    Parameters
+    ----------
+    n : int
+        Number of spectra.
+    seed : int
+        The same n and seed give the same spectra.
+
+    Returns
+    -------
+    dict
+        ``spectra``, (n, 886) float32, fluxes and then inverse variances; ``class``, (n,) str; ``z``, (n,) float64;
+        ``Z_CONF_PERSON``, (n,) int, 3 for certain redshifts; and ``id``, n strings.
+    """
     rng = np.random.default_rng([seed, 0x5D55])
     label = rng.permutation(
         np.repeat(np.arange(len(CLASSES)), np.diff(np.rint(np.cumsum([0, *SHARES]) * n)).astype(int))
@@ -82,7 +111,7 @@ def simulate(n: int, seed: int = 0) -> dict[str, Any]:
             here = label[rows] == index
             z[rows[here]], flux[here] = make(int(here.sum()), rng)
         spectra[rows, :PIXELS], spectra[rows, PIXELS:] = observe(flux, snr[rows], rng)
-    # nobody is sure of the faintest, and a few of those redshifts are wrong
+    # half of the faintest are uncertain, and some of those redshifts are wrong
     conf = np.where(rng.random(n) < np.where(snr < 2.5, 0.5, 0.04), rng.integers(0, CERTAIN, n), CERTAIN)
     wrong = (conf < CERTAIN) & (label > 0) & (rng.random(n) < 0.3)
     z = np.where(wrong, rng.uniform(0, 4, n), z)
@@ -94,7 +123,10 @@ def simulate(n: int, seed: int = 0) -> dict[str, Any]:
 
 
 def stars(n: int, rng: Rng) -> tuple[Array, Array]:
-    """White dwarfs and types A to M: black bodies with Balmer, metal and molecular absorption by temperature."""
+    """Draw n white dwarfs and stars of type A to M; returns redshift (n,) and flux (n, PIXELS).
+
+    They are black bodies with Balmer, metal and molecular absorption that depends on the temperature.
+    """
     kind = rng.choice(5, n, p=[0.1, 0.22, 0.28, 0.2, 0.2])  # white dwarf, A, F-G, K, M
     low, high = np.array([[9_000, 25_000], [7_400, 11_000], [5_500, 7_400], [4_000, 5_500], [2_700, 3_900]]).T
     kelvin = rng.uniform(low[kind], high[kind])
@@ -119,7 +151,10 @@ def stars(n: int, rng: Rng) -> tuple[Array, Array]:
 
 
 def galaxies(n: int, rng: Rng) -> tuple[Array, Array]:
-    """Old and young stars mixed, the 4000 A break, absorption lines and, where young, nebular emission."""
+    """Draw n galaxies; returns redshift (n,) and flux (n, PIXELS).
+
+    They are mixtures of old and young stars with the 4000 A break, absorption lines and, where young, nebular emission.
+    """
     z = rng.beta(1.6, 2.4, n)
     young = np.where(rng.random(n) < 0.5, rng.beta(1, 12, n), rng.beta(2.5, 2, n))[:, None]
     rest = CENTRES / (1 + z[:, None])
@@ -143,7 +178,19 @@ def galaxies(n: int, rng: Rng) -> tuple[Array, Array]:
 
 
 def quasars(n: int, rng: Rng, bal: bool = False) -> tuple[Array, Array]:
-    """Return a power law with iron blends and the broad and narrow lines, behind the Lyman forest; bal: with winds."""
+    """Draw n quasars; returns redshift (n,) and flux (n, PIXELS).
+
+    They are power laws with iron blends and broad and narrow lines, behind the Lyman forest.
+
+    Parameters
+    ----------
+    n : int
+        Number of quasars.
+    rng : numpy.random.Generator
+        Source of random numbers.
+    bal : bool
+        Whether to add the broad absorption lines of winds.
+    """
     z = np.where(rng.random(n) < 0.5, rng.normal(2.4, 0.4, n), rng.uniform(0.05, 4.2, n))
     z = np.where(rng.random(n) < 0.05, rng.uniform(3.5, 5.0, n), z)
     z = (np.where(z < 1.6, rng.normal(2.4, 0.35, n), z) if bal else z).clip(1.4 if bal else 0.02, 5.0)
@@ -152,7 +199,7 @@ def quasars(n: int, rng: Rng, bal: bool = False) -> tuple[Array, Array]:
     flux = (rest / 3_000) ** slope * np.where(rest > 4_800, (rest / 4_800) ** rng.uniform(0, 1.3, (n, 1)), 1.0)
     flux *= np.where(rest < 1_200, (rest / 1_200) ** rng.normal(0.5, 0.4, (n, 1)), 1.0)
 
-    # one strength for all lines of an object (Baldwin), one for each, and one for all blends
+    # the strength varies by object (Baldwin 1977, ApJ 214, 679), by line, and by object for all blends
     scatter = np.exp(rng.normal(0, 0.35, (n, 1)) + rng.normal(0, 0.35, (n, len(BROAD))))
     speed = np.exp(rng.normal(np.log(2_000), 0.35, (n, 1))) * np.exp(rng.normal(0, 0.1, (n, len(BROAD))))
     shift = -np.abs(rng.normal(0, 600, (n, 1))) * (BROAD[:, 0] < 1_700) + rng.normal(0, 150, (n, len(BROAD)))
@@ -166,7 +213,7 @@ def quasars(n: int, rng: Rng, bal: bool = False) -> tuple[Array, Array]:
     if bal:
         flux *= winds(z, rng)
     flux *= dust(rest, rng.exponential(0.09 if bal else 0.03, n))
-    host_z, host = galaxies(n, rng)  # its own redshift is overwritten by shifting it on the grid
+    host_z, host = galaxies(n, rng)  # drawn at another redshift and shifted below
     share = np.where(z < 1, rng.beta(1, 3, n) * (1 - z), 0)[:, None]
     host = _shifted(host, np.log10((1 + z) / (1 + host_z)))
     flux = flux / flux.mean(1, keepdims=True) * (1 - share) + host / host.mean(1, keepdims=True) * share
@@ -177,16 +224,29 @@ def quasars(n: int, rng: Rng, bal: bool = False) -> tuple[Array, Array]:
 
 
 def black_body(wavelength: Array, kelvin: Array) -> Array:
-    """Planck flux per wavelength, scaled to 1 on average; wavelength (n, P) angstrom, kelvin (n,)."""
+    """Return Planck's flux per wavelength (n, P) with mean 1, given wavelengths (n, P) in angstrom and kelvin (n,)."""
     flux = wavelength**-5.0 / np.expm1(1.4388e8 / (wavelength * kelvin[:, None]))
     return flux / flux.mean(1, keepdims=True)
 
 
 def lines(z: Array, rest: Array, width: Array, speed: Array | float, shift: Array | float = 0.0) -> Array:
-    """Gaussian lines relative to the continuum, averaged over each pixel, (n, PIXELS).
+    """Compute Gaussian lines relative to the continuum, averaged over each pixel.
 
-    z (n,); rest (K,) angstrom; width: equivalent widths at rest (n, K), angstrom; speed: one sigma, and
-    shift, (n, K) or less, km/s. Used as emission (1 + lines) or as optical depth (exp(-lines)).
+    Parameters
+    ----------
+    z : ndarray
+        (n,) redshifts.
+    rest : ndarray
+        (K,) rest wavelengths, angstrom.
+    width : ndarray
+        Rest equivalent widths, angstrom, that broadcast to (n, K).
+    speed, shift : ndarray or float
+        Standard deviation and velocity of the lines, km/s, that broadcast to (n, K).
+
+    Returns
+    -------
+    ndarray
+        (n, PIXELS), to use as emission, 1 + lines, or as optical depth, exp(-lines).
     """
     shape = (len(z), len(rest))
     width, speed, shift = (np.broadcast_to(value, shape) for value in (width, speed, shift))
@@ -200,7 +260,7 @@ def lines(z: Array, rest: Array, width: Array, speed: Array | float, shift: Arra
 
 
 def winds(z: Array, rng: Rng, most: int = 3) -> Array:
-    """Transmission (n, PIXELS) of outflows that absorb blueward of each line, 2,000 km/s wide or more."""
+    """Draw the transmission (n, PIXELS) of up to `most` outflows, which absorb blueward of each of `TROUGHS`."""
     n = len(z)
     depth = np.zeros((n, PIXELS))
     ionised = np.ones((n, len(TROUGHS)))
@@ -218,7 +278,7 @@ def winds(z: Array, rng: Rng, most: int = 3) -> Array:
 
 
 def forest(z: Array, rng: Rng) -> Array:
-    """Transmission (n, PIXELS) of the intergalactic hydrogen: Lyman alpha and beta forest, Lyman limit systems."""
+    """Draw the transmission (n, PIXELS) of the Lyman alpha and beta forest and of Lyman limit systems."""
     n = len(z)
     total = np.ones((n, PIXELS))
     for rest, ratio in ((LYMAN_ALPHA, 1.0), (1025.72, 0.19)):
@@ -231,12 +291,12 @@ def forest(z: Array, rng: Rng) -> Array:
 
 
 def dust(rest: Array, reddening: Array) -> Array:
-    """Transmission (n, P) of SMC-like dust, rising as 1 / wavelength; reddening: E(B-V) (n,), mag."""
+    """Return the transmission (n, P) of SMC-like dust, given rest wavelengths in angstrom and E(B-V) (n,) in mag."""
     return 10 ** (-0.4 * reddening[:, None] * 1.39 * (rest / 1e4) ** -1.2)
 
 
 def _shifted(flux: Array, dex: Array) -> Array:
-    """Rows of the grid moved by dex (n,) in log10 wavelength; the ends are held."""
+    """Shift spectra by dex (n,) in log10 wavelength, repeating the values at the ends."""
     step = np.log10(CENTRES[1] / CENTRES[0])
     wanted = np.rint(np.arange(PIXELS) - dex[:, None] / step).astype(int).clip(0, PIXELS - 1)
     return np.take_along_axis(flux, wanted, 1)
@@ -246,7 +306,7 @@ SKY_LINES = np.array([5578.9, 5891.6, 6301.7, 6365.5])
 
 
 def sky_noise() -> Array:
-    """Noise of each pixel (PIXELS,) relative to the quietest: blind ends, sky lines, OH bands in the red."""
+    """Compute the relative noise of each pixel (PIXELS,): insensitive ends, sky lines and OH bands in the red."""
     rng = np.random.default_rng(0x5C1)  # the same spectrograph in every survey
     blind = 1 + 3.5 * np.exp(-(CENTRES - 3_600) / 230) + 1.5 * np.exp((CENTRES - 10_000) / 350)
     bands = 1.8 * rng.gamma(0.6, 1.0, PIXELS) * np.clip((CENTRES - 7_100) / 2_000, 0, 1)
@@ -255,10 +315,25 @@ def sky_noise() -> Array:
 
 
 def observe(flux: Array, snr: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Noisy fluxes and their inverse variances, both (n, PIXELS), of true fluxes; snr (n,): median a pixel.
+    """Add noise to spectra.
 
-    Sky and source both give photon noise; the calibration is off by a smooth few percent; some pixels are
-    bad, and a few spectra lack their blue end, as those of the older spectrograph do.
+    Sky and source add photon noise, and the flux calibration has a smooth error of a few percent. Some pixels are bad,
+    and a fifth of the spectra lack their blue end, like spectra of the older SDSS spectrograph.
+
+    Parameters
+    ----------
+    flux : ndarray
+        (n, PIXELS) true fluxes in any unit.
+    snr : ndarray
+        (n,) median signal-to-noise ratio per pixel.
+    rng : numpy.random.Generator
+        Source of random numbers.
+
+    Returns
+    -------
+    tuple of ndarray
+        Fluxes in 1e-17 erg / s / cm2 / angstrom and their inverse variances, (n, PIXELS) each; both are 0 in bad
+        pixels.
     """
     n = len(flux)
     flux = flux / np.maximum(np.median(flux, 1, keepdims=True), 0.05 * flux.mean(1, keepdims=True))

@@ -1,4 +1,4 @@
-"""What one simulated survey differs in from another, in numbers: its camera, its depth, its age, what it alerts to."""
+"""Parameters in which simulated surveys differ: camera, depth, age and the populations that cause alerts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alerce_early.errors import InputError
 
 Mix = tuple[tuple[float, float], tuple[float, float]]
 
-# share of the artefacts, and how often a ZTF of today sees each in a shallow frame
+# fraction of all artefacts, and fraction of these in shallow exposures of ZTF today
 ARTEFACTS = {
     "dark pixel": (0.22, 0.7),
     "cosmic ray": (0.16, 0.35),
@@ -35,42 +35,117 @@ COUNTS = np.array([14_966, 1_620, 14_996, 9_899, 10_763])  # stamps of each clas
 
 @dataclass(frozen=True)
 class Setting:
-    """One survey at one time. Tables are of classes in label order; the defaults are ZTF's camera and sky.
+    """Parameters of one survey at one time.
 
-    Of its age. seeing: median fwhm in pixels. extended: share of the sources whose measured fwhm is a multiple of
-    that. shallow: factor on the share of artefacts that come from shallow frames. masked: share of the stamps with a
-    dead area. fainter: mag, added to what changes and to the star or nucleus it belongs to. real_bogus: score and its
-    scatter. detections, visits: so far at the position, median and scatter of the logarithm. young: share of the AGN,
-    SN and VS that have at most five detections, at positions visited equally often in each class. cloudy: share of the
-    real sources that are observed in exposures as shallow as those of most artefacts.
+    Arrays have one row per class, in label order. The defaults are ZTF's camera, pipeline and sky. Scatters are
+    standard deviations, of the natural logarithm where noted.
 
-    Of its camera. zoom: pixels per arcsec, in which angular sizes are drawn. profile: exponent of the Moffat profile.
-    scatter: of the logarithm of the seeing; fwhm: its limits in pixels. template_fwhm: median, scatter and limits.
-    zero_point: mag of one count, and its scatter. level: median sky in counts, of asteroids and of all else, whose
-    logarithm has the level_scatter, and floor its least. depth: template sky noise over science sky noise before
-    resampling, and the scatter of its logarithm. gain: electrons a count. saturation: counts above the sky. bleeding:
-    counts of a star whose charge runs along its row. frames: exposures in a template. pattern: factor on what detector
-    columns leave. patch: pixels painted to each side of faint and of bright sources, and patch_limit the flux x fwhm^4
-    beyond which light outside the small patch would show.
-
-    Of its pipeline. Mixes: resampling and subtraction mix pixels one and two apart, along columns and along rows, so
-    that these share noise; mix_scatter: of the subtraction's nearer weight from night to night. template_share: of the
-    template's noise in the difference. psf_error: relative, of the width that the subtraction believes in, where it
-    goes well and where not; position_error: the same in pixels, and where it goes worst. grain: relative noise that
-    bright stars leave, in what is in the sky and in artefacts. alert_noise: the noise that it takes a flux to have,
-    over that of a fit of the Moffat profile of exponent 3. sky: what the images keep of it. lowest: share of the
-    stamps with dead areas whose template has the lowest float32 there. flipped: whether differences are turned
-    positive at the centre. framed: whether a stamp is as wide as its source. misshaped: share of the stamps that run
-    over a chip's edge.
-
-    Of its sky. crowding: stars, far from the galactic plane, and galaxies around an alert. limits: mag of the
-    brightest and faintest of them. hosts: mean, scatter, brightest and faintest mag, and the brightest of the
-    quarter that are faint; nuclear: share of active nuclei that have one, and mag added to it. counterparts: mag
-    limits of stars and nuclei. agn_change: mag of what changes on a nucleus of mag 17.9, and by how much more for a
-    mag. fading: share of AGN and VS that lose light. outbursts: mag of the brightest star that is seen by its
-    outburst alone. asteroids: mag, scale of their excess over the faintest. trails: arcsec, scale of theirs, and
-    trail_angle the scatter in radians about the rows. artefacts: share of each. counts: of alerts of each class, in
-    proportion.
+    Attributes
+    ----------
+    seeing : float
+        Median fwhm, pixels.
+    extended : float
+        Fraction of sources whose measured fwhm is a multiple of the seeing.
+    shallow : float
+        Factor on the fraction of artefacts that come from shallow exposures.
+    masked : float
+        Fraction of stamps with a dead area.
+    fainter : ndarray
+        (5,) mag, added to the change and to the counterpart.
+    real_bogus : ndarray
+        (5, 2) mean real-bogus score and its scatter.
+    detections, visits : ndarray
+        (5, 2) number so far at the position: median, and scatter of the logarithm.
+    young : float
+        Fraction of AGN, SN and VS with at most five detections, at positions with the same number of visits in each
+        class.
+    cloudy : float
+        Fraction of real sources observed in exposures as shallow as for most artefacts.
+    zoom : float
+        Pixels per arcsec for angular sizes.
+    profile : int
+        Exponent of the Moffat profile.
+    scatter : float
+        Scatter of the logarithm of the seeing.
+    fwhm : tuple of float
+        Limits of the seeing, pixels.
+    template_fwhm : tuple of float
+        Seeing of the template, pixels: median, scatter of the logarithm, lower and upper limit.
+    zero_point : tuple of float
+        Magnitude of one count, and its scatter.
+    level : tuple of float
+        Median sky of asteroids and of other alerts, counts.
+    level_scatter : float
+        Scatter of the logarithm of the sky.
+    floor : float
+        Lowest sky, counts.
+    depth : tuple of float
+        Sky noise of the template relative to the science image before resampling, and scatter of its logarithm.
+    gain : float
+        Electrons per count.
+    saturation : float
+        Counts above the sky.
+    bleeding : float
+        Counts of a star beyond which its charge bleeds along the row.
+    frames : int
+        Exposures per template.
+    pattern : float
+        Factor on the pattern of detector columns.
+    patch : tuple of int
+        Pixels painted to each side of faint and of bright sources.
+    patch_limit : float
+        Flux x fwhm^4 above which light outside the small patch would be visible.
+    science_mix, template_mix, difference_mix : tuple
+        Weights with which resampling and subtraction mix pixels one and two apart, along columns and along rows. They
+        correlate the noise of neighbouring pixels.
+    mix_scatter : float
+        Scatter of the weight of adjacent pixels in the difference.
+    template_share : float
+        Fraction of the template's noise in the difference.
+    psf_error : tuple of float
+        Relative error of the width that the subtraction assumes, usual and for poor subtractions.
+    position_error : tuple of float
+        Error of the position, pixels: usual, for poor and for the worst subtractions.
+    grain : tuple of float
+        Relative residual noise of bright stars, for real sources and for artefacts.
+    alert_noise : float
+        Noise of a measured flux, relative to a fit of a Moffat profile of exponent 3.
+    sky : float
+        Fraction of the sky that images keep.
+    lowest : float
+        Fraction of stamps with dead areas whose template has the lowest float32 there, not NaN.
+    flipped : bool
+        Whether differences that are negative at the centre are sign-flipped.
+    framed : bool
+        Whether the width of a cutout depends on its source.
+    misshaped : float
+        Fraction of stamps cut by the edge of a chip.
+    crowding : tuple of float
+        Mean number of stars, far from the galactic plane, and of galaxies around an alert.
+    limits : tuple of float
+        Magnitudes of the brightest and of the faintest of these.
+    hosts : tuple of float
+        Magnitudes of host galaxies: mean, scatter, brightest, faintest, and the brightest of the quarter that is faint.
+    nuclear : tuple of float
+        Fraction of active nuclei with a visible host, and magnitude added to it.
+    counterparts : tuple of float
+        Magnitude limits of stars and nuclei.
+    agn_change : tuple of float
+        Magnitude of the change of a nucleus of magnitude 17.9, and its slope with the magnitude of the nucleus.
+    fading : tuple of float
+        Fraction of AGN and of VS that fade.
+    outbursts : float
+        Magnitude of the brightest star that is detected only in outburst.
+    asteroids : float
+        Scale of the brightness of asteroids above the faintest, mag.
+    trails : float
+        Scale of the length of their trails, arcsec.
+    trail_angle : float
+        Scatter of the direction of trails about the rows, radians.
+    artefacts : tuple of float
+        Fraction of each of `ARTEFACTS`.
+    counts : tuple of float
+        Relative number of alerts of each class.
     """
 
     seeing: float
@@ -132,7 +207,7 @@ class Setting:
     counts: tuple[float, ...] = tuple(COUNTS)
 
 
-# of the public alerts of 2024 and 2025
+# matched to public alerts of 2024 and 2025
 TODAY = Setting(
     seeing=2.25,
     extended=0.0,
@@ -145,7 +220,7 @@ TODAY = Setting(
 )
 EPOCHS = {
     "today": TODAY,
-    # by the training statistics published with the stamps file (Carrasco-Davis et al. 2021)
+    # matched to the training statistics published with the stamps file (Carrasco-Davis et al. 2021, AJ 162, 231)
     "2020": Setting(
         seeing=2.03,
         extended=0.07,
@@ -157,7 +232,7 @@ EPOCHS = {
         visits=np.array([(220.0, 0.7)] * 5),
     ),
 }
-# Rubin, by 84 public alerts of 2026 in g, i and z: counts are nJy, and noise, seeing and depth span those of all bands
+# Matched to 84 public alerts of 2026 in g, i and z, whose range noise, seeing and depth span; counts are nJy.
 RUBIN = replace(
     TODAY,
     zoom=5.0,
@@ -212,7 +287,7 @@ RUBIN = replace(
 
 
 def find_epoch(name: str) -> Setting:
-    """Return ZTF's setting of this epoch; raises InputError if there is none."""
+    """Return the setting of ZTF at an epoch of `EPOCHS`, or raise InputError for an unknown name."""
     if str(name) not in EPOCHS:
-        raise InputError(f"data.epoch={name} is unknown; there are {', '.join(EPOCHS)}.")
+        raise InputError(f"data.epoch={name}: unknown epoch. Choose from {', '.join(EPOCHS)}.")
     return EPOCHS[str(name)]

@@ -1,6 +1,6 @@
-"""What is in the sky: the stars and galaxies that science and template share, and what has changed since.
+"""Scenes: the static stars and galaxies of science and template, and the change between them.
 
-Depths, seeing, sky levels and magnitudes follow the public alert stream's distributions; no row is copied.
+Depths, seeing, sky levels and magnitudes follow the distributions of the public alert stream; no row is copied.
 """
 
 from __future__ import annotations
@@ -38,28 +38,47 @@ from alerce_early.simulation.settings import (
 Array = NDArray[Any]
 Generator = np.random.Generator
 
-SHALLOW_ZERO_POINT = 23.2  # the same through clouds or in twilight, where most artefacts come from
+SHALLOW_ZERO_POINT = 23.2  # mag, through clouds or in twilight, the source of most artefacts
 LOST_DEPTH = 2.5  # mag, in shallow exposures
-SKY_NOISE = 0.25  # variance of the sky (counts squared) a count of sky level
-SHALLOW_TEMPLATE = 1.8  # how much noisier the templates of shallow frames are than their scale explains
+SKY_NOISE = 0.25  # variance of the sky (counts squared) per count of sky level
+SHALLOW_TEMPLATE = 1.8  # factor on the template noise of shallow frames, beyond the flux scale
 
 
 @dataclass
 class Scene:
-    """Everything that decides n stamps but their noise."""
+    """Everything that determines n stamps except their noise."""
 
     labels: Array  # (n,)
-    artefact: Array  # (n,) index into ARTEFACTS, -1 for what is in the sky
-    conditions: dict[str, Array]  # of the exposures, as of `draw_conditions`
-    static: Sources  # in science and template alike
-    galaxies: dict[str, Array]  # resolved ones, also static
-    change: Sources  # in the science image alone
-    mag: Array  # (n,) of the change, where it is not an artefact
+    artefact: Array  # (n,) index into ARTEFACTS, -1 for astrophysical sources
+    conditions: dict[str, Array]  # of the exposures, see `draw_conditions`
+    static: Sources  # in both science and template
+    galaxies: dict[str, Array]  # resolved galaxies, also static
+    change: Sources  # in the science image only
+    mag: Array  # (n,) of the change; meaningless for artefacts
     setting: Setting
 
 
 def draw_conditions(labels: Array, artefact: Array, setting: Setting, rng: Generator) -> dict[str, Array]:
-    """Pointing (degrees), depth (mag), sky (counts), sharpness and the alert's x, y (pixels), each (n,)."""
+    """Draw the conditions of the exposures of n alerts.
+
+    Parameters
+    ----------
+    labels : ndarray
+        (n,) int64 class indices.
+    artefact : ndarray
+        (n,) int64 indices into `settings.ARTEFACTS`, -1 for none.
+    setting : Setting
+        Survey.
+    rng : numpy.random.Generator
+        Source of random numbers.
+
+    Returns
+    -------
+    dict of str to ndarray
+        (n,) each: ``ra``, ``dec`` and ``gal_lat`` (degrees); ``shallow`` (bool); ``sky``, ``noise`` and
+        ``template_noise`` (counts); ``zero_point`` (mag of one count); ``fwhm`` and ``template_fwhm`` (pixels); ``x``
+        and ``y`` of the alert (pixels).
+    """
     n = len(labels)
     ra, dec = draw_positions(labels, rng)
     shallow = (artefact >= 0) & (rng.random(n) < setting.shallow * SHALLOW_SHARES[artefact])
@@ -73,7 +92,7 @@ def draw_conditions(labels: Array, artefact: Array, setting: Setting, rng: Gener
     fwhm = np.clip(setting.seeing * np.exp(setting.scatter * rng.standard_normal(n)), *setting.fwhm)
     depth, scatter = setting.depth
     template_noise = depth * noise * np.exp(scatter * rng.standard_normal(n))
-    # The pipeline scales the template to the science image, so that of a shallow frame has hardly any noise.
+    # The pipeline scales the template to the science image; for a shallow frame this leaves hardly any noise.
     shallow_point = SHALLOW_ZERO_POINT + 0.4 * rng.standard_normal(n)
     shallow_noise = rng.uniform(9.5, 16, n)
     scaled = SHALLOW_TEMPLATE * template_noise * 10 ** (0.4 * (shallow_point - zero_point))
@@ -95,14 +114,14 @@ def draw_conditions(labels: Array, artefact: Array, setting: Setting, rng: Gener
 
 
 def draw_field(c: dict[str, Array], setting: Setting, rng: Generator) -> Sources:
-    """Unrelated stars and galaxies around every alert; stars crowd towards the galactic plane."""
+    """Draw unrelated stars and galaxies around every alert; stars are denser towards the galactic plane."""
     n = len(c["sky"])
     usual, galaxies = setting.crowding
     stars = usual * np.exp(4.1 * np.exp(-np.abs(c["gal_lat"]) / 10) + 0.55 * rng.standard_normal(n))
     number = rng.poisson(np.stack([stars, np.full(n, galaxies)]))
     row = np.concatenate([np.repeat(np.arange(n), k) for k in number])
     star = np.arange(len(row)) < number[0].sum()
-    slope = np.where(star, 0.25, 0.38)  # of the logarithm of the number, a magnitude
+    slope = np.where(star, 0.25, 0.38)  # of log10 of the number, per magnitude
     brightest, faintest = setting.limits
     mag = np.maximum(faintest + np.log10(1 - rng.random(len(row))) / slope, brightest)
     size = setting.zoom * 10 ** (0.35 - 0.07 * (mag - 20) + 0.2 * rng.standard_normal(len(row)))
@@ -122,7 +141,7 @@ def draw_field(c: dict[str, Array], setting: Setting, rng: Generator) -> Sources
 def draw_hosts(
     labels: Array, artefact: Array, c: dict[str, Array], setting: Setting, rng: Generator
 ) -> dict[str, Array]:
-    """Return the galaxies of supernovae, and of some active nuclei and noise, in one flat list with the row of each."""
+    """Draw the host galaxies (hosts,) of supernovae, and of some active nuclei and noise peaks, with their ``row``."""
     share, added = setting.nuclear
     some = ((labels == AGN) | (artefact == NOISE_PEAK)) & (rng.random(len(labels)) < share)
     row = np.flatnonzero((labels == SN) | some)
@@ -135,7 +154,7 @@ def draw_hosts(
     radius = setting.zoom * 10 ** (0.52 - 0.13 * (mag - 18) + 0.2 * rng.standard_normal(n))
     ratio = rng.uniform(np.where(nuclear, 0.5, 0.25), 1)
     angle, turn = rng.uniform(0, np.pi, n), rng.uniform(0, 2 * np.pi, n)
-    # Supernovae follow the light of an exponential disc; active nuclei sit in the middle.
+    # Supernovae follow the light of an exponential disc; active nuclei are in the centre.
     along = np.where(nuclear, 0, radius * rng.gamma(2, 0.52, n))
     u, v = along * np.cos(turn), along * np.sin(turn) * ratio
     return {
@@ -154,16 +173,16 @@ def draw_hosts(
 
 
 def draw_counterparts(labels: Array, artefact: Array, c: dict[str, Array], setting: Setting, rng: Generator) -> Sources:
-    """Return the star or nucleus that was already there, at the alert's position, where there is one."""
+    """Draw the star or nucleus at the alert's position in the template, for the alerts that have one."""
     spoilt = np.isin(artefact, (RESIDUAL, CROSSING_TRAIL))
     saturated = np.isin(artefact, (CRESCENT, MASKED_STAR, DARK_COLUMN))
     kinds = [labels == AGN, labels == VS, artefact == WEAK_STAR, spoilt, saturated]
     mean, width = np.select(kinds, [17.9, 16.2, 14.0, 14.8, 12.9]), np.select(kinds, [0.95, 1.9, 0.8, 0.9, 0.6])
     mag = np.clip(mean + setting.fainter[labels] + width * rng.standard_normal(len(labels)), *setting.counterparts)
-    # a shallow exposure shows only the brighter stars and nuclei vary
+    # in a shallow exposure only brighter stars and nuclei are seen to vary
     lost = np.where(c["shallow"] & np.isin(labels, (AGN, VS)), LOST_DEPTH, 0)
     mag = np.maximum(mag - lost, setting.counterparts[0])
-    outburst = (labels == VS) & (rng.random(len(labels)) < 0.06)  # of a star too faint for most templates
+    outburst = (labels == VS) & (rng.random(len(labels)) < 0.06)  # star too faint for most templates
     mag = np.where(outburst, rng.uniform(setting.outbursts, setting.outbursts + 4, len(labels)), mag)
     row = np.flatnonzero(mean)
     return Sources.of(row, c["x"][row], c["y"][row], flux_of(mag, c["zero_point"])[row], mag=mag[row])
@@ -172,7 +191,26 @@ def draw_counterparts(labels: Array, artefact: Array, c: dict[str, Array], setti
 def draw_change(
     labels: Array, before: Array, c: dict[str, Array], setting: Setting, rng: Generator
 ) -> tuple[Array, Array]:
-    """Magnitude (n,) of what changed and whether it is a loss of light, given the counterpart's."""
+    """Draw the change in brightness of n alerts.
+
+    Parameters
+    ----------
+    labels : ndarray
+        (n,) int64 class indices.
+    before : ndarray
+        (n,) magnitude of the counterpart, 99 without one.
+    c : dict of str to ndarray
+        Conditions of the exposures, see `draw_conditions`.
+    setting : Setting
+        Survey.
+    rng : numpy.random.Generator
+        Source of random numbers.
+
+    Returns
+    -------
+    tuple of ndarray
+        Magnitude (n,) of the difference, and whether the source has faded (n,) bool.
+    """
     n = len(labels)
     kinds = [labels == AGN, labels == SN, labels == VS]
     change, slope = setting.agn_change
@@ -186,7 +224,7 @@ def draw_change(
     outburst = (labels == VS) & (before > setting.outbursts)
     mag = np.where(outburst, np.minimum(mag, rng.normal(setting.outbursts - 2, 1.8, n)), np.maximum(mag, 13.3))
     limit = detection_limit(c, setting)
-    mag = np.minimum(mag, limit - rng.exponential(0.3, n))  # the faintest alerts pile up just above the limit
+    mag = np.minimum(mag, limit - rng.exponential(0.3, n))  # the faintest alerts accumulate just above the limit
     may_fade = np.select([labels == AGN, labels == VS], setting.fading, 0.0)
     return mag, (rng.random(n) < may_fade) & (mag > before + 0.1)
 
@@ -194,7 +232,7 @@ def draw_change(
 def draw_variables(
     labels: Array, mag: Array, fades: Array, c: dict[str, Array], setting: Setting, rng: Generator
 ) -> Sources:
-    """Flares, losses of light, supernovae, and asteroids, some of them trailed about along the ecliptic."""
+    """Draw flares, fading sources, supernovae and asteroids, some of which are trailed."""
     row = np.flatnonzero(labels != BOGUS)
     n = len(row)
     trailed = (labels[row] == ASTEROID) & (rng.random(n) < 0.6)
@@ -210,7 +248,7 @@ def draw_variables(
 
 
 def draw_scene(labels: Array, setting: Setting, rng: Generator) -> Scene:
-    """Draw scenes for alerts of the given classes (n,)."""
+    """Draw scenes of alerts, given their classes (n,) int64."""
     artefact = np.where(labels == BOGUS, rng.choice(len(setting.artefacts), len(labels), p=setting.artefacts), -1)
     conditions = draw_conditions(labels, artefact, setting, rng)
     galaxies = draw_hosts(labels, artefact, conditions, setting, rng)
@@ -219,7 +257,7 @@ def draw_scene(labels: Array, setting: Setting, rng: Generator) -> Scene:
     counterpart_mag[counterparts.row] = counterparts.mag
     host_mag = np.full(len(labels), 99.0)
     host_mag[galaxies["row"]] = galaxies["mag"]
-    # A host that outshines its nucleus makes the two a galaxy to the catalogue.
+    # The catalogue classifies a nucleus that is outshone by its host as a galaxy.
     counterparts.star = counterparts.mag < host_mag[counterparts.row] + 0.7
     mag, fades = draw_change(labels, counterpart_mag, conditions, setting, rng)
     change = Sources.join(

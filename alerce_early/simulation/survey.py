@@ -1,7 +1,7 @@
 """A simulated survey of ZTF-like alerts: science, template and difference stamps with their metadata.
 
-Each alert starts as a scene (sky.py), which science and template see through atmospheres of their own
-(painting.py) and with their own noise (camera.py); its metadata are measured on it (metadata.py).
+Each alert starts as a scene (sky.py). Science and template image see it through different atmospheres (painting.py)
+and with independent noise (camera.py). Its metadata are measured on the result (metadata.py).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ Generator = np.random.Generator
 
 SMALLEST_CLASS = 2
 Counts = Literal["as_file", "balanced"]
-CHUNK = 256  # stamps painted at once: bounds the memory, and belongs to what a seed means
+CHUNK = 256  # stamps painted at once; bounds memory, and another number changes the result of a seed
 
-to_raw = stamps_file.to_raw  # what is generated from the survey is in the format of the file it stands for
+to_raw = stamps_file.to_raw  # generated stamps have the format of the file that the survey replaces
 
 
 def read(
@@ -51,7 +51,20 @@ def read(
     young: float = 0.0,
     cloudy: float = 0.0,
 ) -> Records:
-    """Return the simulated survey as records, through the same door as the real file; the paths: as there."""
+    """Simulate a survey and read it as the reader of the real file does.
+
+    Parameters
+    ----------
+    n, seed, epoch, counts, young, cloudy
+        See `simulate`.
+    test_path, extra_path : path, optional
+        Raw files with test rows and with additional rows, see `stamps_file.read`.
+
+    Returns
+    -------
+    Records
+        Stamps, labels and the 26 metadata columns.
+    """
     origin = f"simulated survey of {n:,} stamps, seed {seed}, epoch {epoch}"
     origin += ", as many of each class" if counts == "balanced" else ""
     origin += f", young {young:g}, cloudy {cloudy:g}" if young or cloudy else ""
@@ -60,9 +73,26 @@ def read(
 
 
 def measure(scene: Scene, images: Array, negative: Array, rng: Generator) -> Array:
-    """Metadata (n, 26) float64 of observed scenes."""
+    """Measure the metadata of observed scenes.
+
+    Parameters
+    ----------
+    scene : Scene
+        n scenes.
+    images : ndarray
+        (n, SIDE, SIDE, 3) stamps of the scenes.
+    negative : ndarray
+        (n,) bool, whether the difference is negative.
+    rng : numpy.random.Generator
+        Source of random numbers.
+
+    Returns
+    -------
+    ndarray
+        (n, 26) float64, see `metadata_columns`.
+    """
     c, static, hosts = scene.conditions, scene.static, scene.galaxies
-    # A nucleus and its host are one catalogue entry; a supernova's host is one of its own.
+    # A nucleus and its host are a single catalogue entry; the host of a supernova has its own entry.
     own = scene.labels[hosts["row"]] == SN
     row = np.concatenate([static.row, hosts["row"][own]])
     x, y = np.concatenate([static.x, hosts["x"][own]]), np.concatenate([static.y, hosts["y"][own]])
@@ -82,9 +112,30 @@ def measure(scene: Scene, images: Array, negative: Array, rng: Generator) -> Arr
 
 
 def class_counts(n: int, share: Array) -> Array:
-    """How many of n stamps each class gets in these proportions, none below SMALLEST_CLASS."""
+    """Divide n stamps among the classes.
+
+    Parameters
+    ----------
+    n : int
+        Number of stamps.
+    share : ndarray
+        (classes,) relative sizes of the classes.
+
+    Returns
+    -------
+    ndarray
+        (classes,) int64 with sum n, each at least `SMALLEST_CLASS`.
+
+    Raises
+    ------
+    InputError
+        If `n` is too small.
+    """
     if n < SMALLEST_CLASS * len(CLASSES):
-        raise InputError(f"{n} stamps are too few: ask for at least {SMALLEST_CLASS * len(CLASSES)}.")
+        raise InputError(
+            f"{n} simulated stamps: expected at least {SMALLEST_CLASS * len(CLASSES)}. Raise data.n or "
+            "data.simulated_n."
+        )
     exact = n * share / share.sum()
     counts = np.maximum(np.floor(exact).astype(np.int64), SMALLEST_CLASS)
     while counts.sum() > n:
@@ -94,8 +145,8 @@ def class_counts(n: int, share: Array) -> Array:
     return counts
 
 
-def trim(stamp: Array, rng: Generator) -> Array:
-    """Return a stamp that runs over the chip's edge: lines or columns of one side are missing."""
+def trim_at_edge(stamp: Array, rng: Generator) -> Array:
+    """Cut lines or columns off one side of a stamp, as at the edge of a chip."""
     kept = int(rng.integers(35, SIDE))
     part = slice(0, kept) if rng.random() < 0.5 else slice(SIDE - kept, SIDE)
     return (stamp[part] if rng.random() < 0.5 else stamp[:, part]).copy()
@@ -109,16 +160,33 @@ def simulate(
     young: float = 0.0,
     cloudy: float = 0.0,
 ) -> dict[str, Any]:
-    """Return a survey of n alerts at one of `EPOCHS`, a pure function of its arguments.
+    """Simulate alerts of ZTF.
 
-    n: by default the size of the ALeRCE training file. counts: "balanced" for as many of each class. young, cloudy:
-    shares from 0 to 1, see `Setting`; with both, age and depth no longer identify artefacts.
+    Parameters
+    ----------
+    n : int
+        Number of alerts, by default the size of the ALeRCE training file.
+    seed : int
+        The same arguments give the same survey.
+    epoch : str
+        One of `settings.EPOCHS`.
+    counts : {"as_file", "balanced"}
+        Proportions of the classes: as in the training file, or equal.
+    young, cloudy : float
+        Fractions from 0 to 1, see `Setting`. With both, age and depth no longer identify artefacts.
 
-    images: list of n (height, width, 3) float32 stamps in counts, science, template, difference; 63 x 63 but
-    for about 1.2 %; NaN where the detector has no data, and in a few templates -3.4e38.
-    labels: (n,) int64 indices into CLASSES, shuffled, in the training file's proportions or balanced.
-    metadata: (n, 26) float64 in COLUMNS order, -999 where missing.
-    oid: list of n str, one object an alert.
+    Returns
+    -------
+    dict
+        ``images``, a list of n stamps (height, width, 3) float32 in counts: science, template, difference. They are 63
+        x 63 except for about 1.2 %, and NaN (in a few templates -3.4e38) where the detector has no data.
+        ``labels``, (n,) int64 indices into `stamps_file.CLASSES`, shuffled. ``metadata``, (n, 26) float64 in the order
+        of `stamps_file.COLUMNS`, -999 if missing. ``oid``, n strings, one object per alert.
+
+    Raises
+    ------
+    InputError
+        For too few alerts, an unknown epoch or a fraction outside [0, 1].
     """
     for name, share in (("young", young), ("cloudy", cloudy)):
         if not 0 <= share <= 1:
@@ -128,14 +196,14 @@ def simulate(
 
 
 def draw_alerts(n: int, seed: int, setting: Setting) -> dict[str, Any]:
-    """Return n alerts of any survey, as `simulate` does; the columns are ZTF's."""
+    """Simulate n alerts of any survey; the result is the same as of `simulate`, with ZTF's columns."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(len(CLASSES)), class_counts(n, np.array(setting.counts))))
     misshaped = rng.random(n) < setting.misshaped
 
     starts = range(0, n, CHUNK)
     work = [(labels[i : i + CHUNK], misshaped[i : i + CHUNK], setting, [seed, i]) for i in starts]
-    # processes, since painting is many short steps of numpy, for which threads wait for each other
+    # painting consists of many short NumPy calls, for which threads would wait for the interpreter lock
     painted = map_in_processes(_paint, work, cores())
     parts = list(tqdm(painted, "simulating", len(work), unit_scale=CHUNK, disable=None))
     images = [stamp for stamps, _ in parts for stamp in stamps]
@@ -149,17 +217,30 @@ def draw_alerts(n: int, seed: int, setting: Setting) -> dict[str, Any]:
 
 
 def _paint(work: tuple[Array, Array, Setting, list[int]]) -> tuple[list[Array], Array]:
-    """Return stamps and metadata of alerts: their labels (n,), which are trimmed (n,), setting and own seed."""
+    """Return stamps and metadata of alerts, given their labels (n,), a mask of those to trim (n,), setting and seed."""
     labels, trimmed, setting, seed = work
     rng = np.random.default_rng(seed)
     scene = draw_scene(labels, setting, rng)
     stamps, negative = observe(scene, rng)
     metadata = measure(scene, stamps, negative, rng)
-    return [trim(s, rng) if cut else s.copy() for s, cut in zip(stamps, trimmed, strict=True)], metadata
+    return [trim_at_edge(s, rng) if cut else s.copy() for s, cut in zip(stamps, trimmed, strict=True)], metadata
 
 
 def read_rubin(n: int = 20_000, seed: int = 0) -> Records:
-    """Return simulated alerts as the reader of Rubin's packets does: stamps (n, 63, 63, 3) in nJy, no columns."""
+    """Simulate Rubin alerts and return them as the reader of its packets does.
+
+    Parameters
+    ----------
+    n : int
+        Number of alerts.
+    seed : int
+        Seed of the simulation.
+
+    Returns
+    -------
+    Records
+        Stamps (n, 63, 63, 3) float32 in nJy and labels, without metadata.
+    """
     survey = simulate_rubin(n, seed)
     return Records(
         images=survey["images"],
@@ -174,11 +255,22 @@ def read_rubin(n: int = 20_000, seed: int = 0) -> Records:
 
 
 def simulate_rubin(n: int = 20_000, seed: int = 0) -> dict[str, Any]:
-    """Return n alerts with as many of each class, a pure function of (n, seed).
+    """Simulate Rubin alerts with equally many of each class.
 
-    images: (n, 63, 63, 3) float32 in nJy (AB zero point 31.4), science, template, difference at .2 arcsec per pixel,
-    the source within half a pixel of the central one; NaN beyond the cutout, 30 pixels wide or as wide as its source.
-    labels: (n,) int64 indices into CLASSES. oid: (n,) str, one object per alert.
+    Parameters
+    ----------
+    n : int
+        Number of alerts.
+    seed : int
+        The same n and seed give the same alerts.
+
+    Returns
+    -------
+    dict
+        ``images``, (n, 63, 63, 3) float32 in nJy (AB zero point 31.4): science, template, difference at 0.2 arcsec per
+        pixel. The source is within half a pixel of the centre. Pixels beyond the cutout, which is 30 pixels wide or as
+        wide as the source needs, are NaN. ``labels``, (n,) int64 indices into `stamps_file.CLASSES`. ``oid``, (n,) str,
+        one object per alert.
     """
     survey = draw_alerts(n, seed, RUBIN)
     return {"images": np.stack(survey["images"]), "labels": survey["labels"], "oid": np.array(survey["oid"])}

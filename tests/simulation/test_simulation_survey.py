@@ -73,7 +73,7 @@ def test_small_surveys_hold_every_class():
 
 @pytest.mark.parametrize("n", [-1, 0, 9])
 def test_too_few_stamps_are_refused(n):
-    with pytest.raises(InputError, match=r"too few: ask for at least 10"):
+    with pytest.raises(InputError, match=f"{n} simulated stamps"):
         simulate(n)
 
 
@@ -273,5 +273,5 @@ def test_the_epoch_of_the_published_file() -> None:
         assert scatter is None or values.std() == pytest.approx(scatter, rel=0.15), name
     assert np.mean([np.isnan(stamp).sum() for stamp in found["images"]]) == pytest.approx(187, rel=0.15)
     assert np.minimum(column(simulate(512, seed=1), "ndethist"), 20).mean() > 10
-    with pytest.raises(InputError, match=r"data.epoch=2019 is unknown; there are today, 2020"):
+    with pytest.raises(InputError, match=r"data\.epoch=2019"):
         simulate(10, epoch="2019")
