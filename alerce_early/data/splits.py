@@ -94,11 +94,11 @@ def split(
         return _draw_groups(counts, limits, rng)[group]
     for index, name in enumerate(classes):
         groups = rng.permutation(np.flatnonzero(labels[first] == index))
-        limits = _held_out_rows(name, int(rows_of_group[groups].sum()), validation, test)
+        part_limits = _held_out_rows(name, int(rows_of_group[groups].sum()), validation, test)
         # objects with many rows stay in training, so that no recall is dominated by a single object
-        most = max(1, MAX_OBJECT_SHARE * min(filter(None, limits.values()), default=0))
+        most = max(1, MAX_OBJECT_SHARE * min(filter(None, part_limits.values()), default=0))
         groups = groups[rows_of_group[groups] <= most]
-        for part, count in limits.items():
+        for part, count in part_limits.items():
             fits = np.cumsum(rows_of_group[groups]) <= count
             part_of_group[groups[fits]] = part
             groups = groups[~fits]

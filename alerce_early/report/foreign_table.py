@@ -267,7 +267,10 @@ def match_labels(path: Path, table: tables.Table) -> tuple[np.ndarray, str]:
         If columns are missing, a row has conflicting labels, or no label matches a row.
     """
     content = read_csv(path) if path.suffix == ".csv" else predictions.read(path)
-    named = {k: _clean_labels(path, column) if k.strip().lower() in LABEL_COLUMNS else column for k, column in content.items()}
+    named = {
+        k: _clean_labels(path, column) if k.strip().lower() in LABEL_COLUMNS else column
+        for k, column in content.items()
+    }
     known = join_labels(named, table, str(path), find_naming(table))
     keys = table[known.by].astype(str).tolist()
     if known.class_by_key:

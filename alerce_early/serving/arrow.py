@@ -52,7 +52,7 @@ def prediction_schema(classifier: Classifier) -> pyarrow.Schema:
 def classify_arrow(rows: pyarrow.RecordBatch | pyarrow.Table, classifier: Classifier) -> pyarrow.RecordBatch:
     """Classify alert packets row by row.
 
-    Duplicates are not detected. Predictions are bit-identical to the table of `predict` if the rows form the same groups
+    Duplicates are not detected. Predictions are bit-identical to the table of `predict` if rows form the same groups
     of 256, and otherwise agree to 1e-6, because the batch size changes the last digits of float32.
 
     Parameters
