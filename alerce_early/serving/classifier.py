@@ -27,7 +27,7 @@ from alerce_early.serving.runtimes import BATCH, ONNX, RUNTIMES, Facts, Runtime,
 Table = dict[str, np.ndarray]
 HALF_MAX = float(np.finfo(np.float16).max)
 # Fields of the spec that must be equal in all networks of an ensemble.
-ENSEMBLE_FIELDS = ("classes", "features", "raw_shape", "channels", "kind", "survey")
+ENSEMBLE_FIELDS = ("classes", "features", "raw_shape", "channels", "kind")
 
 
 def load(*sources: str | Path, runtime: str | None = None, embedding: bool = False) -> "Classifier":
@@ -150,6 +150,7 @@ class Classifier:
         self.model = "+".join(member.model_id for member in self.members)
         for member in self.members[1:]:
             both = {name: [getattr(one.spec, name) for one in (first, member)] for name in ENSEMBLE_FIELDS}
+            both["survey"] = [one.spec.survey or stamps_file.SURVEY for one in (first, member)]
             for name, pair in (both | {"outputs": [one.classes or one.columns for one in (first, member)]}).items():
                 if pair[0] != pair[1]:
                     listed = (", ".join(map(str, [one] if isinstance(one, str) else one)) or "none" for one in pair)

@@ -197,5 +197,5 @@ def test_a_run_shows_its_draws(quick, tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_a_net_without_draws_is_refused() -> None:
-    with pytest.raises(InputError, match="RotInv has none"):
+    with pytest.raises(InputError, match="RotInv is not Bayesian"):
         task(net={"_target_": "alerce_early.models.rotinv.RotInv"})

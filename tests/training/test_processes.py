@@ -209,6 +209,7 @@ def test_threads_of_the_process_group_end_with_it() -> None:
         "atexit.register(show)\n"  # runs after functions registered later
         "import alerce_early.training.processes\n"
         "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
+        "dist.barrier()\n"  # starts the threads
         "show()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
