@@ -88,10 +88,10 @@ def split(
     if by == "night":
         counts = np.zeros((len(first), len(classes)), dtype=np.int64)
         np.add.at(counts, (group[labels >= 0], labels[labels >= 0]), 1)
-        limits = [
+        class_limits = [
             _held_out_rows(name, int(n), validation, test) for name, n in zip(classes, counts.sum(0), strict=True)
         ]
-        return _draw_groups(counts, limits, rng)[group]
+        return _draw_groups(counts, class_limits, rng)[group]
     for index, name in enumerate(classes):
         groups = rng.permutation(np.flatnonzero(labels[first] == index))
         part_limits = _held_out_rows(name, int(rows_of_group[groups].sum()), validation, test)
