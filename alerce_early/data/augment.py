@@ -19,7 +19,7 @@ from alerce_early.errors import InputError
 
 @cache
 def views_of_square(size: int, device: torch.device) -> Tensor:
-    """Return the pixel index, (8, size * size) int64, shown by each pixel of the 8 views of a square.
+    """Return the indices, (8, size * size) int64, of the pixels shown by the 8 views of a square.
 
     View v is mirrored left to right if v & 1, then top to bottom if v & 2, then along the diagonal if v & 4.
     """

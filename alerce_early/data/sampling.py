@@ -195,7 +195,6 @@ class Rows(Dataset[dict[str, Tensor]]):
             mean over ranks is the mean over rows, even if the ranks have different numbers of rows.
         """
         index = torch.as_tensor(rows, device=self.device)[self.rank :: self.world]
-        share = torch.full(
-            (), len(index) * self.world / len(rows), device=self.device
-        )  # created there, not transferred
+        # created on the device, which needs no transfer
+        share = torch.full((), len(index) * self.world / len(rows), device=self.device)
         return {name: column[index] for name, column in self.columns.items()} | {"row": index, "share": share}

@@ -63,7 +63,7 @@ def test_two_people_share_a_file_and_what_they_dispute_is_no_label(tmp_path: Pat
     found = read_labels(path, Naming())
     assert found.class_by_key == {KEYS[0]: "SN", KEYS[2]: "VS", KEYS[3]: "VS", KEYS[4]: "AGN", KEYS[5]: "SN"}
     assert found.disputed == 1 and found.left_out == {UNSURE: 2, SKIP: 1}
-    assert "1 more have different labels" in found.describe(KEYS)
+    assert "1 more were labelled differently" in found.describe(KEYS)
     assert ana.undo(KEYS) == KEYS[6] and ben.mine()[KEYS[6]] == UNSURE
 
 
