@@ -63,7 +63,7 @@ class NanToZero(nn.Module):
 class MinMax(nn.Module):
     """Scale each channel of each image to [0, 1] by its extremes.
 
-    NaN is ignored and kept. A constant channel, or one of NaN only, becomes 0.
+    NaN is ignored and kept. A constant channel becomes 0.
     """
 
     def forward(self, image: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class SkySigma(nn.Module):
 
     Unlike a scaling per channel, this preserves the relative flux of science, template and difference. The sky level is
     the median of the channel, and the noise is 1.4826 times the median absolute deviation of the first channel. Without
-    noise (a constant science image, or NaN only) the result is 0.
+    noise (a constant science image, or NaN only) the result is 0. NaN is kept.
 
     Parameters
     ----------
