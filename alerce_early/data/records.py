@@ -116,7 +116,7 @@ def join(parts: Mapping[str, Records], origin: str | None = None) -> Records:
         Records by the name of their part, e.g. {"train": ..., "test": ...}, which replaces their own `part`. If none
         is "validation", the data module draws those rows from the training rows.
     origin : str, optional
-        Origin of the result; by default a list of those of the parts.
+        Origin of the result; by default a list of the origins of the parts.
 
     Returns
     -------
