@@ -73,7 +73,7 @@ class RotateShift(nn.Module):
 
 
 class Redraw(nn.Module):
-    """Replace some metadata columns in a random half of the rows by those of another row of the batch.
+    """Replace some metadata columns of a random half of the rows by values of another row of the batch.
 
     The network then cannot rely on columns that depend on the time of observation, such as the number of previous
     detections, to predict the class.

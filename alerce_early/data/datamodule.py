@@ -232,7 +232,7 @@ class AlertData(L.LightningDataModule):
         if self.split.get("by") != "night":
             return self.objects
         rows, found = self.observed
-        own = ~self._is("extra")[rows]  # extra rows are never evaluated, so they need not connect nights
+        own = ~self._is("extra")[rows]  # extra rows are never evaluated, so they do not connect nights
         groups = nights.connect(self.objects, rows[own], found[own])
         _, sizes = np.unique(groups[~self._is("extra") & ~self._is("simulated")], return_counts=True)
         log.info("%d groups of objects connected by nights, with at most %d rows", len(sizes), sizes.max())
@@ -258,7 +258,7 @@ class AlertData(L.LightningDataModule):
         for name, found in rows.items():
             counts = self._counts(found)
             lacking = [c for c, count in zip(self.classes, counts, strict=True) if count == 0]
-            # a prescribed test split, or the nights of one fold, need not have every class
+            # a prescribed test split, or the nights of one fold, may lack a class
             some = self.store.part is not None or (self.split.get("by") == "night" and self.split.get("folds"))
             if lacking and (name != "test" or not some or not len(found)):
                 raise InputError(
@@ -306,7 +306,7 @@ class AlertData(L.LightningDataModule):
 
     @cached_property
     def _selected(self) -> np.ndarray:
-        """Mask (N,) bool of rows with allowed values in the columns of `keep` and a value of the target, if any."""
+        """Mask (N,) bool of rows with allowed values in the columns of `keep` and a known target."""
         selected = np.ones(len(self.store.labels), dtype=bool)
         for name, values in self.keep.items():
             selected &= np.isin(self.find_columns("keep", [name])[:, 0], values)
@@ -392,7 +392,7 @@ class AlertData(L.LightningDataModule):
         return {name: count for name, count in counts if self.groups and name not in grouped and count}
 
     def part_sizes(self) -> dict[str, dict[str, int]]:
-        """Return the number of rows of each class, and of unlabelled rows if there are any, in each part."""
+        """Count the rows of each class, and the unlabelled rows, in each part."""
         sizes = {part: dict(zip(self.classes, self._counts(rows), strict=True)) for part, rows in self.parts.items()}
         blind = {part: int((self.labels[rows] == UNLABELLED).sum()) for part, rows in self.parts.items()}
         if self.simulated:

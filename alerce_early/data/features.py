@@ -1,4 +1,4 @@
-"""Metadata: ranges to which columns are clipped before they are standardised."""
+"""Clipping of metadata columns to fixed ranges before standardisation."""
 
 from collections.abc import Sequence
 

@@ -188,7 +188,7 @@ class Labels:
     Parameters
     ----------
     by : {"candid", "id"}
-        Kind of identifier by which rows are named.
+        Kind of identifier in the table.
     class_by_key : mapping of str to str
         Class by identifier; a row with several identifiers has several entries.
     first_key : mapping of str to str

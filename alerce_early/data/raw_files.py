@@ -44,7 +44,7 @@ def expand_path(path: str | Path, ends: tuple[str, ...] = ("",), given: str = "w
     Raises
     ------
     InputError
-        If there are none.
+        If no file matches.
     """
     place = Path(str(path))
     if place.is_file():
@@ -77,5 +77,5 @@ MAX_EXPANSION = 20  # further decompressed bytes allowed per byte of a file
 
 
 def most_bytes(size: int) -> int:
-    """Return the number of bytes to which a compressed file of `size` bytes may be decompressed."""
+    """Return the largest decompressed size in bytes allowed for a compressed file of `size` bytes."""
     return MIN_LIMIT_BYTES + MAX_EXPANSION * size

@@ -149,7 +149,7 @@ class Asinh(nn.Module):
 
 
 class Mask(nn.Module):
-    """Append a channel that is 1 where any channel is NaN and 0 elsewhere, to tell missing pixels from the sky."""
+    """Append a channel that is 1 where any channel is NaN, so that missing pixels differ from sky pixels of value 0."""
 
     pixelwise = True
 
@@ -254,7 +254,7 @@ def nanmedian(values: Tensor) -> Tensor:
 
 
 def _by_numpy(values: Tensor) -> bool:
-    """Return whether numpy can be used: the values are on a CPU, without gradients, and not being exported."""
+    """Return True for values on a CPU, without gradients, that are not being exported."""
     return values.is_cpu and not (values.requires_grad or torch.compiler.is_exporting())
 
 

@@ -62,7 +62,7 @@ class Records:
     Raises
     ------
     InputError
-        If there are no rows, or images, labels, ids and features differ in length.
+        If images, labels, ids and features are empty or differ in length.
     """
 
     images: Sequence[np.ndarray] | np.ndarray
@@ -331,7 +331,7 @@ def with_extra(records: Records, extra: Records, name: str = "extra") -> Records
 
 
 def number_rows(n: int) -> np.ndarray:
-    """Return ids row0, row1, ..., (n,) str, for rows without an id, each of which counts as an object."""
+    """Return ids row0, row1, ..., (n,) str, for rows without an id; each row then counts as an object."""
     return np.char.add("row", np.arange(n).astype(str))
 
 

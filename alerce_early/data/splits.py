@@ -233,7 +233,7 @@ def apply_prescribed(
     classes: tuple[str, ...],
     **options: Any,
 ) -> np.ndarray:
-    """Apply the split that a file prescribes, and draw what it leaves open.
+    """Apply the split that a file prescribes, and draw parts for the other rows.
 
     Rows without a part are split among themselves. If the file assigns every row and none to validation, the
     validation rows are drawn from the training rows. Extra rows are for training, unless their object is held out.

@@ -224,7 +224,7 @@ def _sync(path: Path) -> None:
 
 
 def _clear(root: Path) -> None:
-    """Remove partial stores of killed processes; those of running ones are locked."""
+    """Remove partial stores of killed processes; running processes hold locks on theirs."""
     for partial in root.glob(".*.partial"):
         with suppress(files.BusyError), files.hold_lock(_lock(partial), patience=0):
             shutil.rmtree(partial, ignore_errors=True)

@@ -99,7 +99,7 @@ def test_unit_norm_by_hand_and_twice() -> None:
 
 
 def test_l2_gives_the_same_for_raw_and_unit_norm_stamps(composed) -> None:
-    """Unit norms are those of braai, in float64 with 0 for missing pixels; `joint` compares channels and differs."""
+    """Norms are computed as in braai, in float64 with 0 for missing pixels; `joint` compares channels and differs."""
     image = 200 + 20 * torch.randn(4, 3, 63, 63, generator=torch.Generator().manual_seed(0))
     image[:, 2] -= 200
     image[0, :, :9] = nan
