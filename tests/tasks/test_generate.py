@@ -245,7 +245,7 @@ def test_mistakes_end_with_one_line(
     def said(*arguments: str) -> str:
         return ask(monkeypatch, capsys, *arguments, "--out", str(out))
 
-    assert "not a run folder" in said(str(tmp_path))
+    assert "is not a run folder" in said(str(tmp_path))
     assert said(run, "--class", "planet").endswith("Choose from AGN, SN, VS, asteroid, bogus.")
     assert "--n 0: expected 1" in said(run, "--n", "0")
     assert not out.exists()
