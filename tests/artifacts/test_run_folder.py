@@ -1,4 +1,4 @@
-"""What a run folder keeps of the code that made it."""
+"""Files of a run folder: the code that made it, its config and its overrides."""
 
 import subprocess
 from collections.abc import Callable
@@ -13,14 +13,12 @@ from alerce_early.experiments import schema
 from alerce_early.experiments.run import train
 
 
-def test_the_code_of_a_checkout_is_kept_with_what_is_not_committed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_uncommitted_changes_are_saved_in_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe_code(tmp_path) == ("", "")
-    monkeypatch.setattr(describe_code, "__defaults__", (tmp_path,))  # the checkout that the package is of
+    monkeypatch.setattr(describe_code, "__defaults__", (tmp_path,))  # the checkout of the package
 
     def begun(name: str) -> tuple[str, str | None]:
-        """What a new run folder says of the commit, and its code.diff."""
+        """Create a run folder and return its commit and code.diff."""
         (run := Run(tmp_path / name)).begin(OmegaConf.create({"seed": 0}))
         diff = run.path / "code.diff"
         return run.read_json("versions.json")["commit"], diff.read_text() if diff.exists() else None
@@ -59,7 +57,7 @@ OLD = {
 
 
 @pytest.mark.parametrize("number", OLD)
-def test_the_config_of_an_older_run_is_brought_to_todays_format(number: int, finished_run: Run, tmp_path: Path) -> None:
+def test_config_of_an_older_run_is_migrated(number: int, finished_run: Run, tmp_path: Path) -> None:
     assert set(OLD) == set(range(migrations.FORMAT + 1)), "one for each format"
     config = OmegaConf.load(finished_run.config_file)
     assert config.pop("format") == migrations.FORMAT
@@ -83,7 +81,7 @@ def test_the_config_of_an_older_run_is_brought_to_todays_format(number: int, fin
     assert (found.callbacks, found.init_from, found.distil) == (None, None, None)
 
 
-def test_the_options_are_kept_as_typed_and_shown(quick: Callable[..., DictConfig], tmp_path: Path) -> None:
+def test_overrides_are_saved_as_typed_and_shown(quick: Callable[..., DictConfig], tmp_path: Path) -> None:
     options = ["trainer.max_epochs=1", "data.batches_per_epoch=1", 'name="a b"']
     done = train(quick(*options), tmp_path / "run", overrides=options)
     assert done.overrides == options and " ".join(options[:2]) in done.page.read_text()

@@ -1,4 +1,4 @@
-"""Baselines beside a run: same rows, same judge, no column that gives the labels away."""
+"""Baselines of a run: the same rows and metrics, without columns that leak labels."""
 
 import json
 from pathlib import Path
@@ -16,13 +16,13 @@ from tests.helpers.tiny import sections_of
 
 
 def table_of(data, part: str = "test") -> dict[str, np.ndarray]:
-    """As a network that knows nothing would give it."""
+    """Return the table of an untrained network."""
     rows, classes = data.parts[part], data.classes
     columns = {f"p_{name}": np.full(len(rows), 1 / len(classes)) for name in classes}
     return {"id": data.store.ids[rows], "row": rows, "label": np.array(classes)[data.labels[rows]], **columns}
 
 
-def test_a_run_has_baselines_and_its_page_says_what_the_images_bought(finished_run: Run) -> None:
+def test_run_page_compares_the_network_with_the_baselines(finished_run: Run) -> None:
     run = finished_run
     result = json.loads((run.path / "metrics.json").read_text())
     found = result["baselines"]
@@ -41,8 +41,8 @@ def test_a_forest_learns_from_metadata(quick) -> None:
     assert max(found["paired"].values()) < 0.05 and len(found["paired"]) == 2
 
 
-def test_a_forest_weighs_a_rare_class_as_much_as_any() -> None:
-    """SN are one row in 20; the column is 1 for half of them and for a tenth of the others."""
+def test_forest_weighs_a_rare_class_like_the_others() -> None:
+    """One row in 20 is SN; the column is 1 for half of these and for a tenth of the others."""
     rng = np.random.default_rng(0)
     labels = (np.arange(2000) % 20 == 0).astype(int)
     columns = (rng.random((2000, 1)) < np.where(labels, 0.5, 0.1)[:, None]).astype(np.float32)
@@ -55,7 +55,7 @@ def test_a_forest_weighs_a_rare_class_as_much_as_any() -> None:
     assert recall["VS"] == pytest.approx(1 - columns[labels == 0].mean())
 
 
-def test_rb_may_be_used_where_nothing_is_bogus(quick) -> None:
+def test_rb_is_used_if_no_class_is_bogus(quick) -> None:
     without = make_data(quick("data.groups={SN:[SN],VS:[VS]}"))
     assert evaluate_baselines(without, table_of(without), seed=0)["left_out"] == []
     inside = make_data(quick("data.groups={SN:[SN],rest:[VS,bogus]}"))
@@ -71,7 +71,7 @@ def test_data_without_metadata(composed, tmp_path: Path) -> None:
     assert section.words == [found["skipped"]] and len(section.tables[0][1]) == 2
 
 
-def test_numbers_have_no_baseline(quick) -> None:
+def test_redshifts_have_no_baselines(quick) -> None:
     data = make_data(quick())
     assert evaluate_baselines(data, {"row": np.zeros(1, int), "true": np.zeros(1), "predicted": np.zeros(1)}, 0) == {}
     assert tables.classes_of({"true": np.zeros(1)}) == ()

@@ -1,4 +1,4 @@
-"""Scaling of probabilities: finds what was done to them, and tells how far it helps."""
+"""Temperature scaling: it recovers a known temperature, and is not used if it does not help."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ GRID = np.geomspace(0.2, 5, 200)
 
 
 def overconfident(n: int, seed: int, scale: object = 2.5, bias: object = 0.0) -> dict[str, np.ndarray]:
-    """A table whose logits are those of the labels, scaled and shifted."""
+    """Return a table with the true logits of its labels, scaled and shifted."""
     rng = np.random.default_rng(seed)
     logits = 2 * rng.standard_normal((n, 3))
     labels = (logits + rng.gumbel(size=(n, 3))).argmax(1)  # so that softmax(logits) is their distribution
@@ -32,7 +32,7 @@ def scaled_loss(table: dict[str, np.ndarray], temperature: float) -> float:
     return log_loss(table | calibration.calibrate_columns({"temperature": temperature}, table), "q")
 
 
-def test_the_temperature_is_found() -> None:
+def test_fit_recovers_the_temperature() -> None:
     fitted = calibration.fit(overconfident(20_000, seed=0), "temperature")
     assert fitted is not None and fitted["temperature"] == pytest.approx(2.5, rel=0.03)
 
@@ -46,12 +46,14 @@ def test_no_other_temperature_has_a_lower_log_loss(scale: float) -> None:
     assert scaled_loss(table, fitted["temperature"]) < min(scaled_loss(table, one) for one in others)
 
 
-def test_q_by_hand() -> None:
+def test_calibrated_probabilities_by_hand() -> None:
     columns = calibration.calibrate_columns({"temperature": 2.0}, {"p_a": np.array([0.8]), "p_b": np.array([0.2])})
-    assert columns["q_a"] == pytest.approx(2 / 3) and columns["q_b"] == pytest.approx(1 / 3)  # roots: 2 to 1
+    assert columns["q_a"] == pytest.approx(2 / 3) and columns["q_b"] == pytest.approx(
+        1 / 3
+    )  # ratio of the square roots: 2 to 1
 
 
-def test_few_validation_rows_lower_the_loss_on_other_rows() -> None:
+def test_temperature_of_few_rows_lowers_the_loss_on_others() -> None:
     better, errors = 0, []
     for seed in range(10):
         validation, test = overconfident(500, seed), overconfident(2_500, 100 + seed)
@@ -81,15 +83,15 @@ def test_a_class_without_rows_or_mistakes_stays_finite() -> None:
     assert fitted is not None and np.isfinite(calibration.apply(fitted, np.array([[0.0, 1, 0]]))).all()
 
 
-def test_nothing_is_fitted_where_there_is_nothing_to_fit() -> None:
+def test_fit_returns_none_without_rows_or_probabilities() -> None:
     table = overconfident(10, seed=0)
     assert calibration.fit(table, "none") is None and calibration.calibrate_columns(None, table) == {}
     assert calibration.fit({"label": np.array(["a"]), "true": np.array([0.1])}, "temperature") is None
     assert set(judge(table)["calibration"]) == {"p"}
 
 
-def test_a_scaling_that_does_not_pay_is_not_used() -> None:
-    """47 rows of a network that is right about itself: nearly all there is to learn from them is wrong."""
+def test_scaling_is_not_used_unless_it_lowers_the_loss() -> None:
+    """A temperature fitted to 47 rows of a calibrated network is mostly noise."""
     losses, kept = [], 0
     for seed in range(40):
         validation, test = overconfident(47, seed, scale=1.0), overconfident(2_500, 100 + seed, scale=1.0)
@@ -103,15 +105,15 @@ def test_a_scaling_that_does_not_pay_is_not_used() -> None:
             assert fitted["temperature"] == pytest.approx(unguarded["temperature"], rel=0.02)
         losses += [scaled_loss(test, one["temperature"]) - log_loss(test, "p") for one in (fitted, unguarded)]
     guarded, without = np.array(losses).reshape(-1, 2).mean(0)
-    assert kept >= 20 and 0 < guarded < 0.7 * without  # what cross-validation lets through still costs a little
+    assert kept >= 20 and 0 < guarded < 0.7 * without  # the scalings that pass cross-validation still cost a little
 
 
-def test_a_scaling_that_pays_is_used_also_with_few_rows() -> None:
+def test_helpful_scaling_is_used_even_with_few_rows() -> None:
     fits = [calibration.fit(overconfident(100, seed), "temperature") for seed in range(20)]
     assert all(fitted is not None and fitted["kept"] is None for fitted in fits)
 
 
-def test_a_true_class_of_probability_zero_teaches_doubt_and_no_infinite_loss() -> None:
+def test_zero_probability_of_the_true_class_has_a_finite_loss() -> None:
     table = overconfident(300, seed=0)
     whole = calibration.fit(table, "temperature")
     zeros = table | {f"p_{name}": table[f"p_{name}"].round(2) for name in CLASSES}
@@ -122,13 +124,13 @@ def test_a_true_class_of_probability_zero_teaches_doubt_and_no_infinite_loss() -
     assert whole["temperature"] < fitted["temperature"] < 10 * whole["temperature"]
 
 
-def test_rows_of_a_single_object_teach_nothing() -> None:
+def test_rows_of_a_single_object_are_not_calibrated() -> None:
     fitted = calibration.fit(overconfident(50, seed=0) | {"id": np.full(50, "one")}, "temperature")
     assert fitted is not None and fitted["temperature"] == 1 and fitted["kept"]
 
 
-def test_rows_of_one_object_are_left_out_together() -> None:
-    """Every row a hundred times over is no more evidence: the fit must not be tried on copies of its own rows."""
+def test_cross_validation_keeps_rows_of_an_object_together() -> None:
+    """Repeated rows add no evidence: a fit must not be validated on copies of its own rows."""
     few = overconfident(20, seed=3, scale=1.0)
     many = {name: np.repeat(column, 100) for name, column in few.items()}
     apart = many | {"id": np.arange(2_000).astype(str)}

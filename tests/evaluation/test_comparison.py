@@ -1,4 +1,4 @@
-"""Tests between configs, against numbers worked out by hand and against what is known of chance."""
+"""Statistical tests between configs, by hand and against their nominal error rates."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def test_mcnemar_by_hand() -> None:
     assert comparison.mcnemar(outcome(one[:, None]), outcome(one[:, None])) == 1
 
 
-def test_rows_in_any_order_are_the_same_rows() -> None:
+def test_outcome_does_not_depend_on_the_order_of_rows() -> None:
     labels, right = ["SN", "SN", "VS", "VS"], [True, False, True, True]
     straight = Outcome.of([table(right, labels, [0, 1, 2, 3])])
     shuffled = Outcome.of([table(right, labels, [2, 0, 3, 1])])
@@ -36,14 +36,14 @@ def test_rows_in_any_order_are_the_same_rows() -> None:
     assert straight.share.tolist() == [1, 0, 1, 1]
 
 
-def test_the_fitting_test() -> None:
+def test_mcnemar_requires_one_row_per_object() -> None:
     rows = outcome(np.ones((6, 1), bool))
     objects = outcome(np.ones((6, 1), bool), ids=np.array(list("aabbcc")))
     assert comparison.compare_paired(rows, rows) == {"paired bootstrap": 1.0, "rows right (McNemar)": 1.0}
     assert comparison.compare_paired(objects, objects) == {"paired bootstrap": 1.0}
 
 
-def test_the_bootstrap_knows_that_rows_of_one_object_are_no_independent_evidence() -> None:
+def test_bootstrap_resamples_objects() -> None:
     rng = np.random.default_rng(0)
     ids = np.repeat(np.arange(30), 10).astype(str)
     one, other = (np.repeat(rng.random(30) < p, 10)[:, None] for p in (0.7, 0.55))
@@ -52,15 +52,15 @@ def test_the_bootstrap_knows_that_rows_of_one_object_are_no_independent_evidence
     assert together > 3 * apart
 
 
-def test_the_bootstrap_asks_both_sides() -> None:
+def test_bootstrap_is_two_sided() -> None:
     one, other = np.ones((400, 1), bool), np.ones((400, 1), bool)
-    one[:20], other[20:55] = False, False  # means differ by 15 rows, of which the standard deviation is 7.4: z = 2.03
+    one[:20], other[20:55] = False, False  # the means differ by 15 rows with a standard deviation of 7.4: z = 2.03
     p = comparison.paired_bootstrap(outcome(one), outcome(other))
     assert p == pytest.approx(0.042, abs=0.012)
     assert p == pytest.approx(comparison.paired_bootstrap(outcome(other), outcome(one)))
 
 
-def test_the_bootstrap_is_wrong_as_often_as_it_says() -> None:
+def test_bootstrap_has_its_nominal_error_rate() -> None:
     rng = np.random.default_rng(0)
     ids, strata = np.arange(100).astype(str), np.repeat(["SN", "VS"], [30, 70])
     pairs = (tuple(rng.random((100, 1)) < 0.7 for _ in range(2)) for _ in range(60))
@@ -68,14 +68,14 @@ def test_the_bootstrap_is_wrong_as_often_as_it_says() -> None:
     assert sum(found) <= 8  # 3 expected; more than 8 has probability 0.003
 
 
-def test_the_interval_weighs_classes_alike() -> None:
+def test_interval_weighs_classes_equally() -> None:
     strata = np.repeat(["SN", "VS"], [20, 180])
     right = np.r_[np.arange(20) < 10, np.ones(180, bool)][:, None]
     low, high = outcome(right, strata=strata).interval()
     assert low < 0.75 < high and high - low == pytest.approx(2 * 1.96 * 0.5 * (0.25 / 20) ** 0.5, rel=0.2)
 
 
-def test_welch_and_its_words() -> None:
+def test_welch_and_verdict() -> None:
     assert comparison.welch([0.5], [0.6, 0.7]) is None and comparison.welch([0.5, 0.5], [0.5, 0.5]) is None
     p = comparison.welch([0.60, 0.62, 0.61], [0.70, 0.72, 0.71])
     assert p is not None and p < 0.001 and comparison.verdict(p) == "p < 0.001"

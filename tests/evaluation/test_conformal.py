@@ -1,4 +1,4 @@
-"""Conformal sets: worked out by hand, and kept promises on rows that are alike."""
+"""Conformal sets: thresholds by hand, and coverage of exchangeable rows."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ CLASSES = ("AGN", "SN", "VS")
 
 
 def simulated(n: int, seed: int) -> dict[str, np.ndarray]:
-    """Rows with a rare and hard SN, and a network that is too sure of itself."""
+    """Return a table with a rare and difficult class SN and an overconfident network."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(3, size=n, p=[0.6, 0.1, 0.3])
     p = softmax(2 * (rng.standard_normal((n, 3)) + np.array([2, 0.7, 1.5])[labels, None] * np.eye(3)[labels]), axis=1)
@@ -22,12 +22,12 @@ def simulated(n: int, seed: int) -> dict[str, np.ndarray]:
 def test_scores_and_thresholds_by_hand() -> None:
     p = np.array([[0.5, 0.2, 0.3], [0.1, 0.9, 0.0]])
     assert conformal.sets([0.5, 0.75, 1.0], p).tolist() == [[True, False, True], [False, True, True]]
-    scores = np.arange(1, 20) / 100  # 19: the 18th is the threshold for 0.9
+    scores = np.arange(1, 20) / 100  # of 19 scores the 18th is the threshold for 0.9
     assert (
         conformal.threshold(scores, 0.9) == 0.18 + conformal.ROUNDING_MARGIN
         and conformal.threshold(scores[:8], 0.9) == 1
     )
-    assert conformal.threshold(scores[:9], 0.9) == 0.09 + conformal.ROUNDING_MARGIN  # of 9 the last: 10 x 0.9
+    assert conformal.threshold(scores[:9], 0.9) == 0.09 + conformal.ROUNDING_MARGIN  # of 9 scores the last: 10 x 0.9
     assert conformal.threshold(np.ones(19), 0.9) == 1
     assert conformal.threshold(np.empty(0), 0.9) == 1
 
@@ -54,10 +54,10 @@ def test_coverage_by_class_is_within_its_binomial_interval() -> None:
         assert low <= 0.9 <= high
     low, high = judged["set_marginal"]["all"]["interval"]
     assert low <= 0.9 <= high
-    assert judged["set_marginal"]["SN"]["coverage"] < 0.85  # what one threshold for all does to a rare class
+    assert judged["set_marginal"]["SN"]["coverage"] < 0.85  # a common threshold covers a rare class too rarely
 
 
-def test_a_class_with_too_few_rows_for_the_promise_is_in_every_set() -> None:
+def test_class_with_too_few_rows_is_in_every_set() -> None:
     table = simulated(200, seed=0)
     few = {
         name: column[(table["label"] != "SN") | (np.cumsum(table["label"] == "SN") <= 3)]
@@ -68,7 +68,7 @@ def test_a_class_with_too_few_rows_for_the_promise_is_in_every_set() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_rounding_of_a_probability_moves_no_class_of_the_rows_that_set_the_thresholds(seed: int) -> None:
+def test_rounding_does_not_change_sets_of_the_validation_rows(seed: int) -> None:
     table = simulated(500, seed)
     fitted = conformal.fit(table, 0.9)
     assert fitted is not None
@@ -78,8 +78,8 @@ def test_rounding_of_a_probability_moves_no_class_of_the_rows_that_set_the_thres
     assert all((here[name] == there[name]).all() for name in conformal.KINDS)
 
 
-def test_the_promise_is_kept_over_small_validation_sets() -> None:
-    """Between coverage and coverage + 1 / (n + 1), on average (Vovk et al. 2005)."""
+def test_mean_coverage_over_small_validation_sets_is_nominal() -> None:
+    """The mean is between coverage and coverage + 1 / (n + 1) (Vovk et al. 2005)."""
     rng = np.random.default_rng(0)
     scores = rng.random((4_000, 30))
     held = [rng.random() <= conformal.threshold(row, 0.9) for row in scores]
@@ -87,12 +87,12 @@ def test_the_promise_is_kept_over_small_validation_sets() -> None:
     assert low < 0.9 + 1 / 31 and high > 0.9
 
 
-def test_a_class_that_could_not_be_told_apart_in_a_set_is_refused() -> None:
+def test_class_name_with_the_set_separator_is_rejected() -> None:
     with pytest.raises(InputError, match=r"class 'a\|b'"):
         spec(classes=("a|b", "c"))
 
 
-def test_what_cannot_be_promised() -> None:
+def test_coverage_outside_0_to_1_is_rejected() -> None:
     for coverage in (90, 1, 0, -0.5):
         with pytest.raises(InputError, match=f"coverage={coverage}: "):
             conformal.fit(simulated(10, seed=0), coverage)

@@ -1,4 +1,4 @@
-"""Drift: a made shift is found, chance is not taken for it."""
+"""Drift: a known shift is found, random differences are not."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from alerce_early.evaluation.drift import find_drift, psi
 NAMES = ("ra", "magpsf", "ndethist")
 
 
-def test_a_made_shift_is_found_and_nothing_else() -> None:
+def test_only_the_shifted_column_is_found() -> None:
     rng = np.random.default_rng(0)
     train, test = rng.normal(size=(400, 3)), rng.normal(size=(200, 3))
     assert find_drift(train, test, NAMES) == []

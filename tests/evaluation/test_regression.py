@@ -1,4 +1,4 @@
-"""Judging redshifts: numbers worked out by hand, and whole runs of the three systems for spectra."""
+"""Evaluation of redshifts: metrics by hand, and whole runs of the three models of spectra."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_numbers_by_hand() -> None:
     assert metrics.velocity(np.array([1.0]), np.array([1.02]))[0] == pytest.approx(2997.92, abs=0.01)
 
 
-def test_errors_count_either_way_and_scatter_is_about_the_bias() -> None:
+def test_nmad_is_about_the_bias() -> None:
     predicted = np.array([0.03, 0.01, 0.02, -0.5])
     values = metrics.redshift(np.zeros(4), predicted)
     assert values["bias"] == pytest.approx(0.015) and values["nmad"] == pytest.approx(1.4826 * 0.01)
@@ -42,7 +42,7 @@ def test_errors_count_either_way_and_scatter_is_about_the_bias() -> None:
     assert metrics.redshift(**at_the_limit)["catastrophic"] == 0 and Regression().correct(at_the_limit).all()
 
 
-def test_the_kind_is_known_by_its_columns_and_judges_parts() -> None:
+def test_regression_is_chosen_by_columns_and_evaluates_parts() -> None:
     assert choose_kind(TABLE).name == "regression"
     judged = Regression().judge(TABLE)
     assert judged["n"] == 4 and judged["by_class"]["QSO"]["n"] == 3

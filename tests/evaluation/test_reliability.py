@@ -1,4 +1,4 @@
-"""Calibration errors worked out by hand, and those of perfect and of wrong probabilities."""
+"""Calibration errors by hand, and of correct and wrong probabilities."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from alerce_early.evaluation import calibration, metrics
 from tests.helpers.tiny import page_of
 
-# 20 rows sure of b by .6, of which 15 are b, and 20 sure of it by .9, of which 16 are
+# 20 rows with p_b = 0.6, 15 of them b, and 20 with p_b = 0.9, 16 of them b
 P = np.repeat([0.6, 0.9], 20)
 PROBABILITIES = np.stack([1 - P, P], 1)
 LABELS = np.concatenate([np.arange(20) < 15, np.arange(20) < 16]).astype(int)
@@ -19,7 +19,7 @@ def table(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray
 
 
 def perfect(n: int, seed: int) -> dict[str, np.ndarray]:
-    """Three classes, their labels drawn from the probabilities."""
+    """Return probabilities of three classes and labels drawn from them."""
     rng = np.random.default_rng(seed)
     probabilities = rng.dirichlet([1, 1, 1], n)
     return table(probabilities, (rng.random((n, 1)) > np.cumsum(probabilities, 1)[:, :2]).sum(1))
@@ -27,19 +27,19 @@ def perfect(n: int, seed: int) -> dict[str, np.ndarray]:
 
 def test_errors_by_hand() -> None:
     errors = metrics.CalibrationErrors(LABELS, PROBABILITIES)
-    # shares .75 and .8 where .6 and .9 were said; of a the same distances
+    # fractions 0.75 and 0.8 for probabilities 0.6 and 0.9; the gaps of a are the same
     assert errors(np.ones(40)) == pytest.approx({"ece": (0.15 + 0.1) / 2, "classwise_ece": (0.15 + 0.1) / 2})
     # the first 20 rows twice
     assert errors(np.repeat([2.0, 1.0], 20))["ece"] == pytest.approx((2 * 0.15 + 0.1) / 3)
 
 
-def test_the_most_probable_class_and_each_class_are_asked_apart() -> None:
+def test_top_label_and_classwise_errors_differ() -> None:
     probabilities = np.tile([0.5, 0.3, 0.2], (20, 1))
     found = metrics.CalibrationErrors(np.repeat([0, 1, 2], [10, 10, 0]), probabilities)(np.ones(20))
     assert found == pytest.approx({"ece": 0, "classwise_ece": (0 + 0.2 + 0.2) / 3})
 
 
-def test_the_first_error_is_the_metric_of_that_name() -> None:
+def test_top_label_error_is_the_metric_ece() -> None:
     rows = perfect(700, seed=0)
     judged = calibration.judge(rows)["p"]["values"]
     probabilities, labels = np.stack([rows[f"p_c{i}"] for i in range(3)], 1), np.char.strip(rows["label"], "c")

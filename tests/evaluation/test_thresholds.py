@@ -1,4 +1,4 @@
-"""Purity and completeness worked out by hand, and accuracy in bins of a column."""
+"""Purity and completeness by hand, and accuracy in bins of a column."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from alerce_early.evaluation.kinds import Classification
 from alerce_early.report import page, sections
 from tests.helpers.tiny import page_of
 
-# by falling score: SN SN rest (SN rest, tied) SN rest rest
+# in descending order of score: SN SN rest (SN rest, tied) SN rest rest
 OWN = np.array([1, 1, 0, 1, 0, 1, 0, 0], dtype=bool)
 SCORE = np.array([0.9, 0.8, 0.7, 0.6, 0.6, 0.3, 0.2, 0.1])
 WORDS = ("accuracy", "balanced_accuracy", "recall/SN")
@@ -22,7 +22,7 @@ def test_purity_and_completeness_by_hand() -> None:
     assert completeness.tolist() == [0.25, 0.5, 0.5, 0.75, 1, 1, 1]
 
 
-def test_the_threshold_for_what_is_wanted() -> None:
+def test_threshold_for_a_completeness_or_purity() -> None:
     complete, _, pure, _ = thresholds.operating_points(OWN, SCORE)
     assert complete == {"wanted": "completeness", "level": 0.9, "threshold": 0.3, "purity": 4 / 6, "completeness": 1}
     assert (pure["threshold"], pure["purity"], pure["completeness"]) == (0.8, 1, 0.5)
@@ -41,19 +41,19 @@ def test_every_class_has_a_threshold_for_each_percent() -> None:
     assert found["rest"]["purity"][99] == pytest.approx(0.8)
 
 
-def test_which_class_is_looked_for() -> None:
+def test_target_class() -> None:
     assert thresholds.target_class(("AGN", "SN", "VS")) == "SN" == thresholds.target_class(("SN", "rest"))
     assert thresholds.target_class(("bogus", "real")) == "real" and thresholds.target_class(("a", "b", "c")) is None
 
 
-def test_thresholds_chosen_on_validation_rows_are_tried_on_others() -> None:
+def test_validation_thresholds_are_evaluated_on_other_rows() -> None:
     chosen = thresholds.fit({"label": np.where(OWN, "SN", "rest"), "p_SN": SCORE, "p_rest": 1 - SCORE})
     assert chosen == {
         "of": "SN",
         "rows": 4,
         "thresholds": {"completeness_0.9": 0.3, "completeness_0.95": 0.3, "purity_0.9": 0.8, "purity_0.95": 0.8},
     }
-    # by falling score: SN rest | SN SN | rest
+    # in descending order of score: SN rest | SN SN | rest
     test = {"id": np.arange(5), "label": np.array(["SN", "rest", "SN", "SN", "rest"]), "split": np.full(5, "test")}
     test |= {"p_SN": (score := np.array([0.9, 0.85, 0.7, 0.4, 0.2])), "p_rest": 1 - score}
     constants = thresholds.list_constants(chosen)
@@ -75,7 +75,7 @@ def test_thresholds_chosen_on_validation_rows_are_tried_on_others() -> None:
 
 
 @pytest.mark.parametrize(("n", "warned"), ((7, True), (29, True), (30, False)))
-def test_a_point_chosen_by_few_rows_carries_a_warning_on_its_row(n: int, warned: bool) -> None:
+def test_threshold_fitted_to_few_rows_has_a_warning(n: int, warned: bool) -> None:
     rows = {"id": np.arange(4), "label": np.array(["SN", "rest"] * 2), "split": np.full(4, "test")}
     rows |= {"p_SN": (score := np.array([0.9, 0.1, 0.4, 0.3])), "p_rest": 1 - score}
     labels = np.array(["SN"] * n + ["rest"] * 50)
@@ -84,12 +84,12 @@ def test_a_point_chosen_by_few_rows_carries_a_warning_on_its_row(n: int, warned:
     assert thresholds.judge(rows, constants)["rows"] == n
     _, section = page_of(rows, "Thresholds for SN", constants)
     assert all((f"only {n} rows of SN" in row[0]) is warned for row in section.tables[0][1])
-    del constants[thresholds.CHOSEN_BY]  # of a table from before it was there: nobody knows
+    del constants[thresholds.CHOSEN_BY]  # unknown in tables of older versions
     _, section = page_of(rows, "Thresholds for SN", constants)
     assert not any("warning" in row[0] for row in section.tables[0][1])
 
 
-def test_a_purity_that_no_threshold_gives_and_a_threshold_that_nothing_reaches() -> None:
+def test_unreachable_purity_and_threshold_above_all_rows() -> None:
     rows = {"id": np.arange(3), "label": np.array(["SN", "rest", "rest"]), "split": np.full(3, "test")}
     rows |= {"p_SN": (score := np.array([0.3, 0.2, 0.1])), "p_rest": 1 - score}
     fitted = {"of": "SN", "rows": 1, "thresholds": dict(zip(NAMES, (0.3, 0.9, None, None), strict=True))}
@@ -104,7 +104,7 @@ def test_a_purity_that_no_threshold_gives_and_a_threshold_that_nothing_reaches()
     assert thresholds.list_constants(None) == {}
 
 
-def test_pictures_for_two_classes_and_for_more() -> None:
+def test_figures_for_two_and_for_more_classes() -> None:
     two = {"id": np.arange(8), "label": np.where(OWN, "SN", "rest"), "p_SN": SCORE, "p_rest": 1 - SCORE}
     drawn, section = page_of(two, "Thresholds for SN")
     assert {"purity_completeness", "det"} <= drawn.keys() and len(section.pictures) == 3
@@ -113,7 +113,7 @@ def test_pictures_for_two_classes_and_for_more() -> None:
     assert thresholds.judge(two | {"label": np.full(8, "rest")}, {}) == {}
 
 
-def test_bins_of_a_column_hold_equally_many_rows() -> None:
+def test_bins_of_a_column_have_equally_many_rows() -> None:
     values = np.arange(200.0)
     bins = uncertainty.bin_by_column(values < 100, np.append(values[:160], np.full(40, np.nan)))
     assert [rows for *_, rows in bins] == [20] * 8 and [right for *_, right, _ in bins] == [20] * 5 + [0] * 3
@@ -127,7 +127,7 @@ def test_bins_of_a_column_hold_equally_many_rows() -> None:
 
 
 def test_accuracy_by_number_of_detections_worked_out_by_hand() -> None:
-    """Both rows of two or three detections are of one object, one trial; two rows are without a number."""
+    """Both rows with two or three detections belong to one object, a single trial; two rows have no number."""
     rows = [
         *((1, "SN", "SN"), (1, "SN", "AGN"), (1, "AGN", "AGN"), (1, "AGN", "AGN"), (2, "SN", "SN"), (3, "AGN", "AGN")),
         *((4, "AGN", "SN"), (10, "AGN", "AGN"), (11, "SN", "AGN"), (20, "SN", "AGN"), (np.nan, "SN", "SN")),
@@ -159,15 +159,15 @@ def test_accuracy_by_number_of_detections_worked_out_by_hand() -> None:
             page_of(table | column, "Accuracy by number of detections")
 
 
-def test_a_mean_of_classes_all_right_and_all_wrong_is_not_known_exactly() -> None:
-    """As in a bin of few rows: no draw changes a recall of 0 or 1, so each class has Wilson's interval."""
+def test_interval_of_a_mean_of_perfect_and_failed_classes() -> None:
+    """Resampling cannot change a recall of 0 or 1, so each class has Wilson's interval."""
     table = {"id": np.arange(20), "label": np.repeat(["a", "b"], (12, 8)), "p_a": np.full(20, 0.9)}
     table |= {"p_b": 1 - table["p_a"], "predicted": np.full(20, "a"), "ndethist": np.ones(20)}
     bounds = Classification().judge(table)["by_detections"]["1"]["intervals"]["balanced_accuracy"]
     assert bounds == pytest.approx(np.mean([intervals.wilson(12, 12), intervals.wilson(0, 8)], 0)) and bounds[0] < 0.4
 
 
-def test_a_result_from_before_the_numbers_of_detections_is_shown_without() -> None:
+def test_page_of_an_older_result_without_detections() -> None:
     table = {"id": np.arange(8), "label": np.where(OWN, "SN", "rest"), "p_SN": SCORE, "p_rest": 1 - SCORE}
     table |= {"predicted": np.where(SCORE > 0.5, "SN", "rest"), "split": np.full(8, "test"), "ndethist": np.full(8, 1)}
     judged = (kind := Classification()).judge(table)

@@ -1,4 +1,4 @@
-"""Risk and coverage of a table worked out by hand."""
+"""Risk and coverage of a table by hand."""
 
 import numpy as np
 import pytest
@@ -26,11 +26,11 @@ def test_uncertainty_is_the_entropy_of_the_prediction() -> None:
     assert uncertainty.find_entropy(rounded) == pytest.approx(uncertainty.find_entropy(table()), rel=1e-12)
 
 
-def test_the_page_tells_what_is_gained_by_leaving_out_the_uncertain() -> None:
+def test_page_shows_accuracy_by_confidence() -> None:
     plain = table()
     drawn, section = page_of(plain, "Uncertainty")
     assert "risk_coverage" in drawn and "draws" not in drawn
-    # sorted by entropy: .9 right, .2 right, .6 wrong, .55 right
+    # in order of entropy: 0.9 correct, 0.2 correct, 0.6 wrong, 0.55 correct
     assert section.tables[0][1][0] == ["100%", "0.750"]
     assert section.tables[0][1][-1] == ["50%", "1.000"]
 
@@ -38,8 +38,8 @@ def test_the_page_tells_what_is_gained_by_leaving_out_the_uncertain() -> None:
 def test_the_entropy_separates_wrong_rows_from_right_ones() -> None:
     separation = uncertainty.judge_separation(
         table()
-    )  # entropies rise with |p - .5| falling: right, wrong, right, right
-    assert separation["values"] == {"entropy": pytest.approx(2 / 3)}  # of the three right rows one is less certain
+    )  # entropy decreases with |p - 0.5|: correct, wrong, correct, correct
+    assert separation["values"] == {"entropy": pytest.approx(2 / 3)}  # one of the three correct rows is less certain
     better = uncertainty.judge_separation(table(entropy=[1.0, 4, 2, 3], entropy_of_means=[1.0, 2, 3, 4]))
     assert better["values"] == {
         "entropy": 1,
@@ -50,7 +50,7 @@ def test_the_entropy_separates_wrong_rows_from_right_ones() -> None:
     assert all_right["values"] == {}
 
 
-def test_draws_are_told_by_class_where_there_were_any() -> None:
+def test_samples_are_summarised_by_class() -> None:
     votes = np.array([0.9, 0.4, 0.3, 0.5])  # for b
     drawn, section = page_of(
         table(std_a=[0.1, 0.2, 0.4, 0.1], std_b=[0.1, 0.2, 0.4, 0.3], vote_a=1 - votes, vote_b=votes), "Uncertainty"
@@ -62,7 +62,7 @@ def test_draws_are_told_by_class_where_there_were_any() -> None:
     assert rows[2][:2] == ["all", "4"] and rows[2][3:] == ["0.250", "0.675", "0.750"]
 
 
-def test_the_interval_of_the_separation_draws_whole_objects() -> None:
+def test_interval_of_the_separation_resamples_objects() -> None:
     rng = np.random.default_rng(0)
     p = rng.random(200)
     rows = {"id": np.arange(200), "label": np.where(rng.random(200) < p, "b", "a"), "p_a": 1 - p, "p_b": p}
@@ -71,6 +71,6 @@ def test_the_interval_of_the_separation_draws_whole_objects() -> None:
         low, high = uncertainty.judge_separation(table)["intervals"]["entropy"]
         return high - low
 
-    four = rows | {"object": np.argsort(np.argsort(p)) // 50}  # names of one source each, alike within it
+    four = rows | {"object": np.argsort(np.argsort(p)) // 50}  # 50 similar rows per object
     assert find_width(four) != find_width(rows)
     assert find_width(four) == find_width(rows | {"id": four["object"]})

@@ -1,4 +1,4 @@
-"""Several networks and a forest as one."""
+"""Ensemble of several networks and a forest."""
 
 import numpy as np
 import torch
@@ -11,9 +11,9 @@ from tests.helpers.tiny import spec
 LINEAR = {"_target_": "alerce_early.models.stamp_cnn.StampCNN", "layers": ["flatten"]}
 
 
-def test_a_forest_in_tensors_is_that_of_scikit_learn() -> None:
+def test_tensor_forest_equals_scikit_learn() -> None:
     rng = np.random.default_rng(0)
-    columns = rng.choice(np.float32([-999, 0.1, 0.2, 0.3, 7]), (500, 4))  # many values on or beside a threshold
+    columns = rng.choice(np.float32([-999, 0.1, 0.2, 0.3, 7]), (500, 4))  # many values equal or close to a split
     labels = (columns[:, 0] > 0.15).astype(int) + (columns[:, 1] * columns[:, 2] > 0.5) + rng.integers(0, 2, 500)
     grown = RandomForestClassifier(20, random_state=0).fit(columns[:250], labels[:250])
     options, tensors = to_tensors(grown, [0, 1, 2, 3])
@@ -24,8 +24,8 @@ def test_a_forest_in_tensors_is_that_of_scikit_learn() -> None:
     assert np.ptp(found, axis=0).min() > 0.5
 
 
-def test_a_column_equal_to_a_threshold_goes_where_scikit_learn_sends_it() -> None:
-    """Between 0 and 2 a tree splits at 1, and between neighbouring float32 at a float64 that rounds to either."""
+def test_value_equal_to_a_split_follows_scikit_learn() -> None:
+    """A tree splits at the midpoint, which between adjacent float32 is a float64 that rounds to one of them."""
     lows = np.float32([3.3, 3.7, 7.7, -3.3, -7.9, 2001.3])
     for low, high in ((np.float32(0), np.float32(2)), *zip(lows, np.nextafter(lows, np.float32(np.inf)), strict=True)):
         grown = RandomForestClassifier(5, random_state=0).fit([[low], [high]] * 10, [0, 1] * 10)
@@ -38,14 +38,14 @@ def test_a_column_equal_to_a_threshold_goes_where_scikit_learn_sends_it() -> Non
         assert np.allclose(forest(torch.from_numpy(columns)).numpy(), wanted, atol=1e-6)
 
 
-def test_members_are_averaged_in_their_logarithms() -> None:
+def test_members_are_averaged_geometrically() -> None:
     net = Ensemble(spec(shape=(1, 4, 4)), [{"net": LINEAR}] * 2).eval()
     batch = {"image": torch.randn(5, 1, 4, 4)}
     one, other = (member.net(batch).log_softmax(1) for member in net.members)
     assert torch.allclose(net(batch), (one + other) / 2, atol=1e-5) and not torch.allclose(one, other, atol=1e-2)
 
 
-def test_a_forest_adds_its_logarithms() -> None:
+def test_forest_log_probabilities_are_added() -> None:
     small = {"trees": 1, "nodes": 3, "depth": 1}
     net = Ensemble(spec(("fwhm",), shape=(1, 4, 4)), [{"net": LINEAR}], small).eval()
     known = {"column": [0, 0, 0], "threshold": [2.0, 0.0, 0.0], "below": [1, 1, 2], "above": [2, 1, 2]}
@@ -57,7 +57,7 @@ def test_a_forest_adds_its_logarithms() -> None:
     assert torch.allclose(net(batch), wanted, atol=1e-5)
 
 
-def test_a_member_is_handed_its_own_columns_alone() -> None:
+def test_member_gets_only_its_own_columns() -> None:
     columns = ("fwhm", "rb", "magpsf")
     own = {"features": ["magpsf", "fwhm"], "feature_mean": [18.0, 2.0], "feature_std": [1.0, 1.0]}
     member = {"net": {"_target_": "alerce_early.models.stamp_classifier.StampClassifier"}, **own}
@@ -68,7 +68,7 @@ def test_a_member_is_handed_its_own_columns_alone() -> None:
     assert seen[0].tolist() == [[-1.0, 0.5]]
 
 
-def test_one_in_a_thousand_counts_as_that_and_what_a_forest_never_saw_as_one_in_ten_thousand() -> None:
+def test_probabilities_are_clamped_before_the_logarithm() -> None:
     net = Ensemble(spec(("fwhm",), shape=(1, 4, 4)), [{"net": LINEAR}], {"trees": 1, "nodes": 1, "depth": 0}).eval()
     net.forest.probabilities.copy_(torch.tensor([[0.999, 0.001, 0.0]]))
     batch = {"image": torch.randn(2, 1, 4, 4), "features": torch.zeros(2, 1)}

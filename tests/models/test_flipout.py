@@ -1,4 +1,4 @@
-"""Flipout layers against the distributions they stand for, and the Bayesian task's columns."""
+"""Flipout layers against the distributions of their weights, and the columns of the Bayesian task."""
 
 import html
 from pathlib import Path
@@ -38,7 +38,7 @@ def task(net: dict | None = None, groups: dict | None = None, **options) -> Baye
 
 
 @pytest.mark.parametrize("prior_std", (1.0, 0.1))
-def test_divergence_is_that_of_the_distributions(prior_std: float) -> None:
+def test_divergence_equals_that_of_torch_distributions(prior_std: float) -> None:
     made = layer(prior_std=prior_std)
     torch.nn.init.normal_(made.rho)
     expected = kl_divergence(Normal(made.mean, made.sigma), Normal(0.0, prior_std)).sum()
@@ -63,14 +63,14 @@ def test_output_has_the_posterior_mean_and_variance_of_each_example() -> None:
     assert torch.allclose(out.std(0), expected_std.expand(3, 4), rtol=0.03)
 
 
-def test_examples_of_a_batch_have_noise_of_their_own() -> None:
+def test_examples_of_a_batch_have_independent_noise() -> None:
     made, x = layer(outputs=1), torch.rand(1, 6).expand(2, 6)
     with torch.no_grad():
         out = torch.stack([made(x)[:, 0] for _ in range(5_000)])
-    assert torch.corrcoef(out.T)[0, 1].abs() < 0.05  # one shared draw of the weights would give 1
+    assert torch.corrcoef(out.T)[0, 1].abs() < 0.05  # one shared sample of the weights would give 1
 
 
-def test_gradients_vary_less_than_with_one_draw_for_the_batch() -> None:
+def test_gradients_vary_less_than_with_one_sample_per_batch() -> None:
     made, x = layer(), torch.rand(64, 6)
     target = torch.randn(64, 4)
 
@@ -109,7 +109,7 @@ def test_eval_mode_is_the_mean_weights() -> None:
 def test_columns_of_the_task() -> None:
     made = task(draws=50).eval()
     for part in made.net.layers:
-        torch.nn.init.constant_(part.rho, 0.0)  # draws that disagree
+        torch.nn.init.constant_(part.rho, 0.0)  # samples that disagree
     batch = {"image": torch.rand(9, 2, 5, 5)}
     with torch.no_grad():
         draws = made.net.logit_samples(batch, 50).softmax(2)
@@ -128,7 +128,7 @@ def test_columns_of_the_task() -> None:
     assert (information > 0.01).all() and torch.allclose(columns["mutual_information"], information, atol=1e-5)
 
 
-def test_the_divergence_is_divided_by_the_training_rows_weighed_and_annealed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_divergence_is_per_training_row_weighted_and_annealed(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = {"label": torch.tensor([0, 1])}
     z = torch.zeros(2, 2)
     losses = task().losses(z, batch)
@@ -149,7 +149,7 @@ def test_the_divergence_is_divided_by_the_training_rows_weighed_and_annealed(mon
         assert torch.allclose(later["loss"] - later["cross_entropy"], weight * later["kl"])
 
 
-def test_widths_have_a_learning_rate_of_their_own() -> None:
+def test_posterior_widths_have_their_own_learning_rate() -> None:
     made = task(groups={"rho": {"lr": 0.1}})
     means, widths = made.configure_optimizers().param_groups
     assert (means["lr"], widths["lr"]) == (1e-3, 0.1)
@@ -159,7 +159,7 @@ def test_widths_have_a_learning_rate_of_their_own() -> None:
         task(groups={"rhoo": {"lr": 0.1}}).configure_optimizers()
 
 
-def test_widths_that_are_all_alike_are_warned_of() -> None:
+def test_equal_posterior_widths_give_a_warning() -> None:
     made = task(net=NET | {"prior_std": 0.1}, kl_weight=0.5)
     told = made.describe_posterior()
     assert "only 1.00 times" in told["warning"]
@@ -174,7 +174,7 @@ def test_widths_that_are_all_alike_are_warned_of() -> None:
     assert told["widths"][1][3] == pytest.approx(made.net.layers[0].sigma.detach().quantile(0.5).item(), rel=1e-5)
 
 
-def test_a_run_shows_its_draws(quick, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_run_page_shows_posterior_samples(quick, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = ("model=hits_flipout", "data=alerce", "model.task.draws=7", "optim.groups.rho.lr=1e-3")
     config = quick(*options, "trainer.max_epochs=1")
     run = train(config, tmp_path / "run")
@@ -196,6 +196,6 @@ def test_a_run_shows_its_draws(quick, tmp_path: Path, caplog: pytest.LogCaptureF
     assert np.allclose(draws[..., 0].mean(0), written[f"p_{first}"][[shown[row] for row in rows]], atol=1e-5)
 
 
-def test_a_net_without_draws_is_refused() -> None:
-    with pytest.raises(InputError, match="RotInv is not Bayesian"):
+def test_net_that_is_not_bayesian_is_rejected() -> None:
+    with pytest.raises(InputError, match="RotInv"):
         task(net={"_target_": "alerce_early.models.rotinv.RotInv"})

@@ -25,10 +25,10 @@ def test_rotinv_is_invariant_under_quarter_turns(kernel: int, size: int, filters
         assert (net({"image": image.rot90(turn, (2, 3))}) - z).abs().max() <= 1e-5
 
 
-def test_rotinv_is_the_published_arithmetic() -> None:
-    """Reyes et al. 2018: four turned copies through the same layers, and the mean of what the dense ones put out.
+def test_rotinv_equals_the_published_model() -> None:
+    """Reyes et al. 2018: four rotated copies through the same layers, and the mean output of the dense ones.
 
-    Any symmetric pooling is invariant, so invariance cannot tell a mean from a maximum.
+    Any symmetric pooling is invariant, so invariance cannot distinguish a mean from a maximum.
     """
     torch.manual_seed(0)
     net = RotInv(spec()).eval()
@@ -47,7 +47,7 @@ def test_rotinv_is_the_published_arithmetic() -> None:
         for matrix, bias in layers[5:7]:
             x = np.maximum(x @ matrix.T + bias, 0)
         seen.append(x)
-    assert np.ptp(seen, axis=0).max() > 1e-3  # the four turns do not say the same
+    assert np.ptp(seen, axis=0).max() > 1e-3  # the four rotations differ
     matrix, bias = layers[7]
     expected = sum(seen) / 4 @ matrix.T + bias
     assert net({"image": torch.from_numpy(image)}).numpy(force=True) == pytest.approx(expected, abs=1e-5)
@@ -62,7 +62,7 @@ def test_dropout_is_after_every_hidden_dense_layer(kind: type[RotInv] | type[Sta
     assert all(isinstance(layers[i + 2], torch.nn.Dropout) and layers[i + 2].p == 0.3 for i in dense)
 
 
-def test_deep_hits_sees_the_four_turns_side_by_side_through_leaky_layers() -> None:
+def test_deep_hits_concatenates_four_rotations() -> None:
     """Cabrera-Vives et al. 2017."""
     torch.manual_seed(0)
     net = DeepHiTS(spec()).eval()
@@ -91,7 +91,7 @@ def test_stamp_classifier_is_invariant_under_quarter_turns(features: int) -> Non
     assert not features or (net(batch | other) - z).abs().max() > 1e-3
 
 
-def test_stamp_classifier_sees_features_in_units_of_their_scatter() -> None:
+def test_stamp_classifier_standardises_features() -> None:
     torch.manual_seed(0)
     net = StampClassifier(spec(("one", "other"))).eval()
     seen: list[torch.Tensor] = []
@@ -100,7 +100,7 @@ def test_stamp_classifier_sees_features_in_units_of_their_scatter() -> None:
     assert seen[0].tolist() == [[1.0, -2.0]]
 
 
-def test_stamp_classifier_sees_signed_logarithms_where_asked_to() -> None:
+def test_stamp_classifier_takes_signed_logarithms() -> None:
     net = StampClassifier(spec(("count", "latitude")), logarithms=True).eval()
     seen: list[torch.Tensor] = []
     net.metadata.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
@@ -109,7 +109,7 @@ def test_stamp_classifier_sees_signed_logarithms_where_asked_to() -> None:
 
 
 @pytest.mark.parametrize(("logarithms", "mean"), ((False, 0.0), (True, np.log(3.5))))
-def test_a_value_that_training_never_lacked_is_taken_as_its_mean(logarithms: bool, mean: float) -> None:
+def test_value_missing_only_at_prediction_becomes_the_mean(logarithms: bool, mean: float) -> None:
     known = spec(("rare", "often", "seldom"), feature_mean=(2.5, -300.0, 2.5), feature_std=(0.5, 450.0, 50.0))
     net = StampClassifier(known, logarithms=logarithms).eval()
     seen: list[torch.Tensor] = []
@@ -119,7 +119,7 @@ def test_a_value_that_training_never_lacked_is_taken_as_its_mean(logarithms: boo
     assert seen[0].tolist() == [[pytest.approx(mean), pytest.approx(often), pytest.approx(mean)]]
 
 
-def test_same_padding_of_even_kernels_is_below_and_right_as_in_keras() -> None:
+def test_same_padding_of_even_kernels_is_as_in_keras() -> None:
     net = StampCNN(spec(shape=(1, 4, 4), classes=("a",)), ["conv 1 2 same", "flatten"])
     convolution = net.layers[0]
     image = torch.rand(1, 1, 4, 4)
@@ -129,13 +129,13 @@ def test_same_padding_of_even_kernels_is_below_and_right_as_in_keras() -> None:
 
 
 @pytest.mark.parametrize("layer", ("convolution 3", "conv 3", "conv 8 3 full", "dense many", "relu 3"))
-def test_a_misspelt_layer_is_refused_by_name(layer: str) -> None:
+def test_unknown_layer_is_named(layer: str) -> None:
     with pytest.raises(InputError, match=f"layers: '{layer}'"):
         StampCNN(spec(), [layer])
 
 
-def test_stamps_too_small_for_the_layers_are_refused() -> None:
-    with pytest.raises(InputError, match="do not fit stamps"):
+def test_stamps_too_small_for_the_layers_are_rejected() -> None:
+    with pytest.raises(InputError, match="layers"):
         StampCNN(spec(shape=(3, 4, 4)), ["conv 8 7", "flatten"])
 
 
@@ -146,7 +146,7 @@ def test_a_plain_net_is_not_invariant() -> None:
     assert (net({"image": image.rot90(1, (2, 3))}) - net({"image": image})).abs().max() > 1e-3
 
 
-def test_orbit_and_mean_keep_rows_apart() -> None:
+def test_rotations_and_their_mean_keep_rows_separate() -> None:
     image = torch.rand(5, 2, 4, 4)
     turned = rotate_quarters(image)
     assert turned.shape == (20, 2, 4, 4) and torch.equal(turned[5:10], image.rot90(1, (2, 3)))
@@ -154,8 +154,8 @@ def test_orbit_and_mean_keep_rows_apart() -> None:
     assert torch.allclose(means[:, 0], image.sum((1, 2, 3)))
 
 
-def test_a_wrong_pair_fails_at_the_door() -> None:
-    with pytest.raises(InputError, match=r"a test contains spectra, but RotInv.*model=spectra_class"):
+def test_incompatible_net_and_task_are_rejected() -> None:
+    with pytest.raises(InputError, match=r"RotInv.*model=spectra_class"):
         RotInv(spec(kind="spectra"))
 
 
@@ -169,6 +169,6 @@ def test_a_wrong_pair_fails_at_the_door() -> None:
         ),
     ],
 )
-def test_a_wrong_pair_is_refused_before_anything_is_read(composed, pair: tuple[str, str], message: str) -> None:
+def test_incompatible_pair_is_rejected_before_data_are_read(composed, pair: tuple[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_data(composed(*pair))

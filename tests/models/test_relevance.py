@@ -1,4 +1,4 @@
-"""Relevance: by hand on one layer, nothing made or lost in whole networks, turning with the stamp."""
+"""Relevance: one layer by hand, conservation in whole networks, and equivariance under rotation."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def known(features: int = 0) -> DataSpec:
 
 
 def network(name: str, features: int = 0) -> nn.Module:
-    """With biases and batch statistics that are not zero, as after training."""
+    """Return a network with non-zero biases and batch statistics, as after training."""
     torch.manual_seed(0)
     net = module_class(f"alerce_early.models.{name}")(known(features)).eval()
     for module in net.modules():
@@ -66,11 +66,11 @@ def test_one_layer_by_hand() -> None:
     plain = explain(net, {"image": stamp}, "epsilon")
     assert torch.allclose(plain.parts["image"], torch.tensor([[2.0, -3.0, 2.0]]), atol=1e-5)
     assert plain.biases.item() == pytest.approx(1, abs=1e-5) and plain.logit.item() == pytest.approx(2)
-    # for: 2 + 2 + 1 = 5, twice the logit shared; against: 3, once the logit taken off
+    # positive: 2 + 2 + 1 = 5, shares twice the logit; negative: 3, shares minus the logit
     apart = explain(net, {"image": stamp}, "alpha_beta")
     assert torch.allclose(apart.parts["image"], torch.tensor([[2 * 2 / 5 * 2, -2.0, 2 * 2 / 5 * 2]]))
     assert apart.biases.item() == pytest.approx(2 * 1 / 5 * 2)
-    # nothing speaks against: all of the logit, 2 + 1, to what speaks for it
+    # without negative contributions the positive ones share the whole logit, 2 + 1
     alone = explain(net, {"image": torch.tensor([[1.0, 0.0, 0.0]])}, "alpha_beta")
     assert torch.allclose(alone.parts["image"], torch.tensor([[2.0, 0.0, 0.0]])) and alone.biases.item() == 1
 
@@ -90,7 +90,7 @@ def test_relevance_sums_to_the_logit(name: str, rule: str) -> None:
     assert found.parts["image"].abs().sum() > 0 and (found.biases.abs() > 1e-3).any()
 
 
-def test_without_biases_the_pixels_hold_all_of_it() -> None:
+def test_without_biases_pixels_have_all_relevance() -> None:
     net = network("rotinv.RotInv")
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -107,10 +107,10 @@ def test_the_map_turns_with_the_stamp(name: str, rule: str) -> None:
     turned = straight | {"image": straight["image"].rot90(1, (2, 3))}
     maps = [explain(net, one, rule).parts["image"] for one in (straight, turned)]
     assert (maps[0].rot90(1, (2, 3)) - maps[1]).abs().max() < 1e-3 * maps[0].abs().max()
-    assert (maps[0] - maps[1]).abs().max() > 0.1 * maps[0].abs().max()  # it would not if it did not turn
+    assert (maps[0] - maps[1]).abs().max() > 0.1 * maps[0].abs().max()  # the maps do differ before rotation
 
 
-def test_the_map_finds_the_pixel_that_decides() -> None:
+def test_map_finds_the_decisive_pixel() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 2))
 
@@ -138,7 +138,7 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
 def test_errors() -> None:
     with pytest.raises(InputError, match=r"--rule gradient: .*alpha_beta, epsilon"):
         explain(network(NETS[0]), batch(), "gradient")
-    with pytest.raises(InputError, match="Sequential: relevance has no rule for Sigmoid"):
+    with pytest.raises(InputError, match=r"Sequential.*Sigmoid"):
         explain(nn.Sequential(nn.Linear(3, 3), nn.Sigmoid()).eval(), {"image": torch.ones(1, 3)})
 
 
@@ -147,11 +147,11 @@ def test_pictures_of_a_run(quick, tmp_path: Path) -> None:
     object_ = str(predictions.read(run.predictions)["id"][0])
     files = write_relevance(Run.find(run.path), [object_], tmp_path / "out", "alpha_beta")
     assert files and all(file.stat().st_size > 10_000 and object_ in file.name for file in files)
-    with pytest.raises(InputError, match="--id nobody: no such object in file stamps"):
-        write_relevance(run, ["nobody"], tmp_path / "out", "epsilon")
+    with pytest.raises(InputError, match="--id nobody"):
+        write(run, ["nobody"], tmp_path / "out", "epsilon")
 
 
-def test_every_channel_that_the_net_sees_has_a_name(composed) -> None:
+def test_every_input_channel_has_a_name(composed) -> None:
     recipe = Recipe(to_plain(composed("recipe=two_scales").recipe.steps))
     names = name_channels(("science", "template", "difference"), recipe)
     assert names[3:6] == ["no data", "science, whole", "template, whole"]

@@ -1,4 +1,4 @@
-"""The simulated Rubin survey: flux scale, seeing, signs, cutouts; and that its setting leaves ZTF's stamps alone."""
+"""Simulated Rubin survey: flux scale, seeing, signs and cutouts; ZTF's stamps are not affected by it."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,7 @@ def survey() -> dict[str, Any]:
 
 
 def observed(label: int, n: int = 400, **other: Any) -> tuple[Scene, np.ndarray]:
-    """Scenes of one class and their stamps, as Rubin but for these numbers of its setting."""
+    """Return scenes of one class and their stamps, for Rubin with some parameters replaced."""
     rng = np.random.default_rng(7)
     scene = draw_scene(np.full(n, label), replace(RUBIN, **other), rng)
     return scene, observe(scene, rng)[0]
@@ -47,7 +47,7 @@ def test_format_and_seed(survey: dict[str, Any]) -> None:
 
 
 def test_fluxes_are_in_nanojansky() -> None:
-    """AB magnitude = 31.4 - 2.5 log10(nJy), of what is summed up around bright asteroids."""
+    """AB magnitude = 31.4 - 2.5 log10(nJy), measured in an aperture around bright asteroids."""
     scene, images = observed(ASTEROID, masked=0.0, framed=False, trails=0.0)
     bright = (scene.mag < 20) & (scene.conditions["fwhm"] < 8)
     aperture = np.hypot(DOWN, ACROSS) < 18
@@ -68,8 +68,8 @@ def test_the_width_of_a_source_is_the_seeing() -> None:
     assert 0.65 < seeing[0] < 0.9 < seeing[1] < 1.3 < seeing[2] < 2.1  # arcsec
 
 
-def test_noise_spans_that_of_the_bands(survey: dict[str, Any]) -> None:
-    """20 nJy a pixel in g and up to 110 in i; templates are deeper."""
+def test_noise_spans_the_range_of_the_bands(survey: dict[str, Any]) -> None:
+    """It is 20 nJy per pixel in g and up to 110 in i; templates are deeper."""
     images = survey["images"][survey["labels"] == ASTEROID]
     sky = np.percentile(noise(images[..., 2]), [5, 95])
     assert 17 < sky[0] < 28 and 85 < sky[1] < 140
@@ -77,14 +77,14 @@ def test_noise_spans_that_of_the_bands(survey: dict[str, Any]) -> None:
 
 
 def test_differences_keep_their_sign(survey: dict[str, Any]) -> None:
-    """Rubin's are not turned positive: AGN and VS have both signs, new sources are positive."""
+    """Rubin does not flip signs: AGN and VS have both signs, new sources are positive."""
     middle = np.nanmean(survey["images"][:, 30:33, 30:33, 2], axis=(1, 2)) / noise(survey["images"][..., 2])
     for label in (AGN, VS):
         assert 0.25 < (middle[survey["labels"] == label] < 0).mean() < 0.6
     assert (middle[np.isin(survey["labels"], (SN, ASTEROID))] < -0.3).mean() < 0.01
 
 
-def test_what_was_there_before(survey: dict[str, Any]) -> None:
+def test_fraction_of_alerts_with_a_template_source(survey: dict[str, Any]) -> None:
     template = survey["images"][..., 1]
     middle = np.nanmean(template[:, 29:34, 29:34], axis=(1, 2)) - np.nanmedian(template, axis=(1, 2))
     seen = middle / noise(template) > 5
@@ -93,7 +93,7 @@ def test_what_was_there_before(survey: dict[str, Any]) -> None:
 
 
 def test_cutouts_grow_with_their_sources(survey: dict[str, Any]) -> None:
-    """30 pixels or as wide as the source needs, square, the source in the middle to half a pixel."""
+    """They are square, 30 pixels or as wide as the source needs, and centred to half a pixel."""
     there = np.isfinite(survey["images"])
     assert (there == there[..., :1]).all()
     lines, columns = there[..., 0].any(axis=2), there[..., 0].any(axis=1)
@@ -109,7 +109,7 @@ def test_cutouts_grow_with_their_sources(survey: dict[str, Any]) -> None:
         assert {-1, 0, 1} == set((first + last - 2 * CENTRE).tolist())
 
 
-def test_artefacts_are_what_they_are_called() -> None:
+def test_artefacts_have_their_typical_shape() -> None:
     scene, images = observed(BOGUS, masked=0.0)
     difference = images[..., 2] / noise(images[..., 2])[:, None, None]
     inner = difference[:, 22:41, 22:41]
@@ -117,14 +117,14 @@ def test_artefacts_are_what_they_are_called() -> None:
     assert len(peaks) > 80 and len(residuals) > 80
     weight = np.exp(-4 * np.log(2) * np.hypot(DOWN, ACROSS) ** 2 / RUBIN.seeing**2)[22:41, 22:41]
     matched = (peaks * weight).sum(axis=(1, 2)) / np.sqrt((weight**2).sum())
-    assert 4 < np.median(matched) < 7  # sigmas: just enough for an alert
+    assert 4 < np.median(matched) < 7  # sigma: just above the threshold of an alert
     both = np.minimum(residuals.max(axis=(1, 2)), -residuals.min(axis=(1, 2)))
     assert np.median(both) > 4 > np.median(np.minimum(peaks.max(axis=(1, 2)), -peaks.min(axis=(1, 2))))
 
 
 @pytest.mark.parametrize("name", ["zoom", "gain", "profile", "sky", "flipped"])
-def test_the_setting_decides(name: str) -> None:
-    """Each of these alone, of Rubin's in place of ZTF's, makes other stamps: the one simulator reads it."""
+def test_each_parameter_changes_the_stamps(name: str) -> None:
+    """Replacing a single parameter of ZTF by the one of Rubin changes the stamps."""
     labels = np.repeat(range(len(CLASSES)), 8)
 
     def paint(**other: Any) -> np.ndarray:
@@ -135,7 +135,7 @@ def test_the_setting_decides(name: str) -> None:
 
 
 @pytest.mark.parametrize(("epoch", "level", "peak"), [("today", 137.67569, 188.65338), ("2020", 145.863, 155.90533)])
-def test_ztf_is_what_it_was_before_there_was_another_survey(epoch: str, level: float, peak: float) -> None:
+def test_ztf_stamps_are_unchanged(epoch: str, level: float, peak: float) -> None:
     images = simulate(60, seed=3, epoch=epoch)["images"]
     assert np.median([np.nanmedian(image) for image in images]) == pytest.approx(level, rel=1e-6)
     assert np.median([np.nanmax(image[..., 2]) for image in images]) == pytest.approx(peak, rel=1e-6)

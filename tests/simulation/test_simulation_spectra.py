@@ -1,4 +1,4 @@
-"""Simulated spectra: the physics that a redshift is read from."""
+"""Simulated spectra: the physics that a redshift is measured from."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_quasars_show_their_brightest_lines_where_they_should_be() -> None:
     assert chosen.sum() > 50 and (np.abs(brightest - 1220) < 25).mean() > 0.8  # Lyman alpha and N V
 
 
-def test_the_forest_darkens_only_what_lies_blueward() -> None:
+def test_forest_absorbs_only_blueward() -> None:
     through = forest(np.full(200, 4.0), np.random.default_rng(2))
     rest = CENTRES / 5.0
     assert (through[:, rest > 1216] == 1).all()

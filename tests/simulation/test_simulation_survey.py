@@ -1,4 +1,4 @@
-"""The simulated survey: its format, its determinism, its metadata and the physics a classifier relies on."""
+"""Simulated survey: format, determinism, metadata and the physics that a classifier uses."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def survey():
 
 @pytest.fixture(scope="module")
 def full(survey):
-    """Stamps (n, 63, 63, 3) of full size and their labels."""
+    """Return the stamps of full size (n, 63, 63, 3) and their labels."""
     kept = [i for i, stamp in enumerate(survey["images"]) if stamp.shape == (SIDE, SIDE, 3)]
     return np.stack([survey["images"][i] for i in kept]), survey["labels"][kept]
 
@@ -61,23 +61,23 @@ def test_proportions_are_the_training_files_and_rows_are_shuffled(survey):
     assert len(set(survey["labels"][:30])) >= 4
 
 
-def test_as_many_of_each_class():
+def test_balanced_counts():
     assert sorted(np.bincount(simulate(52, seed=3, counts="balanced")["labels"])) == [10, 10, 10, 11, 11]
 
 
-def test_small_surveys_hold_every_class():
+def test_small_surveys_have_every_class():
     for n in (10, 17, 40):
         counts = np.bincount(simulate(n, seed=n)["labels"], minlength=5)
         assert counts.sum() == n and counts.min() >= 2
 
 
 @pytest.mark.parametrize("n", [-1, 0, 9])
-def test_too_few_stamps_are_refused(n):
+def test_too_few_stamps_are_rejected(n):
     with pytest.raises(InputError, match=f"{n} simulated stamps"):
         simulate(n)
 
 
-def test_a_seed_is_a_survey():
+def test_seed_determines_the_survey():
     first, again, other = simulate(300, seed=5), simulate(300, seed=5), simulate(300, seed=6)
     for one, same in zip(first["images"], again["images"], strict=True):
         np.testing.assert_array_equal(one, same)
@@ -95,16 +95,16 @@ def test_some_stamps_are_cut_by_the_chips_edge(survey):
     assert {shape.index(SIDE) for shape in cut} == {0, 1}
 
 
-def test_some_stamps_hold_masked_pixels_the_same_in_all_channels(full):
-    dead = ~(np.abs(full[0]) < MAX_PIXEL_VALUE)
+def test_masked_pixels_are_the_same_in_all_channels(full):
+    dead = ~(np.abs(full[0]) < LARGEST)
     assert 0.05 < dead.any(axis=(1, 2, 3)).mean() < 0.14
     assert 0.015 < dead[:, 21:42, 21:42].any(axis=(1, 2, 3)).mean() < 0.07
     assert (dead[..., 0] == dead[..., 2]).all() and (dead[..., 0] == dead[..., 1]).all()
     assert not dead[full[1] != BOGUS][:, 30:33, 30:33].any()
 
 
-def test_a_few_templates_say_no_data_by_the_lowest_number(full):
-    """As 8 of the 207 real stamps with masked pixels do, of 1,420."""
+def test_few_templates_mark_missing_data_by_the_lowest_float(full):
+    """Of 1,420 real stamps 207 have masked pixels, and 8 of these have the lowest float in the template."""
     lowest = full[0] == np.finfo(np.float32).min
     assert not lowest[..., [0, 2]].any() and np.isnan(full[0][..., [0, 2]][lowest[..., 1]]).all()
     masked = np.isnan(full[0]).any((1, 2, 3))
@@ -157,7 +157,7 @@ def test_metadata_columns_are_consistent(survey):
 
 def test_no_alert_is_fainter_than_its_frame_allows(survey):
     margin = column(survey, "diffmaglim") - column(survey, "magpsf")
-    assert margin.min() > -0.5 and (margin < 0.3).mean() > 0.05  # many are close to the limit
+    assert margin.min() > -0.5 and (margin < 0.3).mean() > 0.05  # many alerts are close to the limit
 
 
 def test_nearest_sources_by_hand():
@@ -207,7 +207,7 @@ def test_brightness_in_the_difference_follows_magpsf(survey):
     assert np.percentile(np.abs(zero_point - np.median(zero_point)), 80) < 0.5
 
 
-def test_artefacts_look_like_what_they_are_called():
+def test_artefacts_of_ztf_have_their_typical_shape():
     rng = np.random.default_rng(3)
     scene = sky.draw_scene(np.full(1500, BOGUS), find_epoch("today"), rng)
     stamps, _ = observe(scene, rng)
@@ -221,7 +221,7 @@ def test_artefacts_look_like_what_they_are_called():
     def both_signs(images):
         return np.median(np.minimum(np.nanmax(images, axis=(1, 2)), -np.nanmin(images, axis=(1, 2))))
 
-    # spread light, not a point
+    # a ghost is extended, not point-like
     spread, point = (
         np.nanmedian(of_kind(kind)[:, 24:39, 24:39], axis=(1, 2)) for kind in (settings.GHOST, settings.COSMIC_RAY)
     )
@@ -263,7 +263,7 @@ def test_age_and_depth_do_not_identify_artefacts() -> None:
 
 
 def test_the_epoch_of_the_published_file() -> None:
-    """Means and scatters of its training columns (Carrasco-Davis et al. 2021), which today's survey is far from."""
+    """Means and scatters of its training columns (Carrasco-Davis et al. 2021), unlike the alerts of today."""
     columns = {"fwhm": (10, 2.62, 1.63), "diffmaglim": (99, 20.22, 0.60), "magpsf": (99, 18.9, None)}
     columns |= {"ndethist": (20, 5.3, None), "ncovhist": (3000, 291, None), "rb": (1, 0.615, None)}
     found = simulate(1536, seed=1, epoch="2020")

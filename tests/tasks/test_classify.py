@@ -1,4 +1,4 @@
-"""The classification task: its loss by hand, and what its checkpoint remembers."""
+"""Classification task: its losses by hand, and its checkpoints."""
 
 from math import log
 from pathlib import Path
@@ -31,7 +31,7 @@ def task(cls: type[ClassifyTask], **options) -> ClassifyTask:
     return cls(net=FLIPOUT, spec=SPEC, optim=ADAM, augment={"margin": 0, "steps": []}, **options)
 
 
-def test_the_entropy_of_the_prediction_is_taken_off_the_loss() -> None:
+def test_loss_subtracts_the_entropy() -> None:
     z, batch = torch.tensor([[log(3.0), 0.0]]), {"label": torch.tensor([0])}  # p = 3/4, 1/4
     cross_entropy, entropy = -log(0.75), -0.75 * log(0.75) - 0.25 * log(0.25)
     assert task(ClassifyTask).losses(z, batch)["loss"].item() == pytest.approx(cross_entropy, abs=1e-6)
@@ -39,16 +39,16 @@ def test_the_entropy_of_the_prediction_is_taken_off_the_loss() -> None:
     assert regular == pytest.approx(cross_entropy - 0.5 * entropy, abs=1e-6)
 
 
-def test_a_part_of_the_label_is_spread_over_all_classes_in_training_alone() -> None:
+def test_label_smoothing_applies_in_training_only() -> None:
     z, batch = torch.tensor([[log(3.0), 0.0]]), {"label": torch.tensor([0])}  # p = 3/4, 1/4
     smooth = task(ClassifyTask, label_smoothing=0.2)
     assert smooth.losses(z, batch)["loss"].item() == pytest.approx(-0.9 * log(0.75) - 0.1 * log(0.25), abs=1e-6)
     assert smooth.eval().losses(z, batch)["loss"].item() == pytest.approx(-log(0.75), abs=1e-6)
 
 
-def test_stamps_and_labels_are_mixed_alike() -> None:
+def test_mixup_mixes_stamps_and_labels_with_equal_weights() -> None:
     label = torch.tensor([0, 1, 1, 0])
-    image = label.float().view(4, 1, 1, 1).expand(4, 2, 5, 5)  # each pixel tells the class
+    image = label.float().view(4, 1, 1, 1).expand(4, 2, 5, 5)  # every pixel is the class index
     mixed = task(ClassifyTask, mixup=1.0).mix({"image": image, "label": label})
     assert torch.allclose(mixed["image"][:, 0, 0, 0], mixed["wanted"][:, 1], atol=1e-6)
     assert ((mixed["wanted"] > 0.01) & (mixed["wanted"] < 0.99)).any()
@@ -57,7 +57,7 @@ def test_stamps_and_labels_are_mixed_alike() -> None:
     assert task(ClassifyTask).losses(z, mixed)["loss"].item() == pytest.approx(by_hand.item(), abs=1e-6)
 
 
-def test_metadata_are_not_mixed() -> None:
+def test_mixup_rejects_metadata() -> None:
     facts = {"spec": spec(("fwhm",), shape=(2, 5, 5), classes=("a", "b")).plain(), "optim": ADAM}
     mixed = ClassifyTask(net=FLIPOUT, augment={"margin": 0, "steps": []}, mixup=1.0, **facts)
     with pytest.raises(InputError, match=r"model\.task\.mixup"):
@@ -79,7 +79,7 @@ def test_one_sigmoid_per_class_on_one_hot_labels() -> None:
 
 
 @pytest.mark.parametrize("gamma", (0.0, 0.5, 2.0))
-def test_the_focal_loss_counts_a_row_less_the_better_it_is_classified(gamma: float) -> None:
+def test_focal_loss_decreases_for_well_classified_rows(gamma: float) -> None:
     z, batch = torch.tensor([[log(3.0), 0.0], [1e4, 0.0]]).requires_grad_(), {"label": torch.tensor([0, 0])}  # 3/4, 1
     loss = task(ClassifyTask, loss="focal", focal_gamma=gamma).losses(z, batch)["loss"]
     assert loss.item() == pytest.approx(-(0.25**gamma) * log(0.75) / 2, abs=1e-6)
@@ -90,10 +90,10 @@ def test_the_focal_loss_counts_a_row_less_the_better_it_is_classified(gamma: flo
         focal_loss(*sure, gamma).item(),
         sigmoid_focal_loss(sure[0][:, :1], sure[1][:, :1], -1, gamma).item(),
     )
-    assert ours == pytest.approx(theirs, abs=1e-6)  # of two classes the softmax is a sigmoid
+    assert ours == pytest.approx(theirs, abs=1e-6)  # the softmax of two classes is a sigmoid
 
 
-def test_a_class_weighs_as_it_is_told_in_training_alone() -> None:
+def test_class_weights_apply_in_training_only() -> None:
     z, batch = torch.tensor([[log(3.0), 0.0], [log(3.0), 0.0]]), {"label": torch.tensor([0, 1])}  # p = 3/4, 1/4
     weighed = task(ClassifyTask, class_weights=[2, 0.5])
     wanted = functional.cross_entropy(z, batch["label"], torch.tensor([2.0, 0.5]), reduction="sum").item() / 2
@@ -104,7 +104,7 @@ def test_a_class_weighs_as_it_is_told_in_training_alone() -> None:
     assert weighed.eval().losses(z, batch)["loss"].item() == pytest.approx(-(log(0.75) + log(0.25)) / 2, abs=1e-6)
 
 
-def test_balanced_weights_are_those_of_the_training_rows(quick) -> None:
+def test_balanced_weights_follow_the_training_rows(quick) -> None:
     config = quick("model.task.class_weights=balanced")
     data = make_data(config)
     rows = data.labels[data.parts["train"]]
@@ -114,13 +114,13 @@ def test_balanced_weights_are_those_of_the_training_rows(quick) -> None:
 
 
 @pytest.mark.parametrize("weights", ([1], [1, 2, 3], [1, -1], [0, 0]))
-def test_class_weights_that_do_not_fit_the_classes_are_refused(weights: list[float]) -> None:
+def test_class_weights_that_do_not_match_are_rejected(weights: list[float]) -> None:
     with pytest.raises(InputError, match=r"model\.task\.class_weights"):
         task(ClassifyTask, class_weights=weights)
 
 
-def test_sigmoids_are_served_as_they_were_trained(tmp_path: Path) -> None:
-    torch.manual_seed(0)  # with these weights, all sigmoids of some stamps are too small for float32
+def test_exported_sigmoids_equal_the_trained_ones(tmp_path: Path) -> None:
+    torch.manual_seed(0)  # these weights give stamps whose sigmoids all underflow in float32
     facts = {"raw_shape": (2, 5, 5), "channels": ("sci", "temp")}
     net = {"_target_": "alerce_early.models.stamp_cnn.StampCNN", "layers": ["flatten"]}
     trained = ClassifyTask(
@@ -142,8 +142,8 @@ def test_sigmoids_are_served_as_they_were_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("classes", [("rest", "SN"), ("bogus", "real"), ("AGN", "SN", "VS")])
-def test_the_best_checkpoint_is_that_of_the_best_number(classes: tuple[str, ...]) -> None:
-    """Whatever is monitored: numbers of right answers against those of wrong ones."""
+def test_best_checkpoint_has_the_best_monitored_metric(classes: tuple[str, ...]) -> None:
+    """For every metric, correct predictions must be better than wrong ones."""
     labels = np.arange(60) % len(classes)
     sure = np.full((60, len(classes)), 0.05)
     sure[np.arange(60), labels] = 0.95
@@ -155,7 +155,7 @@ def test_the_best_checkpoint_is_that_of_the_best_number(classes: tuple[str, ...]
     assert all(map(LinesTask.best_is_lowest, ("loss", "box", "offset", "nmad")))
 
 
-def test_the_numbers_of_an_epoch_are_those_of_the_class_looked_for() -> None:
+def test_metrics_of_an_epoch_are_those_of_the_target_class() -> None:
     table = {"label": np.array([0, 1, 1]), "p_a": np.array([0.9, 0.2, 0.6]), "p_b": np.array([0.1, 0.8, 0.4])}
     assert "f2/a" not in task(ClassifyTask).report(table)
     one, other = task(ClassifyTask), task(BayesTask)
