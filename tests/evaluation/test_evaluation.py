@@ -227,7 +227,7 @@ def test_narrow_interval_is_shown_with_more_digits() -> None:
 def test_page_escapes_html(tmp_path: Path) -> None:
     link = page.link(tmp_path / "<q>", "<s>", tmp_path)
     content = {"headline": [("x", "<b>")], "columns": ["a & b", "<script>x"], "rows": [["<u>", link]]}
-    html = page.render("index.html", marker="", folder="<i>", unfinished=[Path("<hr>")], **content)
+    html = page.render("index.html", marker=page.INDEX, folder="<i>", unfinished=[Path("<hr>")], **content)
     assert not any(tag in html for tag in ("<script>x", "<b><b>", "<u>", "<i>", "<hr>", "<s>", "<q>"))
     assert "<b>&lt;b&gt;</b>" in html and "a &amp; b" in html and '<a href="&lt;q&gt;">&lt;s&gt;</a>' in html
 

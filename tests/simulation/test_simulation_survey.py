@@ -179,7 +179,7 @@ def test_the_template_is_deeper(full):
     assert 0.17 < np.median(ratio) < 0.3
 
 
-def test_only_moving_objects_and_hostless_supernovae_lack_a_template_source(full):
+def test_only_asteroids_and_hostless_sn_lack_a_template_source(full):
     stamps, labels = full
     template = central_excess(stamps[..., 1])
     assert abs(np.median(template[labels == ASTEROID])) < 1
