@@ -70,7 +70,7 @@ def evaluate_baselines(
     result["left_out"] = [name for name in names if LEAKS.get(name, set()) & set(present)]
     used = [i for i, name in enumerate(names) if name not in result["left_out"]]
     if not used:
-        return result | {"skipped": "These data have no metadata columns that a random forest could use."}
+        return result | {"skipped": "These data have no metadata columns for a random forest."}
 
     train, test = (np.asarray(values, dtype=np.float32)[:, used] for values in (train_columns, columns))
     forest = RandomForestClassifier(N_TREES, class_weight="balanced", random_state=seed, n_jobs=-1)

@@ -56,7 +56,7 @@ def fit(table: tables.Table, method: str) -> dict[str, Any] | None:
     if after < before:
         return {"temperature": _fit_temperature(labels, logits), "kept": None}
     kept = (
-        f"a temperature, cross-fitted over {len(labels):,} validation rows, would take their log loss from "
+        f"temperature scaling would change the cross-validated log loss of {len(labels):,} validation rows from "
         f"{before:.4f} to {after:.4f}"
     )
     log.info("probabilities are not calibrated: %s", kept)
