@@ -1,10 +1,10 @@
-"""Label alerts in the browser, the most useful first, into a CSV that train, predict and report read as labels.
+"""Label alerts in the browser, most useful first, and write a CSV of labels for train, predict and report.
 
 python -m alerce_early.label INPUT ... --model MODEL --out labels.csv
 python -m alerce_early.label TABLE --packets INPUT ... --out labels.csv
 
-Opens a page whose keys 1 to 9 label; u undoes. Each label is on disk before the next but one. Runs until Ctrl-C; the
-same command continues, and shows no labelled alert again.
+Opens a page in the browser: keys 1 to 9 set the label, u undoes the last one. Each label is written to disk at once.
+Ctrl-C stops the command. The same command continues, without the alerts that you have labelled.
 """
 
 import argparse
@@ -21,28 +21,31 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def _parse() -> argparse.Namespace:
+    """Parse and check the command line."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m alerce_early.label", description=__doc__, formatter_class=form)
     add = parser.add_argument
     add("--version", action="version", version=f"alerce-early {VERSION}")
-    add("input", nargs="+", metavar="INPUT", help="what predict takes; with --packets, a table that it wrote")
-    add("--model", nargs="+", metavar="MODEL", help="a run folder, a checkpoint or a bundled network; of several, the "
-        "queue is where they disagree")  # fmt: skip
-    add("--packets", nargs="+", metavar="INPUT", help="the alerts of the predictions table that INPUT is")
-    add("--out", type=Path, required=True, metavar="CSV", help="where labels are appended; others may share it")
-    add("--who", metavar="NAME", help="whose labels these are (default: the login name)")
-    add("--queue", metavar="NAME", help="which alerts come first: uncertain (default), margin, disagree, unlike, "
+    add("input", nargs="+", metavar="INPUT", help="alerts, as for predict; with --packets, a table that predict wrote")
+    add("--model", nargs="+", metavar="MODEL", help="a run folder, a checkpoint or a bundled network; with several, "
+        "alerts on which they disagree come first")  # fmt: skip
+    add("--packets", nargs="+", metavar="INPUT", help="files with the alerts of the predictions table")
+    add("--out", type=Path, required=True, metavar="CSV", help="file of labels; several people can share it")
+    add("--who", metavar="NAME", help="your name (default: the login name)")
+    add("--queue", metavar="NAME", help="order of the alerts: uncertain (default), margin, disagree, unlike, "
         "diverse, random, or probable:CLASS")  # fmt: skip
-    add("--random", type=float, default=0.2, metavar="SHARE", help="how much of a session is drawn at random, which "
-        "an unbiased purity needs (%(default)s)")  # fmt: skip
-    add("--host", default=LOOPBACK[0], help="the address to listen at (%(default)s: this machine alone)")
-    add("--port", type=int, default=0, help="the port to listen at (default: a free one)")
-    add("--no-browser", action="store_true", help="print the page's address without opening it")
-    given = parser.parse_intermixed_args()  # options may stand anywhere
+    add("--random", type=float, default=0.2, metavar="SHARE", help="share of alerts drawn at random, for an "
+        "unbiased estimate of purity (default: %(default)s)")  # fmt: skip
+    add("--host", default=LOOPBACK[0], help="address to listen at (default: %(default)s, this machine only)")
+    add("--port", type=int, default=0, help="port to listen at (default: a free port)")
+    add("--no-browser", action="store_true", help="print the address of the page without opening it")
+    given = parser.parse_intermixed_args()  # options may follow INPUT
     if bool(given.model) == bool(given.packets):
-        raise InputError("INPUT: alerts need --model, a predictions table needs --packets. Give one of the two.")
+        raise InputError(
+            "--model, --packets: expected one. Give --model for alerts, --packets for a predictions table."
+        )
     if given.packets and len(given.input) > 1:
-        raise InputError(f"{given.input[1]}: a second predictions table. Give one.")
+        raise InputError(f"{given.input[1]}: a second predictions table. Give only one.")
     if not 0 <= given.random <= 1:
         raise InputError(f"--random {given.random}: not a share. Give a number from 0 to 1.")
     return given
@@ -51,11 +54,12 @@ def _parse() -> argparse.Namespace:
 @exit_on_input_error
 @signals.listen()
 def main() -> None:
+    """Run the command."""
     given = _parse()
     logging.getLogger(__package__).setLevel(logging.ERROR)
     with require_extra("label", "label"):
         from alerce_early.labelling import server
-    from alerce_early.labelling.session import open_session  # imports torch, so --help does without
+    from alerce_early.labelling.session import open_session  # imports torch, which --help does not need
 
     listening, keys = server.listen(given.host, given.port), server.Keys()
     session = open_session(
@@ -71,7 +75,7 @@ def main() -> None:
     if not given.no_browser:
         import webbrowser
 
-        address = server.address_of(listening, keys.once)  # other users of the machine see command lines
+        address = server.address_of(listening, keys.once)  # valid once: other users can see command lines
         threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
     with signals.deferred():
         server.serve(session, listening, keys, given.host)

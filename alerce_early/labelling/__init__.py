@@ -1,1 +1,1 @@
-"""Label alerts in the browser: which alert comes next, the page, its server and the CSV of labels."""
+"""Label alerts in the browser: queues, sessions, the page and its server, and the CSV of labels."""

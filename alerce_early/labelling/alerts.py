@@ -1,4 +1,4 @@
-"""Alerts in memory for labelling: predictions, metadata for people, and compact stamps."""
+"""Alerts to label: classify or read them, keep compact stamps in memory, and format their metadata."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,26 +24,26 @@ from alerce_early.serving.classifier import Classifier, load
 from alerce_early.serving.inputs import Source
 from alerce_early.serving.predict import CHUNK, DUPLICATE, classify_chunk, find_repeated, reject_unusable
 
-MOST = 5_000  # alerts whose stamps are in memory: 120 MB of those with three channels
+MAX_ALERTS = 5_000  # alerts with stamps in memory: 120 MB with three channels
 HALF_MAX = float(np.finfo(np.float16).max)
-PERCENTILES = {"linear": (1, 99.5), "asinh": (1, 99.9)}  # which pixels are black and white
+PERCENTILES = {"linear": (1, 99.5), "asinh": (1, 99.9)}  # of the black and the white pixels
 STRETCHES = (*PERCENTILES, "zscale")
 
 
 @dataclass(frozen=True)
 class Night:
-    """Classified alerts and where their stamps come from.
+    """Classified alerts, and the files with their stamps.
 
     Parameters
     ----------
     source : Source
         The files with the stamps.
     survey : str
-        Whose packets are read; "" for any.
+        Survey of the packets; "" for any.
     members : sequence of (str, ndarray)
-        Id of each network and its calibrated probabilities, (N, K) float in [0, 1].
+        Id of each network, and its calibrated probabilities (N, K) float in [0, 1].
     table : dict of str to ndarray
-        Columns (N,) of the predictions table of the first network.
+        Columns (N,) of the first network's predictions table.
     """
 
     source: Source
@@ -53,35 +53,49 @@ class Night:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The K class names."""
         return tables.classes_of(self.table)
 
     @property
     def model(self) -> str:
+        """Ids of the networks, joined by +."""
         return "+".join(name for name, _ in self.members)
 
     @property
     def keys(self) -> list[str]:
+        """The N candids."""
         return self.table["candid"].astype(str).tolist()
 
     @property
     def probabilities(self) -> np.ndarray:
-        """(M, N, K) float64, calibrated."""
+        """Calibrated probabilities (M, N, K) float64 of the M networks."""
         return np.stack([found for _, found in self.members])
 
     @property
     def embeddings(self) -> np.ndarray:
-        """(N, D) float: the network's last hidden layer if the table has it, or the logarithms of probabilities."""
+        """Embeddings (N, D) float: the last hidden layer if the table has it, or log-probabilities."""
         if predictions.EMBEDDING in self.table:
             return np.asarray(self.table[predictions.EMBEDDING], np.float64)
-        return np.log(np.maximum(self.probabilities.mean(0), 1e-4))  # below it, logarithms are noise
+        return np.log(np.maximum(self.probabilities.mean(0), 1e-4))  # lower probabilities are noise
 
     def take(self, rows: np.ndarray) -> "Night":
-        """Return some alerts; rows: (n,) numbers."""
+        """Select alerts by row numbers (n,)."""
         members = [(name, found[rows]) for name, found in self.members]
         return Night(self.source, self.survey, members, tables.take_rows(self.table, rows))
 
     def read_stamps(self) -> np.ndarray:
-        """Return (N, C, H, W) float16 of `shrink`, in the order of the table; raises InputError if one is missing."""
+        """Read the stamps of all alerts.
+
+        Returns
+        -------
+        ndarray of float16, shape (N, C, H, W)
+            Stamps scaled by `shrink`, in the order of the table.
+
+        Raises
+        ------
+        InputError
+            If the files lack an alert.
+        """
         places, stamps = {key: row for row, key in enumerate(self.keys)}, np.empty(0, np.float16)
         with tqdm(total=len(places), desc="stamps", unit="", disable=None) as bar:
             for chunk in self.source.chunks(CHUNK, survey=self.survey):
@@ -97,14 +111,25 @@ class Night:
                     break
         if places:
             raise InputError(
-                f"--packets: lack {len(places):,} of {len(self.keys):,} alerts, {next(iter(places))} for one. Give "
-                "the packets that the table was made of."
+                f"--packets: {len(places):,} of {len(self.keys):,} alerts are missing, such as {next(iter(places))}. "
+                "Give all packets of the table."
             )
         return stamps
 
 
 def open_network(model: str) -> Classifier:
-    """Load a network, with its embedding if it has one. Raises InputError if there is no such network."""
+    """Load a network, with embeddings if it has a hidden layer.
+
+    Parameters
+    ----------
+    model : str
+        A run folder, a checkpoint or the name of a bundled network.
+
+    Raises
+    ------
+    InputError
+        If there is no such network.
+    """
     try:
         found = load(model, embedding=True)
         found.predict([])
@@ -114,13 +139,23 @@ def open_network(model: str) -> Classifier:
 
 
 def classify(models: Sequence[Classifier], source: Source) -> Night:
-    """Classify all alerts of a source; rejects the rows that `predict` rejects.
+    """Classify the alerts of a source with each network; alerts that `predict` rejects are omitted.
 
-    Raises InputError if no alert is left, or the networks differ in classes or stamps.
+    Parameters
+    ----------
+    models : sequence of Classifier
+        Classifiers of stamps, with the same classes and stamps.
+    source : Source
+        Files with the alerts.
+
+    Raises
+    ------
+    InputError
+        If no alert can be classified, or the networks differ in classes or stamps.
     """
     first = models[0]
     if not first.classes or first.spec.kind != "stamps":
-        raise InputError("--model: not a classifier of stamps. Give one.")
+        raise InputError("--model: not a classifier of stamps. Give another network.")
     for other in models[1:]:
         if (other.classes, other.shape, other.spec.channels) != (first.classes, first.shape, first.spec.channels):
             raise InputError(f"--model: {first!r} and {other!r} differ. Give networks of the same classes and stamps.")
@@ -142,7 +177,9 @@ def classify(models: Sequence[Classifier], source: Source) -> Night:
             for part, table in zip(parts, found, strict=True):
                 part.append(tables.take_rows(table, np.isin(table["candid"], list(shared))))
     if not any(len(table["candid"]) for table in parts[0]):
-        raise InputError(f"{source.files[0]}: none of {rejected:,} rows can be classified. Try alerce-early predict.")
+        raise InputError(
+            f"{source.files[0]}: none of {rejected:,} rows can be classified. alerce-early predict lists the reasons."
+        )
     if rejected:
         print(f"{rejected:,} rows cannot be classified; alerce-early predict lists them with their reasons")
     joined = [tables.join_tables(part) for part in parts]
@@ -154,7 +191,20 @@ def classify(models: Sequence[Classifier], source: Source) -> Night:
 
 
 def read_table(path: Path, packets: Sequence[str]) -> Night:
-    """Read a predictions table and find its packets. Raises InputError if it has no class probabilities."""
+    """Read a predictions table and find its packets.
+
+    Parameters
+    ----------
+    path : Path
+        Predictions, .csv or .parquet, with ``candid``, ``id`` and ``p_<class>``.
+    packets : sequence of str
+        Files with the alerts of the table.
+
+    Raises
+    ------
+    InputError
+        If the table lacks a column or has no rows.
+    """
     table = predictions.read(path)
     classes = tables.classes_of(table)
     if not classes or "candid" not in table or "id" not in table or not len(table["candid"]):
@@ -171,14 +221,26 @@ def read_table(path: Path, packets: Sequence[str]) -> Night:
 
 
 def narrow(night: Night, strategy: str, target: int, share: float) -> Night:
-    """Keep the alerts that a session may come to: those drawn at random, and the first `MOST` of a strategy."""
+    """Reduce a night to at most `MAX_ALERTS` alerts: the random ones, and the first of a strategy.
+
+    Parameters
+    ----------
+    night : Night
+        All alerts.
+    strategy : str
+        One of `queues.STRATEGIES`.
+    target : int
+        Class or row of the strategy, see `queues.choose`.
+    share : float in [0, 1]
+        Share of the alerts that is drawn at random.
+    """
     n = len(night.keys)
-    if n <= MOST:
+    if n <= MAX_ALERTS:
         return night
-    drawn = queues.reserve(night.keys, share)[:MOST]
+    drawn = queues.reserve(night.keys, share)[:MAX_ALERTS]
     held = np.isin(np.arange(n), drawn)
-    rest = MOST - len(drawn)
-    strategy = "random" if strategy == "diverse" else strategy  # to cover a whole night takes minutes
+    rest = MAX_ALERTS - len(drawn)
+    strategy = "random" if strategy == "diverse" else strategy  # it would take minutes for a whole night
     of = night.probabilities, night.embeddings, held
     chosen = queues.choose(strategy, *of, rest, np.random.default_rng(0), target) if rest else drawn[:0]
     print(f"{n:,} alerts: {len(drawn):,} drawn at random and the {len(chosen):,} to label first are kept in memory")
@@ -186,9 +248,19 @@ def narrow(night: Night, strategy: str, target: int, share: float) -> Night:
 
 
 def shrink(stamp: np.ndarray) -> np.ndarray:
-    """Return a stamp (C, H, W) as float16, each channel minus its median, all in the same unit of noise.
+    """Convert a stamp to float16, in units of its noise.
 
-    Pixels without data become NaN. The unit is the channels' median scatter, by the median absolute deviation.
+    The noise is the median over channels of the standard deviation, estimated from the median absolute deviation.
+
+    Parameters
+    ----------
+    stamp : ndarray of float, shape (C, H, W)
+        Raw stamp.
+
+    Returns
+    -------
+    ndarray of float16, shape (C, H, W)
+        Each channel minus its median, divided by the noise; NaN where pixels have no data.
     """
     planes = np.where(np.abs(stamp) < MAX_PIXEL_VALUE, stamp, np.nan).astype(np.float64)
     known = [plane[np.isfinite(plane)] for plane in planes]
@@ -199,9 +271,17 @@ def shrink(stamp: np.ndarray) -> np.ndarray:
 
 
 def find_levels(stamp: np.ndarray) -> dict[str, list[tuple[float, float]]]:
-    """Find the black and white levels of a stamp (C, H, W) for each stretch: common to all channels, then per channel.
+    """Find the black and white levels of a stamp for each stretch.
 
-    Z-scale is IRAF's, by astropy.
+    Parameters
+    ----------
+    stamp : ndarray of float, shape (C, H, W)
+        Stamp; NaN where pixels have no data.
+
+    Returns
+    -------
+    dict of str to list of (float, float)
+        By stretch: levels common to all channels, then levels of each channel. ``zscale`` is IRAF's, from astropy.
     """
     with require_extra("the z-scale of stamps", "label"):
         from astropy.visualization import ZScaleInterval
@@ -215,7 +295,7 @@ def find_levels(stamp: np.ndarray) -> dict[str, list[tuple[float, float]]]:
 
 
 def describe(table: tables.Table, row: int) -> list[tuple[str, str]]:
-    """List the known metadata of an alert as names and values in words."""
+    """Format the known metadata of an alert as pairs of name and text."""
     known = {
         name: float(table[name][row])
         for name in (*tables.PLACE, *tables.METADATA)
@@ -230,27 +310,27 @@ def describe(table: tables.Table, row: int) -> list[tuple[str, str]]:
     if "fid" in known:
         found.append(("filter", FILTERS.get(int(known["fid"]), f"{known['fid']:.0f}")))
     if "jd" in known:
-        found.append(("date", spell_date(known["jd"])))
+        found.append(("date", format_date(known["jd"])))
     if tables.DETECTIONS in known:
         most = known[tables.DETECTIONS] >= tables.MOST_DETECTIONS
         found.append(("detections", f"{known[tables.DETECTIONS]:.0f}{' or more' * most}"))
     if {"ra", "dec"} <= known.keys():
         ra, dec = known["ra"], known["dec"]
-        found += [("RA, Dec (deg)", f"{ra:.6f} {dec:+.6f}"), ("RA, Dec", spell_place(ra, dec))]
+        found += [("RA, Dec (deg)", f"{ra:.6f} {dec:+.6f}"), ("RA, Dec", format_position(ra, dec))]
     if predictions.TRAINED in table and table[predictions.TRAINED][row]:
-        found.append(("note", "this object trained the network, which is overconfident of it"))
+        found.append(("note", "this object was used in training, so its probabilities are overconfident"))
     return found
 
 
 def list_links(table: tables.Table, row: int) -> list[tuple[str, str]]:
-    """Return names and addresses of pages about an alert's object, and about its place on the sky."""
+    """List names and addresses of pages about an alert's object and position."""
     ra, dec = (float(table[axis][row]) if axis in table else np.nan for axis in ("ra", "dec"))
     known = abs(ra) <= 360 and abs(dec) <= 90  # NaN is neither
     return list(links.find(str(table["id"][row]), *((ra, dec) if known else ())).items())
 
 
-def spell_date(jd: float) -> str:
-    """Return a Julian date as 2026-01-03 04:12 UTC (JD 2461043.67512)."""
+def format_date(jd: float) -> str:
+    """Format a Julian date, as in 2026-01-03 04:12 UTC (JD 2461043.67512)."""
     try:
         when = datetime(2000, 1, 1, 12) + timedelta(days=jd - 2_451_545)
     except (OverflowError, ValueError):
@@ -258,8 +338,8 @@ def spell_date(jd: float) -> str:
     return f"{when:%Y-%m-%d %H:%M} UTC (JD {jd:.5f})"
 
 
-def spell_place(ra: float, dec: float) -> str:
-    """Return ra, dec in degrees as 10:00:27.89 +02:12:21.0."""
+def format_position(ra: float, dec: float) -> str:
+    """Format a position in degrees as sexagesimal, as in 10:00:27.89 +02:12:21.0."""
     hours = round(ra % 360 / 15 * 360_000) % (24 * 360_000)  # hundredths of a second of time
     arcsec = round(abs(dec) * 36_000)  # tenths of an arcsecond
     return (

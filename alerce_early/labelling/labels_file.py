@@ -1,6 +1,6 @@
-"""The CSV of labels: one row per alert and person, appended and synced to disk label by label.
+"""Write labels to a CSV file: one row per alert and person, synced to disk after each label.
 
-`data.labels` reads it. Each change takes a lock and re-reads the file, so several people can share one file, each with
+`data.labels` reads it. Each change takes a lock and reads the file again, so several people can share a file, each with
 their own server.
 """
 
@@ -21,14 +21,14 @@ from alerce_early import files
 from alerce_early.data.text import is_safe_name
 from alerce_early.errors import InputError
 
-UNSURE, SKIP = "unsure", "skip"  # answers without a class; `class_names.csv` lists them
+UNSURE, SKIP = "unsure", "skip"  # labels without a class; `class_names.csv` lists them
 COLUMNS = ("candid", "id", "label", "who", "when", "queue", "model")
-PATIENCE = 10.0  # seconds to wait for another process that writes
-PLACE = "--out"
+LOCK_TIMEOUT = 10.0  # seconds to wait for another process that writes
+OPTION = "--out"  # for messages
 
 
 class Agreement(NamedTuple):
-    """How well another person's labels agree: Cohen's kappa of `n` alerts, None where it is not defined."""
+    """Agreement with another person: Cohen's kappa on `n` alerts labelled by both; None if it is undefined."""
 
     who: str
     n: int
@@ -36,21 +36,21 @@ class Agreement(NamedTuple):
 
 
 class LabelsFile:
-    """The labels of one person in a file that others may share.
+    """Labels of one person in a file that several people may share.
 
     Parameters
     ----------
     path : Path
-        The CSV; made with the first label.
+        The CSV file; it is created with the first label.
     who : str
-        Whose labels are added and withdrawn.
+        Name of the person.
     classes : sequence of str
-        The classes of the network, whose probabilities are the last columns.
+        Classes of the network; their probabilities are the last columns.
 
     Raises
     ------
     InputError
-        If `path` is not a CSV of these columns, or `who` is not a name.
+        If `path` is a file with other columns, or `who` is not a valid name.
     """
 
     def __init__(self, path: Path, who: str, classes: Sequence[str]):
@@ -59,12 +59,28 @@ class LabelsFile:
         self.path, self.who, self.classes = path, who, tuple(classes)
         self.header = (*COLUMNS, *(f"p_{name}" for name in classes))
         with self._locked():
-            pass  # complains now of what would fail at the first key
+            pass  # report an invalid file now rather than at the first label
 
     def add(self, candid: str, name: str, label: str, queue: str, model: str, probabilities: Sequence[float]) -> None:
-        """Append the label of an alert, in place of an earlier one by the same person, and wait for the disk.
+        """Write a label to disk; it replaces an earlier label of the same alert by the same person.
 
-        probabilities: (K,) in [0, 1], of `classes` in order. Raises InputError where the disk refuses.
+        Parameters
+        ----------
+        candid, name : str
+            Ids of the alert and of its object.
+        label : str
+            A class, `UNSURE` or `SKIP`.
+        queue : str
+            Queue that offered the alert.
+        model : str
+            Id of the network.
+        probabilities : sequence of float
+            Probabilities (K,) in [0, 1], in the order of `classes`.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be written.
         """
         when = datetime.now(UTC).isoformat(timespec="seconds")
         row = [candid, name, label, self.who, when, queue, model, *(f"{value:.6g}" for value in probabilities)]
@@ -76,7 +92,18 @@ class LabelsFile:
                 self._append([row] if rows or self._has_header() else [self.header, row])
 
     def undo(self, candids: Sequence[str]) -> str | None:
-        """Withdraw this person's last label among these alerts and return its candid, or None."""
+        """Remove this person's last label.
+
+        Parameters
+        ----------
+        candids : sequence of str
+            Alerts of the session; labels of other alerts stay.
+
+        Returns
+        -------
+        str or None
+            Candid of the alert; None without a label.
+        """
         known = set(candids)
         with self._locked() as rows:
             mine = [i for i, row in enumerate(rows) if row["who"] == self.who and row["candid"] in known]
@@ -87,17 +114,17 @@ class LabelsFile:
         return withdrawn["candid"]
 
     def mine(self) -> dict[str, str]:
-        """Return this person's label of each alert, by candid, in the order given."""
+        """Return this person's labels by candid, oldest first."""
         return {row["candid"]: row["label"] for row in self._read() if row["who"] == self.who}
 
     def summarise(self) -> str:
-        """Describe this person's rows: their number, and the count of each label."""
+        """Format the number of this person's rows and the count of each label."""
         counts = Counter(self.mine().values())
         listed = ", ".join(f"{name} {n:,}" for name, n in counts.most_common()) or "none"
         return f"{counts.total():,} rows by {self.who} in {self.path}: {listed}"
 
     def agreements(self) -> list[Agreement]:
-        """Compare with every other person who labelled the same alerts."""
+        """Compute the agreement with each other person who labelled the same alerts."""
         from sklearn.metrics import cohen_kappa_score  # takes a second to import
 
         given: dict[str, dict[str, str]] = {}
@@ -108,37 +135,39 @@ class LabelsFile:
         for who, theirs in given.items():
             if shared := mine.keys() & theirs.keys():
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of one class alone, kappa is NaN
+                    warnings.simplefilter("ignore")  # kappa is NaN if all labels are of one class
                     kappa = cohen_kappa_score([mine[key] for key in shared], [theirs[key] for key in shared])
                 found.append(Agreement(who, len(shared), float(kappa) if np.isfinite(kappa) else None))
         return found
 
     def _has_header(self) -> bool:
+        """Return whether the file has any content."""
         return self.path.exists() and self.path.stat().st_size > 0
 
     @contextmanager
     def _locked(self) -> Iterator[list[dict[str, str]]]:
-        """Hold the file's lock and yield its rows, after a line that a kill cut short was removed."""
+        """Lock the file, remove an incomplete last line, and yield the rows."""
         lock = self.path.with_name(f".{self.path.name}.lock")
-        with files.hold_lock(lock, PATIENCE, PLACE), files.translate_refusals(self.path, files.ANY, PLACE):
+        with files.hold_lock(lock, LOCK_TIMEOUT, OPTION), files.translate_refusals(self.path, files.ANY, OPTION):
             self._repair()
             yield self._read()
 
     def _repair(self) -> None:
-        """Remove a last line that a kill cut short."""
+        """Remove an incomplete last line, left by a process that was killed."""
         content = self.path.read_bytes() if self.path.exists() else b""
         if not content or content.endswith(b"\n"):
             return
         kept = content[: content.rfind(b"\n") + 1]
         last = next(csv.reader([content[len(kept) :].decode(errors="replace")]))
         top = _encode([self.header])
-        if kept.startswith(top) and len(last) == len(self.header):  # an editor's; at most the last number lacks digits
+        if kept.startswith(top) and len(last) == len(self.header):  # saved by an editor, or a digit or two is lost
             kept = content + b"\n"
         elif not (kept.startswith(top) or top.startswith(content)):
-            raise self._complain("is not a file of labels, or its last line has no end")
-        files.write_bytes(self.path, kept, PLACE)
+            raise self._invalid("is not a file of labels, or its last line is incomplete")
+        files.write_bytes(self.path, kept, OPTION)
 
     def _read(self) -> list[dict[str, str]]:
+        """Read the rows, or raise InputError if the columns are others."""
         try:
             text = self.path.read_bytes().decode("utf-8-sig")
             found = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""), restval="")
@@ -147,27 +176,31 @@ class LabelsFile:
         except FileNotFoundError:
             return []
         except (UnicodeDecodeError, csv.Error) as error:
-            raise self._complain(f"is not a readable CSV ({error})") from None
+            raise self._invalid(f"is not a readable CSV ({error})") from None
         if header and header != self.header:
-            there, wanted = (", ".join(names)[:200] for names in (header, self.header))
-            raise self._complain(f"has the columns {there}, expected {wanted}")
+            found_columns, expected = (", ".join(names)[:200] for names in (header, self.header))
+            raise self._invalid(f"has the columns {found_columns}, expected {expected}")
         return rows
 
-    def _complain(self, what: str) -> InputError:
-        return InputError(f"{self.path}: {what}. Choose another file with {PLACE}.")
+    def _invalid(self, what: str) -> InputError:
+        """Return the error for an invalid file."""
+        return InputError(f"{self.path}: {what}. Choose another file with {OPTION}.")
 
     def _append(self, rows: Sequence[Sequence[str]]) -> None:
+        """Append rows and wait until they are on disk."""
         with self.path.open("ab") as file:
             file.write(_encode(rows))
             file.flush()
             os.fsync(file.fileno())
 
     def _rewrite(self, rows: Sequence[dict[str, str]]) -> None:
+        """Replace the file by the header and these rows."""
         content = _encode([self.header, *([row[name] for name in self.header] for row in rows)])
-        files.write_bytes(self.path, content, PLACE)
+        files.write_bytes(self.path, content, OPTION)
 
 
 def _encode(rows: Sequence[Sequence[str]]) -> bytes:
+    """Format rows as CSV."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()

@@ -1,7 +1,8 @@
-"""Which alerts are worth a label: orders of a night's rows, as functions of plain arrays.
+"""Choose which alerts to label first (active learning), as functions of plain arrays.
 
-A purity is unbiased only if its rows were drawn at random from the whole night. So each alert has a place in a random
-order that depends on its name alone, `reserve` keeps the first of that order, and no other queue offers them.
+An estimate of purity is unbiased only if its rows were drawn at random from the whole night. Each alert therefore has a
+place in a random order that depends on its name alone. `reserve` keeps the first of that order, which no other queue
+offers.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,13 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-SMALLEST = 1e-12  # probability
-MOST_RESERVED = 300  # rows drawn at random: enough for a purity to within 6 percentage points
-BLOCK = 512  # labelled rows whose distances are held at once
+SMALLEST = 1e-12  # probability, to avoid the logarithm of 0
+MOST_RESERVED = 300  # random rows: enough to estimate a purity to within 6 percentage points
+BLOCK = 512  # labelled rows whose distances are computed at once
 
 
 class _Pool(NamedTuple):
-    """What an order is computed from: probabilities (M, N, K), embeddings (N, D), labelled (N,) bool."""
+    """Arguments of a strategy: probabilities (M, N, K), embeddings (N, D), labelled (N,) bool, and options."""
 
     probabilities: np.ndarray
     embeddings: np.ndarray
@@ -41,22 +42,22 @@ def choose(
     strategy : str
         One of `STRATEGIES`.
     probabilities : ndarray, (N, K) or (M, N, K) float in [0, 1]
-        Calibrated, of one network or of M that are to be compared.
+        Calibrated probabilities of one network, or of M networks to compare.
     embeddings : ndarray, (N, D) float
-        The space in which distances are measured.
+        Vectors between which distances are measured.
     labelled : ndarray, (N,) bool
-        Rows that have a label; they are never chosen.
+        Rows with a label, which are never chosen.
     n : int
-        How many rows to return; fewer if fewer are unlabelled.
+        Number of rows to return; fewer if fewer are unlabelled.
     rng : numpy.random.Generator
-        Draws the random rows and breaks ties; the same state chooses the same rows.
+        Generator for random rows and for breaking ties.
     target : int
-        The class of ``probable``, or the row of ``similar``.
+        Index of the class for ``probable``, or of the row for ``similar``.
 
     Returns
     -------
     ndarray, (<= n,) int64
-        Row numbers, the one to label first in front.
+        Row numbers, most useful first.
 
     References
     ----------
@@ -71,25 +72,25 @@ def choose(
     free = np.flatnonzero(~labelled)
     if strategy == "diverse":
         return _cover(pool, free, min(n, len(free)))
-    shuffled = rng.permutation(free)  # equal scores are in no order of the file
+    shuffled = rng.permutation(free)  # so that ties are not in the order of the file
     scores = _SCORES[strategy](pool)
     return shuffled[np.argsort(-scores[shuffled], kind="stable")][:n]
 
 
 def reserve(keys: Sequence[str], share: float) -> np.ndarray:
-    """Return the rows that only the random queue offers, in its order.
+    """Draw the random sample of rows that only the random queue offers.
 
     Parameters
     ----------
     keys : sequence of str, N
-        What names each row; it alone decides the order, so that another session and another person draw the same rows.
+        Names of the rows. They alone decide the order, so that every session and person draws the same rows.
     share : float in [0, 1]
-        Of the rows; a share below 1 is of at most `MOST_RESERVED` of them.
+        Share of the rows to draw; below 1, at most `MOST_RESERVED` rows are drawn.
 
     Returns
     -------
     ndarray, (n,) int64
-        A simple random sample of the rows, without replacement.
+        Row numbers of a simple random sample without replacement, in random order.
     """
     order = np.argsort([blake2b(key.encode(), digest_size=8).hexdigest() for key in keys], kind="stable")
     n = round(share * len(keys))
@@ -99,21 +100,23 @@ def reserve(keys: Sequence[str], share: float) -> np.ndarray:
 def mix(
     chosen: np.ndarray, drawn: np.ndarray, share: float, n: int, rng: np.random.Generator
 ) -> list[tuple[int, bool]]:
-    """Shuffle random rows into a strategy's rows, keeping the order of both.
+    """Interleave the rows of a strategy with random rows, keeping the order of both.
 
     Parameters
     ----------
     chosen, drawn : ndarray of int64
-        Rows of the strategy and random rows; where one runs out, the other fills in.
+        Rows of the strategy, and random rows. If one runs out, the other is used instead.
     share : float in [0, 1]
-        Of the result, how much is drawn at random.
+        Share of random rows in the result.
     n : int
-        How many rows to return at most.
+        Largest number of rows to return.
+    rng : numpy.random.Generator
+        Generator for the positions of the random rows.
 
     Returns
     -------
     list of (int, bool)
-        Rows, and whether each was drawn at random.
+        Row number, and whether it was drawn at random.
     """
     n_drawn = min(len(drawn), max(round(share * n), n - len(chosen)))
     n_chosen = min(len(chosen), n - n_drawn)
@@ -124,32 +127,34 @@ def mix(
 
 
 def _mean(pool: _Pool) -> np.ndarray:
+    """Average the probabilities over the networks, (N, K)."""
     return pool.probabilities.mean(0)
 
 
 def _entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Return the Shannon entropy over the last axis, in nats."""
     return -(probabilities * np.log(np.maximum(probabilities, SMALLEST))).sum(-1)
 
 
 def _margin(pool: _Pool) -> np.ndarray:
-    """Minus the distance between the two most probable classes."""
+    """Return minus the difference between the two highest probabilities, (N,)."""
     best = np.sort(_mean(pool), 1)
     return best[:, -2] - best[:, -1]
 
 
 def _disagreement(pool: _Pool) -> np.ndarray:
-    """Jensen-Shannon divergence between the networks, nats."""
+    """Return the Jensen-Shannon divergence between the networks, (N,) in nats."""
     return _entropy(_mean(pool)) - _entropy(pool.probabilities).mean(0)
 
 
 def _unlikeness(pool: _Pool) -> np.ndarray:
-    """Distance to the nearest labelled row, or to the mean of all rows if none is labelled."""
+    """Return the distance (N,) to the nearest labelled row, or to the mean of all rows if none is labelled."""
     centres = pool.embeddings[pool.labelled] if pool.labelled.any() else pool.embeddings.mean(0, keepdims=True)
     return _nearest(pool.embeddings, centres)
 
 
 def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Distance (N,) of each point (N, D) to the nearest centre (m, D)."""
+    """Return the distance (N,) of each point (N, D) to the nearest centre (m, D)."""
     squared = np.full(len(points), np.inf)
     norms = (points**2).sum(1)
     for start in range(0, len(centres), BLOCK):
@@ -160,16 +165,16 @@ def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def _cover(pool: _Pool, free: np.ndarray, n: int) -> np.ndarray:
-    """Add, n times, the row that is farthest from all labelled and added ones."""
+    """Choose n rows greedily, each the farthest from all labelled and chosen rows."""
     points, chosen = pool.embeddings[free], list[int]()
     distance = _unlikeness(pool)[free]
-    if not pool.labelled.any():  # begin in the middle: the first of a few labels should be typical
+    if not pool.labelled.any():  # start with the most central row, because the first label should be of a typical alert
         distance = distance.max(initial=0) - distance
     for _ in range(n):
         row = int(distance.argmax())
         new = np.sqrt(((points - points[row]) ** 2).sum(1))
         distance = new if not (chosen or pool.labelled.any()) else np.minimum(distance, new)
-        distance[row] = -1  # not again, even where all points are one
+        distance[row] = -1  # never again, even if all points coincide
         chosen.append(row)
     return free[np.array(chosen, np.int64)]
 
@@ -184,4 +189,5 @@ _SCORES: dict[str, Callable[[_Pool], np.ndarray]] = {
     "random": lambda pool: pool.rng.random(len(pool.labelled)),
 }
 STRATEGIES = (*_SCORES, "diverse")
-FROM_START = tuple(name for name in STRATEGIES if name != "similar")  # which need no alert to begin with
+# strategies that can start a session; similar needs an alert
+FROM_START = tuple(name for name in STRATEGIES if name != "similar")

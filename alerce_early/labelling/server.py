@@ -1,7 +1,8 @@
-"""The label page on this machine: who has the token may look and label, and nobody else learns anything.
+"""Serve the label page to anyone who has the token.
 
-A page of another site may make a browser send requests here, so every request needs the token, as a cookie that no
-other site's request carries, and a `Host` that is this machine: a name that an attacker points here is refused.
+A page of another site can make a browser send requests to this server. Every request therefore needs the token, as a
+cookie that browsers do not send along with requests from other sites, and a `Host` that names this machine, because an
+attacker can point any other name here.
 """
 
 import ipaddress
@@ -27,8 +28,8 @@ from alerce_early.errors import InputError, one_line
 from alerce_early.labelling.session import Session
 
 LOOPBACK = "127.0.0.1"
-LONGEST_BODY = 4096  # bytes; a label has 100
-LABEL = {"row": int, "label": str, "strategy": str, "target": int}  # the body of one
+MAX_BODY_BYTES = 4096  # a label has about 100
+LABEL_FIELDS = {"row": int, "label": str, "strategy": str, "target": int}  # body of POST /labels
 HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -44,7 +45,15 @@ PAGE = Path(__file__).with_name("templates") / "label.html"
 
 
 class Keys:
-    """Secrets that open the page: `token` at any time, `once` only for the first request that uses it."""
+    """Tokens that open the page.
+
+    Attributes
+    ----------
+    token : str
+        Valid for any number of requests.
+    once : str
+        Valid for one request; it is replaced after its use.
+    """
 
     def __init__(self) -> None:
         self.token, self.once = secrets.token_urlsafe(), secrets.token_urlsafe()
@@ -58,16 +67,16 @@ class Keys:
 
 
 class Guard:
-    """Middleware that requires this host and the token, and for changes the page's own origin.
+    """Middleware that checks the host, the token and, for changes, the origin of each request.
 
     Parameters
     ----------
     app : callable
-        The application behind it, as of ASGI.
+        The ASGI application to protect.
     keys : Keys
-        Expected as ``token`` in the page's address, as the cookie, or as ``token ...`` in a header Authorization.
+        Tokens, expected in the query of the page's address, in the cookie, or in the header Authorization.
     host : str
-        The address that the server listens at. Requests may use it or a loopback name; with a wildcard such as
+        Address at which the server listens. Requests may name it or a loopback address; if it is a wildcard such as
         0.0.0.0, also the machine's name and any numeric address.
     """
 
@@ -75,6 +84,7 @@ class Guard:
         self.app, self.keys, self.host = app, keys, host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that is refused, and pass on any other."""
         if scope["type"] != "http":
             return
         if refusal := self._refuse(Request(scope), Headers(scope=scope)):
@@ -84,6 +94,7 @@ class Guard:
             await self.app(scope, receive, send)
 
     def _refuse(self, request: Request, headers: Headers) -> tuple[int, str] | None:
+        """Return the status and the reason for refusing a request, or None."""
         if not self._is_here(headers.get("host", "")):
             return 400, "Host: not this machine. Open the address that label printed."
         given = [
@@ -92,7 +103,7 @@ class Guard:
             request.query_params.get("token", "") if request.url.path == "/" else "",
         ]
         if not any(self.keys.fit(one) for one in given):
-            return 403, "no valid token. Open the whole address that label printed, with ?token=..."
+            return 403, "token: missing or invalid. Open the whole address that label printed, with ?token=..."
         if request.method not in ("GET", "HEAD"):
             own = f"http://{headers['host']}"
             if headers.get("origin", own) != own or headers.get("sec-fetch-site", "same-origin") != "same-origin":
@@ -102,6 +113,7 @@ class Guard:
         return None
 
     def _is_here(self, host: str) -> bool:
+        """Check that a header Host names this machine."""
         try:
             parts = urlsplit(f"//{host}")
             name, _ = (parts.hostname or "").rstrip("."), parts.port  # the port must be a number
@@ -116,16 +128,27 @@ class Guard:
 
 
 def _is_wildcard(host: str) -> bool:
+    """Return whether this address stands for all interfaces."""
     return host in ("0.0.0.0", "::", "")
 
 
 def cookie_of(request: Request) -> str:
-    """Return the cookie's name: browsers share cookies between the ports of a host."""
+    """Return the name of the cookie, with the port because browsers share cookies between ports."""
     return f"alerce-label-{request.url.port or 80}"
 
 
 def make_app(session: Session, keys: Keys, host: str = LOOPBACK) -> ASGIApp:
-    """Build the application with the page and its endpoints."""
+    """Build the ASGI application with the page and its endpoints.
+
+    Parameters
+    ----------
+    session : Session
+        Alerts and labels.
+    keys : Keys
+        Tokens that open the page.
+    host : str
+        Address at which the server listens.
+    """
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(PAGE.read_text())
 
     async def page(request: Request) -> Response:
@@ -136,7 +159,7 @@ def make_app(session: Session, keys: Keys, host: str = LOOPBACK) -> ASGIApp:
         return response
 
     def answer(work: Callable[[Request, Any], Any]) -> Callable[[Request], Awaitable[Response]]:
-        """Make an endpoint from a function of the request and its body that returns plain values or bytes."""
+        """Convert a function of request and body, which returns plain values or bytes, to an endpoint."""
 
         async def respond(request: Request) -> Response:
             body = await _read_json(request) if request.method == "POST" else None
@@ -151,8 +174,8 @@ def make_app(session: Session, keys: Keys, host: str = LOOPBACK) -> ASGIApp:
         return respond
 
     def label(request: Request, body: Any) -> Any:
-        if not isinstance(body, dict) or {name: type(value) for name, value in body.items()} != LABEL:
-            raise InputError(f"body: not an object of {', '.join(LABEL)}. Send one.")
+        if not isinstance(body, dict) or {name: type(value) for name, value in body.items()} != LABEL_FIELDS:
+            raise InputError(f"body: not a JSON object with {', '.join(LABEL_FIELDS)}. Send these fields.")
         return session.label(**body)
 
     def find_queue(request: Request, body: Any) -> Any:
@@ -172,11 +195,11 @@ def make_app(session: Session, keys: Keys, host: str = LOOPBACK) -> ASGIApp:
 
 
 async def _read_json(request: Request) -> Any:
-    """Return the body as plain values; None if it is longer than `LONGEST_BODY` or not JSON."""
+    """Parse the body as JSON; None if it is invalid or longer than `MAX_BODY_BYTES`."""
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > LONGEST_BODY:
+        if len(body) > MAX_BODY_BYTES:
             return None
     try:
         return json.loads(body)
@@ -185,7 +208,20 @@ async def _read_json(request: Request) -> Any:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at an address; port 0 is a free one. Raises InputError if it cannot."""
+    """Open a socket that listens at an address.
+
+    Parameters
+    ----------
+    host : str
+        Name or address of an interface.
+    port : int
+        Port; 0 for a free one.
+
+    Raises
+    ------
+    InputError
+        If the address cannot be used.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
@@ -194,14 +230,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address_of(listening: socket.socket, token: str) -> str:
-    """Return the page's address, at which this machine's own browser finds it."""
+    """Return the page's address for a browser on this machine, with the token."""
     host, port = listening.getsockname()[:2]
     host = LOOPBACK if _is_wildcard(host) else host
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={token}"
 
 
 def serve(session: Session, listening: socket.socket, keys: Keys, host: str) -> None:
-    """Serve the page until a signal."""
+    """Serve the page until the process receives a signal."""
     config = uvicorn.Config(
         make_app(session, keys, host),
         log_level="warning",

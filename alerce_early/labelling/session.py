@@ -1,4 +1,4 @@
-"""One person's session: the queue of alerts, the data of the page, and the labels."""
+"""Labelling session of one person: queue of alerts, data of the page, and labels."""
 
 import getpass
 import threading
@@ -16,25 +16,27 @@ from alerce_early.labelling.labels_file import SKIP, UNSURE, LabelsFile
 from alerce_early.report.palette import looks
 from alerce_early.serving import inputs
 
-BATCH = 20  # alerts that are planned at once: later ones know of the labels of those before
+BATCH = 20  # alerts chosen at a time, with the labels known by then
 RANDOM, PROBABLE, SIMILAR, DISAGREE = "random", "probable", "similar", "disagree"
 
 
 class Session:
-    """Alerts and their queue, for one person.
+    """Queue and labels of one person.
 
     Parameters
     ----------
     night : Night
-        The alerts, N of them.
+        The N alerts.
     stamps : ndarray, (N, C, H, W) float16
-        Of `Night.read_stamps`.
+        Stamps, as returned by `Night.read_stamps`.
     labels : LabelsFile
-        Where labels go; alerts that it has of this person do not come again.
+        File for the labels; alerts that this person has labelled are not shown again.
     share : float in [0, 1]
-        How many of the alerts shown are drawn at random.
-    strategy, target : str, int
-        The queue to begin with, as of `queues.choose`.
+        Share of the shown alerts that is drawn at random.
+    strategy : str
+        Queue at the start, see `queues.choose`.
+    target : int
+        Class or row of the strategy.
     """
 
     def __init__(
@@ -59,12 +61,12 @@ class Session:
 
     @property
     def data(self) -> str:
-        """The value of ``data=`` for training on these alerts with a table of labels, or ""."""
+        """Value of ``data=`` for training on these alerts, or "" if their survey is unknown."""
         survey = self.night.source.format.survey
         return SURVEYS[survey].data if survey else ""
 
     def describe(self) -> dict[str, Any]:
-        """Describe the session for the page, as plain values."""
+        """Return the settings of the session for the page, as plain values."""
         colours = looks(self.classes)
         return {
             "classes": [{"name": name, "colour": colours[name].colour} for name in self.classes],
@@ -83,7 +85,7 @@ class Session:
         }
 
     def progress(self) -> dict[str, Any]:
-        """Count the labels, and compare them with other people's."""
+        """Count the labels and compute the agreement with other people."""
         mine = self.labels.mine()
         given = [label for label in mine.values() if label in self.classes]
         return {
@@ -94,7 +96,25 @@ class Session:
         }
 
     def upcoming(self, strategy: str, target: int = 0) -> list[dict[str, Any]]:
-        """Return the next alerts of a queue, as row and the queue each is from; raises InputError for another name."""
+        """Choose the next alerts of a queue.
+
+        Parameters
+        ----------
+        strategy : str
+            One of `queues.STRATEGIES`.
+        target : int
+            Class or row of the strategy, see `queues.choose`.
+
+        Returns
+        -------
+        list of dict
+            ``row`` of each alert and ``queue``, the name of the queue that it is from.
+
+        Raises
+        ------
+        InputError
+            If there is no such queue.
+        """
         self._check_queue(strategy, target)
         mine = self.labels.mine()
         labelled = np.array([key in mine for key in self.keys])
@@ -108,6 +128,7 @@ class Session:
     def _extend(
         self, strategy: str, target: int, labelled: np.ndarray, planned: Sequence[int]
     ) -> list[tuple[int, bool]]:
+        """Choose up to `BATCH` more alerts: row, and whether it was drawn at random."""
         busy = labelled.copy()
         busy[list(planned)] = True
         drawn = self._drawn[~busy[self._drawn]]
@@ -115,19 +136,20 @@ class Session:
         if strategy != RANDOM:
             if strategy == SIMILAR:
                 busy[target] = True
-            rows = np.flatnonzero(~self._held | busy)  # those held back are neither chosen nor anybody's neighbours
+            rows = np.flatnonzero(~self._held | busy)  # unlabelled random rows must not influence the choice
             of = self._probabilities[:, rows], self._embeddings[rows], busy[rows]
             place = int(np.searchsorted(rows, target)) if strategy == SIMILAR else target
             chosen = rows[queues.choose(strategy, *of, BATCH, self._rng, place)]
         return queues.mix(chosen, drawn, self.share, BATCH, self._rng)
 
     def _name(self, strategy: str, target: int) -> str:
+        """Return the name of a queue in the file of labels."""
         if strategy == PROBABLE:
             return f"{PROBABLE} {self.classes[target]}"
         return f"{SIMILAR} {self.keys[target]}" if strategy == SIMILAR else strategy
 
     def show(self, row: int) -> dict[str, Any]:
-        """Describe an alert for the page, except its stamps."""
+        """Return the data of an alert for the page, without its stamps, as plain values."""
         self._check(row)
         return {
             "row": row,
@@ -141,12 +163,27 @@ class Session:
         }
 
     def encode_stamps(self, row: int) -> bytes:
-        """Return the stamps of an alert, (C, H, W) little-endian float16."""
+        """Return the stamps (C, H, W) of an alert as little-endian float16."""
         self._check(row)
         return self.stamps[row].astype("<f2").tobytes()
 
     def label(self, row: int, label: str, strategy: str, target: int = 0) -> dict[str, Any]:
-        """Write a label to disk; returns `progress`. Raises InputError for an alert, label or queue that is unknown."""
+        """Write a label to disk and return `progress`.
+
+        Parameters
+        ----------
+        row : int
+            Row of the alert.
+        label : str
+            A class, `UNSURE` or `SKIP`.
+        strategy, target : str, int
+            Queue that offered the alert, see `upcoming`.
+
+        Raises
+        ------
+        InputError
+            If there is no such alert, label or queue, or the file cannot be written.
+        """
         self._check(row)
         if label not in (*self.classes, UNSURE, SKIP):
             raise InputError(f"label {label[:40]}: unknown. Choose from {', '.join((*self.classes, UNSURE, SKIP))}.")
@@ -158,22 +195,24 @@ class Session:
         return self.progress()
 
     def undo(self) -> dict[str, Any]:
-        """Withdraw the last label; returns its row, or None, and `progress`."""
+        """Remove the last label; return ``row`` of its alert (or None) and `progress`."""
         candid = self.labels.undo(self.keys)
         return {"row": None if candid is None else self._rows[candid], **self.progress()}
 
     def _check(self, row: int) -> None:
+        """Raise InputError if there is no such row."""
         if not 0 <= row < len(self.keys):
-            raise InputError(f"alert {row}: there are {len(self.keys):,}, from 0.")
+            raise InputError(f"alert {row}: out of range. Choose from 0 to {len(self.keys) - 1}.")
 
     def _check_queue(self, strategy: str, target: int) -> None:
+        """Raise InputError if there is no such queue."""
         ends = {PROBABLE: len(self.classes), SIMILAR: len(self.keys)}.get(strategy, 1)
         if strategy not in queues.STRATEGIES or not 0 <= target < ends:
             raise InputError(f"queue {strategy[:20]} {target}: unknown. Choose from {', '.join(queues.STRATEGIES)}.")
 
 
 def list_strategies(n_networks: int) -> list[str]:
-    """List the queues available for a number of networks."""
+    """List the queues that can start a session with this number of networks."""
     return [name for name in queues.FROM_START if name != DISAGREE or n_networks > 1]
 
 
@@ -186,29 +225,31 @@ def open_session(
     queue: str | None = None,
     share: float = 0.2,
 ) -> Session:
-    """Read the alerts, after everything that may be refused, since they may take minutes.
+    """Open a session.
+
+    All arguments are checked before the alerts are read, which may take minutes.
 
     Parameters
     ----------
     given : sequence of str
-        What `predict` takes; with `packets`, one predictions table.
+        Files as for `predict`, or one predictions table with `packets`.
     models : sequence of str
-        The networks that classify `given`.
+        Networks that classify `given`.
     packets : sequence of str
-        The alerts of a predictions table, instead of `models`.
+        Files with the alerts of the predictions table, instead of `models`.
     out : Path
-        The CSV of labels.
+        CSV file for the labels.
     who : str, optional
-        Who labels; the login name by default.
+        Name of the person; the login name by default.
     queue : str, optional
-        Where to begin: a name of `list_strategies`, ``probable`` with ``:CLASS``.
+        Queue at the start: a name from `list_strategies`, or ``probable:CLASS``.
     share : float in [0, 1]
-        How much is drawn at random.
+        Share of the shown alerts that is drawn at random.
 
     Raises
     ------
     InputError
-        If a network, a file, the queue or the CSV is invalid.
+        If a network, a file or the queue is invalid.
     """
     networks = [alerts.open_network(model) for model in models]
     night = alerts.read_table(Path(given[0]), packets) if packets else None
@@ -228,7 +269,8 @@ def open_session(
 
 
 def _find_login() -> str:
+    """Return the login name, or raise InputError without one."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        raise InputError("--who: this user has no login name. Give one.") from None
+        raise InputError("--who: not given, and this user has no login name. Give a name.") from None

@@ -63,7 +63,7 @@ def test_a_table_and_its_packets_are_the_alerts_that_predict_sees(folder: Path, 
 
 
 def test_of_a_large_night_the_random_and_the_first_rows_are_kept(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerts, "MOST", 20)
+    monkeypatch.setattr(alerts, "MAX_ALERTS", 20)
     kept = alerts.narrow(night, "probable", 1, 0.1)
     drawn = np.array(night.keys)[queues.reserve(night.keys, 0.1)]
     assert len(kept.keys) == 20 and set(kept.keys) > set(drawn)
@@ -112,12 +112,14 @@ def test_dates_and_places_are_those_of_astropy() -> None:
         (359.999999, -0.00001),
         (15 * 59.999999 / 60, 89.999999),
     ]:
-        place = alerts.spell_place(ra, dec)
+        place = alerts.format_position(ra, dec)
         back = SkyCoord(place, unit=(units.hourangle, units.deg))
         assert back.separation(SkyCoord(ra, dec, unit="deg")).arcsec < 0.15
         assert "60" not in place.replace("+", ":").replace("-", ":").replace(".", ":").split(":")[1:3]
-    assert alerts.spell_date(2_461_043.67512) == f"{Time(2_461_043.67512, format='jd').iso[:16]} UTC (JD 2461043.67512)"
-    assert alerts.spell_date(1e300) == "JD 1e+300"
+    assert (
+        alerts.format_date(2_461_043.67512) == f"{Time(2_461_043.67512, format='jd').iso[:16]} UTC (JD 2461043.67512)"
+    )
+    assert alerts.format_date(1e300) == "JD 1e+300"
 
 
 def test_a_stamp_keeps_its_faint_and_its_bright_pixels_and_says_which_lack_data() -> None:
