@@ -1,4 +1,4 @@
-"""Labels on disk: one row per alert and person, through kills and with several writers."""
+"""Files of labels: one row per alert and person, with interrupted and concurrent writers."""
 
 import csv
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +32,7 @@ def test_labels_are_replaced_and_withdrawn(tmp_path: Path) -> None:
     labels = labels_of(path := tmp_path / "labels.csv")
     give(labels, (0, "SN"), (1, "VS"), (0, "AGN"))
     assert rows_of(path) == [(KEYS[1], "VS", "ana"), (KEYS[0], "AGN", "ana")]
-    assert labels.undo(KEYS[1:]) == KEYS[1]  # the last of these alerts; another night's is left alone
+    assert labels.undo(KEYS[1:]) == KEYS[1]  # the last label among these alerts; labels of another night stay
     assert labels.undo(KEYS) == KEYS[0] and labels.undo(KEYS) is None
     give(labels, (2, "SN"))
     assert labels_of(path).mine() == {KEYS[2]: "SN"} and path.read_text().count("candid") == 1
@@ -40,7 +40,7 @@ def test_labels_are_replaced_and_withdrawn(tmp_path: Path) -> None:
     assert ",random,000000000000,0.25,0.5,0.25\n" in path.read_text()
 
 
-def test_a_line_that_a_kill_cut_short_is_dropped_and_one_without_its_end_is_kept(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_removed_and_a_complete_one_is_kept(tmp_path: Path) -> None:
     give(labels_of(path := tmp_path / "labels.csv"), (0, "SN"), (1, "VS"))
     whole = path.read_bytes()
     for end in range(1, len(whole), 7):
@@ -53,13 +53,13 @@ def test_a_line_that_a_kill_cut_short_is_dropped_and_one_without_its_end_is_kept
     assert [label for _, label, _ in rows_of(path)] == ["SN", "VS", "AGN"]
 
 
-def test_two_people_share_a_file_and_what_they_dispute_is_no_label(tmp_path: Path) -> None:
+def test_two_people_share_a_file_and_disputed_alerts_have_no_label(tmp_path: Path) -> None:
     ana, ben = labels_of(path := tmp_path / "labels.csv"), labels_of(path, "ben")
     give(ana, (0, "SN"), (1, "SN"), (2, "VS"), (3, "VS"), (4, "AGN"), (5, UNSURE), (6, SKIP))
     give(ben, (0, "SN"), (1, "VS"), (2, "VS"), (3, "VS"), (5, "SN"), (6, UNSURE))
     (agreement,) = ana.agreements()
     assert (agreement.who, agreement.n) == ("ben", 4)
-    assert agreement.kappa == pytest.approx(0.5)  # 3 of 4 agree; by chance (2 x 1 + 2 x 3) / 16 would
+    assert agreement.kappa == pytest.approx(0.5)  # 3 of 4 agree; (2 x 1 + 2 x 3) / 16 is the share by chance
     found = read_labels(path, Naming())
     assert found.class_by_key == {KEYS[0]: "SN", KEYS[2]: "VS", KEYS[3]: "VS", KEYS[4]: "AGN", KEYS[5]: "SN"}
     assert found.disputed == 1 and found.left_out == {UNSURE: 2, SKIP: 1}
@@ -75,14 +75,14 @@ def test_nothing_is_lost_when_two_people_label_at_once(tmp_path: Path) -> None:
     assert sorted((key, who) for key, _, who in rows_of(path)) == [(key, who) for key in KEYS for who in ("ana", "ben")]
 
 
-def test_a_table_without_people_may_not_contradict_itself(tmp_path: Path) -> None:
+def test_conflicting_labels_without_names_of_people_are_rejected(tmp_path: Path) -> None:
     (path := tmp_path / "labels.csv").write_text("candid,label\n1,SN\n1,VS\n")
     with pytest.raises(InputError, match="two labels"):
         read_labels(path, Naming())
 
 
 @pytest.mark.parametrize("content", [b"candid,label\n1,SN\n", b"candid,label\n1,SN", b"x", b"\xff\xfe\n"])
-def test_a_file_of_something_else_is_refused_and_left_alone(content: bytes, tmp_path: Path) -> None:
+def test_a_file_with_other_content_is_rejected_and_not_changed(content: bytes, tmp_path: Path) -> None:
     (path := tmp_path / "labels.csv").write_bytes(content)
     with pytest.raises(InputError, match="--out"):
         labels_of(path)

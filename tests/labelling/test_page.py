@@ -1,4 +1,4 @@
-"""The label page: a real server in a process of its own, a real browser, and people who mean no good."""
+"""The label page: a server process, a browser, and hostile requests."""
 
 import asyncio
 import csv
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("starlette", reason="no Starlette: extra label")
 pytestmark = pytest.mark.slow
-NAME = "<img src=x onerror=alert(1)>"  # of an object, as an attacker would have it
+NAME = "<img src=x onerror=alert(1)>"  # of an object, as an attacker could choose it
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving(night: Path, out: Path, *options: str) -> Iterator[tuple[Command, str]]:
-    """A server, and the address that it printed."""
+    """Run a server and yield it with the address that it prints."""
     asked = (night, "--model", "ztf_simulated", "--out", out, "--who", "ana", "--no-browser", *options)
     with Command("alerce_early.label", *asked) as process:
         found = (line.split()[-1] for line in process.lines() if "token=" in line)
@@ -60,14 +60,14 @@ def row_of(page: "Page") -> str:
 
 
 def press(page: "Page", key: str) -> None:
-    """Press a key that shows another alert, and wait until that is there."""
+    """Press a key that shows another alert, and wait until it is shown."""
     before = row_of(page)
     page.keyboard.press(key)
     page.locator(f'body:not([data-row="{before}"])').wait_for(state="attached")
 
 
 @needs_browser
-def test_thirty_alerts_by_keys_two_undone_and_a_kill_between(night: Path, tmp_path: Path) -> None:
+def test_labels_by_keyboard_survive_undo_and_a_killed_server(night: Path, tmp_path: Path) -> None:
     out = tmp_path / "labels.csv"
     with serving(night, out) as (process, address):
         with open_page(address) as page:
@@ -77,7 +77,7 @@ def test_thirty_alerts_by_keys_two_undone_and_a_kill_between(night: Path, tmp_pa
             press(page, "u")
             press(page, "u")
             wait_for(lambda: len(rows_of(out)) == 18)
-            press(page, "ArrowLeft")  # to look at one again, and back
+            press(page, "ArrowLeft")  # look at an earlier alert, and return
             press(page, "ArrowRight")
         process.kill()
     before = rows_of(out)
@@ -100,7 +100,7 @@ def test_thirty_alerts_by_keys_two_undone_and_a_kill_between(night: Path, tmp_pa
 
 
 @needs_browser
-def test_the_page_at_a_desk_and_on_a_telephone(night: Path, tmp_path: Path) -> None:
+def test_the_page_fits_a_desktop_and_a_phone(night: Path, tmp_path: Path) -> None:
     with serving(night, tmp_path / "labels.csv", "--queue", "probable:SN", "--random", "0") as (_, address):
         for width in (1300, 390):
             with open_page(address, width=width) as page:
@@ -112,7 +112,7 @@ def test_the_page_at_a_desk_and_on_a_telephone(night: Path, tmp_path: Path) -> N
                 )
                 assert unnamed == 0
         with open_page(address) as page:
-            for stretch in ("linear", "asinh", "zscale"):  # pixels differ from each other, and from the other stretch
+            for stretch in ("linear", "asinh", "zscale"):  # the image is not blank
                 page.select_option("#stretch", stretch)
                 assert len(set(page.locator("canvas").first.evaluate(PIXELS))) > 10
             for _ in range(40):
@@ -122,7 +122,7 @@ def test_the_page_at_a_desk_and_on_a_telephone(night: Path, tmp_path: Path) -> N
             assert page.locator("h1").text_content() == NAME and not page.locator("img").count()
             page.locator("#answers button").first.focus()
             before = row_of(page)
-            page.keyboard.press("Enter")  # by keyboard alone, without the number keys
+            page.keyboard.press("Enter")  # by keyboard, without the number keys
             page.locator(f'body:not([data-row="{before}"])').wait_for(state="attached")
     assert rows_of(tmp_path / "labels.csv")[-1]["label"] == "AGN"
     assert {row["queue"] for row in rows_of(tmp_path / "labels.csv")} == {"probable SN"}
@@ -133,7 +133,7 @@ BODY = {"row": 3, "label": "SN", "strategy": "uncertain", "target": 0}
 
 
 class Client:
-    """Sends requests with the token and the usual headers, which arguments override."""
+    """Client that sends the token and the usual headers, which arguments override."""
 
     def __init__(self, address: str):
         parts = urlsplit(address)
@@ -170,7 +170,7 @@ def test_the_address_on_a_command_line_opens_the_page_once() -> None:
         ("0.0.0.0", ("10.0.0.5:80", "localhost", socket.gethostname()), ("evil.example", "10.0.0.5.evil.example")),
     ],
 )
-def test_requests_name_the_machine_that_listens(
+def test_requests_must_name_the_machine_that_listens(
     listens: str, answered: tuple[str, ...], refused: tuple[str, ...]
 ) -> None:
     from alerce_early.labelling.server import Keys, make_app
@@ -196,7 +196,7 @@ def test_requests_name_the_machine_that_listens(
     assert {host: status(host) for host in refused} == dict.fromkeys(refused, 400)
 
 
-def test_ten_hostile_tries_change_nothing(night: Path, tmp_path: Path) -> None:
+def test_hostile_requests_are_rejected_and_change_nothing(night: Path, tmp_path: Path) -> None:
     out = tmp_path / "labels.csv"
     good = json.dumps(BODY).encode()
     with serving(night, out) as (process, address):
@@ -220,18 +220,18 @@ def test_ten_hostile_tries_change_nothing(night: Path, tmp_path: Path) -> None:
             "an unknown label": (400, ask("POST", "/labels", json.dumps(BODY | {"label": "=1+1"}).encode())),
             "a row beyond": (400, ask("POST", "/labels", json.dumps(BODY | {"row": 10**9}).encode())),
             "a row before": (400, ask("POST", "/labels", json.dumps(BODY | {"row": -1}).encode())),
-            "a truth for a number": (400, ask("POST", "/labels", json.dumps(BODY | {"row": True}).encode())),
-            "more than asked": (400, ask("POST", "/labels", json.dumps(BODY | {"who": "ben"}).encode())),
-            "a look at what only changes": (405, ask("GET", "/undo")),
+            "a boolean for a number": (400, ask("POST", "/labels", json.dumps(BODY | {"row": True}).encode())),
+            "an unknown field": (400, ask("POST", "/labels", json.dumps(BODY | {"who": "ben"}).encode())),
+            "GET of an endpoint for changes": (405, ask("GET", "/undo")),
         }
         huge, _ = tries.pop("a huge body")[1]
         assert huge in (400, 0)  # the server may close the connection while the body is still being sent
         wrong = {name: got for name, (wanted, got) in tries.items() if got[0] != wanted}
         assert not wrong and not any(b"AGN" in got or b"root" in got for _, (_, got) in tries.items())
         assert out.read_bytes() == before and [one for one in tmp_path.iterdir() if one.name[0] != "."] == [out]
-        with ThreadPoolExecutor(8) as pool:  # all at once, of one alert
+        with ThreadPoolExecutor(8) as pool:  # concurrent labels of one alert
             bodies = [json.dumps(BODY | {"label": name}).encode() for name in ("SN", "VS", "AGN", "bogus")] * 4
             assert {status for status, _ in pool.map(lambda body: ask("POST", "/labels", body), bodies)} == {200}
         assert len(rows_of(out)) == 2
-        assert ask("GET", "/session")[0] == 200  # with the token, it answers
+        assert ask("GET", "/session")[0] == 200  # the server still responds
         assert "token" not in process.stderr

@@ -1,4 +1,4 @@
-"""Which alerts each queue offers first."""
+"""Order of the alerts in each queue."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,16 @@ import pytest
 from alerce_early.labelling import queues
 
 RNG = np.random.default_rng
-NOBODY = np.zeros(4, bool)
+UNLABELLED = np.zeros(4, bool)
 TWO = np.array([[0.9, 0.1, 0.0], [0.4, 0.35, 0.25], [0.5, 0.5, 0.0], [0.2, 0.2, 0.6]])
 LINE = np.array([[0.0], [1.0], [10.0], [4.0]])
 
 
-def choose(strategy: str, labelled: np.ndarray = NOBODY, n: int = 4, **options: int) -> list[int]:
+def choose(strategy: str, labelled: np.ndarray = UNLABELLED, n: int = 4, **options: int) -> list[int]:
     return queues.choose(strategy, TWO, LINE, labelled, n, RNG(0), **options).tolist()
 
 
-def test_each_strategy_orders_four_rows_as_by_hand() -> None:
+def test_each_strategy_orders_four_rows_as_computed_by_hand() -> None:
     assert choose("probable") == [0, 2, 1, 3]
     assert choose("probable", target=2) == [3, 1, 2, 0] or choose("probable", target=2) == [3, 1, 0, 2]
     assert choose("uncertain") == [1, 3, 2, 0]
@@ -27,14 +27,14 @@ def test_each_strategy_orders_four_rows_as_by_hand() -> None:
     assert choose("diverse", np.array([1, 0, 0, 0], bool), 2) == [2, 3]
 
 
-def test_networks_disagree_most_where_each_is_sure_of_another_class() -> None:
+def test_disagreement_is_highest_for_confident_networks_of_other_classes() -> None:
     other = np.array([[0.9, 0.1, 0.0], [0.35, 0.4, 0.25], [0.0, 0.0, 1.0], [0.6, 0.2, 0.2]])
-    found = queues.choose("disagree", np.stack([TWO, other]), LINE, NOBODY, 4, RNG(0))
+    found = queues.choose("disagree", np.stack([TWO, other]), LINE, UNLABELLED, 4, RNG(0))
     assert found.tolist() == [2, 3, 1, 0]
 
 
 @pytest.mark.parametrize("strategy", queues.STRATEGIES)
-def test_no_strategy_offers_a_labelled_row_or_one_twice(strategy: str) -> None:
+def test_no_strategy_offers_labelled_rows_or_repeats_rows(strategy: str) -> None:
     rng = RNG(1)
     probabilities, points = rng.dirichlet(np.ones(5), 200), np.repeat(rng.normal(size=(20, 3)), 10, 0)
     labelled = rng.random(200) < 0.3
@@ -44,15 +44,15 @@ def test_no_strategy_offers_a_labelled_row_or_one_twice(strategy: str) -> None:
     assert not queues.choose(strategy, probabilities, points, np.ones(200, bool), 5, RNG(2)).size
 
 
-def test_random_rows_are_the_first_of_one_order_and_no_class_is_favoured() -> None:
+def test_random_rows_are_a_uniform_sample_and_larger_shares_include_smaller() -> None:
     keys = [str(3_251_000_000_015_000_000 + i) for i in range(4000)]
     few, all_ = queues.reserve(keys, 0.05), queues.reserve(keys, 1)
     assert few.tolist() == all_[:200].tolist() and sorted(all_) == list(range(4000))
     assert len(queues.reserve(keys, 0.5)) == queues.MOST_RESERVED and not len(queues.reserve(keys, 0))
-    assert abs(few.mean() - 1999.5) < 4 * 4000 / np.sqrt(12 * 200)  # of a uniform draw, four standard errors
+    assert abs(few.mean() - 1999.5) < 4 * 4000 / np.sqrt(12 * 200)  # four standard errors of a uniform draw
 
 
-def test_a_session_holds_its_share_of_random_rows() -> None:
+def test_mixed_rows_have_the_requested_share_of_random_rows() -> None:
     mixed = queues.mix(np.arange(100), np.arange(100, 130), 0.2, 20, RNG(0))
     assert [row for row, random in mixed if random] == [100, 101, 102, 103]
     assert [row for row, random in mixed if not random] == list(range(16))

@@ -24,7 +24,7 @@ N = 60
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a night's archive and its predictions table."""
+    """Folder with the archive of a night and its predictions table."""
     path = tmp_path_factory.mktemp("session")
     packets.write(path / "night.tar.gz", N, seed=6)
     network = load("ztf_simulated")
@@ -43,7 +43,7 @@ def session_of(night: Night, path: Path, **options: object) -> Session:
     return Session(night, stamps, LabelsFile(path / "labels.csv", "ana", night.classes), **options)  # type: ignore[arg-type]
 
 
-def test_a_table_and_its_packets_are_the_alerts_that_predict_sees(folder: Path, night: Night) -> None:
+def test_a_table_with_packets_gives_the_same_alerts_as_classifying(folder: Path, night: Night) -> None:
     read = alerts.read_table(folder / "night.parquet", [str(folder / "night.tar.gz")])
     assert read.keys == night.keys and read.classes == night.classes
     assert read.members[0][0] == night.members[0][0] and night.model.count("+") == 1
@@ -62,7 +62,7 @@ def test_a_table_and_its_packets_are_the_alerts_that_predict_sees(folder: Path, 
         alerts.read_table(folder / "labels.parquet", [str(folder / "night.tar.gz")])
 
 
-def test_of_a_large_night_the_random_and_the_first_rows_are_kept(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_night_is_reduced_to_random_and_first_rows(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alerts, "MAX_ALERTS", 20)
     kept = alerts.narrow(night, "probable", 1, 0.1)
     drawn = np.array(night.keys)[queues.reserve(night.keys, 0.1)]
@@ -73,12 +73,12 @@ def test_of_a_large_night_the_random_and_the_first_rows_are_kept(night: Night, m
     assert set(np.array(kept.keys)[queues.reserve(kept.keys, 0.1)]) <= set(drawn)
 
 
-def test_a_session_offers_each_alert_once_and_says_which_were_drawn(night: Night, tmp_path: Path) -> None:
+def test_a_session_offers_each_alert_once_and_records_its_queue(night: Night, tmp_path: Path) -> None:
     session = session_of(night, tmp_path, share=0.25)
     drawn = set(queues.reserve(night.keys, 0.25).tolist())
     first = session.upcoming("disagree")
     assert sum(one["queue"] == "random" for one in first) == BATCH // 4
-    assert session.upcoming("disagree") == first  # looking changes nothing
+    assert session.upcoming("disagree") == first  # a second call changes nothing
     seen = []
     while found := session.upcoming("disagree"):
         seen.append(found[0])
@@ -93,7 +93,7 @@ def test_a_session_offers_each_alert_once_and_says_which_were_drawn(night: Night
     assert row == seen[-1]["row"] and [one["row"] for one in again.upcoming("diverse")] == [row]
 
 
-def test_more_like_this_starts_with_the_nearest(night: Night, tmp_path: Path) -> None:
+def test_similar_alerts_start_with_the_nearest(night: Night, tmp_path: Path) -> None:
     session = session_of(night, tmp_path, share=0)
     found = [one["row"] for one in session.upcoming("similar", 7)]
     distance = np.linalg.norm(night.embeddings - night.embeddings[7], axis=1)
@@ -105,7 +105,7 @@ def test_more_like_this_starts_with_the_nearest(night: Night, tmp_path: Path) ->
             session.upcoming(strategy, target)
 
 
-def test_dates_and_places_are_those_of_astropy() -> None:
+def test_dates_and_positions_agree_with_astropy() -> None:
     rng = np.random.default_rng(3)
     for ra, dec in [
         *rng.uniform((0, -90), (360, 90), (50, 2)),
@@ -122,7 +122,7 @@ def test_dates_and_places_are_those_of_astropy() -> None:
     assert alerts.format_date(1e300) == "JD 1e+300"
 
 
-def test_a_stamp_keeps_its_faint_and_its_bright_pixels_and_says_which_lack_data() -> None:
+def test_shrunk_stamps_keep_faint_bright_and_missing_pixels() -> None:
     rng = np.random.default_rng(4)
     stamp = rng.normal(0, (10, 5, 12), (63, 63, 3)).transpose(2, 0, 1).astype(np.float32)
     stamp[0] += 300

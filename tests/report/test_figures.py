@@ -1,4 +1,4 @@
-"""Figures: a class always looks the same, and nothing lies over what they show."""
+"""Figures: each class has a fixed style, and legends cover no data."""
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -7,13 +7,13 @@ from alerce_early.report import figures
 from alerce_early.report.palette import looks
 
 
-def test_each_class_has_a_look_of_its_own_and_the_usual_ones_keep_theirs() -> None:
+def test_each_class_has_its_own_style_and_known_classes_a_fixed_one() -> None:
     usual, many = looks(CLASSES), looks([*(f"class {i}" for i in range(25)), *CLASSES[::-1]])
     assert len(set(many.values())) == 30 and all(many[name] == usual[name] for name in CLASSES)
     assert looks(("SN", "TDE"))["TDE"].colour not in {look.colour for look in usual.values()}
 
 
-def test_no_legend_covers_a_learning_curve() -> None:
+def test_legends_do_not_cover_learning_curves() -> None:
     recalls = {f"val/recall/class {i}": 0.1 * i for i in range(5)}
     history = [
         {

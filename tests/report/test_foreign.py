@@ -1,4 +1,4 @@
-"""Tables from elsewhere: read as our own, refused with what is missing, reported from the command line."""
+"""Tables of any classifier: reading, error messages, and reports from the command line."""
 
 import json
 import re
@@ -29,12 +29,12 @@ def test_a_score_becomes_two_probabilities(tmp_path: Path) -> None:
     assert named["p_SN"].tolist() == [0.8, 0.4]
 
 
-def test_rows_without_a_label_and_rows_that_trained_are_left_out(tmp_path: Path) -> None:
+def test_unlabelled_rows_and_training_rows_are_excluded(tmp_path: Path) -> None:
     text = "id,label,split,p_a,p_b|1,a,test,.9,.1|2,,test,.9,.1|3,b,train,.2,.8"
     assert foreign_table.read(written(tmp_path / "t.csv", text))["id"].tolist() == ["1"]
 
 
-def test_labels_that_contradict_each_other_or_name_others_are_refused(tmp_path: Path) -> None:
+def test_conflicting_and_unmatched_labels_are_rejected(tmp_path: Path) -> None:
     table = written(tmp_path / "t.csv", "id,candid,p_a,p_b|x,7,.9,.1|y,8,.1,.9")
     assert foreign_table.read(table, written(tmp_path / "l.csv", "candid,label|7,a|7,a|8,|8,b"))["label"].tolist() == [
         "a",
@@ -47,7 +47,7 @@ def test_labels_that_contradict_each_other_or_name_others_are_refused(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ("7.0", "1.09558e+18", "1E+18", ".7", "########"))
-def test_ids_that_went_through_a_spreadsheet_are_refused_by_name(tmp_path: Path, name: str) -> None:
+def test_ids_damaged_by_a_spreadsheet_are_rejected_by_name(tmp_path: Path, name: str) -> None:
     table = written(tmp_path / "t.csv", "id,candid,p_a,p_b|x,7,.9,.1|y,8,.1,.9")
     with pytest.raises(InputError, match=rf"l\.csv: column candid holds {re.escape(name)} "):
         foreign_table.read(table, written(tmp_path / "l.csv", f"candid,label|8,b|{name},a"))
@@ -56,7 +56,7 @@ def test_ids_that_went_through_a_spreadsheet_are_refused_by_name(tmp_path: Path,
         foreign_table.read(table, tmp_path / "l.parquet")
 
 
-def test_labels_are_counted_whatever_a_spreadsheet_put_before_them(
+def test_labels_are_matched_in_a_file_with_a_byte_order_mark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = written(tmp_path / "t.csv", f"id,candid,p_a,p_b|x,{10**18 + 1},.9,.1|y,8,.1,.9|z,9,.1,.9")
@@ -76,10 +76,10 @@ ALERCE = (
 )
 
 
-def test_the_long_table_of_a_broker_is_judged_by_labels_in_the_words_of_surveys(
+def test_the_long_table_of_a_broker_is_evaluated_with_survey_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of two versions the later one counts, and a class without a row has no probability."""
+    """The latest version counts, and a class without a row has probability 0."""
     table = written(tmp_path / "t.csv", ALERCE)
     labels = written(tmp_path / "l.csv", "ZTFID,type|ZTF1,SN Ia-CSM|ZTF2,AGN?|ZTF3,CV|ZTF4,TDE")
     monkeypatch.setattr("sys.argv", ["report", str(table), "--labels", str(labels)])
@@ -100,7 +100,7 @@ def test_the_long_table_of_a_broker_is_judged_by_labels_in_the_words_of_surveys(
         foreign_table.read(table, labels)
 
 
-def test_a_class_that_is_looked_for_has_the_thresholds(tmp_path: Path) -> None:
+def test_the_target_class_has_the_thresholds(tmp_path: Path) -> None:
     text = "id,label,p_SN,p_TDE|1,TidalDisruptionEvent,.2,.8|2,SN II,.9,.1|3,TDE,.4,.6|4,Other,.5,.5"
     page, notes = write_table_page(written(tmp_path / "t.csv", text), tmp_path / "page", target="TDE")
     judged = json.loads((tmp_path / "page" / "metrics.json").read_text())
@@ -116,8 +116,8 @@ def test_validation_rows_choose_the_thresholds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", predictions.EXTENSIONS)
-def test_what_a_table_promises_is_in_its_metadata_and_once_was_in_its_columns(tmp_path: Path, end: str) -> None:
-    """The third threshold is one that no threshold gives."""
+def test_constants_are_read_from_metadata_and_from_older_columns(tmp_path: Path, end: str) -> None:
+    """The third operating point is not reached by any threshold."""
     names = ("set_coverage", *(f"threshold_{name}" for name in ("completeness_0.9", "completeness_0.95", "purity_0.9")))
     promised = dict(zip(names, (0.8, 0.6, 0.6, None), strict=True)) | {"threshold_purity_0.95": 0.7}
     rows = {"id": np.arange(4), "label": np.array(["SN", "a", "SN", "a"]), "p_SN": np.array([0.9, 0.1, 0.5, 0.2])}
@@ -145,7 +145,7 @@ def test_a_class_without_rows_has_no_recall_in_the_headline(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("yes", ("true", "True", "1"))
-def test_rows_that_trained_the_network_do_not_judge_it(
+def test_objects_used_in_training_are_excluded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], yes: str
 ) -> None:
     no = {"true": "false", "True": "False", "1": "0"}[yes]
@@ -160,7 +160,7 @@ def test_rows_that_trained_the_network_do_not_judge_it(
     assert json.loads((tmp_path / "t_report" / "metrics.json").read_text())["values"]["accuracy"] == 0.5
     _, _, notes = foreign_table.read_with_notes(written(tmp_path / "none.csv", text.replace(f",{yes},", f",{no},")))
     assert notes[0].startswith("none of the 4 labelled rows") and "excluded" not in notes[0]
-    # where there are no others, all are judged, and the page says what that is worth
+    # if all rows trained the network, all are evaluated, with a warning
     table, _, notes = foreign_table.read_with_notes(written(tmp_path / "all.csv", text.replace(no, yes)))
     assert len(table["id"]) == 4 and set(table["split"]) == {foreign_table.SEEN} and "optimistic" in notes[0]
 
@@ -177,7 +177,7 @@ def test_rows_that_trained_the_network_do_not_judge_it(
         ("id,label,p_a|a,,1", "--labels"),
     ),
 )
-def test_what_does_not_fit_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_tables_are_rejected_with_the_column(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         foreign_table.read(written(tmp_path / "t.csv", text))
 
@@ -205,10 +205,10 @@ def test_a_table_is_reported_from_the_command_line(
     main()
 
 
-def test_only_rows_drawn_at_random_give_purity_recall_and_workload(
+def test_purity_recall_and_workload_use_random_rows_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Known by hand: seven random rows at ranks 2 to 18 of 20, of which 2, 6, 9 and 15 are supernovae."""
+    """Computed by hand: seven random rows at ranks 2 to 18 of 20; those at 2, 6, 9 and 15 are supernovae."""
     rows = [f"{i},o{i},{1 - 0.045 * i:.3f},{0.045 * i:.3f}" for i in range(1, 21)]
     table = written(tmp_path / "night.csv", "|".join(["candid,id,p_SN,p_rest", *rows]))
     drawn = {2: "SN", 4: "rest", 6: "SN", 9: "SN", 12: "rest", 15: "SN", 18: "rest"}

@@ -1,4 +1,4 @@
-"""The page of a night, as people read it: in a browser, with a mouse, a keyboard and a telephone."""
+"""The page of a night in a browser, with mouse and keyboard, at the width of a desktop and of a phone."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ CELLS = "[...document.querySelectorAll('#shown tbody tr')].map(row => row.cells[
 
 
 def night(n: int = len(IDS)) -> dict[str, np.ndarray]:
-    """Six alerts of five objects, the fifth a VS, and more of low probability."""
+    """Return six alerts of five objects, the fifth a VS, and further alerts of low probability."""
     more = n - len(IDS)
     score = np.array([*SN, *np.linspace(0.1, 0, more)], np.float32)
     return {
@@ -71,10 +71,10 @@ def page(opened: "Page") -> "Page":
 
 
 @needs_browser
-def test_what_is_less_probable_is_folded_away_and_a_page_at_a_time(page: "Page") -> None:
+def test_less_probable_alerts_are_collapsed_and_shown_in_pages(page: "Page") -> None:
     assert page.evaluate(CARDS) == IDS[:4] and page.locator("#shown .stamp svg path").count() == 4
     assert page.locator("#folded > summary").inner_text() == "196 alerts below 0.5"
-    assert page.locator("#folded .alert").count() == 0  # until it is opened
+    assert page.locator("#folded .alert").count() == 0  # before it is opened
     page.locator("#folded > summary").press("Enter")
     page.locator("#folded .alert").first.wait_for()
     assert page.locator("#folded .alert").count() == 60
@@ -104,14 +104,14 @@ def test_what_is_less_probable_is_folded_away_and_a_page_at_a_time(page: "Page")
 )
 def test_alerts_are_filtered_and_sorted(page: "Page", control: str, value: str, wanted: list[int]) -> None:
     page.fill("#least", "0.1")
-    page.evaluate("night.rows.id.length = 6; every.length = 6")  # without the alerts that only fill pages
+    page.evaluate("night.rows.id.length = 6; every.length = 6")  # without the further alerts
     field = page.locator(control)
     field.select_option(value) if field.evaluate("field => field.tagName") == "SELECT" else field.fill(value)
     assert page.evaluate(CARDS) == [IDS[i] for i in wanted]
 
 
 @needs_browser
-def test_a_column_name_sorts_a_table_by_keyboard_and_objects_are_one_row_each(page: "Page") -> None:
+def test_tables_are_sorted_by_keyboard_and_objects_have_one_row(page: "Page") -> None:
     page.fill("#least", "0.15")
     page.check("[value=table]")
     page.locator("#shown th button", has_text="magnitude").focus()
@@ -127,7 +127,7 @@ def test_a_column_name_sorts_a_table_by_keyboard_and_objects_are_one_row_each(pa
 
 
 @needs_browser
-def test_names_are_text_and_lead_to_the_pages_of_their_survey(page: "Page") -> None:
+def test_names_are_escaped_and_linked_to_the_pages_of_their_survey(page: "Page") -> None:
     assert page.locator("img:not([alt])").count() == 0 and HOSTILE in page.locator("#shown").inner_text()
     links = "cards => cards.map(card => [...card.querySelectorAll('a')].map(a => a.href))"
     ztf, rubin, odd, lost = page.locator("#shown .alert").evaluate_all(links)
@@ -154,6 +154,7 @@ def test_nothing_is_cut_off(page: "Page", width: int) -> None:
 
 
 def data_of(text: str) -> dict:
+    """Return the JSON data of a page."""
     return json.loads(re.findall('<script type="application/json" id="data">(.*?)</script>', text, re.S)[0])
 
 
@@ -170,14 +171,14 @@ def test_a_stamp_is_cropped_to_its_data_around_its_centre() -> None:
     assert np.unravel_index(pixels[:, :31].argmax(), (31, 31)) == (15, 15)
 
 
-def test_a_long_night_lists_its_most_probable_alerts_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_night_is_limited_to_its_most_probable_alerts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(night_page, "MAX_ALERTS", 3)
     text = night_page.write(night(), {}, "a night", "")
     assert data_of(text)["rows"]["id"] == IDS[:3] and data_of(text)["stamps"] == []
     assert "The page has the 3 most probable of 6 alerts" in " ".join(text.split())
 
 
-def test_objects_are_what_a_loop_over_them_finds() -> None:
+def test_object_summaries_agree_with_a_loop() -> None:
     rng = np.random.default_rng(0)
     n, classes = 300, np.array(["SN", "VS"])
     score = np.append(rng.random(n - 2), [0, 1]).astype(np.float32)
@@ -231,7 +232,7 @@ def test_a_table_is_reported_by_object(
         ({"id": np.array(["a"]), "p_SN": np.ones(1)}, ("--labels", "l.csv"), "--labels"),
     ),
 )
-def test_what_has_no_objects_is_refused_by_name(
+def test_invalid_input_is_rejected_with_the_column_or_option(
     table: dict[str, np.ndarray],
     options: tuple[str, ...],
     named: str,

@@ -1,4 +1,4 @@
-"""The pages of runs in a real browser, on a desk and on a telephone."""
+"""The pages of runs in a browser, at the width of a desktop and of a phone."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ PAGES = ("runs/one/report/index.html", "index.html", "comparison.html")
 
 @pytest.fixture(scope="module")
 def folder(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs with long names, their index and their comparison."""
+    """Return a folder with two runs with long names, their index and their comparison."""
     folder = tmp_path_factory.mktemp("pages")
     for name in ("one", "two" + ",data.split=_validation_20" * 4):
         shutil.copytree(finished_run.path, folder / "runs" / name)
@@ -26,7 +26,7 @@ def folder(finished_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_browser
-def test_the_first_screens_of_a_run_hold_its_result_and_lead_to_the_rest(folder: Path) -> None:
+def test_a_run_page_starts_with_the_result_and_links_to_all_sections(folder: Path) -> None:
     with open_page((folder / PAGES[0]).as_uri()) as page:
         contents = page.locator("nav.contents")
         assert (
@@ -50,7 +50,7 @@ def test_the_first_screens_of_a_run_hold_its_result_and_lead_to_the_rest(folder:
 
 
 @needs_browser
-def test_a_click_on_a_column_sorts_by_it(folder: Path) -> None:
+def test_a_click_on_a_column_name_sorts_the_table(folder: Path) -> None:
     with open_page((folder / PAGES[0]).as_uri()) as page:
         table = page.locator("table").first
         table.get_by_text("rows", exact=True).click()
@@ -81,7 +81,7 @@ def test_nothing_is_cut_off(folder: Path, name: str, width: int) -> None:
 
 
 @needs_browser
-def test_long_names_do_not_push_the_numbers_out(folder: Path) -> None:
+def test_long_names_do_not_displace_the_numbers(folder: Path) -> None:
     for name in PAGES[1:]:
         with open_page((folder / name).as_uri()) as page:
             first = page.locator("tbody tr").last.locator("td").first

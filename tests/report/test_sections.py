@@ -1,4 +1,4 @@
-"""No page calls rows a test that chose the network."""
+"""Pages state how the evaluated rows were used in training."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ TABLES = {
     ("split", "words"), [("validation", "used for model selection"), ("test", "unused in training")]
 )
 @pytest.mark.parametrize("name", TABLES)
-def test_the_page_names_the_split_it_judges(name: str, split: str, words: str) -> None:
+def test_the_page_names_the_evaluated_split(name: str, split: str, words: str) -> None:
     table = KEYS | TABLES[name] | {"split": np.full(N, split)}
     kind = choose_kind(table)
     judged = kind.judge(table)
