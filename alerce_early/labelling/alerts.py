@@ -112,7 +112,7 @@ class Night:
         if places:
             raise InputError(
                 f"--packets: {len(places):,} of {len(self.keys):,} alerts are missing, such as {next(iter(places))}. "
-                "Give all packets of the table."
+                "Give the packets of all alerts of the table."
             )
         return stamps
 

@@ -160,7 +160,8 @@ class LabelsFile:
         kept = content[: content.rfind(b"\n") + 1]
         last = next(csv.reader([content[len(kept) :].decode(errors="replace")]))
         top = _encode([self.header])
-        if kept.startswith(top) and len(last) == len(self.header):  # saved by an editor, or a digit or two is lost
+        if kept.startswith(top) and len(last) == len(self.header):
+            # complete but for its newline, as some editors save it; at worst, the last number lacks digits
             kept = content + b"\n"
         elif not (kept.startswith(top) or top.startswith(content)):
             raise self._invalid("is not a file of labels, or its last line is incomplete")
@@ -194,7 +195,7 @@ class LabelsFile:
             os.fsync(file.fileno())
 
     def _rewrite(self, rows: Sequence[dict[str, str]]) -> None:
-        """Replace the file by the header and these rows."""
+        """Replace the content of the file with the header and these rows."""
         content = _encode([self.header, *([row[name] for name in self.header] for row in rows)])
         files.write_bytes(self.path, content, OPTION)
 

@@ -74,7 +74,8 @@ class Guard:
     app : callable
         The ASGI application to protect.
     keys : Keys
-        Tokens, expected in the query of the page's address, in the cookie, or in the header Authorization.
+        Tokens, expected in the query of the page's address, in the cookie, or as ``token <token>`` in the header
+        Authorization.
     host : str
         Address at which the server listens. Requests may name it or a loopback address; if it is a wildcard such as
         0.0.0.0, also the machine's name and any numeric address.
@@ -84,7 +85,7 @@ class Guard:
         self.app, self.keys, self.host = app, keys, host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that is refused, and pass on any other."""
+        """Respond to a rejected request; pass any other to the application."""
         if scope["type"] != "http":
             return
         if refusal := self._refuse(Request(scope), Headers(scope=scope)):
@@ -94,7 +95,7 @@ class Guard:
             await self.app(scope, receive, send)
 
     def _refuse(self, request: Request, headers: Headers) -> tuple[int, str] | None:
-        """Return the status and the reason for refusing a request, or None."""
+        """Return status and reason if a request is rejected, otherwise None."""
         if not self._is_here(headers.get("host", "")):
             return 400, "Host: not this machine. Open the address that label printed."
         given = [
