@@ -52,28 +52,28 @@ def prediction_schema(classifier: Classifier) -> pyarrow.Schema:
 def classify_arrow(rows: pyarrow.RecordBatch | pyarrow.Table, classifier: Classifier) -> pyarrow.RecordBatch:
     """Classify alert packets row by row.
 
-            Duplicates are not detected. Predictions are bit-identical to the table of `predict` if rows are in the same groups
-            of 256, and otherwise agree to 1e-6, because the batch size changes the last digits of float32.
+    Duplicates are not detected. Predictions are bit-identical to the table of `predict` if rows are in the same groups
+    of 256, and otherwise agree to 1e-6, because the batch size changes the last digits of float32.
 
-        Parameters
-        ----------
-        rows : pyarrow.RecordBatch or pyarrow.Table
-            Columns ``objectId``, ``candid``, ``candidate`` (a struct with the names of the survey) and the cutouts: the
-            bytes of a FITS file, the pixels (ZTF only), or a struct with either as ``stampData``. Other columns are
-            ignored.
-        classifier : Classifier
-            The network.
+    Parameters
+    ----------
+    rows : pyarrow.RecordBatch or pyarrow.Table
+        Columns ``objectId``, ``candid``, ``candidate`` (a struct with the names of the survey) and the cutouts: the
+        bytes of a FITS file, the pixels (ZTF only), or a struct with either as ``stampData``. Other columns are
+        ignored.
+    classifier : Classifier
+        The network.
 
-        Returns
-        -------
-        pyarrow.RecordBatch
-            One row per input row, in order, with the columns of `prediction_schema`. A rejected row has a reason in
-            ``rejected`` and null predictions.
+    Returns
+    -------
+    pyarrow.RecordBatch
+        One row per input row, in order, with the columns of `prediction_schema`. A rejected row has a reason in
+        ``rejected`` and null predictions.
 
-        Raises
-        ------
-        InputError
-            If a column is missing or has another type, or if `rows` are not Arrow.
+    Raises
+    ------
+    InputError
+        If a column is missing or has another type, or if `rows` are not Arrow.
     """
     from alerce_early.data.readers.packets import stream  # needs an extra that only packets need
 
@@ -91,9 +91,13 @@ def classify_arrow(rows: pyarrow.RecordBatch | pyarrow.Table, classifier: Classi
 
 def classify_packets(classifier: Classifier, chunk: Chunk) -> pyarrow.Table:
     """Classify a chunk of packets: one row per packet, rejected ones included, in the order of their sources."""
-    found, aside = classify_chunk(classifier, reject_unusable(classifier, chunk), find_packets(classifier.spec).shown)
-    kept = {"source": [row.source for row in aside], "rejected": [row.reason for row in aside]}
-    rejected = pyarrow.table({"candid": pyarrow.array([row.key or None for row in aside], pyarrow.string()), **kept})
+    found, rejected_rows = classify_chunk(
+        classifier, reject_unusable(classifier, chunk), find_packets(classifier.spec).shown
+    )
+    kept = {"source": [row.source for row in rejected_rows], "rejected": [row.reason for row in rejected_rows]}
+    rejected = pyarrow.table(
+        {"candid": pyarrow.array([row.key or None for row in rejected_rows], pyarrow.string()), **kept}
+    )
     rows = pyarrow.concat_tables([predictions.to_arrow(found), rejected], promote_options="permissive")
     numbers = [[int(digits) for digits in re.findall(r"\d+", source)] for source in rows["source"].to_pylist()]
     schema = part_schema(classifier)

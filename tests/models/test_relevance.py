@@ -148,7 +148,7 @@ def test_pictures_of_a_run(quick, tmp_path: Path) -> None:
     files = write_relevance(Run.find(run.path), [object_], tmp_path / "out", "alpha_beta")
     assert files and all(file.stat().st_size > 10_000 and object_ in file.name for file in files)
     with pytest.raises(InputError, match="--id nobody"):
-        write(run, ["nobody"], tmp_path / "out", "epsilon")
+        write_relevance(Run.find(run.path), ["nobody"], tmp_path / "out", "epsilon")
 
 
 def test_every_input_channel_has_a_name(composed) -> None:

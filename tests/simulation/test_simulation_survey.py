@@ -96,7 +96,7 @@ def test_some_stamps_are_cut_by_the_chips_edge(survey):
 
 
 def test_masked_pixels_are_the_same_in_all_channels(full):
-    dead = ~(np.abs(full[0]) < LARGEST)
+    dead = ~(np.abs(full[0]) < MAX_PIXEL_VALUE)
     assert 0.05 < dead.any(axis=(1, 2, 3)).mean() < 0.14
     assert 0.015 < dead[:, 21:42, 21:42].any(axis=(1, 2, 3)).mean() < 0.07
     assert (dead[..., 0] == dead[..., 2]).all() and (dead[..., 0] == dead[..., 1]).all()
