@@ -179,7 +179,7 @@ def load(
         seen = look(path, describe=True)[1]
         there = "" if ":" in seen else f" with {', '.join(str(name)[:20] for name in list(raw)[:20])}"
         raise InputError(
-            f"{path}: is {seen}{there}, without images. Name them with data.columns.images=NAME, in predict with "
+            f"{path}: is {seen}{there}; it has no images. Name them with data.columns.images=NAME, in predict with "
             "--columns images=NAME."
         )
     if "labels" in given and not alone and not labelled:
