@@ -46,7 +46,7 @@ def test_a_network_classifies_only_its_survey_in_a_mixed_folder(
     outcome = predict(network, inputs.find([mixed], network.spec), tmp_path / "out.parquet")
     counts = {"ZTF": 3, "Rubin": 2}
     assert (outcome.classified, outcome.rejected) == (counts[own], counts[other])
-    assert outcome.first and outcome.first.key and f"packet of {other}" in outcome.first.reason
+    assert outcome.first and outcome.first.key and f"packet of {other}, expected {own}" in outcome.first.reason
     table = predictions.read(tmp_path / "out.parquet")
     assert np.isfinite(table["jd"]).all() and np.isfinite(table["ra"]).all()
 
