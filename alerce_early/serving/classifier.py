@@ -320,10 +320,10 @@ class Classifier:
 
     def _named(self, metadata: Any, rows: int, origin: str) -> np.ndarray:
         """Return metadata columns given by name as one array (rows, F) float64."""
-        lacking = [name for name in self.features if name not in metadata]
-        if lacking:
+        missing = [name for name in self.features if name not in metadata]
+        if missing:
             raise InputError(
-                f"{origin}: has no metadata {', '.join(lacking[:4])}{', ...' if len(lacking) > 4 else ''}; "
+                f"{origin}: has no metadata {', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''}; "
                 f"this network needs {len(self.features)} columns. Add them, or use a run with features=none."
             )
         columns = {name: to_numbers(metadata[name], f"values of {name}", origin) for name in self.features}

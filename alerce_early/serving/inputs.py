@@ -163,8 +163,8 @@ class Source:
         """Reject packets without any metadata if the network needs metadata."""
         if self.format.read or not chunk.records or not self.spec.features:
             return chunk
-        lacking = np.isnan(chunk.records.features).all(1)
-        return chunk.reject(lacking, NO_METADATA) if lacking.any() else chunk
+        without_metadata = np.isnan(chunk.records.features).all(1)
+        return chunk.reject(without_metadata, NO_METADATA) if without_metadata.any() else chunk
 
 
 def find(
@@ -203,14 +203,14 @@ def find(
     formats, paths = _formats(spec), [Path(str(path)) for path in given]
     packets = next((form for form in formats if not form.read), None)
     ends = ("",) if packets else endings(spec)
-    beside = [file for path in paths if packets and (file := path / raw_files.LABELS).is_file()]
+    label_files = [file for path in paths if packets and (file := path / raw_files.LABELS).is_file()]
     found = dict.fromkeys(file for path in paths for file in raw_files.expand_path(path, ends, "as INPUT"))
-    chosen = {file: _format(file, formats) for file in found if not (file in beside or _is_output(file, out))}
+    chosen = {file: _format(file, formats) for file in found if not (file in label_files or _is_output(file, out))}
     used = {form.name: form for form in chosen.values() if form}
-    strange = [file for file in dict.fromkeys(paths) if file in chosen and chosen[file] is None]
-    if not used or (strange and packets not in used.values()):
+    unknown = [file for file in dict.fromkeys(paths) if file in chosen and chosen[file] is None]
+    if not used or (unknown and packets not in used.values()):
         expected = " or ".join(f"{form.name} ({', '.join(form.ends)})" for form in formats)
-        first = (strange or list(chosen) or paths)[0]
+        first = (unknown or list(chosen) or paths)[0]
         seen = look(first, describe=True)[1]
         raise InputError(
             f"{first} is {seen}. This network cannot read it. Give {_describe(spec)}: {expected or 'train it again'}."
@@ -224,7 +224,7 @@ def find(
         roots = []  # two files would otherwise share a name
     if columns and form.read is not _read_stamps:
         raise InputError(f"--columns: only for stamps files, but the input is {form.name}. Leave it out.")
-    return Source(files, form, spec, beside, schemas, roots=roots, columns=columns)
+    return Source(files, form, spec, label_files, schemas, roots=roots, columns=columns)
 
 
 def _root(given: Path) -> str:

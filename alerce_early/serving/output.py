@@ -144,10 +144,10 @@ class Parts:
         self.counts["rows"] += len(next(iter(table.values())))
         self.counts["rejected"] += len(rejected)
         path = self.folder / f"{len(self.files):06}.parquet"
-        aside = path.with_suffix(".rejected.csv")
-        aside.unlink(missing_ok=True)  # a killed process may have written it without the part
+        rejected_file = path.with_suffix(".rejected.csv")
+        rejected_file.unlink(missing_ok=True)  # a killed process may have written it without the part
         if rejected:
-            _write_rejected(aside, rejected)
+            _write_rejected(rejected_file, rejected)
         rows = predictions.to_arrow(table).replace_schema_metadata({k: str(v) for k, v in self.counts.items()})
         with files.whole(path, ADVICE) as partial:
             parquet.write_table(rows, partial)
@@ -160,10 +160,10 @@ class Parts:
 
     def reasons(self) -> Iterator[Rejected]:
         """Yield the rejected rows in the order of the input."""
-        asides = [file.with_suffix(".rejected.csv") for file in self.files]
-        for aside in [self.rejected_file] if self.finished else asides:
-            if aside.exists():
-                with aside.open(newline="") as lines:
+        rejected_files = [file.with_suffix(".rejected.csv") for file in self.files]
+        for rejected_file in [self.rejected_file] if self.finished else rejected_files:
+            if rejected_file.exists():
+                with rejected_file.open(newline="") as lines:
                     yield from (Rejected(*row) for row in list(csv.reader(lines))[1:])
 
     def finish(self) -> None:

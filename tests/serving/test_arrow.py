@@ -145,7 +145,7 @@ def test_a_column_of_an_unusable_type_is_named(packets: list[dict[str, Any]]) ->
         classify_arrow(packets[:3], constant("SN", "rest"))  # type: ignore[arg-type]
 
 
-def test_rows_that_are_no_packets(packets: list[dict[str, Any]], finished_run: Run) -> None:
+def test_rows_that_are_not_packets_are_refused(packets: list[dict[str, Any]], finished_run: Run) -> None:
     with pytest.raises(InputError, match="no column candid, cutoutDifference"):
         classify_arrow(
             pyarrow.RecordBatch.from_pylist([{n: 1 for n in packets[0] if n not in ("candid", "cutoutDifference")}]),

@@ -1,4 +1,4 @@
-"""The deployed network against what training wrote, from raw rows alone."""
+"""Deployed networks give the predictions of training from raw rows."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ Survey = dict[str, Any]
 
 
 def raw(survey: Survey, features: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stamps (N, 3, 63, 63) and the named columns (N, F) of a survey's rows that cleaning keeps."""
+    """Return stamps (N, 3, 63, 63) and named columns (N, F) of the rows of a survey that cleaning keeps."""
     kept = [i for i, image in enumerate(survey["images"]) if image.shape == (63, 63, 3)]
     stamps = np.stack([survey["images"][i] for i in kept]).astype(np.float32)
     columns = np.array(survey["metadata"], dtype=np.float32)[kept][:, [COLUMNS.index(name) for name in features]]
@@ -42,7 +42,7 @@ def raw(survey: Survey, features: tuple[str, ...]) -> tuple[torch.Tensor, torch.
     ],
     ids=lambda overrides: overrides[0] if overrides else "recipe=minmax",
 )
-def test_equals_what_training_wrote(
+def test_predictions_equal_those_of_training(
     overrides: tuple[str, ...], quick: Callable[..., DictConfig], finished_run: Run, survey: Survey, tmp_path: Path
 ) -> None:
     run = train(quick(*overrides, "trainer.max_epochs=1"), tmp_path / "run") if overrides else finished_run
@@ -63,7 +63,7 @@ def test_equals_what_training_wrote(
     assert set(deployed.conformal["thresholds"]) == {"set", "set_marginal"}
 
 
-def test_redshifts(composed: Callable[..., DictConfig], tmp_path: Path) -> None:
+def test_redshift_networks_return_their_own_columns(composed: Callable[..., DictConfig], tmp_path: Path) -> None:
     config = composed(
         "model=spectra_lines", "data.n=150", f"outputs={tmp_path}", "trainer.max_epochs=1", "data.batches_per_epoch=2"
     )
@@ -75,12 +75,12 @@ def test_redshifts(composed: Callable[..., DictConfig], tmp_path: Path) -> None:
     assert deployed(torch.rand(3, 2, 443)).shape == (3, 2)
 
 
-def test_clip_is_that_of_training_and_missing_is_one_value() -> None:
+def test_metadata_are_clipped_as_in_training() -> None:
     names = ("fwhm", "sgscore1", "ra", "chinr")
     columns = torch.tensor([[50.0, -999.0, 3.0, torch.nan], [torch.inf, torch.nan, torch.nan, 99.0]])
     by_hand = torch.tensor([[10.0, -1.0, 3.0, -1.0], [-999.0, -1.0, -999.0, 15.0]])
     assert torch.equal(Clip(names)(columns), by_hand)
-    # what float32 cannot hold is missing, whether it is clipped before or after it becomes float32
+    # values beyond float32 are missing, whether clipped before or after the conversion
     large = torch.tensor([[1e39, -1e39, 3e38, 1.0]], dtype=torch.float64)
     by_hand = torch.tensor([[-999.0, -1.0, 3e38, 1.0]])
     assert torch.equal(Clip(names)(large).float(), by_hand) and torch.equal(Clip(names)(large.float()), by_hand)
@@ -88,13 +88,13 @@ def test_clip_is_that_of_training_and_missing_is_one_value() -> None:
     assert Clip(())(torch.zeros(3, 0)).shape == (3, 0)
 
 
-def test_calibration_is_that_of_the_table() -> None:
+def test_calibration_equals_the_one_of_the_table() -> None:
     fitted = {"temperature": 0.4}
     p = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [1 - 1e-6, 1e-6, 1e-20]])
     assert np.abs(Calibrate(fitted)(p).numpy() - calibration.apply(fitted, p.numpy())).max() < 1e-6
 
 
-def test_model_id_follows_weights_and_calibration(quick: Callable[..., DictConfig]) -> None:
+def test_the_model_id_depends_on_weights_and_calibration(quick: Callable[..., DictConfig]) -> None:
     task = make_task(quick(), spec(classes=("a", "b"), raw_shape=(3, 63, 63)))
     plain = Deployed(task).model_id
     assert plain == Deployed(task).model_id

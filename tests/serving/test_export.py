@@ -1,4 +1,4 @@
-"""The exported file against the checkpoint: every recipe, any batch, broken stamps; in a process without torch."""
+"""Exported files agree with the checkpoint: every recipe, any batch size, invalid stamps, without this package."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ Composed = Callable[..., DictConfig]
 
 
 def deployed(composed: Composed, *overrides: str, kind: str = "stamps") -> Deployed:
-    """An untrained network of these choices, calibrated somehow, that takes all metadata if it wants any."""
+    """Make an untrained, calibrated network of these options, with all metadata if its model uses any."""
     config = composed(*overrides)
     steps = to_plain(config.recipe.steps)
     raw = (2, 443) if kind == "spectra" else (3, 63, 63)
@@ -57,7 +57,7 @@ def session(content: bytes) -> onnxruntime.InferenceSession:
     ],
     ids=lambda overrides: " ".join(overrides),
 )
-def test_onnx_gives_what_the_checkpoint_gives(overrides: tuple[str, ...], composed: Composed) -> None:
+def test_onnx_agrees_with_the_checkpoint(overrides: tuple[str, ...], composed: Composed) -> None:
     net = deployed(composed, *overrides)
     content, different = exporting.content_of(net)
     assert different <= exporting.TOLERANCE
@@ -78,19 +78,19 @@ def test_onnx_gives_what_the_checkpoint_gives(overrides: tuple[str, ...], compos
     assert DataSpec.from_plain(json.loads(message["spec"])) == net.spec
 
 
-def test_spectra(composed: Composed) -> None:
-    """Also the regression of a redshift: a table, and no probabilities."""
+def test_a_spectra_network_has_no_metadata_input(composed: Composed) -> None:
+    """Also for a redshift, whose file has a table and no probabilities."""
     net = deployed(composed, "model=spectra_redshift", "recipe=spectra", kind="spectra")
     run = session(exporting.content_of(net)[0])
     assert [output.name for output in run.get_outputs()] == ["table"]
     rows = exporting.edge_cases(net)
     found = run.run(None, rows)[0]
-    assert np.isfinite(found[:16]).all()  # this recipe lets NaN and infinite fluxes of weight through
+    assert np.isfinite(found[:16]).all()  # this recipe passes NaN and infinite fluxes with a weight on
     wanted = net(torch.from_numpy(rows["stamps"])).detach().numpy()
     assert np.allclose(found, wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
-def test_a_small_checkpoint_holds_weights_in_float16_and_no_more(composed: Composed, tmp_path: Path) -> None:
+def test_an_exported_checkpoint_has_only_float16_weights(composed: Composed, tmp_path: Path) -> None:
     net = deployed(composed, "recipe=minmax", "model=rotinv")
     content, different = exporting.content_of(net, "checkpoint")
     path = tmp_path / "small.ckpt"
@@ -102,15 +102,15 @@ def test_a_small_checkpoint_holds_weights_in_float16_and_no_more(composed: Compo
     assert 0 < lost < 10 * different
 
 
-def test_spectra_are_compared_where_float32_resolves_them(composed: Composed) -> None:
-    """A spectrum of scatter far below its mean is noise after the recipe, and differs by runtime as noise does."""
+def test_edge_cases_of_spectra_are_resolved_by_float32(composed: Composed) -> None:
+    """A spectrum whose scatter is far below its mean becomes rounding noise, which differs between runtimes."""
     net = deployed(composed, "model=spectra_redshift", "recipe=spectra", kind="spectra")
     rows = torch.from_numpy(exporting.edge_cases(net)["stamps"][:16])
     lost = (net.task.recipe(rows).double() - net.task.recipe(rows.double())).abs().max()
     assert float(lost) < exporting.TOLERANCE
 
 
-def test_torch_program_opens_without_the_package(composed: Composed, tmp_path: Path) -> None:
+def test_a_torch_program_runs_without_the_package(composed: Composed, tmp_path: Path) -> None:
     net = deployed(composed, "recipe=joint", "model=preliminary_cnn")
     file = tmp_path / "model.pt2"
     file.write_bytes(exporting.content_of(net, "torch")[0])
@@ -134,7 +134,7 @@ def test_torch_program_opens_without_the_package(composed: Composed, tmp_path: P
     assert np.abs(np.load(out) - net(torch.from_numpy(rows)).numpy()).max() < 1e-5
 
 
-def test_a_file_that_differs_is_not_written(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_disagrees_is_refused(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
     net = deployed(composed, "recipe=minmax", "model=preliminary_cnn")
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     with pytest.raises(InputError, match=r"--format torch: .*differ"):

@@ -28,7 +28,7 @@ def test_each_network_has_a_card_and_all_are_small() -> None:
 
 
 @pytest.mark.parametrize("name", ["ztf", "ztf_images", "ztf_aged", RUBIN])
-def test_the_exported_file_is_the_checkpoint(name: str, survey: dict[str, Any]) -> None:
+def test_each_exported_file_agrees_with_its_checkpoint(name: str, survey: dict[str, Any]) -> None:
     square = [i for i, image in enumerate(survey["images"]) if image.shape == (63, 63, 3)][:64]
     metadata = dict(zip(COLUMNS, np.asarray(survey["metadata"])[square].T, strict=True))
     classifiers = [alerce_early.load(name, runtime="torch"), alerce_early.load(f"{name}.onnx")]
@@ -67,7 +67,7 @@ def test_a_simulated_night_is_classified_by_name_alone(tmp_path: Path) -> None:
     assert np.allclose(sum(table[f"q_{name}"] for name in CLASSES), 1, atol=1e-5)
 
 
-def test_triplets_that_were_divided_by_their_norms_are_refused(tmp_path: Path, real_data: Path) -> None:
+def test_normalised_triplets_are_refused(tmp_path: Path, real_data: Path) -> None:
     place, out = real_data / "cases" / "04-l2-normalised-triplets", tmp_path / "out.csv"
     refused = Command("alerce_early.predict", "ztf_images.onnx", place / "l2.npz", "--out", out)
     assert refused.wait() == 2 and "norm 1" in refused.stderr and "recipe=l2" in refused.stderr
