@@ -28,9 +28,8 @@ from alerce_early.evaluation import tables
 from alerce_early.serving.output import partial_of, rejected_of
 
 Shard = tuple[int, int]  # (i, n): the i-th of n parts, from 0
-Row = tuple[
-    Records | None, Rejected
-]  # one row, or None if unreadable; its source and key, and the reason if unreadable
+# One row, None if unreadable, with its source, its key and, if unreadable, the reason.
+Row = tuple[Records | None, Rejected]
 NO_METADATA = "has no metadata, which this network needs: use one trained with features=none, such as ztf_images"
 Columns = Mapping[str, str] | None  # names of images, ids and metadata in a file of arrays, see `stamps_file.load`
 COLUMNS = ("images", "labels", "ids", "features")
@@ -211,9 +210,9 @@ def find(
     if not used or (unknown and packets not in used.values()):
         expected = " or ".join(f"{form.name} ({', '.join(form.ends)})" for form in formats)
         first = (unknown or list(chosen) or paths)[0]
-        seen = look(first, describe=True)[1]
+        content = look(first, describe=True)[1]
         raise InputError(
-            f"{first} is {seen}. This network cannot read it. Give {_describe(spec)}: {expected or 'train it again'}."
+            f"{first} is {content}. This network cannot read it. Give {_describe(spec)}: {expected or 'train it again'}."
         )
     if len(used) > 1:
         raise InputError(f"INPUT: contains {' and '.join(used)}. Give one of these formats at a time.")

@@ -78,14 +78,13 @@ def test_onnx_agrees_with_the_checkpoint(overrides: tuple[str, ...], composed: C
     assert DataSpec.from_plain(json.loads(message["spec"])) == net.spec
 
 
-def test_a_spectra_network_has_no_metadata_input(composed: Composed) -> None:
-    """Also for a redshift, whose file has a table and no probabilities."""
+def test_a_redshift_network_exports_a_table_without_probabilities(composed: Composed) -> None:
     net = deployed(composed, "model=spectra_redshift", "recipe=spectra", kind="spectra")
     run = session(exporting.content_of(net)[0])
     assert [output.name for output in run.get_outputs()] == ["table"]
     rows = exporting.edge_cases(net)
     found = run.run(None, rows)[0]
-    assert np.isfinite(found[:16]).all()  # this recipe passes NaN and infinite fluxes with a weight on
+    assert np.isfinite(found[:16]).all()  # this recipe keeps NaN and infinite fluxes that have a weight
     wanted = net(torch.from_numpy(rows["stamps"])).detach().numpy()
     assert np.allclose(found, wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
 
