@@ -212,7 +212,8 @@ def find(
         first = (unknown or list(chosen) or paths)[0]
         content = look(first, describe=True)[1]
         raise InputError(
-            f"{first} is {content}. This network cannot read it. Give {_describe(spec)}: {expected or 'train it again'}."
+            f"{first} is {content}. This network cannot read it. Give {_describe(spec)}: "
+            f"{expected or 'train it again'}."
         )
     if len(used) > 1:
         raise InputError(f"INPUT: contains {' and '.join(used)}. Give one of these formats at a time.")
