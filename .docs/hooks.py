@@ -27,7 +27,7 @@ LAYERS = ("data", "models", "tasks", "evaluation", "simulation", "artifacts", "t
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages and the files that they show to those of the folder."""
+    """Add the generated pages and their files to the site."""
     pages = {page: _read(source) for source, page in PAGES.items() if not source.startswith(".docs/")}
     pages |= {"commands.md": _describe_commands(), "api.md": _list_modules()}
     for page, content in pages.items():

@@ -11,7 +11,7 @@ from alerce_early.training import signals
 @exit_on_input_error
 @signals.listen()
 def main() -> None:
-    """Print the table of runs, and write it as CSV or as a page if asked to."""
+    """Print the table of runs, and write it as CSV or as a page on request."""
     parser = argparse.ArgumentParser(prog="python -m alerce_early.compare", description=__doc__)
     parser.add_argument("--version", action="version", version=f"alerce-early {files.VERSION}")
     parser.add_argument("folder", nargs="+", help="a run folder, or a folder that contains runs")

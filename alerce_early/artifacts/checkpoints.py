@@ -1,7 +1,7 @@
 """Safe reading and atomic writing of checkpoints.
 
 A checkpoint contains `format`, the name of its `task` class, `hyper_parameters` as plain values (network, spec with
-the recipe, ...) and `state_dict`. That of a finished run also contains `calibration`, `conformal`, `operating_points`
+the recipe, ...) and `state_dict`. A finished run adds `calibration`, `conformal`, `operating_points`
 (of `thresholds.fit_percents`) and `trained_on`, the hashes of the objects used in training or model selection (see
 `text.hash_objects`); old files lack some of these. `alerce_early.tasks.restore` rebuilds the task.
 """

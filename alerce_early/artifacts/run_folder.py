@@ -46,7 +46,7 @@ class Run:
     Parameters
     ----------
     path : Path
-        The folder; it need not exist yet.
+        The folder, which may not exist yet.
     """
 
     path: Path

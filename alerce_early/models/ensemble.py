@@ -95,7 +95,7 @@ class Member(nn.Module):
 class Ensemble(Net):
     """Mean log probability of the members, plus the log probability of a random forest on the metadata.
 
-    The sum treats networks and forest as independent experts; calibration corrects for what they have in common.
+    The sum treats networks and forest as independent experts; calibration corrects for their correlation.
     `alerce_early.experiments.ensemble` assembles it from trained pieces.
 
     Parameters

@@ -51,7 +51,7 @@ class Task(L.LightningModule):
     lower_is_better : frozenset of str
         Validation metrics whose best value is the lowest, without the class ("recall" of "recall/SN").
     deployable : bool
-        Whether the outputs need nothing but images and metadata.
+        Whether the outputs need only images and metadata.
     shown : tuple of str
         Metrics in the log line of an epoch, in addition to the losses and the monitored metric.
     """
@@ -232,7 +232,7 @@ class Task(L.LightningModule):
 
 @contextmanager
 def _ieee_float32() -> Iterator[None]:
-    """Forbid TF32, to which GPUs round the factors of convolutions by default."""
+    """Forbid TF32, the reduced precision of convolutions on GPUs."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False

@@ -60,7 +60,7 @@ def start_from(task: Task, path: str | Path) -> tuple[str, list[str]]:
     Returns
     -------
     summary : str
-        What was copied, for the log.
+        Summary of the copied weights for the log.
     missing : list of str
         Names of the task's other weights, which keep their initial values.
 
