@@ -215,7 +215,7 @@ class _Array(np.ndarray):
 
     def __setstate__(self, state: Any) -> None:
         version, shape, stand_in, fortran, data = state
-        super().__setstate__((version, shape, stand_in.dtype, fortran, data))  # type: ignore[arg-type]
+        super().__setstate__((version, shape, stand_in.dtype, fortran, data))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.view(np.ndarray).__reduce_ex__(protocol)  # pickles as an ordinary array

@@ -179,7 +179,7 @@ def _table(kind: str, names: Sequence[str]) -> str:
 
 def _describe_parquet(file: IO[bytes]) -> str:
     """Describe a Parquet file by its columns."""
-    return _table("Parquet", parquet.read_schema(file).names)  # type: ignore[arg-type]
+    return _table("Parquet", parquet.read_schema(file).names)
 
 
 def _describe_text(file: IO[bytes]) -> str:
@@ -238,7 +238,7 @@ def _describe_arrays(shapes: Mapping[str, tuple[int, ...]], what: str) -> str:
 
 def _describe_npz(file: IO[bytes]) -> str:
     """Describe an npz file by its arrays."""
-    with np.load(file, allow_pickle=False) as archive:  # type: ignore[arg-type]
+    with np.load(file, allow_pickle=False) as archive:
         shapes = {}
         for name in archive.files[:MAX_NAMES]:
             with archive.zip.open(f"{name}.npy") as member:

@@ -61,7 +61,7 @@ class Schemas:
         for file in sorted(Path(place).rglob(f"*{SUFFIX}")):
             for pattern, number in FILE_NAMES:
                 if found := pattern.fullmatch(file.name):
-                    self._files.setdefault(number(found), file)
+                    self._files.setdefault(number(found), file)  # type: ignore[no-untyped-call]
         if not self._files:
             raise InputError(
                 f"schemas {place}: no packet schema found. Give a folder with files such as 900.avsc or "
