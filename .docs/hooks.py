@@ -17,13 +17,17 @@ PAGES = {
     "alerce_early/data/readers/README.md": "formats.md",
     "alerce_early/serving/README.md": "deploying.md",
     "alerce_early/pretrained/README.md": "networks.md",
+    "alerce_early/labelling/README.md": "labelling.md",
     "alerce_early/simulation/README.md": "simulation.md",
     ".github/CONTRIBUTING.md": "contributing.md",
     ".github/SECURITY.md": "security.md",
     ".docs/changelog.md": "changelog.md",
 }
 FILES = ("alerce_early/report/example.png", "alerce_early/data/class_names.csv")
-LAYERS = ("data", "models", "tasks", "evaluation", "simulation", "artifacts", "training", "serving", "report")
+LAYERS = (
+    *("data", "models", "tasks", "evaluation", "simulation", "artifacts"),
+    *("training", "serving", "report", "labelling", "experiments"),
+)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

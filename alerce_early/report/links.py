@@ -8,7 +8,7 @@ from typing import NamedTuple
 class Site(NamedTuple):
     """A web site with a page about each object.
 
-    Parameters
+    Attributes
     ----------
     name : str
         Text of the link.
