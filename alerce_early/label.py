@@ -36,8 +36,8 @@ def _parse() -> argparse.Namespace:
         "diverse, random, or probable:CLASS")  # fmt: skip
     add("--random", type=float, default=0.2, metavar="SHARE", help="share of alerts drawn at random, for an "
         "unbiased estimate of purity (default: %(default)s)")  # fmt: skip
-    add("--host", default=LOOPBACK[0], help="address to listen at (default: %(default)s, this machine only)")
-    add("--port", type=int, default=0, help="port to listen at (default: a free port)")
+    add("--host", default=LOOPBACK[0], help="address to listen on (default: %(default)s, this machine only)")
+    add("--port", type=int, default=0, help="port to listen on (default: a free port)")
     add("--no-browser", action="store_true", help="print the address of the page without opening it")
     given = parser.parse_intermixed_args()  # options may follow INPUT
     if bool(given.model) == bool(given.packets):

@@ -47,7 +47,7 @@ def multiplies_bfloat16() -> bool:
 def map_in_processes(function: Callable[[T], R], work: Iterable[T], workers: int) -> Iterator[R]:
     """Map a function over pieces of work in forked worker processes.
 
-    The workers end with the iterator, also after an exception, and with this process, even if it is killed.
+    The workers stop when the iterator ends or raises, and when this process exits, even if it is killed.
 
     Parameters
     ----------

@@ -37,10 +37,14 @@ def main() -> None:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="kafka://HOST:PORT/TOPIC[,TOPIC], ^PATTERN for several; or a folder to watch")
     add(
-        "--out", type=Path, required=True, metavar="FOLDER", help="folder of the tables: parts of a stream, or per file"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="output folder: parts of a stream, or one table per file",
     )
     add = parser.add_argument_group("streams only").add_argument
-    add("--group", metavar="NAME", help="required: the consumers of one group share the partitions")
+    add("--group", metavar="NAME", help="Kafka consumer group (required); consumers of one group share the partitions")
     add("--to", default="", metavar="URL", help="kafka://HOST:PORT/TOPIC that also receives the predictions, as JSON")
     add("--kafka", type=Path, metavar="FILE", help="librdkafka settings such as passwords, one NAME=VALUE per line")
     given = parser.parse_intermixed_args()  # options between positional arguments

@@ -44,7 +44,7 @@ def read(path: str | Path) -> Checkpoint:
     Raises
     ------
     InputError
-        If the file is missing, damaged, not a checkpoint of this package or of another format.
+        If the file is missing or damaged, is not a checkpoint of this package, or has an unsupported format.
     """
     path = Path(path)
     try:

@@ -331,7 +331,7 @@ def with_extra(records: Records, extra: Records, name: str = "extra") -> Records
 
 
 def number_rows(n: int) -> np.ndarray:
-    """Return ids row0, row1, ..., (n,) str, for rows without an id; each row then counts as an object."""
+    """Return ids row0, row1, ..., (n,) str, for rows without an id; each row then counts as its own object."""
     return np.char.add("row", np.arange(n).astype(str))
 
 

@@ -504,7 +504,7 @@ def trainer_options() -> set[str]:
 
 
 def list_fields(node: type[Node] = Config, above: str = "") -> dict[str, FieldInfo]:
-    """Return the field of each dotted key in the schema that has a value or accepts any option."""
+    """Return, by dotted key, the schema fields that hold a value or accept any option."""
     fields: dict[str, FieldInfo] = {}
     for name, field in node.model_fields.items():
         kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]

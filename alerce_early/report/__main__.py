@@ -34,8 +34,8 @@ def main() -> None:
     add("--out", type=Path, help="folder of the page, or table to write with --by; default: TABLE_report or _objects")
     add("--by", choices=["object"], help="write a table and a page with one row per object")
     add("--labels", type=Path, help="labels: a table of candid (or id) and label")
-    add("--target-class", metavar="CLASS", help="class with operating points; default: that of the run, or SN")
-    add("--classifier", metavar="NAME", help="which classifier of ALeRCE's table of oid, class and probability to read")
+    add("--target-class", metavar="CLASS", help="class of the thresholds; default: the target class of the run, or SN")
+    add("--classifier", metavar="NAME", help="classifier to read from a table of ALeRCE")
     add("--overwrite", action="store_true", help="write into an existing folder, or replace the table")
     given = parser.parse_args()
     from alerce_early.artifacts import predictions  # slow to import, and --help does not need them

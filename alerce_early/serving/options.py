@@ -34,7 +34,13 @@ def make_parser(verb: str, description: str | None) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--version", action="version", version=f"alerce-early {VERSION}")
     add("model", metavar="MODEL", help="a run folder, a checkpoint, an exported file, or a bundled network such as ztf")
-    add("--ensemble", nargs="+", default=[], metavar="MODEL", help="average MODEL with these networks; put it last")
+    add(
+        "--ensemble",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="average MODEL and these networks; give this option last",
+    )
     add("--survey", choices=["any"], help="accept packets of any survey, for a network trained on several")
     add("--schemas", metavar="FOLDER|URL", help=".avsc files, or a schema registry, for packets without their schema")
     add("--embedding", action="store_true", help="add a column with the output of the network's last hidden layer")

@@ -181,7 +181,7 @@ def subtract(
 
 
 def outside_cutout(difference: Array, c: dict[str, Array], rng: Generator) -> Array:
-    """Return a mask (n, SIDE, SIDE) of pixels beyond the cutout, which grows with the source's width and brightness."""
+    """Return a mask (n, SIDE, SIDE) of the pixels outside a cutout whose size grows with width and brightness."""
     middle = np.nan_to_num(difference[:, CENTRE - 4 : CENTRE + 5, CENTRE - 4 : CENTRE + 5])
     peak = np.abs(middle.reshape(-1, 3, 3, 3, 3).mean(axis=(2, 4))).max(axis=(1, 2)) / c["noise"]
     ratio = np.maximum(0.7 * c["fwhm"] * peak, 5.0)  # signal to noise of a point source of that peak

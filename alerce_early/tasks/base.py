@@ -95,7 +95,7 @@ class Task(L.LightningModule):
         return {}
 
     def mix(self, batch: Batch) -> Batch:
-        """Return the training batch, with rows combined if the task does so."""
+        """Return the training batch, with rows mixed (as in MixUp) if the task uses that."""
         return batch
 
     def outputs(self, z: Any, batch: Batch) -> dict[str, Tensor]:

@@ -118,7 +118,7 @@ class ClassifyTask(Task):
         find_loss(options.get("loss", "cross_entropy"))
 
     def look_for(self, target: str) -> None:
-        """Set the target class, whose recall is shown first and which, of two classes, has an F2."""
+        """Set the target class. Its recall is reported first; with two classes, its F2 score is reported, too."""
         self.shown = tuple(name.replace(f"recall/{self.target}", f"recall/{target}") for name in self.shown)
         self.target = target
 

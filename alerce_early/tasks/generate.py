@@ -69,7 +69,7 @@ class GenerateTask(Task):
         }
 
     def report(self, table: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Return the means over the rows."""
+        """Return the mean of each metric over the rows."""
         return {name: float(table[name].mean()) for name in ("reconstruction", "nll", "kl")}
 
     @torch.no_grad()

@@ -32,7 +32,7 @@ class RegressTask(Task):
 class LinesTask(RegressTask):
     """Minimise the cross entropy of each emission line's box plus the absolute error of its position in the box.
 
-    A line outside the spectrum has a box of its own. The network needs the methods `encode` and `decode` of
+    An extra box stands for a line outside the spectrum. The network needs the methods `encode` and `decode` of
     `SpectraLines`; the outputs are the columns ``predicted`` and ``confidence`` (Busca & Balland 2018).
     """
 
