@@ -70,7 +70,7 @@ def test_validation_thresholds_are_evaluated_on_other_rows() -> None:
     for rows, known in ((test, {}), (themselves, constants)):
         judged = thresholds.judge(rows, known)
         _, section = page_of(rows, "Thresholds for SN", known)
-        assert not judged["chosen"] and "chosen on these rows" in section.words[0]
+        assert not judged["chosen"] and "chosen on the same rows" in section.words[0]
         assert judged["points"] == thresholds.operating_points(test["label"] == "SN", score)
 
 

@@ -183,7 +183,7 @@ def test_a_page_shows_the_most_probable_supernovae_first(
 ) -> None:
     source = inputs.find([night], classifier.spec)
     predict(classifier, source, tmp_path / "night.parquet")
-    monkeypatch.setattr(night_page, "SHOWN", 8)
+    monkeypatch.setattr(night_page, "MAX_STAMPS", 8)
     given = Namespace(out=tmp_path / "night.parquet", shard=(0, 1), gallery=None, html=tmp_path / "night.html")
     illustrate(given, classifier.classes, source, "mine")
     text, table = (tmp_path / "night.html").read_text(), predictions.read(tmp_path / "night.parquet")

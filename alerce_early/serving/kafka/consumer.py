@@ -246,17 +246,22 @@ class Stream:
         """Send the predictions before their part is written, so that a kill in between cannot lose them."""
         if self.producer is None:
             return
-        failed: list[KafkaError] = []
-        for row in rows.filter(compute.is_null(rows["rejected"])).drop_columns("rejected").to_pylist():
-            plain = {name: None if value != value else value for name, value in row.items()}  # JSON has no NaN
-            self.producer.produce(
-                self.topic,
-                json.dumps(plain, default=float).encode(),  # some versions of pyarrow return float16 as numpy scalars
-                key=row["id"],
-                on_delivery=lambda error, _: failed.append(error) if error else None,
-            )
+        failed: list[str] = []
+        try:
+            for row in rows.filter(compute.is_null(rows["rejected"])).drop_columns("rejected").to_pylist():
+                plain = {name: None if value != value else value for name, value in row.items()}  # JSON has no NaN
+                self.producer.produce(
+                    self.topic,
+                    json.dumps(
+                        plain, default=float
+                    ).encode(),  # some versions of pyarrow return float16 as numpy scalars
+                    key=row["id"],
+                    on_delivery=lambda error, _: failed.append(error.str()) if error else None,
+                )
+        except KafkaException as error:  # the broker has already said that there is no such topic
+            failed.append(one_line(error))
         if self.producer.flush(6 * BROKER_TIMEOUT) or failed:
-            reason = failed[0].str() if failed else "the broker does not respond"
+            reason = failed[0] if failed else "the broker does not respond"
             raise InputError(
                 f"--to {self.topic}: predictions cannot be sent: {reason}. Check the topic and the broker."
             )
