@@ -48,6 +48,11 @@ class MissingExtraError(InputError):
         super().__init__(
             f"{lacking} is not installed. Try {INSTALL.format(f'[{extra}]' * bool(extra))}, in the checkout."
         )
+        self._arguments = lacking, extra
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """Rebuild the error from its arguments, when a worker process raised it."""
+        return type(self), self._arguments
 
 
 def one_line(error: BaseException) -> str:

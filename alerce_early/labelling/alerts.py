@@ -283,7 +283,7 @@ def find_levels(stamp: np.ndarray) -> dict[str, list[tuple[float, float]]]:
     dict of str to list of (float, float)
         By stretch: levels common to all channels, then levels of each channel. ``zscale`` is IRAF's, from astropy.
     """
-    with require_extra("the z-scale of stamps", "label"):
+    with require_extra("the z-scale of stamps", "alerts"):
         from astropy.visualization import ZScaleInterval
 
     limits: dict[str, Any] = {name: partial(np.percentile, q=ends) for name, ends in PERCENTILES.items()}

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from alerce_early.data.readers.packets import containers, exports, stream
 from alerce_early.data.readers.packets.fields import CUTOUTS
 from alerce_early.data.readers.packets.fits_cutout import image
 from alerce_early.data.records import UNLABELLED
-from alerce_early.errors import InputError
+from alerce_early.errors import InputError, MissingExtraError
 from alerce_early.serving import inputs
 from alerce_early.simulation import packets as night
 from tests.data import test_rubin as rubin
@@ -147,6 +148,19 @@ def test_exports_give_the_same_records_as_packets(kind: str, tmp_path: Path) -> 
     if kind.startswith("Fink"):
         column = records.feature_names.index("magpsf")
         assert np.array_equal(records.features[:, column], wanted.records.features[:, column])
+
+
+def test_fits_files_without_astropy_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An install without torch may lack astropy, which ordinary packets do not need."""
+    (tmp_path / "stamps.fits").write_bytes(fits_of(ZTF[0], {}))
+    fits.PrimaryHDU(np.ones((4, 4), "i2")).writeto(tmp_path / "whole.fits")  # whole numbers are read by astropy
+    monkeypatch.setitem(sys.modules, "astropy.io", None)
+    with pytest.raises(MissingExtraError, match="alerts"):
+        list(stream.stream([tmp_path / "stamps.fits"], workers=0))
+    with pytest.raises(MissingExtraError, match="alerts") as raised:
+        image((tmp_path / "whole.fits").read_bytes())
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)  # as a worker process sends it
+    assert next(stream.stream([night.write(tmp_path / "night.tar.gz", 3)[0]], workers=0)).records
 
 
 def test_stamps_without_metadata_need_a_network_of_images(tmp_path: Path) -> None:

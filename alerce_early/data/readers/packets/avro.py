@@ -13,7 +13,7 @@ from alerce_early.data.readers.packets.compression import inflate
 from alerce_early.data.readers.packets.containers import ARROW, MAX_BLOCK_BYTES, MESSAGE, Block
 from alerce_early.data.readers.packets.skip_history import ListSkipper, is_skippable_list
 from alerce_early.data.records import UnreadableError
-from alerce_early.errors import require_extra
+from alerce_early.errors import MissingExtraError, require_extra
 
 with require_extra("alert packets", "alerts"):
     from fastavro import parse_schema, schemaless_reader
@@ -68,6 +68,8 @@ def iter_records(block: Block, selected: Sequence[int]) -> Iterator[tuple[int, d
                 raise UnreadableError("message continues after its Avro record: it has another schema or is damaged")
             if number in selected:
                 yield number, record
+    except MissingExtraError:  # no record of this kind can be decoded
+        raise
     except Exception as error:  # damaged bytes can raise almost anything
         what = "row" if block.codec == ARROW else "Avro record"
         why = UnreadableError(f"{what} cannot be decoded: {error or type(error).__name__}")

@@ -21,6 +21,7 @@ from alerce_early.data.readers import formats
 from alerce_early.data.readers.packets.fields import CUTOUTS, FILE, OBJECT, RUBIN, ZTF
 from alerce_early.data.readers.stamps_file import CHANNELS
 from alerce_early.data.records import UnreadableError
+from alerce_early.errors import require_extra
 
 JSON, FITS = "json", "fits"  # codecs of blocks
 MAX_RECORD_BYTES = 1 << 26  # of one record or FITS file
@@ -218,8 +219,11 @@ def read_fits(content: bytes, source: str) -> dict[str, Any]:
     ------
     UnreadableError
         If the file is damaged, or does not have exactly one image per channel.
+    MissingExtraError
+        If astropy is not installed.
     """
-    from astropy.io import fits
+    with require_extra("FITS files", "alerts"):
+        from astropy.io import fits
 
     try:
         with (

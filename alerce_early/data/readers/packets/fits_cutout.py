@@ -16,6 +16,7 @@ from alerce_early.data.raw_files import GZIP
 from alerce_early.data.readers.formats import recognise
 from alerce_early.data.readers.packets.compression import inflate
 from alerce_early.data.records import UnreadableError
+from alerce_early.errors import require_extra
 
 MAX_CUTOUT_BYTES = 1 << 20  # uncompressed; a real cutout has 20,160
 CARD, BLOCK = 80, 2880  # bytes, fixed by the FITS standard
@@ -122,7 +123,8 @@ def _read_header(header: bytes) -> Header | None:
 
 def _by_astropy(content: bytes, number: int) -> np.ndarray:
     """Read an image of a FITS file with astropy."""
-    from astropy.io import fits
+    with require_extra("FITS images of this kind", "alerts"):
+        from astropy.io import fits
 
     try:
         with (
